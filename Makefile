@@ -1,0 +1,74 @@
+# Variables: make extract DATA=photos BACKBONE=inception_v3
+PYTHON ?= python3
+DATA ?= elpv
+BACKBONE ?= vgg16
+STORE ?= cache/$(basename $(notdir $(abspath $(DATA))))-$(BACKBONE).h5
+HEAD ?= logistic
+HEADS ?= all
+REPEATS ?= 1
+# Further options of a command, such as OPTIONS='--image-size 180 --pool avg'
+OPTIONS ?=
+# make demo: a stratified subset, so that it ends within minutes on two cores
+DEMO_LIMIT ?= 1000
+
+BIN := .venv/bin
+RUN := $(BIN)/python -m pipeline
+RUFF := --line-length 120 --target-version py311
+RULES := --select E,F,W,I,B,C4,D,N,UP,RET,SIM,PTH,PERF,RUF --ignore E501,N818,D417,D105,D107,D203,D213,D413,N803,N806,PTH207,PTH208,PTH123,PTH105,PTH108,RUF001,RUF002,RUF003,RUF012
+# Tests: their names say what they do.
+RULES += --per-file-ignores 'tests/*:D,tests/*:N'
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo extract train-head compare inspect test lint format pins clean
+
+help:  ## show this
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@echo 'variables: DATA=$(DATA) BACKBONE=$(BACKBONE) STORE=$(STORE) HEAD=$(HEAD) HEADS=$(HEADS) REPEATS=$(REPEATS) OPTIONS='
+
+# A real target, so that any command works on a fresh clone. Pins make every machine install what was tested.
+$(BIN)/.ready: setup.cfg pyproject.toml .ci/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python must be at least 3.11; got " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[demo,test,lint]'
+	@touch $@
+
+setup: $(BIN)/.ready  ## make the virtual environment with all extras
+
+demo: $(BIN)/.ready  ## solar cells through VGG16, heads trained and compared (minutes)
+	@echo 'A stratified subset of $(DEMO_LIMIT) of the 2,624 cells. All of them: make extract compare DATA=elpv'
+	$(RUN) extract --data elpv --limit $(DEMO_LIMIT) --out cache/elpv-demo.h5
+	$(RUN) compare --store cache/elpv-demo.h5 --out runs/elpv-demo --overwrite
+
+extract: $(BIN)/.ready  ## run BACKBONE once over DATA and keep its features in STORE
+	$(RUN) extract --data '$(DATA)' --backbone $(BACKBONE) --out '$(STORE)' $(OPTIONS)
+
+train-head: $(BIN)/.ready  ## train HEAD on STORE
+	$(RUN) train-head --store '$(STORE)' --head $(HEAD) $(OPTIONS)
+
+compare: $(BIN)/.ready  ## train HEADS on STORE and compare them
+	$(RUN) compare --store '$(STORE)' --heads $(HEADS) --repeats $(REPEATS) $(OPTIONS)
+
+inspect: $(BIN)/.ready  ## tell what STORE holds
+	$(RUN) inspect '$(STORE)'
+
+test: $(BIN)/.ready  ## run all tests
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.ready  ## check style, docstrings and types
+	$(BIN)/ruff check $(RUFF) $(RULES) features pipeline tests
+	$(BIN)/ruff format $(RUFF) --check features pipeline tests
+	$(BIN)/mypy
+
+format: $(BIN)/.ready  ## rewrite the code in the project's style
+	$(BIN)/ruff check $(RUFF) $(RULES) --fix features pipeline tests
+	$(BIN)/ruff format $(RUFF) features pipeline tests
+
+pins: setup.cfg  ## resolve the newest versions into .ci/constraints.txt, in an environment of their own
+	rm -rf .venv && $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[demo,test,lint]'
+	$(BIN)/python -m pip freeze --exclude-editable --exclude setuptools > .ci/constraints.txt
+	@touch $(BIN)/.ready
+
+clean:  ## remove the virtual environment and tools' caches; stores and runs stay
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find features pipeline tests -name __pycache__ -exec rm -rf {} +

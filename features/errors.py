@@ -1,0 +1,55 @@
+"""What can go wrong. Every message says what, why, and the next command or remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CachedFeaturesError(Exception):
+    """Base of all errors that the command line prints as one line.
+
+    Attributes
+    ----------
+    exit_status : int
+        1: the run failed; 2: the request was wrong.
+    """
+
+    exit_status = 1
+
+
+class RequestError(CachedFeaturesError):
+    """What was asked for cannot be done as asked."""
+
+    exit_status = 2
+
+
+class SourceError(RequestError):
+    """The labelled images are missing, mislabelled or unreadable as a set."""
+
+
+class WeightsError(CachedFeaturesError):
+    """The weights cannot be had, or are not the ones they are said to be."""
+
+
+class StoreError(CachedFeaturesError):
+    """A feature store cannot be read, written or matched to the request."""
+
+
+class UnreadableImage(Exception):
+    """One file is no usable image; its message is the reason kept in ``/skipped``."""
+
+
+def must_be_one_of(what: str, allowed: Iterable[str], got: str, remedy: str = "") -> RequestError:
+    """Return the error for a name outside a closed set, with the nearest name as the remedy."""
+    names = sorted(allowed)
+    near = max(names, key=lambda name: difflib.SequenceMatcher(None, got, name).ratio())
+    hint = f"Did you mean {near!r}?" if difflib.get_close_matches(got, [near]) else remedy
+    return RequestError(f"{what} must be one of {', '.join(names)}; got {got!r}. {hint}".rstrip())
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> RequestError:
+    """Return the error for an optional package that is not installed."""
+    return RequestError(
+        f"{purpose} needs the package {package}, which is not installed. Install it: pip install 'cached-features[{extra}]'"
+    )

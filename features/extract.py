@@ -1,0 +1,383 @@
+"""The pass: plan → decode → forward → append → commit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import images
+from .backbones import BACKBONES, Base, build_base, check_backbone, check_image_size
+from .engines import Engine, TensorFlowEngine
+from .errors import RequestError, SourceError, StoreError, must_be_one_of
+from .parts import Parts
+from .plan import Content, Plan, ahead, check_classes, make_plan
+from .pooling import EXTRACT_POOLS
+from .progress import Progress
+from .sources import Source, load_source
+from .store import FeatureStore, Rows, fingerprint
+
+DTYPES = ("float16", "float32")
+PART_BYTES, PART_SECONDS = 64 << 20, 30.0  # a kill loses at most one part
+_SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no mostly broken set
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """What to extract. Fields left None take the backbone's default.
+
+    Attributes
+    ----------
+    data : str
+        See `load_source`.
+    out : path-like
+        Name of the store; ``cache/<source>-<backbone>.h5`` if left out.
+    backbone : str
+    layers : tuple of str
+        Names or indices.
+    pool : {'none', 'avg', 'max'}
+        Pool before storing.
+    image_size : int
+        Side in pixels.
+    preprocess : {'imagenet', 'rescale'}
+    resize : str
+        A key of ``images.RESIZE``.
+    dtype : {'float16', 'float32'}
+    batch_size : int
+    weights, weights_sha256 : str
+        See `load_weights`.
+    limit : int
+        A stratified subset of this many images.
+    seed : int
+        Decides splits that the source does not give.
+    max_skipped : float
+        Stop once more than this fraction of the files could not be used.
+    allow_missing_classes : bool
+        Accept classes that have no readable image, or none in some split.
+    workers : int
+        Threads that read and decode.
+    """
+
+    data: str
+    out: str | Path | None = None
+    backbone: str = "vgg16"
+    layers: tuple[str, ...] | None = None
+    pool: str = "none"
+    image_size: int | None = None
+    preprocess: str = "imagenet"
+    resize: str = "bilinear"
+    dtype: str = "float16"
+    batch_size: int = 16
+    weights: str = "imagenet"
+    weights_sha256: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    max_skipped: float | None = None
+    allow_missing_classes: bool = False
+    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+
+    @property
+    def path(self) -> Path:
+        """Where the store will be."""
+        if self.out is not None:
+            return Path(self.out)
+        name = Path(self.data).resolve().stem if os.sep in self.data or Path(self.data).exists() else self.data
+        return Path("cache") / f"{name}-{self.backbone}.h5"
+
+    @property
+    def side(self) -> int:
+        """Side of the images in pixels."""
+        return self.image_size or BACKBONES[self.backbone].image_size
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a pass did.
+
+    Attributes
+    ----------
+    path : Path
+    rows, computed : int
+        Rows of the store; images that went through the base in this run.
+    skipped : list of (str, str)
+        Path and reason.
+    seconds : dict of str to float
+        Stage → wall seconds: ``plan``, ``load`` (weights and graph), ``pass``, ``commit``.
+    """
+
+    path: Path
+    rows: int
+    computed: int
+    skipped: list[tuple[str, str]]
+    seconds: dict[str, float]
+
+
+def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **options: Any) -> Summary:
+    """Run a frozen base once over labelled images and keep its features in one store.
+
+    Running it again goes on where it stopped, adds images that are new, and does nothing if there are none.
+
+    Parameters
+    ----------
+    data : str
+        A folder, a CSV manifest or the name of a set; see `load_source`.
+    say : callable
+        Takes each line that tells what was decided.
+    **options
+        Other fields of `ExtractOptions`.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    RequestError, SourceError, WeightsError, StoreError
+        Parts that were committed before the error are kept.
+
+    Examples
+    --------
+    >>> features.extract("photos", backbone="vgg16", out="cache/photos.h5")   # doctest: +SKIP
+    """
+    asked, clock = ExtractOptions(data=data, **options), _Clock()
+    _check(asked)
+    source = load_source(data, asked.seed, asked.limit, asked.allow_missing_classes)
+    plan = make_plan(source, asked.workers)
+    for line in plan.describe():
+        say(line)
+    if not asked.allow_missing_classes:
+        check_classes(plan, asked.side, asked.resize)
+    clock.lap("plan")
+    base, engine = _load(asked)
+    parts = Parts(asked.path, _provenance(asked, source, base, engine))
+    todo = [content for content in plan.contents if content.key not in parts.places]
+    _say_work(asked, base, engine, plan, len(todo), say)
+    clock.lap("load")
+    _compute(todo, len(plan.contents), engine, parts, asked)
+    clock.lap("pass")
+    rows, skipped = plan.rows(parts.places, parts.skipped)
+    _check_rows(rows, skipped, asked)
+    if todo or not _is_current(asked.path, rows, skipped):
+        parts.commit(rows, skipped)
+    clock.lap("commit")
+    computed = sum(content.key not in parts.skipped for content in todo)
+    return Summary(asked.path, len(rows), computed, skipped, clock.laps)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now
+
+
+def _check(options: ExtractOptions) -> None:
+    """Refuse what can be refused before any file is read."""
+    check_backbone(options.backbone)
+    check_image_size(options.backbone, options.side)
+    images.check_resize(options.resize)
+    if options.dtype not in DTYPES:
+        raise must_be_one_of("dtype", DTYPES, options.dtype)
+    if options.pool not in EXTRACT_POOLS:
+        raise must_be_one_of("pool", EXTRACT_POOLS, options.pool)
+    if options.path.suffix != ".h5":
+        raise RequestError(f"out must end in .h5; got {options.path}. Use --out {options.path.with_suffix('.h5')}")
+    if options.batch_size < 1:
+        raise RequestError(f"batch-size must be at least 1; got {options.batch_size}. Leave it out for 16.")
+    if options.max_skipped is not None and not 0 <= options.max_skipped <= 1:
+        raise RequestError(f"max-skipped must be between 0 and 1; got {options.max_skipped}. Leave it out for 0.05.")
+
+
+def _load(options: ExtractOptions) -> tuple[Base, Engine]:
+    layers = options.layers or (BACKBONES[options.backbone].layer,)
+    base = build_base(
+        options.backbone, layers, options.side, options.preprocess, options.weights, options.weights_sha256
+    )
+    return base, TensorFlowEngine(base, options.side, options.batch_size, options.pool)
+
+
+def _provenance(options: ExtractOptions, source: Source, base: Base, engine: Engine) -> dict[str, Any]:
+    provenance = {
+        "source": {
+            "kind": source.kind,
+            "data": options.data,
+            "root": str(source.root.resolve()),
+            "limit": options.limit,
+        },
+        "splits": list(source.notes),
+        "seed": options.seed,
+        "backbone": options.backbone,
+        "layers": list(base.layers),
+        "weights_origin": base.weights.origin,
+        "weights_sha256": base.weights.sha256,
+        "image_size": options.side,
+        "resize": options.resize,
+        "preprocess": options.preprocess,
+        "pool": options.pool,
+        "views": 1,
+        "dtype": options.dtype,
+        "engine": engine.name,
+        "batch_size": engine.batch_size,
+        "versions": {name: version(name) for name in ("numpy", "h5py", "pillow", "keras", "tensorflow")},
+    }
+    return {**provenance, "fingerprint": fingerprint(provenance)}
+
+
+def _compute(todo: list[Content], total: int, engine: Engine, parts: Parts, options: ExtractOptions) -> None:
+    """Send contents through the base in full batches and commit a part now and then."""
+    buffer = _Buffer(parts, engine, options)
+    allowed = _allowed_skips(total, options)
+
+    def decode(content: Content) -> tuple[bytes, np.ndarray | str]:
+        return content.key, content.image(options.side, options.resize)
+
+    with ThreadPoolExecutor(options.workers) as pool, Progress(len(todo), "images") as progress:
+        for key, image in ahead(pool, decode, todo, 2 * engine.batch_size + options.workers):
+            buffer.add(key, image)
+            progress.update()
+            if len(parts.skipped) + len(buffer.skipped) > allowed:
+                raise _too_many_skipped(len(parts.skipped) + len(buffer.skipped), total, allowed)
+        buffer.flush()
+
+
+class _Buffer:
+    """Images on their way into a batch, and features on their way into a part."""
+
+    def __init__(self, parts: Parts, engine: Engine, options: ExtractOptions):
+        self.parts, self.engine, self.dtype = parts, engine, options.dtype
+        self.batch = np.zeros((engine.batch_size, options.side, options.side, 3), np.uint8)
+        self.waiting: list[bytes] = []  # keys of the images in the batch
+        self._empty()
+
+    def _empty(self) -> None:
+        self.keys: list[bytes] = []
+        self.features: list[dict[str, np.ndarray]] = []
+        self.skipped: list[tuple[bytes, str]] = []
+        self.since = time.monotonic()
+
+    def add(self, key: bytes, image: np.ndarray | str) -> None:
+        """Take one image, or the reason why there is none."""
+        if isinstance(image, str):
+            self.skipped.append((key, image))
+            return
+        self.batch[len(self.waiting)] = image
+        self.waiting.append(key)
+        if len(self.waiting) == len(self.batch):
+            self._forward()
+            held = sum(values.nbytes for features in self.features for values in features.values())
+            if held >= PART_BYTES or time.monotonic() - self.since >= PART_SECONDS:
+                self._append()
+
+    def flush(self) -> None:
+        """Compute and commit what is left."""
+        if self.waiting:
+            self._forward()
+        if self.keys or self.skipped:
+            self._append()
+
+    def _forward(self) -> None:
+        self.batch[len(self.waiting) :] = 0  # the last batch is padded, so that each has the same shape
+        features = self.engine.run(self.batch)
+        self.features.append({name: self._cast(name, values[: len(self.waiting)]) for name, values in features.items()})
+        self.keys += self.waiting
+        self.waiting = []
+
+    def _cast(self, layer: str, values: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            cast = values.astype(self.dtype)
+        if not np.isfinite(cast).all():
+            if np.isfinite(values).all():
+                raise StoreError(
+                    f"values of {layer} reach {np.abs(values).max():.0f}; float16 ends at 65504. Use --dtype float32"
+                )
+            raise StoreError(
+                f"the base gives values of {layer} that are not finite. Check its weights and --preprocess."
+            )
+        return cast
+
+    def _append(self) -> None:
+        names = self.features[0] if self.features else ()
+        features = {name: np.concatenate([batch[name] for batch in self.features]) for name in names}
+        self.parts.append(features, self.keys, self.skipped)
+        self._empty()
+
+
+def _check_rows(rows: Rows, skipped: list[tuple[str, str]], options: ExtractOptions) -> None:
+    total = len(rows) + len(skipped)
+    allowed = _allowed_skips(total, options)
+    if len(skipped) > allowed:
+        raise _too_many_skipped(len(skipped), total, allowed)
+    if not len(rows):
+        raise SourceError(
+            f"{options.data} has no readable image. First reason: {': '.join(skipped[0])}. Check the files."
+        )
+    for split, classes in rows.counts().items():
+        empty = [name for name, count in classes.items() if not count]
+        if empty and not options.allow_missing_classes:
+            raise SourceError(
+                f"every class must have a readable image in every split; {split} has none of {', '.join(empty)}. "
+                f"Repair the skipped files, or accept it: --allow-missing-classes"
+            )
+
+
+def _allowed_skips(total: int, options: ExtractOptions) -> int:
+    if options.max_skipped is not None:
+        return int(options.max_skipped * total)
+    return max(int(0.05 * total), _SKIPS_ALWAYS_ALLOWED)
+
+
+def _too_many_skipped(skipped: int, total: int, allowed: int) -> SourceError:
+    return SourceError(
+        f"skipped files must be at most {allowed} of {total}; got {skipped} so far. Check the data, "
+        f"or accept more: --max-skipped {min(1.0, round(2 * skipped / total + 0.05, 1))}"
+    )
+
+
+def _is_current(path: Path, rows: Rows, skipped: list[tuple[str, str]]) -> bool:
+    if not path.exists():
+        return False
+    with FeatureStore(path) as store:
+        same = all(np.array_equal(getattr(store.rows, name), getattr(rows, name)) for name in rows.__dataclass_fields__)
+        return same and store.skipped == skipped
+
+
+def _say_work(
+    options: ExtractOptions, base: Base, engine: Engine, plan: Plan, todo: int, say: Callable[[str], None]
+) -> None:
+    shapes = {name: shape[-1:] if options.pool != "none" else shape for name, shape in base.layers.items()}
+    row_bytes = sum(int(np.prod(shape)) for shape in shapes.values()) * np.dtype(options.dtype).itemsize
+    whole = row_bytes * len(plan.contents)
+    folder = options.path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
+    say(
+        f"base     {options.backbone} at {options.side} px, {options.resize}, preprocess {options.preprocess}: {layers}"
+    )
+    say(f"weights  {options.weights} from {base.weights.origin}, SHA-256 {base.weights.sha256[:12]}...")
+    say(f"engine   {engine.name}, batches of {engine.batch_size}")
+    say(
+        f"store    {options.path}: {whole / 1e6:.0f} MB {options.dtype}, {free / 1e9:.0f} GB free; {todo} of {len(plan.contents)} images to compute"
+    )
+    if todo and whole + row_bytes * todo > free:
+        raise StoreError(
+            f"{folder} has {free / 1e6:.0f} MB free; the store and its parts need {(whole + row_bytes * todo) / 1e6:.0f} MB. "
+            f"Free some, use --out on another disk, or store less: --pool avg"
+        )
+
+
+def format_skipped(skipped: list[tuple[str, str]]) -> list[str]:
+    """Return lines that count skipped files by reason, the most frequent first."""
+    return [f"{count:>6}  {reason}" for reason, count in Counter(reason for _, reason in skipped).most_common()]

@@ -1,0 +1,169 @@
+"""What a pass has to do: the rows of a source, the contents of their files, and which of them share one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from . import images
+from .errors import SourceError, UnreadableImage
+from .sources import Source
+from .store import Rows
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is in one or more image files: the SHA-256 of the bytes, and one file that has them."""
+
+    key: bytes
+    file: Path
+
+    def image(self, size: int, resize: str) -> np.ndarray | str:
+        """Return the decoded image, or the reason why there is none.
+
+        Raises
+        ------
+        SourceError
+            If the file no longer has this content.
+        """
+        try:
+            data = images.read_bytes(self.file)
+            if hashlib.sha256(data).digest() != self.key:
+                raise SourceError(f"{self.file} changed during the pass. Run the same command again; nothing is lost.")
+            return images.decode(data, size, resize)
+        except UnreadableImage as error:
+            return str(error)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A source whose files have been hashed.
+
+    Attributes
+    ----------
+    source : Source
+    keys : tuple of bytes or str
+        For each row the SHA-256 of its file, or the reason why it cannot be read.
+    contents : tuple of Content
+        The distinct contents, in the order of their first rows.
+    """
+
+    source: Source
+    keys: tuple[bytes | str, ...]
+    contents: tuple[Content, ...]
+
+    def rows(self, computed: Iterable[bytes], reasons: Mapping[bytes, str]) -> tuple[Rows, list[tuple[str, str]]]:
+        """Split the plan into rows of the store, and path and reason of all other files.
+
+        Parameters
+        ----------
+        computed : container of bytes
+            Contents that have features.
+        reasons : mapping of bytes to str
+            Why the others have none.
+        """
+        computed, source = set(computed), self.source
+        kept, skipped = [], list(source.rejected)
+        for row, key in enumerate(self.keys):
+            if isinstance(key, bytes) and key in computed:
+                kept.append((row, key))
+            else:
+                skipped.append((source.paths[row], key if isinstance(key, str) else reasons[key]))
+        chosen = [row for row, _ in kept]
+        rows = Rows(
+            class_names=source.class_names,
+            paths=tuple(source.paths[row] for row in chosen),
+            labels=source.labels[chosen],
+            splits=source.splits[chosen],
+            strata=source.strata[chosen],
+            views=np.zeros(len(chosen), np.uint8),
+            sha256=np.frombuffer(b"".join(key for _, key in kept), np.uint8).reshape(-1, 32),
+        )
+        return rows, sorted(skipped)
+
+    def describe(self) -> list[str]:
+        """Return lines for people: the rows a split and class, and images that occur more than once."""
+        source = self.source
+        lines = [
+            f"source   {source.kind}: {len(source)} images of {len(source.class_names)} classes below {source.root}"
+        ]
+        lines += [f"         {note}" for note in source.notes]
+        for split, classes in source.counts().items():
+            counts = ", ".join(f"{name} {count}" for name, count in classes.items())
+            lines.append(f"{split:<8} {sum(classes.values())}: {counts}")
+        shared: dict[bytes, list[int]] = {}
+        for row, key in enumerate(self.keys):
+            if isinstance(key, bytes):
+                shared.setdefault(key, []).append(row)
+        copies = [rows for rows in shared.values() if len(rows) > 1]
+        if copies:
+            lines.append(f"copies   {len(copies)} images occur more than once; each is computed once")
+        for what, values in (("split", source.splits), ("class", source.labels)):
+            across = [rows for rows in copies if len(set(values[rows])) > 1]
+            if across:
+                example = ", ".join(source.paths[row] for row in across[0][:3])
+                lines.append(f"warning  {len(across)} images stand in more than one {what}, such as {example}")
+        return lines
+
+
+def make_plan(source: Source, workers: int) -> Plan:
+    """Hash a source's files, `workers` at a time."""
+
+    def key(row: int) -> bytes | str:
+        try:
+            return hashlib.sha256(images.read_bytes(source.file(row))).digest()
+        except UnreadableImage as error:
+            return str(error)
+
+    with ThreadPoolExecutor(workers) as pool:
+        keys = tuple(ahead(pool, key, range(len(source)), 4 * workers))
+    first: dict[bytes, Content] = {}
+    for row, each in enumerate(keys):
+        if isinstance(each, bytes) and each not in first:
+            first[each] = Content(each, source.file(row))
+    return Plan(source, keys, tuple(first.values()))
+
+
+def check_classes(plan: Plan, size: int, resize: str) -> None:
+    """Raise SourceError if a class has no readable image; one that decodes is enough, so this is quick."""
+    source, files = plan.source, {content.key: content for content in plan.contents}
+    for label, name in enumerate(source.class_names):
+        reasons = []
+        for row in np.flatnonzero(source.labels == label):
+            key = plan.keys[row]
+            image = key if isinstance(key, str) else files[key].image(size, resize)
+            if not isinstance(image, str):
+                break
+            reasons.append(f"{source.paths[row]}: {image}")
+        else:
+            raise SourceError(
+                f"every class must have a readable image; all {len(reasons)} of {name!r} are broken ({reasons[0]}). "
+                f"Repair them, move the class away, or accept it: --allow-missing-classes"
+            )
+
+
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
+) -> Iterator[Result]:
+    """Yield ``work(item)`` in order, computed by the pool at most `depth` items ahead, so that memory stays flat."""
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) >= depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()

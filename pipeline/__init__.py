@@ -1,0 +1,20 @@
+"""Stage two: train heads on a feature store and compare them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["compare", "train_head"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use, so that `python -m pipeline --help` does not wait for scikit-learn.
+    if name == "train_head":
+        from .train import train_head
+
+        return train_head
+    if name == "compare":
+        from . import compare
+
+        return compare.compare
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

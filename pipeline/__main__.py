@@ -1,0 +1,212 @@
+"""The command line. Commands are imported only when they run, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done; 1 the run failed; 2 the request was wrong."""
+    options = vars(_parser().parse_args(arguments))
+    run, as_json = options.pop("run"), options.pop("json")
+    from features.errors import CachedFeaturesError
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # libraries print where they like; results alone go to stdout
+            result, text = run(**{name: value for name, value in options.items() if value is not None})
+    except CachedFeaturesError as error:
+        say(f"error    {error}")
+        return error.exit_status
+    except OSError as error:
+        if error.filename is None:
+            raise
+        say(f"error    {error.filename}: {error.strerror}. Check the path and its permissions.")
+        return 1
+    except KeyboardInterrupt:
+        say("stopped  What was committed is kept; the same command goes on from there.")
+        return 130
+    print(json.dumps(result, ensure_ascii=False) if as_json else text)
+    return 0
+
+
+def say(line: str) -> None:
+    """Print a message for people."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _extract(data: str, layers: str | None = None, **options: Any) -> tuple[dict[str, Any], str]:
+    from features.extract import extract, format_skipped
+
+    if layers is not None:
+        options["layers"] = tuple(layers.split(","))
+    done = extract(data, say=say, **options)
+    if done.skipped:
+        say(f"skipped  {len(done.skipped)} files; the store lists them under /skipped")
+        for line in format_skipped(done.skipped):
+            say(line)
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in done.seconds.items())
+    rate = f" ({done.computed / done.seconds['pass']:.1f} images/s in the pass)" if done.computed else ""
+    say(f"done     {done.rows} rows, {done.computed} computed{rate}: {stages}")
+    say(f"next     python -m pipeline compare --store {done.path}")
+    result = {
+        "store": str(done.path),
+        "rows": done.rows,
+        "computed": done.computed,
+        "skipped": [{"path": path, "reason": reason} for path, reason in done.skipped],
+        "seconds": done.seconds,
+    }
+    return result, str(done.path)
+
+
+def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
+    from .train import train_head
+
+    run = train_head(say=say, **options)
+    lines = [f"{run['head']}, {run['parameter']} {run['value']}" if run["parameter"] else run["head"]]
+    for split in ("val", "test"):
+        scores = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in run[split].items())
+        lines.append(f"{split:<5} {scores}")
+    lines.append(f"fitted in {run['fit_seconds']:.2f} s")
+    say(f"next     python -m pipeline compare --store {run['store']}")
+    return run, "\n".join(lines)
+
+
+def _compare(heads: str = "all", **options: Any) -> tuple[dict[str, Any], str]:
+    from .compare import compare, format_table
+
+    comparison = compare(heads=None if heads == "all" else heads.split(","), say=say, **options)
+    best = comparison["heads"][0]["head"]
+    say(f"next     python -m pipeline train-head --store {comparison['store']} --head {best}")
+    return comparison, format_table(comparison)
+
+
+def _inspect(store: str) -> tuple[dict[str, Any], str]:
+    from features.store import FeatureStore
+
+    with FeatureStore(store) as opened:
+        described = opened.describe()
+    say(f"next     python -m pipeline compare --store {store}")
+    held, rows = described["provenance"], described["rows"]
+    lines = [
+        f"store    {store}: {sum(sum(each.values()) for each in rows.values())} rows, {described['bytes'] / 1e6:.1f} MB"
+    ]
+    for name, layer in described["layers"].items():
+        lines.append(f"layer    {name}: {'x'.join(map(str, layer['shape']))} {layer['dtype']}")
+    for split, classes in rows.items():
+        lines.append(
+            f"{split:<8} {sum(classes.values())}: " + ", ".join(f"{name} {count}" for name, count in classes.items())
+        )
+    lines.append(f"skipped  {described['skipped']} files")
+    told = ("source", "backbone", "weights_origin", "weights_sha256", "image_size", "resize", "preprocess", "engine")
+    lines += [f"{name:<14} {held[name]}" for name in told]
+    return described, "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline",
+        description="Image classifiers from small labelled sets: cache a frozen base's features once, train heads in seconds.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_extract(commands)
+    _add_train_head(commands)
+    _add_compare(commands)
+    inspect = _add(
+        commands, "inspect", _inspect, "tell what a store holds", "python -m pipeline inspect cache/elpv-vgg16.h5"
+    )
+    inspect.add_argument("store", metavar="STORE.h5")
+    return parser
+
+
+def _add(commands: Any, name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"example: {example}"
+    )
+    command.set_defaults(run=run)
+    command.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    return command
+
+
+def _add_extract(commands: Any) -> None:
+    add = _add(
+        commands, "extract", _extract, "run a frozen base once over labelled images and keep its features",
+        "python -m pipeline extract --data photos --backbone vgg16 --out cache/photos.h5",
+    ).add_argument  # fmt: skip
+    add(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="folder (split/class/file or class/file), CSV (path,label[,split]) or elpv",
+    )
+    add("--backbone", metavar="NAME", help="inception_v3, vgg16 or vgg19 (default vgg16)")
+    add("--layers", metavar="L[,L]", help="layers by name or index (default: the last feature map)")
+    add("--pool", choices=("none", "avg", "max"), help="pool maps over space before storing them (default none)")
+    add(
+        "--image-size",
+        type=int,
+        metavar="PX",
+        help="side of the square that images are resized to (default: the base's)",
+    )
+    add("--preprocess", choices=("imagenet", "rescale"), help="the base's own, or division by 255 (default imagenet)")
+    add(
+        "--resize",
+        choices=("bilinear", "nearest", "box", "bicubic", "lanczos"),
+        help="resize rule (default bilinear, antialiased)",
+    )
+    add("--dtype", choices=("float16", "float32"), help="stored precision (default float16)")
+    add("--batch-size", type=int, metavar="N", help="images a batch (default 16)")
+    add("--weights", metavar="FILE", help="file of weights instead of finding ImageNet's")
+    add("--weights-sha256", metavar="HEX", help="accept weights with this SHA-256")
+    add("--limit", type=int, metavar="N", help="a stratified subset of N images")
+    add("--seed", type=int, metavar="N", help="of splits that the source does not give, and of --limit (default 0)")
+    add(
+        "--max-skipped",
+        type=float,
+        metavar="FRACTION",
+        help="stop when more files than this cannot be used (default 0.05, and 5 files)",
+    )
+    add("--allow-missing-classes", action="store_true", help="accept classes without a readable image in some split")
+    add("--out", metavar="NAME.h5", help="the store (default cache/SOURCE-BACKBONE.h5)")
+
+
+def _add_train_head(commands: Any) -> None:
+    command = _add(
+        commands, "train-head", _train_head, "train one head on a store and save the run",
+        "python -m pipeline train-head --store cache/elpv-vgg16.h5 --head logistic",
+    )  # fmt: skip
+    command.add_argument(
+        "--head", metavar="NAME", help="dense, linear-svm, logistic, majority or rbf-svm (default logistic)"
+    )
+    _add_stage_two(command)
+
+
+def _add_compare(commands: Any) -> None:
+    command = _add(
+        commands, "compare", _compare, "train many heads on the same rows and compare them",
+        "python -m pipeline compare --store cache/elpv-vgg16.h5 --heads logistic,rbf-svm --repeats 5",
+    )  # fmt: skip
+    command.add_argument("--heads", metavar="all|A,B", help="which heads (default all)")
+    command.add_argument("--repeats", type=int, metavar="N", help="draw N stratified splits instead of the store's own")
+    _add_stage_two(command)
+
+
+def _add_stage_two(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--store", required=True, metavar="STORE.h5")
+    command.add_argument("--layer", metavar="L", help="stored layer (default: the last)")
+    command.add_argument(
+        "--pool", choices=("flatten", "avg", "max", "avg+max"), help="maps to vectors (default: the head's own)"
+    )
+    command.add_argument(
+        "--seed", type=int, metavar="N", help="of the head's random start, and of drawn splits (default 0)"
+    )
+    command.add_argument("--out", metavar="FOLDER", help="folder for the results (default below runs/)")
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier run")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""Fit one head on one store, choose its hyper-parameter, and save the run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+from features.errors import RequestError
+from features.splits import SPLITS
+from features.store import FeatureStore, Rows
+
+from .dense import DenseHead
+from .evaluate import evaluate
+from .heads import HEADS, Choice, Classifier, check_heads, choose, refit
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A head fitted on one split of one matrix.
+
+    Attributes
+    ----------
+    choice : Choice
+        The hyper-parameter's value, chosen by fitting on train and looking at val.
+    estimator : Classifier
+        Fitted with that value on train and val together.
+    probabilities : ndarray of shape (n_rows, n_classes)
+        Of test rows by `estimator`; of train and val rows by the head that was fitted on train alone.
+    val, test : dict
+        See `evaluate`.
+    fit_seconds, predict_seconds : float
+        Choosing and fitting; predicting the test rows.
+    """
+
+    choice: Choice
+    estimator: Classifier
+    probabilities: np.ndarray
+    val: dict[str, float]
+    test: dict[str, float]
+    fit_seconds: float
+    predict_seconds: float
+
+
+def fit_head(name: str, X: np.ndarray, y: np.ndarray, splits: np.ndarray, n_classes: int, seed: int = 0) -> Fitted:
+    """Choose a head's hyper-parameter on val, fit it on train and val, and look once at test.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``HEADS``.
+    X : ndarray of shape (n_rows, n_features), float32
+    y : ndarray of shape (n_rows,), int
+    splits : ndarray of shape (n_rows,)
+        Values of ``SPLITS``.
+    n_classes : int
+    seed : int
+    """
+    head = HEADS[name]
+    train, val, test = (splits == SPLITS[split] for split in ("train", "val", "test"))
+    if len(np.unique(y[train])) < 2:
+        raise RequestError("the training rows must be of two classes at least; got one. Extract more images.")
+    head.make(head.values[0], seed)  # imports what it needs before the clock starts
+    started = time.perf_counter()
+    choice = choose(head, X[train], y[train], X[val], y[val], seed)
+    watcher = refit(head, choice.value, X[train], y[train], seed) if head.calibrate else choice.estimator
+    estimator = refit(head, choice.value, X[~test], y[~test], seed)
+    fitted = time.perf_counter()
+    probabilities = np.empty((len(y), n_classes))
+    probabilities[test] = _all_classes(estimator, X[test], n_classes)
+    predicted = time.perf_counter()
+    probabilities[~test] = _all_classes(watcher, X[~test], n_classes)
+    return Fitted(
+        choice=choice,
+        estimator=estimator,
+        probabilities=probabilities,
+        val=evaluate(y[val], probabilities[val]),
+        test=evaluate(y[test], probabilities[test]),
+        fit_seconds=fitted - started,
+        predict_seconds=predicted - fitted,
+    )
+
+
+def train_head(
+    store: str | Path,
+    head: str = "logistic",
+    *,
+    layer: str | None = None,
+    pool: str | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Train one head on a store and save the run.
+
+    Parameters
+    ----------
+    store : path-like
+        A finished feature store.
+    head : str
+        A key of ``HEADS``.
+    layer, pool : str, optional
+        Which stored layer, and how its maps become vectors; the last layer and the head's own pooling if left out.
+    seed : int
+        Of the head's random start.
+    out : path-like, optional
+        Folder of the run; ``runs/<store>-<head>``, numbered where that is taken, if left out.
+    overwrite : bool
+        Replace a run that is there.
+    say : callable
+        Takes each line that tells what was decided.
+
+    Returns
+    -------
+    run : dict
+        What ``run.json`` holds: ``head``, ``val``, ``test``, ``fit_seconds`` and how it came to be.
+    """
+    check_heads([head])
+    folder = run_folder(out, f"{Path(store).stem}-{head}", overwrite)
+    with FeatureStore(store) as opened:
+        X, described = read_features(opened, head, layer, pool)
+        rows, provenance = opened.rows, opened.provenance
+    say(f"store    {store}: {len(rows)} rows, classes {', '.join(rows.class_names)}")
+    say(f"head     {head} on {described['layer']}, {described['pool']}: {X.shape[1]} features")
+    fitted = fit_head(head, X, rows.labels, rows.splits, len(rows.class_names), seed)
+    run = {
+        "head": head,
+        **described,
+        "parameter": HEADS[head].parameter,
+        "value": fitted.choice.value,
+        "val_accuracies": {str(value): accuracy for value, accuracy in fitted.choice.accuracies.items()},
+        "val": _without_nan(fitted.val),
+        "test": _without_nan(fitted.test),
+        "fit_seconds": fitted.fit_seconds,
+        "predict_seconds": fitted.predict_seconds,
+        "seed": seed,
+        "store": str(store),
+        "class_names": list(rows.class_names),
+        "rows": rows.counts(),
+        "provenance": provenance,
+    }
+    with whole_folder(folder, overwrite) as unfinished:
+        (unfinished / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        save_head(fitted.estimator, unfinished)
+        _write_predictions(unfinished / "predictions.csv", rows, fitted.probabilities)
+        if fitted.choice.history:
+            _write_history(unfinished, fitted.choice)
+    say(f"run      {folder}")
+    return {**run, "out": str(folder)}
+
+
+def read_features(
+    store: FeatureStore, head: str, layer: str | None, pool: str | None
+) -> tuple[np.ndarray, dict[str, str]]:
+    """Return the matrix that a head wants of a store, (n_rows, n_features), and the layer and pooling that gave it."""
+    layer = layer or list(store.layers)[-1]
+    is_map = len(store.dataset(layer).shape) == 4
+    pool = pool or (HEADS[head].pool if is_map else "flatten")
+    return store.read(layer, pool), {"layer": layer, "pool": pool if is_map else store.provenance["pool"]}
+
+
+def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
+    """Return the folder for a run, refusing one that is taken; without `out` a free name below ``runs/``."""
+    if out is not None:
+        if Path(out).exists() and not overwrite:
+            raise RequestError(f"out must be a new folder; {out} is there. Choose another, or replace it: --overwrite")
+        return Path(out)
+    folder, number = Path("runs") / name, 1
+    while folder.exists() and not overwrite:
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return folder
+
+
+@contextmanager
+def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Give a folder to write into that appears as `folder` only once it is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as place:
+        unfinished = Path(place) / "run"
+        unfinished.mkdir()
+        yield unfinished
+        if overwrite and folder.exists():
+            if not (folder / "run.json").exists() and not (folder / "compare.json").exists():
+                raise RequestError(
+                    f"{folder} must be an earlier run to be replaced; it is something else. Choose another --out"
+                )
+            shutil.move(folder, Path(place) / "replaced")
+        os.replace(unfinished, folder)
+
+
+def save_head(estimator: Classifier, folder: Path) -> None:
+    """Save a fitted head: ``head.keras`` with its classes beside it, or ``head.joblib``."""
+    if isinstance(estimator, DenseHead):
+        estimator.model_.save(folder / "head.keras")
+        (folder / "classes.json").write_text(json.dumps(estimator.classes_.tolist()), encoding="utf-8")
+    else:
+        joblib.dump(estimator, folder / "head.joblib")
+
+
+def load_head(folder: str | Path) -> Classifier:
+    """Load the head of a run of your own: ``head.joblib`` is a pickle, which can run code."""
+    folder = Path(folder)
+    if (folder / "head.keras").exists():
+        from features.backbones import import_keras
+
+        head = DenseHead()
+        head.model_ = import_keras().saving.load_model(folder / "head.keras")
+        head.classes_ = np.array(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
+        return head
+    if not (folder / "head.joblib").exists():
+        raise RequestError(f"{folder} holds no trained head. Train one: python -m pipeline train-head --store STORE.h5")
+    return joblib.load(folder / "head.joblib")
+
+
+def _all_classes(estimator: Classifier, X: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return probabilities of all classes: zero for those that were not in the training rows."""
+    probabilities = np.zeros((len(X), n_classes))
+    if len(X):
+        probabilities[:, estimator.classes_] = estimator.predict_proba(X)
+        probabilities /= probabilities.sum(axis=1, keepdims=True)  # heads in float32 sum to one but for rounding
+    return probabilities
+
+
+def _write_predictions(path: Path, rows: Rows, probabilities: np.ndarray) -> None:
+    names, splits = rows.class_names, {code: split for split, code in SPLITS.items()}
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "split", "label", "predicted", *(f"p({name})" for name in names)])
+        for row, chances in enumerate(probabilities):
+            predicted = names[int(chances.argmax())]
+            label, split = names[rows.labels[row]], splits[int(rows.splits[row])]
+            table.writerow([rows.paths[row], split, label, predicted, *(f"{chance:.6f}" for chance in chances)])
+
+
+def _write_history(folder: Path, choice: Choice) -> None:
+    history = choice.history or {}
+    with open(folder / "history.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["epoch", *history])
+        table.writerows([epoch, *values] for epoch, values in enumerate(zip(*history.values(), strict=True), start=1))
+    from .plots import plot_history
+
+    plot_history(history, choice.value, folder / "history.png")
+
+
+def _without_nan(scores: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in scores.items()}

@@ -1,0 +1,82 @@
+"""Images made on the spot, a tiny base, and stores of both."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # results of the tests' own base are those of the CPU
+
+from features import FeatureStore, extract
+from features.backbones import BACKBONES, Backbone
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder with photos and hostile files beside the project, where there is one."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared beside the project")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """Register the base of tests/tiny.py."""
+    monkeypatch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
+
+
+def draw(path, seed, colour=None):
+    """Write a small image: noise around a colour."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 256, (20, 24, 3)) // 2 + np.array(colour or (60, 60, 60))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def draw_tree(root, counts=None, splits=True):
+    """Write a folder of `counts[split]` images a class (two classes that differ in colour)."""
+    counts, seed = counts or {"train": 8, "val": 4, "test": 4}, 0
+    for split, count in counts.items():
+        for name, colour in (("blue", (20, 20, 120)), ("red", (120, 20, 20))):
+            for number in range(count):
+                seed += 1
+                below = Path(split, name) if splits else Path(name)
+                draw(root / below / f"{split}{number:03d}.png", seed, colour)
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A folder of 32 images in split/class/file."""
+    return draw_tree(tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory):
+    """A finished store of 32 images through the tiny base."""
+    folder = tmp_path_factory.mktemp("session")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
+        extract(str(draw_tree(folder / "photos")), backbone="tiny", out=folder / "tiny.h5", batch_size=5)
+    return folder / "tiny.h5"
+
+
+def contents(path):
+    """Return every dataset of a store, by name."""
+    with FeatureStore(path) as store:
+        found = {}
+        store._file.visititems(lambda name, node: found.update({name: node[()]}) if hasattr(node, "dtype") else None)
+        return found
+
+
+def assert_same_stores(one, other):
+    """Compare two stores dataset by dataset."""
+    first, second = contents(one), contents(other)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)

@@ -1,0 +1,95 @@
+"""The registry, on bases with random seeded weights: names, sizes, preprocessing. Nothing here needs ImageNet weights."""
+
+import keras
+import numpy as np
+import pytest
+
+from features.backbones import BACKBONES, build_base, canonical_names
+from features.engines import TensorFlowEngine
+from features.errors import WeightsError
+from features.weights import fingerprint_weights
+
+REAL = [name for name in BACKBONES if name != "tiny"]
+
+
+@pytest.fixture(scope="module")
+def random_weights(tmp_path_factory):
+    """Return a function: backbone → file of random weights (BatchNorm statistics too) and their SHA-256."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            entry = BACKBONES[name]
+            construct = getattr(__import__(entry.module, fromlist=["x"]), entry.constructor)
+            model = construct(weights=None, include_top=False, input_shape=(entry.smallest, entry.smallest, 3))
+            random = np.random.default_rng(1)
+            for layer in model.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.set_weights([random.uniform(0.5, 1.5, array.shape) for array in layer.get_weights()])
+            path = tmp_path_factory.mktemp("weights") / f"{name}.weights.h5"
+            model.save_weights(path)
+            made[name] = path, fingerprint_weights(model), model
+        return made[name]
+
+    return make
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_engine_equals_the_keras_application(name, random_weights):
+    path, sha256, model = random_weights(name)
+    entry = BACKBONES[name]
+    base = build_base(name, [entry.layer], entry.smallest, weights=str(path), weights_sha256=sha256)
+    images = np.random.default_rng(2).integers(0, 256, (2, entry.smallest, entry.smallest, 3), dtype=np.uint8)
+    kept = images.copy()
+    module = __import__(entry.module, fromlist=["x"])
+    expected = model.predict(module.preprocess_input(images.astype(np.float32)), verbose=0)
+    stored = TensorFlowEngine(base, entry.smallest, 2).run(images)[entry.layer]
+    assert np.linalg.norm(stored - expected) <= 1e-5 * np.linalg.norm(expected)
+    np.testing.assert_array_equal(images, kept)
+
+
+def test_numbered_layers_keep_their_names_in_a_second_model():
+    names = []
+    for _ in range(2):
+        model = keras.applications.InceptionV3(weights=None, include_top=False, input_shape=(75, 75, 3))
+        names.append(list(canonical_names(model)))
+    assert names[0] == names[1]
+    assert names[0][-2] == "activation_93" and names[0][-1] == "mixed10"  # the lecture's layers[-2] is no feature map
+
+
+def test_weights_of_unknown_origin_need_their_fingerprint(random_weights):
+    path, sha256, _ = random_weights("vgg19")
+    with pytest.raises(WeightsError, match=f"--weights-sha256 {sha256}"):
+        build_base("vgg19", ["block5_pool"], 32, weights=str(path))
+    with pytest.raises(WeightsError, match="must have SHA-256 0000"):
+        build_base("vgg19", ["block5_pool"], 32, weights=str(path), weights_sha256="0000")
+
+
+def test_weights_that_do_not_fit(random_weights, tmp_path):
+    path, _, _ = random_weights("vgg19")
+    with pytest.raises(WeightsError, match="does not fit the base of vgg16"):
+        build_base("vgg16", ["block5_pool"], 32, weights=str(path))
+    with pytest.raises(WeightsError, match="is not there"):
+        build_base("vgg16", ["block5_pool"], 32, weights=str(tmp_path / "none.h5"))
+
+
+def test_no_weights_anywhere_names_the_ways(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("features.weights.CARRIERS", {"vgg16": ("no_such_module", "")})
+
+    def offline(*arguments, **options):
+        raise Exception("URL fetch failure on https://example.org/x.h5: None -- [Errno -2] Name or service not known")
+
+    real = keras.applications.vgg16.VGG16
+    monkeypatch.setattr(
+        keras.applications.vgg16,
+        "VGG16",
+        lambda weights, **shape: offline() if weights else real(weights=None, **shape),
+    )
+    with pytest.raises(WeightsError) as caught:
+        build_base("vgg16", ["block5_pool"], 32)
+    message = str(caught.value)
+    assert all(
+        way in message for way in ("--weights FILE", "~/.keras/models", "cached-features[demo]", "service not known")
+    )

@@ -1,0 +1,140 @@
+"""The commands, as a user types them."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pipeline
+from features import FeatureStore
+from pipeline.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_extract_train_compare_inspect(tree, here, capsys):
+    assert main(["extract", "--data", "photos", "--backbone", "tiny", "--json"]) == 0
+    result = capsys.readouterr()
+    assert json.loads(result.out)["store"] == "cache/photos-tiny.h5" and json.loads(result.out)["rows"] == 32
+    for line in (
+        "train    16: blue 8, red 8",
+        "weights  imagenet from Keras' download",
+        "next     python -m pipeline compare",
+    ):
+        assert line in result.err
+
+    store = ["--store", "cache/photos-tiny.h5"]
+    assert main(["train-head", *store, "--head", "dense", "--json"]) == 0
+    trained = json.loads(capsys.readouterr().out)
+    assert trained["head"] == "dense" and set(trained["val"]) == set(trained["test"]) >= {
+        "accuracy",
+        "macro_f1",
+        "roc_auc",
+    }
+    assert sorted(path.name for path in (here / "runs/photos-tiny-dense").iterdir()) == [
+        "classes.json", "head.keras", "history.csv", "history.png", "predictions.csv", "run.json",
+    ]  # fmt: skip
+
+    assert main(["compare", *store, "--heads", "logistic,majority", "--repeats", "3", "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)["heads"]
+    assert [head["head"] for head in compared] == ["logistic", "majority"]
+    assert compared[0]["accuracy"] > compared[1]["accuracy"] == 0.5
+    assert {"accuracy_interval", "macro_f1", "roc_auc", "fit_seconds", "predict_seconds"} <= set(compared[0])
+    assert sorted(path.suffix for path in (here / "runs/photos-tiny-compare").iterdir()) == [
+        ".csv",
+        ".json",
+        ".md",
+        ".png",
+    ]
+
+    assert main(["inspect", "cache/photos-tiny.h5"]) == 0
+    assert "layer    last: 3x3x6 float16" in capsys.readouterr().out
+
+
+def test_predictions_a_row_agree_with_the_metrics(tiny_store, here):
+    run = pipeline.train_head(tiny_store, "logistic", out="run")
+    with open("run/predictions.csv", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    with FeatureStore(tiny_store) as store:
+        assert [row["path"] for row in table] == list(store.rows.paths)
+    for split in ("val", "test"):
+        hits = [row["label"] == row["predicted"] for row in table if row["split"] == split]
+        assert np.mean(hits) == run[split]["accuracy"]
+
+
+def test_a_run_is_not_overwritten_unless_asked(tiny_store, here):
+    for expected in ("runs/tiny-majority", "runs/tiny-majority-2"):
+        assert pipeline.train_head(tiny_store, "majority")["out"] == expected
+    assert main(["train-head", "--store", str(tiny_store), "--head", "majority", "--out", "runs/tiny-majority"]) == 2
+    assert main(["train-head", "--store", str(tiny_store), "--out", "runs/tiny-majority", "--overwrite"]) == 0
+    assert json.loads((here / "runs/tiny-majority/run.json").read_text())["head"] == "logistic"
+    (here / "mine").mkdir()
+    (here / "mine/thesis.txt").write_text("important")
+    assert main(["compare", "--store", str(tiny_store), "--heads", "majority", "--out", "mine", "--overwrite"]) == 2
+    assert (here / "mine/thesis.txt").read_text() == "important"
+
+
+def test_repeats_draw_other_splits_of_the_same_sizes(tiny_store, here):
+    from pipeline.compare import draw_splits
+
+    with FeatureStore(tiny_store) as store:
+        drawn = draw_splits(store.rows, 3, seed=0)
+        assert all((np.bincount(split) == np.bincount(store.rows.splits)).all() for split in drawn)
+        assert len({split.tobytes() for split in drawn}) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["extract", "--data", "none"], 2, "data must be a folder"),
+        (["extract", "--data", "photos", "--backbone", "vgg"], 2, "Did you mean 'vgg16'?"),
+        (["compare", "--store", "none.h5"], 1, "none.h5 is not there"),
+        (["compare", "--store", "none.h5", "--heads", "svm"], 2, "head must be one of"),
+        (["inspect", "none.h5"], 1, "none.h5 is not there"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_status(tree, here, capsys, arguments, status, message):
+    assert main(arguments) == status
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error    ") and message in lines[0]
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from pipeline.__main__ import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print([name for name in ('numpy', 'h5py', 'sklearn', 'tensorflow') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr.strip() == "[]" and "extract" in done.stdout
+
+
+def test_inspect_needs_no_tensorflow(tiny_store):
+    code = f"import sys; from pipeline.__main__ import main; main(['inspect', {str(tiny_store)!r}]); print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_readme_shows_only_options_that_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"python -m pipeline ([a-z-]+)([^`\n]*)", text)
+    assert shown
+    for command, rest in shown:
+        helped = subprocess.run(
+            [sys.executable, "-m", "pipeline", command, "--help"], capture_output=True, text=True, cwd=ROOT
+        )
+        assert helped.returncode == 0, command
+        for option in re.findall(r"--[a-z0-9-]+", rest):
+            assert option in helped.stdout, f"{command} {option}"

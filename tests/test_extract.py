@@ -1,0 +1,200 @@
+"""The pass, on the tiny base: what is stored is what the model gives, in the rows' order, whatever happens on the way."""
+
+import json
+import sys
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tiny as tiny_base
+from conftest import assert_same_stores, draw, draw_tree
+
+from features import FeatureStore, extract, parts
+from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
+from features.images import decode
+
+
+def run(data, out, **options):
+    """Extract with the tiny base."""
+    return extract(str(data), out=out, **{"backbone": "tiny", "batch_size": 5, "dtype": "float32", **options})
+
+
+@pytest.mark.parametrize("preprocess", ["imagenet", "rescale"])
+def test_stored_features_equal_the_models_own_output(tree, tmp_path, preprocess):
+    run(tree, tmp_path / "s.h5", preprocess=preprocess, layers=("relu", "last"))
+    model = tiny_base.Tiny(None, False, (16, 16, 3))
+    both = keras.Model(model.input, [model.get_layer("relu").output, model.output])
+    with FeatureStore(tmp_path / "s.h5") as store:
+        pixels = np.stack([decode((tree / path).read_bytes(), 16) for path in store.rows.paths]).astype(np.float32)
+        inputs = tiny_base.preprocess_input(pixels) if preprocess == "imagenet" else pixels / 255
+        for layer, expected in zip(("relu", "last"), both.predict(inputs, verbose=0), strict=True):
+            np.testing.assert_allclose(store.dataset(layer)[:], expected, rtol=1e-5, atol=1e-5)
+        assert store.rows.paths == tuple(sorted(store.rows.paths)) and len(store) == 32
+
+
+@pytest.mark.parametrize("pool", ["avg", "max"])
+def test_pooling_at_extraction_equals_pooling_on_reading(tree, tmp_path, pool):
+    run(tree, tmp_path / "maps.h5")
+    run(tree, tmp_path / "pooled.h5", pool=pool)
+    with FeatureStore(tmp_path / "maps.h5") as maps, FeatureStore(tmp_path / "pooled.h5") as pooled:
+        np.testing.assert_allclose(pooled.read(), maps.read(pool=pool), rtol=1e-5)
+        with pytest.raises(RequestError, match="pooled at extraction"):
+            pooled.read(pool="avg")
+
+
+def test_float16_holds_what_float32_holds_to_half_precision(tree, tmp_path):
+    run(tree, tmp_path / "32.h5")
+    run(tree, tmp_path / "16.h5", dtype="float16")
+    with FeatureStore(tmp_path / "32.h5") as full, FeatureStore(tmp_path / "16.h5") as half:
+        np.testing.assert_allclose(half.read(), full.read(), rtol=2**-11)
+
+
+def test_values_beyond_float16_are_an_error_not_infinity(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny_base, "preprocess_input", lambda images: images * 1e4)
+    with pytest.raises(StoreError, match="Use --dtype float32"):
+        run(tree, tmp_path / "s.h5", dtype="float16")
+    assert not (tmp_path / "s.h5").exists()
+
+
+def test_same_store_twice_and_by_other_numbers_of_threads(tree, tmp_path):
+    for name, workers in (("a.h5", 1), ("b.h5", 7)):
+        run(tree, tmp_path / name, workers=workers)
+    assert_same_stores(tmp_path / "a.h5", tmp_path / "b.h5")
+
+
+def test_broken_files_are_listed_and_the_run_goes_on(tree, tmp_path):
+    (tree / "train/red/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
+    (tree / "train/red/empty.jpg").touch()
+    (tree / "train/red/nowhere.jpg").symlink_to("none.jpg")
+    done = run(tree, tmp_path / "s.h5")
+    assert (done.rows, done.computed) == (32, 32)
+    with FeatureStore(tmp_path / "s.h5") as store:
+        reasons = dict(store.skipped)
+    assert list(reasons) == [f"train/red/{name}" for name in ("broken.png", "empty.jpg", "nowhere.jpg")]
+    assert reasons["train/red/empty.jpg"] == "empty file" and "No such file" in reasons["train/red/nowhere.jpg"]
+
+
+def test_too_many_broken_files_stop_the_run(tree, tmp_path):
+    for number in range(3):
+        (tree / f"train/red/{number}.jpg").write_bytes(bytes([number]))
+    with pytest.raises(SourceError, match="at most 1 of 35"):
+        run(tree, tmp_path / "s.h5", max_skipped=0.05)
+    assert not (tmp_path / "s.h5").exists()
+
+
+def test_class_without_a_readable_image_is_an_error_before_the_pass(tree, tmp_path):
+    for split in ("train", "val", "test"):
+        (tree / split / "green").mkdir()
+        (tree / split / "green/bad.jpg").write_bytes(split.encode())
+    with pytest.raises(SourceError, match="all 3 of 'green' are broken"):
+        run(tree, tmp_path / "s.h5")
+    run(tree, tmp_path / "s.h5", allow_missing_classes=True)
+    with FeatureStore(tmp_path / "s.h5") as store:
+        assert store.rows.counts()["train"]["green"] == 0 and len(store.skipped) == 3
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing in the program catches it."""
+
+
+@pytest.mark.parametrize("survived", [0, 1, 3])
+def test_killed_run_resumes_and_equals_an_uninterrupted_one(tree, tmp_path, monkeypatch, survived):
+    run(tree, tmp_path / "whole.h5")
+    monkeypatch.setattr(sys.modules["features.extract"], "PART_BYTES", 1)  # a part a batch
+    append, left = parts.Parts.append, [survived]
+
+    def dying(self, *arguments):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        append(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(parts.Parts, "append", dying)
+        run(tree, tmp_path / "killed.h5")
+    assert not (tmp_path / "killed.h5").exists()
+    assert run(tree, tmp_path / "killed.h5").computed == 32 - 5 * survived
+    assert_same_stores(tmp_path / "whole.h5", tmp_path / "killed.h5")
+    assert not (tmp_path / "killed.h5.parts").exists()
+
+
+def test_growing_computes_new_contents_only_and_equals_a_fresh_run(tree, tmp_path):
+    run(tree, tmp_path / "grown.h5")
+    draw(tree / "train/red/added.png", 1001)
+    draw(tree / "train/red/train001.png", 1002)  # changed
+    (tree / "train/red/train002.png").rename(tree / "train/red/renamed.png")
+    (tree / "train/blue/train003.png").unlink()
+    (tree / "train/blue/copy.png").write_bytes((tree / "train/blue/train004.png").read_bytes())
+    assert run(tree, tmp_path / "grown.h5").computed == 2
+    run(tree, tmp_path / "fresh.h5")
+    assert_same_stores(tmp_path / "grown.h5", tmp_path / "fresh.h5")
+    assert run(tree, tmp_path / "grown.h5").computed == 0
+
+
+def test_other_settings_are_refused_field_by_field(tree, tmp_path):
+    run(tree, tmp_path / "s.h5")
+    before = (tmp_path / "s.h5").read_bytes()
+    with pytest.raises(
+        StoreError, match=r"image_size: holds 16, asked for 20; resize: holds bilinear, asked for nearest"
+    ):
+        run(tree, tmp_path / "s.h5", image_size=20, resize="nearest")
+    assert (tmp_path / "s.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "vgg"}, "backbone must be one of .*vgg16.*; got 'vgg'. Did you mean 'vgg16'?"),
+        ({"layers": ("lst",)}, "Did you mean 'last'"),
+        ({"layers": ("9",)}, "layer index must be between -5 and 4; got 9"),
+        ({"image_size": 7}, "at least 8 for tiny; got 7"),
+        ({"pool": "mean"}, "pool must be one of avg, max, none"),
+        ({"preprocess": "torch"}, "preprocess must be one of imagenet, rescale"),
+        ({"dtype": "float8"}, "dtype must be one of float16, float32"),
+        ({"batch_size": 0}, "batch-size must be at least 1"),
+        ({"limit": 0}, "limit must be at least 1"),
+        ({"max_skipped": 2.0}, "max-skipped must be between 0 and 1"),
+    ],
+)
+def test_wrong_requests_name_the_remedy(tree, tmp_path, options, message):
+    with pytest.raises(CachedFeaturesError, match=message):
+        run(tree, tmp_path / "s.h5", **options)
+    assert list(tmp_path.iterdir()) == [tree]
+
+
+def test_store_must_end_in_h5(tree, tmp_path):
+    with pytest.raises(RequestError, match=r"Use --out .*s.h5"):
+        run(tree, tmp_path / "s.hdf5")
+
+
+def test_layer_by_index_is_stored_by_name(tree, tmp_path):
+    run(tree, tmp_path / "s.h5", layers=("-2",))
+    with FeatureStore(tmp_path / "s.h5") as store:
+        assert list(store.layers) == ["relu"]
+
+
+def test_the_file_is_format_1_for_plain_h5py(tree, tmp_path):
+    run(tree, tmp_path / "s.h5", dtype="float16")
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert (
+            file.attrs["format"] == "cached-features" and file.attrs["format_version"] == 1 and file.attrs["complete"]
+        )
+        provenance = json.loads(file.attrs["provenance"])
+        assert (
+            provenance["backbone"] == "tiny"
+            and len(provenance["fingerprint"]) == len(provenance["weights_sha256"]) == 64
+        )
+        features, rows = file["features/last"], file["rows"]
+        assert features.dtype == np.float16 and features.shape == (32, 3, 3, 6) and features.fletcher32
+        assert rows["path"].asstr()[0] == "test/blue/test000.png"
+        assert list(rows.attrs["class_names"]) == ["blue", "red"] and rows["label"].dtype == np.int32
+        assert h5py.check_enum_dtype(rows["split"].dtype) == {"train": 0, "val": 1, "test": 2}
+        assert rows["view"].dtype == np.uint8 and rows["sha256"].shape == (32, 32)
+
+
+def test_callers_arrays_and_files_stay_as_they_were(tmp_path):
+    tree = draw_tree(tmp_path / "photos")
+    before = {path: path.read_bytes() for path in tree.rglob("*.png")}
+    run(tree, tmp_path / "s.h5")
+    assert {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()} == before

@@ -1,0 +1,119 @@
+"""One file → upright RGB uint8 of the asked size, or the reason why not."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from features import images
+from features.errors import RequestError, UnreadableImage
+
+
+def encode(pixels, mode=None, file_format="PNG", **options):
+    """Return an image file's bytes."""
+    data = io.BytesIO()
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(data, file_format, **options)
+    return data.getvalue()
+
+
+@pytest.fixture
+def pixels():
+    """A gradient of 6 x 6 that no turn or flip leaves as it is, (6, 6, 3) uint8."""
+    return np.arange(108, dtype=np.uint8).reshape(6, 6, 3) * 2
+
+
+def test_rgb_is_unchanged_at_its_own_size(pixels):
+    np.testing.assert_array_equal(images.decode(encode(pixels), 6), pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(pixels, orientation):
+    # What a camera stores for an upright scene, by the definitions of Exif 2.3 for "0th row" and "0th column".
+    stored = {
+        1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1],
+        5: pixels.transpose(1, 0, 2), 6: np.rot90(pixels), 7: np.rot90(pixels, 2).transpose(1, 0, 2), 8: np.rot90(pixels, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(images.decode(encode(np.ascontiguousarray(stored), exif=exif), 6), pixels)
+
+
+def test_16_bit_grey_is_scaled_not_clipped():
+    grey = np.linspace(0, 65535, 36).astype(np.uint16).reshape(6, 6)
+    decoded = images.decode(encode(grey), 6)
+    np.testing.assert_array_equal(decoded, np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2))
+
+
+def test_float_in_0_to_1_is_scaled_and_other_floats_are_refused():
+    values = np.linspace(0, 1, 36, dtype=np.float32).reshape(6, 6)
+    assert images.decode(encode(values, file_format="TIFF"), 6).max() == 255
+    with pytest.raises(UnreadableImage, match="no agreed range"):
+        images.decode(encode(values * 300, file_format="TIFF"), 6)
+
+
+def test_alpha_is_dropped_not_composited(pixels):
+    rgba = np.dstack([pixels, np.zeros((6, 6), np.uint8)])
+    np.testing.assert_array_equal(images.decode(encode(rgba), 6), pixels)
+
+
+def test_bilinear_is_antialiased_and_nearest_is_not():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 200
+    assert abs(int(images.decode(encode(stripes), 8)[4, 4, 0]) - 100) <= 2
+    assert images.decode(encode(stripes), 8, "nearest")[4, 4, 0] in (0, 200)
+
+
+def test_unknown_resize_names_the_nearest(pixels):
+    with pytest.raises(RequestError, match="Did you mean 'bilinear'"):
+        images.decode(encode(pixels), 6, "bilnear")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"<html>not found</html>", "no image in one of the formats"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image in one of the formats"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_the_reason(data, reason):
+    with pytest.raises(UnreadableImage, match=reason):
+        images.decode(data, 8)
+
+
+def test_truncated_file_is_refused():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    whole = encode(noise, file_format="JPEG")
+    with pytest.raises(UnreadableImage, match="truncated"):
+        images.decode(whole[: len(whole) // 2], 8)
+
+
+def test_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UnreadableImage, match="not a regular file"):
+        images.read_bytes(tmp_path / "pipe.png")
+
+
+def test_hostile_files_get_their_outcomes(shared, tmp_path):
+    subprocess.run([sys.executable, shared / "hostile/make_extra.py", tmp_path], check=True)
+    expected = json.loads((shared / "hostile/expected.json").read_text(encoding="utf-8"))
+    for entry in expected:
+        path = tmp_path / entry["path"]
+        if entry["outcome"] == "ignore":
+            continue  # which files are considered is for tests of sources
+        try:
+            decoded, outcome = images.decode(images.read_bytes(path), 64), "ok"
+        except UnreadableImage as error:
+            decoded, outcome = str(error), "quarantine"
+        assert outcome in entry.get("acceptable", [entry["outcome"]]), (entry["path"], decoded)
+        if entry.get("same_as"):
+            twin = images.decode(images.read_bytes(tmp_path / entry["same_as"]), 64)
+            assert np.abs(decoded.astype(int) - twin).max() <= entry["tolerance"], entry["path"]
+    shutil.rmtree(tmp_path)
