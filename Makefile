@@ -19,7 +19,7 @@ RULES := --select E,F,W,I,B,C4,D,N,UP,RET,SIM,PTH,PERF,RUF --ignore E501,N818,D4
 RULES += --per-file-ignores 'tests/*:D,tests/*:N'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare inspect test lint format pins clean
+.PHONY: help setup demo extract train-head compare inspect bench test lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ compare: $(BIN)/.ready  ## train HEADS on STORE and compare them
 
 inspect: $(BIN)/.ready  ## tell what STORE holds
 	$(RUN) inspect '$(STORE)'
+
+bench: $(BIN)/.ready  ## images/s of the pass beside Keras' predict, alternating in one run
+	$(BIN)/python tests/bench.py
 
 test: $(BIN)/.ready  ## run all tests
 	$(BIN)/python -m pytest

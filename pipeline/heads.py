@@ -117,9 +117,9 @@ def _platt(estimator: Any, y: np.ndarray, seed: int) -> Any:
 
 HEADS = {
     "dense": Head(_dense, "epochs", (30,), pool="flatten"),
-    "logistic": Head(_logistic, "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)),
-    "linear-svm": Head(_linear_svm, "C", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), calibrate=_platt),
-    "rbf-svm": Head(_rbf_svm, "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0), calibrate=_platt),
+    "logistic": Head(_logistic, "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)),
+    "linear-svm": Head(_linear_svm, "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0), calibrate=_platt),
+    "rbf-svm": Head(_rbf_svm, "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0), calibrate=_platt),
     "majority": Head(_majority),
 }
 
