@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from . import images
 from .backbones import BACKBONES, Base, build_base, check_backbone, check_image_size
 from .engines import Engine, TensorFlowEngine
 from .errors import RequestError, SourceError, StoreError, must_be_one_of
-from .parts import Parts
+from .layout import COMPRESSION, Rows, Skipped
+from .parts import LAYOUTS, Parts
 from .plan import Content, Plan, ahead, check_classes, make_plan
 from .pooling import EXTRACT_POOLS
 from .progress import Progress
 from .sources import Source, load_source
-from .store import FeatureStore, Rows, fingerprint
+from .store import FeatureStore, fingerprint, parts_folder
+from .writer import one_writer
 
 DTYPES = ("float16", "float32")
 PART_BYTES, PART_SECONDS = 64 << 20, 30.0  # a kill loses at most one part
@@ -59,6 +62,12 @@ class ExtractOptions:
         A stratified subset of this many images.
     seed : int
         Decides splits that the source does not give.
+    compression : str
+        A key of ``COMPRESSION``; all but ``none`` and ``gzip`` need hdf5plugin to be read by others.
+    layout : {'file', 'parts'}
+        One file, or parts that stay with an index over them, for stores larger than one file should be.
+    retry_skipped : bool
+        Try again files that could not be used before.
     max_skipped : float
         Stop once more than this fraction of the files could not be used.
     allow_missing_classes : bool
@@ -81,6 +90,9 @@ class ExtractOptions:
     weights_sha256: str | None = None
     limit: int | None = None
     seed: int = 0
+    compression: str = "lz4"
+    layout: str = "file"
+    retry_skipped: bool = False
     max_skipped: float | None = None
     allow_missing_classes: bool = False
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
@@ -108,8 +120,8 @@ class Summary:
     path : Path
     rows, computed : int
         Rows of the store; images that went through the base in this run.
-    skipped : list of (str, str)
-        Path and reason.
+    skipped : list of Skipped
+        Files that are not rows, and why.
     seconds : dict of str to float
         Stage → wall seconds: ``plan``, ``load`` (weights and graph), ``pass``, ``commit``.
     """
@@ -117,7 +129,7 @@ class Summary:
     path: Path
     rows: int
     computed: int
-    skipped: list[tuple[str, str]]
+    skipped: list[Skipped]
     seconds: dict[str, float]
 
 
@@ -158,17 +170,18 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
         check_classes(plan, asked.side, asked.resize)
     clock.lap("plan")
     base, engine = _load(asked)
-    parts = Parts(asked.path, _provenance(asked, source, base, engine))
-    todo = [content for content in plan.contents if content.key not in parts.places]
-    _say_work(asked, base, engine, plan, len(todo), say)
-    clock.lap("load")
-    _compute(todo, len(plan.contents), engine, parts, asked)
-    clock.lap("pass")
-    rows, skipped = plan.rows(parts.places, parts.skipped)
-    _check_rows(rows, skipped, asked)
-    if todo or not _is_current(asked.path, rows, skipped):
-        parts.commit(rows, skipped)
-    clock.lap("commit")
+    with one_writer(parts_folder(asked.path), say):
+        parts = Parts(asked.path, _provenance(asked, source, base, engine), asked.compression, asked.retry_skipped)
+        todo = [each for each in plan.contents if each.key not in parts.places and each.key not in parts.skipped]
+        _preflight(asked, base, engine, plan, len(todo), say)
+        clock.lap("load")
+        _compute(todo, len(plan.contents), engine, parts, asked)
+        clock.lap("pass")
+        rows, skipped = plan.rows(parts.places, parts.skipped)
+        _check_rows(rows, skipped, asked)
+        if todo or not _is_current(asked, rows, skipped):
+            parts.commit(rows, skipped, asked.layout)
+        clock.lap("commit")
     computed = sum(content.key not in parts.skipped for content in todo)
     return Summary(asked.path, len(rows), computed, skipped, clock.laps)
 
@@ -192,6 +205,10 @@ def _check(options: ExtractOptions) -> None:
         raise must_be_one_of("dtype", DTYPES, options.dtype)
     if options.pool not in EXTRACT_POOLS:
         raise must_be_one_of("pool", EXTRACT_POOLS, options.pool)
+    if options.compression not in COMPRESSION:
+        raise must_be_one_of("compression", COMPRESSION, options.compression)
+    if options.layout not in LAYOUTS:
+        raise must_be_one_of("layout", LAYOUTS, options.layout)
     if options.path.suffix != ".h5":
         raise RequestError(f"out must end in .h5; got {options.path}. Use --out {options.path.with_suffix('.h5')}")
     if options.batch_size < 1:
@@ -220,6 +237,7 @@ def _provenance(options: ExtractOptions, source: Source, base: Base, engine: Eng
         "seed": options.seed,
         "backbone": options.backbone,
         "layers": list(base.layers),
+        "weights": options.weights if options.weights == "imagenet" else str(Path(options.weights).resolve()),
         "weights_origin": base.weights.origin,
         "weights_sha256": base.weights.sha256,
         "image_size": options.side,
@@ -314,14 +332,14 @@ class _Buffer:
         self._empty()
 
 
-def _check_rows(rows: Rows, skipped: list[tuple[str, str]], options: ExtractOptions) -> None:
+def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractOptions) -> None:
     total = len(rows) + len(skipped)
     allowed = _allowed_skips(total, options)
     if len(skipped) > allowed:
         raise _too_many_skipped(len(skipped), total, allowed)
     if not len(rows):
         raise SourceError(
-            f"{options.data} has no readable image. First reason: {': '.join(skipped[0])}. Check the files."
+            f"{options.data} has no readable image. First reason: {skipped[0].path}: {skipped[0].reason}. Check the files."
         )
     for split, classes in rows.counts().items():
         empty = [name for name, count in classes.items() if not count]
@@ -345,23 +363,22 @@ def _too_many_skipped(skipped: int, total: int, allowed: int) -> SourceError:
     )
 
 
-def _is_current(path: Path, rows: Rows, skipped: list[tuple[str, str]]) -> bool:
-    if not path.exists():
+def _is_current(options: ExtractOptions, rows: Rows, skipped: list[Skipped]) -> bool:
+    if not options.path.exists():
         return False
-    with FeatureStore(path) as store:
-        same = all(np.array_equal(getattr(store.rows, name), getattr(rows, name)) for name in rows.__dataclass_fields__)
-        return same and store.skipped == skipped
+    with FeatureStore(options.path) as store:
+        same = all(np.array_equal(getattr(store.rows, each.name), getattr(rows, each.name)) for each in fields(Rows))
+        return same and store.skipped == skipped and bool(store.parts) == (options.layout == "parts")
 
 
-def _say_work(
+def _preflight(
     options: ExtractOptions, base: Base, engine: Engine, plan: Plan, todo: int, say: Callable[[str], None]
 ) -> None:
+    """Say what will be done, how long it takes and what it needs; refuse it where the disk cannot hold it."""
     shapes = {name: shape[-1:] if options.pool != "none" else shape for name, shape in base.layers.items()}
     row_bytes = sum(int(np.prod(shape)) for shape in shapes.values()) * np.dtype(options.dtype).itemsize
-    whole = row_bytes * len(plan.contents)
-    folder = options.path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    whole, parts = row_bytes * len(plan.contents), row_bytes * todo
+    free = shutil.disk_usage(parts_folder(options.path)).free
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
     say(
         f"base     {options.backbone} at {options.side} px, {options.resize}, preprocess {options.preprocess}: {layers}"
@@ -369,15 +386,39 @@ def _say_work(
     say(f"weights  {options.weights} from {base.weights.origin}, SHA-256 {base.weights.sha256[:12]}...")
     say(f"engine   {engine.name}, batches of {engine.batch_size}")
     say(
-        f"store    {options.path}: {whole / 1e6:.0f} MB {options.dtype}, {free / 1e9:.0f} GB free; {todo} of {len(plan.contents)} images to compute"
+        f"store    {options.path}: {todo} of {len(plan.contents)} images to compute, {options.dtype}, {options.compression}"
     )
-    if todo and whole + row_bytes * todo > free:
+    say(
+        f"disk     at most {whole / 1e6:.0f} MB, and {parts / 1e6:.0f} MB more until it is whole; {free / 1e9:.1f} GB free"
+    )
+    # Compression is not counted on: what a store needs is known only once it is there.
+    if todo and whole + parts > free:
         raise StoreError(
-            f"{folder} has {free / 1e6:.0f} MB free; the store and its parts need {(whole + row_bytes * todo) / 1e6:.0f} MB. "
-            f"Free some, use --out on another disk, or store less: --pool avg"
+            f"{options.path.parent} has {free / 1e6:.0f} MB free; the store and its parts need up to "
+            f"{(whole + parts) / 1e6:.0f} MB. Free some, use --out on another disk, or store less: --pool avg"
         )
+    if todo > engine.batch_size:
+        seconds = _seconds_a_batch(engine, options) * todo / engine.batch_size
+        waiting = (2 * engine.batch_size + options.workers) * options.side**2 * 3 + 2 * PART_BYTES
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + waiting
+        say(f"predict  {_duration(seconds)} for the pass, {memory / 1e9:.1f} GB of memory at its peak")
 
 
-def format_skipped(skipped: list[tuple[str, str]]) -> list[str]:
+def _seconds_a_batch(engine: Engine, options: ExtractOptions) -> float:
+    """Time the second of two batches: the first one also sets the engine up."""
+    batch = np.zeros((engine.batch_size, options.side, options.side, 3), np.uint8)
+    engine.run(batch)
+    start = time.perf_counter()
+    engine.run(batch)
+    return time.perf_counter() - start
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def format_skipped(skipped: Sequence[Skipped]) -> list[str]:
     """Return lines that count skipped files by reason, the most frequent first."""
-    return [f"{count:>6}  {reason}" for reason, count in Counter(reason for _, reason in skipped).most_common()]
+    return [f"{count:>6}  {reason}" for reason, count in Counter(each.reason for each in skipped).most_common()]

@@ -7,25 +7,26 @@ with what it lacks, a grown source costs its new images alone, and copies of an 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from .diskfile import UNFINISHED, whole_file
 from .errors import StoreError
-from .store import FeatureStore, Rows, check_same, create, parts_folder, write_attributes, write_rows, write_skipped
+from .layout import Rows, Skipped, create, link, runs, write_attributes, write_rows, write_skipped
+from .store import FeatureStore, check_same, parts_folder
 
-_LIBVER = ("v110", "v110")  # object headers, indices and links with checksums; read by HDF5 1.10 and later
+LAYOUTS = ("file", "parts")
 
 
 class Parts:
     """Contents that have been computed for a store, in its parts and in an earlier version of it.
+
+    Whoever makes one holds the store's writer lock: what a killed writer left unfinished is removed.
 
     Parameters
     ----------
@@ -33,6 +34,10 @@ class Parts:
         The store's final name; parts lie in ``NAME.h5.parts/`` beside it.
     provenance : dict
         What is asked for. Contents computed under another fingerprint are refused.
+    compression : str
+        See `create`.
+    retry_skipped : bool
+        Forget which contents gave no row.
 
     Attributes
     ----------
@@ -47,17 +52,23 @@ class Parts:
         If what lies there has another fingerprint or is damaged.
     """
 
-    def __init__(self, path: Path, provenance: dict[str, Any]):
-        self.path, self.provenance = path, provenance
+    def __init__(self, path: Path, provenance: dict[str, Any], compression: str = "none", retry_skipped: bool = False):
+        self.path, self.provenance, self.compression = path, provenance, compression
         self.folder = parts_folder(path)
         self.places: dict[bytes, tuple[Path, int]] = {}
         self.skipped: dict[bytes, str] = {}
+        for unfinished in self.folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(unfinished)
+        for part in sorted(self.folder.glob("part-*.h5")):
+            self._open_part(part)
         if path.exists():
             with FeatureStore(path) as store:
                 check_same(store.provenance, provenance, path)
-                self._add(path, store.rows.sha256)
-        for part in sorted(self.folder.glob("part-*.h5")):
-            self._open_part(part)
+                if not store.parts:
+                    self._add(path, store.rows.sha256)
+                self.skipped |= {each.sha256: each.reason for each in store.skipped if each.sha256}
+        if retry_skipped:
+            self.skipped = {}
 
     def append(
         self, features: dict[str, np.ndarray], sha256: Sequence[bytes], skipped: Sequence[tuple[bytes, str]] = ()
@@ -72,15 +83,18 @@ class Parts:
             The content that each row of `features` belongs to.
         skipped : sequence of (bytes, str)
             Contents that give no row, and why.
+
+        Raises
+        ------
+        StoreError
+            If the disk is full or fails.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         numbers = [int(part.stem.removeprefix("part-")) for part in self.folder.glob("part-*.h5")]
         part = self.folder / f"part-{max(numbers, default=-1) + 1:06d}.h5"
         keys = np.frombuffer(b"".join(sha256), np.uint8).reshape(-1, 32)
-        with _whole(part, self.folder) as file:
-            create(
-                file, {name: values.shape[1:] for name, values in features.items()}, self.provenance["dtype"], len(keys)
-            )
+        with whole_file(part, self.folder) as file:
+            shapes = {name: values.shape[1:] for name, values in features.items()}
+            create(file, shapes, self.provenance["dtype"], len(keys), self.compression)
             for name, values in features.items():
                 file["features"][name][:] = values
             file["sha256"] = keys
@@ -89,31 +103,45 @@ class Parts:
         self._add(part, keys)
         self.skipped.update(skipped)
 
-    def commit(self, rows: Rows, skipped: Sequence[tuple[str, str]]) -> None:
-        """Join the contents of `rows` into the store, put it under its name, and remove the parts.
+    def commit(self, rows: Rows, skipped: Sequence[Skipped], layout: str = "file") -> None:
+        """Put the store of `rows` under its name, whole.
+
+        Parameters
+        ----------
+        rows : Rows
+        skipped : sequence of Skipped
+        layout : {'file', 'parts'}
+            ``file``: the parts' chunks are copied into one file, as they are, and the parts removed. ``parts``: they
+            stay, and the file is an index of virtual datasets over them.
 
         Raises
         ------
         StoreError
-            If the content of a row has not been computed.
+            If the content of a row has not been computed, or the disk is full or fails.
         """
-        keys = [row.tobytes() for row in rows.sha256]
-        lacking = [path for path, key in zip(rows.paths, keys, strict=True) if key not in self.places]
+        places = [self.places.get(key.tobytes()) for key in rows.sha256]
+        lacking = [path for path, place in zip(rows.paths, places, strict=True) if place is None]
         if lacking:
             raise StoreError(
                 f"{self.path} lacks the features of {len(lacking)} rows, such as {lacking[0]}. Extract again."
             )
-        places = [self.places[key] for key in keys]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _whole(self.path, self.folder) as file:
-            with h5py.File(places[0][0], "r", locking=False) as first:
-                layers = {name: first["features"][name].shape[1:] for name in self.provenance["layers"]}
-            create(file, layers, self.provenance["dtype"], len(rows))
-            _copy(file, places)
+        found = [place for place in places if place is not None]
+        if layout == "parts" and any(file == self.path for file, _ in found):
+            other = self.path.with_name(f"{self.path.stem}-parts.h5")
+            raise StoreError(f"{self.path} is one file already; its layout cannot become parts. Use --out {other}")
+        with h5py.File(found[0][0], "r", locking=False) as first:
+            layers = {name: first["features"][name].shape[1:] for name in self.provenance["layers"]}
+        with whole_file(self.path, self.folder) as file:
+            if layout == "parts":
+                link(file, layers, self.provenance["dtype"], found, self.path.parent)
+            else:
+                create(file, layers, self.provenance["dtype"], len(rows), self.compression)
+                _copy(file, found)
             write_rows(file, rows)
             write_skipped(file, skipped)
             write_attributes(file, self.provenance)
-        shutil.rmtree(self.folder)
+        if layout == "file":
+            shutil.rmtree(self.folder)
 
     def _open_part(self, part: Path) -> None:
         try:
@@ -121,7 +149,7 @@ class Parts:
                 check_same(json.loads(file.attrs["provenance"]), self.provenance, self.path)
                 self._add(part, file["sha256"][:])
                 self.skipped.update((bytes.fromhex(key), reason) for key, reason in json.loads(file.attrs["skipped"]))
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise StoreError(f"{part} is damaged ({error}). Delete it and run the same command: rm {part}") from error
 
     def _add(self, file: Path, keys: np.ndarray) -> None:
@@ -137,8 +165,11 @@ def _copy(file: h5py.File, places: Sequence[tuple[Path, int]]) -> None:
     for path, pairs in by_file.items():
         with h5py.File(path, "r", locking=False) as source:
             for name, to in file["features"].items():
-                copy_rows = _copy_chunks if to.chunks[0] == source["features"][name].chunks[0] == 1 else _copy_values
-                copy_rows(source["features"][name], to, pairs)
+                of = source["features"][name]
+                if to.chunks[0] == of.chunks[0] == 1 and of._filters == to._filters:
+                    _copy_chunks(of, to, pairs)
+                else:
+                    _copy_values(of, to, pairs)
 
 
 def _copy_chunks(source: h5py.Dataset, to: h5py.Dataset, pairs: Iterable[tuple[int, int]]) -> None:
@@ -150,32 +181,5 @@ def _copy_chunks(source: h5py.Dataset, to: h5py.Dataset, pairs: Iterable[tuple[i
 
 def _copy_values(source: h5py.Dataset, to: h5py.Dataset, pairs: Sequence[tuple[int, int]]) -> None:
     rows, targets = np.array(pairs).T
-    edges = np.flatnonzero((np.diff(rows) != 1) | (np.diff(targets) != 1)) + 1
-    for first, last in zip([0, *edges], [*edges, len(rows)], strict=True):
+    for first, last in runs(rows, targets):
         to[targets[first] : targets[first] + last - first] = source[rows[first] : rows[first] + last - first]
-
-
-@contextmanager
-def _whole(path: Path, folder: Path) -> Iterator[h5py.File]:
-    """Write an HDF5 file in `folder` that appears as `path` only once it is whole and on disk."""
-    handle, name = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".tmp", dir=folder)
-    os.close(handle)
-    os.unlink(name)  # HDF5 must create it: opening an existing file with "w" may truncate one that another holds
-    try:
-        with h5py.File(name, "x", libver=_LIBVER) as file:
-            yield file
-        sync(Path(name))
-        os.replace(name, path)
-        sync(path.parent)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's entries, are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

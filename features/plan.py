@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ import numpy as np
 
 from . import images
 from .errors import SourceError, UnreadableImage
+from .layout import Rows, Skipped
 from .sources import Source
-from .store import Rows
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -62,8 +62,8 @@ class Plan:
     keys: tuple[bytes | str, ...]
     contents: tuple[Content, ...]
 
-    def rows(self, computed: Iterable[bytes], reasons: Mapping[bytes, str]) -> tuple[Rows, list[tuple[str, str]]]:
-        """Split the plan into rows of the store, and path and reason of all other files.
+    def rows(self, computed: Iterable[bytes], reasons: Mapping[bytes, str]) -> tuple[Rows, list[Skipped]]:
+        """Split the plan into rows of the store and all other files.
 
         Parameters
         ----------
@@ -73,12 +73,14 @@ class Plan:
             Why the others have none.
         """
         computed, source = set(computed), self.source
-        kept, skipped = [], list(source.rejected)
+        kept, skipped = [], [Skipped(*each) for each in source.rejected]
         for row, key in enumerate(self.keys):
             if isinstance(key, bytes) and key in computed:
                 kept.append((row, key))
+            elif isinstance(key, bytes):
+                skipped.append(Skipped(source.paths[row], reasons[key], key))
             else:
-                skipped.append((source.paths[row], key if isinstance(key, str) else reasons[key]))
+                skipped.append(Skipped(source.paths[row], key))
         chosen = [row for row, _ in kept]
         rows = Rows(
             class_names=source.class_names,
@@ -118,20 +120,25 @@ class Plan:
 
 def make_plan(source: Source, workers: int) -> Plan:
     """Hash a source's files, `workers` at a time."""
-
-    def key(row: int) -> bytes | str:
-        try:
-            return hashlib.sha256(images.read_bytes(source.file(row))).digest()
-        except UnreadableImage as error:
-            return str(error)
-
-    with ThreadPoolExecutor(workers) as pool:
-        keys = tuple(ahead(pool, key, range(len(source)), 4 * workers))
+    keys = hash_files([source.file(row) for row in range(len(source))], workers)
     first: dict[bytes, Content] = {}
     for row, each in enumerate(keys):
         if isinstance(each, bytes) and each not in first:
             first[each] = Content(each, source.file(row))
-    return Plan(source, keys, tuple(first.values()))
+    return Plan(source, tuple(keys), tuple(first.values()))
+
+
+def hash_files(files: Sequence[Path], workers: int) -> list[bytes | str]:
+    """Return the SHA-256 of each file's bytes, or the reason why it cannot be read."""
+
+    def key(file: Path) -> bytes | str:
+        try:
+            return hashlib.sha256(images.read_bytes(file)).digest()
+        except UnreadableImage as error:
+            return str(error)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(ahead(pool, key, files, 4 * workers))
 
 
 def check_classes(plan: Plan, size: int, resize: str) -> None:

@@ -151,7 +151,9 @@ def _fill_splits(source: Source, seed: int) -> Source:
             pool = np.flatnonzero(splits == SPLITS["train"])
             chosen = stratified_split(source.strata[pool], [source.paths[i] for i in pool], fraction, seed)
             splits[pool[chosen]] = SPLITS[name]
-            notes.append(f"no split {name} given: cut {fraction:.0%} of what was left to train on, stratified, seed {seed}")
+            notes.append(
+                f"no split {name} given: cut {fraction:.0%} of what was left to train on, stratified, seed {seed}"
+            )
     return replace(source, splits=splits, notes=tuple(notes))
 
 

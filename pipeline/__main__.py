@@ -57,7 +57,7 @@ def _extract(data: str, layers: str | None = None, **options: Any) -> tuple[dict
         "store": str(done.path),
         "rows": done.rows,
         "computed": done.computed,
-        "skipped": [{"path": path, "reason": reason} for path, reason in done.skipped],
+        "skipped": [{"path": each.path, "reason": each.reason} for each in done.skipped],
         "seconds": done.seconds,
     }
     return result, str(done.path)
@@ -83,6 +83,20 @@ def _compare(heads: str = "all", **options: Any) -> tuple[dict[str, Any], str]:
     best = comparison["heads"][0]["head"]
     say(f"next     python -m pipeline train-head --store {comparison['store']} --head {best}")
     return comparison, format_table(comparison)
+
+
+def _verify(store: str, **options: Any) -> tuple[dict[str, Any], str]:
+    from dataclasses import asdict
+
+    from features.errors import StoreError
+    from features.verify import verify
+
+    checks = verify(store, say=say, **options)
+    failed = [check for check in checks if check.held is False]
+    if failed:
+        raise StoreError(f"{store} fails {len(failed)} of {len(checks)} checks. {failed[0].seen}")
+    say(f"next     python -m pipeline compare --store {store}")
+    return {"store": store, "checks": [asdict(check) for check in checks]}, f"{store} is sound"
 
 
 def _inspect(store: str) -> tuple[dict[str, Any], str]:
@@ -120,6 +134,13 @@ def _parser() -> argparse.ArgumentParser:
         commands, "inspect", _inspect, "tell what a store holds", "python -m pipeline inspect cache/elpv-vgg16.h5"
     )
     inspect.add_argument("store", metavar="STORE.h5")
+    verify = _add(
+        commands, "verify", _verify, "check a store's checksums, its source, and some rows computed again",
+        "python -m pipeline verify cache/elpv-vgg16.h5 --rows 32",
+    )  # fmt: skip
+    verify.add_argument("store", metavar="STORE.h5")
+    verify.add_argument("--rows", type=int, metavar="N", help="random rows to compute again (default 16; 0: none)")
+    verify.add_argument("--seed", type=int, metavar="N", help="of the choice of rows (default 0)")
     return parser
 
 
@@ -159,6 +180,17 @@ def _add_extract(commands: Any) -> None:
         help="resize rule (default bilinear, antialiased)",
     )
     add("--dtype", choices=("float16", "float32"), help="stored precision (default float16)")
+    add(
+        "--compression",
+        choices=("lz4", "zstd", "gzip", "none"),
+        help="of values (default lz4; plain h5py reads gzip and none)",
+    )
+    add(
+        "--layout",
+        choices=("file", "parts"),
+        help="one file, or parts that stay with an index over them (default file)",
+    )
+    add("--retry-skipped", action="store_true", default=None, help="try again files that could not be used before")
     add("--batch-size", type=int, metavar="N", help="images a batch (default 16)")
     add("--weights", metavar="FILE", help="file of weights instead of finding ImageNet's")
     add("--weights-sha256", metavar="HEX", help="accept weights with this SHA-256")

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from features.errors import RequestError
+from features.layout import Rows
 from features.progress import Progress
 from features.splits import SPLITS, stratified_split
-from features.store import FeatureStore, Rows
+from features.store import FeatureStore
 
 from .evaluate import accuracy_interval
 from .heads import HEADS, check_heads

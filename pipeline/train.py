@@ -19,8 +19,9 @@ import joblib
 import numpy as np
 
 from features.errors import RequestError
+from features.layout import Rows
 from features.splits import SPLITS
-from features.store import FeatureStore, Rows
+from features.store import FeatureStore
 
 from .dense import DenseHead
 from .evaluate import evaluate

@@ -60,7 +60,10 @@ def main():
     for _ in range(options.rounds):
         for name, run in contenders.items():
             seconds[name].append(run())
-    print(f"{platform.processor() or platform.machine()}, {engine.name}, Keras {version('keras')}, {len(source)} images", file=sys.stderr)
+    print(
+        f"{platform.processor() or platform.machine()}, {engine.name}, Keras {version('keras')}, {len(source)} images",
+        file=sys.stderr,
+    )
     print("| | images/s (median) | ratio to predict: median [min, max] |\n|---|---|---|")
     for name, taken in seconds.items():
         ratios = [theirs / ours for ours, theirs in zip(taken, seconds["Keras model.predict alone"], strict=True)]

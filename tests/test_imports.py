@@ -9,11 +9,11 @@ ROOT = Path(__file__).parents[1]
 # A module imports only from floors below its own.
 FEATURES = [
     {"errors", "splits"},
-    {"pooling", "progress"},
+    {"pooling", "progress", "diskfile", "writer", "layout"},
     {"images", "sources", "weights", "store"},
     {"parts", "plan", "backbones"},
     {"engines"},
-    {"extract"},
+    {"extract", "verify"},
 ]
 PIPELINE = [{"linear", "dense", "plots", "evaluate"}, {"heads"}, {"train"}, {"compare"}]
 

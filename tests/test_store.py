@@ -73,7 +73,7 @@ def test_changed_provenance_is_an_error(tmp_path, tiny_store):
     copy = shutil.copy(tiny_store, tmp_path / "edited.h5")
     with h5py.File(copy, "a") as file:
         file.attrs["provenance"] = file.attrs["provenance"].replace('"image_size": 16', '"image_size": 17')
-    with pytest.raises(StoreError, match="fingerprint does not match"):
+    with pytest.raises(StoreError, match="attributes do not match"):
         FeatureStore(copy)
 
 

@@ -1,0 +1,128 @@
+"""One HDF5 file on disk: written so that it is whole or not there, whatever fails on the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+from .errors import StoreError
+
+# Object headers, indices and links with checksums; read by HDF5 1.10 and later.
+_LIBVER = ("v110", "v110")
+UNFINISHED = "unfinished-"  # how names of folders with files in the making begin; a killed run leaves them
+
+
+class Unfailing:
+    """A file for HDF5 to write through, which keeps the first error to itself.
+
+    HDF5 cannot close a file whose last writes fail, and then crashes the interpreter when it exits. So after an error,
+    such as a full disk, further writes are dropped; whoever opened this asks for `error` and throws the file away.
+    """
+
+    def __init__(self, path: str):
+        self._file = open(path, "xb+", buffering=0)  # noqa: SIM115 - closed by close
+        self.error: OSError | None = None
+
+    def write(self, data: memoryview) -> int:
+        """Write, or do nothing once something has failed."""
+        size = len(data)
+        try:
+            while self.error is None and len(data):  # a nearly full disk takes a piece
+                data = data[self._file.write(data) or 0 :]
+        except OSError as error:
+            self.error = error
+        return size
+
+    def truncate(self, size: int) -> int:
+        """Set the size, or do nothing once something has failed."""
+        try:
+            if self.error is None:
+                self._file.truncate(size)
+        except OSError as error:
+            self.error = error
+        return size
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered here."""
+
+    def read(self, size: int = -1) -> bytes:
+        """Read from the current place."""
+        return self._file.read(size)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read into a buffer; past the end of a file that could not be written there are zeros."""
+        done = self._file.readinto(buffer) or 0
+        buffer[done:] = bytes(len(buffer) - done)
+        return len(buffer)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a place."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the current place."""
+        return self._file.tell()
+
+    def sync(self) -> None:
+        """Wait until everything is on disk."""
+        try:
+            if self.error is None:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            self.error = error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+@contextmanager
+def whole_file(path: Path, folder: Path) -> Iterator[h5py.File]:
+    """Write an HDF5 file in `folder` that appears as `path` only once it is whole and on disk.
+
+    Raises
+    ------
+    StoreError
+        If the disk is full or fails; nothing is left but what was there before.
+    """
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as place:
+        name = Path(place) / path.name
+        raw = Unfailing(str(name))
+        try:
+            with h5py.File(raw, "w", libver=_LIBVER) as file:
+                yield file
+            raw.sync()
+        except Exception:
+            if raw.error is None:
+                raise
+        finally:
+            raw.close()
+        if raw.error is not None:
+            raise _disk_error(raw.error, folder)
+        os.replace(name, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's entries are on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_error(error: OSError, folder: Path) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(
+            f"the disk of {folder} is full. Free some space and run the same command: it goes on from there."
+        )
+    return StoreError(
+        f"{folder} cannot be written: {error.strerror}. Mend that and run the same command: it goes on from there."
+    )

@@ -1,0 +1,163 @@
+"""Is a store what it says? Checksums, files of the source, and some rows computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from . import images
+from .backbones import build_base
+from .engines import Engine, TensorFlowEngine
+from .errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage
+from .plan import hash_files
+from .progress import Progress
+from .store import FeatureStore
+
+# Relative, Frobenius: other engines and processors differ by up to 3e-4 and float16 rounds by 5e-4; another resize rule
+# or preprocessing differs by more than 1e-2.
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: its name, whether it held (None: could not be made), and what was seen."""
+
+    name: str
+    held: bool | None
+    seen: str
+
+
+def verify(
+    path: str | Path, rows: int = 16, seed: int = 0, say: Callable[[str], None] = lambda line: None
+) -> list[Check]:
+    """Check a store.
+
+    Every chunk is read against its checksum; files of the source are hashed and compared with their rows, where they
+    can be reached; and some rows are computed again in today's environment, which shows swapped rows, other
+    preprocessing and other weights.
+
+    Parameters
+    ----------
+    path : path-like
+        A finished store.
+    rows : int
+        How many random rows to compute again; 0 leaves it out, and needs no TensorFlow.
+    seed : int
+        Of the choice of rows.
+    say : callable
+        Takes a line for each check.
+
+    Returns
+    -------
+    checks : list of Check
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be opened. Checks that fail raise nothing.
+    """
+    if rows < 0:
+        raise RequestError(f"rows must be at least 0; got {rows}. Leave it out for 16.")
+    checks = []
+    with FeatureStore(path) as store:
+        for make in (_check_values, _check_source, lambda each: _check_computed(each, rows, seed)):
+            checks.append(make(store))
+            mark = {True: "ok", False: "FAILED", None: "not checked"}[checks[-1].held]
+            say(f"{checks[-1].name:<8} {mark}: {checks[-1].seen}")
+    return checks
+
+
+def _check_values(store: FeatureStore) -> Check:
+    """Read everything; rows and attributes were read, against their checksums, when the store was opened."""
+    damaged: list[str] = []
+    with Progress(len(store) * len(store.layers), "rows") as progress:
+        for layer in store.layers:
+            data = store.dataset(layer)
+            for start in range(0, len(store), 256):
+                some = np.arange(start, min(start + 256, len(store)))
+                damaged += [f"{layer} {row}" for row in _damaged_rows(store, data, some)]
+                progress.update(len(some))
+    if damaged:
+        return Check(
+            "values", False, f"{len(damaged)} rows fail their checksum, such as {damaged[0]}. Extract them again"
+        )
+    return Check("values", True, f"{len(store)} rows of {', '.join(store.layers)} match their checksums")
+
+
+def _damaged_rows(store: FeatureStore, data: h5py.Dataset, rows: np.ndarray) -> list[int]:
+    try:
+        for _ in store.blocks(data, rows):
+            pass
+    except StoreError:
+        if len(rows) == 1:
+            return [int(rows[0])]
+        half = len(rows) // 2
+        return _damaged_rows(store, data, rows[:half]) + _damaged_rows(store, data, rows[half:])
+    return []
+
+
+def _check_source(store: FeatureStore) -> Check:
+    root = Path(store.provenance["source"]["root"])
+    if not root.is_dir():
+        return Check("source", None, f"{root} cannot be reached")
+    found = hash_files([root / path for path in store.rows.paths], workers=4)
+    changed = [
+        path for path, key, row in zip(store.rows.paths, found, store.rows.sha256, strict=True) if key != row.tobytes()
+    ]
+    if changed:
+        seen = f"{len(changed)} of {len(store)} files changed or are gone, such as {changed[0]}. Run the same extract again"
+        return Check("source", False, seen)
+    return Check("source", True, f"{len(store)} files below {root} have the hashes of their rows")
+
+
+def _check_computed(store: FeatureStore, rows: int, seed: int) -> Check:
+    root, held = Path(store.provenance["source"]["root"]), store.provenance
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(store))[:rows])
+    try:
+        decoded = {
+            row: images.decode(images.read_bytes(root / store.rows.paths[row]), held["image_size"], held["resize"])
+            for row in chosen.tolist()
+        }
+    except UnreadableImage as error:
+        return Check("computed", None, f"a file of the source {error}")
+    if not decoded:
+        return Check("computed", None, "no rows asked for")
+    try:
+        base = build_base(
+            held["backbone"],
+            held["layers"],
+            held["image_size"],
+            held["preprocess"],
+            held["weights"],
+            held["weights_sha256"],
+        )
+        engine = TensorFlowEngine(base, held["image_size"], held["batch_size"], held["pool"])
+        distances = _distances(store, engine, decoded)
+    except CachedFeaturesError as error:
+        return Check("computed", False, f"cannot be computed again: {error}")
+    worst = max(distances, key=lambda row: distances[row])
+    seen = f"{len(distances)} rows computed again differ by at most {distances[worst]:.1e} (relative; allowed {TOLERANCE:.0e})"
+    if distances[worst] > TOLERANCE:
+        wrong = sum(distance > TOLERANCE for distance in distances.values())
+        seen += f"; {wrong} by more, the worst {store.rows.paths[worst]}. Extract to another file: --out OTHER.h5"
+    return Check("computed", distances[worst] <= TOLERANCE, seen)
+
+
+def _distances(store: FeatureStore, engine: Engine, decoded: dict[int, np.ndarray]) -> dict[int, float]:
+    """Return for each row the largest relative distance, over layers, of what is stored and what is computed."""
+    rows, distances = list(decoded), dict.fromkeys(decoded, 0.0)
+    for start in range(0, len(rows), engine.batch_size):
+        some = rows[start : start + engine.batch_size]
+        batch = np.zeros((engine.batch_size, *decoded[some[0]].shape), np.uint8)
+        batch[: len(some)] = [decoded[row] for row in some]
+        for layer, values in engine.run(batch).items():
+            stored = store.read(layer, rows=np.array(some))
+            computed = values[: len(some)].astype(store.dataset(layer).dtype).reshape(len(some), -1).astype(np.float32)
+            for row, have, want in zip(some, stored, computed, strict=True):
+                norm = max(float(np.linalg.norm(want)), 1e-12)
+                distances[row] = max(distances[row], float(np.linalg.norm(have - want)) / norm)
+    return distances

@@ -1,0 +1,118 @@
+"""One writer a store: who writes now, and how another is told."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import StoreError
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@contextmanager
+def one_writer(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the right to write a store's parts in `folder`, which is made if need be.
+
+    The operating system's lock on a file there is released when its process ends, however it ends. Where the file
+    system has no locks, the file's being there is the lock, and `say` is told.
+
+    Raises
+    ------
+    StoreError
+        If another process holds it: which one, on which host, since when, and what to do if it is dead.
+    """
+    lock, told = folder / "writer.lock", folder / "writer.json"
+    handle = _take(lock, told, say)
+    try:
+        yield
+    finally:
+        for path in (told, lock):
+            path.unlink(missing_ok=True)  # gone already, with the parts' folder, once the store is whole
+        if handle is not None:
+            os.close(handle)
+        with contextlib.suppress(OSError):  # parts are left
+            folder.rmdir()
+
+
+def _take(lock: Path, told: Path, say: Callable[[str], None]) -> int | None:
+    """Return the handle that holds the lock, or None where the file `told` itself is the lock."""
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _flock(handle)
+            if os.fstat(handle).st_ino == lock.stat().st_ino:
+                told.write_text(json.dumps(_self()), encoding="utf-8")
+                return handle
+        except FileNotFoundError:
+            pass  # the holder finished, and removed the file, between our opening and locking it
+        except BlockingIOError:
+            os.close(handle)
+            raise _held(told, "the lock ends with its process") from None
+        except OSError as error:
+            os.close(handle)
+            if error.errno not in _NO_LOCKS:
+                raise
+            _take_without_system(told, say)
+            return None
+        os.close(handle)
+
+
+def _take_without_system(told: Path, say: Callable[[str], None]) -> None:
+    """Make the file `told`, which must not be there, unless a dead process of this host left it."""
+    say(f"warning  {told.parent} is on a file system without locks; {told.name} stands in for one")
+    holder = _holder(told)
+    if holder.get("host") == socket.gethostname() and not _alive(int(holder.get("process", 0))):
+        told.unlink(missing_ok=True)
+    try:
+        with open(told, "x", encoding="utf-8") as file:
+            json.dump(_self(), file)
+    except FileExistsError:
+        raise _held(told, f"this file system has no locks; if that process is dead: rm {told}") from None
+
+
+def _self() -> dict[str, str | int]:
+    return {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+
+
+def _flock(handle: int) -> None:
+    try:
+        import fcntl
+    except ImportError as error:  # Windows
+        raise OSError(errno.ENOTSUP, "no flock on this system") from error
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _holder(path: Path) -> dict[str, str | int]:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8") or "{}")
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def _held(told: Path, note: str) -> StoreError:
+    holder = _holder(told)
+    process, host = holder.get("process", "unknown"), holder.get("host", "unknown")
+    return StoreError(
+        f"{told.parent} is being written by process {process} on {host} since {holder.get('since', 'unknown')}. "
+        f"Wait for it, or stop it: kill {process} ({note}). Reading is not blocked."
+    )

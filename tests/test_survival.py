@@ -1,0 +1,289 @@
+"""A store survives: full disks, second writers, missing parts, damage. The engine is a stand-in where files matter only.
+
+The long versions, hundreds of kills and flips, are in tests/torture.py.
+"""
+
+import errno
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import standin
+from conftest import assert_same_stores, draw, draw_tree
+
+from features import FeatureStore, extract, writer
+from features.errors import SourceError, StoreError
+from features.verify import verify
+from features.writer import one_writer
+from pipeline.__main__ import main
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Replace the base and the engine, and count images."""
+    module = standin.extract_module
+    monkeypatch.setattr(module, "_load", module._load)  # put back afterwards
+    standin.install()
+    standin.calls.clear()
+
+
+def run(data, out, **options):
+    """Extract with small batches."""
+    return extract(str(data), out=out, **{"backbone": "tiny", "batch_size": 5, **options})
+
+
+@pytest.fixture
+def small_disk():
+    """A disk of 200 kB, where this process may mount one."""
+    place = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("mounting a small disk is not permitted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+    place.rmdir()
+
+
+def test_full_disk_is_a_clear_error_and_resuming_equals(tree, tmp_path, small_disk, monkeypatch, stand_in):
+    monkeypatch.setattr(standin.extract_module, "PART_BYTES", 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12))  # not foreseen
+    run(tree, tmp_path / "whole.h5", dtype="float32", compression="none")
+    filler = small_disk / "other"
+    filler.write_bytes(bytes(100_000))
+    with pytest.raises(StoreError, match=r"is full\. Free some space and run the same command"):
+        run(tree, small_disk / "s.h5", dtype="float32", compression="none")
+    assert not (small_disk / "s.h5").exists()
+    kept = len(list((small_disk / "s.h5.parts").glob("part-*.h5")))
+    assert kept
+    filler.unlink()
+    subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)
+    standin.calls.clear()
+    run(tree, small_disk / "s.h5", dtype="float32", compression="none")
+    assert_same_stores(tmp_path / "whole.h5", small_disk / "s.h5")
+    assert len(standin.calls) <= 7 - kept + 2  # two more that only measure the time
+
+
+def test_disk_that_is_too_small_is_refused_before_the_pass(tree, small_disk, stand_in):
+    (small_disk / "other").write_bytes(bytes(190_000))
+    with pytest.raises(StoreError, match="or store less: --pool avg"):
+        run(tree, small_disk / "s.h5")
+    assert not (small_disk / "s.h5.parts").exists()
+
+
+def test_second_writer_is_told_who_holds_the_store(tree, tmp_path, stand_in):
+    code = (
+        "import sys, pathlib; from features.writer import one_writer\n"
+        "with one_writer(pathlib.Path(sys.argv[1]), print): print('held', flush=True); sys.stdin.read()"
+    )
+    folder = tmp_path / "s.h5.parts"
+    root = Path(__file__).parents[1]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, folder], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(
+        StoreError, match=rf"written by process {holder.pid} on {socket.gethostname()} since 20.*kill {holder.pid}"
+    ):
+        run(tree, tmp_path / "s.h5")
+    holder.kill()
+    holder.communicate()
+    run(tree, tmp_path / "s.h5")
+
+
+def test_file_system_without_locks_says_so_and_still_has_one_writer(tmp_path, monkeypatch):
+    def no_locks(handle):
+        raise OSError(errno.ENOTSUP, "no locks")
+
+    monkeypatch.setattr(writer, "_flock", no_locks)
+    told, folder = [], tmp_path / "s.h5.parts"
+    with one_writer(folder, told.append):
+        assert "without locks" in told[0]
+        with (
+            pytest.raises(StoreError, match=r"if that process is dead: rm .*writer.json"),
+            one_writer(folder, told.append),
+        ):
+            pass
+    assert not folder.exists()
+    folder.mkdir()
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    ).stdout
+    (folder / "writer.json").write_text(
+        json.dumps({"process": int(dead), "host": socket.gethostname(), "since": "then"})
+    )
+    with one_writer(folder, told.append):
+        pass
+
+
+def test_parts_with_an_index_read_like_one_file(tree, tmp_path, monkeypatch, stand_in):
+    monkeypatch.setattr(standin.extract_module, "PART_BYTES", 1)
+    (tree / "train/red/copy.png").write_bytes((tree / "test/blue/test001.png").read_bytes())
+    run(tree, tmp_path / "one.h5")
+    run(tree, tmp_path / "many.h5", layout="parts")
+    parts = sorted((tmp_path / "many.h5.parts").glob("part-*.h5"))
+    assert len(parts) == 7
+    monkeypatch.chdir("/")  # parts are found from anywhere
+    assert_same_stores(tmp_path / "one.h5", tmp_path / "many.h5")
+    with FeatureStore(tmp_path / "many.h5") as many, FeatureStore(tmp_path / "one.h5") as one:
+        np.testing.assert_array_equal(many.read(rows=np.array([3, 30, 9])), one.read(rows=np.array([3, 30, 9])))
+    draw(tree / "train/blue/aaa.png", 5)
+    assert run(tree, tmp_path / "many.h5", layout="parts").computed == 1
+    run(tree, tmp_path / "one.h5")
+    assert_same_stores(tmp_path / "one.h5", tmp_path / "many.h5")
+    with pytest.raises(StoreError, match="layout cannot become parts"):
+        draw(tree / "train/blue/bbb.png", 6)
+        run(tree, tmp_path / "one.h5", layout="parts")
+
+
+def test_missing_or_damaged_part_is_an_error_at_open(tree, tmp_path, monkeypatch, stand_in):
+    monkeypatch.setattr(standin.extract_module, "PART_BYTES", 1)
+    run(tree, tmp_path / "s.h5", layout="parts")
+    part = tmp_path / "s.h5.parts/part-000003.h5"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-1])
+    with pytest.raises(StoreError, match=r"part-000003\.h5 is damaged"):
+        FeatureStore(tmp_path / "s.h5")
+    part.unlink()
+    with pytest.raises(StoreError, match=r"lacks its part .*part-000003.h5"):
+        FeatureStore(tmp_path / "s.h5")
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd", "gzip", "none"])
+def test_every_compression_gives_the_same_values(tree, tmp_path, stand_in, compression):
+    run(tree, tmp_path / "none.h5", compression="none")
+    run(tree, tmp_path / "s.h5", compression=compression)
+    assert_same_stores(tmp_path / "none.h5", tmp_path / "s.h5")
+    code = f"import h5py; print(h5py.File({str(tmp_path / 's.h5')!r})['features/maps'][0].sum() > 0)"
+    plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (plain.returncode == 0) == (compression in ("gzip", "none"))
+
+
+def test_copies_and_grown_sources_cost_forward_passes_for_new_contents_only(tree, tmp_path, stand_in):
+    run(tree, tmp_path / "s.h5", batch_size=1)
+    assert len(standin.calls) == 32 + 2  # two more that only measure the time
+    standin.calls.clear()
+    for number in range(3):
+        draw(tree / f"train/red/new{number}.png", 2000 + number)
+        (tree / f"val/red/copy{number}.png").write_bytes((tree / "train/red/new0.png").read_bytes())
+    run(tree, tmp_path / "s.h5", batch_size=1)
+    assert len(standin.calls) == 3 + 2
+
+
+def test_skipped_files_are_remembered_and_retried_when_asked(tree, tmp_path, stand_in, monkeypatch):
+    (tree / "train/red/odd.png").write_bytes(b"not yet readable")
+    run(tree, tmp_path / "s.h5")
+    real = standin.extract_module.images.decode
+    monkeypatch.setattr(
+        "features.images.decode",
+        lambda data, *rest: np.zeros((16, 16, 3), np.uint8) if data[:3] == b"not" else real(data, *rest),
+    )
+    assert (run(tree, tmp_path / "s.h5").rows, run(tree, tmp_path / "s.h5", retry_skipped=True).rows) == (32, 33)
+
+
+def test_verify_a_sound_store(tree, tmp_path):
+    run(tree, tmp_path / "s.h5")
+    checks = verify(tmp_path / "s.h5")
+    assert [(check.name, check.held) for check in checks] == [("values", True), ("source", True), ("computed", True)]
+    assert "differ by at most 0.0e+00" in checks[2].seen
+
+
+def rewrite(path, change):
+    """Copy a store into another with `change` applied, checksums and all: what only computing again can find."""
+    from features import layout
+
+    with h5py.File(path) as old, h5py.File(path.with_name("changed.h5"), "w", libver=("v110", "v110")) as new:
+        values, provenance = old["features/last"][:], json.loads(old.attrs["provenance"])
+        values, provenance = change(values, provenance)
+        layout.create(new, {"last": values.shape[1:]}, str(values.dtype), len(values), "none")
+        new["features/last"][:] = values
+        layout.write_rows(new, layout.read_rows(old))
+        layout.write_skipped(new, [])
+        layout.write_attributes(new, provenance)
+    return path.with_name("changed.h5")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values, held: (values[::-1], held),  # rows swapped
+        lambda values, held: (values, {**held, "preprocess": "rescale"}),
+        lambda values, held: (values, {**held, "resize": "nearest"}),
+        lambda values, held: (values * np.float16(1.01), held),
+        lambda values, held: (values, {**held, "weights_sha256": "0" * 64}),
+    ],
+    ids=["swapped", "preprocess", "resize", "scaled", "weights"],
+)
+def test_verify_finds_what_checksums_cannot(tree, tmp_path, change):
+    run(tree, tmp_path / "s.h5")
+    checks = verify(rewrite(tmp_path / "s.h5", change))
+    assert [check.held for check in checks] == [True, True, False]
+
+
+def test_verify_reports_damage_and_changed_files(tree, tmp_path, stand_in, capsys):
+    run(tree, tmp_path / "s.h5")
+    draw(tree / "train/red/train000.png", 77)
+    with h5py.File(tmp_path / "s.h5") as file:
+        where = file["features/maps"].id.get_chunk_info(0).byte_offset + 20
+    data = bytearray((tmp_path / "s.h5").read_bytes())
+    data[where] ^= 4
+    (tmp_path / "s.h5").write_bytes(data)
+    assert main(["verify", str(tmp_path / "s.h5"), "--rows", "0"]) == 1
+    told = capsys.readouterr().err
+    assert "rows fail their checksum" in told and "1 of 32 files changed" in told and "fails 2 of 3 checks" in told
+    shutil.move(tree, tmp_path / "away")
+    assert verify(tmp_path / "s.h5", rows=0)[1].held is None
+
+
+def test_readers_go_on_while_a_writer_extends_the_store(tree, tmp_path, stand_in):
+    run(tree, tmp_path / "s.h5")
+    with FeatureStore(tmp_path / "s.h5") as reader:
+        before = reader.read()
+        draw(tree / "train/red/aaa.png", 3)
+        run(tree, tmp_path / "s.h5")
+        np.testing.assert_array_equal(reader.read(), before)
+    with FeatureStore(tmp_path / "s.h5") as reader:
+        assert len(reader) == 33
+
+
+def test_hostile_folder_end_to_end(shared, tmp_path, stand_in, monkeypatch):
+    subprocess.run([sys.executable, shared / "hostile/make_extra.py", tmp_path], check=True)
+    subprocess.run(["mkfifo", tmp_path / "images/training_set/dogs/pipe.jpg"], check=True)
+    monkeypatch.chdir(tmp_path / "images/training_set/dogs")  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket.png")
+    with pytest.raises(SourceError, match="every class must be in every split"):
+        run(tmp_path / "images", tmp_path / "s.h5")
+    with pytest.raises(SourceError, match="skipped files must be at most"):
+        run(tmp_path / "images", tmp_path / "s.h5", allow_missing_classes=True)
+    done = run(tmp_path / "images", tmp_path / "s.h5", allow_missing_classes=True, max_skipped=0.5, retry_skipped=True)
+    expected = json.loads((shared / "hostile/expected.json").read_text(encoding="utf-8"))
+    with FeatureStore(tmp_path / "s.h5") as store:
+        rows, skipped = set(store.rows.paths), {each.path for each in store.skipped}
+    for entry in expected:
+        path = entry["path"].removeprefix("images/")
+        outcome = "ok" if path in rows else "quarantine" if path in skipped else "ignore"
+        assert outcome in entry.get("acceptable", [entry["outcome"]]), path
+    assert {"training_set/dogs/pipe.jpg", "training_set/dogs/socket.png"} < skipped
+    assert all(each.reason for each in done.skipped)
+
+
+def test_one_flip_anywhere_is_reported_or_harmless(tree, tmp_path, stand_in):
+    """A small sample of what tests/torture.py does a thousand times."""
+    from torture import flip_outcomes
+
+    run(draw_tree(tmp_path / "few", {"train": 2, "val": 1, "test": 1}), tmp_path / "s.h5")
+    outcomes = flip_outcomes(tmp_path / "s.h5", 60, seed=1)
+    assert outcomes["silent"] == 0 and outcomes["crashed"] == 0 and outcomes["reported"] > 20, outcomes
+
+
+def test_torture_names_its_trials():
+    helped = subprocess.run(
+        [sys.executable, "tests/torture.py", "--help"], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert re.search(r"\{.*kills.*flips.*disk.*memory.*readers.*speed.*\}", helped.stdout)
