@@ -40,7 +40,7 @@ class TensorFlowEngine:
     ----------
     base : Base
     image_size, batch_size : int
-    pool : {'none', 'avg', 'max'}
+    pool : {'none', 'avg', 'max', 'avg+max'}
         Pool feature maps over space, in float32, before they leave the device.
     """
 
@@ -53,12 +53,16 @@ class TensorFlowEngine:
         self.device = use_gpus(tf)
         self.name = f"tensorflow {version('tensorflow')}, {self.device}, float32"
         self._tf, self._layers = tf, list(base.layers)
-        reduce = {"avg": tf.reduce_mean, "max": tf.reduce_max}.get(pool)
+        reduce = {"avg": tf.reduce_mean, "max": tf.reduce_max}
 
         def forward(images: Any) -> list[Any]:
             maps = base.model(base.preprocess(tf.cast(images, tf.float32)), training=False)
-            ordered = [maps[layer] for layer in base.layers]
-            return [reduce(each, axis=(1, 2)) if reduce and each.shape.rank == 4 else each for each in ordered]
+            return [pooled(maps[layer]) for layer in base.layers]
+
+        def pooled(layer: Any) -> Any:
+            if pool == "none" or layer.shape.rank != 4:
+                return layer
+            return tf.concat([reduce[name](layer, axis=(1, 2)) for name in pool.split("+")], axis=1)
 
         shape = tf.TensorSpec((batch_size, image_size, image_size, 3), tf.uint8)
         with quiet():

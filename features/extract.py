@@ -21,12 +21,13 @@ from .backbones import BACKBONES, Base, build_base, check_backbone, check_image_
 from .engines import Engine, TensorFlowEngine
 from .errors import RequestError, SourceError, StoreError, must_be_one_of
 from .layout import COMPRESSION, Rows, Skipped
-from .parts import LAYOUTS, Parts
+from .parts import LAYOUTS, Key, Parts
 from .plan import Content, Plan, ahead, check_classes, make_plan
-from .pooling import EXTRACT_POOLS
+from .pooling import EXTRACT_POOLS, pooled_shape
 from .progress import Progress
 from .sources import Source, load_source
 from .store import FeatureStore, fingerprint, parts_folder
+from .views import check_views, make_view
 from .writer import one_writer
 
 DTYPES = ("float16", "float32")
@@ -60,8 +61,12 @@ class ExtractOptions:
         See `load_weights`.
     limit : int
         A stratified subset of this many images.
+    views : int
+        Rows an image: the image itself and so many less one augmented copies.
+    augment : str
+        A key of ``AUGMENT``: what the copies are.
     seed : int
-        Decides splits that the source does not give.
+        Decides splits that the source does not give, and the copies of ``lecture``.
     compression : str
         A key of ``COMPRESSION``; all but ``none`` and ``gzip`` need hdf5plugin to be read by others.
     layout : {'file', 'parts'}
@@ -89,6 +94,8 @@ class ExtractOptions:
     weights: str = "imagenet"
     weights_sha256: str | None = None
     limit: int | None = None
+    views: int = 1
+    augment: str = "none"
     seed: int = 0
     compression: str = "lz4"
     layout: str = "file"
@@ -119,7 +126,7 @@ class Summary:
     ----------
     path : Path
     rows, computed : int
-        Rows of the store; images that went through the base in this run.
+        Rows of the store; images, views counted, that went through the base in this run.
     skipped : list of Skipped
         Files that are not rows, and why.
     seconds : dict of str to float
@@ -172,17 +179,17 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
     base, engine = _load(asked)
     with one_writer(parts_folder(asked.path), say):
         parts = Parts(asked.path, _provenance(asked, source, base, engine), asked.compression, asked.retry_skipped)
-        todo = [each for each in plan.contents if each.key not in parts.places and each.key not in parts.skipped]
-        _preflight(asked, base, engine, plan, len(todo), say)
+        todo = _todo(plan, parts, asked.views)
+        _preflight(asked, base, engine, plan, sum(len(views) for _, views in todo), say)
         clock.lap("load")
         _compute(todo, len(plan.contents), engine, parts, asked)
         clock.lap("pass")
-        rows, skipped = plan.rows(parts.places, parts.skipped)
+        rows, skipped = plan.rows(asked.views, parts.skipped)
         _check_rows(rows, skipped, asked)
         if todo or not _is_current(asked, rows, skipped):
             parts.commit(rows, skipped, asked.layout)
         clock.lap("commit")
-    computed = sum(content.key not in parts.skipped for content in todo)
+    computed = sum(len(views) for content, views in todo if content.sha256 not in parts.skipped)
     return Summary(asked.path, len(rows), computed, skipped, clock.laps)
 
 
@@ -211,6 +218,7 @@ def _check(options: ExtractOptions) -> None:
         raise must_be_one_of("layout", LAYOUTS, options.layout)
     if options.path.suffix != ".h5":
         raise RequestError(f"out must end in .h5; got {options.path}. Use --out {options.path.with_suffix('.h5')}")
+    check_views(options.views, options.augment)
     if options.batch_size < 1:
         raise RequestError(f"batch-size must be at least 1; got {options.batch_size}. Leave it out for 16.")
     if options.max_skipped is not None and not 0 <= options.max_skipped <= 1:
@@ -244,7 +252,8 @@ def _provenance(options: ExtractOptions, source: Source, base: Base, engine: Eng
         "resize": options.resize,
         "preprocess": options.preprocess,
         "pool": options.pool,
-        "views": 1,
+        "views": options.views,
+        "augment": f"lecture, seed {options.seed}" if options.augment == "lecture" else options.augment,
         "dtype": options.dtype,
         "engine": engine.name,
         "batch_size": engine.batch_size,
@@ -253,18 +262,43 @@ def _provenance(options: ExtractOptions, source: Source, base: Base, engine: Eng
     return {**provenance, "fingerprint": fingerprint(provenance)}
 
 
-def _compute(todo: list[Content], total: int, engine: Engine, parts: Parts, options: ExtractOptions) -> None:
+def _todo(plan: Plan, parts: Parts, views: int) -> list[tuple[Content, list[int]]]:
+    """Return the contents that lack views, and which."""
+    found = []
+    for content in plan.contents:
+        lacking = [view for view in range(views) if (content.sha256, view) not in parts.places]
+        if lacking and content.sha256 not in parts.skipped:
+            found.append((content, lacking))
+    return found
+
+
+def _compute(
+    todo: list[tuple[Content, list[int]]], total: int, engine: Engine, parts: Parts, options: ExtractOptions
+) -> None:
     """Send contents through the base in full batches and commit a part now and then."""
     buffer = _Buffer(parts, engine, options)
     allowed = _allowed_skips(total, options)
 
-    def decode(content: Content) -> tuple[bytes, np.ndarray | str]:
-        return content.key, content.image(options.side, options.resize)
+    def decode(work: tuple[Content, list[int]]) -> tuple[bytes, dict[int, np.ndarray] | str]:
+        content, views = work
+        image = content.image(options.side, options.resize)
+        if isinstance(image, str):
+            return content.sha256, image
+        return content.sha256, {
+            view: make_view(image, options.augment, view, content.sha256, options.seed) for view in views
+        }
 
-    with ThreadPoolExecutor(options.workers) as pool, Progress(len(todo), "images") as progress:
-        for key, image in ahead(pool, decode, todo, 2 * engine.batch_size + options.workers):
-            buffer.add(key, image)
-            progress.update()
+    count = sum(len(views) for _, views in todo)
+    with ThreadPoolExecutor(options.workers) as pool, Progress(count, "images") as progress:
+        depth = 2 * engine.batch_size // options.views + options.workers
+        for sha256, views in ahead(pool, decode, todo, depth):
+            if isinstance(views, str):
+                buffer.skipped.append((sha256, views))
+                progress.update(options.views)
+            else:
+                for view, image in views.items():
+                    buffer.add((sha256, view), image)
+                    progress.update()
             if len(parts.skipped) + len(buffer.skipped) > allowed:
                 raise _too_many_skipped(len(parts.skipped) + len(buffer.skipped), total, allowed)
         buffer.flush()
@@ -276,20 +310,17 @@ class _Buffer:
     def __init__(self, parts: Parts, engine: Engine, options: ExtractOptions):
         self.parts, self.engine, self.dtype = parts, engine, options.dtype
         self.batch = np.zeros((engine.batch_size, options.side, options.side, 3), np.uint8)
-        self.waiting: list[bytes] = []  # keys of the images in the batch
+        self.waiting: list[Key] = []  # keys of the images in the batch
         self._empty()
 
     def _empty(self) -> None:
-        self.keys: list[bytes] = []
+        self.keys: list[Key] = []
         self.features: list[dict[str, np.ndarray]] = []
         self.skipped: list[tuple[bytes, str]] = []
         self.since = time.monotonic()
 
-    def add(self, key: bytes, image: np.ndarray | str) -> None:
-        """Take one image, or the reason why there is none."""
-        if isinstance(image, str):
-            self.skipped.append((key, image))
-            return
+    def add(self, key: Key, image: np.ndarray) -> None:
+        """Take one image."""
         self.batch[len(self.waiting)] = image
         self.waiting.append(key)
         if len(self.waiting) == len(self.batch):
@@ -375,9 +406,9 @@ def _preflight(
     options: ExtractOptions, base: Base, engine: Engine, plan: Plan, todo: int, say: Callable[[str], None]
 ) -> None:
     """Say what will be done, how long it takes and what it needs; refuse it where the disk cannot hold it."""
-    shapes = {name: shape[-1:] if options.pool != "none" else shape for name, shape in base.layers.items()}
+    shapes = {name: pooled_shape(shape, options.pool) for name, shape in base.layers.items()}
     row_bytes = sum(int(np.prod(shape)) for shape in shapes.values()) * np.dtype(options.dtype).itemsize
-    whole, parts = row_bytes * len(plan.contents), row_bytes * todo
+    whole, parts = row_bytes * len(plan.contents) * options.views, row_bytes * todo
     free = shutil.disk_usage(parts_folder(options.path)).free
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
     say(
@@ -386,7 +417,7 @@ def _preflight(
     say(f"weights  {options.weights} from {base.weights.origin}, SHA-256 {base.weights.sha256[:12]}...")
     say(f"engine   {engine.name}, batches of {engine.batch_size}")
     say(
-        f"store    {options.path}: {todo} of {len(plan.contents)} images to compute, {options.dtype}, {options.compression}"
+        f"store    {options.path}: {todo} of {len(plan.contents) * options.views} images to compute, {options.dtype}, {options.compression}"
     )
     say(
         f"disk     at most {whole / 1e6:.0f} MB, and {parts / 1e6:.0f} MB more until it is whole; {free / 1e9:.1f} GB free"

@@ -21,6 +21,7 @@ from .layout import Rows, Skipped, create, link, runs, write_attributes, write_r
 from .store import FeatureStore, check_same, parts_folder
 
 LAYOUTS = ("file", "parts")
+Key = tuple[bytes, int]  # SHA-256 of an image file's bytes, number of a view
 
 
 class Parts:
@@ -41,8 +42,8 @@ class Parts:
 
     Attributes
     ----------
-    places : dict of bytes to (Path, int)
-        File and row that hold each content, by its SHA-256.
+    places : dict of (bytes, int) to (Path, int)
+        File and row that hold each view of each content, by its SHA-256 and the view's number.
     skipped : dict of bytes to str
         Why a content gives no row.
 
@@ -55,7 +56,7 @@ class Parts:
     def __init__(self, path: Path, provenance: dict[str, Any], compression: str = "none", retry_skipped: bool = False):
         self.path, self.provenance, self.compression = path, provenance, compression
         self.folder = parts_folder(path)
-        self.places: dict[bytes, tuple[Path, int]] = {}
+        self.places: dict[Key, tuple[Path, int]] = {}
         self.skipped: dict[bytes, str] = {}
         for unfinished in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(unfinished)
@@ -65,13 +66,13 @@ class Parts:
             with FeatureStore(path) as store:
                 check_same(store.provenance, provenance, path)
                 if not store.parts:
-                    self._add(path, store.rows.sha256)
+                    self._add(path, store.rows.sha256, store.rows.views)
                 self.skipped |= {each.sha256: each.reason for each in store.skipped if each.sha256}
-        if retry_skipped:
-            self.skipped = {}
+        done = {key for key, _ in self.places}
+        self.skipped = {} if retry_skipped else {key: why for key, why in self.skipped.items() if key not in done}
 
     def append(
-        self, features: dict[str, np.ndarray], sha256: Sequence[bytes], skipped: Sequence[tuple[bytes, str]] = ()
+        self, features: dict[str, np.ndarray], keys: Sequence[Key], skipped: Sequence[tuple[bytes, str]] = ()
     ) -> None:
         """Commit one part; when this returns, it survives a crash.
 
@@ -79,8 +80,8 @@ class Parts:
         ----------
         features : dict of str to ndarray of shape (n, ...)
             By layer, in the store's dtype.
-        sha256 : sequence of n bytes
-            The content that each row of `features` belongs to.
+        keys : sequence of n (bytes, int)
+            The content and view that each row of `features` belongs to.
         skipped : sequence of (bytes, str)
             Contents that give no row, and why.
 
@@ -91,16 +92,17 @@ class Parts:
         """
         numbers = [int(part.stem.removeprefix("part-")) for part in self.folder.glob("part-*.h5")]
         part = self.folder / f"part-{max(numbers, default=-1) + 1:06d}.h5"
-        keys = np.frombuffer(b"".join(sha256), np.uint8).reshape(-1, 32)
+        sha256 = np.frombuffer(b"".join(key for key, _ in keys), np.uint8).reshape(-1, 32)
+        views = np.array([view for _, view in keys], np.uint8)
         with whole_file(part, self.folder) as file:
             shapes = {name: values.shape[1:] for name, values in features.items()}
             create(file, shapes, self.provenance["dtype"], len(keys), self.compression)
             for name, values in features.items():
                 file["features"][name][:] = values
-            file["sha256"] = keys
+            file["sha256"], file["view"] = sha256, views
             file.attrs["skipped"] = json.dumps([[key.hex(), reason] for key, reason in skipped])
             write_attributes(file, self.provenance)
-        self._add(part, keys)
+        self._add(part, sha256, views)
         self.skipped.update(skipped)
 
     def commit(self, rows: Rows, skipped: Sequence[Skipped], layout: str = "file") -> None:
@@ -119,7 +121,9 @@ class Parts:
         StoreError
             If the content of a row has not been computed, or the disk is full or fails.
         """
-        places = [self.places.get(key.tobytes()) for key in rows.sha256]
+        places = [
+            self.places.get((key.tobytes(), int(view))) for key, view in zip(rows.sha256, rows.views, strict=True)
+        ]
         lacking = [path for path, place in zip(rows.paths, places, strict=True) if place is None]
         if lacking:
             raise StoreError(
@@ -147,14 +151,14 @@ class Parts:
         try:
             with h5py.File(part, "r", locking=False) as file:
                 check_same(json.loads(file.attrs["provenance"]), self.provenance, self.path)
-                self._add(part, file["sha256"][:])
+                self._add(part, file["sha256"][:], file["view"][:])
                 self.skipped.update((bytes.fromhex(key), reason) for key, reason in json.loads(file.attrs["skipped"]))
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise StoreError(f"{part} is damaged ({error}). Delete it and run the same command: rm {part}") from error
 
-    def _add(self, file: Path, keys: np.ndarray) -> None:
-        for row, key in enumerate(keys):
-            self.places.setdefault(key.tobytes(), (file, row))
+    def _add(self, file: Path, sha256: np.ndarray, views: np.ndarray) -> None:
+        for row, (key, view) in enumerate(zip(sha256, views, strict=True)):
+            self.places.setdefault((key.tobytes(), int(view)), (file, row))
 
 
 def _copy(file: h5py.File, places: Sequence[tuple[Path, int]]) -> None:

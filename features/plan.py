@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 class Content:
     """What is in one or more image files: the SHA-256 of the bytes, and one file that has them."""
 
-    key: bytes
+    sha256: bytes
     file: Path
 
     def image(self, size: int, resize: str) -> np.ndarray | str:
@@ -38,7 +38,7 @@ class Content:
         """
         try:
             data = images.read_bytes(self.file)
-            if hashlib.sha256(data).digest() != self.key:
+            if hashlib.sha256(data).digest() != self.sha256:
                 raise SourceError(f"{self.file} changed during the pass. Run the same command again; nothing is lost.")
             return images.decode(data, size, resize)
         except UnreadableImage as error:
@@ -62,34 +62,35 @@ class Plan:
     keys: tuple[bytes | str, ...]
     contents: tuple[Content, ...]
 
-    def rows(self, computed: Iterable[bytes], reasons: Mapping[bytes, str]) -> tuple[Rows, list[Skipped]]:
-        """Split the plan into rows of the store and all other files.
+    def rows(self, views: int, reasons: Mapping[bytes, str]) -> tuple[Rows, list[Skipped]]:
+        """Split the plan into rows of the store, the views of an image one after the other, and all other files.
 
         Parameters
         ----------
-        computed : container of bytes
-            Contents that have features.
+        views : int
+            Rows an image.
         reasons : mapping of bytes to str
-            Why the others have none.
+            Why some contents give no rows.
         """
-        computed, source = set(computed), self.source
+        source = self.source
         kept, skipped = [], [Skipped(*each) for each in source.rejected]
         for row, key in enumerate(self.keys):
-            if isinstance(key, bytes) and key in computed:
+            if isinstance(key, bytes) and key not in reasons:
                 kept.append((row, key))
             elif isinstance(key, bytes):
                 skipped.append(Skipped(source.paths[row], reasons[key], key))
             else:
                 skipped.append(Skipped(source.paths[row], key))
-        chosen = [row for row, _ in kept]
+        chosen = np.repeat(np.array([row for row, _ in kept], int), views)
+        sha256 = np.frombuffer(b"".join(key for _, key in kept), np.uint8).reshape(-1, 32)
         rows = Rows(
             class_names=source.class_names,
             paths=tuple(source.paths[row] for row in chosen),
             labels=source.labels[chosen],
             splits=source.splits[chosen],
             strata=source.strata[chosen],
-            views=np.zeros(len(chosen), np.uint8),
-            sha256=np.frombuffer(b"".join(key for _, key in kept), np.uint8).reshape(-1, 32),
+            views=np.tile(np.arange(views, dtype=np.uint8), len(kept)),
+            sha256=np.repeat(sha256, views, axis=0),
         )
         return rows, sorted(skipped)
 
@@ -143,7 +144,7 @@ def hash_files(files: Sequence[Path], workers: int) -> list[bytes | str]:
 
 def check_classes(plan: Plan, size: int, resize: str) -> None:
     """Raise SourceError if a class has no readable image; one that decodes is enough, so this is quick."""
-    source, files = plan.source, {content.key: content for content in plan.contents}
+    source, files = plan.source, {content.sha256: content for content in plan.contents}
     for label, name in enumerate(source.class_names):
         reasons = []
         for row in np.flatnonzero(source.labels == label):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from .errors import RequestError, must_be_one_of
 
 POOLS = ("flatten", "avg", "max", "avg+max")  # when a stored map is read for a head
-EXTRACT_POOLS = ("none", "avg", "max")  # before a map is stored
+EXTRACT_POOLS = ("none", "avg", "max", "avg+max")  # before a map is stored
 
 
 def check_pool(pool: str, shape: Sequence[int], where: str) -> None:
@@ -22,9 +23,13 @@ def check_pool(pool: str, shape: Sequence[int], where: str) -> None:
         )
 
 
-def n_features(shape: Sequence[int], pool: str) -> int:
-    """Return the length of the vector that a row of `shape` becomes."""
-    return {"flatten": int(np.prod(shape)), "avg": shape[-1], "max": shape[-1], "avg+max": 2 * shape[-1]}[pool]
+def pooled_shape(shape: Sequence[int], pool: str) -> tuple[int, ...]:
+    """Return the shape of a row of `shape` once it is pooled."""
+    if pool == "none" or len(shape) == 1:
+        return tuple(shape)
+    if pool == "flatten":
+        return (math.prod(shape),)
+    return (shape[-1] * len(pool.split("+")),)
 
 
 def pool_maps(maps: np.ndarray, pool: str) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from .errors import StoreError, must_be_one_of
 from .layout import FORMAT, FORMAT_VERSION, digest_attributes, open_layer, read_rows, read_skipped, runs
-from .pooling import check_pool, n_features, pool_maps
+from .pooling import check_pool, pool_maps, pooled_shape
 
 # The provenance that decides feature values; the rest (source, library versions, ...) is told but not compared.
 DECIDING = (
@@ -24,7 +25,7 @@ DECIDING = (
     "resize",
     "preprocess",
     "pool",
-    "views",
+    "augment",
     "dtype",
     "engine",
 )
@@ -131,6 +132,11 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def views(self) -> int:
+        """Rows an image: consecutive ones are its views."""
+        return int(self.provenance["views"])
+
     def close(self) -> None:
         """Close the file; reading afterwards fails."""
         self._file.close()
@@ -187,7 +193,7 @@ class FeatureStore:
         data = self.dataset(layer or list(self.layers)[-1])
         check_pool(pool, data.shape[1:], str(self.path))
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
-        X = np.empty((len(rows), n_features(data.shape[1:], pool)), np.float32)
+        X = np.empty((len(rows), math.prod(pooled_shape(data.shape[1:], pool))), np.float32)
         for start, block in self.blocks(data, rows):
             X[start : start + len(block)] = pool_maps(block, pool)
         return X

@@ -16,6 +16,7 @@ from .errors import CachedFeaturesError, RequestError, StoreError, UnreadableIma
 from .plan import hash_files
 from .progress import Progress
 from .store import FeatureStore
+from .views import make_view
 
 # Relative, Frobenius: other engines and processors differ by up to 3e-4 and float16 rounds by 5e-4; another resize rule
 # or preprocessing differs by more than 1e-2.
@@ -118,10 +119,7 @@ def _check_computed(store: FeatureStore, rows: int, seed: int) -> Check:
     root, held = Path(store.provenance["source"]["root"]), store.provenance
     chosen = np.sort(np.random.default_rng(seed).permutation(len(store))[:rows])
     try:
-        decoded = {
-            row: images.decode(images.read_bytes(root / store.rows.paths[row]), held["image_size"], held["resize"])
-            for row in chosen.tolist()
-        }
+        decoded = {row: _image(store, root, row) for row in chosen.tolist()}
     except UnreadableImage as error:
         return Check("computed", None, f"a file of the source {error}")
     if not decoded:
@@ -145,6 +143,14 @@ def _check_computed(store: FeatureStore, rows: int, seed: int) -> Check:
         wrong = sum(distance > TOLERANCE for distance in distances.values())
         seen += f"; {wrong} by more, the worst {store.rows.paths[worst]}. Extract to another file: --out OTHER.h5"
     return Check("computed", distances[worst] <= TOLERANCE, seen)
+
+
+def _image(store: FeatureStore, root: Path, row: int) -> np.ndarray:
+    """Return the view of an image that went through the base."""
+    held, rows = store.provenance, store.rows
+    image = images.decode(images.read_bytes(root / rows.paths[row]), held["image_size"], held["resize"])
+    augment = held["augment"].split(",")[0]
+    return make_view(image, augment, int(rows.views[row]), rows.sha256[row].tobytes(), held["seed"])
 
 
 def _distances(store: FeatureStore, engine: Engine, decoded: dict[int, np.ndarray]) -> dict[int, float]:

@@ -166,7 +166,11 @@ def _add_extract(commands: Any) -> None:
     )
     add("--backbone", metavar="NAME", help="inception_v3, vgg16 or vgg19 (default vgg16)")
     add("--layers", metavar="L[,L]", help="layers by name or index (default: the last feature map)")
-    add("--pool", choices=("none", "avg", "max"), help="pool maps over space before storing them (default none)")
+    add(
+        "--pool",
+        choices=("none", "avg", "max", "avg+max"),
+        help="pool maps over space before storing them (default none)",
+    )
     add(
         "--image-size",
         type=int,
@@ -185,6 +189,8 @@ def _add_extract(commands: Any) -> None:
         choices=("lz4", "zstd", "gzip", "none"),
         help="of values (default lz4; plain h5py reads gzip and none)",
     )
+    add("--views", type=int, metavar="N", help="rows an image: itself and N - 1 augmented copies (default 1)")
+    add("--augment", choices=("none", "hflip", "dihedral", "lecture"), help="what the copies are (default none)")
     add(
         "--layout",
         choices=("file", "parts"),

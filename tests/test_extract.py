@@ -149,7 +149,7 @@ def test_other_settings_are_refused_field_by_field(tree, tmp_path):
         ({"layers": ("lst",)}, "Did you mean 'last'"),
         ({"layers": ("9",)}, "layer index must be between -5 and 4; got 9"),
         ({"image_size": 7}, "at least 8 for tiny; got 7"),
-        ({"pool": "mean"}, "pool must be one of avg, max, none"),
+        ({"pool": "mean"}, r"pool must be one of avg, avg\+max, max, none"),
         ({"preprocess": "torch"}, "preprocess must be one of imagenet, rescale"),
         ({"dtype": "float8"}, "dtype must be one of float16, float32"),
         ({"batch_size": 0}, "batch-size must be at least 1"),

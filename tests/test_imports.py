@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports only from floors below its own.
 FEATURES = [
     {"errors", "splits"},
-    {"pooling", "progress", "diskfile", "writer", "layout"},
+    {"pooling", "progress", "views", "diskfile", "writer", "layout"},
     {"images", "sources", "weights", "store"},
     {"parts", "plan", "backbones"},
     {"engines"},
