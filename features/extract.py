@@ -188,6 +188,8 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
         _check_rows(rows, skipped, asked)
         if todo or not _is_current(asked, rows, skipped):
             parts.commit(rows, skipped, asked.layout)
+        if asked.layout == "file":
+            parts.remove()  # also those of a run that was killed between its commit and this line
         clock.lap("commit")
     computed = sum(len(views) for content, views in todo if content.sha256 not in parts.skipped)
     return Summary(asked.path, len(rows), computed, skipped, clock.laps)

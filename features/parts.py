@@ -113,8 +113,8 @@ class Parts:
         rows : Rows
         skipped : sequence of Skipped
         layout : {'file', 'parts'}
-            ``file``: the parts' chunks are copied into one file, as they are, and the parts removed. ``parts``: they
-            stay, and the file is an index of virtual datasets over them.
+            ``file``: the parts' chunks are copied into one file, as they are. ``parts``: the file is an index of
+            virtual datasets over them.
 
         Raises
         ------
@@ -144,8 +144,11 @@ class Parts:
             write_rows(file, rows)
             write_skipped(file, skipped)
             write_attributes(file, self.provenance)
-        if layout == "file":
-            shutil.rmtree(self.folder)
+
+    def remove(self) -> None:
+        """Remove the parts: the store holds all there is."""
+        for part in self.folder.glob("part-*.h5"):
+            part.unlink()
 
     def _open_part(self, part: Path) -> None:
         try:
