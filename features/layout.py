@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,18 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def images(self) -> Rows:
+        """Return the rows of the images themselves, view 0."""
+        if not self.views.any():
+            return self
+        mask = self.views == 0
+        kept = {
+            each.name: getattr(self, each.name)[mask]
+            for each in fields(self)
+            if each.name not in ("class_names", "paths")
+        }
+        return Rows(self.class_names, tuple(path for path, keep in zip(self.paths, mask, strict=True) if keep), **kept)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return rows a split and class: ``{split: {class name: rows}}``."""

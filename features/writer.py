@@ -35,7 +35,7 @@ def one_writer(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         for path in (told, lock):
-            path.unlink(missing_ok=True)  # gone already, with the parts' folder, once the store is whole
+            path.unlink(missing_ok=True)
         if handle is not None:
             os.close(handle)
         with contextlib.suppress(OSError):  # parts are left

@@ -20,7 +20,7 @@ from features.store import FeatureStore
 from .evaluate import accuracy_interval
 from .heads import HEADS, check_heads
 from .plots import plot_comparison
-from .train import Fitted, fit_head, read_features, run_folder, whole_folder
+from .train import Features, Fitted, describe_rows, fit_head, read_features, run_folder, whole_folder
 
 _COLUMNS = (
     "head", "layer", "pool", "n_features", "chosen", "accuracy", "accuracy_low", "accuracy_high",
@@ -72,9 +72,9 @@ def compare(
         raise RequestError(f"repeats must be at least 1; got {repeats}. Leave it out for the store's own split.")
     folder = run_folder(out, f"{Path(store).stem}-compare", overwrite)
     with FeatureStore(store) as opened:
-        rows, provenance = opened.rows, opened.provenance
+        rows, provenance = opened.rows.images(), opened.provenance
         splits = draw_splits(rows, repeats, seed)
-        say(f"store    {store}: {len(rows)} rows, classes {', '.join(rows.class_names)}")
+        say(f"store    {store}: {describe_rows(rows, opened.views)}")
         say(
             "splits   the store's own"
             if repeats == 1
@@ -83,12 +83,12 @@ def compare(
         results = []
         with Progress(len(names) * repeats, "fits") as progress:
             for name in names:
-                X, described = read_features(opened, name, layer, pool)
+                features = read_features(opened, name, layer, pool)
                 fitted = []
                 for split in splits:
-                    fitted.append(fit_head(name, X, rows.labels, split, len(rows.class_names), seed))
+                    fitted.append(fit_head(name, features, rows.labels, split, len(rows.class_names), seed))
                     progress.update()
-                results.append(_summarise(name, described, X.shape[1], fitted, splits[0]))
+                results.append(_summarise(name, features, fitted, splits[0]))
     results.sort(key=lambda result: (-result["accuracy"], result["fit_seconds"]))
     comparison = {
         "heads": results,
@@ -139,9 +139,7 @@ def format_table(comparison: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _summarise(
-    name: str, described: dict[str, str], n_features: int, fitted: list[Fitted], splits: np.ndarray
-) -> dict[str, Any]:
+def _summarise(name: str, features: Features, fitted: list[Fitted], splits: np.ndarray) -> dict[str, Any]:
     def mean(scores: list[float]) -> float | None:
         value = float(np.mean(scores))
         return None if math.isnan(value) else value
@@ -152,8 +150,10 @@ def _summarise(
     parameter = HEADS[name].parameter
     return {
         "head": name,
-        **described,
-        "n_features": n_features,
+        "layer": features.layer,
+        "pool": features.pool,
+        "views": features.views,
+        "n_features": features.X.shape[1],
         "chosen": f"{parameter} {', '.join(map(str, values))}" if parameter else "",
         "accuracy": float(np.mean(accuracies)),
         "accuracy_interval": list(accuracy_interval(accuracies, len(splits) - n_test, n_test)),

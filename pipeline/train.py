@@ -38,7 +38,7 @@ class Fitted:
         The hyper-parameter's value, chosen by fitting on train and looking at val.
     estimator : Classifier
         Fitted with that value on train and val together.
-    probabilities : ndarray of shape (n_rows, n_classes)
+    probabilities : ndarray of shape (n_images, n_classes)
         Of test rows by `estimator`; of train and val rows by the head that was fitted on train alone.
     val, test : dict
         See `evaluate`.
@@ -55,16 +55,44 @@ class Fitted:
     predict_seconds: float
 
 
-def fit_head(name: str, X: np.ndarray, y: np.ndarray, splits: np.ndarray, n_classes: int, seed: int = 0) -> Fitted:
+@dataclass(frozen=True)
+class Features:
+    """What a head is given of a store.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_images * views, n_features), float32
+        Consecutive rows are the views of one image.
+    widths : tuple of int
+        Number of features of each layer in X.
+    views : int
+    layer, pool : str
+        Where they come from, for people.
+    """
+
+    X: np.ndarray
+    widths: tuple[int, ...]
+    views: int
+    layer: str
+    pool: str
+
+    def of(self, images: np.ndarray) -> np.ndarray:
+        """Return the rows, all views, of images given by a mask."""
+        return self.X if images.all() else self.X[np.repeat(images, self.views)]
+
+
+def fit_head(name: str, features: Features, y: np.ndarray, splits: np.ndarray, n_classes: int, seed: int = 0) -> Fitted:
     """Choose a head's hyper-parameter on val, fit it on train and val, and look once at test.
+
+    It trains on all views of an image as on images of their own, and averages its probabilities over them.
 
     Parameters
     ----------
     name : str
         A key of ``HEADS``.
-    X : ndarray of shape (n_rows, n_features), float32
-    y : ndarray of shape (n_rows,), int
-    splits : ndarray of shape (n_rows,)
+    features : Features
+    y : ndarray of shape (n_images,), int
+    splits : ndarray of shape (n_images,)
         Values of ``SPLITS``.
     n_classes : int
     seed : int
@@ -73,16 +101,18 @@ def fit_head(name: str, X: np.ndarray, y: np.ndarray, splits: np.ndarray, n_clas
     train, val, test = (splits == SPLITS[split] for split in ("train", "val", "test"))
     if len(np.unique(y[train])) < 2:
         raise RequestError("the training rows must be of two classes at least; got one. Extract more images.")
-    head.make(head.values[0], seed)  # imports what it needs before the clock starts
+    widths, views = features.widths, features.views
+    head.make(head.values[0], seed, widths)  # imports what it needs before the clock starts
     started = time.perf_counter()
-    choice = choose(head, X[train], y[train], X[val], y[val], seed)
-    watcher = refit(head, choice.value, X[train], y[train], seed) if head.calibrate else choice.estimator
-    estimator = refit(head, choice.value, X[~test], y[~test], seed)
+    X_train = features.of(train)
+    choice = choose(head, X_train, y[train], features.of(val), y[val], seed, widths, views)
+    watcher = refit(head, choice.value, X_train, y[train], seed, widths, views) if head.calibrate else choice.estimator
+    estimator = refit(head, choice.value, features.of(~test), y[~test], seed, widths, views)
     fitted = time.perf_counter()
     probabilities = np.empty((len(y), n_classes))
-    probabilities[test] = _all_classes(estimator, X[test], n_classes)
+    probabilities[test] = _all_classes(estimator, features.of(test), n_classes, views)
     predicted = time.perf_counter()
-    probabilities[~test] = _all_classes(watcher, X[~test], n_classes)
+    probabilities[~test] = _all_classes(watcher, features.of(~test), n_classes, views)
     return Fitted(
         choice=choice,
         estimator=estimator,
@@ -114,7 +144,8 @@ def train_head(
     head : str
         A key of ``HEADS``.
     layer, pool : str, optional
-        Which stored layer, and how its maps become vectors; the last layer and the head's own pooling if left out.
+        Which stored layers, separated by commas, and how their maps become vectors; the last layer and the head's own
+        pooling if left out.
     seed : int
         Of the head's random start.
     out : path-like, optional
@@ -132,14 +163,16 @@ def train_head(
     check_heads([head])
     folder = run_folder(out, f"{Path(store).stem}-{head}", overwrite)
     with FeatureStore(store) as opened:
-        X, described = read_features(opened, head, layer, pool)
-        rows, provenance = opened.rows, opened.provenance
-    say(f"store    {store}: {len(rows)} rows, classes {', '.join(rows.class_names)}")
-    say(f"head     {head} on {described['layer']}, {described['pool']}: {X.shape[1]} features")
-    fitted = fit_head(head, X, rows.labels, rows.splits, len(rows.class_names), seed)
+        features = read_features(opened, head, layer, pool)
+        rows, provenance = opened.rows.images(), opened.provenance
+    say(f"store    {store}: {describe_rows(rows, features.views)}")
+    say(f"head     {head} on {features.layer}, {features.pool}: {features.X.shape[1]} features")
+    fitted = fit_head(head, features, rows.labels, rows.splits, len(rows.class_names), seed)
     run = {
         "head": head,
-        **described,
+        "layer": features.layer,
+        "pool": features.pool,
+        "views": features.views,
         "parameter": HEADS[head].parameter,
         "value": fitted.choice.value,
         "val_accuracies": {str(value): accuracy for value, accuracy in fitted.choice.accuracies.items()},
@@ -163,14 +196,28 @@ def train_head(
     return {**run, "out": str(folder)}
 
 
-def read_features(
-    store: FeatureStore, head: str, layer: str | None, pool: str | None
-) -> tuple[np.ndarray, dict[str, str]]:
-    """Return the matrix that a head wants of a store, (n_rows, n_features), and the layer and pooling that gave it."""
-    layer = layer or list(store.layers)[-1]
-    is_map = len(store.dataset(layer).shape) == 4
-    pool = pool or (HEADS[head].pool if is_map else "flatten")
-    return store.read(layer, pool), {"layer": layer, "pool": pool if is_map else store.provenance["pool"]}
+def read_features(store: FeatureStore, head: str, layer: str | None, pool: str | None) -> Features:
+    """Read what a head wants of a store: layers are pooled each by itself and joined side by side."""
+    names = layer.split(",") if layer else [list(store.layers)[-1]]
+    parts, pools = [], []
+    for name in names:
+        is_map = len(store.dataset(name).shape) == 4
+        asked = pool or (HEADS[head].pool if is_map else "flatten")
+        parts.append(store.read(name, asked))
+        pools.append(asked if is_map else store.provenance["pool"])
+    return Features(
+        X=parts[0] if len(parts) == 1 else np.hstack(parts),
+        widths=tuple(part.shape[1] for part in parts),
+        views=store.views,
+        layer="+".join(names),
+        pool=", ".join(dict.fromkeys(pools)),
+    )
+
+
+def describe_rows(rows: Rows, views: int) -> str:
+    """Return a line about the images of a store."""
+    times = f", {views} views each" if views > 1 else ""
+    return f"{len(rows)} images{times}, classes {', '.join(rows.class_names)}"
 
 
 def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
@@ -227,11 +274,12 @@ def load_head(folder: str | Path) -> Classifier:
     return joblib.load(folder / "head.joblib")
 
 
-def _all_classes(estimator: Classifier, X: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return probabilities of all classes: zero for those that were not in the training rows."""
-    probabilities = np.zeros((len(X), n_classes))
+def _all_classes(estimator: Classifier, X: np.ndarray, n_classes: int, views: int) -> np.ndarray:
+    """Return probabilities of all classes, means over views: zero for classes that were not in the training rows."""
+    probabilities = np.zeros((len(X) // views, n_classes))
     if len(X):
-        probabilities[:, estimator.classes_] = estimator.predict_proba(X)
+        of_rows = estimator.predict_proba(X).astype(np.float64)
+        probabilities[:, estimator.classes_] = of_rows.reshape(len(probabilities), views, -1).mean(axis=1)
         probabilities /= probabilities.sum(axis=1, keepdims=True)  # heads in float32 sum to one but for rounding
     return probabilities
 

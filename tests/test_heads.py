@@ -2,12 +2,20 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from features.errors import RequestError
 from pipeline.heads import HEADS, check_heads
-from pipeline.train import fit_head, load_head, save_head
+from pipeline.linear import fit_path
+from pipeline.train import Features, load_head, save_head
+from pipeline.train import fit_head as fit_features
 
 ALL = sorted(HEADS)
+
+
+def fit_head(name, X, y, splits, n_classes, seed=0, views=1):
+    """Fit a head on one layer."""
+    return fit_features(name, Features(X, (X.shape[1],), views, "layer", "avg"), y, splits, n_classes, seed)
 
 
 def blobs(n_classes, rows=30, features=12, seed=0):
@@ -88,3 +96,34 @@ def test_too_few_rows_are_a_clear_error():
 def test_unknown_head_names_the_nearest():
     with pytest.raises(RequestError, match="Did you mean 'logistic'"):
         check_heads(["logistics"])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_views_are_averaged_and_help_where_each_is_noisy(name):
+    X, y, splits = blobs(2, rows=40)
+    noisy = np.repeat(X, 4, axis=0) + np.random.default_rng(1).normal(0, 6, (4 * len(X), X.shape[1])).astype(np.float32)
+    many, one = fit_head(name, noisy, y, splits, 2, views=4), fit_head(name, noisy[::4], y, splits, 2)
+    assert many.probabilities.shape == (len(y), 2)
+    if name != "majority":
+        assert many.test["log_loss"] < one.test["log_loss"]
+
+
+def test_logistic_is_scikit_learns_optimum_on_either_side_of_square():
+    """Against scikit-learn's own solver on the full matrix, run to a tight tolerance."""
+    random = np.random.default_rng(3)
+    for n, d, n_classes in ((60, 300, 2), (300, 40, 2), (60, 300, 4), (300, 40, 4)):
+        X = random.exponential(1, (n, d)).astype(np.float32)
+        y = random.integers(0, n_classes, n)
+        for C, ours in zip((1.0, 100.0), fit_path(X, y, (1.0, 100.0), (d // 2, d - d // 2)), strict=True):
+            scaled = (X / ours.scale_).astype(np.float64)
+            theirs = LogisticRegression(C=C, tol=1e-10, max_iter=100_000).fit(scaled, y)
+            np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(scaled), atol=1e-3)
+
+
+def test_layers_are_scaled_each_by_itself():
+    X, y, splits = blobs(2)
+    both = np.hstack([X, 1000 * X[:, ::-1]])
+    wide = Features(both, (X.shape[1], X.shape[1]), 1, "a+b", "avg")
+    same = Features(np.hstack([X, X[:, ::-1]]), (X.shape[1], X.shape[1]), 1, "a+b", "avg")
+    one, two = fit_features("logistic", wide, y, splits, 2), fit_features("logistic", same, y, splits, 2)
+    np.testing.assert_allclose(one.probabilities, two.probabilities, atol=1e-4)
