@@ -19,7 +19,7 @@ RULES := --select E,F,W,I,B,C4,D,N,UP,RET,SIM,PTH,PERF,RUF --ignore E501,N818,D4
 RULES += --per-file-ignores 'tests/*:D,tests/*:N'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare inspect bench test lint format pins clean
+.PHONY: help setup demo extract train-head compare probe lecture layers inspect verify bench test lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,18 @@ train-head: $(BIN)/.ready  ## train HEAD on STORE
 
 compare: $(BIN)/.ready  ## train HEADS on STORE and compare them
 	$(RUN) compare --store '$(STORE)' --heads $(HEADS) --repeats $(REPEATS) $(OPTIONS)
+
+probe: $(BIN)/.ready  ## show accuracy layer by layer of STORE (extract it with OPTIONS='--layers a,b,c')
+	$(RUN) probe --store '$(STORE)' $(OPTIONS)
+
+lecture: $(BIN)/.ready  ## run the lecture's models on DATA, as they were and corrected
+	$(RUN) lecture --data '$(DATA)' $(OPTIONS)
+
+layers: $(BIN)/.ready  ## list the layers of BACKBONE
+	$(RUN) layers $(BACKBONE) $(OPTIONS)
+
+verify: $(BIN)/.ready  ## check STORE: checksums, its source, some rows computed again
+	$(RUN) verify '$(STORE)' $(OPTIONS)
 
 inspect: $(BIN)/.ready  ## tell what STORE holds
 	$(RUN) inspect '$(STORE)'

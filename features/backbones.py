@@ -3,48 +3,76 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import os
 import re
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import RequestError, must_be_one_of
+from .errors import RequestError, WeightsError, must_be_one_of
 from .weights import Weights, load_weights
 
 if TYPE_CHECKING:
     import keras
 
-PREPROCESS = ("imagenet", "rescale")
+PREPROCESS = ("imagenet", "rescale", "none")
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A model family of ``keras.applications``.
+    """A model family of ``keras.applications``, or a model of the user's own.
 
     Attributes
     ----------
     module, constructor : str
-        Where its constructor and its ``preprocess_input`` are.
+        Where its constructor and its ``preprocess_input`` are; of the user's own model the file.
     layer : str
-        The last feature map, which is cached unless another layer is asked for.
+        The last feature map, by name or index, which is cached unless another layer is asked for.
     image_size, smallest : int
         Default and smallest side of an image, in pixels.
+    prepared : bool
+        The model does its own preprocessing, so that it takes RGB in 0..255.
     """
 
     module: str
     constructor: str
     layer: str
     image_size: int
-    smallest: int
+    smallest: int = 32
+    prepared: bool = False
+
+    @property
+    def preprocess(self) -> str:
+        """What is done to images by default."""
+        return "imagenet" if self.module else "none"
 
 
+_APPLICATIONS = "keras.applications."
 BACKBONES = {
-    "vgg16": Backbone("keras.applications.vgg16", "VGG16", "block5_pool", 224, 32),
-    "vgg19": Backbone("keras.applications.vgg19", "VGG19", "block5_pool", 224, 32),
-    "inception_v3": Backbone("keras.applications.inception_v3", "InceptionV3", "mixed10", 299, 75),
+    "vgg16": Backbone(_APPLICATIONS + "vgg16", "VGG16", "block5_pool", 224),
+    "vgg19": Backbone(_APPLICATIONS + "vgg19", "VGG19", "block5_pool", 224),
+    "resnet50": Backbone(_APPLICATIONS + "resnet", "ResNet50", "conv5_block3_out", 224),
+    "resnet101": Backbone(_APPLICATIONS + "resnet", "ResNet101", "conv5_block3_out", 224),
+    "resnet50_v2": Backbone(_APPLICATIONS + "resnet_v2", "ResNet50V2", "post_relu", 224),
+    "inception_v3": Backbone(_APPLICATIONS + "inception_v3", "InceptionV3", "mixed10", 299, 75),
+    "inception_resnet_v2": Backbone(_APPLICATIONS + "inception_resnet_v2", "InceptionResNetV2", "conv_7b_ac", 299, 75),
+    "xception": Backbone(_APPLICATIONS + "xception", "Xception", "block14_sepconv2_act", 299, 71),
+    "mobilenet_v2": Backbone(_APPLICATIONS + "mobilenet_v2", "MobileNetV2", "out_relu", 224),
+    "mobilenet_v3_large": Backbone(_APPLICATIONS + "mobilenet_v3", "MobileNetV3Large", "-1", 224, prepared=True),
+    "densenet121": Backbone(_APPLICATIONS + "densenet", "DenseNet121", "relu", 224),
+    "efficientnet_v2_b0": Backbone(
+        _APPLICATIONS + "efficientnet_v2", "EfficientNetV2B0", "top_activation", 224, prepared=True
+    ),
+    "efficientnet_v2_s": Backbone(
+        _APPLICATIONS + "efficientnet_v2", "EfficientNetV2S", "top_activation", 384, prepared=True
+    ),
+    "convnext_tiny": Backbone(_APPLICATIONS + "convnext", "ConvNeXtTiny", "-1", 224, prepared=True),
+    "nasnet_mobile": Backbone(_APPLICATIONS + "nasnet", "NASNetMobile", "-1", 224),
 }
 
 
@@ -69,19 +97,51 @@ class Base:
     weights: Weights
 
 
-def check_backbone(name: str) -> Backbone:
-    """Return the entry of the registry, or raise RequestError with the nearest name."""
-    if name not in BACKBONES:
-        raise must_be_one_of("backbone", BACKBONES, name)
-    return BACKBONES[name]
+def _rescale(images: Any) -> Any:
+    return images / 255.0
 
 
-def check_image_size(name: str, image_size: int) -> None:
-    """Raise RequestError unless the backbone takes images of this side."""
-    smallest = check_backbone(name).smallest
-    if image_size < smallest:
+def _as_it_is(images: Any) -> Any:
+    return images
+
+
+_PREPARE = {"rescale": _rescale, "none": _as_it_is}
+
+
+def find_backbone(name: str) -> Backbone:
+    """Return the entry of the registry, or one made for a file ``*.keras``; without TensorFlow.
+
+    Raises
+    ------
+    RequestError
+        If there is no such entry or file, with the nearest name.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if not name.endswith(".keras"):
+        raise must_be_one_of("backbone", BACKBONES, name, "Or name a model of your own: FILE.keras")
+    return Backbone("", name, "-1", _input_side(Path(name)), smallest=1, prepared=True)
+
+
+def check_request(name: str, image_size: int, preprocess: str) -> None:
+    """Raise RequestError unless the backbone takes images of this side, preprocessed so."""
+    backbone = find_backbone(name)
+    if image_size < backbone.smallest:
         raise RequestError(
-            f"image-size must be at least {smallest} for {name}; got {image_size}. Enlarge the images: --image-size {smallest}"
+            f"image-size must be at least {backbone.smallest} for {name}; got {image_size}. "
+            f"Enlarge the images: --image-size {backbone.smallest}"
+        )
+    if preprocess not in PREPROCESS:
+        raise must_be_one_of("preprocess", PREPROCESS, preprocess)
+    allowed = PREPROCESS[:2] if not backbone.prepared else PREPROCESS[:1] if backbone.module else PREPROCESS[1:]
+    if preprocess not in allowed:
+        why = (
+            "its own preprocessing is inside the model"
+            if backbone.prepared
+            else "it was trained on preprocessed images"
+        )
+        raise RequestError(
+            f"preprocess must be {' or '.join(allowed)} for {name}, since {why}; got {preprocess!r}. Leave it out."
         )
 
 
@@ -89,7 +149,7 @@ def build_base(
     name: str,
     layers: Sequence[str],
     image_size: int,
-    preprocess: str = "imagenet",
+    preprocess: str | None = None,
     weights: str = "imagenet",
     weights_sha256: str | None = None,
 ) -> Base:
@@ -98,15 +158,16 @@ def build_base(
     Parameters
     ----------
     name : str
-        A key of ``BACKBONES``.
+        A key of ``BACKBONES``, or a file ``*.keras`` that keras.saving wrote.
     layers : sequence of str
         Names of layers, or their indices in Keras' list (``-2``).
     image_size : int
         Side of the images, in pixels.
-    preprocess : {'imagenet', 'rescale'}
-        The application's own preprocessing, or division by 255.
+    preprocess : {'imagenet', 'rescale', 'none'}, optional
+        The application's own preprocessing, division by 255, or RGB in 0..255 as it is, which models of one's own get
+        unless told otherwise.
     weights, weights_sha256 : str
-        See `load_weights`.
+        See `load_weights`. Of a model of one's own the SHA-256 is the file's.
 
     Raises
     ------
@@ -115,26 +176,92 @@ def build_base(
     WeightsError
         If the weights cannot be had or checked.
     """
-    backbone = check_backbone(name)
-    check_image_size(name, image_size)
-    if preprocess not in PREPROCESS:
-        raise must_be_one_of("preprocess", PREPROCESS, preprocess)
+    backbone = find_backbone(name)
+    preprocess = preprocess or backbone.preprocess
+    check_request(name, image_size, preprocess)
     keras = import_keras()
-    application = importlib.import_module(backbone.module)
-    shape = {"include_top": False, "input_shape": (image_size, image_size, 3)}
-    construct = getattr(application, backbone.constructor)
-    model = construct(weights=None, **shape)
+    if backbone.module:
+        shape = {"include_top": False, "input_shape": (image_size, image_size, 3)}
+        application, construct = _application(backbone)
+        model = construct(weights=None, **shape)
+        prepare = application.preprocess_input if preprocess == "imagenet" else _PREPARE[preprocess]
+    else:
+        if weights != "imagenet":
+            raise RequestError(
+                f"weights of {name} are in the file itself; got {weights!r} beside it. Leave --weights out."
+            )
+        prepare = _PREPARE[preprocess]
+        model, loaded = _load_own(keras, Path(name), image_size, weights_sha256)
     model.trainable = False
     by_name = canonical_names(model)
     chosen = [resolve_layer(layer, list(by_name)) for layer in layers]
-    loaded = load_weights(model, name, weights, weights_sha256, lambda: construct(weights="imagenet", **shape))
+    if backbone.module:
+        loaded = load_weights(model, name, weights, weights_sha256, lambda: construct(weights="imagenet", **shape))
     outputs = {layer: by_name[layer].output for layer in chosen}
     return Base(
-        model=keras.Model(model.input, outputs),
+        model=keras.Model(model.inputs[0], outputs),
         layers={layer: tuple(output.shape[1:]) for layer, output in outputs.items()},
-        preprocess=application.preprocess_input if preprocess == "imagenet" else lambda images: images / 255.0,
+        preprocess=prepare,
         weights=loaded,
     )
+
+
+def list_layers(name: str, image_size: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Return the layers of a backbone and the shapes of their outputs for one image; needs no weights."""
+    backbone = find_backbone(name)
+    size = image_size or backbone.image_size
+    check_request(name, size, backbone.preprocess)
+    keras = import_keras()
+    if backbone.module:
+        _, construct = _application(backbone)
+        model = construct(weights=None, include_top=False, input_shape=(size, size, 3))
+    else:
+        model, _ = _load_own(keras, Path(name), size, None)
+    return {layer: tuple(each.output.shape[1:]) for layer, each in canonical_names(model).items()}
+
+
+def _application(backbone: Backbone) -> tuple[Any, Callable[..., Any]]:
+    """Return the module with a backbone's ``preprocess_input``, and its constructor, which some modules lack."""
+    module, parent = importlib.import_module(backbone.module), importlib.import_module(_APPLICATIONS.rstrip("."))
+    return module, getattr(module, backbone.constructor, None) or getattr(parent, backbone.constructor)
+
+
+def _input_side(path: Path) -> int:
+    """Return the side of the images that a Keras file takes, 224 where it leaves it open, from its configuration."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = archive.read("config.json").decode()
+    except FileNotFoundError:
+        raise RequestError(f"backbone {path} is not there. Look: ls {path.parent}") from None
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise RequestError(
+            f"backbone {path} must be a model that keras.saving.save_model wrote; {error}. Save it again."
+        ) from error
+    found = re.search(r'"batch_(?:input_)?shape": \[null, (\d+|null), (\d+|null), 3\]', config)
+    if found is None:
+        raise RequestError(
+            f"backbone {path} must take RGB images, (n, side, side, 3); its input is of another shape. Name another."
+        )
+    return 224 if found[1] == "null" else int(found[1])
+
+
+def _load_own(keras: Any, path: Path, image_size: int, sha256: str | None) -> tuple[keras.Model, Weights]:
+    """Load a model of the user's own; Keras refuses code in it."""
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 not in (None, found):
+        raise WeightsError(
+            f"{path} must have SHA-256 {sha256}; it has {found}. If this is the model you want: --weights-sha256 {found}"
+        )
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        side = model.inputs[0].shape[1]
+    except (ValueError, TypeError, OSError, AttributeError) as error:
+        raise RequestError(
+            f"backbone {path} must be a functional or sequential model that Keras can load; {str(error).splitlines()[0][:200]}. Save it again."
+        ) from error
+    if side not in (None, image_size):
+        raise RequestError(f"image-size must be {side} for {path}; got {image_size}. Leave it out.")
+    return model, Weights(f"file {path.name}", found)
 
 
 def resolve_layer(layer: str, names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import shutil
@@ -9,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from . import images
-from .backbones import BACKBONES, Base, build_base, check_backbone, check_image_size
+from .backbones import Base, build_base, check_request, find_backbone
 from .engines import Engine, TensorFlowEngine
 from .errors import RequestError, SourceError, StoreError, must_be_one_of
 from .layout import COMPRESSION, Rows, Skipped
-from .parts import LAYOUTS, Key, Parts
+from .parts import LAYOUTS, Key, Parts, held_provenance
 from .plan import Content, Plan, ahead, check_classes, make_plan
 from .pooling import EXTRACT_POOLS, pooled_shape
 from .progress import Progress
@@ -48,11 +49,13 @@ class ExtractOptions:
     backbone : str
     layers : tuple of str
         Names or indices.
-    pool : {'none', 'avg', 'max'}
-        Pool before storing.
+    pool : {'none', 'avg', 'max', 'avg+max'}
+        Pool before storing. Left out: what a store of this name has; else ``none``, or ``avg`` where whole maps would
+        not fit into the free disk or into half of the memory.
     image_size : int
         Side in pixels.
-    preprocess : {'imagenet', 'rescale'}
+    preprocess : {'imagenet', 'rescale', 'none'}
+        See `build_base`.
     resize : str
         A key of ``images.RESIZE``.
     dtype : {'float16', 'float32'}
@@ -85,9 +88,9 @@ class ExtractOptions:
     out: str | Path | None = None
     backbone: str = "vgg16"
     layers: tuple[str, ...] | None = None
-    pool: str = "none"
+    pool: str | None = None
     image_size: int | None = None
-    preprocess: str = "imagenet"
+    preprocess: str | None = None
     resize: str = "bilinear"
     dtype: str = "float16"
     batch_size: int = 16
@@ -110,12 +113,17 @@ class ExtractOptions:
         if self.out is not None:
             return Path(self.out)
         name = Path(self.data).resolve().stem if os.sep in self.data or Path(self.data).exists() else self.data
-        return Path("cache") / f"{name}-{self.backbone}.h5"
+        return Path("cache") / f"{name}-{Path(self.backbone).stem}.h5"
 
     @property
     def side(self) -> int:
         """Side of the images in pixels."""
-        return self.image_size or BACKBONES[self.backbone].image_size
+        return self.image_size or find_backbone(self.backbone).image_size
+
+    @property
+    def preparation(self) -> str:
+        """How images are preprocessed."""
+        return self.preprocess or find_backbone(self.backbone).preprocess
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,9 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
     if not asked.allow_missing_classes:
         check_classes(plan, asked.side, asked.resize)
     clock.lap("plan")
-    base, engine = _load(asked)
+    base = _load(asked)
+    asked = _with_pool(asked, base, plan, say)
+    engine = TensorFlowEngine(base, asked.side, asked.batch_size, asked.pool or "none")
     with one_writer(parts_folder(asked.path), say):
         parts = Parts(asked.path, _provenance(asked, source, base, engine), asked.compression, asked.retry_skipped)
         todo = _todo(plan, parts, asked.views)
@@ -207,12 +217,11 @@ class _Clock:
 
 def _check(options: ExtractOptions) -> None:
     """Refuse what can be refused before any file is read."""
-    check_backbone(options.backbone)
-    check_image_size(options.backbone, options.side)
+    check_request(options.backbone, options.side, options.preparation)
     images.check_resize(options.resize)
     if options.dtype not in DTYPES:
         raise must_be_one_of("dtype", DTYPES, options.dtype)
-    if options.pool not in EXTRACT_POOLS:
+    if options.pool is not None and options.pool not in EXTRACT_POOLS:
         raise must_be_one_of("pool", EXTRACT_POOLS, options.pool)
     if options.compression not in COMPRESSION:
         raise must_be_one_of("compression", COMPRESSION, options.compression)
@@ -227,12 +236,32 @@ def _check(options: ExtractOptions) -> None:
         raise RequestError(f"max-skipped must be between 0 and 1; got {options.max_skipped}. Leave it out for 0.05.")
 
 
-def _load(options: ExtractOptions) -> tuple[Base, Engine]:
-    layers = options.layers or (BACKBONES[options.backbone].layer,)
-    base = build_base(
-        options.backbone, layers, options.side, options.preprocess, options.weights, options.weights_sha256
+def _load(options: ExtractOptions) -> Base:
+    layers = options.layers or (find_backbone(options.backbone).layer,)
+    return build_base(
+        options.backbone, layers, options.side, options.preparation, options.weights, options.weights_sha256
     )
-    return base, TensorFlowEngine(base, options.side, options.batch_size, options.pool)
+
+
+def _with_pool(options: ExtractOptions, base: Base, plan: Plan, say: Callable[[str], None]) -> ExtractOptions:
+    """Fill in how maps are pooled, where the request leaves it out."""
+    if options.pool is not None:
+        return options
+    held = held_provenance(options.path)
+    if held is not None:
+        return replace(options, pool=held["pool"])
+    values = sum(math.prod(shape) for shape in base.layers.values()) * len(plan.contents) * options.views
+    options.path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(options.path.parent).free
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    on_disk, in_memory = 2 * values * np.dtype(options.dtype).itemsize, 4 * values
+    if on_disk <= free and in_memory <= memory / 2:
+        return replace(options, pool="none")
+    say(
+        f"pool     avg: whole maps would take {on_disk / 1e9:.1f} GB on disk while they are made ({free / 1e9:.1f} GB free) and "
+        f"{in_memory / 1e9:.1f} GB of memory as a matrix ({memory / 1e9:.1f} GB in all). To store them anyway: --pool none"
+    )
+    return replace(options, pool="avg")
 
 
 def _provenance(options: ExtractOptions, source: Source, base: Base, engine: Engine) -> dict[str, Any]:
@@ -245,14 +274,15 @@ def _provenance(options: ExtractOptions, source: Source, base: Base, engine: Eng
         },
         "splits": list(source.notes),
         "seed": options.seed,
-        "backbone": options.backbone,
+        "backbone": Path(options.backbone).name,
+        "backbone_file": str(Path(options.backbone).resolve()) if options.backbone.endswith(".keras") else None,
         "layers": list(base.layers),
         "weights": options.weights if options.weights == "imagenet" else str(Path(options.weights).resolve()),
         "weights_origin": base.weights.origin,
         "weights_sha256": base.weights.sha256,
         "image_size": options.side,
         "resize": options.resize,
-        "preprocess": options.preprocess,
+        "preprocess": options.preparation,
         "pool": options.pool,
         "views": options.views,
         "augment": f"lecture, seed {options.seed}" if options.augment == "lecture" else options.augment,
@@ -408,13 +438,13 @@ def _preflight(
     options: ExtractOptions, base: Base, engine: Engine, plan: Plan, todo: int, say: Callable[[str], None]
 ) -> None:
     """Say what will be done, how long it takes and what it needs; refuse it where the disk cannot hold it."""
-    shapes = {name: pooled_shape(shape, options.pool) for name, shape in base.layers.items()}
+    shapes = {name: pooled_shape(shape, options.pool or "none") for name, shape in base.layers.items()}
     row_bytes = sum(int(np.prod(shape)) for shape in shapes.values()) * np.dtype(options.dtype).itemsize
     whole, parts = row_bytes * len(plan.contents) * options.views, row_bytes * todo
     free = shutil.disk_usage(parts_folder(options.path)).free
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
     say(
-        f"base     {options.backbone} at {options.side} px, {options.resize}, preprocess {options.preprocess}: {layers}"
+        f"base     {options.backbone} at {options.side} px, {options.resize}, preprocess {options.preparation}: {layers}"
     )
     say(f"weights  {options.weights} from {base.weights.origin}, SHA-256 {base.weights.sha256[:12]}...")
     say(f"engine   {engine.name}, batches of {engine.batch_size}")

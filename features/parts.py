@@ -164,6 +164,20 @@ class Parts:
             self.places.setdefault((key.tobytes(), int(view)), (file, row))
 
 
+def held_provenance(path: Path) -> dict[str, Any] | None:
+    """Return the provenance of a store, or of the first of its parts, where there is one."""
+    if path.exists():
+        with FeatureStore(path) as store:
+            return store.provenance
+    for part in sorted(parts_folder(path).glob("part-*.h5")):
+        try:
+            with h5py.File(part, "r", locking=False) as file:
+                return json.loads(file.attrs["provenance"])
+        except (OSError, KeyError, ValueError):
+            return None  # opening the parts will say what is wrong
+    return None
+
+
 def _copy(file: h5py.File, places: Sequence[tuple[Path, int]]) -> None:
     """Copy each row from its place; a row that is a chunk of its own is copied as it is, not unpacked."""
     by_file: dict[Path, list[tuple[int, int]]] = {}

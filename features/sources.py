@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .cifar10 import cifar10_folder
 from .errors import RequestError, SourceError, missing_extra
 from .splits import SPLIT_NAMES, SPLITS, count_rows, rank_keys, stratified_split
 
@@ -339,4 +340,8 @@ def _read_elpv() -> Source:
     return _make_source("elpv", root, rows, strata=module_types)
 
 
-NAMED_SETS = {"elpv": _read_elpv}
+def _read_cifar10() -> Source:
+    return replace(_read_folder(cifar10_folder()), kind="cifar10")
+
+
+NAMED_SETS = {"elpv": _read_elpv, "cifar10": _read_cifar10}

@@ -126,7 +126,7 @@ def _check_computed(store: FeatureStore, rows: int, seed: int) -> Check:
         return Check("computed", None, "no rows asked for")
     try:
         base = build_base(
-            held["backbone"],
+            held["backbone_file"] or held["backbone"],
             held["layers"],
             held["image_size"],
             held["preprocess"],

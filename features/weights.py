@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .cache import cache_folder
 from .errors import WeightsError, missing_extra
 
 if TYPE_CHECKING:
@@ -91,11 +92,6 @@ def fingerprint_weights(model: keras.Model) -> str:
         for array in layer.get_weights():
             digest.update(np.ascontiguousarray(array, "<f4").tobytes())
     return digest.hexdigest()
-
-
-def cache_folder() -> Path:
-    """Return the per-user folder for converted weights (``XDG_CACHE_HOME``, else ``~/.cache``)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cached-features"
 
 
 def _check(model: keras.Model, backbone: str, expected: str | None, where: str) -> str:

@@ -85,6 +85,37 @@ def _compare(heads: str = "all", **options: Any) -> tuple[dict[str, Any], str]:
     return comparison, format_table(comparison)
 
 
+def _probe(**options: Any) -> tuple[dict[str, Any], str]:
+    from .probe import format_probe, probe
+
+    probed = probe(say=say, **options)
+    say(f"next     python -m pipeline compare --store {probed['store']} --layer {probed['take']}")
+    return probed, format_probe(probed)
+
+
+def _layers(backbone: str, image_size: int | None = None) -> tuple[dict[str, Any], str]:
+    import math
+
+    from features.backbones import find_backbone, list_layers
+
+    shapes = list_layers(backbone, image_size)
+    lines = [f"{'layer':<40} {'shape':>18} {'bytes an image (float16)':>25}"]
+    for name, shape in shapes.items():
+        lines.append(f"{name:<40} {'x'.join(map(str, shape)):>18} {2 * math.prod(shape):>25,}")
+    default = find_backbone(backbone).layer
+    default = list(shapes)[int(default)] if default.lstrip("-").isdigit() else default
+    say(f"next     python -m pipeline extract --data SOURCE --backbone {backbone} --layers {default}")
+    return {"backbone": backbone, "default": default, "layers": shapes}, "\n".join(lines)
+
+
+def _lecture(**options: Any) -> tuple[dict[str, Any], str]:
+    from .lecture import format_lecture, lecture
+
+    results = lecture(say=say, **options)
+    say(f"next     python -m pipeline extract --data {results['data']} --backbone vgg16")
+    return results, format_lecture(results)
+
+
 def _verify(store: str, **options: Any) -> tuple[dict[str, Any], str]:
     from dataclasses import asdict
 
@@ -130,6 +161,29 @@ def _parser() -> argparse.ArgumentParser:
     _add_extract(commands)
     _add_train_head(commands)
     _add_compare(commands)
+    probe = _add(
+        commands, "probe", _probe, "show accuracy layer by layer, and which layer to take",
+        "python -m pipeline probe --store cache/elpv-layers.h5 --repeats 5",
+    )  # fmt: skip
+    _add_stage_two(probe, layer=False)
+    probe.add_argument(
+        "--repeats", type=int, metavar="N", help="stratified splits to draw (default 5; 1: the store's own)"
+    )
+    lecture = _add(
+        commands, "lecture", _lecture, "run the lecture's models as they were, and corrected",
+        "python -m pipeline lecture --data photos",
+    )  # fmt: skip
+    lecture.add_argument("--data", required=True, metavar="SOURCE", help="see extract")
+    lecture.add_argument("--limit", type=int, metavar="N", help="a stratified subset of N images")
+    lecture.add_argument("--seed", type=int, metavar="N", help="of the heads' random start (default 0)")
+    lecture.add_argument("--out", metavar="FOLDER", help="folder for the results (default below runs/)")
+    lecture.add_argument("--overwrite", action="store_true", help="replace earlier results")
+    layers = _add(
+        commands, "layers", _layers, "list a backbone's layers, their shapes and bytes an image",
+        "python -m pipeline layers vgg16 --image-size 96",
+    )  # fmt: skip
+    layers.add_argument("backbone", metavar="NAME", help="see extract --backbone")
+    layers.add_argument("--image-size", type=int, metavar="PX", help="side of the images (default: the base's)")
     inspect = _add(
         commands, "inspect", _inspect, "tell what a store holds", "python -m pipeline inspect cache/elpv-vgg16.h5"
     )
@@ -164,7 +218,11 @@ def _add_extract(commands: Any) -> None:
         metavar="SOURCE",
         help="folder (split/class/file or class/file), CSV (path,label[,split]) or elpv",
     )
-    add("--backbone", metavar="NAME", help="inception_v3, vgg16 or vgg19 (default vgg16)")
+    add(
+        "--backbone",
+        metavar="NAME",
+        help="vgg16 (default) or another of README's table, or FILE.keras, a model of your own",
+    )
     add("--layers", metavar="L[,L]", help="layers by name or index (default: the last feature map)")
     add(
         "--pool",
@@ -177,7 +235,11 @@ def _add_extract(commands: Any) -> None:
         metavar="PX",
         help="side of the square that images are resized to (default: the base's)",
     )
-    add("--preprocess", choices=("imagenet", "rescale"), help="the base's own, or division by 255 (default imagenet)")
+    add(
+        "--preprocess",
+        choices=("imagenet", "rescale", "none"),
+        help="the base's own, division by 255, or RGB as it is (default: the base's own; none for FILE.keras)",
+    )
     add(
         "--resize",
         choices=("bilinear", "nearest", "box", "bicubic", "lanczos"),
@@ -233,9 +295,10 @@ def _add_compare(commands: Any) -> None:
     _add_stage_two(command)
 
 
-def _add_stage_two(command: argparse.ArgumentParser) -> None:
+def _add_stage_two(command: argparse.ArgumentParser, layer: bool = True) -> None:
     command.add_argument("--store", required=True, metavar="STORE.h5")
-    command.add_argument("--layer", metavar="L", help="stored layer (default: the last)")
+    if layer:
+        command.add_argument("--layer", metavar="L[,L]", help="stored layers, joined after pooling (default: the last)")
     command.add_argument(
         "--pool", choices=("flatten", "avg", "max", "avg+max"), help="maps to vectors (default: the head's own)"
     )

@@ -88,7 +88,7 @@ def compare(
                 for split in splits:
                     fitted.append(fit_head(name, features, rows.labels, split, len(rows.class_names), seed))
                     progress.update()
-                results.append(_summarise(name, features, fitted, splits[0]))
+                results.append(summarise(name, features, fitted, splits[0]))
     results.sort(key=lambda result: (-result["accuracy"], result["fit_seconds"]))
     comparison = {
         "heads": results,
@@ -139,7 +139,9 @@ def format_table(comparison: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _summarise(name: str, features: Features, fitted: list[Fitted], splits: np.ndarray) -> dict[str, Any]:
+def summarise(name: str, features: Features, fitted: list[Fitted], splits: np.ndarray) -> dict[str, Any]:
+    """Return a head's test figures, means over the splits that it was fitted on."""
+
     def mean(scores: list[float]) -> float | None:
         value = float(np.mean(scores))
         return None if math.isnan(value) else value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +27,13 @@ class DenseHead:
         Width of the hidden layer.
     seed : int
         Same seed, same weights, on the same machine. Sets Keras' global seed.
+    steps, val_steps : int, optional
+        Batches an epoch, of training and of validation rows, drawn from an endless shuffled stream as Keras'
+        generators do; all rows, once each, if left out.
+    keep_best : bool
+        Keep the weights of the epoch with the lowest validation loss, and not the last ones.
+    scaled : bool
+        Divide inputs by their root mean square.
 
     Attributes
     ----------
@@ -38,8 +46,19 @@ class DenseHead:
     model_ : keras.Model
     """
 
-    def __init__(self, epochs: int = 30, batch_size: int = 20, units: int = 10, seed: int = 0):
+    def __init__(
+        self,
+        epochs: int = 30,
+        batch_size: int = 20,
+        units: int = 10,
+        seed: int = 0,
+        steps: int | None = None,
+        val_steps: int | None = None,
+        keep_best: bool = True,
+        scaled: bool = True,
+    ):
         self.epochs, self.batch_size, self.units, self.seed = epochs, batch_size, units, seed
+        self.steps, self.val_steps, self.keep_best, self.scaled = steps, val_steps, keep_best, scaled
         self._keras = import_keras()
 
     def fit(
@@ -50,17 +69,32 @@ class DenseHead:
         keras.utils.set_random_seed(self.seed)
         self.classes_, targets = np.unique(y, return_inverse=True)
         self.model_ = self._build(X)
-        watched, callbacks = None, []
+        watched: Any = None
+        callbacks = []
         if X_val is not None and y_val is not None:
             known = np.isin(y_val, self.classes_)  # the head can only be wrong on the others, whatever the epoch
             watched = (X_val[known], np.searchsorted(self.classes_, y_val[known]))
-            callbacks = [keras.callbacks.EarlyStopping("val_loss", patience=self.epochs, restore_best_weights=True)]
-        fitted = self.model_.fit(
-            X, targets, self.batch_size, self.epochs, verbose=0, validation_data=watched, callbacks=callbacks
-        )
+            if self.keep_best:
+                callbacks = [keras.callbacks.EarlyStopping("val_loss", patience=self.epochs, restore_best_weights=True)]
+        how: dict[str, Any] = {"epochs": self.epochs, "verbose": 0, "callbacks": callbacks}
+        if self.steps is None:
+            fitted = self.model_.fit(X, targets, self.batch_size, validation_data=watched, **how)
+        else:
+            how |= {"steps_per_epoch": self.steps, "validation_steps": self.val_steps}
+            stream = self._stream(X, targets)
+            fitted = self.model_.fit(stream, validation_data=watched and self._stream(*watched), **how)
         self.history_ = {name: [float(value) for value in values] for name, values in fitted.history.items()}
-        self.best_epoch_ = int(np.argmin(self.history_["val_loss"])) + 1 if watched else self.epochs
+        self.best_epoch_ = self.epochs if not callbacks else int(np.argmin(self.history_["val_loss"])) + 1
         return self
+
+    def _stream(self, X: np.ndarray, targets: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield batches without end; rows are shuffled anew each time they have all been seen."""
+        random = np.random.default_rng(self.seed)
+        while True:
+            order = random.permutation(len(X))
+            for first in range(0, len(X), self.batch_size):
+                some = order[first : first + self.batch_size]
+                yield X[some], targets[some]
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities, (n_samples, n_classes)."""
@@ -77,7 +111,7 @@ class DenseHead:
 
     def _build(self, X: np.ndarray) -> keras.Model:
         keras = self._keras
-        scale = float(np.sqrt(np.mean(np.square(X), dtype=np.float64))) or 1.0
+        scale = (float(np.sqrt(np.mean(np.square(X), dtype=np.float64))) or 1.0) if self.scaled else 1.0
         two = len(self.classes_) == 2
         model = keras.Sequential(
             [

@@ -9,6 +9,8 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics
 
+from features.splits import SPLITS
+
 
 def evaluate(y: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """Compare predicted probabilities with labels.
@@ -66,5 +68,27 @@ def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) ->
     if times == 1:
         interval = stats.binomtest(round(mean * n_test), n_test).proportion_ci(method="wilson")
         return float(interval.low), float(interval.high)
-    half = stats.t.ppf(0.975, times - 1) * np.std(accuracies, ddof=1) * math.sqrt(1 / times + n_test / n_train)
+    half = _corrected_half(accuracies, n_train, n_test)
     return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def difference_interval(differences: Sequence[float], splits: np.ndarray) -> tuple[float, float]:
+    """Return a 95 % interval for the mean difference of two heads' accuracies on several random splits.
+
+    The corrected resampled t of Nadeau & Bengio, as in `accuracy_interval`.
+
+    Parameters
+    ----------
+    differences : sequence of float
+        One a split; two at least.
+    splits : ndarray of shape (n_rows,)
+        One of the splits, for its sizes.
+    """
+    n_test = int(np.sum(splits == SPLITS["test"]))
+    half = _corrected_half(differences, len(splits) - n_test, n_test)
+    return float(np.mean(differences)) - half, float(np.mean(differences)) + half
+
+
+def _corrected_half(values: Sequence[float], n_train: int, n_test: int) -> float:
+    times = len(values)
+    return float(stats.t.ppf(0.975, times - 1) * np.std(values, ddof=1) * math.sqrt(1 / times + n_test / n_train))

@@ -42,3 +42,16 @@ def plot_comparison(heads: list[dict[str, Any]], title: str, path: Path) -> None
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
+
+
+def plot_curves(histories: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """Draw the accuracy curves of some models side by side: train and val by epoch."""
+    figure = Figure(figsize=(4.4 * max(1, len(histories)), 3.6), layout="constrained")
+    panels = figure.subplots(1, max(1, len(histories)), sharey=True, squeeze=False)[0]
+    for axes, (name, history) in zip(panels, histories.items(), strict=False):
+        for curve, label, colour in (("accuracy", "train", _BLUE), ("val_accuracy", "val", _ORANGE)):
+            axes.plot(range(1, len(history[curve]) + 1), history[curve], color=colour, label=label)
+        axes.set(title=name, xlabel="epoch", ylabel="accuracy")
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)

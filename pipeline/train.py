@@ -27,6 +27,13 @@ from .dense import DenseHead
 from .evaluate import evaluate
 from .heads import HEADS, Choice, Classifier, check_heads, choose, refit
 
+RESULTS = (
+    "run.json",
+    "compare.json",
+    "probe.json",
+    "lecture.json",
+)  # a folder that holds one of these may be overwritten
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -242,7 +249,7 @@ def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         unfinished.mkdir()
         yield unfinished
         if overwrite and folder.exists():
-            if not (folder / "run.json").exists() and not (folder / "compare.json").exists():
+            if not any((folder / name).exists() for name in RESULTS):
                 raise RequestError(
                     f"{folder} must be an earlier run to be replaced; it is something else. Choose another --out"
                 )

@@ -1,15 +1,17 @@
 """The registry, on bases with random seeded weights: names, sizes, preprocessing. Nothing here needs ImageNet weights."""
 
+import hashlib
+
 import keras
 import numpy as np
 import pytest
 
-from features.backbones import BACKBONES, build_base, canonical_names
+from features.backbones import BACKBONES, build_base, canonical_names, list_layers
 from features.engines import TensorFlowEngine
-from features.errors import WeightsError
+from features.errors import RequestError, WeightsError
 from features.weights import fingerprint_weights
 
-REAL = [name for name in BACKBONES if name != "tiny"]
+REAL = sorted(BACKBONES)
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +22,13 @@ def random_weights(tmp_path_factory):
     def make(name):
         if name not in made:
             entry = BACKBONES[name]
-            construct = getattr(__import__(entry.module, fromlist=["x"]), entry.constructor)
-            model = construct(weights=None, include_top=False, input_shape=(entry.smallest, entry.smallest, 3))
-            random = np.random.default_rng(1)
+            model = getattr(keras.applications, entry.constructor)(
+                weights=None, include_top=False, input_shape=(entry.smallest, entry.smallest, 3)
+            )
+            random = np.random.default_rng(1)  # near one: a deep network of wilder statistics amplifies rounding
             for layer in model.layers:
                 if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.set_weights([random.uniform(0.5, 1.5, array.shape) for array in layer.get_weights()])
+                    layer.set_weights([random.uniform(0.9, 1.1, array.shape) for array in layer.get_weights()])
             path = tmp_path_factory.mktemp("weights") / f"{name}.weights.h5"
             model.save_weights(path)
             made[name] = path, fingerprint_weights(model), model
@@ -39,11 +42,13 @@ def test_engine_equals_the_keras_application(name, random_weights):
     path, sha256, model = random_weights(name)
     entry = BACKBONES[name]
     base = build_base(name, [entry.layer], entry.smallest, weights=str(path), weights_sha256=sha256)
+    (layer,) = base.layers
+    assert layer in list_layers(name, entry.smallest)
     images = np.random.default_rng(2).integers(0, 256, (2, entry.smallest, entry.smallest, 3), dtype=np.uint8)
     kept = images.copy()
     module = __import__(entry.module, fromlist=["x"])
     expected = model.predict(module.preprocess_input(images.astype(np.float32)), verbose=0)
-    stored = TensorFlowEngine(base, entry.smallest, 2).run(images)[entry.layer]
+    stored = TensorFlowEngine(base, entry.smallest, 2).run(images)[layer]
     assert np.linalg.norm(stored - expected) <= 1e-5 * np.linalg.norm(expected)
     np.testing.assert_array_equal(images, kept)
 
@@ -93,3 +98,32 @@ def test_no_weights_anywhere_names_the_ways(monkeypatch, tmp_path):
     assert all(
         way in message for way in ("--weights FILE", "~/.keras/models", "cached-features[demo]", "service not known")
     )
+
+
+def test_preprocessing_inside_the_model_is_not_done_twice():
+    with pytest.raises(RequestError, match="preprocess must be imagenet for convnext_tiny, since its own"):
+        build_base("convnext_tiny", ["-1"], 32, "rescale")
+
+
+def test_smallest_size_is_enforced():
+    with pytest.raises(RequestError, match=r"at least 71 for xception; got 32\. Enlarge the images: --image-size 71"):
+        build_base("xception", ["-1"], 32)
+
+
+def test_a_model_of_ones_own(tmp_path):
+    own = keras.Sequential(
+        [keras.Input((20, 20, 3)), keras.layers.Rescaling(1 / 9), keras.layers.Conv2D(5, 3, name="maps")]
+    )
+    own.save(tmp_path / "own.keras")
+    base = build_base(str(tmp_path / "own.keras"), ["-1"], 20)
+    images = np.random.default_rng(2).integers(0, 256, (2, 20, 20, 3), dtype=np.uint8)
+    stored = TensorFlowEngine(base, 20, 2).run(images)["maps"]
+    np.testing.assert_allclose(stored, own.predict(images.astype(np.float32), verbose=0), rtol=1e-4, atol=1e-4)
+    assert base.weights.sha256 == hashlib.sha256((tmp_path / "own.keras").read_bytes()).hexdigest()
+    with pytest.raises(RequestError, match="image-size must be 20"):
+        build_base(str(tmp_path / "own.keras"), ["-1"], 32)
+    with pytest.raises(RequestError, match="preprocess must be rescale or none"):
+        build_base(str(tmp_path / "own.keras"), ["-1"], 20, "imagenet")
+    (tmp_path / "text.keras").write_text("no model")
+    with pytest.raises(RequestError, match="must be a model that"):
+        build_base(str(tmp_path / "text.keras"), ["-1"], 20)

@@ -111,6 +111,34 @@ def test_errors_are_one_line_and_an_exit_status(tree, here, capsys, arguments, s
     assert len(lines) == 1 and lines[0].startswith("error    ") and message in lines[0]
 
 
+def test_probe_says_which_layer_to_take(tree, here, capsys):
+    assert (
+        main(["extract", "--data", "photos", "--backbone", "tiny", "--layers", "conv,relu,last", "--out", "s.h5"]) == 0
+    )
+    capsys.readouterr()
+    assert main(["probe", "--store", "s.h5", "--repeats", "3", "--json", "--out", "p"]) == 0
+    probed = json.loads(capsys.readouterr().out)
+    accuracies = {layer["layer"]: layer["accuracy"] for layer in probed["layers"]}
+    assert len(accuracies) == 4 and accuracies[probed["take"]] == max(
+        accuracies[name] for name in ("conv", "relu", "last")
+    )
+    assert "Take " in (here / "p/probe.md").read_text() and (here / "p/probe.png").exists()
+
+
+def test_layers_are_listed(capsys):
+    assert main(["layers", "tiny", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"]["last"] == [3, 3, 6]
+
+
+def test_several_layers_and_views_train_a_head(tree, here):
+    options = ["--data", "photos", "--backbone", "tiny", "--layers", "relu,last", "--views", "2", "--augment", "hflip"]
+    assert main(["extract", *options, "--out", "s.h5"]) == 0
+    run = pipeline.train_head("s.h5", "logistic", layer="relu,last", out="r")
+    assert run["layer"] == "relu+last" and run["views"] == 2
+    with open("r/predictions.csv", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 32
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; from pipeline.__main__ import main\n"

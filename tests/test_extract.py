@@ -11,8 +11,11 @@ import tiny as tiny_base
 from conftest import assert_same_stores, draw, draw_tree
 
 from features import FeatureStore, extract, parts
+from features.backbones import BACKBONES, Backbone
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
 from features.images import decode
+from features.verify import verify
+from features.views import make_view
 
 
 def run(data, out, **options):
@@ -150,9 +153,17 @@ def test_other_settings_are_refused_field_by_field(tree, tmp_path):
         ({"layers": ("9",)}, "layer index must be between -5 and 4; got 9"),
         ({"image_size": 7}, "at least 8 for tiny; got 7"),
         ({"pool": "mean"}, r"pool must be one of avg, avg\+max, max, none"),
-        ({"preprocess": "torch"}, "preprocess must be one of imagenet, rescale"),
+        ({"preprocess": "torch"}, "preprocess must be one of imagenet, none, rescale"),
         ({"dtype": "float8"}, "dtype must be one of float16, float32"),
         ({"batch_size": 0}, "batch-size must be at least 1"),
+        ({"views": 3}, "views must be between 1 and 1 with augment none; got 3. Name one"),
+        ({"views": 9, "augment": "dihedral"}, "between 1 and 8 .* Use --views 8"),
+        (
+            {"augment": "flip"},
+            "augment must be one of dihedral, hflip, lecture, none; got 'flip'. Did you mean 'hflip'",
+        ),
+        ({"compression": "lz"}, "Did you mean 'lz4'"),
+        ({"layout": "files"}, "Did you mean 'file'"),
         ({"limit": 0}, "limit must be at least 1"),
         ({"max_skipped": 2.0}, "max-skipped must be between 0 and 1"),
     ],
@@ -166,6 +177,48 @@ def test_wrong_requests_name_the_remedy(tree, tmp_path, options, message):
 def test_store_must_end_in_h5(tree, tmp_path):
     with pytest.raises(RequestError, match=r"Use --out .*s.h5"):
         run(tree, tmp_path / "s.hdf5")
+
+
+def test_maps_that_would_not_fit_are_pooled_and_it_is_said(tree, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("os.sysconf", lambda name: 100)
+    run(tree, tmp_path / "s.h5", say=said.append)
+    assert any(line.startswith("pool     avg: whole maps would take") for line in said)
+    monkeypatch.undo()
+    monkeypatch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
+    assert run(tree, tmp_path / "s.h5").computed == 0  # the store's own pooling is asked for again
+    with FeatureStore(tmp_path / "s.h5") as store:
+        assert store.layers == {"last": (6,)}
+
+
+@pytest.mark.parametrize(("augment", "views"), [("hflip", 2), ("dihedral", 8), ("lecture", 4)])
+def test_views_are_rows_beside_their_image(tree, tmp_path, augment, views):
+    run(tree, tmp_path / "s.h5", views=views, augment=augment)
+    model = tiny_base.Tiny(None, False, (16, 16, 3))
+    with FeatureStore(tmp_path / "s.h5") as store:
+        assert store.rows.views.tolist() == list(range(views)) * 32
+        assert len(set(store.rows.paths[:views])) == 1 and len(store.rows.images()) == 32
+        pixels = decode((tree / store.rows.paths[0]).read_bytes(), 16)
+        made = [make_view(pixels, augment, view, store.rows.sha256[0].tobytes(), 0) for view in range(views)]
+        assert len({each.tobytes() for each in made}) == views
+        expected = model.predict(tiny_base.preprocess_input(np.stack(made).astype(np.float32)), verbose=0)
+        np.testing.assert_allclose(store.dataset("last")[:views], expected, rtol=1e-5, atol=1e-5)
+    assert run(tree, tmp_path / "s.h5", views=views, augment=augment).computed == 0
+    assert [check.held for check in verify(tmp_path / "s.h5")] == [True, True, True]
+
+
+def test_more_views_cost_the_new_ones_alone(tree, tmp_path):
+    run(tree, tmp_path / "s.h5", views=2, augment="dihedral")
+    assert run(tree, tmp_path / "s.h5", views=5, augment="dihedral").computed == 3 * 32
+    run(tree, tmp_path / "fresh.h5", views=5, augment="dihedral")
+    assert_same_stores(tmp_path / "s.h5", tmp_path / "fresh.h5")
+
+
+def test_dihedral_views_are_the_eight_symmetries():
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    made = {make_view(image, "dihedral", view, b"", 0).tobytes() for view in range(8)}
+    turned = [np.rot90(each, times) for each in (image, image[:, ::-1]) for times in range(4)]
+    assert made == {each.tobytes() for each in turned}
 
 
 def test_layer_by_index_is_stored_by_name(tree, tmp_path):

@@ -8,14 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module imports only from floors below its own.
 FEATURES = [
-    {"errors", "splits"},
-    {"pooling", "progress", "views", "diskfile", "writer", "layout"},
+    {"errors", "splits", "cache"},
+    {"pooling", "progress", "views", "diskfile", "writer", "layout", "cifar10"},
     {"images", "sources", "weights", "store"},
     {"parts", "plan", "backbones"},
     {"engines"},
     {"extract", "verify"},
 ]
-PIPELINE = [{"linear", "dense", "plots", "evaluate"}, {"heads"}, {"train"}, {"compare"}]
+PIPELINE = [{"linear", "dense", "plots", "evaluate"}, {"heads"}, {"train"}, {"compare"}, {"probe", "lecture"}]
 
 
 def imports(path, package):

@@ -10,6 +10,7 @@ import pytest
 from conftest import draw, draw_tree
 
 from features.errors import CachedFeaturesError, SourceError
+from features.images import decode
 from features.sources import load_source
 from features.splits import SPLITS, stratified_split
 
@@ -131,7 +132,7 @@ def test_one_class_and_missing_class(tmp_path):
 
 
 def test_nothing_there():
-    with pytest.raises(SourceError, match=r"folder, a \.csv file or one of elpv; got 'elpw'"):
+    with pytest.raises(SourceError, match=r"folder, a \.csv file or one of cifar10, elpv; got 'elpw'"):
         load_source("elpw")
 
 
@@ -164,6 +165,33 @@ def test_elpv_is_the_published_benchmark():
     shares = [np.bincount(source.strata[source.splits == split], minlength=4) for split in (0, 1, 2)]
     np.testing.assert_allclose(shares[2] / sum(shares), 0.25, atol=0.002)
     np.testing.assert_allclose(shares[1] / (shares[0] + shares[1]), 0.2, atol=0.002)
+
+
+def test_cifar10_comes_from_keras_once_and_is_a_folder(tmp_path, monkeypatch):
+    import keras
+
+    random = np.random.default_rng(0)
+    made = [(random.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), np.arange(n)[:, None] % 10) for n in (80, 30)]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: tuple(made))
+    source = load_source("cifar10")
+    assert source.class_names[:2] == ("airplane", "automobile") and len(source) == 110
+    assert {split: sum(rows.values()) for split, rows in source.counts().items()} == {
+        "train": 60,
+        "val": 20,
+        "test": 30,
+    }
+    row = source.paths.index("test/dog/00005.png")
+    np.testing.assert_array_equal(decode(source.file(row).read_bytes(), 32), made[1][0][5])
+
+    def offline():
+        raise Exception("URL fetch failure: Name or service not known")
+
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", offline)
+    assert load_source("cifar10").paths == source.paths
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    with pytest.raises(SourceError, match=r"CIFAR-10 cannot be had .*--data FOLDER"):
+        load_source("cifar10")
 
 
 def test_every_error_ends_in_a_remedy(tmp_path):

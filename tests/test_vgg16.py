@@ -3,14 +3,17 @@
 from pathlib import Path
 
 import h5py
+import keras
 import numpy as np
 import pytest
+from conftest import draw_tree
 from PIL import Image
 
 from features import FeatureStore, extract
 from features.backbones import build_base
 from features.engines import TensorFlowEngine
 from features.errors import WeightsError
+from pipeline.lecture import lecture
 
 pytestmark = pytest.mark.real
 
@@ -78,6 +81,28 @@ def test_a_changed_weight_is_refused(imagenet, tmp_path):
         arrays[0][0, 0, 0, 0] += 1e-3
     with pytest.raises(WeightsError, match="must have SHA-256 d9a27cc1"):
         build_base("vgg16", ["block5_pool"], 32, weights=str(tmp_path / "changed.weights.h5"))
+
+
+def test_the_lecture_runs_and_says_what_it_cannot(imagenet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))  # no Inception there, and no download:
+    monkeypatch.setattr("keras.utils.get_file", _offline)
+    monkeypatch.setattr(
+        "keras.applications.inception_v3.InceptionV3", _without_imagenet(keras.applications.InceptionV3)
+    )
+    results = lecture(str(draw_tree(tmp_path / "photos", {"train": 3, "val": 2, "test": 2})))
+    as_it_was, corrected, *inception = results["models"]
+    assert 0 <= as_it_was["accuracy"] <= 1 and corrected["n_features"] == 25088
+    assert all("cannot be had" in each["error"] for each in inception)
+    assert len((tmp_path / "runs/photos-lecture/curves.csv").read_text().splitlines()) == 1 + 2 * 30
+
+
+def _offline(*arguments, **options):
+    raise Exception("URL fetch failure")
+
+
+def _without_imagenet(construct):
+    return lambda weights, **shape: _offline() if weights else construct(weights=None, **shape)
 
 
 def test_weights_come_from_the_package_and_are_cached(monkeypatch, tmp_path):

@@ -1,0 +1,53 @@
+"""CIFAR-10 through Keras: its cache, its download, written out once as image files that a source can read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .cache import cache_folder
+from .errors import SourceError
+
+# In the order of the set's labels (Krizhevsky 2009, "Learning multiple layers of features from tiny images").
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def cifar10_folder() -> Path:
+    """Return a folder ``{train,test}/<class>/<number>.png`` in the per-user cache, made on the first call.
+
+    Raises
+    ------
+    SourceError
+        If Keras has the set neither in its cache nor by download.
+    """
+    folder = cache_folder() / "cifar10"
+    if folder.exists():
+        return folder
+    try:
+        from keras import datasets
+
+        train, test = datasets.cifar10.load_data()
+    except Exception as error:  # Keras' get_file raises plain Exception when a host cannot be reached
+        raise SourceError(
+            f"CIFAR-10 cannot be had ({str(error).splitlines()[0][:120]}). Run once where Keras can download it (it keeps it in "
+            f"~/.keras/datasets), or name a folder of the images: --data FOLDER"
+        ) from error
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        _write(Path(place) / "cifar10", {"train": train, "test": test})
+        with contextlib.suppress(FileExistsError, OSError):  # another process was quicker, with the same files
+            os.replace(Path(place) / "cifar10", folder)
+    return folder
+
+
+def _write(folder: Path, sets: dict[str, Any]) -> None:
+    for split, (images, labels) in sets.items():
+        for name in CLASS_NAMES:
+            (folder / split / name).mkdir(parents=True)
+        for number, (image, label) in enumerate(zip(images, labels.ravel(), strict=True)):
+            Image.fromarray(image).save(folder / split / CLASS_NAMES[label] / f"{number:05d}.png")

@@ -1,0 +1,160 @@
+"""The lecture, reproduced: its two models as it had them, and beside them what they should have been.
+
+It ran VGG16 and InceptionV3 under Flatten, Dense(10, relu), Dense(1, sigmoid), trained by RMSprop on ten batches of 20
+images an epoch, with pixels divided by 255, resized by nearest neighbour, and took Inception's ``layers[-2]``, which is
+one branch of its last block and not the block's output.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from features.errors import WeightsError
+from features.extract import extract
+from features.store import FeatureStore
+
+from .dense import DenseHead
+from .evaluate import accuracy_interval, evaluate
+from .plots import plot_curves
+from .train import read_features, run_folder, whole_folder
+
+EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model: what is extracted, and whether an epoch is the lecture's ten batches or all images."""
+
+    name: str
+    backbone: str
+    layer: str
+    preprocess: str
+    resize: str
+    image_size: int
+    whole_epochs: bool
+
+
+RECIPES = (
+    Recipe("VGG16, as in the lecture", "vgg16", "block5_pool", "rescale", "nearest", 224, False),
+    Recipe("VGG16, corrected", "vgg16", "block5_pool", "imagenet", "bilinear", 224, True),
+    Recipe("InceptionV3, as in the lecture", "inception_v3", "-2", "rescale", "nearest", 224, False),
+    Recipe("InceptionV3, corrected", "inception_v3", "mixed10", "imagenet", "bilinear", 299, True),
+)
+
+
+def lecture(
+    data: str,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Run the lecture's models, as they were and corrected, on one source.
+
+    Parameters
+    ----------
+    data : str
+        See `load_source`; two classes or more.
+    limit : int, optional
+        A stratified subset of so many images.
+    seed : int
+        Of the heads' random start, and of splits that the source does not give.
+    out : path-like, optional
+        Folder of the results; ``runs/<data>-lecture``, numbered where that is taken, if left out.
+    overwrite : bool
+        Replace earlier results.
+    say : callable
+        Takes each line that tells what was decided.
+
+    Returns
+    -------
+    results : dict
+        ``models``: for each recipe its figures, or ``error`` where its weights cannot be had.
+    """
+    name = Path(data).resolve().name if Path(data).exists() else data
+    folder = run_folder(out, f"{Path(name).stem}-lecture", overwrite)
+    models, histories = [], {}
+    for recipe in RECIPES:
+        say(f"model    {recipe.name}")
+        try:
+            store = Path("cache") / f"{Path(name).stem}-lecture-{RECIPES.index(recipe) + 1}.h5"
+            extract(
+                data, backbone=recipe.backbone, layers=(recipe.layer,), preprocess=recipe.preprocess, resize=recipe.resize,
+                image_size=recipe.image_size, limit=limit, seed=seed, out=store, say=say,
+            )  # fmt: skip
+        except WeightsError as error:
+            say(f"error    {error}")
+            models.append({"name": recipe.name, "error": str(error)})
+            continue
+        figures, histories[recipe.name] = _train(recipe, store, seed)
+        models.append(figures)
+    results = {"models": models, "data": data, "seed": seed}
+    with whole_folder(folder, overwrite) as unfinished:
+        (unfinished / "lecture.md").write_text(format_lecture(results) + "\n", encoding="utf-8")
+        (unfinished / "lecture.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        _write_curves(unfinished, histories)
+    say(f"written  {folder}/lecture.md, lecture.json, curves.csv, curves.png")
+    return {**results, "out": str(folder)}
+
+
+def format_lecture(results: dict[str, Any]) -> str:
+    """Return the results as a Markdown table, with what could not be run below it."""
+    lines = [
+        "| model | layer | features | val accuracy, last epoch | test accuracy [95 %] | fit s |",
+        "|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for model in results["models"]:
+        if "error" in model:
+            notes += ["", f"{model['name']} was not run: {model['error']}"]
+            continue
+        low, high = model["accuracy_interval"]
+        lines.append(
+            f"| {model['name']} | {model['layer']} | {model['n_features']} | {model['val_accuracy']:.3f} "
+            f"| {model['accuracy']:.3f} [{low:.3f}, {high:.3f}] | {model['fit_seconds']:.1f} |"
+        )
+    return "\n".join(lines + notes)
+
+
+def _train(recipe: Recipe, path: Path, seed: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Train one head for all epochs, as the lecture did: val is watched, not chosen by."""
+    import time
+
+    with FeatureStore(path) as store:
+        features, rows = read_features(store, "dense", None, None), store.rows
+    train, val, test = (rows.splits == code for code in (0, 1, 2))
+    head = DenseHead(
+        epochs=EPOCHS, batch_size=BATCH, seed=seed, steps=None if recipe.whole_epochs else STEPS,
+        val_steps=None if recipe.whole_epochs else VAL_STEPS, keep_best=False, scaled=recipe.whole_epochs,
+    )  # fmt: skip
+    start = time.perf_counter()
+    head.fit(features.of(train), rows.labels[train], features.of(val), rows.labels[val])
+    seconds = time.perf_counter() - start
+    scores = evaluate(rows.labels[test], head.predict_proba(features.of(test)))
+    figures = {
+        "name": recipe.name,
+        "layer": features.layer,
+        "n_features": features.X.shape[1],
+        "val_accuracy": head.history_["val_accuracy"][-1],
+        "accuracy": scores["accuracy"],
+        "accuracy_interval": list(accuracy_interval([scores["accuracy"]], int(train.sum()), int(test.sum()))),
+        "fit_seconds": seconds,
+    }
+    return figures, head.history_
+
+
+def _write_curves(folder: Path, histories: dict[str, dict[str, list[float]]]) -> None:
+    with open(folder / "curves.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["model", "epoch", "loss", "accuracy", "val_loss", "val_accuracy"])
+        for name, history in histories.items():
+            columns = (history[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy"))
+            table.writerows([name, epoch, *values] for epoch, values in enumerate(zip(*columns, strict=True), start=1))
+    plot_curves(histories, folder / "curves.png")
