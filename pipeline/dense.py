@@ -80,7 +80,7 @@ class DenseHead:
         if self.steps is None:
             fitted = self.model_.fit(X, targets, self.batch_size, validation_data=watched, **how)
         else:
-            how |= {"steps_per_epoch": self.steps, "validation_steps": self.val_steps}
+            how |= {"steps_per_epoch": self.steps, "validation_steps": self.val_steps, "shuffle": False}
             stream = self._stream(X, targets)
             fitted = self.model_.fit(stream, validation_data=watched and self._stream(*watched), **how)
         self.history_ = {name: [float(value) for value in values] for name, values in fitted.history.items()}
