@@ -297,6 +297,7 @@ def _add_compare(commands: Any) -> None:
 
 def _add_stage_two(command: argparse.ArgumentParser, layer: bool = True) -> None:
     command.add_argument("--store", required=True, metavar="STORE.h5")
+    command.add_argument("--views", type=int, metavar="N", help="use the first N views of each image (default: all)")
     if layer:
         command.add_argument("--layer", metavar="L[,L]", help="stored layers, joined after pooling (default: the last)")
     command.add_argument(

@@ -34,6 +34,7 @@ def compare(
     *,
     layer: str | None = None,
     pool: str | None = None,
+    views: int | None = None,
     repeats: int = 1,
     seed: int = 0,
     out: str | Path | None = None,
@@ -48,7 +49,7 @@ def compare(
         A finished feature store.
     heads : sequence of str, optional
         Keys of ``HEADS``; all if left out.
-    layer, pool : str, optional
+    layer, pool, views : optional
         See `train_head`.
     repeats : int
         1: the store's own split. More: so many splits drawn anew, stratified, of the same sizes; figures are means.
@@ -74,7 +75,7 @@ def compare(
     with FeatureStore(store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
         splits = draw_splits(rows, repeats, seed)
-        say(f"store    {store}: {describe_rows(rows, opened.views)}")
+        say(f"store    {store}: {describe_rows(rows, views or opened.views)}")
         say(
             "splits   the store's own"
             if repeats == 1
@@ -83,7 +84,7 @@ def compare(
         results = []
         with Progress(len(names) * repeats, "fits") as progress:
             for name in names:
-                features = read_features(opened, name, layer, pool)
+                features = read_features(opened, name, layer, pool, views)
                 fitted = []
                 for split in splits:
                     fitted.append(fit_head(name, features, rows.labels, split, len(rows.class_names), seed))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +126,6 @@ def format_lecture(results: dict[str, Any]) -> str:
 
 def _train(recipe: Recipe, path: Path, seed: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Train one head for all epochs, as the lecture did: val is watched, not chosen by."""
-    import time
-
     with FeatureStore(path) as store:
         features, rows = read_features(store, "dense", None, None), store.rows
     train, val, test = (rows.splits == code for code in (0, 1, 2))

@@ -16,6 +16,7 @@ from scipy.linalg import blas, eigh
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from threadpoolctl import threadpool_limits
 
 _BLOCK = 2048  # columns that are taken to float64 at once
 
@@ -187,8 +188,10 @@ def _solve(rotation: Rotation, targets: np.ndarray, C: float, start: np.ndarray)
         gradient = np.vstack([C * (rows.T @ residual) + weights[:-1], C * residual.sum(axis=0)])
         return C * loss + 0.5 * (weights[:-1] ** 2).sum(), (gradient / units).ravel()
 
-    options = {"maxiter": 5000, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-6}
-    found = minimize(objective, (start * units).ravel(), jac=True, method="L-BFGS-B", options=options)
+    options = {"maxiter": 5000, "maxcor": 20, "ftol": 1e-11, "gtol": 1e-6}
+    # One thread: the products are small, and threads that wait for each other on a busy machine cost a factor of ten.
+    with threadpool_limits(1, "blas"):
+        found = minimize(objective, (start * units).ravel(), jac=True, method="L-BFGS-B", options=options)
     return found.x.reshape(start.shape) / units
 
 

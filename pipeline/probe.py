@@ -22,6 +22,7 @@ def probe(
     store: str | Path,
     *,
     pool: str | None = None,
+    views: int | None = None,
     repeats: int = 5,
     seed: int = 0,
     out: str | Path | None = None,
@@ -36,6 +37,8 @@ def probe(
         A finished feature store of several layers.
     pool : str, optional
         How maps become vectors; average and maximum side by side if left out.
+    views : int, optional
+        Use the first so many views of each image; all if left out.
     repeats : int
         So many stratified splits are drawn; 1 takes the store's own.
     seed : int
@@ -57,13 +60,13 @@ def probe(
     with FeatureStore(store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
         splits = draw_splits(rows, repeats, seed)
-        say(f"store    {store}: {describe_rows(rows, opened.views)}")
+        say(f"store    {store}: {describe_rows(rows, views or opened.views)}")
         names, results = list(opened.layers), []
         with Progress((len(names) + (len(names) > 1)) * repeats, "fits") as progress:
 
             def measure(layer: str) -> dict[str, Any]:
                 is_map = len(opened.dataset(layer.split(",")[0]).shape) == 4
-                features = read_features(opened, "logistic", layer, (pool or "avg+max") if is_map else None)
+                features = read_features(opened, "logistic", layer, (pool or "avg+max") if is_map else None, views)
                 fitted = []
                 for split in splits:
                     fitted.append(fit_head("logistic", features, rows.labels, split, len(rows.class_names), seed))

@@ -137,6 +137,7 @@ def train_head(
     *,
     layer: str | None = None,
     pool: str | None = None,
+    views: int | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -153,6 +154,8 @@ def train_head(
     layer, pool : str, optional
         Which stored layers, separated by commas, and how their maps become vectors; the last layer and the head's own
         pooling if left out.
+    views : int, optional
+        Use the first so many views of each image; all if left out.
     seed : int
         Of the head's random start.
     out : path-like, optional
@@ -170,7 +173,7 @@ def train_head(
     check_heads([head])
     folder = run_folder(out, f"{Path(store).stem}-{head}", overwrite)
     with FeatureStore(store) as opened:
-        features = read_features(opened, head, layer, pool)
+        features = read_features(opened, head, layer, pool, views)
         rows, provenance = opened.rows.images(), opened.provenance
     say(f"store    {store}: {describe_rows(rows, features.views)}")
     say(f"head     {head} on {features.layer}, {features.pool}: {features.X.shape[1]} features")
@@ -203,19 +206,26 @@ def train_head(
     return {**run, "out": str(folder)}
 
 
-def read_features(store: FeatureStore, head: str, layer: str | None, pool: str | None) -> Features:
+def read_features(
+    store: FeatureStore, head: str, layer: str | None, pool: str | None, views: int | None = None
+) -> Features:
     """Read what a head wants of a store: layers are pooled each by itself and joined side by side."""
+    if views is not None and not 1 <= views <= store.views:
+        raise RequestError(
+            f"views must be between 1 and {store.views}, those of {store.path}; got {views}. Leave it out for all."
+        )
+    rows = None if views is None else np.flatnonzero(store.rows.views < views)
     names = layer.split(",") if layer else [list(store.layers)[-1]]
     parts, pools = [], []
     for name in names:
         is_map = len(store.dataset(name).shape) == 4
         asked = pool or (HEADS[head].pool if is_map else "flatten")
-        parts.append(store.read(name, asked))
+        parts.append(store.read(name, asked, rows))
         pools.append(asked if is_map else store.provenance["pool"])
     return Features(
         X=parts[0] if len(parts) == 1 else np.hstack(parts),
         widths=tuple(part.shape[1] for part in parts),
-        views=store.views,
+        views=views or store.views,
         layer="+".join(names),
         pool=", ".join(dict.fromkeys(pools)),
     )

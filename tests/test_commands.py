@@ -137,6 +137,8 @@ def test_several_layers_and_views_train_a_head(tree, here):
     assert run["layer"] == "relu+last" and run["views"] == 2
     with open("r/predictions.csv", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 32
+    assert pipeline.train_head("s.h5", "logistic", views=1, out="r1")["views"] == 1
+    assert main(["train-head", "--store", "s.h5", "--views", "3"]) == 2
 
 
 def test_help_imports_nothing_heavy():
