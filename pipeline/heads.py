@@ -16,6 +16,7 @@ from sklearn.svm import SVC
 
 from features.errors import RequestError, must_be_one_of
 
+from .kernel import RbfSvm, fit_rbf_path
 from .linear import Logistic, block_scale, fit_path
 
 Widths = tuple[int, ...] | None
@@ -61,7 +62,7 @@ class Head:
     values: tuple[Any, ...] = (None,)
     pool: str = "avg"
     path: Callable[[np.ndarray, np.ndarray, Sequence[Any], Widths], Sequence[Any]] | None = None
-    calibrate: Callable[[Any, np.ndarray, int], Any] | None = None
+    calibrate: Callable[[Any, np.ndarray, int, int], Any] | None = None
 
 
 class BlockScaler(TransformerMixin, BaseEstimator):
@@ -102,7 +103,7 @@ def _linear_svm(C: float, seed: int, widths: Widths) -> Any:
 
 
 def _rbf_svm(C: float, seed: int, widths: Widths) -> Any:
-    return make_pipeline(BlockScaler(widths), SVC(kernel="rbf", gamma="scale", C=C, random_state=seed))
+    return RbfSvm(C, widths)
 
 
 def _majority(value: None, seed: int, widths: Widths) -> Any:
@@ -115,23 +116,34 @@ def _dense(epochs: int, seed: int, widths: Widths) -> Any:
     return DenseHead(epochs=epochs, seed=seed)
 
 
-def _platt(estimator: Any, y: np.ndarray, seed: int) -> Any:
+def _platt(estimator: Any, y: np.ndarray, seed: int, views: int) -> Any:
     """Wrap an SVM so that it gives probabilities (Platt scaling on cross-validated decision values)."""
-    folds = min(5, int(np.bincount(y)[np.unique(y)].min()))
-    if folds < 2:
+    return CalibratedClassifierCV(estimator, method="sigmoid", ensemble=False, cv=_folds(y, seed, views))
+
+
+def _platt_rbf(estimator: RbfSvm, y: np.ndarray, seed: int, views: int) -> Any:
+    return estimator.set_params(folds=_folds(y, seed, views))
+
+
+def _folds(y: np.ndarray, seed: int, views: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the rows of up to five stratified folds; all views of an image are in one.
+
+    Shuffled: rows come sorted by path, so that neighbours are alike and unshuffled folds are not.
+    """
+    times = min(5, int(np.bincount(y)[np.unique(y)].min()))
+    if times < 2:
         raise RequestError(
             "an SVM's probabilities need at least 2 training rows of each class; got 1. Add images, or use --head logistic"
         )
-    # Shuffled: rows come sorted by path, so that neighbours are alike and unshuffled folds are not.
-    shuffled = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    return CalibratedClassifierCV(estimator, method="sigmoid", ensemble=False, cv=shuffled)
+    shuffled = StratifiedKFold(times, shuffle=True, random_state=seed).split(y, y)
+    return [tuple((each[:, None] * views + np.arange(views)).ravel() for each in fold) for fold in shuffled]  # type: ignore[misc]
 
 
 HEADS = {
     "dense": Head(_dense, "epochs", (30,), pool="flatten"),
     "logistic": Head(_logistic, "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0), path=fit_path),
     "linear-svm": Head(_linear_svm, "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0), calibrate=_platt),
-    "rbf-svm": Head(_rbf_svm, "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0), calibrate=_platt),
+    "rbf-svm": Head(_rbf_svm, "C", (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0), path=fit_rbf_path, calibrate=_platt_rbf),
     "majority": Head(_majority),
 }
 
@@ -211,7 +223,7 @@ def refit(
     """Fit a head with its chosen value, so that it gives probabilities; see `choose`."""
     estimator = head.make(value, seed, widths)
     labels = np.repeat(y, views)
-    return (head.calibrate(estimator, labels, seed) if head.calibrate else estimator).fit(X, labels)
+    return (head.calibrate(estimator, y, seed, views) if head.calibrate else estimator).fit(X, labels)
 
 
 def classify(estimator: Any, X: np.ndarray, views: int) -> np.ndarray:

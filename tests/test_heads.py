@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
 
 from features.errors import RequestError
 from pipeline.heads import HEADS, check_heads
+from pipeline.kernel import RbfSvm, fit_rbf_path
 from pipeline.linear import fit_path
 from pipeline.train import Features, load_head, save_head
 from pipeline.train import fit_head as fit_features
@@ -127,3 +129,13 @@ def test_layers_are_scaled_each_by_itself():
     same = Features(np.hstack([X, X[:, ::-1]]), (X.shape[1], X.shape[1]), 1, "a+b", "avg")
     one, two = fit_features("logistic", wide, y, splits, 2), fit_features("logistic", same, y, splits, 2)
     np.testing.assert_allclose(one.probabilities, two.probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_rbf_svm_is_scikit_learns_own(n_classes):
+    """Against SVC with its own kernel on the scaled matrix."""
+    X, y, _ = blobs(n_classes, rows=40)
+    for C, ours in zip((1.0, 30.0), fit_rbf_path(X, y, (1.0, 30.0)), strict=True):
+        theirs = SVC(C=C, gamma="scale").fit(X / ours.scale_, y)
+        np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(X / ours.scale_), atol=1e-2)
+        np.testing.assert_array_equal(RbfSvm(C).fit(X, y).predict(X), ours.predict(X))

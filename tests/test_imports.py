@@ -15,7 +15,14 @@ FEATURES = [
     {"engines"},
     {"extract", "verify"},
 ]
-PIPELINE = [{"linear", "dense", "plots", "evaluate"}, {"heads"}, {"train"}, {"compare"}, {"probe", "lecture"}]
+PIPELINE = [
+    {"linear", "dense", "plots", "evaluate"},
+    {"kernel"},
+    {"heads"},
+    {"train"},
+    {"compare"},
+    {"probe", "lecture"},
+]
 
 
 def imports(path, package):
