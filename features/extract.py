@@ -9,121 +9,25 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import images
-from .backbones import Base, build_base, check_request, find_backbone
+from .backbones import Base, build_base, find_backbone
 from .engines import Engine, TensorFlowEngine
-from .errors import RequestError, SourceError, StoreError, must_be_one_of
-from .layout import COMPRESSION, Rows, Skipped
-from .parts import LAYOUTS, Key, Parts, held_provenance
-from .plan import Content, Plan, ahead, check_classes, make_plan
-from .pooling import EXTRACT_POOLS, pooled_shape
-from .progress import Progress
+from .errors import SourceError, StoreError
+from .forward import PART_BYTES, allowed_skips, compute, find_work, too_many_skipped
+from .layout import Rows, Skipped
+from .options import ExtractOptions, check_options
+from .parts import Parts, held_provenance
+from .plan import Plan, check_classes, make_plan
+from .pooling import pooled_shape
 from .sources import Source, load_source
 from .store import FeatureStore, fingerprint, parts_folder
-from .views import check_views, make_view
 from .writer import one_writer
-
-DTYPES = ("float16", "float32")
-PART_BYTES, PART_SECONDS = 64 << 20, 30.0  # a kill loses at most one part
-_SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no mostly broken set
-
-
-@dataclass(frozen=True)
-class ExtractOptions:
-    """What to extract. Fields left None take the backbone's default.
-
-    Attributes
-    ----------
-    data : str
-        See `load_source`.
-    out : path-like
-        Name of the store; ``cache/<source>-<backbone>.h5`` if left out.
-    backbone : str
-    layers : tuple of str
-        Names or indices.
-    pool : {'none', 'avg', 'max', 'avg+max'}
-        Pool before storing. Left out: what a store of this name has; else ``none``, or ``avg`` where whole maps would
-        not fit into the free disk or into half of the memory.
-    image_size : int
-        Side in pixels.
-    preprocess : {'imagenet', 'rescale', 'none'}
-        See `build_base`.
-    resize : str
-        A key of ``images.RESIZE``.
-    dtype : {'float16', 'float32'}
-    batch_size : int
-    weights, weights_sha256 : str
-        See `load_weights`.
-    limit : int
-        A stratified subset of this many images.
-    views : int
-        Rows an image: the image itself and so many less one augmented copies.
-    augment : str
-        A key of ``AUGMENT``: what the copies are.
-    seed : int
-        Decides splits that the source does not give, and the copies of ``lecture``.
-    compression : str
-        A key of ``COMPRESSION``; all but ``none`` and ``gzip`` need hdf5plugin to be read by others.
-    layout : {'file', 'parts'}
-        One file, or parts that stay with an index over them, for stores larger than one file should be.
-    retry_skipped : bool
-        Try again files that could not be used before.
-    max_skipped : float
-        Stop once more than this fraction of the files could not be used.
-    allow_missing_classes : bool
-        Accept classes that have no readable image, or none in some split.
-    workers : int
-        Threads that read and decode.
-    """
-
-    data: str
-    out: str | Path | None = None
-    backbone: str = "vgg16"
-    layers: tuple[str, ...] | None = None
-    pool: str | None = None
-    image_size: int | None = None
-    preprocess: str | None = None
-    resize: str = "bilinear"
-    dtype: str = "float16"
-    batch_size: int = 16
-    weights: str = "imagenet"
-    weights_sha256: str | None = None
-    limit: int | None = None
-    views: int = 1
-    augment: str = "none"
-    seed: int = 0
-    compression: str = "lz4"
-    layout: str = "file"
-    retry_skipped: bool = False
-    max_skipped: float | None = None
-    allow_missing_classes: bool = False
-    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
-
-    @property
-    def path(self) -> Path:
-        """Where the store will be."""
-        if self.out is not None:
-            return Path(self.out)
-        name = Path(self.data).resolve().stem if os.sep in self.data or Path(self.data).exists() else self.data
-        return Path("cache") / f"{name}-{Path(self.backbone).stem}.h5"
-
-    @property
-    def side(self) -> int:
-        """Side of the images in pixels."""
-        return self.image_size or find_backbone(self.backbone).image_size
-
-    @property
-    def preparation(self) -> str:
-        """How images are preprocessed."""
-        return self.preprocess or find_backbone(self.backbone).preprocess
 
 
 @dataclass(frozen=True)
@@ -176,7 +80,7 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
     >>> features.extract("photos", backbone="vgg16", out="cache/photos.h5")   # doctest: +SKIP
     """
     asked, clock = ExtractOptions(data=data, **options), _Clock()
-    _check(asked)
+    check_options(asked)
     source = load_source(data, asked.seed, asked.limit, asked.allow_missing_classes)
     plan = make_plan(source, asked.workers)
     for line in plan.describe():
@@ -189,10 +93,10 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
     engine = TensorFlowEngine(base, asked.side, asked.batch_size, asked.pool or "none")
     with one_writer(parts_folder(asked.path), say):
         parts = Parts(asked.path, _provenance(asked, source, base, engine), asked.compression, asked.retry_skipped)
-        todo = _todo(plan, parts, asked.views)
+        todo = find_work(plan, parts, asked.views)
         _preflight(asked, base, engine, plan, sum(len(views) for _, views in todo), say)
         clock.lap("load")
-        _compute(todo, len(plan.contents), engine, parts, asked)
+        compute(todo, len(plan.contents), engine, parts, asked)
         clock.lap("pass")
         rows, skipped = plan.rows(asked.views, parts.skipped)
         _check_rows(rows, skipped, asked)
@@ -213,27 +117,6 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.laps[name], self._last = now - self._last, now
-
-
-def _check(options: ExtractOptions) -> None:
-    """Refuse what can be refused before any file is read."""
-    check_request(options.backbone, options.side, options.preparation)
-    images.check_resize(options.resize)
-    if options.dtype not in DTYPES:
-        raise must_be_one_of("dtype", DTYPES, options.dtype)
-    if options.pool is not None and options.pool not in EXTRACT_POOLS:
-        raise must_be_one_of("pool", EXTRACT_POOLS, options.pool)
-    if options.compression not in COMPRESSION:
-        raise must_be_one_of("compression", COMPRESSION, options.compression)
-    if options.layout not in LAYOUTS:
-        raise must_be_one_of("layout", LAYOUTS, options.layout)
-    if options.path.suffix != ".h5":
-        raise RequestError(f"out must end in .h5; got {options.path}. Use --out {options.path.with_suffix('.h5')}")
-    check_views(options.views, options.augment)
-    if options.batch_size < 1:
-        raise RequestError(f"batch-size must be at least 1; got {options.batch_size}. Leave it out for 16.")
-    if options.max_skipped is not None and not 0 <= options.max_skipped <= 1:
-        raise RequestError(f"max-skipped must be between 0 and 1; got {options.max_skipped}. Leave it out for 0.05.")
 
 
 def _load(options: ExtractOptions) -> Base:
@@ -294,112 +177,11 @@ def _provenance(options: ExtractOptions, source: Source, base: Base, engine: Eng
     return {**provenance, "fingerprint": fingerprint(provenance)}
 
 
-def _todo(plan: Plan, parts: Parts, views: int) -> list[tuple[Content, list[int]]]:
-    """Return the contents that lack views, and which."""
-    found = []
-    for content in plan.contents:
-        lacking = [view for view in range(views) if (content.sha256, view) not in parts.places]
-        if lacking and content.sha256 not in parts.skipped:
-            found.append((content, lacking))
-    return found
-
-
-def _compute(
-    todo: list[tuple[Content, list[int]]], total: int, engine: Engine, parts: Parts, options: ExtractOptions
-) -> None:
-    """Send contents through the base in full batches and commit a part now and then."""
-    buffer = _Buffer(parts, engine, options)
-    allowed = _allowed_skips(total, options)
-
-    def decode(work: tuple[Content, list[int]]) -> tuple[bytes, dict[int, np.ndarray] | str]:
-        content, views = work
-        image = content.image(options.side, options.resize)
-        if isinstance(image, str):
-            return content.sha256, image
-        return content.sha256, {
-            view: make_view(image, options.augment, view, content.sha256, options.seed) for view in views
-        }
-
-    count = sum(len(views) for _, views in todo)
-    with ThreadPoolExecutor(options.workers) as pool, Progress(count, "images") as progress:
-        depth = 2 * engine.batch_size // options.views + options.workers
-        for sha256, views in ahead(pool, decode, todo, depth):
-            if isinstance(views, str):
-                buffer.skipped.append((sha256, views))
-                progress.update(options.views)
-            else:
-                for view, image in views.items():
-                    buffer.add((sha256, view), image)
-                    progress.update()
-            if len(parts.skipped) + len(buffer.skipped) > allowed:
-                raise _too_many_skipped(len(parts.skipped) + len(buffer.skipped), total, allowed)
-        buffer.flush()
-
-
-class _Buffer:
-    """Images on their way into a batch, and features on their way into a part."""
-
-    def __init__(self, parts: Parts, engine: Engine, options: ExtractOptions):
-        self.parts, self.engine, self.dtype = parts, engine, options.dtype
-        self.batch = np.zeros((engine.batch_size, options.side, options.side, 3), np.uint8)
-        self.waiting: list[Key] = []  # keys of the images in the batch
-        self._empty()
-
-    def _empty(self) -> None:
-        self.keys: list[Key] = []
-        self.features: list[dict[str, np.ndarray]] = []
-        self.skipped: list[tuple[bytes, str]] = []
-        self.since = time.monotonic()
-
-    def add(self, key: Key, image: np.ndarray) -> None:
-        """Take one image."""
-        self.batch[len(self.waiting)] = image
-        self.waiting.append(key)
-        if len(self.waiting) == len(self.batch):
-            self._forward()
-            held = sum(values.nbytes for features in self.features for values in features.values())
-            if held >= PART_BYTES or time.monotonic() - self.since >= PART_SECONDS:
-                self._append()
-
-    def flush(self) -> None:
-        """Compute and commit what is left."""
-        if self.waiting:
-            self._forward()
-        if self.keys or self.skipped:
-            self._append()
-
-    def _forward(self) -> None:
-        self.batch[len(self.waiting) :] = 0  # the last batch is padded, so that each has the same shape
-        features = self.engine.run(self.batch)
-        self.features.append({name: self._cast(name, values[: len(self.waiting)]) for name, values in features.items()})
-        self.keys += self.waiting
-        self.waiting = []
-
-    def _cast(self, layer: str, values: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            cast = values.astype(self.dtype)
-        if not np.isfinite(cast).all():
-            if np.isfinite(values).all():
-                raise StoreError(
-                    f"values of {layer} reach {np.abs(values).max():.0f}; float16 ends at 65504. Use --dtype float32"
-                )
-            raise StoreError(
-                f"the base gives values of {layer} that are not finite. Check its weights and --preprocess."
-            )
-        return cast
-
-    def _append(self) -> None:
-        names = self.features[0] if self.features else ()
-        features = {name: np.concatenate([batch[name] for batch in self.features]) for name in names}
-        self.parts.append(features, self.keys, self.skipped)
-        self._empty()
-
-
 def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractOptions) -> None:
     total = len(rows) + len(skipped)
-    allowed = _allowed_skips(total, options)
+    allowed = allowed_skips(total, options)
     if len(skipped) > allowed:
-        raise _too_many_skipped(len(skipped), total, allowed)
+        raise too_many_skipped(len(skipped), total, allowed)
     if not len(rows):
         raise SourceError(
             f"{options.data} has no readable image. First reason: {skipped[0].path}: {skipped[0].reason}. Check the files."
@@ -411,19 +193,6 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractOptions) -> 
                 f"every class must have a readable image in every split; {split} has none of {', '.join(empty)}. "
                 f"Repair the skipped files, or accept it: --allow-missing-classes"
             )
-
-
-def _allowed_skips(total: int, options: ExtractOptions) -> int:
-    if options.max_skipped is not None:
-        return int(options.max_skipped * total)
-    return max(int(0.05 * total), _SKIPS_ALWAYS_ALLOWED)
-
-
-def _too_many_skipped(skipped: int, total: int, allowed: int) -> SourceError:
-    return SourceError(
-        f"skipped files must be at most {allowed} of {total}; got {skipped} so far. Check the data, "
-        f"or accept more: --max-skipped {min(1.0, round(2 * skipped / total + 0.05, 1))}"
-    )
 
 
 def _is_current(options: ExtractOptions, rows: Rows, skipped: list[Skipped]) -> bool:

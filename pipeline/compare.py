@@ -20,7 +20,8 @@ from features.store import FeatureStore
 from .evaluate import accuracy_interval
 from .heads import HEADS, check_heads
 from .plots import plot_comparison
-from .train import Features, Fitted, describe_rows, fit_head, read_features, run_folder, whole_folder
+from .runs import run_folder, whole_folder
+from .train import Features, Fitted, describe_rows, fit_head, read_features
 
 _COLUMNS = (
     "head", "layer", "pool", "n_features", "chosen", "accuracy", "accuracy_low", "accuracy_high",

@@ -22,7 +22,8 @@ from features.store import FeatureStore
 from .dense import DenseHead
 from .evaluate import accuracy_interval, evaluate
 from .plots import plot_curves
-from .train import read_features, run_folder, whole_folder
+from .runs import run_folder, whole_folder
+from .train import read_features
 
 EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50
 

@@ -15,7 +15,8 @@ from features.store import FeatureStore
 from .compare import draw_splits, summarise
 from .evaluate import difference_interval
 from .plots import plot_comparison
-from .train import describe_rows, fit_head, read_features, run_folder, whole_folder
+from .runs import run_folder, whole_folder
+from .train import describe_rows, fit_head, read_features
 
 
 def probe(

@@ -1,7 +1,6 @@
 """The pass, on the tiny base: what is stored is what the model gives, in the rows' order, whatever happens on the way."""
 
 import json
-import sys
 
 import h5py
 import keras
@@ -104,7 +103,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("survived", [0, 1, 3])
 def test_killed_run_resumes_and_equals_an_uninterrupted_one(tree, tmp_path, monkeypatch, survived):
     run(tree, tmp_path / "whole.h5")
-    monkeypatch.setattr(sys.modules["features.extract"], "PART_BYTES", 1)  # a part a batch
+    monkeypatch.setattr("features.forward.PART_BYTES", 1)  # a part a batch
     append, left = parts.Parts.append, [survived]
 
     def dying(self, *arguments):

@@ -9,7 +9,8 @@ from features.errors import RequestError
 from pipeline.heads import HEADS, check_heads
 from pipeline.kernel import RbfSvm, fit_rbf_path
 from pipeline.linear import fit_path
-from pipeline.train import Features, load_head, save_head
+from pipeline.runs import load_head, save_head
+from pipeline.train import Features
 from pipeline.train import fit_head as fit_features
 
 ALL = sorted(HEADS)

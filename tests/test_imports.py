@@ -12,13 +12,15 @@ FEATURES = [
     {"pooling", "progress", "views", "diskfile", "writer", "layout", "cifar10"},
     {"images", "sources", "weights", "store"},
     {"parts", "plan", "backbones"},
-    {"engines"},
-    {"extract", "verify"},
+    {"engines", "options"},
+    {"forward", "verify"},
+    {"extract"},
 ]
 PIPELINE = [
     {"linear", "dense", "plots", "evaluate"},
     {"kernel"},
     {"heads"},
+    {"runs"},
     {"train"},
     {"compare"},
     {"probe", "lecture"},

@@ -18,7 +18,7 @@ import pytest
 import standin
 from conftest import assert_same_stores, draw, draw_tree
 
-from features import FeatureStore, extract, writer
+from features import FeatureStore, extract, images, writer
 from features.errors import SourceError, StoreError
 from features.verify import verify
 from features.writer import one_writer
@@ -29,7 +29,8 @@ from pipeline.__main__ import main
 def stand_in(monkeypatch):
     """Replace the base and the engine, and count images."""
     module = standin.extract_module
-    monkeypatch.setattr(module, "_load", module._load)  # put back afterwards
+    for name in ("_load", "TensorFlowEngine"):  # put back afterwards
+        monkeypatch.setattr(module, name, getattr(module, name))
     standin.install()
     standin.calls.clear()
 
@@ -51,7 +52,7 @@ def small_disk():
 
 
 def test_full_disk_is_a_clear_error_and_resuming_equals(tree, tmp_path, small_disk, monkeypatch, stand_in):
-    monkeypatch.setattr(standin.extract_module, "PART_BYTES", 1)
+    monkeypatch.setattr("features.forward.PART_BYTES", 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12))  # not foreseen
     run(tree, tmp_path / "whole.h5", dtype="float32", compression="none")
     filler = small_disk / "other"
@@ -122,7 +123,7 @@ def test_file_system_without_locks_says_so_and_still_has_one_writer(tmp_path, mo
 
 
 def test_parts_with_an_index_read_like_one_file(tree, tmp_path, monkeypatch, stand_in):
-    monkeypatch.setattr(standin.extract_module, "PART_BYTES", 1)
+    monkeypatch.setattr("features.forward.PART_BYTES", 1)
     (tree / "train/red/copy.png").write_bytes((tree / "test/blue/test001.png").read_bytes())
     run(tree, tmp_path / "one.h5")
     run(tree, tmp_path / "many.h5", layout="parts")
@@ -142,7 +143,7 @@ def test_parts_with_an_index_read_like_one_file(tree, tmp_path, monkeypatch, sta
 
 
 def test_missing_or_damaged_part_is_an_error_at_open(tree, tmp_path, monkeypatch, stand_in):
-    monkeypatch.setattr(standin.extract_module, "PART_BYTES", 1)
+    monkeypatch.setattr("features.forward.PART_BYTES", 1)
     run(tree, tmp_path / "s.h5", layout="parts")
     part = tmp_path / "s.h5.parts/part-000003.h5"
     whole = part.read_bytes()
@@ -178,7 +179,7 @@ def test_copies_and_grown_sources_cost_forward_passes_for_new_contents_only(tree
 def test_skipped_files_are_remembered_and_retried_when_asked(tree, tmp_path, stand_in, monkeypatch):
     (tree / "train/red/odd.png").write_bytes(b"not yet readable")
     run(tree, tmp_path / "s.h5")
-    real = standin.extract_module.images.decode
+    real = images.decode
     monkeypatch.setattr(
         "features.images.decode",
         lambda data, *rest: np.zeros((16, 16, 3), np.uint8) if data[:3] == b"not" else real(data, *rest),

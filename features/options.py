@@ -1,0 +1,128 @@
+"""What is asked of an extraction, as one frozen record made at the edge and passed whole."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import images
+from .backbones import check_request, find_backbone
+from .errors import RequestError, must_be_one_of
+from .layout import COMPRESSION
+from .parts import LAYOUTS
+from .pooling import EXTRACT_POOLS
+from .views import check_views
+
+DTYPES = ("float16", "float32")
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """What to extract. Fields left None take the backbone's default.
+
+    Attributes
+    ----------
+    data : str
+        See `load_source`.
+    out : path-like
+        Name of the store; ``cache/<source>-<backbone>.h5`` if left out.
+    backbone : str
+    layers : tuple of str
+        Names or indices.
+    pool : {'none', 'avg', 'max', 'avg+max'}
+        Pool before storing. Left out: what a store of this name has; else ``none``, or ``avg`` where whole maps would
+        not fit into the free disk or into half of the memory.
+    image_size : int
+        Side in pixels.
+    preprocess : {'imagenet', 'rescale', 'none'}
+        See `build_base`.
+    resize : str
+        A key of ``images.RESIZE``.
+    dtype : {'float16', 'float32'}
+    batch_size : int
+    weights, weights_sha256 : str
+        See `load_weights`.
+    limit : int
+        A stratified subset of this many images.
+    views : int
+        Rows an image: the image itself and so many less one augmented copies.
+    augment : str
+        A key of ``AUGMENT``: what the copies are.
+    seed : int
+        Decides splits that the source does not give, and the copies of ``lecture``.
+    compression : str
+        A key of ``COMPRESSION``; all but ``none`` and ``gzip`` need hdf5plugin to be read by others.
+    layout : {'file', 'parts'}
+        One file, or parts that stay with an index over them, for stores larger than one file should be.
+    retry_skipped : bool
+        Try again files that could not be used before.
+    max_skipped : float
+        Stop once more than this fraction of the files could not be used.
+    allow_missing_classes : bool
+        Accept classes that have no readable image, or none in some split.
+    workers : int
+        Threads that read and decode.
+    """
+
+    data: str
+    out: str | Path | None = None
+    backbone: str = "vgg16"
+    layers: tuple[str, ...] | None = None
+    pool: str | None = None
+    image_size: int | None = None
+    preprocess: str | None = None
+    resize: str = "bilinear"
+    dtype: str = "float16"
+    batch_size: int = 16
+    weights: str = "imagenet"
+    weights_sha256: str | None = None
+    limit: int | None = None
+    views: int = 1
+    augment: str = "none"
+    seed: int = 0
+    compression: str = "lz4"
+    layout: str = "file"
+    retry_skipped: bool = False
+    max_skipped: float | None = None
+    allow_missing_classes: bool = False
+    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+
+    @property
+    def path(self) -> Path:
+        """Where the store will be."""
+        if self.out is not None:
+            return Path(self.out)
+        name = Path(self.data).resolve().stem if os.sep in self.data or Path(self.data).exists() else self.data
+        return Path("cache") / f"{name}-{Path(self.backbone).stem}.h5"
+
+    @property
+    def side(self) -> int:
+        """Side of the images in pixels."""
+        return self.image_size or find_backbone(self.backbone).image_size
+
+    @property
+    def preparation(self) -> str:
+        """How images are preprocessed."""
+        return self.preprocess or find_backbone(self.backbone).preprocess
+
+
+def check_options(options: ExtractOptions) -> None:
+    """Refuse what can be refused before any file is read."""
+    check_request(options.backbone, options.side, options.preparation)
+    images.check_resize(options.resize)
+    if options.dtype not in DTYPES:
+        raise must_be_one_of("dtype", DTYPES, options.dtype)
+    if options.pool is not None and options.pool not in EXTRACT_POOLS:
+        raise must_be_one_of("pool", EXTRACT_POOLS, options.pool)
+    if options.compression not in COMPRESSION:
+        raise must_be_one_of("compression", COMPRESSION, options.compression)
+    if options.layout not in LAYOUTS:
+        raise must_be_one_of("layout", LAYOUTS, options.layout)
+    if options.path.suffix != ".h5":
+        raise RequestError(f"out must end in .h5; got {options.path}. Use --out {options.path.with_suffix('.h5')}")
+    check_views(options.views, options.augment)
+    if options.batch_size < 1:
+        raise RequestError(f"batch-size must be at least 1; got {options.batch_size}. Leave it out for 16.")
+    if options.max_skipped is not None and not 0 <= options.max_skipped <= 1:
+        raise RequestError(f"max-skipped must be between 0 and 1; got {options.max_skipped}. Leave it out for 0.05.")
