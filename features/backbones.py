@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib
-import os
 import re
-import sys
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import RequestError, WeightsError, must_be_one_of
+from .errors import RequestError, must_be_one_of
+from .ownmodel import input_side, load_own
+from .runtime import import_keras
 from .weights import Weights, load_weights
 
 if TYPE_CHECKING:
@@ -120,7 +117,7 @@ def find_backbone(name: str) -> Backbone:
         return BACKBONES[name]
     if not name.endswith(".keras"):
         raise must_be_one_of("backbone", BACKBONES, name, "Or name a model of your own: FILE.keras")
-    return Backbone("", name, "-1", _input_side(Path(name)), smallest=1, prepared=True)
+    return Backbone("", name, "-1", input_side(Path(name)), smallest=1, prepared=True)
 
 
 def check_request(name: str, image_size: int, preprocess: str) -> None:
@@ -191,7 +188,7 @@ def build_base(
                 f"weights of {name} are in the file itself; got {weights!r} beside it. Leave --weights out."
             )
         prepare = _PREPARE[preprocess]
-        model, loaded = _load_own(keras, Path(name), image_size, weights_sha256)
+        model, loaded = load_own(Path(name), image_size, weights_sha256)
     model.trainable = False
     by_name = canonical_names(model)
     chosen = [resolve_layer(layer, list(by_name)) for layer in layers]
@@ -211,12 +208,12 @@ def list_layers(name: str, image_size: int | None = None) -> dict[str, tuple[int
     backbone = find_backbone(name)
     size = image_size or backbone.image_size
     check_request(name, size, backbone.preprocess)
-    keras = import_keras()
     if backbone.module:
+        import_keras()
         _, construct = _application(backbone)
         model = construct(weights=None, include_top=False, input_shape=(size, size, 3))
     else:
-        model, _ = _load_own(keras, Path(name), size, None)
+        model, _ = load_own(Path(name), size, None)
     return {layer: tuple(each.output.shape[1:]) for layer, each in canonical_names(model).items()}
 
 
@@ -224,44 +221,6 @@ def _application(backbone: Backbone) -> tuple[Any, Callable[..., Any]]:
     """Return the module with a backbone's ``preprocess_input``, and its constructor, which some modules lack."""
     module, parent = importlib.import_module(backbone.module), importlib.import_module(_APPLICATIONS.rstrip("."))
     return module, getattr(module, backbone.constructor, None) or getattr(parent, backbone.constructor)
-
-
-def _input_side(path: Path) -> int:
-    """Return the side of the images that a Keras file takes, 224 where it leaves it open, from its configuration."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = archive.read("config.json").decode()
-    except FileNotFoundError:
-        raise RequestError(f"backbone {path} is not there. Look: ls {path.parent}") from None
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise RequestError(
-            f"backbone {path} must be a model that keras.saving.save_model wrote; {error}. Save it again."
-        ) from error
-    found = re.search(r'"batch_(?:input_)?shape": \[null, (\d+|null), (\d+|null), 3\]', config)
-    if found is None:
-        raise RequestError(
-            f"backbone {path} must take RGB images, (n, side, side, 3); its input is of another shape. Name another."
-        )
-    return 224 if found[1] == "null" else int(found[1])
-
-
-def _load_own(keras: Any, path: Path, image_size: int, sha256: str | None) -> tuple[keras.Model, Weights]:
-    """Load a model of the user's own; Keras refuses code in it."""
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if sha256 not in (None, found):
-        raise WeightsError(
-            f"{path} must have SHA-256 {sha256}; it has {found}. If this is the model you want: --weights-sha256 {found}"
-        )
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        side = model.inputs[0].shape[1]
-    except (ValueError, TypeError, OSError, AttributeError) as error:
-        raise RequestError(
-            f"backbone {path} must be a functional or sequential model that Keras can load; {str(error).splitlines()[0][:200]}. Save it again."
-        ) from error
-    if side not in (None, image_size):
-        raise RequestError(f"image-size must be {side} for {path}; got {image_size}. Leave it out.")
-    return model, Weights(f"file {path.name}", found)
 
 
 def resolve_layer(layer: str, names: Sequence[str]) -> str:
@@ -299,36 +258,6 @@ def canonical_names(model: keras.Model) -> dict[str, keras.Layer]:
             name = stem if number == first[stem] else f"{stem}_{number - first[stem]}"
         names[name] = layer
     return names
-
-
-def import_keras() -> Any:
-    """Import Keras on TensorFlow and find its devices."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with contextlib.nullcontext() if "tensorflow" in sys.modules else quiet():
-        import keras
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()
-    return keras
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what TensorFlow's C++ libraries write as they start, which no log level of theirs does.
-
-    Errors are raised, not written, so none is lost. Set ``TF_CPP_MIN_LOG_LEVEL`` to see it all.
-    """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        yield
-        return
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
 
 
 def _is_auto_named(layer: keras.Layer) -> bool:

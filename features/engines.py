@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .backbones import Base, import_keras, quiet
+from .backbones import Base
+from .runtime import import_keras, quiet
 
 
 class Engine(Protocol):
@@ -47,7 +48,9 @@ class TensorFlowEngine:
     def __init__(self, base: Base, image_size: int, batch_size: int, pool: str = "none"):
         import_keras()
         import tensorflow as tf
-        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+        from tensorflow.python.framework.convert_to_constants import (
+            convert_variables_to_constants_v2,
+        )
 
         self.batch_size = batch_size
         self.device = use_gpus(tf)

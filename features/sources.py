@@ -6,8 +6,6 @@ them in.
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from .cifar10 import cifar10_folder
-from .errors import RequestError, SourceError, missing_extra
-from .splits import SPLIT_NAMES, SPLITS, count_rows, rank_keys, stratified_split
+from .elpv import read_elpv
+from .errors import RequestError, SourceError
+from .manifest import read_manifest
+from .splits import SPLIT_NAMES, SPLITS, Row, count_rows, rank_keys, stratified_split
 
 # What is taken for an image by its name; content decides how it is decoded.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
@@ -112,7 +112,7 @@ def load_source(data: str, seed: int = 0, limit: int | None = None, allow_missin
 def _make_source(
     kind: str,
     root: Path,
-    rows: list[tuple[str, str, str | None]],
+    rows: list[Row],
     rejected: Sequence[tuple[str, str]] = (),
     strata: dict[str, str] | None = None,
 ) -> Source:
@@ -196,7 +196,7 @@ def _keep(source: Source, limit: int, seed: int) -> Source:
 
 
 def _read_folder(root: Path) -> Source:
-    rows: list[tuple[str, str, str | None]] = []
+    rows: list[Row] = []
     rejected: list[tuple[str, str]] = []
     splits = _split_folders(root)
     if splits:
@@ -275,68 +275,12 @@ def _lies_below(entry: os.DirEntry[str], root: Path) -> bool:
 
 
 def _read_csv(path: Path) -> Source:
-    root = path.parent
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = {"path", "label"} - set(reader.fieldnames or ())
-            if missing:
-                raise SourceError(
-                    f"{path} must have the columns path,label[,split]; {' and '.join(sorted(missing))} missing from "
-                    f"{reader.fieldnames or 'an empty file'}. Correct its first line."
-                )
-            lines = [(reader.line_num, line) for line in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path} must be a CSV file in UTF-8; {error}. Save it again as UTF-8.") from error
-    seen: dict[str, int] = {}
-    rows: list[tuple[str, str, str | None]] = []
-    absent: list[str] = []
-    for number, line in lines:
-        name, label, split = (
-            (line.get("path") or ""),
-            (line.get("label") or "").strip(),
-            (line.get("split") or "").strip(),
-        )
-        if not name or not label:
-            raise SourceError(
-                f"{path}:{number} must give a path and a label; got {name!r}, {label!r}. Fill it in or delete it."
-            )
-        if split and split.lower() not in SPLIT_NAMES:
-            raise SourceError(f"{path}:{number} split must be train, val or test; got {split!r}. Correct the line.")
-        name = Path(name).as_posix()
-        if name in seen:
-            raise SourceError(
-                f"{path}:{number} names {name} again (first in line {seen[name]}). Delete one of the two."
-            )
-        seen[name] = number
-        if not (root / name).exists():
-            absent.append(f"line {number}: {name}")
-        rows.append((name, label, SPLIT_NAMES[split.lower()] if split else None))
-    if absent:
-        raise SourceError(
-            f"{path} names {len(absent)} files that are not there, looked for below {root}: {'; '.join(absent[:3])}"
-            f"{' ...' if len(absent) > 3 else ''}. Paths are relative to the manifest's folder; correct or delete these lines."
-        )
-    if len({split is None for _, _, split in rows}) == 2:
-        raise SourceError(f"{path} must give a split on every line or on none. Fill in the column split.")
-    return _make_source("csv", root, rows)
+    return _make_source("csv", path.parent, read_manifest(path))
 
 
 def _read_elpv() -> Source:
-    """Solar cells of the PyPI package elpv-dataset: defective means a defect probability above 0.5.
-
-    The split is stratified by label and by the module's type, as in Deitsch et al. 2019 (arXiv 1807.02894).
-    """
-    spec = importlib.util.find_spec("elpv_dataset")
-    if spec is None or not spec.submodule_search_locations:
-        raise missing_extra("elpv-dataset", "demo", "the source elpv")
-    root = Path(spec.submodule_search_locations[0]) / "data"
-    rows: list[tuple[str, str, str | None]] = []
-    module_types = {}
-    for line in (root / "labels.csv").read_text(encoding="utf-8").splitlines():
-        path, probability, module_type = line.split()
-        rows.append((path, "defective" if float(probability) > 0.5 else "functional", None))
-        module_types[path] = module_type
+    """Read the solar cells; splits are stratified by label and module type, as the published benchmark's are."""
+    root, rows, module_types = read_elpv()
     return _make_source("elpv", root, rows, strata=module_types)
 
 

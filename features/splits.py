@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+Row = tuple[str, str, str | None]  # path below the root, name of the class, name of the split if it is given
 SPLITS = {"train": 0, "val": 1, "test": 2}
 # Folder and manifest names that mean a split, in any case of letters.
 SPLIT_NAMES = {

@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
         commands, "probe", _probe, "show accuracy layer by layer, and which layer to take",
         "python -m pipeline probe --store cache/elpv-layers.h5 --repeats 5",
     )  # fmt: skip
-    _add_stage_two(probe, layer=False)
+    _add_stage_two(probe)
     probe.add_argument(
         "--repeats", type=int, metavar="N", help="stratified splits to draw (default 5; 1: the store's own)"
     )
@@ -208,16 +208,47 @@ def _add(commands: Any, name: str, run: Any, summary: str, example: str) -> argp
 
 
 def _add_extract(commands: Any) -> None:
-    add = _add(
+    command = _add(
         commands, "extract", _extract, "run a frozen base once over labelled images and keep its features",
         "python -m pipeline extract --data photos --backbone vgg16 --out cache/photos.h5",
-    ).add_argument  # fmt: skip
+    )  # fmt: skip
+    _add_images(command.add_argument_group("images").add_argument)
+    _add_base(command.add_argument_group("base").add_argument)
+    _add_store(command.add_argument_group("store").add_argument)
+
+
+def _add_images(add: Any) -> None:
     add(
         "--data",
         required=True,
         metavar="SOURCE",
-        help="folder (split/class/file or class/file), CSV (path,label[,split]) or elpv",
+        help="folder (split/class/file or class/file), CSV (path,label[,split]), elpv or cifar10",
     )
+    add("--limit", type=int, metavar="N", help="a stratified subset of N images")
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of splits that the source does not give, of --limit and --augment lecture (default 0)",
+    )
+    add(
+        "--resize",
+        choices=("bilinear", "nearest", "box", "bicubic", "lanczos"),
+        help="resize rule (default bilinear, antialiased)",
+    )
+    add("--views", type=int, metavar="N", help="rows an image: itself and N - 1 augmented copies (default 1)")
+    add("--augment", choices=("none", "hflip", "dihedral", "lecture"), help="what the copies are (default none)")
+    add(
+        "--max-skipped",
+        type=float,
+        metavar="FRACTION",
+        help="stop when more files than this cannot be used (default 0.05, and 5 files)",
+    )
+    add("--retry-skipped", action="store_true", default=None, help="try again files that could not be used before")
+    add("--allow-missing-classes", action="store_true", help="accept classes without a readable image in some split")
+
+
+def _add_base(add: Any) -> None:
     add(
         "--backbone",
         metavar="NAME",
@@ -225,25 +256,26 @@ def _add_extract(commands: Any) -> None:
     )
     add("--layers", metavar="L[,L]", help="layers by name or index (default: the last feature map)")
     add(
-        "--pool",
-        choices=("none", "avg", "max", "avg+max"),
-        help="pool maps over space before storing them (default none)",
-    )
-    add(
         "--image-size",
         type=int,
         metavar="PX",
         help="side of the square that images are resized to (default: the base's)",
     )
     add(
-        "--preprocess",
-        choices=("imagenet", "rescale", "none"),
+        "--preprocess", choices=("imagenet", "rescale", "none"),
         help="the base's own, division by 255, or RGB as it is (default: the base's own; none for FILE.keras)",
-    )
+    )  # fmt: skip
+    add("--weights", metavar="FILE", help="file of weights instead of finding ImageNet's")
+    add("--weights-sha256", metavar="HEX", help="accept weights with this SHA-256")
+    add("--batch-size", type=int, metavar="N", help="images a batch (default 16)")
+
+
+def _add_store(add: Any) -> None:
+    add("--out", metavar="NAME.h5", help="the store (default cache/SOURCE-BACKBONE.h5)")
     add(
-        "--resize",
-        choices=("bilinear", "nearest", "box", "bicubic", "lanczos"),
-        help="resize rule (default bilinear, antialiased)",
+        "--pool",
+        choices=("none", "avg", "max", "avg+max"),
+        help="pool maps over space before storing them (default none, if they fit)",
     )
     add("--dtype", choices=("float16", "float32"), help="stored precision (default float16)")
     add(
@@ -251,27 +283,11 @@ def _add_extract(commands: Any) -> None:
         choices=("lz4", "zstd", "gzip", "none"),
         help="of values (default lz4; plain h5py reads gzip and none)",
     )
-    add("--views", type=int, metavar="N", help="rows an image: itself and N - 1 augmented copies (default 1)")
-    add("--augment", choices=("none", "hflip", "dihedral", "lecture"), help="what the copies are (default none)")
     add(
         "--layout",
         choices=("file", "parts"),
         help="one file, or parts that stay with an index over them (default file)",
     )
-    add("--retry-skipped", action="store_true", default=None, help="try again files that could not be used before")
-    add("--batch-size", type=int, metavar="N", help="images a batch (default 16)")
-    add("--weights", metavar="FILE", help="file of weights instead of finding ImageNet's")
-    add("--weights-sha256", metavar="HEX", help="accept weights with this SHA-256")
-    add("--limit", type=int, metavar="N", help="a stratified subset of N images")
-    add("--seed", type=int, metavar="N", help="of splits that the source does not give, and of --limit (default 0)")
-    add(
-        "--max-skipped",
-        type=float,
-        metavar="FRACTION",
-        help="stop when more files than this cannot be used (default 0.05, and 5 files)",
-    )
-    add("--allow-missing-classes", action="store_true", help="accept classes without a readable image in some split")
-    add("--out", metavar="NAME.h5", help="the store (default cache/SOURCE-BACKBONE.h5)")
 
 
 def _add_train_head(commands: Any) -> None:
@@ -295,11 +311,14 @@ def _add_compare(commands: Any) -> None:
     _add_stage_two(command)
 
 
-def _add_stage_two(command: argparse.ArgumentParser, layer: bool = True) -> None:
+def _add_stage_two(command: argparse.ArgumentParser) -> None:
     command.add_argument("--store", required=True, metavar="STORE.h5")
     command.add_argument("--views", type=int, metavar="N", help="use the first N views of each image (default: all)")
-    if layer:
-        command.add_argument("--layer", metavar="L[,L]", help="stored layers, joined after pooling (default: the last)")
+    command.add_argument(
+        "--layer",
+        metavar="L[,L]",
+        help="stored layers (default: the last; probe: all); train-head and compare join them",
+    )
     command.add_argument(
         "--pool", choices=("flatten", "avg", "max", "avg+max"), help="maps to vectors (default: the head's own)"
     )

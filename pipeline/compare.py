@@ -20,7 +20,8 @@ from features.store import FeatureStore
 from .evaluate import accuracy_interval
 from .heads import HEADS, check_heads
 from .plots import plot_comparison
-from .runs import run_folder, whole_folder
+from .request import Request
+from .runs import whole_folder
 from .train import Features, Fitted, describe_rows, fit_head, read_features
 
 _COLUMNS = (
@@ -33,14 +34,9 @@ def compare(
     store: str | Path,
     heads: Sequence[str] | None = None,
     *,
-    layer: str | None = None,
-    pool: str | None = None,
-    views: int | None = None,
     repeats: int = 1,
-    seed: int = 0,
-    out: str | Path | None = None,
-    overwrite: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train heads on the same rows of a store and compare them on its test rows.
 
@@ -50,45 +46,40 @@ def compare(
         A finished feature store.
     heads : sequence of str, optional
         Keys of ``HEADS``; all if left out.
-    layer, pool, views : optional
-        See `train_head`.
     repeats : int
         1: the store's own split. More: so many splits drawn anew, stratified, of the same sizes; figures are means.
-    seed : int
-        Of the first drawn split and of the heads.
-    out : path-like, optional
-        Folder of the comparison; ``runs/<store>-compare``, numbered where that is taken, if left out.
-    overwrite : bool
-        Replace a comparison that is there.
     say : callable
         Takes each line that tells what was decided.
+    **options
+        Other fields of `Request`.
 
     Returns
     -------
     comparison : dict
         ``heads``: a list, best first, with test figures. Also ``store``, ``rows``, ``repeats`` and ``provenance``.
     """
+    asked = Request(store, **options)
     names = list(dict.fromkeys(heads or HEADS))
     check_heads(names)
     if repeats < 1:
         raise RequestError(f"repeats must be at least 1; got {repeats}. Leave it out for the store's own split.")
-    folder = run_folder(out, f"{Path(store).stem}-compare", overwrite)
+    folder = asked.folder("compare")
     with FeatureStore(store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
-        splits = draw_splits(rows, repeats, seed)
-        say(f"store    {store}: {describe_rows(rows, views or opened.views)}")
+        splits = draw_splits(rows, repeats, asked.seed)
+        say(f"store    {store}: {describe_rows(rows, asked.views or opened.views)}")
         say(
             "splits   the store's own"
             if repeats == 1
-            else f"splits   {repeats} drawn anew, stratified, seeds from {seed}"
+            else f"splits   {repeats} drawn anew, stratified, seeds from {asked.seed}"
         )
         results = []
         with Progress(len(names) * repeats, "fits") as progress:
             for name in names:
-                features = read_features(opened, name, layer, pool, views)
+                features = read_features(opened, name, asked)
                 fitted = []
                 for split in splits:
-                    fitted.append(fit_head(name, features, rows.labels, split, len(rows.class_names), seed))
+                    fitted.append(fit_head(name, features, rows.labels, split, len(rows.class_names), asked.seed))
                     progress.update()
                 results.append(summarise(name, features, fitted, splits[0]))
     results.sort(key=lambda result: (-result["accuracy"], result["fit_seconds"]))
@@ -97,10 +88,10 @@ def compare(
         "store": str(store),
         "rows": rows.counts(),
         "repeats": repeats,
-        "seed": seed,
+        "seed": asked.seed,
         "provenance": provenance,
     }
-    with whole_folder(folder, overwrite) as unfinished:
+    with whole_folder(folder, asked.overwrite) as unfinished:
         _write(comparison, unfinished)
     say(f"written  {folder}/compare.md, compare.csv, compare.json, compare.png")
     return {**comparison, "out": str(folder)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.backbones import import_keras
+from features.runtime import import_keras
 
 if TYPE_CHECKING:
     import keras

@@ -22,6 +22,7 @@ from features.store import FeatureStore
 from .dense import DenseHead
 from .evaluate import accuracy_interval, evaluate
 from .plots import plot_curves
+from .request import Request
 from .runs import run_folder, whole_folder
 from .train import read_features
 
@@ -128,7 +129,7 @@ def format_lecture(results: dict[str, Any]) -> str:
 def _train(recipe: Recipe, path: Path, seed: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Train one head for all epochs, as the lecture did: val is watched, not chosen by."""
     with FeatureStore(path) as store:
-        features, rows = read_features(store, "dense", None, None), store.rows
+        features, rows = read_features(store, "dense", Request(path)), store.rows
     train, val, test = (rows.splits == code for code in (0, 1, 2))
     head = DenseHead(
         epochs=EPOCHS, batch_size=BATCH, seed=seed, steps=None if recipe.whole_epochs else STEPS,

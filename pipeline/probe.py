@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,13 @@ from features.store import FeatureStore
 from .compare import draw_splits, summarise
 from .evaluate import difference_interval
 from .plots import plot_comparison
-from .runs import run_folder, whole_folder
+from .request import Request
+from .runs import whole_folder
 from .train import describe_rows, fit_head, read_features
 
 
 def probe(
-    store: str | Path,
-    *,
-    pool: str | None = None,
-    views: int | None = None,
-    repeats: int = 5,
-    seed: int = 0,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    store: str | Path, *, repeats: int = 5, say: Callable[[str], None] = lambda line: None, **options: Any
 ) -> dict[str, Any]:
     """Train a logistic regression on each layer of a store, and on the best two together, on the same rows.
 
@@ -36,41 +30,36 @@ def probe(
     ----------
     store : path-like
         A finished feature store of several layers.
-    pool : str, optional
-        How maps become vectors; average and maximum side by side if left out.
-    views : int, optional
-        Use the first so many views of each image; all if left out.
     repeats : int
         So many stratified splits are drawn; 1 takes the store's own.
-    seed : int
-        Of the first drawn split.
-    out : path-like, optional
-        Folder of the probe; ``runs/<store>-probe``, numbered where that is taken, if left out.
-    overwrite : bool
-        Replace a probe that is there.
     say : callable
         Takes each line that tells what was decided.
+    **options
+        Other fields of `Request`: `layer` names the layers to look at, and maps are pooled to average and maximum side
+        by side where `pool` is left out.
 
     Returns
     -------
     probed : dict
-        ``layers``: a list in the store's order, then the best two together, with test figures and the difference to
+        ``layers``: a list in the order asked for, then the best two together, with test figures and the difference to
         the best, ``behind_interval``; ``take``: the best layer.
     """
-    folder = run_folder(out, f"{Path(store).stem}-probe", overwrite)
+    asked = Request(store, **options)
+    folder = asked.folder("probe")
     with FeatureStore(store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
-        splits = draw_splits(rows, repeats, seed)
-        say(f"store    {store}: {describe_rows(rows, views or opened.views)}")
-        names, results = list(opened.layers), []
+        splits = draw_splits(rows, repeats, asked.seed)
+        say(f"store    {store}: {describe_rows(rows, asked.views or opened.views)}")
+        names = asked.layer.split(",") if asked.layer else list(opened.layers)
         with Progress((len(names) + (len(names) > 1)) * repeats, "fits") as progress:
 
             def measure(layer: str) -> dict[str, Any]:
                 is_map = len(opened.dataset(layer.split(",")[0]).shape) == 4
-                features = read_features(opened, "logistic", layer, (pool or "avg+max") if is_map else None, views)
+                pool = (asked.pool or "avg+max") if is_map else asked.pool
+                features = read_features(opened, "logistic", replace(asked, layer=layer, pool=pool))
                 fitted = []
                 for split in splits:
-                    fitted.append(fit_head("logistic", features, rows.labels, split, len(rows.class_names), seed))
+                    fitted.append(fit_head("logistic", features, rows.labels, split, len(rows.class_names), asked.seed))
                     progress.update()
                 return summarise("logistic", features, fitted, splits[0])
 
@@ -85,10 +74,10 @@ def probe(
         "take": take,
         "store": str(store),
         "repeats": repeats,
-        "seed": seed,
+        "seed": asked.seed,
         "provenance": provenance,
     }
-    with whole_folder(folder, overwrite) as unfinished:
+    with whole_folder(folder, asked.overwrite) as unfinished:
         (unfinished / "probe.md").write_text(format_probe(probed) + "\n", encoding="utf-8")
         (unfinished / "probe.json").write_text(json.dumps(probed, indent=2) + "\n", encoding="utf-8")
         bars = [{**result, "head": result["layer"]} for result in results]

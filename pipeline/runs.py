@@ -69,7 +69,7 @@ def load_head(folder: str | Path) -> Classifier:
     """Load the head of a run of your own: ``head.joblib`` is a pickle, which can run code."""
     folder = Path(folder)
     if (folder / "head.keras").exists():
-        from features.backbones import import_keras
+        from features.runtime import import_keras
 
         head = DenseHead()
         head.model_ = import_keras().saving.load_model(folder / "head.keras")

@@ -21,7 +21,8 @@ from features.store import FeatureStore
 from .evaluate import evaluate
 from .heads import HEADS, Choice, Classifier, check_heads, choose, refit
 from .plots import plot_history
-from .runs import run_folder, save_head, whole_folder
+from .request import Request
+from .runs import save_head, whole_folder
 
 RESULTS = (
     "run.json",
@@ -128,16 +129,7 @@ def fit_head(name: str, features: Features, y: np.ndarray, splits: np.ndarray, n
 
 
 def train_head(
-    store: str | Path,
-    head: str = "logistic",
-    *,
-    layer: str | None = None,
-    pool: str | None = None,
-    views: int | None = None,
-    seed: int = 0,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    store: str | Path, head: str = "logistic", *, say: Callable[[str], None] = lambda line: None, **options: Any
 ) -> dict[str, Any]:
     """Train one head on a store and save the run.
 
@@ -147,33 +139,25 @@ def train_head(
         A finished feature store.
     head : str
         A key of ``HEADS``.
-    layer, pool : str, optional
-        Which stored layers, separated by commas, and how their maps become vectors; the last layer and the head's own
-        pooling if left out.
-    views : int, optional
-        Use the first so many views of each image; all if left out.
-    seed : int
-        Of the head's random start.
-    out : path-like, optional
-        Folder of the run; ``runs/<store>-<head>``, numbered where that is taken, if left out.
-    overwrite : bool
-        Replace a run that is there.
     say : callable
         Takes each line that tells what was decided.
+    **options
+        Other fields of `Request`.
 
     Returns
     -------
     run : dict
         What ``run.json`` holds: ``head``, ``val``, ``test``, ``fit_seconds`` and how it came to be.
     """
+    asked = Request(store, **options)
     check_heads([head])
-    folder = run_folder(out, f"{Path(store).stem}-{head}", overwrite)
+    folder = asked.folder(head)
     with FeatureStore(store) as opened:
-        features = read_features(opened, head, layer, pool, views)
+        features = read_features(opened, head, asked)
         rows, provenance = opened.rows.images(), opened.provenance
     say(f"store    {store}: {describe_rows(rows, features.views)}")
     say(f"head     {head} on {features.layer}, {features.pool}: {features.X.shape[1]} features")
-    fitted = fit_head(head, features, rows.labels, rows.splits, len(rows.class_names), seed)
+    fitted = fit_head(head, features, rows.labels, rows.splits, len(rows.class_names), asked.seed)
     run = {
         "head": head,
         "layer": features.layer,
@@ -186,13 +170,13 @@ def train_head(
         "test": _without_nan(fitted.test),
         "fit_seconds": fitted.fit_seconds,
         "predict_seconds": fitted.predict_seconds,
-        "seed": seed,
+        "seed": asked.seed,
         "store": str(store),
         "class_names": list(rows.class_names),
         "rows": rows.counts(),
         "provenance": provenance,
     }
-    with whole_folder(folder, overwrite) as unfinished:
+    with whole_folder(folder, asked.overwrite) as unfinished:
         (unfinished / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         save_head(fitted.estimator, unfinished)
         _write_predictions(unfinished / "predictions.csv", rows, fitted.probabilities)
@@ -202,26 +186,25 @@ def train_head(
     return {**run, "out": str(folder)}
 
 
-def read_features(
-    store: FeatureStore, head: str, layer: str | None, pool: str | None, views: int | None = None
-) -> Features:
+def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
     """Read what a head wants of a store: layers are pooled each by itself and joined side by side."""
-    if views is not None and not 1 <= views <= store.views:
+    views = asked.views or store.views
+    if not 1 <= views <= store.views or asked.views == 0:
         raise RequestError(
-            f"views must be between 1 and {store.views}, those of {store.path}; got {views}. Leave it out for all."
+            f"views must be between 1 and {store.views}, those of {store.path}; got {asked.views}. Leave it out for all."
         )
-    rows = None if views is None else np.flatnonzero(store.rows.views < views)
-    names = layer.split(",") if layer else [list(store.layers)[-1]]
+    rows = None if views == store.views else np.flatnonzero(store.rows.views < views)
+    names = asked.layer.split(",") if asked.layer else [list(store.layers)[-1]]
     parts, pools = [], []
     for name in names:
         is_map = len(store.dataset(name).shape) == 4
-        asked = pool or (HEADS[head].pool if is_map else "flatten")
-        parts.append(store.read(name, asked, rows))
-        pools.append(asked if is_map else store.provenance["pool"])
+        pool = asked.pool or (HEADS[head].pool if is_map else "flatten")
+        parts.append(store.read(name, pool, rows))
+        pools.append(pool if is_map else store.provenance["pool"])
     return Features(
         X=parts[0] if len(parts) == 1 else np.hstack(parts),
         widths=tuple(part.shape[1] for part in parts),
-        views=views or store.views,
+        views=views,
         layer="+".join(names),
         pool=", ".join(dict.fromkeys(pools)),
     )

@@ -8,10 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module imports only from floors below its own.
 FEATURES = [
-    {"errors", "splits", "cache"},
-    {"pooling", "progress", "views", "diskfile", "writer", "layout", "cifar10"},
+    {"errors", "splits", "cache", "runtime"},
+    {"pooling", "progress", "views", "diskfile", "writer", "layout", "cifar10", "manifest", "elpv"},
     {"images", "sources", "weights", "store"},
-    {"parts", "plan", "backbones"},
+    {"parts", "plan", "ownmodel"},
+    {"backbones"},
     {"engines", "options"},
     {"forward", "verify"},
     {"extract"},
@@ -21,6 +22,7 @@ PIPELINE = [
     {"kernel"},
     {"heads"},
     {"runs"},
+    {"request"},
     {"train"},
     {"compare"},
     {"probe", "lecture"},

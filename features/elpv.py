@@ -1,0 +1,27 @@
+"""Solar cells of the PyPI package elpv-dataset, which is data: its loader is not used."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from .errors import missing_extra
+from .splits import Row
+
+
+def read_elpv() -> tuple[Path, list[Row], dict[str, str]]:
+    """Return the folder of the cells, their rows, and the type of the module that each was cut from.
+
+    Defective means a defect probability above 0.5, as in Deitsch et al. 2019 (arXiv 1807.02894).
+    """
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or not spec.submodule_search_locations:
+        raise missing_extra("elpv-dataset", "demo", "the source elpv")
+    root = Path(spec.submodule_search_locations[0]) / "data"
+    rows: list[Row] = []
+    module_types = {}
+    for line in (root / "labels.csv").read_text(encoding="utf-8").splitlines():
+        path, probability, module_type = line.split()
+        rows.append((path, "defective" if float(probability) > 0.5 else "functional", None))
+        module_types[path] = module_type
+    return root, rows, module_types

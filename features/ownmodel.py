@@ -1,0 +1,55 @@
+"""A model of the user's own as a backbone: a file that keras.saving wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import RequestError, WeightsError
+from .runtime import import_keras
+from .weights import Weights
+
+if TYPE_CHECKING:
+    import keras
+
+
+def input_side(path: Path) -> int:
+    """Return the side of the images that a Keras file takes, 224 where it leaves it open, from its configuration."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = archive.read("config.json").decode()
+    except FileNotFoundError:
+        raise RequestError(f"backbone {path} is not there. Look: ls {path.parent}") from None
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise RequestError(
+            f"backbone {path} must be a model that keras.saving.save_model wrote; {error}. Save it again."
+        ) from error
+    found = re.search(r'"batch_(?:input_)?shape": \[null, (\d+|null), (\d+|null), 3\]', config)
+    if found is None:
+        raise RequestError(
+            f"backbone {path} must take RGB images, (n, side, side, 3); its input is of another shape. Name another."
+        )
+    return 224 if found[1] == "null" else int(found[1])
+
+
+def load_own(path: Path, image_size: int, sha256: str | None) -> tuple[keras.Model, Weights]:
+    """Load a model of the user's own; Keras refuses code in it."""
+    keras = import_keras()
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 not in (None, found):
+        raise WeightsError(
+            f"{path} must have SHA-256 {sha256}; it has {found}. If this is the model you want: --weights-sha256 {found}"
+        )
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        side = model.inputs[0].shape[1]
+    except (ValueError, TypeError, OSError, AttributeError) as error:
+        raise RequestError(
+            f"backbone {path} must be a functional or sequential model that Keras can load; {str(error).splitlines()[0][:200]}. Save it again."
+        ) from error
+    if side not in (None, image_size):
+        raise RequestError(f"image-size must be {side} for {path}; got {image_size}. Leave it out.")
+    return model, Weights(f"file {path.name}", found)

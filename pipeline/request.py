@@ -1,0 +1,43 @@
+"""What every training command of stage two is asked, as one frozen record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .runs import run_folder
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which features of which store, and where results go.
+
+    Attributes
+    ----------
+    store : path-like
+        A finished feature store.
+    layer : str, optional
+        Stored layers, separated by commas; each is pooled by itself and they are joined. The last one if left out.
+    pool : str, optional
+        How maps become vectors; the head's own way if left out.
+    views : int, optional
+        Use the first so many views of each image; all if left out.
+    seed : int
+        Of the head's random start, and of the first drawn split.
+    out : path-like, optional
+        Folder of the results; ``runs/<store>-<what>``, numbered where that is taken, if left out.
+    overwrite : bool
+        Replace earlier results that are there.
+    """
+
+    store: str | Path
+    layer: str | None = None
+    pool: str | None = None
+    views: int | None = None
+    seed: int = 0
+    out: str | Path | None = None
+    overwrite: bool = False
+
+    def folder(self, what: str) -> Path:
+        """Return the folder for results, refusing one that is taken."""
+        return run_folder(self.out, f"{Path(self.store).stem}-{what}", self.overwrite)
