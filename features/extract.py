@@ -92,7 +92,8 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
     asked = _with_pool(asked, base, plan, say)
     engine = TensorFlowEngine(base, asked.side, asked.batch_size, asked.pool or "none")
     with one_writer(parts_folder(asked.path), say):
-        parts = Parts(asked.path, _provenance(asked, source, base, engine), asked.compression, asked.retry_skipped)
+        parts = Parts(asked.path, _provenance(asked, source, base, engine), asked.retry_skipped)
+        parts.forget(set(plan.keys))
         todo = find_work(plan, parts, asked.views)
         _preflight(asked, base, engine, plan, sum(len(views) for _, views in todo), say)
         clock.lap("load")
@@ -172,6 +173,7 @@ def _provenance(options: ExtractOptions, source: Source, base: Base, engine: Eng
         "dtype": options.dtype,
         "engine": engine.name,
         "batch_size": engine.batch_size,
+        "compression": options.compression,
         "versions": {name: version(name) for name in ("numpy", "h5py", "pillow", "keras", "tensorflow")},
     }
     return {**provenance, "fingerprint": fingerprint(provenance)}
@@ -200,7 +202,8 @@ def _is_current(options: ExtractOptions, rows: Rows, skipped: list[Skipped]) -> 
         return False
     with FeatureStore(options.path) as store:
         same = all(np.array_equal(getattr(store.rows, each.name), getattr(rows, each.name)) for each in fields(Rows))
-        return same and store.skipped == skipped and bool(store.parts) == (options.layout == "parts")
+        kept = (store.provenance["compression"], "parts" if store.parts else "file")
+        return same and store.skipped == skipped and kept == (options.compression, options.layout)
 
 
 def _preflight(

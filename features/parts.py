@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,16 @@ import numpy as np
 
 from .diskfile import UNFINISHED, whole_file
 from .errors import StoreError
-from .layout import Rows, Skipped, create, link, runs, write_attributes, write_rows, write_skipped
+from .layout import (
+    Rows,
+    Skipped,
+    create,
+    link,
+    runs,
+    write_attributes,
+    write_rows,
+    write_skipped,
+)
 from .store import FeatureStore, check_same, parts_folder
 
 LAYOUTS = ("file", "parts")
@@ -34,9 +43,7 @@ class Parts:
     path : Path
         The store's final name; parts lie in ``NAME.h5.parts/`` beside it.
     provenance : dict
-        What is asked for. Contents computed under another fingerprint are refused.
-    compression : str
-        See `create`.
+        What is asked for, compression included. Contents computed under another fingerprint are refused.
     retry_skipped : bool
         Forget which contents gave no row.
 
@@ -53,11 +60,12 @@ class Parts:
         If what lies there has another fingerprint or is damaged.
     """
 
-    def __init__(self, path: Path, provenance: dict[str, Any], compression: str = "none", retry_skipped: bool = False):
-        self.path, self.provenance, self.compression = path, provenance, compression
+    def __init__(self, path: Path, provenance: dict[str, Any], retry_skipped: bool = False):
+        self.path, self.provenance, self.compression = path, provenance, provenance["compression"]
         self.folder = parts_folder(path)
         self.places: dict[Key, tuple[Path, int]] = {}
         self.skipped: dict[bytes, str] = {}
+        self._compressions = {provenance["compression"]}
         for unfinished in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(unfinished)
         for part in sorted(self.folder.glob("part-*.h5")):
@@ -70,6 +78,10 @@ class Parts:
                 self.skipped |= {each.sha256: each.reason for each in store.skipped if each.sha256}
         done = {key for key, _ in self.places}
         self.skipped = {} if retry_skipped else {key: why for key, why in self.skipped.items() if key not in done}
+
+    def forget(self, keep: Container[object]) -> None:
+        """Forget why contents were skipped that are no longer asked for; `keep` holds those that are."""
+        self.skipped = {key: why for key, why in self.skipped.items() if key in keep}
 
     def append(
         self, features: dict[str, np.ndarray], keys: Sequence[Key], skipped: Sequence[tuple[bytes, str]] = ()
@@ -133,6 +145,11 @@ class Parts:
         if layout == "parts" and any(file == self.path for file, _ in found):
             other = self.path.with_name(f"{self.path.stem}-parts.h5")
             raise StoreError(f"{self.path} is one file already; its layout cannot become parts. Use --out {other}")
+        if layout == "parts" and len(self._compressions) > 1:
+            other = self.path.with_name(f"{self.path.stem}-2.h5")
+            raise StoreError(
+                f"parts of {self.path} must have one compression; got {', '.join(sorted(self._compressions))}. Use --out {other}"
+            )
         with h5py.File(found[0][0], "r", locking=False) as first:
             layers = {name: first["features"][name].shape[1:] for name in self.provenance["layers"]}
         with whole_file(self.path, self.folder) as file:
@@ -153,7 +170,9 @@ class Parts:
     def _open_part(self, part: Path) -> None:
         try:
             with h5py.File(part, "r", locking=False) as file:
-                check_same(json.loads(file.attrs["provenance"]), self.provenance, self.path)
+                held = json.loads(file.attrs["provenance"])
+                check_same(held, self.provenance, self.path)
+                self._compressions.add(held["compression"])
                 self._add(part, file["sha256"][:], file["view"][:])
                 self.skipped.update((bytes.fromhex(key), reason) for key, reason in json.loads(file.attrs["skipped"]))
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:

@@ -13,7 +13,15 @@ import h5py
 import numpy as np
 
 from .errors import StoreError, must_be_one_of
-from .layout import FORMAT, FORMAT_VERSION, digest_attributes, open_layer, read_rows, read_skipped, runs
+from .layout import (
+    FORMAT,
+    FORMAT_VERSION,
+    digest_attributes,
+    open_layer,
+    read_rows,
+    read_skipped,
+    runs,
+)
 from .pooling import check_pool, pool_maps, pooled_shape
 
 # The provenance that decides feature values; the rest (source, library versions, ...) is told but not compared.
@@ -152,6 +160,7 @@ class FeatureStore:
         if layer not in self.layers:
             remedy = f"Extract it: python -m pipeline extract --layers {layer} --out OTHER.h5"
             raise must_be_one_of(f"layer of {self.path}", self.layers, layer, remedy)
+        self._check_parts()  # again: they may have gone since the store was opened
         return open_layer(self._file, layer, self.path.parent.resolve())
 
     def describe(self) -> dict[str, Any]:
@@ -216,6 +225,7 @@ class FeatureStore:
             except (OSError, RuntimeError) as error:
                 reason = f"values of {data.name} fail their checksum ({error})"
                 raise StoreError(f"{self.path} is damaged: {reason}. {_REMEDY}") from error
+            self._check_parts()
             yield start, block
 
 

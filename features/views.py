@@ -27,7 +27,7 @@ _DIHEDRAL = (
 )
 # Name → the largest number of views.
 AUGMENT = {"none": 1, "hflip": 2, "dihedral": 8, "lecture": 256}
-# Ranges of `lecture`: degrees, fractions of the side, and factors, as in its Keras generator, within ± of each.
+# Ranges of `lecture`, chosen small: degrees, fractions of the side, and factors, within ± of each.
 _ROTATE, _SHIFT, _ZOOM = 20.0, 0.1, 0.1
 
 

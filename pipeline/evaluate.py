@@ -55,7 +55,7 @@ def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) ->
 
     Of one split: Wilson's interval. Of several random splits of the same rows: Student's t with the variance
     corrected for overlapping training sets, ``s^2 (1/J + n_test/n_train)`` (Nadeau & Bengio 2003, "Inference for
-    the generalization error", eq. 9).
+    the generalization error").
 
     Parameters
     ----------

@@ -189,7 +189,7 @@ def _solve(rotation: Rotation, targets: np.ndarray, C: float, start: np.ndarray)
         return C * loss + 0.5 * (weights[:-1] ** 2).sum(), (gradient / units).ravel()
 
     options = {"maxiter": 5000, "maxcor": 20, "ftol": 1e-11, "gtol": 1e-6}
-    # One thread: the products are small, and threads that wait for each other on a busy machine cost a factor of ten.
+    # One thread: the products are small, and on a busy machine threads spend their time waiting for each other.
     with threadpool_limits(1, "blas"):
         found = minimize(objective, (start * units).ravel(), jac=True, method="L-BFGS-B", options=options)
     return found.x.reshape(start.shape) / units

@@ -142,6 +142,34 @@ def test_parts_with_an_index_read_like_one_file(tree, tmp_path, monkeypatch, sta
         run(tree, tmp_path / "one.h5", layout="parts")
 
 
+def test_part_that_goes_away_under_a_reader_is_an_error_not_zeros(tree, tmp_path, monkeypatch, stand_in):
+    monkeypatch.setattr("features.forward.PART_BYTES", 1)
+    run(tree, tmp_path / "s.h5", layout="parts")
+    with FeatureStore(tmp_path / "s.h5") as reader:
+        run(tree, tmp_path / "s.h5")  # becomes one file; its parts are removed
+        with pytest.raises(StoreError, match="lacks its part"):
+            reader.read()
+
+
+def test_compression_of_a_store_that_is_there_is_changed_when_asked(tree, tmp_path, stand_in):
+    run(tree, tmp_path / "s.h5")
+    assert run(tree, tmp_path / "s.h5", compression="none").computed == 0
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert file["features/maps"]._filters.keys() == {"fletcher32"}
+    run(tree, tmp_path / "p.h5", layout="parts")
+    with pytest.raises(StoreError, match="must have one compression; got gzip, lz4"):
+        run(tree, tmp_path / "p.h5", layout="parts", compression="gzip")
+
+
+def test_broken_files_that_are_gone_count_no_more(tree, tmp_path, stand_in):
+    for number in range(5):
+        (tree / f"train/red/{number}.jpg").write_bytes(bytes([number]))
+    run(tree, tmp_path / "s.h5")
+    for number in range(5):
+        (tree / f"train/red/{number}.jpg").write_bytes(bytes([number + 10]))
+    assert len(run(tree, tmp_path / "s.h5").skipped) == 5
+
+
 def test_missing_or_damaged_part_is_an_error_at_open(tree, tmp_path, monkeypatch, stand_in):
     monkeypatch.setattr("features.forward.PART_BYTES", 1)
     run(tree, tmp_path / "s.h5", layout="parts")
