@@ -9,7 +9,7 @@ import pytest
 import tiny as tiny_base
 from conftest import assert_same_stores, draw, draw_tree
 
-from features import FeatureStore, extract, parts
+from features import FeatureStore, extract, images, parts
 from features.backbones import BACKBONES, Backbone
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
 from features.images import decode
@@ -75,6 +75,20 @@ def test_broken_files_are_listed_and_the_run_goes_on(tree, tmp_path):
         reasons = {each.path: each.reason for each in store.skipped}
     assert list(reasons) == [f"train/red/{name}" for name in ("broken.png", "empty.jpg", "nowhere.jpg")]
     assert reasons["train/red/empty.jpg"] == "empty file" and "No such file" in reasons["train/red/nowhere.jpg"]
+
+
+def test_file_that_changes_during_the_pass_is_an_error_and_nothing_is_lost(tree, tmp_path, monkeypatch):
+    changing, real = tree / "val/red/val001.png", images.decode
+
+    def change(data, *rest):
+        if changing.exists():
+            changing.write_bytes((tree / "val/red/val002.png").read_bytes())
+        return real(data, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(SourceError, match=r"val001\.png changed during the pass"):
+        patch.setattr(images, "decode", change)
+        run(tree, tmp_path / "s.h5", workers=1)
+    assert run(tree, tmp_path / "s.h5").rows == 32
 
 
 def test_too_many_broken_files_stop_the_run(tree, tmp_path):
