@@ -50,6 +50,25 @@ def stratified_split(strata: np.ndarray, keys: Sequence[str | bytes], fraction: 
     return chosen
 
 
+def stratified_folds(strata: np.ndarray, keys: Sequence[str | bytes], times: int, seed: int) -> np.ndarray:
+    """Deal the rows of each stratum out to folds, in the order of `stratified_split`; see there.
+
+    Returns
+    -------
+    folds : ndarray of shape (n_rows,), int
+        From 0 to ``times - 1``; rows with equal keys in one fold.
+    """
+    ranks = rank_keys(seed, keys)
+    folds = np.empty(len(strata), int)
+    dealt = 0  # goes on from stratum to stratum, so that small strata do not all fill the first folds
+    for stratum in np.unique(strata):
+        rows = np.flatnonzero(strata == stratum)
+        distinct, places = np.unique(ranks[rows], return_inverse=True)
+        folds[rows] = (places + dealt) % times
+        dealt += len(distinct)
+    return folds
+
+
 def count_rows(class_names: Sequence[str], labels: np.ndarray, splits: np.ndarray) -> dict[str, dict[str, int]]:
     """Return rows a split and class: ``{split: {class name: rows}}``."""
     return {

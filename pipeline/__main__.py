@@ -64,10 +64,12 @@ def _extract(data: str, layers: str | None = None, **options: Any) -> tuple[dict
 
 
 def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
+    from .choice import describe_settings
     from .train import train_head
 
     run = train_head(say=say, **options)
-    lines = [f"{run['head']}, {run['parameter']} {run['value']}" if run["parameter"] else run["head"]]
+    chosen = describe_settings([run["settings"]])
+    lines = [f"{run['head']}: {chosen}" if chosen else run["head"]]
     for split in ("val", "test"):
         scores = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in run[split].items())
         lines.append(f"{split:<5} {scores}")
@@ -296,7 +298,9 @@ def _add_train_head(commands: Any) -> None:
         "python -m pipeline train-head --store cache/elpv-vgg16.h5 --head logistic",
     )  # fmt: skip
     command.add_argument(
-        "--head", metavar="NAME", help="dense, linear-svm, logistic, majority or rbf-svm (default logistic)"
+        "--head",
+        metavar="NAME",
+        help="one of README's table, or a scikit-learn classifier's dotted name (default logistic)",
     )
     _add_stage_two(command)
 
@@ -324,6 +328,11 @@ def _add_stage_two(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--seed", type=int, metavar="N", help="of the head's random start, and of drawn splits (default 0)"
+    )
+    command.add_argument(
+        "--select",
+        choices=("cv", "val"),
+        help="choose settings by cross-validation within train and val, or by a look at val (default cv)",
     )
     command.add_argument("--out", metavar="FOLDER", help="folder for the results (default below runs/)")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier run")

@@ -17,8 +17,9 @@ from features.progress import Progress
 from features.splits import SPLITS, stratified_split
 from features.store import FeatureStore
 
+from .choice import describe_settings
 from .evaluate import accuracy_interval
-from .heads import HEADS, check_heads
+from .heads import HEADS, find_head
 from .plots import plot_comparison
 from .request import Request
 from .runs import whole_folder
@@ -45,7 +46,7 @@ def compare(
     store : path-like
         A finished feature store.
     heads : sequence of str, optional
-        Keys of ``HEADS``; all if left out.
+        Keys of ``HEADS``, or dotted names of scikit-learn classifiers; all of ``HEADS`` if left out.
     repeats : int
         1: the store's own split. More: so many splits drawn anew, stratified, of the same sizes; figures are means.
     say : callable
@@ -60,7 +61,8 @@ def compare(
     """
     asked = Request(store, **options)
     names = list(dict.fromkeys(heads or HEADS))
-    check_heads(names)
+    for name in names:
+        find_head(name)
     if repeats < 1:
         raise RequestError(f"repeats must be at least 1; got {repeats}. Leave it out for the store's own split.")
     folder = asked.folder("compare")
@@ -79,7 +81,7 @@ def compare(
                 features = read_features(opened, name, asked)
                 fitted = []
                 for split in splits:
-                    fitted.append(fit_head(name, features, rows.labels, split, len(rows.class_names), asked.seed))
+                    fitted.append(fit_head(name, features, rows, split, asked.seed, asked.select))
                     progress.update()
                 results.append(summarise(name, features, fitted, splits[0]))
     results.sort(key=lambda result: (-result["accuracy"], result["fit_seconds"]))
@@ -141,15 +143,13 @@ def summarise(name: str, features: Features, fitted: list[Fitted], splits: np.nd
 
     accuracies = [each.test["accuracy"] for each in fitted]
     n_test = int(np.sum(splits == SPLITS["test"]))
-    values = list(dict.fromkeys(each.choice.value for each in fitted))
-    parameter = HEADS[name].parameter
     return {
         "head": name,
         "layer": features.layer,
         "pool": features.pool,
         "views": features.views,
         "n_features": features.X.shape[1],
-        "chosen": f"{parameter} {', '.join(map(str, values))}" if parameter else "",
+        "chosen": describe_settings([each.choice.settings for each in fitted]),
         "accuracy": float(np.mean(accuracies)),
         "accuracy_interval": list(accuracy_interval(accuracies, len(splits) - n_test, n_test)),
         "accuracies": accuracies,

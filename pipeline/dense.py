@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from features.runtime import import_keras
+
+from .choice import Choice, Grid
+from .sample import Pair, Sample
 
 if TYPE_CHECKING:
     import keras
@@ -126,3 +129,34 @@ class DenseHead:
         loss = "binary_crossentropy" if two else "sparse_categorical_crossentropy"
         model.compile(optimizer="rmsprop", loss=loss, metrics=["accuracy"])
         return model
+
+
+class DenseSearch:
+    """The Dense head on one sample, its epoch chosen by the validation loss; see `LogisticSearch`.
+
+    Parameters
+    ----------
+    sample : Sample
+    grid : dict of str to tuple
+        One value of ``epochs``, the most that are tried.
+    """
+
+    def __init__(self, sample: Sample, grid: Grid):
+        self.sample, (self._epochs,) = sample, grid["epochs"]
+        self._watched: DenseHead | None = None
+
+    def choose(self, pairs: Sequence[Pair]) -> Choice:
+        """Return the epoch with the lowest loss on val, fitted on train: an epoch cannot be chosen fold by fold."""
+        sample = self.sample
+        fit, look = ~sample.val, sample.val
+        head = DenseHead(self._epochs, seed=sample.seed)
+        self._watched = head.fit(sample.of(fit), sample.labels(fit), sample.of(look), sample.labels(look))
+        tried = [{"epochs": e, "accuracy": a} for e, a in enumerate(head.history_["val_accuracy"], start=1)]
+        return Choice({"epochs": head.best_epoch_}, tried, head.history_)
+
+    def fit(self, settings: dict[str, Any], images: np.ndarray) -> DenseHead:
+        """Return the head of some settings, fitted to images given by a mask."""
+        sample = self.sample
+        if self._watched and np.array_equal(images, ~sample.val) and settings["epochs"] == self._watched.best_epoch_:
+            return self._watched
+        return DenseHead(settings["epochs"], seed=sample.seed).fit(sample.of(images), sample.labels(images))

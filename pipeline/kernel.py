@@ -1,133 +1,173 @@
-"""An SVM with a Gaussian kernel that is computed once: by matrix products, for all values of C and all folds."""
+"""SVMs on kernel matrices that are computed once: by matrix products, for all settings and all folds."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 from scipy.special import expit
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
-from sklearn.utils.metaestimators import available_if
 
-from .linear import block_scale
+from features.errors import RequestError
 
-Folds = Sequence[tuple[np.ndarray, np.ndarray]]
+from .choice import Choice, Grid, best_of, combinations
+from .sample import Pair, Sample
+from .scaling import measure_scale
+
 _ROWS = 1024  # of a kernel matrix that are computed at once when predicting
 
 
-class RbfSvm(ClassifierMixin, BaseEstimator):
-    """scikit-learn's SVC with ``gamma="scale"``, on features of which each layer is divided by one number.
+class Svm:
+    """scikit-learn's SVC on scaled features, with probabilities.
 
-    Parameters
-    ----------
-    C : float
-    widths : tuple of int, optional
-        Number of features of each layer; one layer if left out.
-    folds : sequence of (train, test), optional
-        Rows of folds. Where given, decision values of rows that a fold left out are fitted by a sigmoid a class (Platt
-        1999), so that there is `predict_proba`.
+    Decision values of rows that a fold left out are fitted by a sigmoid a class (Platt 1999).
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-    support_ : ndarray of shape (n_support, n_features), float32
-        Scaled support vectors.
     scale_ : ndarray of shape (n_features,)
-    gamma_ : float
+        What features are divided by.
+    gamma_ : float or None
+        Of the Gaussian kernel ``exp(-gamma |a - b|^2)``; None for the linear one.
+    support_vectors_ : ndarray of shape (n_support, n_features), float32
+        Scaled.
+    slopes_, offsets_ : ndarray of shape (n_classes,), or (1,) for two
+        Of the sigmoids.
     """
 
-    def __init__(self, C: float = 1.0, widths: tuple[int, ...] | None = None, folds: Folds | None = None):
-        self.C, self.widths, self.folds = C, widths, folds
-
-    def fit(self, X: np.ndarray, y: np.ndarray) -> RbfSvm:
-        """Fit to X, (n_samples, n_features), and y."""
-        scale = block_scale(X, self.widths or (X.shape[1],))
-        scaled = X / scale
-        gamma = _gamma(scaled)
-        kernel = gaussian(scaled, scaled, gamma)
-        self._take(_svc(self.C).fit(kernel, y), scaled, scale, gamma)
-        if self.folds is not None:
-            held_out = np.empty((len(y), 1 if len(self.classes_) == 2 else len(self.classes_)))
-            for train, test in self.folds:
-                fitted = _svc(self.C).fit(kernel[np.ix_(train, train)], y[train])
-                held_out[test] = fitted.decision_function(kernel[np.ix_(test, train)]).reshape(len(test), -1)
-            positive = self.classes_[1:] if held_out.shape[1] == 1 else self.classes_
-            sigmoids = [
-                LogisticRegression(C=1e6).fit(held_out[:, [column]], y == name) for column, name in enumerate(positive)
-            ]
-            self._slopes = np.array([each.coef_[0, 0] for each in sigmoids])
-            self._offsets = np.array([each.intercept_[0] for each in sigmoids])
-        return self
-
-    def _take(self, svc: SVC, scaled: np.ndarray, scale: np.ndarray, gamma: float) -> None:
+    def __init__(self, svc: SVC, scaled: np.ndarray, scale: np.ndarray, gamma: float | None):
         self.classes_, self.scale_, self.gamma_, self._svc = svc.classes_, scale, gamma, svc
-        self.support_, self._n_train = scaled[svc.support_], len(scaled)
+        self.support_vectors_, self._n_rows = scaled[svc.support_], len(scaled)
+
+    def calibrate(self, decisions: np.ndarray, y: np.ndarray) -> None:
+        """Fit the sigmoids to decision values of rows that the SVM has not seen, (n_samples, k)."""
+        if len(np.unique(y)) < len(self.classes_):
+            raise RequestError(
+                "an SVM's probabilities need at least 2 different training rows of each class; got 1. Add images, or use "
+                "--head logistic"
+            )
+        positive = self.classes_[1:] if decisions.shape[1] == 1 else self.classes_
+        sigmoids = [LogisticRegression(C=1e6).fit(decisions[:, [k]], y == name) for k, name in enumerate(positive)]
+        self.slopes_ = np.array([each.coef_[0, 0] for each in sigmoids])
+        self.offsets_ = np.array([each.intercept_[0] for each in sigmoids])
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Return scores: (n_samples,) for two classes, else (n_samples, n_classes)."""
         scores = []
         for first in range(0, len(X), _ROWS):
             block = X[first : first + _ROWS] / self.scale_
-            kernel = np.zeros((len(block), self._n_train))  # the SVC looks at support vectors only
-            kernel[:, self._svc.support_] = gaussian(block, self.support_, self.gamma_)
+            kernel = np.zeros((len(block), self._n_rows))  # the SVC looks at support vectors only
+            kernel[:, self._svc.support_] = kernel_matrix(block, self.support_vectors_, self.gamma_)
             scores.append(self._svc.decision_function(kernel))
         return np.concatenate(scores)
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "classes_")
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the class of each row of X."""
-        scores = self.decision_function(X)
-        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
-
-    @available_if(lambda self: self.folds is not None)
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities, (n_samples, n_classes)."""
         scores = self.decision_function(X).reshape(len(X), -1)
-        chances = expit(scores * self._slopes + self._offsets)
+        chances = expit(scores * self.slopes_ + self.offsets_)
         if chances.shape[1] == 1:
             return np.hstack([1 - chances, chances])
         return chances / np.maximum(chances.sum(axis=1, keepdims=True), 1e-300)
 
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the class of each row of X."""
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
-def fit_rbf_path(
-    X: np.ndarray, y: np.ndarray, values: Sequence[float], widths: tuple[int, ...] | None = None
-) -> list[RbfSvm]:
-    """Fit an SVM for each value of C on one kernel matrix; none has probabilities.
+
+class SvmSearch:
+    """SVMs on one sample; see `LogisticSearch`.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features), float32
-    y : ndarray of shape (n_samples,)
-    values : sequence of float
-    widths : tuple of int, optional
-        See `RbfSvm`.
+    sample : Sample
+        Of one view.
+    grid : dict of str to tuple
+        Values of ``scale`` and ``C`` and, for a Gaussian kernel, of ``gamma``, in units of one over the mean squared
+        distance of two rows.
     """
-    scale = block_scale(X, widths or (X.shape[1],))
-    scaled = X / scale
-    gamma = _gamma(scaled)
-    kernel, fitted = gaussian(scaled, scaled, gamma), []
-    for C in values:
-        model = RbfSvm(C, widths)
-        model._take(_svc(C).fit(kernel, y), scaled, scale, gamma)
-        fitted.append(model)
-    return fitted
+
+    def __init__(self, sample: Sample, grid: Grid):
+        self.sample, self.grid = sample, grid
+        needed, memory = 16 * len(sample.X) ** 2, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > memory / 2:
+            raise RequestError(
+                f"an SVM's kernel matrices may take half of the memory, {memory / 2e9:.1f} GB; {len(sample.X)} rows need "
+                f"{needed / 1e9:.1f} GB. Use --head logistic, or fewer images: --limit"
+            )
+        self._measured: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def choose(self, pairs: Sequence[Pair]) -> Choice:
+        """Return the most accurate settings on the images that each pair looks at."""
+        y, accuracies = self.sample.y, []
+        for scale in self.grid["scale"]:
+            for gamma in self.grid.get("gamma", (None,)):
+                kernel = self._kernel(scale, gamma)
+                # libsvm lets go of the interpreter, so that threads share the kernel.
+                looked = Parallel(min(os.cpu_count() or 1, 8), require="sharedmem")(
+                    delayed(_count_correct)(kernel, y, C, pair) for C in self.grid["C"] for pair in pairs
+                )
+                correct = np.reshape(looked, (-1, len(pairs))).sum(axis=1)
+                accuracies += list(correct / sum(look.sum() for _, look in pairs))
+        return best_of(combinations(self.grid), accuracies)
+
+    def fit(self, settings: dict[str, Any], images: np.ndarray) -> Svm:
+        """Return the head with some settings, fitted to images given by a mask."""
+        scaled, scale, _ = self._scaled(settings["scale"])
+        gamma, y = settings.get("gamma"), self.sample.y
+        kernel = self._kernel(settings["scale"], gamma)
+        head = Svm(_fit(kernel, y, settings["C"], images), scaled[images], scale, self._gamma(settings["scale"], gamma))
+        decisions, known = (
+            np.empty((len(y), 1 if len(head.classes_) == 2 else len(head.classes_))),
+            np.zeros(len(y), bool),
+        )
+        for fit, look in self.sample.split(images):
+            if len(np.unique(y[fit])) == len(head.classes_):
+                svc = _fit(kernel, y, settings["C"], fit)
+                decisions[look] = svc.decision_function(kernel[np.ix_(look, fit)]).reshape(look.sum(), -1)
+                known |= look
+        head.calibrate(decisions[known], y[known])
+        return head
+
+    def _scaled(self, how: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return scaled rows, the scale, and the products of all pairs of rows."""
+        if how not in self._measured:
+            scale = measure_scale(self.sample.X, how, self.sample.widths)
+            scaled = self.sample.X / scale
+            self._measured[how] = scaled, scale, scaled @ scaled.T
+        return self._measured[how]
+
+    def _gamma(self, scale: str, gamma: float | None) -> float | None:
+        if gamma is None:
+            return None
+        products = self._scaled(scale)[2]
+        distance = 2 * (np.trace(products, dtype=np.float64) / len(products) - products.mean(dtype=np.float64))
+        return gamma / distance if distance > 1e-6 else gamma
+
+    def _kernel(self, scale: str, gamma: float | None) -> np.ndarray:
+        products = self._scaled(scale)[2]
+        return _from_products(products, np.diagonal(products), np.diagonal(products), self._gamma(scale, gamma))
 
 
-def gaussian(A: np.ndarray, B: np.ndarray, gamma: float) -> np.ndarray:
-    """Return ``exp(-gamma |a - b|^2)`` for all rows of A and B, (len(A), len(B)), float64."""
-    squares = np.einsum("ij,ij->i", A, A)[:, None] + np.einsum("ij,ij->i", B, B) - 2 * (A @ B.T)
-    np.maximum(squares, 0, out=squares)  # rounding can leave a tiny negative
+def kernel_matrix(A: np.ndarray, B: np.ndarray, gamma: float | None) -> np.ndarray:
+    """Return ``exp(-gamma |a - b|^2)``, or products where gamma is None, of rows of A and B, (len(A), len(B)), float64."""
+    return _from_products(A @ B.T, np.einsum("ij,ij->i", A, A), np.einsum("ij,ij->i", B, B), gamma)
+
+
+def _from_products(products: np.ndarray, a: np.ndarray, b: np.ndarray, gamma: float | None) -> np.ndarray:
+    if gamma is None:
+        return products.astype(np.float64)
+    squares = np.maximum(a[:, None] + b - 2 * products, 0)  # rounding can leave a tiny negative
     return np.exp(-gamma * squares.astype(np.float64))
 
 
-def _gamma(scaled: np.ndarray) -> float:
-    return float(1 / (scaled.shape[1] * (scaled.var(dtype=np.float64) or 1.0)))
+def _fit(kernel: np.ndarray, y: np.ndarray, C: float, rows: np.ndarray) -> SVC:
+    return SVC(kernel="precomputed", C=C, cache_size=1000).fit(kernel[np.ix_(rows, rows)], y[rows])
 
 
-def _svc(C: float) -> Any:
-    return SVC(kernel="precomputed", C=C, cache_size=1000)
+def _count_correct(kernel: np.ndarray, y: np.ndarray, C: float, pair: Pair) -> int:
+    fit, look = pair
+    return int(np.sum(_fit(kernel, y, C, fit).predict(kernel[np.ix_(look, fit)]) == y[look]))

@@ -59,7 +59,7 @@ def probe(
                 features = read_features(opened, "logistic", replace(asked, layer=layer, pool=pool))
                 fitted = []
                 for split in splits:
-                    fitted.append(fit_head("logistic", features, rows.labels, split, len(rows.class_names), asked.seed))
+                    fitted.append(fit_head("logistic", features, rows, split, asked.seed, asked.select))
                     progress.update()
                 return summarise("logistic", features, fitted, splits[0])
 

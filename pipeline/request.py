@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from features.errors import must_be_one_of
+
 from .runs import run_folder
 
 
@@ -23,7 +25,9 @@ class Request:
     views : int, optional
         Use the first so many views of each image; all if left out.
     seed : int
-        Of the head's random start, and of the first drawn split.
+        Of the head's random start, of the folds, and of the first drawn split.
+    select : {'cv', 'val'}
+        What settings are chosen by: cross-validation within train and val, or a look at val.
     out : path-like, optional
         Folder of the results; ``runs/<store>-<what>``, numbered where that is taken, if left out.
     overwrite : bool
@@ -35,8 +39,13 @@ class Request:
     pool: str | None = None
     views: int | None = None
     seed: int = 0
+    select: str = "cv"
     out: str | Path | None = None
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.select not in ("cv", "val"):
+            raise must_be_one_of("select", ("cv", "val"), self.select)
 
     def folder(self, what: str) -> Path:
         """Return the folder for results, refusing one that is taken."""

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,20 @@ import numpy as np
 
 from features.errors import RequestError
 from features.layout import Rows
-from features.splits import SPLITS
+from features.runtime import import_keras
+from features.splits import SPLITS, stratified_folds
 from features.store import FeatureStore
 
+from .choice import Choice, Grid
+from .dense import DenseSearch
 from .evaluate import evaluate
-from .heads import HEADS, Choice, Classifier, check_heads, choose, refit
+from .heads import Classifier, Head, find_head
 from .plots import plot_history
 from .request import Request
 from .runs import save_head, whole_folder
+from .sample import Sample
 
-RESULTS = (
-    "run.json",
-    "compare.json",
-    "probe.json",
-    "lecture.json",
-)  # a folder that holds one of these may be overwritten
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class Fitted:
     Attributes
     ----------
     choice : Choice
-        The hyper-parameter's value, chosen by fitting on train and looking at val.
+        The settings, chosen within train and val.
     estimator : Classifier
-        Fitted with that value on train and val together.
+        Fitted with them on train and val together.
     probabilities : ndarray of shape (n_images, n_classes)
         Of test rows by `estimator`; of train and val rows by the head that was fitted on train alone.
     val, test : dict
@@ -68,7 +67,7 @@ class Features:
     X : ndarray of shape (n_images * views, n_features), float32
         Consecutive rows are the views of one image.
     widths : tuple of int
-        Number of features of each layer in X.
+        Numbers of features that belong together: those of one layer under one pooling.
     views : int
     layer, pool : str
         Where they come from, for people.
@@ -82,41 +81,58 @@ class Features:
 
     def of(self, images: np.ndarray) -> np.ndarray:
         """Return the rows, all views, of images given by a mask."""
-        return self.X if images.all() else self.X[np.repeat(images, self.views)]
+        return self.X[np.repeat(images, self.views)]
+
+    def averaged(self) -> Features:
+        """Return each image's mean over its views, as one view."""
+        if self.views == 1:
+            return self
+        return replace(self, X=self.X.reshape(-1, self.views, self.X.shape[1]).mean(axis=1), views=1)
 
 
-def fit_head(name: str, features: Features, y: np.ndarray, splits: np.ndarray, n_classes: int, seed: int = 0) -> Fitted:
-    """Choose a head's hyper-parameter on val, fit it on train and val, and look once at test.
-
-    It trains on all views of an image as on images of their own, and averages its probabilities over them.
+def fit_head(
+    name: str, features: Features, rows: Rows, splits: np.ndarray, seed: int = 0, select: str = "cv"
+) -> Fitted:
+    """Choose a head's settings within train and val, fit it on both, and look once at test.
 
     Parameters
     ----------
     name : str
-        A key of ``HEADS``.
+        A key of ``HEADS``, or the dotted name of a scikit-learn classifier.
     features : Features
-    y : ndarray of shape (n_images,), int
+    rows : Rows
+        One an image.
     splits : ndarray of shape (n_images,)
         Values of ``SPLITS``.
-    n_classes : int
     seed : int
+    select : {'cv', 'val'}
+        What settings are chosen by: five-fold cross-validation within train and val, or fitting on train and looking
+        at val. A Dense head's epoch is always chosen on val.
     """
-    head = HEADS[name]
-    train, val, test = (splits == SPLITS[split] for split in ("train", "val", "test"))
+    head = find_head(name)
+    if head.views == "mean":
+        features = features.averaged()
+    y, views = rows.labels, features.views
+    learn, test = splits != SPLITS["test"], splits == SPLITS["test"]
+    train = splits == SPLITS["train"]
     if len(np.unique(y[train])) < 2:
         raise RequestError("the training rows must be of two classes at least; got one. Extract more images.")
-    widths, views = features.widths, features.views
-    head.make(head.values[0], seed, widths)  # imports what it needs before the clock starts
+    keys = [rows.sha256[row].tobytes() for row in np.flatnonzero(learn)]
+    folds = stratified_folds(rows.strata[learn], keys, FOLDS, seed)
+    sample = Sample(features.of(learn), y[learn], ~train[learn], folds, features.widths, views, seed)
+    if head.search is DenseSearch:
+        import_keras()  # before the clock starts
     started = time.perf_counter()
-    X_train = features.of(train)
-    choice = choose(head, X_train, y[train], features.of(val), y[val], seed, widths, views)
-    watcher = refit(head, choice.value, X_train, y[train], seed, widths, views) if head.calibrate else choice.estimator
-    estimator = refit(head, choice.value, features.of(~test), y[~test], seed, widths, views)
+    search = head.search(sample, _grid(head, features))
+    choice = search.choose(sample.pairs(select))
+    watcher = search.fit(choice.settings, ~sample.val)
+    estimator = search.fit(choice.settings, sample.everything)
     fitted = time.perf_counter()
-    probabilities = np.empty((len(y), n_classes))
-    probabilities[test] = _all_classes(estimator, features.of(test), n_classes, views)
+    probabilities = np.empty((len(y), len(rows.class_names)))
+    probabilities[test] = _all_classes(estimator, features.of(test), len(rows.class_names), views)
     predicted = time.perf_counter()
-    probabilities[~test] = _all_classes(watcher, features.of(~test), n_classes, views)
+    probabilities[learn] = _all_classes(watcher, features.of(learn), len(rows.class_names), views)
+    val = splits == SPLITS["val"]
     return Fitted(
         choice=choice,
         estimator=estimator,
@@ -126,6 +142,13 @@ def fit_head(name: str, features: Features, y: np.ndarray, splits: np.ndarray, n
         fit_seconds=fitted - started,
         predict_seconds=predicted - fitted,
     )
+
+
+def _grid(head: Head, features: Features) -> Grid:
+    """Return a head's grid, without the scale of all features where it is that of the one layer."""
+    if "scale" in head.grid and len(features.widths) == 1:
+        return {**head.grid, "scale": tuple(each for each in head.grid["scale"] if each != "all")}
+    return head.grid
 
 
 def train_head(
@@ -138,7 +161,7 @@ def train_head(
     store : path-like
         A finished feature store.
     head : str
-        A key of ``HEADS``.
+        A key of ``HEADS``, or the dotted name of a scikit-learn classifier.
     say : callable
         Takes each line that tells what was decided.
     **options
@@ -150,22 +173,22 @@ def train_head(
         What ``run.json`` holds: ``head``, ``val``, ``test``, ``fit_seconds`` and how it came to be.
     """
     asked = Request(store, **options)
-    check_heads([head])
+    find_head(head)
     folder = asked.folder(head)
     with FeatureStore(store) as opened:
         features = read_features(opened, head, asked)
         rows, provenance = opened.rows.images(), opened.provenance
     say(f"store    {store}: {describe_rows(rows, features.views)}")
     say(f"head     {head} on {features.layer}, {features.pool}: {features.X.shape[1]} features")
-    fitted = fit_head(head, features, rows.labels, rows.splits, len(rows.class_names), asked.seed)
+    fitted = fit_head(head, features, rows, rows.splits, asked.seed, asked.select)
     run = {
         "head": head,
         "layer": features.layer,
         "pool": features.pool,
         "views": features.views,
-        "parameter": HEADS[head].parameter,
-        "value": fitted.choice.value,
-        "val_accuracies": {str(value): accuracy for value, accuracy in fitted.choice.accuracies.items()},
+        "select": asked.select,
+        "settings": fitted.choice.settings,
+        "tried": fitted.choice.tried,
         "val": _without_nan(fitted.val),
         "test": _without_nan(fitted.test),
         "fit_seconds": fitted.fit_seconds,
@@ -195,15 +218,17 @@ def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
         )
     rows = None if views == store.views else np.flatnonzero(store.rows.views < views)
     names = asked.layer.split(",") if asked.layer else [list(store.layers)[-1]]
-    parts, pools = [], []
+    parts, pools, widths = [], [], []
     for name in names:
         is_map = len(store.dataset(name).shape) == 4
-        pool = asked.pool or (HEADS[head].pool if is_map else "flatten")
+        pool = asked.pool or (find_head(head).pool if is_map else "flatten")
         parts.append(store.read(name, pool, rows))
         pools.append(pool if is_map else store.provenance["pool"])
+        times = pools[-1].count("+") + 1  # average and maximum have each a scale of their own
+        widths += [parts[-1].shape[1] // times] * times
     return Features(
         X=parts[0] if len(parts) == 1 else np.hstack(parts),
-        widths=tuple(part.shape[1] for part in parts),
+        widths=tuple(widths),
         views=views,
         layer="+".join(names),
         pool=", ".join(dict.fromkeys(pools)),
@@ -243,7 +268,7 @@ def _write_history(folder: Path, choice: Choice) -> None:
         table = csv.writer(file)
         table.writerow(["epoch", *history])
         table.writerows([epoch, *values] for epoch, values in enumerate(zip(*history.values(), strict=True), start=1))
-    plot_history(history, choice.value, folder / "history.png")
+    plot_history(history, choice.settings["epochs"], folder / "history.png")
 
 
 def _without_nan(scores: dict[str, float]) -> dict[str, float | None]:

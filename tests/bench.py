@@ -33,10 +33,11 @@ def main():
     engine = TensorFlowEngine(base, 224, options.batch_size)
     decoded = np.stack([images.decode(images.read_bytes(file), 224) for file in files])
 
-    def pipeline():
+    def pipeline(*layers):
         """Files to a committed store, start-up left out: what the pass and the commit take."""
+        asked = {"limit": options.images, "batch_size": options.batch_size, "layers": layers}
         with tempfile.TemporaryDirectory() as folder:
-            done = extract("elpv", limit=options.images, batch_size=options.batch_size, out=Path(folder) / "s.h5")
+            done = extract("elpv", **asked, out=Path(folder) / "s.h5")
         return done.seconds["pass"] + done.seconds["commit"]
 
     def predict():
@@ -53,7 +54,12 @@ def main():
             engine.run(decoded[first : first + options.batch_size])
         return time.perf_counter() - start
 
-    contenders = {"extract, files to store": pipeline, "engine alone": frozen, "Keras model.predict alone": predict}
+    contenders = {
+        "extract, files to store": lambda: pipeline("block5_pool"),
+        "extract, three layers (block3, block4, block5)": lambda: pipeline("block3_pool", "block4_pool", "block5_pool"),
+        "engine alone": frozen,
+        "Keras model.predict alone": predict,
+    }
     for run in (predict, frozen):
         run()  # traces and allocates
     seconds = {name: [] for name in contenders}
@@ -64,11 +70,17 @@ def main():
         f"{platform.processor() or platform.machine()}, {engine.name}, Keras {version('keras')}, {len(source)} images",
         file=sys.stderr,
     )
-    print("| | images/s (median) | ratio to predict: median [min, max] |\n|---|---|---|")
+    print("| | images/s (median) | ratio to predict: median [min, max] | time, against one layer |\n|---|---|---|---|")
     for name, taken in seconds.items():
-        ratios = [theirs / ours for ours, theirs in zip(taken, seconds["Keras model.predict alone"], strict=True)]
         rate = len(source) / statistics.median(taken)
-        print(f"| {name} | {rate:.1f} | {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}] |")
+        to_predict = _ratio(seconds["Keras model.predict alone"], taken)
+        print(f"| {name} | {rate:.1f} | {to_predict} | {_ratio(taken, seconds['extract, files to store'])} |")
+
+
+def _ratio(these, those):
+    """Return the median of ratios of the same round, and their range."""
+    ratios = [one / other for one, other in zip(these, those, strict=True)]
+    return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
 
 
 if __name__ == "__main__":

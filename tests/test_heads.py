@@ -6,19 +6,37 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
 from features.errors import RequestError
-from pipeline.heads import HEADS, check_heads
-from pipeline.kernel import RbfSvm, fit_rbf_path
-from pipeline.linear import fit_path
+from features.layout import Rows
+from pipeline.heads import HEADS, find_head
+from pipeline.kernel import SvmSearch
+from pipeline.linear import Logistic, LogisticSearch
 from pipeline.runs import load_head, save_head
+from pipeline.sample import Sample
+from pipeline.scaling import measure_scale
 from pipeline.train import Features
 from pipeline.train import fit_head as fit_features
 
 ALL = sorted(HEADS)
 
 
-def fit_head(name, X, y, splits, n_classes, seed=0, views=1):
+def rows_of(y, splits, n_classes):
+    """Return rows of images that are all different."""
+    names = tuple(map(str, range(n_classes)))
+    numbers = np.arange(len(y), dtype="<u4")
+    sha256 = np.pad(numbers[:, None].view(np.uint8), ((0, 0), (0, 28)))
+    return Rows(names, tuple(map(str, numbers)), y, splits, y, np.zeros(len(y), np.uint8), sha256)
+
+
+def fit_head(name, X, y, splits, n_classes, seed=0, views=1, select="cv"):
     """Fit a head on one layer."""
-    return fit_features(name, Features(X, (X.shape[1],), views, "layer", "avg"), y, splits, n_classes, seed)
+    features = Features(X, (X.shape[1],), views, "layer", "avg")
+    return fit_features(name, features, rows_of(y, splits, n_classes), splits, seed, select)
+
+
+def sample_of(X, y, folds=5, **options):
+    """Return all rows as a sample of one layer, its first fold being val."""
+    number = np.arange(len(y)) // 2 % folds
+    return Sample(X, y, number == 0, number, **{"widths": (X.shape[1],), **options})
 
 
 def blobs(n_classes, rows=30, features=12, seed=0):
@@ -84,21 +102,21 @@ def test_the_test_rows_choose_nothing(name):
     other = y.copy()
     other[splits == 2] = 1 - other[splits == 2]
     one, two = fit_head(name, X, y, splits, 2), fit_head(name, X, other, splits, 2)
-    assert one.choice.value == two.choice.value
+    assert one.choice == two.choice
     np.testing.assert_array_equal(one.probabilities, two.probabilities)
 
 
 def test_too_few_rows_are_a_clear_error():
     X, y, splits = blobs(2, rows=4)
-    with pytest.raises(RequestError, match="at least 2 training rows of each class"):
-        fit_head("rbf-svm", X, y, np.array([0, 0, 1, 1, 2, 2, 2, 2]), 2)
+    with pytest.raises(RequestError, match="at least 2 different training rows of each class"):
+        fit_head("rbf-svm", X, y, np.array([0, 0, 1, 1, 2, 2, 2, 2], np.uint8), 2)
     with pytest.raises(RequestError, match="two classes at least"):
         fit_head("logistic", X, np.zeros_like(y), splits, 2)
 
 
 def test_unknown_head_names_the_nearest():
     with pytest.raises(RequestError, match="Did you mean 'logistic'"):
-        check_heads(["logistics"])
+        find_head("logistics")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -117,26 +135,87 @@ def test_logistic_is_scikit_learns_optimum_on_either_side_of_square():
     for n, d, n_classes in ((60, 300, 2), (300, 40, 2), (60, 300, 4), (300, 40, 4)):
         X = random.exponential(1, (n, d)).astype(np.float32)
         y = random.integers(0, n_classes, n)
-        for C, ours in zip((1.0, 100.0), fit_path(X, y, (1.0, 100.0), (d // 2, d - d // 2)), strict=True):
+        for C in (1.0, 100.0, 3000.0):
+            ours = Logistic(C, widths=(d // 2, d - d // 2)).fit(X, y)
             scaled = (X / ours.scale_).astype(np.float64)
             theirs = LogisticRegression(C=C, tol=1e-10, max_iter=100_000).fit(scaled, y)
             np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(scaled), atol=1e-3)
 
 
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("features", [20, 300])
+def test_logistic_search_counts_what_scikit_learn_gets_right_on_each_fold(n_classes, features):
+    X, y, _ = blobs(n_classes, rows=30, features=features)
+    X += np.random.default_rng(1).normal(0, 4, X.shape).astype(np.float32)
+    sample = sample_of(X, y)
+    choice = LogisticSearch(sample, {"scale": ("layer", "feature"), "C": (0.3, 30.0)}).choose(sample.pairs("cv"))
+    for tried in choice.tried:
+        scaled = X / measure_scale(X, tried["scale"], sample.widths)
+        correct = 0
+        for fit, look in sample.pairs("cv"):
+            theirs = LogisticRegression(C=tried["C"], tol=1e-8, max_iter=100_000).fit(scaled[fit], y[fit])
+            correct += np.sum(theirs.predict(scaled[look]) == y[look])
+        assert tried["accuracy"] == correct / len(y)
+    assert choice.settings["scale"] in ("layer", "feature")
+    assert max(tried["accuracy"] for tried in choice.tried) > 1.2 / n_classes
+
+
 def test_layers_are_scaled_each_by_itself():
     X, y, splits = blobs(2)
+    rows = rows_of(y, splits, 2)
     both = np.hstack([X, 1000 * X[:, ::-1]])
     wide = Features(both, (X.shape[1], X.shape[1]), 1, "a+b", "avg")
     same = Features(np.hstack([X, X[:, ::-1]]), (X.shape[1], X.shape[1]), 1, "a+b", "avg")
-    one, two = fit_features("logistic", wide, y, splits, 2), fit_features("logistic", same, y, splits, 2)
-    np.testing.assert_allclose(one.probabilities, two.probabilities, atol=1e-4)
+    one, two = (Logistic(10.0, "layer", wide.widths).fit(each.X, rows.labels) for each in (wide, same))
+    np.testing.assert_allclose(one.predict_proba(both), two.predict_proba(same.X), atol=1e-4)
+
+
+def test_scales():
+    X = np.array([[3.0, 4.0, 0.0], [3.0, 4.0, 2.0]], np.float32)
+    np.testing.assert_allclose(measure_scale(X, "layer", (2, 1)), [5, 5, np.sqrt(2)], rtol=1e-6)
+    np.testing.assert_allclose(measure_scale(X, "all", (2, 1)), [np.sqrt(27)] * 3, rtol=1e-6)
+    # Constant features stay as they are; the third has a deviation of 1, and there are three.
+    np.testing.assert_allclose(measure_scale(X, "feature", (2, 1)), [1, 1, np.sqrt(3)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
-def test_rbf_svm_is_scikit_learns_own(n_classes):
+@pytest.mark.parametrize("gamma", [None, 1.0])
+def test_svms_are_scikit_learns_own(n_classes, gamma):
     """Against SVC with its own kernel on the scaled matrix."""
     X, y, _ = blobs(n_classes, rows=40)
-    for C, ours in zip((1.0, 30.0), fit_rbf_path(X, y, (1.0, 30.0)), strict=True):
-        theirs = SVC(C=C, gamma="scale").fit(X / ours.scale_, y)
-        np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(X / ours.scale_), atol=1e-2)
-        np.testing.assert_array_equal(RbfSvm(C).fit(X, y).predict(X), ours.predict(X))
+    sample = sample_of(X, y)
+    for C in (1.0, 30.0):
+        settings = {"scale": "layer", "C": C} | ({} if gamma is None else {"gamma": gamma})
+        ours = SvmSearch(sample, {}).fit(settings, sample.everything)
+        scaled = X / ours.scale_
+        if gamma is not None:
+            squares = ((scaled[:, None] - scaled) ** 2).sum(axis=2)
+            assert ours.gamma_ == pytest.approx(gamma / squares.mean(), rel=1e-3)
+        theirs = SVC(C=C, kernel="linear" if gamma is None else "rbf", gamma=ours.gamma_ or 1.0).fit(scaled, y)
+        np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(scaled), atol=1e-2)
+
+
+def test_settings_are_chosen_by_folds_or_by_val():
+    X, y, splits = blobs(2)
+    by = {select: fit_head("logistic", X, y, splits, 2, select=select).choice.tried for select in ("cv", "val")}
+    learnt, val = np.sum(splits < 2), np.sum(splits == 1)
+    for select, rows in (("cv", learnt), ("val", val)):
+        counts = np.array([tried["accuracy"] for tried in by[select]]) * rows
+        np.testing.assert_allclose(counts, np.round(counts), atol=1e-9)
+
+
+def test_views_of_an_image_stay_in_one_fold_of_the_calibration_of_scores():
+    """Copies of a row on both sides would make an SVM of pure noise sure of itself."""
+    random = np.random.default_rng(0)
+    X, y = random.normal(0, 1, (120, 200)).astype(np.float32), np.tile([0, 1], 60)
+    splits = np.repeat([0, 1, 2], 40).astype(np.uint8)
+    fitted = fit_head("ridge", np.repeat(X, 3, axis=0), y, splits, 2, views=3)
+    assert fitted.test["log_loss"] < 0.9
+
+
+def test_a_scikit_learn_classifier_by_its_dotted_name():
+    X, y, splits = blobs(2)
+    assert fit_head("sklearn.naive_bayes.GaussianNB", X, y, splits, 2).test["accuracy"] > 0.9
+    for name in ("sklearn.naive_bayes.Gaussian", "sklearn.linear_model.Ridge", "nowhere.Nothing"):
+        with pytest.raises(RequestError, match=r"--head sklearn\.naive_bayes\.GaussianNB"):
+            find_head(name)

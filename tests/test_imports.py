@@ -18,8 +18,8 @@ FEATURES = [
     {"extract"},
 ]
 PIPELINE = [
-    {"linear", "dense", "plots", "evaluate"},
-    {"kernel"},
+    {"choice", "sample", "scaling", "plots", "evaluate"},
+    {"linear", "kernel", "estimators", "dense"},
     {"heads"},
     {"runs"},
     {"request"},

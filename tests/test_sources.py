@@ -12,7 +12,7 @@ from conftest import draw, draw_tree
 from features.errors import CachedFeaturesError, SourceError
 from features.images import decode
 from features.sources import load_source
-from features.splits import SPLITS, stratified_split
+from features.splits import SPLITS, stratified_folds, stratified_split
 
 
 def test_rows_are_sorted_by_path_whatever_the_folder_lists_first(tree, monkeypatch):
@@ -51,6 +51,18 @@ def test_missing_splits_are_cut_stratified_and_the_same_every_time(tmp_path):
 def test_missing_val_alone_is_cut_from_train(tmp_path):
     source = load_source(str(draw_tree(tmp_path, {"train": 10, "test": 4})))
     assert {split: sum(rows.values()) for split, rows in source.counts().items()} == {"train": 16, "val": 4, "test": 8}
+
+
+def test_folds_are_stratified_and_keep_copies_together():
+    strata, keys = np.repeat([0, 1, 2], [50, 25, 3]), [f"{n // 2}" for n in range(78)]
+    folds = stratified_folds(strata, keys, 5, seed=3)
+    for number in range(0, 50, 2):
+        assert folds[number] == folds[number + 1]
+    assert np.bincount(folds[:50]).tolist() == [10] * 5
+    # Three images of a stratum, one of which has its copy in another, do not all fill the first folds.
+    assert len(set(folds[75:])) == 2 and np.ptp(np.bincount(folds)) <= 4
+    np.testing.assert_array_equal(folds, stratified_folds(strata, keys, 5, seed=3))
+    assert (folds != stratified_folds(strata, keys, 5, seed=4)).any()
 
 
 def test_split_is_stratified_and_keeps_copies_together():

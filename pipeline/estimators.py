@@ -1,0 +1,159 @@
+"""Heads that are scikit-learn's: any estimator, on scaled features."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.base import BaseEstimator, ClassifierMixin, is_classifier
+from sklearn.calibration import CalibratedClassifierCV
+
+from features.errors import RequestError
+
+from .choice import Choice, Grid, best_of, combinations
+from .sample import Pair, Sample
+from .scaling import measure_scale
+
+Make = Callable[..., Any]
+
+
+class NearestMean(ClassifierMixin, BaseEstimator):
+    """The class whose mean is nearest. scikit-learn's NearestCentroid refuses features that never vary.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+    means_ : ndarray of shape (n_classes, n_features)
+    """
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> NearestMean:
+        """Fit to X, (n_samples, n_features), and y."""
+        self.classes_ = np.unique(y)
+        self.means_ = np.stack([X[y == name].mean(axis=0, dtype=np.float64) for name in self.classes_])
+        return self
+
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
+        """Return how much nearer than the other the second of two means is, or nearness to each; squared distances."""
+        nearness = 2 * X @ self.means_.T - (self.means_**2).sum(axis=1)  # but for the row's own squared length
+        return nearness[:, 1] - nearness[:, 0] if len(self.classes_) == 2 else nearness
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the class of each row of X."""
+        scores = self.decision_function(X)
+        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+
+
+class ScaledEstimator:
+    """A fitted scikit-learn classifier and what features are divided by before it.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+    scale_ : ndarray of shape (n_features,)
+    estimator_ : estimator
+    """
+
+    def __init__(self, estimator: Any, scale: np.ndarray):
+        self.classes_, self.scale_, self.estimator_ = estimator.classes_, scale, estimator
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return probabilities, (n_samples, n_classes)."""
+        return self.estimator_.predict_proba(X / self.scale_)
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the class of each row of X."""
+        return self.estimator_.predict(X / self.scale_)
+
+
+class EstimatorSearch:
+    """scikit-learn classifiers on one sample; see `LogisticSearch`.
+
+    Parameters
+    ----------
+    sample : Sample
+    grid : dict of str to tuple
+        Values of ``scale`` (``layer`` if left out) and of the estimator's own parameters.
+    make : callable
+        ``make(**parameters)`` returns an estimator; it is given ``random_state`` where it takes one.
+    """
+
+    def __init__(self, sample: Sample, grid: Grid, make: Make):
+        self.sample, self.grid, self._make = sample, grid, make
+
+    def choose(self, pairs: Sequence[Pair]) -> Choice:
+        """Return the most accurate settings on the images that each pair looks at."""
+        settings = combinations(self.grid)
+        if len(settings) == 1:
+            return Choice(settings[0], [])
+        found: list[float] = []
+        for scale in self.grid.get("scale", ("layer",)):
+            X = self.sample.X / self._scale(scale)
+            # Threads: the work is in BLAS and in compiled code, and they share X.
+            found += Parallel(-1, require="sharedmem")(
+                delayed(_count_correct)(self._estimator(each), X, self.sample, pair)
+                for each in settings
+                if each.get("scale", "layer") == scale
+                for pair in pairs
+            )
+        correct = np.reshape(found, (-1, len(pairs))).sum(axis=1)
+        return best_of(settings, list(correct / sum(look.sum() for _, look in pairs)))
+
+    def fit(self, settings: dict[str, Any], images: np.ndarray) -> ScaledEstimator:
+        """Return the head with some settings, fitted to images given by a mask."""
+        sample, estimator, scale = self.sample, self._estimator(settings), self._scale(settings.get("scale", "layer"))
+        if not hasattr(estimator, "predict_proba"):
+            own = np.flatnonzero(np.repeat(images, sample.views))
+            folds = [
+                tuple(np.searchsorted(own, np.flatnonzero(np.repeat(each, sample.views))) for each in pair)
+                for pair in sample.split(images)
+            ]
+            estimator = CalibratedClassifierCV(estimator, method="sigmoid", ensemble=False, cv=folds)
+        return ScaledEstimator(estimator.fit(sample.of(images) / scale, sample.labels(images)), scale)
+
+    def _estimator(self, settings: dict[str, Any]) -> Any:
+        parameters = {name: value for name, value in settings.items() if name != "scale"}
+        estimator = self._make(**parameters)
+        return (
+            estimator.set_params(random_state=self.sample.seed)
+            if "random_state" in estimator.get_params()
+            else estimator
+        )
+
+    def _scale(self, how: str) -> np.ndarray:
+        return measure_scale(self.sample.X, how, self.sample.widths)
+
+
+def find_estimator(name: str) -> Make:
+    """Return a scikit-learn classifier's class by its dotted name, such as ``sklearn.naive_bayes.GaussianNB``.
+
+    Raises
+    ------
+    RequestError
+        If there is none, or it is no classifier that can be made without arguments.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        make = getattr(importlib.import_module(module), attribute)
+        fits = is_classifier(make())
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise RequestError(
+            f"head must be of the registry or a classifier's dotted name; {name!r} cannot be made: {error}. "
+            "For instance --head sklearn.naive_bayes.GaussianNB"
+        ) from None
+    if not fits:
+        raise RequestError(
+            f"head must be a classifier; {name!r} is none. For instance --head sklearn.naive_bayes.GaussianNB"
+        )
+    return make
+
+
+def _count_correct(estimator: Any, X: np.ndarray, sample: Sample, pair: Pair) -> int:
+    fit, look = pair
+    fitted = estimator.fit(X[np.repeat(fit, sample.views)], sample.labels(fit))
+    score = fitted.predict_proba if hasattr(fitted, "predict_proba") else fitted.decision_function
+    scores = score(X[np.repeat(look, sample.views)]).reshape(look.sum(), sample.views, -1).mean(axis=1)
+    chosen = scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] > 0).astype(int)
+    return int(np.sum(fitted.classes_[chosen] == sample.y[look]))
