@@ -168,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         "python -m pipeline probe --store cache/elpv-layers.h5 --repeats 5",
     )  # fmt: skip
     _add_stage_two(probe)
+    _add_fresh(probe)
     probe.add_argument(
         "--repeats", type=int, metavar="N", help="stratified splits to draw (default 5; 1: the store's own)"
     )
@@ -312,7 +313,12 @@ def _add_compare(commands: Any) -> None:
     )  # fmt: skip
     command.add_argument("--heads", metavar="all|A,B", help="which heads (default all)")
     command.add_argument("--repeats", type=int, metavar="N", help="draw N stratified splits instead of the store's own")
+    _add_fresh(command)
     _add_stage_two(command)
+
+
+def _add_fresh(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--fresh", action="store_true", help="fit again what earlier runs have fitted")
 
 
 def _add_stage_two(command: argparse.ArgumentParser) -> None:

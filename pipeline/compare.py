@@ -18,16 +18,18 @@ from features.splits import SPLITS, stratified_split
 from features.store import FeatureStore
 
 from .choice import describe_settings
-from .evaluate import accuracy_interval
+from .evaluate import accuracy_interval, difference_interval, holm, paired_test
+from .fits import Fits
 from .heads import HEADS, find_head
 from .plots import plot_comparison
 from .request import Request
 from .runs import whole_folder
-from .train import Features, Fitted, describe_rows, fit_head, read_features
+from .train import Result, describe_rows
 
 _COLUMNS = (
     "head", "layer", "pool", "n_features", "chosen", "accuracy", "accuracy_low", "accuracy_high",
-    "macro_f1", "roc_auc", "fit_seconds", "predict_seconds",
+    "behind", "p_value", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision", "log_loss",
+    "calibration_error", "fit_seconds", "predict_seconds",
 )  # fmt: skip
 
 
@@ -75,15 +77,13 @@ def compare(
             if repeats == 1
             else f"splits   {repeats} drawn anew, stratified, seeds from {asked.seed}"
         )
-        results = []
+        fits = Fits(opened, rows, splits, folder.parent / ".fits", asked.fresh)
         with Progress(len(names) * repeats, "fits") as progress:
-            for name in names:
-                features = read_features(opened, name, asked)
-                fitted = []
-                for split in splits:
-                    fitted.append(fit_head(name, features, rows, split, asked.seed, asked.select))
-                    progress.update()
-                results.append(summarise(name, features, fitted, splits[0]))
+            fitted = [fits.of(name, asked, progress) for name in names]
+    if fits.loaded:
+        say(f"kept     {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To fit them again: --fresh")
+    results = [summarise(each, splits[0]) for each in fitted]
+    compare_with_best(results, fitted, rows.labels, splits)
     results.sort(key=lambda result: (-result["accuracy"], result["fit_seconds"]))
     comparison = {
         "heads": results,
@@ -91,6 +91,7 @@ def compare(
         "rows": rows.counts(),
         "repeats": repeats,
         "seed": asked.seed,
+        "select": asked.select,
         "provenance": provenance,
     }
     with whole_folder(folder, asked.overwrite) as unfinished:
@@ -120,44 +121,87 @@ def draw_splits(rows: Rows, repeats: int, seed: int) -> list[np.ndarray]:
 def format_table(comparison: dict[str, Any]) -> str:
     """Return a comparison as a Markdown table."""
     lines = [
-        "| head | features | chosen | accuracy [95 %] | macro F1 | ROC AUC | fit s | predict s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| head | features | chosen | accuracy [95 %] | behind the best (p) | macro F1 | ROC AUC | log loss | fit s | predict s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for head in comparison["heads"]:
         low, high = head["accuracy_interval"]
-        auc = "-" if head["roc_auc"] is None else f"{head['roc_auc']:.3f}"
+        scores = " | ".join(
+            "-" if head[name] is None else f"{head[name]:.3f}" for name in ("macro_f1", "roc_auc", "log_loss")
+        )
         lines.append(
             f"| {head['head']} | {head['layer']} {head['pool']}, {head['n_features']} | {head['chosen'] or '-'} "
-            f"| {head['accuracy']:.3f} [{low:.3f}, {high:.3f}] | {head['macro_f1']:.3f} | {auc} "
+            f"| {head['accuracy']:.3f} [{low:.3f}, {high:.3f}] | {_behind(head)} | {scores} "
             f"| {head['fit_seconds']:.2f} | {head['predict_seconds']:.3f} |"
         )
+    same = [head["head"] for head in comparison["heads"] if head["p_value"] is not None and head["p_value"] >= 0.05]
+    if same:
+        test = "McNemar's exact test" if comparison["repeats"] == 1 else "corrected resampled t"
+        lines += [
+            "",
+            f"Not distinguishable from {comparison['heads'][0]['head']} ({test}, Holm, 5 %): {', '.join(same)}.",
+        ]
     return "\n".join(lines)
 
 
-def summarise(name: str, features: Features, fitted: list[Fitted], splits: np.ndarray) -> dict[str, Any]:
-    """Return a head's test figures, means over the splits that it was fitted on."""
+def _behind(head: dict[str, Any]) -> str:
+    if head["p_value"] is None:
+        return "best"
+    return f"{head['behind']:.3f} ({'<0.001' if head['p_value'] < 0.001 else format(head['p_value'], '.3f')})"
+
+
+def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
+    """Return a head's test figures, means over splits of the sizes of one."""
 
     def mean(scores: list[float]) -> float | None:
         value = float(np.mean(scores))
         return None if math.isnan(value) else value
 
-    accuracies = [each.test["accuracy"] for each in fitted]
-    n_test = int(np.sum(splits == SPLITS["test"]))
+    accuracies = [each.test["accuracy"] for each in results]
+    n_test = int(np.sum(split == SPLITS["test"]))
+    first = results[0]
+    scores = ("balanced_accuracy", "macro_f1", "roc_auc", "average_precision", "log_loss", "calibration_error")
     return {
-        "head": name,
-        "layer": features.layer,
-        "pool": features.pool,
-        "views": features.views,
-        "n_features": features.X.shape[1],
-        "chosen": describe_settings([each.choice.settings for each in fitted]),
+        "head": first.head,
+        "layer": first.layer,
+        "pool": first.pool,
+        "views": first.views,
+        "n_features": first.n_features,
+        "chosen": describe_settings([each.settings for each in results]),
         "accuracy": float(np.mean(accuracies)),
-        "accuracy_interval": list(accuracy_interval(accuracies, len(splits) - n_test, n_test)),
+        "accuracy_interval": list(accuracy_interval(accuracies, len(split) - n_test, n_test)),
         "accuracies": accuracies,
-        "macro_f1": mean([each.test["macro_f1"] for each in fitted]),
-        "roc_auc": mean([each.test["roc_auc"] for each in fitted]),
-        "fit_seconds": mean([each.fit_seconds for each in fitted]),
-        "predict_seconds": mean([each.predict_seconds for each in fitted]),
+        **{name: mean([each.test[name] for each in results]) for name in scores},
+        "fit_seconds": mean([each.fit_seconds for each in results]),
+        "predict_seconds": mean([each.predict_seconds for each in results]),
     }
+
+
+def compare_with_best(
+    summaries: list[dict[str, Any]], results: list[list[Result]], labels: np.ndarray, splits: Sequence[np.ndarray]
+) -> None:
+    """Add to each summary how far it is behind the most accurate, and whether that can be told from chance.
+
+    ``behind`` is the mean difference of accuracies, ``behind_interval`` its interval where there are several splits,
+    and ``p_value`` that of the paired test, adjusted by Holm for their number; None for the best itself.
+    """
+    tests = [split == SPLITS["test"] for split in splits]
+    correct = [
+        [each.probabilities.argmax(axis=1) == labels[test] for each, test in zip(those, tests, strict=True)]
+        for those in results
+    ]
+    best = max(range(len(summaries)), key=lambda number: summaries[number]["accuracy"])
+    n_test = int(tests[0].sum())
+    n_train = len(labels) - n_test
+    others = [number for number in range(len(summaries)) if number != best]
+    adjusted = holm([paired_test(correct[best], correct[number], n_train) for number in others])
+    for number, summary in enumerate(summaries):
+        differences = np.subtract(summaries[best]["accuracies"], summary["accuracies"])
+        summary["behind"] = float(differences.mean())
+        summary["behind_interval"] = (
+            list(difference_interval(differences, n_train, n_test)) if len(splits) > 1 and number != best else None
+        )
+        summary["p_value"] = None if number == best else adjusted[others.index(number)]
 
 
 def _write(comparison: dict[str, Any], folder: Path) -> None:

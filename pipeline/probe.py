@@ -8,17 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from features.progress import Progress
 from features.store import FeatureStore
 
-from .compare import draw_splits, summarise
-from .evaluate import difference_interval
+from .compare import compare_with_best, draw_splits, summarise
+from .fits import Fits
 from .plots import plot_comparison
 from .request import Request
 from .runs import whole_folder
-from .train import describe_rows, fit_head, read_features
+from .train import Result, describe_rows
 
 
 def probe(
@@ -51,23 +49,20 @@ def probe(
         splits = draw_splits(rows, repeats, asked.seed)
         say(f"store    {store}: {describe_rows(rows, asked.views or opened.views)}")
         names = asked.layer.split(",") if asked.layer else list(opened.layers)
+        fits = Fits(opened, rows, splits, folder.parent / ".fits", asked.fresh)
         with Progress((len(names) + (len(names) > 1)) * repeats, "fits") as progress:
 
-            def measure(layer: str) -> dict[str, Any]:
+            def measure(layer: str) -> list[Result]:
                 is_map = len(opened.dataset(layer.split(",")[0]).shape) == 4
                 pool = (asked.pool or "avg+max") if is_map else asked.pool
-                features = read_features(opened, "logistic", replace(asked, layer=layer, pool=pool))
-                fitted = []
-                for split in splits:
-                    fitted.append(fit_head("logistic", features, rows, split, asked.seed, asked.select))
-                    progress.update()
-                return summarise("logistic", features, fitted, splits[0])
+                return fits.of("logistic", replace(asked, layer=layer, pool=pool), progress)
 
-            results = [measure(name) for name in names]
+            fitted = [measure(name) for name in names]
             if len(names) > 1:
-                best_two = sorted(range(len(names)), key=lambda number: -results[number]["accuracy"])[:2]
-                results.append(measure(",".join(names[number] for number in sorted(best_two))))
-    _compare_with_best(results, splits[0])
+                order = sorted(range(len(names)), key=lambda number: -summarise(fitted[number], splits[0])["accuracy"])
+                fitted.append(measure(",".join(names[number] for number in sorted(order[:2]))))
+    results = [summarise(each, splits[0]) for each in fitted]
+    compare_with_best(results, fitted, rows.labels, splits)
     take = max(results[: len(names)], key=lambda result: result["accuracy"])["layer"]
     probed = {
         "layers": results,
@@ -99,12 +94,3 @@ def format_probe(probed: dict[str, Any]) -> str:
             f"| {behind} | {layer['fit_seconds']:.2f} |"
         )
     return "\n".join([*lines, "", f"Take {probed['take']}: the best single layer."])
-
-
-def _compare_with_best(results: list[dict[str, Any]], splits: np.ndarray) -> None:
-    """Add to each result how far it is behind the best, on the same splits."""
-    best = max(results, key=lambda result: result["accuracy"])
-    for result in results:
-        differences = np.subtract(best["accuracies"], result["accuracies"])
-        result["behind"] = float(differences.mean())
-        result["behind_interval"] = difference_interval(differences, splits) if len(differences) > 1 else None

@@ -32,6 +32,8 @@ class Request:
         Folder of the results; ``runs/<store>-<what>``, numbered where that is taken, if left out.
     overwrite : bool
         Replace earlier results that are there.
+    fresh : bool
+        Fit again what an earlier comparison has fitted.
     """
 
     store: str | Path
@@ -42,6 +44,7 @@ class Request:
     select: str = "cv"
     out: str | Path | None = None
     overwrite: bool = False
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         if self.select not in ("cv", "val"):

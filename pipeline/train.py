@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,30 +32,45 @@ FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A head fitted on one split of one matrix.
+class Result:
+    """What came of fitting a head on one split.
 
     Attributes
     ----------
-    choice : Choice
-        The settings, chosen within train and val.
-    estimator : Classifier
-        Fitted with them on train and val together.
-    probabilities : ndarray of shape (n_images, n_classes)
-        Of test rows by `estimator`; of train and val rows by the head that was fitted on train alone.
+    head, layer, pool : str
+    views, n_features : int
+    settings : dict
+        Chosen within train and val.
+    tried : list of dict
+        See `Choice`.
     val, test : dict
         See `evaluate`.
     fit_seconds, predict_seconds : float
         Choosing and fitting; predicting the test rows.
+    probabilities : ndarray of shape (n_images, n_classes)
+        Of test rows by the head fitted on train and val; of the others by the one fitted on train alone.
     """
 
-    choice: Choice
-    estimator: Classifier
-    probabilities: np.ndarray
+    head: str
+    layer: str
+    pool: str
+    views: int
+    n_features: int
+    settings: dict[str, Any]
+    tried: list[dict[str, Any]]
     val: dict[str, float]
     test: dict[str, float]
     fit_seconds: float
     predict_seconds: float
+    probabilities: np.ndarray
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The head behind a result: fitted on train and val, and how it learnt, where it learns by epochs."""
+
+    estimator: Classifier
+    choice: Choice
 
 
 @dataclass(frozen=True)
@@ -92,7 +107,7 @@ class Features:
 
 def fit_head(
     name: str, features: Features, rows: Rows, splits: np.ndarray, seed: int = 0, select: str = "cv"
-) -> Fitted:
+) -> tuple[Result, Fitted]:
     """Choose a head's settings within train and val, fit it on both, and look once at test.
 
     Parameters
@@ -109,7 +124,7 @@ def fit_head(
         What settings are chosen by: five-fold cross-validation within train and val, or fitting on train and looking
         at val. A Dense head's epoch is always chosen on val.
     """
-    head = find_head(name)
+    head, views_given = find_head(name), features.views
     if head.views == "mean":
         features = features.averaged()
     y, views = rows.labels, features.views
@@ -133,15 +148,21 @@ def fit_head(
     predicted = time.perf_counter()
     probabilities[learn] = _all_classes(watcher, features.of(learn), len(rows.class_names), views)
     val = splits == SPLITS["val"]
-    return Fitted(
-        choice=choice,
-        estimator=estimator,
-        probabilities=probabilities,
+    result = Result(
+        head=name,
+        layer=features.layer,
+        pool=features.pool,
+        views=views_given,
+        n_features=features.X.shape[1],
+        settings=choice.settings,
+        tried=choice.tried,
         val=evaluate(y[val], probabilities[val]),
         test=evaluate(y[test], probabilities[test]),
         fit_seconds=fitted - started,
         predict_seconds=predicted - fitted,
+        probabilities=probabilities,
     )
+    return result, Fitted(estimator, choice)
 
 
 def _grid(head: Head, features: Features) -> Grid:
@@ -180,19 +201,12 @@ def train_head(
         rows, provenance = opened.rows.images(), opened.provenance
     say(f"store    {store}: {describe_rows(rows, features.views)}")
     say(f"head     {head} on {features.layer}, {features.pool}: {features.X.shape[1]} features")
-    fitted = fit_head(head, features, rows, rows.splits, asked.seed, asked.select)
+    result, fitted = fit_head(head, features, rows, rows.splits, asked.seed, asked.select)
     run = {
-        "head": head,
-        "layer": features.layer,
-        "pool": features.pool,
-        "views": features.views,
+        **{each.name: getattr(result, each.name) for each in fields(result) if each.name != "probabilities"},
+        "val": _without_nan(result.val),
+        "test": _without_nan(result.test),
         "select": asked.select,
-        "settings": fitted.choice.settings,
-        "tried": fitted.choice.tried,
-        "val": _without_nan(fitted.val),
-        "test": _without_nan(fitted.test),
-        "fit_seconds": fitted.fit_seconds,
-        "predict_seconds": fitted.predict_seconds,
         "seed": asked.seed,
         "store": str(store),
         "class_names": list(rows.class_names),
@@ -202,7 +216,7 @@ def train_head(
     with whole_folder(folder, asked.overwrite) as unfinished:
         (unfinished / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         save_head(fitted.estimator, unfinished)
-        _write_predictions(unfinished / "predictions.csv", rows, fitted.probabilities)
+        _write_predictions(unfinished / "predictions.csv", rows, result.probabilities)
         if fitted.choice.history:
             _write_history(unfinished, fitted.choice)
     say(f"run      {folder}")

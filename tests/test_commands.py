@@ -168,3 +168,22 @@ def test_readme_shows_only_options_that_exist():
         assert helped.returncode == 0, command
         for option in re.findall(r"--[a-z0-9-]+", rest):
             assert option in helped.stdout, f"{command} {option}"
+
+
+def test_a_comparison_takes_what_earlier_ones_fitted(tiny_store, here, capsys):
+    def run(*options):
+        assert main(["compare", "--store", str(tiny_store), "--json", *options]) == 0
+        told = capsys.readouterr()
+        return json.loads(told.out)["heads"], told.err
+
+    (first,), said = run("--heads", "logistic")
+    assert "from earlier runs" not in said
+    both, said = run("--heads", "logistic,majority")
+    assert "1 of 2 fits are from earlier runs" in said
+    again = next(head for head in both if head["head"] == "logistic")
+    assert {**again, "behind": 0.0, "p_value": None} == {**first, "behind": 0.0, "p_value": None}
+    assert "from earlier runs" not in run("--heads", "logistic", "--fresh")[1]
+    assert "from earlier runs" not in run("--heads", "logistic", "--seed", "1")[1]
+    for kept in (here / "runs/.fits").iterdir():  # damaged: made anew
+        kept.write_bytes(kept.read_bytes()[:100])
+    assert "from earlier runs" not in run("--heads", "logistic")[1]

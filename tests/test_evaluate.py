@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluate import accuracy_interval, evaluate
+from pipeline.evaluate import accuracy_interval, calibration_error, evaluate, holm, paired_test
 
 
 def test_metrics_of_a_small_table_computed_by_hand():
@@ -30,3 +30,53 @@ def test_corrected_interval_by_hand():
     low, high = accuracy_interval([0.84, 0.86, 0.85, 0.83, 0.87], 300, 100)
     assert (high - low) / 2 == pytest.approx(2.776445 * 0.0158114 * 0.7302967, rel=1e-5)
     assert (high + low) / 2 == pytest.approx(0.85)
+
+
+def test_average_precision_and_calibration_by_hand():
+    y = np.array([0, 1, 0, 1])
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.35, 0.65], [0.2, 0.8]])
+    # Ranked by the second class: right, wrong, right, wrong; precision 1 at recall 1/2 and 2/3 at recall 1.
+    assert evaluate(y, probabilities)["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    # Each row has a bin of its own, of 15: 0.9 right, 0.6 wrong, 0.65 wrong, 0.8 right; 0.6 and 0.65 share one.
+    assert calibration_error(y, probabilities) == pytest.approx((0.1 + 1.25 + 0.2) / 4)
+
+
+def test_mcnemar_exact_of_r():
+    # R: binom.test(2, 12)$p.value = 0.03857422, which is McNemar's exact test on 2 and 10 discordant rows.
+    one, other = np.zeros(20, bool), np.zeros(20, bool)
+    one[:2], other[2:12] = True, True
+    assert paired_test([one], [other], 100) == pytest.approx(0.03857422, abs=1e-8)
+    assert paired_test([one], [one], 100) == 1
+
+
+def test_holm_of_his_paper_by_hand():
+    # p.adjust(c(0.01, 0.02, 0.03, 0.04), "holm") of R: 0.04 0.06 0.06 0.06
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_intervals_cover_and_equal_heads_are_rarely_told_apart():
+    """Classifiers of known accuracy, simulated: one split, 300 test rows, right on each with chance 0.85."""
+    random = np.random.default_rng(0)
+    n_test, times, truth = 300, 4000, 0.85
+    seen = random.binomial(n_test, truth, times) / n_test
+    intervals = {value: accuracy_interval([value], 1000, n_test) for value in np.unique(seen)}
+    covered = np.mean([intervals[value][0] <= truth <= intervals[value][1] for value in seen])
+    assert 0.93 <= covered <= 0.97
+    shared = random.random((times, n_test)) < 0.8  # rows that both get right; on the others each is right by chance
+    pairs = [(alike | (random.random(n_test) < 0.25), alike | (random.random(n_test) < 0.25)) for alike in shared]
+    assert np.mean([paired_test([one], [other], 1000) < 0.05 for one, other in pairs]) <= 0.06
+
+
+def test_on_several_splits_intervals_cover_and_equal_heads_are_rarely_told_apart():
+    """Splits of one set of rows: each head is right on a row with a chance of its own, whatever it was trained on."""
+    random = np.random.default_rng(1)
+    n, n_test, repeats, times = 400, 100, 10, 1000
+    covered = rejected = 0
+    for _ in range(times):
+        one, other = random.random((2, n)) < 0.85
+        tests = [random.permutation(n)[:n_test] for _ in range(repeats)]
+        low, high = accuracy_interval([float(np.mean(one[test])) for test in tests], n - n_test, n_test)
+        covered += low <= 0.85 <= high
+        rejected += paired_test([one[test] for test in tests], [other[test] for test in tests], n - n_test) < 0.05
+    assert covered / times >= 0.93 and rejected / times <= 0.06

@@ -30,7 +30,7 @@ def rows_of(y, splits, n_classes):
 def fit_head(name, X, y, splits, n_classes, seed=0, views=1, select="cv"):
     """Fit a head on one layer."""
     features = Features(X, (X.shape[1],), views, "layer", "avg")
-    return fit_features(name, features, rows_of(y, splits, n_classes), splits, seed, select)
+    return fit_features(name, features, rows_of(y, splits, n_classes), splits, seed, select)[0]
 
 
 def sample_of(X, y, folds=5, **options):
@@ -74,7 +74,8 @@ def test_same_seed_same_predictions(name):
 @pytest.mark.parametrize("name", ALL)
 def test_saved_head_predicts_the_same(name, tmp_path):
     X, y, splits = blobs(2)
-    estimator = fit_head(name, X, y, splits, 2).estimator
+    features = Features(X, (X.shape[1],), 1, "layer", "avg")
+    estimator = fit_features(name, features, rows_of(y, splits, 2), splits)[1].estimator
     save_head(estimator, tmp_path)
     np.testing.assert_allclose(load_head(tmp_path).predict_proba(X), estimator.predict_proba(X), rtol=1e-6)
 
@@ -102,7 +103,7 @@ def test_the_test_rows_choose_nothing(name):
     other = y.copy()
     other[splits == 2] = 1 - other[splits == 2]
     one, two = fit_head(name, X, y, splits, 2), fit_head(name, X, other, splits, 2)
-    assert one.choice == two.choice
+    assert one.settings == two.settings and one.tried == two.tried
     np.testing.assert_array_equal(one.probabilities, two.probabilities)
 
 
@@ -197,7 +198,7 @@ def test_svms_are_scikit_learns_own(n_classes, gamma):
 
 def test_settings_are_chosen_by_folds_or_by_val():
     X, y, splits = blobs(2)
-    by = {select: fit_head("logistic", X, y, splits, 2, select=select).choice.tried for select in ("cv", "val")}
+    by = {select: fit_head("logistic", X, y, splits, 2, select=select).tried for select in ("cv", "val")}
     learnt, val = np.sum(splits < 2), np.sum(splits == 1)
     for select, rows in (("cv", learnt), ("val", val)):
         counts = np.array([tried["accuracy"] for tried in by[select]]) * rows

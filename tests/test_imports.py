@@ -24,6 +24,7 @@ PIPELINE = [
     {"runs"},
     {"request"},
     {"train"},
+    {"fits"},
     {"compare"},
     {"probe", "lecture"},
 ]

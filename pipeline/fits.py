@@ -1,0 +1,122 @@
+"""Fits of heads on one store: those of earlier runs are loaded, new ones are made and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from features.layout import Rows
+from features.progress import Progress
+from features.store import FeatureStore
+
+from .heads import find_head
+from .request import Request
+from .train import Features, Result, fit_head, read_features
+
+
+class Fits:
+    """Heads on one store and on some splits of its rows.
+
+    A result is kept under a key of all that decides it: the store's fingerprint and rows, the split, the head with its
+    grid, the request, and the code and the libraries that computed it.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    rows : Rows
+        One an image.
+    splits : sequence of ndarray of shape (n_images,)
+    folder : Path
+        Where results are kept.
+    fresh : bool
+        Fit again what is kept.
+
+    Attributes
+    ----------
+    loaded, made : int
+        Results of earlier runs and new ones so far.
+    """
+
+    def __init__(
+        self, store: FeatureStore, rows: Rows, splits: Sequence[np.ndarray], folder: Path, fresh: bool = False
+    ):
+        self._store, self._rows, self._splits, self._folder, self._fresh = store, rows, splits, folder, fresh
+        held = hashlib.sha256(store.provenance["fingerprint"].encode())
+        held.update("\0".join(rows.class_names).encode())
+        for column in (rows.sha256, rows.labels, rows.strata):
+            held.update(np.ascontiguousarray(column).tobytes())
+        self._held = held.hexdigest()
+        self.loaded = self.made = 0
+
+    def of(self, head: str, asked: Request, progress: Progress) -> list[Result]:
+        """Return a head's result on each split."""
+        results, features = [], None
+        for split in self._splits:
+            path = self._folder / f"{self._key(head, asked, split)}.npz"
+            result = None if self._fresh else load_result(path)
+            if result:
+                self.loaded += 1
+            else:
+                features = features or read_features(self._store, head, asked)
+                result = self._make(head, asked, features, split, path)
+            results.append(result)
+            progress.update()
+        return results
+
+    def _make(self, head: str, asked: Request, features: Features, split: np.ndarray, path: Path) -> Result:
+        result, _ = fit_head(head, features, self._rows, split, asked.seed, asked.select)
+        result = replace(result, probabilities=result.probabilities[split == 2])
+        save_result(result, path)
+        self.made += 1
+        return result
+
+    def _key(self, head: str, asked: Request, split: np.ndarray) -> str:
+        decides = {
+            "store": self._held,
+            "split": hashlib.sha256(split.tobytes()).hexdigest(),
+            "head": head,
+            "grid": repr(find_head(head).grid),
+            "layer": asked.layer or list(self._store.layers)[-1],
+            "pool": asked.pool,
+            "views": asked.views or self._store.views,
+            "seed": asked.seed,
+            "select": asked.select,
+            "code": _code(),
+            "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "keras", "tensorflow")},
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def save_result(result: Result, path: Path) -> None:
+    """Write a result so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {name: value for name, value in asdict(result).items() if name != "probabilities"}
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        np.savez(file, probabilities=result.probabilities, result=json.dumps(told))
+    os.replace(file.name, path)
+
+
+def load_result(path: Path) -> Result | None:
+    """Return a kept result; None if there is none, or none that can be read: it is then made anew."""
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return Result(probabilities=file["probabilities"], **json.loads(str(file["result"])))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _code() -> str:
+    """Return a hash of this package's source, so that no result outlives a change of what computes it."""
+    source = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        source.update(path.read_bytes())
+    return source.hexdigest()
