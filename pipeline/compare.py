@@ -84,7 +84,7 @@ def compare(
         say(f"kept     {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To fit them again: --fresh")
     results = [summarise(each, splits[0]) for each in fitted]
     compare_with_best(results, fitted, rows.labels, splits)
-    results.sort(key=lambda result: (-result["accuracy"], result["fit_seconds"]))
+    results.sort(key=lambda result: (result["p_value"] is not None, -result["accuracy"], result["fit_seconds"]))
     comparison = {
         "heads": results,
         "store": str(store),

@@ -1,8 +1,11 @@
 """Metrics and intervals against values from elsewhere."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from pipeline.compare import compare_with_best
 from pipeline.evaluate import accuracy_interval, calibration_error, evaluate, holm, paired_test
 
 
@@ -47,6 +50,15 @@ def test_mcnemar_exact_of_r():
     one[:2], other[2:12] = True, True
     assert paired_test([one], [other], 100) == pytest.approx(0.03857422, abs=1e-8)
     assert paired_test([one], [one], 100) == 1
+
+
+def test_the_best_of_equally_accurate_heads_stands_first_and_is_not_compared_with_itself():
+    labels, split = np.array([0, 1, 0, 1]), np.full(4, 2, np.uint8)
+    right = np.eye(2)[labels]
+    fitted = [[SimpleNamespace(probabilities=right)] for _ in range(3)]
+    summaries = [{"head": name, "accuracy": 1.0, "accuracies": [1.0]} for name in "abc"]
+    compare_with_best(summaries, fitted, labels, [split])
+    assert [summary["p_value"] for summary in summaries] == [None, 1.0, 1.0]
 
 
 def test_holm_of_his_paper_by_hand():
