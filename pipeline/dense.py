@@ -150,7 +150,9 @@ class DenseSearch:
         sample = self.sample
         fit, look = ~sample.val, sample.val
         head = DenseHead(self._epochs, seed=sample.seed)
-        self._watched = head.fit(sample.of(fit), sample.labels(fit), sample.of(look), sample.labels(look))
+        self._watched = head.fit(
+            sample.features.of(fit), sample.labels(fit), sample.features.of(look), sample.labels(look)
+        )
         tried = [{"epochs": e, "accuracy": a} for e, a in enumerate(head.history_["val_accuracy"], start=1)]
         return Choice({"epochs": head.best_epoch_}, tried, head.history_)
 
@@ -159,4 +161,4 @@ class DenseSearch:
         sample = self.sample
         if self._watched and np.array_equal(images, ~sample.val) and settings["epochs"] == self._watched.best_epoch_:
             return self._watched
-        return DenseHead(settings["epochs"], seed=sample.seed).fit(sample.of(images), sample.labels(images))
+        return DenseHead(settings["epochs"], seed=sample.seed).fit(sample.features.of(images), sample.labels(images))

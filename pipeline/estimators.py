@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, ClassifierMixin, is_classifier
-from sklearn.calibration import CalibratedClassifierCV
 
 from features.errors import RequestError
 
 from .choice import Choice, Grid, best_of, combinations
+from .platt import Sigmoids, calibrate
 from .sample import Pair, Sample
 from .scaling import measure_scale
 
@@ -54,18 +54,22 @@ class ScaledEstimator:
     classes_ : ndarray of shape (n_classes,)
     scale_ : ndarray of shape (n_features,)
     estimator_ : estimator
+    sigmoids_ : Sigmoids or None
+        For an estimator that gives scores only.
     """
 
-    def __init__(self, estimator: Any, scale: np.ndarray):
-        self.classes_, self.scale_, self.estimator_ = estimator.classes_, scale, estimator
+    def __init__(self, estimator: Any, scale: np.ndarray, sigmoids: Sigmoids | None):
+        self.classes_, self.scale_, self.estimator_, self.sigmoids_ = estimator.classes_, scale, estimator, sigmoids
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities, (n_samples, n_classes)."""
-        return self.estimator_.predict_proba(X / self.scale_)
+        if self.sigmoids_ is None:
+            return self.estimator_.predict_proba(X / self.scale_)
+        return self.sigmoids_.probabilities(self.estimator_.decision_function(X / self.scale_))
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the class of each row of X."""
-        return self.estimator_.predict(X / self.scale_)
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
 
 class EstimatorSearch:
@@ -90,7 +94,7 @@ class EstimatorSearch:
             return Choice(settings[0], [])
         found: list[float] = []
         for scale in self.grid.get("scale", ("layer",)):
-            X = self.sample.X / self._scale(scale)
+            X = self.sample.features.X / self._scale(scale)
             # Threads: the work is in BLAS and in compiled code, and they share X.
             found += Parallel(-1, require="sharedmem")(
                 delayed(_count_correct)(self._estimator(each), X, self.sample, pair)
@@ -103,15 +107,23 @@ class EstimatorSearch:
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> ScaledEstimator:
         """Return the head with some settings, fitted to images given by a mask."""
-        sample, estimator, scale = self.sample, self._estimator(settings), self._scale(settings.get("scale", "layer"))
-        if not hasattr(estimator, "predict_proba"):
-            own = np.flatnonzero(np.repeat(images, sample.views))
-            folds = [
-                tuple(np.searchsorted(own, np.flatnonzero(np.repeat(each, sample.views))) for each in pair)
-                for pair in sample.split(images)
-            ]
-            estimator = CalibratedClassifierCV(estimator, method="sigmoid", ensemble=False, cv=folds)
-        return ScaledEstimator(estimator.fit(sample.of(images) / scale, sample.labels(images)), scale)
+        sample, scale = self.sample, self._scale(settings.get("scale", "layer"))
+
+        def fit(some: np.ndarray) -> Any:
+            return self._estimator(settings).fit(sample.features.of(some) / scale, sample.labels(some))
+
+        def score(some: np.ndarray, look: np.ndarray) -> np.ndarray:
+            return fit(some).decision_function(sample.features.of(look) / scale)
+
+        try:
+            estimator = fit(images)
+        except ValueError as error:
+            raise RequestError(
+                f"this head cannot be fitted to {images.sum()} images: {error}. Add images, or use --head logistic"
+            ) from error
+        only_scores = not hasattr(estimator, "predict_proba")
+        sigmoids = calibrate(sample, images, estimator.classes_, score) if only_scores else None
+        return ScaledEstimator(estimator, scale, sigmoids)
 
     def _estimator(self, settings: dict[str, Any]) -> Any:
         parameters = {name: value for name, value in settings.items() if name != "scale"}
@@ -123,7 +135,7 @@ class EstimatorSearch:
         )
 
     def _scale(self, how: str) -> np.ndarray:
-        return measure_scale(self.sample.X, how, self.sample.widths)
+        return measure_scale(self.sample.features.X, how, self.sample.features.widths)
 
 
 def find_estimator(name: str) -> Make:
@@ -151,9 +163,14 @@ def find_estimator(name: str) -> Make:
 
 
 def _count_correct(estimator: Any, X: np.ndarray, sample: Sample, pair: Pair) -> int:
-    fit, look = pair
-    fitted = estimator.fit(X[np.repeat(fit, sample.views)], sample.labels(fit))
-    score = fitted.predict_proba if hasattr(fitted, "predict_proba") else fitted.decision_function
-    scores = score(X[np.repeat(look, sample.views)]).reshape(look.sum(), sample.views, -1).mean(axis=1)
+    """Return how many images of a fold are right: none where the rows do not allow the setting, as 20 neighbours of 9."""
+    (fit, look), views = pair, sample.features.views
+    try:
+        fitted = estimator.fit(X[np.repeat(fit, views)], sample.labels(fit))
+        score = fitted.predict_proba if hasattr(fitted, "predict_proba") else fitted.decision_function
+        scores = score(X[np.repeat(look, views)])
+    except ValueError:
+        return 0
+    scores = scores.reshape(look.sum(), views, -1).mean(axis=1)
     chosen = scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] > 0).astype(int)
     return int(np.sum(fitted.classes_[chosen] == sample.y[look]))

@@ -14,20 +14,23 @@ from pathlib import Path
 
 import numpy as np
 
+import features
 from features.layout import Rows
 from features.progress import Progress
+from features.splits import SPLITS
 from features.store import FeatureStore
 
-from .heads import find_head
+from .heads import HEADS, find_head
 from .request import Request
-from .train import Features, Result, fit_head, read_features
+from .train import Result, fit_head, read_features
 
 
 class Fits:
     """Heads on one store and on some splits of its rows.
 
     A result is kept under a key of all that decides it: the store's fingerprint and rows, the split, the head with its
-    grid, the request, and the code and the libraries that computed it.
+    grid, the request, and the code and the libraries that computed it. Of a classifier given by its dotted name that is
+    not known, so that it is fitted every time.
 
     Parameters
     ----------
@@ -42,8 +45,8 @@ class Fits:
 
     Attributes
     ----------
-    loaded, made : int
-        Results of earlier runs and new ones so far.
+    loaded : int
+        Results of earlier runs so far.
     """
 
     def __init__(
@@ -55,29 +58,24 @@ class Fits:
         for column in (rows.sha256, rows.labels, rows.strata):
             held.update(np.ascontiguousarray(column).tobytes())
         self._held = held.hexdigest()
-        self.loaded = self.made = 0
+        self.loaded = 0
 
     def of(self, head: str, asked: Request, progress: Progress) -> list[Result]:
         """Return a head's result on each split."""
-        results, features = [], None
+        results, read = [], None
         for split in self._splits:
             path = self._folder / f"{self._key(head, asked, split)}.npz"
-            result = None if self._fresh else load_result(path)
+            result = None if self._fresh or head not in HEADS else load_result(path)
             if result:
                 self.loaded += 1
             else:
-                features = features or read_features(self._store, head, asked)
-                result = self._make(head, asked, features, split, path)
+                read = read or read_features(self._store, head, asked)
+                result, _ = fit_head(head, read, self._rows, split, asked.seed, asked.select)
+                result = replace(result, probabilities=result.probabilities[split == SPLITS["test"]])
+                save_result(result, path)
             results.append(result)
             progress.update()
         return results
-
-    def _make(self, head: str, asked: Request, features: Features, split: np.ndarray, path: Path) -> Result:
-        result, _ = fit_head(head, features, self._rows, split, asked.seed, asked.select)
-        result = replace(result, probabilities=result.probabilities[split == 2])
-        save_result(result, path)
-        self.made += 1
-        return result
 
     def _key(self, head: str, asked: Request, split: np.ndarray) -> str:
         decides = {
@@ -115,8 +113,9 @@ def load_result(path: Path) -> Result | None:
 
 
 def _code() -> str:
-    """Return a hash of this package's source, so that no result outlives a change of what computes it."""
+    """Return a hash of the source of both stages, so that no result outlives a change of what computes it."""
     source = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        source.update(path.read_bytes())
+    for package in (Path(__file__).parent, Path(features.__file__).parent):
+        for path in sorted(package.glob("*.py")):
+            source.update(path.read_bytes())
     return source.hexdigest()

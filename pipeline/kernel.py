@@ -8,23 +8,20 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
 from features.errors import RequestError
 
 from .choice import Choice, Grid, best_of, combinations
+from .platt import Sigmoids, calibrate
 from .sample import Pair, Sample
-from .scaling import measure_scale
+from .scaling import SCALES, measure_scale
 
 _ROWS = 1024  # of a kernel matrix that are computed at once when predicting
 
 
 class Svm:
     """scikit-learn's SVC on scaled features, with probabilities.
-
-    Decision values of rows that a fold left out are fitted by a sigmoid a class (Platt 1999).
 
     Attributes
     ----------
@@ -35,25 +32,13 @@ class Svm:
         Of the Gaussian kernel ``exp(-gamma |a - b|^2)``; None for the linear one.
     support_vectors_ : ndarray of shape (n_support, n_features), float32
         Scaled.
-    slopes_, offsets_ : ndarray of shape (n_classes,), or (1,) for two
-        Of the sigmoids.
+    sigmoids_ : Sigmoids
     """
 
-    def __init__(self, svc: SVC, scaled: np.ndarray, scale: np.ndarray, gamma: float | None):
+    def __init__(self, svc: SVC, scaled: np.ndarray, scale: np.ndarray, gamma: float | None, sigmoids: Sigmoids):
         self.classes_, self.scale_, self.gamma_, self._svc = svc.classes_, scale, gamma, svc
+        self.sigmoids_ = sigmoids
         self.support_vectors_, self._n_rows = scaled[svc.support_], len(scaled)
-
-    def calibrate(self, decisions: np.ndarray, y: np.ndarray) -> None:
-        """Fit the sigmoids to decision values of rows that the SVM has not seen, (n_samples, k)."""
-        if len(np.unique(y)) < len(self.classes_):
-            raise RequestError(
-                "an SVM's probabilities need at least 2 different training rows of each class; got 1. Add images, or use "
-                "--head logistic"
-            )
-        positive = self.classes_[1:] if decisions.shape[1] == 1 else self.classes_
-        sigmoids = [LogisticRegression(C=1e6).fit(decisions[:, [k]], y == name) for k, name in enumerate(positive)]
-        self.slopes_ = np.array([each.coef_[0, 0] for each in sigmoids])
-        self.offsets_ = np.array([each.intercept_[0] for each in sigmoids])
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Return scores: (n_samples,) for two classes, else (n_samples, n_classes)."""
@@ -67,11 +52,7 @@ class Svm:
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities, (n_samples, n_classes)."""
-        scores = self.decision_function(X).reshape(len(X), -1)
-        chances = expit(scores * self.slopes_ + self.offsets_)
-        if chances.shape[1] == 1:
-            return np.hstack([1 - chances, chances])
-        return chances / np.maximum(chances.sum(axis=1, keepdims=True), 1e-300)
+        return self.sigmoids_.probabilities(self.decision_function(X))
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the class of each row of X."""
@@ -92,12 +73,15 @@ class SvmSearch:
 
     def __init__(self, sample: Sample, grid: Grid):
         self.sample, self.grid = sample, grid
-        needed, memory = 16 * len(sample.X) ** 2, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed > memory / 2:
+        n, memory = len(sample.y), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        # Products a scale in float32; a kernel in float64 and what it is made of; and each thread's copy of a fold.
+        held, a_thread = (4 * len(SCALES) + 24) * n**2, 8 * n**2
+        if held + a_thread > memory / 2:
             raise RequestError(
-                f"an SVM's kernel matrices may take half of the memory, {memory / 2e9:.1f} GB; {len(sample.X)} rows need "
-                f"{needed / 1e9:.1f} GB. Use --head logistic, or fewer images: --limit"
+                f"an SVM's kernel matrices may take half of the memory, {memory / 2e9:.1f} GB; {n} rows need "
+                f"{(held + a_thread) / 1e9:.1f} GB. Use --head logistic, or fewer images: --limit"
             )
+        self._threads = int(min(os.cpu_count() or 1, (memory / 2 - held) // a_thread))
         self._measured: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:
@@ -107,7 +91,7 @@ class SvmSearch:
             for gamma in self.grid.get("gamma", (None,)):
                 kernel = self._kernel(scale, gamma)
                 # libsvm lets go of the interpreter, so that threads share the kernel.
-                looked = Parallel(min(os.cpu_count() or 1, 8), require="sharedmem")(
+                looked = Parallel(self._threads, require="sharedmem")(
                     delayed(_count_correct)(kernel, y, C, pair) for C in self.grid["C"] for pair in pairs
                 )
                 correct = np.reshape(looked, (-1, len(pairs))).sum(axis=1)
@@ -119,24 +103,19 @@ class SvmSearch:
         scaled, scale, _ = self._scaled(settings["scale"])
         gamma, y = settings.get("gamma"), self.sample.y
         kernel = self._kernel(settings["scale"], gamma)
-        head = Svm(_fit(kernel, y, settings["C"], images), scaled[images], scale, self._gamma(settings["scale"], gamma))
-        decisions, known = (
-            np.empty((len(y), 1 if len(head.classes_) == 2 else len(head.classes_))),
-            np.zeros(len(y), bool),
-        )
-        for fit, look in self.sample.split(images):
-            if len(np.unique(y[fit])) == len(head.classes_):
-                svc = _fit(kernel, y, settings["C"], fit)
-                decisions[look] = svc.decision_function(kernel[np.ix_(look, fit)]).reshape(look.sum(), -1)
-                known |= look
-        head.calibrate(decisions[known], y[known])
-        return head
+
+        def score(fit: np.ndarray, look: np.ndarray) -> np.ndarray:
+            return _fit(kernel, y, settings["C"], fit).decision_function(kernel[np.ix_(look, fit)])
+
+        svc = _fit(kernel, y, settings["C"], images)
+        sigmoids = calibrate(self.sample, images, svc.classes_, score)
+        return Svm(svc, scaled[images], scale, self._gamma(settings["scale"], gamma), sigmoids)
 
     def _scaled(self, how: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return scaled rows, the scale, and the products of all pairs of rows."""
         if how not in self._measured:
-            scale = measure_scale(self.sample.X, how, self.sample.widths)
-            scaled = self.sample.X / scale
+            scale = measure_scale(self.sample.features.X, how, self.sample.features.widths)
+            scaled = self.sample.features.X / scale
             self._measured[how] = scaled, scale, scaled @ scaled.T
         return self._measured[how]
 

@@ -160,7 +160,7 @@ class LogisticSearch:
     def choose(self, pairs: Sequence[Pair]) -> Choice:
         """Return the most accurate settings on the images that each pair looks at."""
         sample, values = self.sample, self.grid["C"]
-        masks = np.column_stack([np.repeat(fit, sample.views) for fit, _ in pairs])
+        masks = np.column_stack([np.repeat(fit, sample.features.views) for fit, _ in pairs])
         looks = np.column_stack([look for _, look in pairs])[:, None]  # (n_images, 1, n_pairs)
         accuracies: list[float] = []
         for scale in self.grid["scale"]:
@@ -178,16 +178,20 @@ class LogisticSearch:
 
     def _correct(self, scores: np.ndarray) -> np.ndarray:
         """Return whether each image's class has the highest mean probability over its views, (n_images, n_problems)."""
-        chances = _chances(scores).reshape(len(self.sample.y), self.sample.views, *scores.shape[1:]).mean(axis=1)
+        chances = (
+            _chances(scores).reshape(len(self.sample.y), self.sample.features.views, *scores.shape[1:]).mean(axis=1)
+        )
         predicted = chances.argmax(axis=2) if chances.shape[2] > 1 else (chances[:, :, 0] > 0.5).astype(int)
         return self._classes[predicted] == self.sample.y[:, None]
 
     def fit(self, settings: dict, images: np.ndarray) -> Logistic:
         """Return the head with some settings, fitted to images given by a mask."""
         sample = self.sample
-        head = Logistic(settings["C"], settings["scale"], sample.widths)
+        head = Logistic(settings["C"], settings["scale"], sample.features.widths)
         return head._take(
-            self._rotated(settings["scale"]), np.repeat(sample.y, sample.views), np.repeat(images, sample.views)
+            self._rotated(settings["scale"]),
+            np.repeat(sample.y, sample.features.views),
+            np.repeat(images, sample.features.views),
         )
 
     @cached_property
@@ -196,12 +200,12 @@ class LogisticSearch:
 
     @cached_property
     def _targets(self) -> np.ndarray:
-        return np.repeat(np.searchsorted(self._classes, self.sample.y), self.sample.views)
+        return np.repeat(np.searchsorted(self._classes, self.sample.y), self.sample.features.views)
 
     def _rotated(self, scale: str) -> Rotation:
         if scale not in self._rotations:
-            X = self.sample.X
-            self._rotations[scale] = rotate(X, measure_scale(X, scale, self.sample.widths))
+            X = self.sample.features.X
+            self._rotations[scale] = rotate(X, measure_scale(X, scale, self.sample.features.widths))
         return self._rotations[scale]
 
 

@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from features.errors import RequestError
+
 Pair = tuple[np.ndarray, np.ndarray]  # masks of images: those to fit on, those to look at
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a head is given of a store.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_images * views, n_features), float32
+        Consecutive rows are the views of one image.
+    widths : tuple of int
+        Numbers of features that belong together: those of one layer under one pooling.
+    views : int
+    layer, pool : str
+        Where they come from, for people.
+    """
+
+    X: np.ndarray
+    widths: tuple[int, ...]
+    views: int
+    layer: str
+    pool: str
+
+    def of(self, images: np.ndarray) -> np.ndarray:
+        """Return the rows, all views, of images given by a mask."""
+        return self.X if images.all() else self.X[np.repeat(images, self.views)]
+
+    def averaged(self) -> Features:
+        """Return each image's mean over its views, as one view."""
+        if self.views == 1:
+            return self
+        return replace(self, X=self.X.reshape(-1, self.views, self.X.shape[1]).mean(axis=1), views=1)
 
 
 @dataclass(frozen=True)
@@ -15,25 +49,19 @@ class Sample:
 
     Attributes
     ----------
-    X : ndarray of shape (n_images * views, n_features), float32
-        Consecutive rows are the views of one image.
+    features : Features
     y : ndarray of shape (n_images,), int
     val : ndarray of shape (n_images,), bool
         Which images are of the val split.
     folds : ndarray of shape (n_images,), int
         The number of each image's fold; copies of an image are in one.
-    widths : tuple of int
-        Numbers of features that belong together: those of one layer under one pooling.
-    views : int
     seed : int
     """
 
-    X: np.ndarray
+    features: Features
     y: np.ndarray
     val: np.ndarray
     folds: np.ndarray
-    widths: tuple[int, ...]
-    views: int = 1
     seed: int = 0
 
     @property
@@ -41,17 +69,18 @@ class Sample:
         """All images, as a mask."""
         return np.ones(len(self.y), bool)
 
-    def of(self, images: np.ndarray) -> np.ndarray:
-        """Return the rows, all views, of images given by a mask."""
-        return self.X if images.all() else self.X[np.repeat(images, self.views)]
-
     def labels(self, images: np.ndarray) -> np.ndarray:
-        """Return the class of each row of `of`."""
-        return np.repeat(self.y[images], self.views)
+        """Return the class of each row, all views, of images given by a mask."""
+        return np.repeat(self.y[images], self.features.views)
 
     def pairs(self, select: str) -> list[Pair]:
         """Return what to fit on and what to look at when settings are chosen, by ``cv`` or by ``val``."""
-        return self.split(self.everything) if select == "cv" else [(~self.val, self.val)]
+        pairs = self.split(self.everything) if select == "cv" else [(~self.val, self.val)]
+        if not pairs:
+            raise RequestError(
+                "cross-validation needs at least 2 different training rows of two classes; got fewer. Add images."
+            )
+        return pairs
 
     def split(self, images: np.ndarray) -> list[Pair]:
         """Return the folds of some images, but those that leave fewer than two classes to fit on."""

@@ -26,7 +26,7 @@ from .heads import Classifier, Head, find_head
 from .plots import plot_history
 from .request import Request
 from .runs import save_head, whole_folder
-from .sample import Sample
+from .sample import Features, Sample
 
 FOLDS = 5
 
@@ -73,38 +73,6 @@ class Fitted:
     choice: Choice
 
 
-@dataclass(frozen=True)
-class Features:
-    """What a head is given of a store.
-
-    Attributes
-    ----------
-    X : ndarray of shape (n_images * views, n_features), float32
-        Consecutive rows are the views of one image.
-    widths : tuple of int
-        Numbers of features that belong together: those of one layer under one pooling.
-    views : int
-    layer, pool : str
-        Where they come from, for people.
-    """
-
-    X: np.ndarray
-    widths: tuple[int, ...]
-    views: int
-    layer: str
-    pool: str
-
-    def of(self, images: np.ndarray) -> np.ndarray:
-        """Return the rows, all views, of images given by a mask."""
-        return self.X[np.repeat(images, self.views)]
-
-    def averaged(self) -> Features:
-        """Return each image's mean over its views, as one view."""
-        if self.views == 1:
-            return self
-        return replace(self, X=self.X.reshape(-1, self.views, self.X.shape[1]).mean(axis=1), views=1)
-
-
 def fit_head(
     name: str, features: Features, rows: Rows, splits: np.ndarray, seed: int = 0, select: str = "cv"
 ) -> tuple[Result, Fitted]:
@@ -128,13 +96,15 @@ def fit_head(
     if head.views == "mean":
         features = features.averaged()
     y, views = rows.labels, features.views
-    learn, test = splits != SPLITS["test"], splits == SPLITS["test"]
-    train = splits == SPLITS["train"]
+    train, val, test = (splits == SPLITS[split] for split in ("train", "val", "test"))
+    learn = ~test
     if len(np.unique(y[train])) < 2:
-        raise RequestError("the training rows must be of two classes at least; got one. Extract more images.")
+        raise RequestError("the training rows must be of two classes at least; got one. Add images.")
+    if not val.any():
+        raise RequestError("val must have an image; got none. Add images.")
     keys = [rows.sha256[row].tobytes() for row in np.flatnonzero(learn)]
     folds = stratified_folds(rows.strata[learn], keys, FOLDS, seed)
-    sample = Sample(features.of(learn), y[learn], ~train[learn], folds, features.widths, views, seed)
+    sample = Sample(replace(features, X=features.of(learn)), y[learn], ~train[learn], folds, seed)
     if head.search is DenseSearch:
         import_keras()  # before the clock starts
     started = time.perf_counter()
@@ -147,7 +117,6 @@ def fit_head(
     probabilities[test] = _all_classes(estimator, features.of(test), len(rows.class_names), views)
     predicted = time.perf_counter()
     probabilities[learn] = _all_classes(watcher, features.of(learn), len(rows.class_names), views)
-    val = splits == SPLITS["val"]
     result = Result(
         head=name,
         layer=features.layer,

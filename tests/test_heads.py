@@ -11,9 +11,8 @@ from pipeline.heads import HEADS, find_head
 from pipeline.kernel import SvmSearch
 from pipeline.linear import Logistic, LogisticSearch
 from pipeline.runs import load_head, save_head
-from pipeline.sample import Sample
+from pipeline.sample import Features, Sample
 from pipeline.scaling import measure_scale
-from pipeline.train import Features
 from pipeline.train import fit_head as fit_features
 
 ALL = sorted(HEADS)
@@ -33,10 +32,10 @@ def fit_head(name, X, y, splits, n_classes, seed=0, views=1, select="cv"):
     return fit_features(name, features, rows_of(y, splits, n_classes), splits, seed, select)[0]
 
 
-def sample_of(X, y, folds=5, **options):
+def sample_of(X, y, folds=5):
     """Return all rows as a sample of one layer, its first fold being val."""
     number = np.arange(len(y)) // 2 % folds
-    return Sample(X, y, number == 0, number, **{"widths": (X.shape[1],), **options})
+    return Sample(Features(X, (X.shape[1],), 1, "layer", "avg"), y, number == 0, number)
 
 
 def blobs(n_classes, rows=30, features=12, seed=0):
@@ -100,11 +99,27 @@ def test_constant_and_single_features(name):
 @pytest.mark.parametrize("name", ALL)
 def test_the_test_rows_choose_nothing(name):
     X, y, splits = blobs(2)
-    other = y.copy()
+    other, moved = y.copy(), X.copy()
     other[splits == 2] = 1 - other[splits == 2]
-    one, two = fit_head(name, X, y, splits, 2), fit_head(name, X, other, splits, 2)
+    moved[splits == 2] *= 3
+    one, two = fit_head(name, X, y, splits, 2), fit_head(name, moved, other, splits, 2)
     assert one.settings == two.settings and one.tried == two.tried
-    np.testing.assert_array_equal(one.probabilities, two.probabilities)
+    np.testing.assert_array_equal(one.probabilities[splits != 2], two.probabilities[splits != 2])
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("val", [True, False])
+@pytest.mark.filterwarnings("ignore:Only one sample available")  # scikit-learn's own, of shrinkage
+def test_one_row_a_class_is_a_result_or_a_clear_error(name, val):
+    X, y, splits = blobs(2)
+    splits = np.full(len(y), 2, np.uint8)
+    splits[:2] = 0
+    if val:
+        splits[2:4] = 1
+    try:
+        assert np.isfinite(fit_head(name, X, y, splits, 2).probabilities).all()
+    except RequestError as error:
+        assert "Add images" in str(error)
 
 
 def test_too_few_rows_are_a_clear_error():
@@ -151,7 +166,7 @@ def test_logistic_search_counts_what_scikit_learn_gets_right_on_each_fold(n_clas
     sample = sample_of(X, y)
     choice = LogisticSearch(sample, {"scale": ("layer", "feature"), "C": (0.3, 30.0)}).choose(sample.pairs("cv"))
     for tried in choice.tried:
-        scaled = X / measure_scale(X, tried["scale"], sample.widths)
+        scaled = X / measure_scale(X, tried["scale"], sample.features.widths)
         correct = 0
         for fit, look in sample.pairs("cv"):
             theirs = LogisticRegression(C=tried["C"], tol=1e-8, max_iter=100_000).fit(scaled[fit], y[fit])

@@ -19,6 +19,7 @@ FEATURES = [
 ]
 PIPELINE = [
     {"choice", "sample", "scaling", "plots", "evaluate"},
+    {"platt"},
     {"linear", "kernel", "estimators", "dense"},
     {"heads"},
     {"runs"},

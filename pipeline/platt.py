@@ -1,0 +1,68 @@
+"""Probabilities for heads that give scores: sigmoids fitted to scores of rows that the head has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+
+from features.errors import RequestError
+
+from .sample import Sample
+
+
+class Sigmoids:
+    """One sigmoid a class (Platt 1999, "Probabilistic outputs for support vector machines").
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples, k)
+        Of rows that the head has not seen; k is 1 for two classes.
+    y : ndarray of shape (n_samples,)
+    classes : ndarray of shape (n_classes,)
+    """
+
+    def __init__(self, scores: np.ndarray, y: np.ndarray, classes: np.ndarray):
+        positive = classes[1:] if scores.shape[1] == 1 else classes
+        fitted = [LogisticRegression(C=1e6).fit(scores[:, [k]], y == name) for k, name in enumerate(positive)]
+        self._slopes = np.array([each.coef_[0, 0] for each in fitted])
+        self._offsets = np.array([each.intercept_[0] for each in fitted])
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Return probabilities, (n_samples, n_classes), of scores as `decision_function` gives them."""
+        chances = expit(scores.reshape(len(scores), -1) * self._slopes + self._offsets)
+        if chances.shape[1] == 1:
+            return np.hstack([1 - chances, chances])
+        return chances / np.maximum(chances.sum(axis=1, keepdims=True), 1e-300)
+
+
+def calibrate(
+    sample: Sample, images: np.ndarray, classes: np.ndarray, score: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Sigmoids:
+    """Fit sigmoids to the scores of each fold of some images by a head fitted to the other folds.
+
+    Parameters
+    ----------
+    sample : Sample
+    images : ndarray of shape (n_images,), bool
+    classes : ndarray of shape (n_classes,)
+        Those of `images`.
+    score : callable
+        ``score(fit, look)`` returns scores of the rows that `look` names by a head fitted to those that `fit` names.
+
+    Raises
+    ------
+    RequestError
+        If a class has too few different images to be both learnt and scored.
+    """
+    pairs = [pair for pair in sample.split(images) if len(np.unique(sample.y[pair[0]])) == len(classes)]
+    labels = np.concatenate([sample.labels(look) for _, look in pairs]) if pairs else np.empty(0)
+    if len(np.unique(labels)) < len(classes):
+        raise RequestError(
+            "this head's probabilities need at least 2 different training rows of each class; got 1. Add images, or use "
+            "--head logistic"
+        )
+    scores = [score(fit, look).reshape(look.sum() * sample.features.views, -1) for fit, look in pairs]
+    return Sigmoids(np.concatenate(scores), labels, classes)
