@@ -18,8 +18,8 @@ FEATURES = [
     {"extract"},
 ]
 PIPELINE = [
-    {"choice", "sample", "scaling", "plots", "evaluate"},
-    {"platt"},
+    {"arguments", "choice", "sample", "scaling", "rotation", "plots", "evaluate"},
+    {"platt", "newton"},
     {"linear", "kernel", "estimators", "dense"},
     {"heads"},
     {"runs"},

@@ -1,0 +1,195 @@
+"""What the command line accepts. Nothing heavy is imported, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; a command's name comes out as ``command``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline",
+        description="Image classifiers from small labelled sets: cache a frozen base's features once, train heads in seconds.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_extract(commands)
+    _add_train_head(commands)
+    _add_compare(commands)
+    probe = _add(
+        commands, "probe", "show accuracy layer by layer, and which layer to take",
+        "python -m pipeline probe --store cache/elpv-layers.h5 --repeats 5",
+    )  # fmt: skip
+    _add_stage_two(probe)
+    _add_fresh(probe)
+    probe.add_argument(
+        "--repeats", type=int, metavar="N", help="stratified splits to draw (default 5; 1: the store's own)"
+    )
+    lecture = _add(
+        commands, "lecture", "run the lecture's models as they were, and corrected",
+        "python -m pipeline lecture --data photos",
+    )  # fmt: skip
+    lecture.add_argument("--data", required=True, metavar="SOURCE", help="see extract")
+    lecture.add_argument("--limit", type=int, metavar="N", help="a stratified subset of N images")
+    lecture.add_argument("--seed", type=int, metavar="N", help="of the heads' random start (default 0)")
+    lecture.add_argument("--out", metavar="FOLDER", help="folder for the results (default below runs/)")
+    lecture.add_argument("--overwrite", action="store_true", help="replace earlier results")
+    layers = _add(
+        commands, "layers", "list a backbone's layers, their shapes and bytes an image",
+        "python -m pipeline layers vgg16 --image-size 96",
+    )  # fmt: skip
+    layers.add_argument("backbone", metavar="NAME", help="see extract --backbone")
+    layers.add_argument("--image-size", type=int, metavar="PX", help="side of the images (default: the base's)")
+    inspect = _add(commands, "inspect", "tell what a store holds", "python -m pipeline inspect cache/elpv-vgg16.h5")
+    inspect.add_argument("store", metavar="STORE.h5")
+    verify = _add(
+        commands, "verify", "check a store's checksums, its source, and some rows computed again",
+        "python -m pipeline verify cache/elpv-vgg16.h5 --rows 32",
+    )  # fmt: skip
+    verify.add_argument("store", metavar="STORE.h5")
+    verify.add_argument("--rows", type=int, metavar="N", help="random rows to compute again (default 16; 0: none)")
+    verify.add_argument("--seed", type=int, metavar="N", help="of the choice of rows (default 0)")
+    return parser
+
+
+def _add(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"example: {example}"
+    )
+    command.set_defaults(command=name)
+    command.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    return command
+
+
+def _add_extract(commands: Any) -> None:
+    command = _add(
+        commands, "extract", "run a frozen base once over labelled images and keep its features",
+        "python -m pipeline extract --data photos --backbone vgg16 --out cache/photos.h5",
+    )  # fmt: skip
+    _add_images(command.add_argument_group("images").add_argument)
+    _add_base(command.add_argument_group("base").add_argument)
+    _add_store(command.add_argument_group("store").add_argument)
+
+
+def _add_images(add: Any) -> None:
+    add(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="folder (split/class/file or class/file), CSV (path,label[,split]), elpv or cifar10",
+    )
+    add("--limit", type=int, metavar="N", help="a stratified subset of N images")
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of splits that the source does not give, of --limit and --augment lecture (default 0)",
+    )
+    add(
+        "--resize",
+        choices=("bilinear", "nearest", "box", "bicubic", "lanczos"),
+        help="resize rule (default bilinear, antialiased)",
+    )
+    add("--views", type=int, metavar="N", help="rows an image: itself and N - 1 augmented copies (default 1)")
+    add("--augment", choices=("none", "hflip", "dihedral", "lecture"), help="what the copies are (default none)")
+    add(
+        "--max-skipped",
+        type=float,
+        metavar="FRACTION",
+        help="stop when more files than this cannot be used (default 0.05, and 5 files)",
+    )
+    add("--retry-skipped", action="store_true", default=None, help="try again files that could not be used before")
+    add("--allow-missing-classes", action="store_true", help="accept classes without a readable image in some split")
+
+
+def _add_base(add: Any) -> None:
+    add(
+        "--backbone",
+        metavar="NAME",
+        help="vgg16 (default) or another of README's table, or FILE.keras, a model of your own",
+    )
+    add("--layers", metavar="L[,L]", help="layers by name or index (default: the last feature map)")
+    add(
+        "--image-size",
+        type=int,
+        metavar="PX",
+        help="side of the square that images are resized to (default: the base's)",
+    )
+    add(
+        "--preprocess", choices=("imagenet", "rescale", "none"),
+        help="the base's own, division by 255, or RGB as it is (default: the base's own; none for FILE.keras)",
+    )  # fmt: skip
+    add("--weights", metavar="FILE", help="file of weights instead of finding ImageNet's")
+    add("--weights-sha256", metavar="HEX", help="accept weights with this SHA-256")
+    add("--batch-size", type=int, metavar="N", help="images a batch (default 16)")
+
+
+def _add_store(add: Any) -> None:
+    add("--out", metavar="NAME.h5", help="the store (default cache/SOURCE-BACKBONE.h5)")
+    add(
+        "--pool",
+        choices=("none", "avg", "max", "avg+max"),
+        help="pool maps over space before storing them (default none, if they fit)",
+    )
+    add("--dtype", choices=("float16", "float32"), help="stored precision (default float16)")
+    add(
+        "--compression",
+        choices=("lz4", "zstd", "gzip", "none"),
+        help="of values (default lz4; plain h5py reads gzip and none)",
+    )
+    add(
+        "--layout",
+        choices=("file", "parts"),
+        help="one file, or parts that stay with an index over them (default file)",
+    )
+
+
+def _add_train_head(commands: Any) -> None:
+    command = _add(
+        commands, "train-head", "train one head on a store and save the run",
+        "python -m pipeline train-head --store cache/elpv-vgg16.h5 --head logistic",
+    )  # fmt: skip
+    command.add_argument(
+        "--head",
+        metavar="NAME",
+        help="one of README's table, or a scikit-learn classifier's dotted name (default logistic)",
+    )
+    _add_stage_two(command)
+
+
+def _add_compare(commands: Any) -> None:
+    command = _add(
+        commands, "compare", "train many heads on the same rows and compare them",
+        "python -m pipeline compare --store cache/elpv-vgg16.h5 --heads logistic,rbf-svm --repeats 5",
+    )  # fmt: skip
+    command.add_argument("--heads", metavar="all|A,B", help="which heads (default all)")
+    command.add_argument("--repeats", type=int, metavar="N", help="draw N stratified splits instead of the store's own")
+    _add_fresh(command)
+    _add_stage_two(command)
+
+
+def _add_fresh(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--fresh", action="store_true", help="fit again what earlier runs have fitted")
+
+
+def _add_stage_two(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--store", required=True, metavar="STORE.h5")
+    command.add_argument("--views", type=int, metavar="N", help="use the first N views of each image (default: all)")
+    command.add_argument(
+        "--layer",
+        metavar="L[,L]",
+        help="stored layers (default: the last; probe: all); train-head and compare join them",
+    )
+    command.add_argument(
+        "--pool", choices=("flatten", "avg", "max", "avg+max"), help="maps to vectors (default: the head's own)"
+    )
+    command.add_argument(
+        "--seed", type=int, metavar="N", help="of the head's random start, and of drawn splits (default 0)"
+    )
+    command.add_argument(
+        "--select",
+        choices=("cv", "val"),
+        help="choose settings by cross-validation within train and val, or by a look at val (default cv)",
+    )
+    command.add_argument("--out", metavar="FOLDER", help="folder for the results (default below runs/)")
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier run")
