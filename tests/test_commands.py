@@ -130,7 +130,7 @@ def test_layers_are_listed(capsys):
     assert json.loads(capsys.readouterr().out)["layers"]["last"] == [3, 3, 6]
 
 
-def test_several_layers_and_views_train_a_head(tree, here):
+def test_several_layers_and_views_train_a_head(tree, here, capsys):
     options = ["--data", "photos", "--backbone", "tiny", "--layers", "relu,last", "--views", "2", "--augment", "hflip"]
     assert main(["extract", *options, "--out", "s.h5"]) == 0
     run = pipeline.train_head("s.h5", "logistic", layer="relu,last", out="r")
@@ -139,6 +139,23 @@ def test_several_layers_and_views_train_a_head(tree, here):
         assert len(list(csv.DictReader(file))) == 32
     assert pipeline.train_head("s.h5", "logistic", views=1, out="r1")["views"] == 1
     assert main(["train-head", "--store", "s.h5", "--views", "3"]) == 2
+    for views in ("1", "2"):  # neither is taken for the other by a comparison
+        assert main(["compare", "--store", "s.h5", "--heads", "logistic", "--views", views]) == 0
+        assert "from earlier runs" not in capsys.readouterr().err
+    assert main(["compare", "--store", "s.h5", "--heads", "logistic", "--views", "2"]) == 0
+    assert "from earlier runs" in capsys.readouterr().err
+
+
+def test_average_and_maximum_are_scaled_each_by_itself(tiny_store):
+    from pipeline.request import Request
+    from pipeline.train import read_features
+
+    with FeatureStore(tiny_store) as store:
+        channels = store.dataset("last").shape[-1]
+        assert read_features(store, "logistic", Request(tiny_store, pool="avg+max")).widths == (channels, channels)
+        assert read_features(store, "logistic", Request(tiny_store, pool="flatten")).widths == (
+            store.read("last", "flatten").shape[1],
+        )
 
 
 def test_help_imports_nothing_heavy():
@@ -170,7 +187,7 @@ def test_readme_shows_only_options_that_exist():
             assert option in helped.stdout, f"{command} {option}"
 
 
-def test_a_comparison_takes_what_earlier_ones_fitted(tiny_store, here, capsys):
+def test_a_comparison_takes_what_earlier_ones_fitted(tiny_store, here, capsys, monkeypatch):
     def run(*options):
         assert main(["compare", "--store", str(tiny_store), "--json", *options]) == 0
         told = capsys.readouterr()
@@ -184,6 +201,10 @@ def test_a_comparison_takes_what_earlier_ones_fitted(tiny_store, here, capsys):
     assert {**again, "behind": 0.0, "p_value": None} == {**first, "behind": 0.0, "p_value": None}
     assert "from earlier runs" not in run("--heads", "logistic", "--fresh")[1]
     assert "from earlier runs" not in run("--heads", "logistic", "--seed", "1")[1]
+    for changed in (["--select", "val"], ["--pool", "max"], ["--repeats", "2"]):
+        assert "from earlier runs" not in run("--heads", "logistic", *changed)[1]
+    monkeypatch.setattr("pipeline.fits._code", lambda: "another version")
+    assert "from earlier runs" not in run("--heads", "logistic")[1]
     for _ in range(2):  # what a class of somebody else's computes may change unseen
         assert "from earlier runs" not in run("--heads", "sklearn.naive_bayes.GaussianNB")[1]
     for kept in (here / "runs/.fits").iterdir():  # damaged: made anew

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.compare import compare_with_best
+from pipeline.choice import best_of
+from pipeline.compare import best_first, compare_with_best
 from pipeline.evaluate import accuracy_interval, calibration_error, evaluate, holm, paired_test
 
 
@@ -56,9 +57,18 @@ def test_the_best_of_equally_accurate_heads_stands_first_and_is_not_compared_wit
     labels, split = np.array([0, 1, 0, 1]), np.full(4, 2, np.uint8)
     right = np.eye(2)[labels]
     fitted = [[SimpleNamespace(probabilities=right)] for _ in range(3)]
-    summaries = [{"head": name, "accuracy": 1.0, "accuracies": [1.0]} for name in "abc"]
+    summaries = [
+        {"head": name, "accuracy": 1.0, "accuracies": [1.0], "fit_seconds": seconds}
+        for name, seconds in zip("abc", (9, 5, 1), strict=True)
+    ]
     compare_with_best(summaries, fitted, labels, [split])
     assert [summary["p_value"] for summary in summaries] == [None, 1.0, 1.0]
+    assert [summary["head"] for summary in best_first(summaries)] == ["a", "c", "b"]
+
+
+def test_of_equally_accurate_settings_the_middle_one_is_taken():
+    settings = [{"C": C} for C in (1, 2, 3, 4, 5)]
+    assert best_of(settings, [0.5, 0.9, 0.9, 0.9, 0.6]).settings == {"C": 3}
 
 
 def test_holm_of_his_paper_by_hand():
