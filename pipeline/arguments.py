@@ -32,8 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     lecture.add_argument("--data", required=True, metavar="SOURCE", help="see extract")
     lecture.add_argument("--limit", type=int, metavar="N", help="a stratified subset of N images")
     lecture.add_argument("--seed", type=int, metavar="N", help="of the heads' random start (default 0)")
-    lecture.add_argument("--out", metavar="FOLDER", help="folder for the results (default below runs/)")
-    lecture.add_argument("--overwrite", action="store_true", help="replace earlier results")
+    _add_results(lecture)
     layers = _add(
         commands, "layers", "list a backbone's layers, their shapes and bytes an image",
         "python -m pipeline layers vgg16 --image-size 96",
@@ -191,5 +190,9 @@ def _add_stage_two(command: argparse.ArgumentParser) -> None:
         choices=("cv", "val"),
         help="choose settings by cross-validation within train and val, or by a look at val (default cv)",
     )
+    _add_results(command)
+
+
+def _add_results(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", metavar="FOLDER", help="folder for the results (default below runs/)")
-    command.add_argument("--overwrite", action="store_true", help="replace an earlier run")
+    command.add_argument("--overwrite", action="store_true", help="replace earlier results")
