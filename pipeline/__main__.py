@@ -69,7 +69,7 @@ def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
     from .train import train_head
 
     run = train_head(say=say, **options)
-    chosen = describe_settings([run["settings"]])
+    chosen = describe_settings([run["settings"]], run["tried"])
     lines = [f"{run['head']}: {chosen}" if chosen else run["head"]]
     for split in ("val", "test"):
         scores = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in run[split].items())

@@ -153,6 +153,9 @@ def _add_train_head(commands: Any) -> None:
         metavar="NAME",
         help="one of README's table, or a scikit-learn classifier's dotted name (default logistic)",
     )
+    command.add_argument(
+        "--tensorboard", metavar="FOLDER", help="write the learning curves of a Dense head for TensorBoard"
+    )
     _add_stage_two(command)
 
 
@@ -190,7 +193,40 @@ def _add_stage_two(command: argparse.ArgumentParser) -> None:
         choices=("cv", "val"),
         help="choose settings by cross-validation within train and val, or by a look at val (default cv)",
     )
+    command.add_argument(
+        "--set",
+        dest="settings",
+        action=_Setting,
+        metavar="NAME=V[,V]",
+        help="try these values of a head's setting instead of the usual ones (README lists them); may be repeated",
+    )
+    command.add_argument(
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="what features may take; larger ones are streamed to Dense heads (default: half of the machine's)",
+    )
     _add_results(command)
+
+
+class _Setting(argparse.Action):
+    """Collects ``NAME=V,V`` into a dict of name to values: numbers where they are such, else strings."""
+
+    def __call__(self, parser: Any, namespace: Any, given: Any, option: Any = None) -> None:
+        name, equals, values = given.partition("=")
+        if not (name and equals and values):
+            parser.error(f"--set must be like C=1,10; got {given!r}")
+        held = getattr(namespace, self.dest) or {}
+        setattr(namespace, self.dest, {**held, name: tuple(_value(each) for each in values.split(","))})
+
+
+def _value(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"True": True, "False": False, "None": None}.get(text, text)
 
 
 def _add_results(command: argparse.ArgumentParser) -> None:

@@ -35,10 +35,12 @@ def combinations(grid: Grid) -> list[dict[str, Any]]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def describe_settings(chosen: Sequence[dict[str, Any]]) -> str:
-    """Return settings for people; where they were chosen several times, each value, the most frequent first."""
+def describe_settings(chosen: Sequence[dict[str, Any]], tried: Sequence[dict[str, Any]]) -> str:
+    """Return the settings that were searched, for people; chosen several times, each value, the most frequent first."""
     told = []
     for name in chosen[0]:
+        if len({each[name] for each in tried}) < 2:
+            continue
         values = Counter(f"{each[name]:g}" if isinstance(each[name], float) else str(each[name]) for each in chosen)
         told.append(f"{name} {', '.join(value for value, _ in values.most_common())}")
     return "; ".join(told)

@@ -20,7 +20,7 @@ from features.store import FeatureStore
 from .choice import describe_settings
 from .evaluate import accuracy_interval, difference_interval, holm, paired_test
 from .fits import Fits
-from .heads import HEADS, find_head
+from .heads import HEADS, check_heads
 from .plots import plot_comparison
 from .request import Request
 from .runs import whole_folder
@@ -63,8 +63,7 @@ def compare(
     """
     asked = Request(store, **options)
     names = list(dict.fromkeys(heads or HEADS))
-    for name in names:
-        find_head(name)
+    check_heads(names, asked.settings)
     if repeats < 1:
         raise RequestError(f"repeats must be at least 1; got {repeats}. Leave it out for the store's own split.")
     folder = asked.folder("compare")
@@ -166,7 +165,7 @@ def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
         "pool": first.pool,
         "views": first.views,
         "n_features": first.n_features,
-        "chosen": describe_settings([each.settings for each in results]),
+        "chosen": describe_settings([each.settings for each in results], first.tried),
         "accuracy": float(np.mean(accuracies)),
         "accuracy_interval": list(accuracy_interval(accuracies, len(split) - n_test, n_test)),
         "accuracies": accuracies,

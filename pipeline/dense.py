@@ -1,15 +1,15 @@
-"""Keras Dense heads: the lecture's, trained on a matrix in memory."""
+"""Keras Dense heads: the lecture's and others, several at once where settings are searched."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.runtime import import_keras
-
-from .choice import Choice, Grid
+from .bank import Recipe, Schedule, Trained, train_heads
+from .choice import Choice, Grid, combinations
 from .sample import Pair, Sample
 
 if TYPE_CHECKING:
@@ -17,87 +17,21 @@ if TYPE_CHECKING:
 
 
 class DenseHead:
-    """The lecture's head: Dense(10, relu), then Dense(1, sigmoid) for two classes or Dense(n, softmax) for more.
-
-    Trained by RMSprop on (binary) cross-entropy. Inputs are flattened features, divided by their root mean square:
-    the lecture got features of about that size from its division of pixels by 255.
+    """A Keras model that was trained on features.
 
     Parameters
     ----------
-    epochs : int
-    batch_size : int
-    units : int
-        Width of the hidden layer.
-    seed : int
-        Same seed, same weights, on the same machine. Sets Keras' global seed.
-    steps, val_steps : int, optional
-        Batches an epoch, of training and of validation rows, drawn from an endless shuffled stream as Keras'
-        generators do; all rows, once each, if left out.
-    keep_best : bool
-        Keep the weights of the epoch with the lowest validation loss, and not the last ones.
-    scaled : bool
-        Divide inputs by their root mean square.
+    model : keras.Model
+        From features, (n, n_features), to probabilities: one column for two classes, else one a class.
+    classes : ndarray of shape (n_classes,)
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-    history_ : dict of str to list
-        ``loss``, ``accuracy`` and, with validation rows, ``val_loss`` and ``val_accuracy``: one value an epoch.
-    best_epoch_ : int
-        The epoch, counted from 1, whose weights `model_` has: that of the lowest validation loss; without validation
-        rows the last one.
-    model_ : keras.Model
+    model_, classes_
     """
 
-    def __init__(
-        self,
-        epochs: int = 30,
-        batch_size: int = 20,
-        units: int = 10,
-        seed: int = 0,
-        steps: int | None = None,
-        val_steps: int | None = None,
-        keep_best: bool = True,
-        scaled: bool = True,
-    ):
-        self.epochs, self.batch_size, self.units, self.seed = epochs, batch_size, units, seed
-        self.steps, self.val_steps, self.keep_best, self.scaled = steps, val_steps, keep_best, scaled
-        self._keras = import_keras()
-
-    def fit(
-        self, X: np.ndarray, y: np.ndarray, X_val: np.ndarray | None = None, y_val: np.ndarray | None = None
-    ) -> DenseHead:
-        """Train on X, (n_samples, n_features), and y; watch X_val and y_val."""
-        keras = self._keras
-        keras.utils.set_random_seed(self.seed)
-        self.classes_, targets = np.unique(y, return_inverse=True)
-        self.model_ = self._build(X)
-        watched: Any = None
-        callbacks = []
-        if X_val is not None and y_val is not None:
-            known = np.isin(y_val, self.classes_)  # the head can only be wrong on the others, whatever the epoch
-            watched = (X_val[known], np.searchsorted(self.classes_, y_val[known]))
-            if self.keep_best:
-                callbacks = [keras.callbacks.EarlyStopping("val_loss", patience=self.epochs, restore_best_weights=True)]
-        how: dict[str, Any] = {"epochs": self.epochs, "verbose": 0, "callbacks": callbacks}
-        if self.steps is None:
-            fitted = self.model_.fit(X, targets, self.batch_size, validation_data=watched, **how)
-        else:
-            how |= {"steps_per_epoch": self.steps, "validation_steps": self.val_steps, "shuffle": False}
-            stream = self._stream(X, targets)
-            fitted = self.model_.fit(stream, validation_data=watched and self._stream(*watched), **how)
-        self.history_ = {name: [float(value) for value in values] for name, values in fitted.history.items()}
-        self.best_epoch_ = self.epochs if not callbacks else int(np.argmin(self.history_["val_loss"])) + 1
-        return self
-
-    def _stream(self, X: np.ndarray, targets: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield batches without end; rows are shuffled anew each time they have all been seen."""
-        random = np.random.default_rng(self.seed)
-        while True:
-            order = random.permutation(len(X))
-            for first in range(0, len(X), self.batch_size):
-                some = order[first : first + self.batch_size]
-                yield X[some], targets[some]
+    def __init__(self, model: keras.Model, classes: np.ndarray):
+        self.model_, self.classes_ = model, classes
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities, (n_samples, n_classes)."""
@@ -112,53 +46,66 @@ class DenseHead:
         """Return the class of each row of X."""
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
-    def _build(self, X: np.ndarray) -> keras.Model:
-        keras = self._keras
-        scale = (float(np.sqrt(np.mean(np.square(X), dtype=np.float64))) or 1.0) if self.scaled else 1.0
-        two = len(self.classes_) == 2
-        model = keras.Sequential(
-            [
-                keras.Input((X.shape[1],), name="features"),
-                keras.layers.Rescaling(1 / scale, name="scale"),
-                keras.layers.Dense(self.units, activation="relu", name="hidden"),
-                keras.layers.Dense(1, activation="sigmoid", name="probability")
-                if two
-                else keras.layers.Dense(len(self.classes_), activation="softmax", name="probability"),
-            ]
-        )
-        loss = "binary_crossentropy" if two else "sparse_categorical_crossentropy"
-        model.compile(optimizer="rmsprop", loss=loss, metrics=["accuracy"])
-        return model
-
 
 class DenseSearch:
-    """The Dense head on one sample, its epoch chosen by the validation loss; see `LogisticSearch`.
+    """Dense heads on one sample, their settings and epoch chosen by the validation loss; see `LogisticSearch`.
 
     Parameters
     ----------
     sample : Sample
     grid : dict of str to tuple
-        One value of ``epochs``, the most that are tried.
+        Fields of `Recipe` and `Schedule`; of ``epochs`` the most that are tried.
     """
 
     def __init__(self, sample: Sample, grid: Grid):
-        self.sample, (self._epochs,) = sample, grid["epochs"]
-        self._watched: DenseHead | None = None
+        self.sample, self._grid = sample, grid
+        self._watched: tuple[dict[str, Any], DenseHead] | None = None
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return the epoch with the lowest loss on val, fitted on train: an epoch cannot be chosen fold by fold."""
+        """Return the settings and epoch with the lowest loss on val, fitted on train: no epoch is chosen fold by fold."""
         sample = self.sample
-        fit, look = ~sample.val, sample.val
-        head = DenseHead(self._epochs, seed=sample.seed)
-        self._watched = head.fit(
-            sample.features.of(fit), sample.labels(fit), sample.features.of(look), sample.labels(look)
-        )
-        tried = [{"epochs": e, "accuracy": a} for e, a in enumerate(head.history_["val_accuracy"], start=1)]
-        return Choice({"epochs": head.best_epoch_}, tried, head.history_)
+        fit, look = ~sample.val, sample.val & np.isin(sample.y, sample.y[~sample.val])
+        tried, trained = [], []
+        for schedule in combinations({name: values for name, values in self._grid.items() if name not in _RECIPE}):
+            recipes = combinations({name: values for name, values in self._grid.items() if name in _RECIPE})
+            trained += self._train(recipes, schedule, fit, look)
+            tried += [{**recipe, **schedule} for recipe in recipes]
+        losses = [min(each.history["val_loss"]) for each in trained]
+        best = int(np.nanargmin(losses))
+        settings = {**tried[best], "epochs": trained[best].best_epoch}
+        self._watched = settings, self._head(trained[best], fit)
+        epochs = [
+            {**those, "epochs": epoch, "accuracy": accuracy}
+            for those, each in zip(tried, trained, strict=True)
+            for epoch, accuracy in enumerate(each.history["val_accuracy"], start=1)
+        ]
+        return Choice(settings, epochs, trained[best].history)
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> DenseHead:
         """Return the head of some settings, fitted to images given by a mask."""
+        if self._watched and np.array_equal(images, ~self.sample.val) and settings == self._watched[0]:
+            return self._watched[1]
+        recipe = {name: value for name, value in settings.items() if name in _RECIPE}
+        schedule = {name: value for name, value in settings.items() if name not in _RECIPE}
+        (trained,) = self._train([recipe], schedule, images, None)
+        return self._head(trained, images)
+
+    def _train(
+        self, recipes: list[dict[str, Any]], schedule: dict[str, Any], fit: np.ndarray, look: np.ndarray | None
+    ) -> list[Trained]:
         sample = self.sample
-        if self._watched and np.array_equal(images, ~sample.val) and settings["epochs"] == self._watched.best_epoch_:
-            return self._watched
-        return DenseHead(settings["epochs"], seed=sample.seed).fit(sample.features.of(images), sample.labels(images))
+        classes = np.unique(sample.y[fit])
+        return train_heads(
+            [Recipe(**recipe) for recipe in recipes],
+            Schedule(**schedule, seed=sample.seed),
+            sample.features.X,
+            np.searchsorted(classes, sample.labels(sample.everything)),
+            sample.features.places(fit),
+            None if look is None else sample.features.places(look),
+        )
+
+    def _head(self, trained: Trained, fit: np.ndarray) -> DenseHead:
+        return DenseHead(trained.model, np.unique(self.sample.y[fit]))
+
+
+_RECIPE = tuple(each.name for each in fields(Recipe))

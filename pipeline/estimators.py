@@ -94,7 +94,7 @@ class EstimatorSearch:
             return Choice(settings[0], [])
         found: list[float] = []
         for scale in self.grid.get("scale", ("layer",)):
-            X = self.sample.features.X / self._scale(scale)
+            X = self.sample.features.matrix / self._scale(scale)
             # Threads: the work is in BLAS and in compiled code, and they share X.
             found += Parallel(-1, require="sharedmem")(
                 delayed(_count_correct)(self._estimator(each), X, self.sample, pair)
@@ -135,7 +135,7 @@ class EstimatorSearch:
         )
 
     def _scale(self, how: str) -> np.ndarray:
-        return measure_scale(self.sample.features.X, how, self.sample.features.widths)
+        return measure_scale(self.sample.features.matrix, how, self.sample.features.widths)
 
 
 def find_estimator(name: str) -> Make:

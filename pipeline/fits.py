@@ -70,7 +70,7 @@ class Fits:
                 self.loaded += 1
             else:
                 read = read or read_features(self._store, head, asked)
-                result, _ = fit_head(head, read, self._rows, split, asked.seed, asked.select)
+                result, _ = fit_head(head, read, self._rows, split, asked.seed, asked.select, asked.settings)
                 result = replace(result, probabilities=result.probabilities[split == SPLITS["test"]])
                 save_result(result, path)
             results.append(result)
@@ -82,7 +82,7 @@ class Fits:
             "store": self._held,
             "split": hashlib.sha256(split.tobytes()).hexdigest(),
             "head": head,
-            "grid": repr(find_head(head).grid),
+            "grid": repr(find_head(head, asked.settings).grid),
             "layer": asked.layer or list(self._store.layers)[-1],
             "pool": asked.pool,
             "views": asked.views or self._store.views,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
-from features.errors import must_be_one_of
+from features.errors import RequestError, must_be_one_of
 
 from .choice import Choice, Grid
 from .dense import DenseSearch
@@ -23,6 +24,8 @@ from .kernel import SvmSearch
 from .linear import LogisticSearch
 from .sample import Pair, Sample
 from .scaling import SCALES
+
+Settings = Mapping[str, tuple[Any, ...]]
 
 
 class Classifier(Protocol):
@@ -60,7 +63,7 @@ class Head:
     search : callable
         ``search(sample, grid)`` returns a `Search`.
     grid : dict of str to tuple
-        Setting → what is tried, rising. For a Dense head: the largest number of epochs.
+        Setting → what is tried, rising. Of a Dense head's epochs all up to the one given.
     pool : str
         How stored feature maps become vectors unless the user says otherwise.
     views : {'rows', 'mean'}
@@ -74,13 +77,25 @@ class Head:
     views: str = "rows"
 
 
-def _estimator(make: Callable[..., Any], views: str = "rows", **grid: tuple[Any, ...]) -> Head:
+def _estimator(make: Callable[..., Any], views: str = "rows", /, **grid: tuple[Any, ...]) -> Head:
     return Head(partial(EstimatorSearch, make=make), grid, views=views)
+
+
+def _dense(
+    units: str = "10", dropout: float = 0.0, rates: tuple[float, ...] = (1e-3,), optimizer: str = "rmsprop",
+    batch_size: int = 20, epochs: int = 30, patience: int = 30,
+) -> Grid:  # fmt: skip
+    """Return the settings of Dense heads; without arguments the lecture's."""
+    return {
+        "units": (units,), "dropout": (dropout,), "learning_rate": rates, "class_weight": ("none",),
+        "optimizer": (optimizer,), "batch_size": (batch_size,), "epochs": (epochs,), "patience": (patience,),
+    }  # fmt: skip
 
 
 _C = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 HEADS = {
-    "dense": Head(DenseSearch, {"epochs": (30,)}, pool="flatten"),
+    "dense": Head(DenseSearch, _dense(), pool="flatten"),
+    "mlp": Head(DenseSearch, _dense("256", 0.5, (1e-4, 3e-4, 1e-3, 3e-3), "adam", 64, 100, 10)),
     "logistic": Head(LogisticSearch, {"scale": SCALES, "C": (*_C, 1000.0, 3000.0)}),
     "linear-svm": Head(SvmSearch, {"scale": SCALES, "C": _C}, views="mean"),
     "rbf-svm": Head(SvmSearch, {"scale": SCALES, "gamma": (0.3, 1.0, 3.0), "C": _C}, views="mean"),
@@ -93,16 +108,56 @@ HEADS = {
 }
 
 
-def find_head(name: str) -> Head:
+def find_head(name: str, settings: Settings = MappingProxyType({})) -> Head:
     """Return a head of the registry, or one made of a scikit-learn classifier given by its dotted name.
+
+    Parameters
+    ----------
+    name : str
+    settings : dict of str to tuple
+        What is tried instead of the registry's own values; those that are not of this head are left alone.
 
     Raises
     ------
     RequestError
-        If there is none.
+        If there is none, or a value cannot be one of its setting.
     """
     if name in HEADS:
-        return HEADS[name]
+        head = HEADS[name]
+        given = {each: _values(each, head.grid[each], settings[each]) for each in settings if each in head.grid}
+        return replace(head, grid={**head.grid, **given})
     if "." not in name:
         raise must_be_one_of("head", HEADS, name)
-    return _estimator(find_estimator(name))
+    make = find_estimator(name)
+    given = {each: settings[each] for each in settings if each in make().get_params()}
+    return Head(partial(EstimatorSearch, make=make), given)
+
+
+def check_heads(names: Sequence[str], settings: Settings) -> None:
+    """Refuse heads that there are not, and settings that none of them has.
+
+    Raises
+    ------
+    RequestError
+    """
+    known = {setting for name in names for setting in find_head(name, settings).grid}
+    for setting in settings:
+        if setting not in known:
+            raise must_be_one_of(f"setting of {', '.join(names)}", known, setting, "Leave it out.")
+
+
+def _values(name: str, usual: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the values given for a setting as its type."""
+    kind = type(usual[0])
+    if kind is str:
+        given = tuple(map(str, given))
+        if name == "scale" and not set(given) <= set(SCALES):
+            raise must_be_one_of(name, SCALES, next(each for each in given if each not in SCALES))
+        return given
+    for each in given:
+        if not isinstance(each, (int, kind)) or each < 0 or (each == 0 and name != "dropout"):
+            raise RequestError(
+                f"{name} must be {'a whole number' if kind is int else 'a number'} above 0; got {each!r}. "
+                f"For instance --set {name}={','.join(f'{value:g}' for value in usual)}"
+            )
+    return tuple(map(kind, given))

@@ -114,8 +114,8 @@ class SvmSearch:
     def _scaled(self, how: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return scaled rows, the scale, and the products of all pairs of rows."""
         if how not in self._measured:
-            scale = measure_scale(self.sample.features.X, how, self.sample.features.widths)
-            scaled = self.sample.features.X / scale
+            scale = measure_scale(self.sample.features.matrix, how, self.sample.features.widths)
+            scaled = self.sample.features.matrix / scale
             self._measured[how] = scaled, scale, scaled @ scaled.T
         return self._measured[how]
 

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from features.errors import WeightsError
 from features.extract import extract
 from features.store import FeatureStore
 
+from .bank import Recipe, Schedule, train_heads
 from .dense import DenseHead
 from .evaluate import accuracy_interval, evaluate
 from .plots import plot_curves
@@ -30,7 +34,7 @@ EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Model:
     """One model: what is extracted, and whether an epoch is the lecture's ten batches or all images."""
 
     name: str
@@ -42,11 +46,11 @@ class Recipe:
     whole_epochs: bool
 
 
-RECIPES = (
-    Recipe("VGG16, as in the lecture", "vgg16", "block5_pool", "rescale", "nearest", 224, False),
-    Recipe("VGG16, corrected", "vgg16", "block5_pool", "imagenet", "bilinear", 224, True),
-    Recipe("InceptionV3, as in the lecture", "inception_v3", "-2", "rescale", "nearest", 224, False),
-    Recipe("InceptionV3, corrected", "inception_v3", "mixed10", "imagenet", "bilinear", 299, True),
+MODELS = (
+    Model("VGG16, as in the lecture", "vgg16", "block5_pool", "rescale", "nearest", 224, False),
+    Model("VGG16, corrected", "vgg16", "block5_pool", "imagenet", "bilinear", 224, True),
+    Model("InceptionV3, as in the lecture", "inception_v3", "-2", "rescale", "nearest", 224, False),
+    Model("InceptionV3, corrected", "inception_v3", "mixed10", "imagenet", "bilinear", 299, True),
 )
 
 
@@ -79,24 +83,24 @@ def lecture(
     Returns
     -------
     results : dict
-        ``models``: for each recipe its figures, or ``error`` where its weights cannot be had.
+        ``models``: for each model its figures, or ``error`` where its weights cannot be had.
     """
     name = Path(data).resolve().name if Path(data).exists() else data
     folder = run_folder(out, f"{Path(name).stem}-lecture", overwrite)
     models, histories = [], {}
-    for recipe in RECIPES:
-        say(f"model    {recipe.name}")
+    for model in MODELS:
+        say(f"model    {model.name}")
         try:
-            store = Path("cache") / f"{Path(name).stem}-lecture-{RECIPES.index(recipe) + 1}.h5"
+            store = Path("cache") / f"{Path(name).stem}-lecture-{MODELS.index(model) + 1}.h5"
             extract(
-                data, backbone=recipe.backbone, layers=(recipe.layer,), preprocess=recipe.preprocess, resize=recipe.resize,
-                image_size=recipe.image_size, limit=limit, seed=seed, out=store, say=say,
+                data, backbone=model.backbone, layers=(model.layer,), preprocess=model.preprocess, resize=model.resize,
+                image_size=model.image_size, limit=limit, seed=seed, out=store, say=say,
             )  # fmt: skip
         except WeightsError as error:
             say(f"error    {error}")
-            models.append({"name": recipe.name, "error": str(error)})
+            models.append({"name": model.name, "error": str(error)})
             continue
-        figures, histories[recipe.name] = _train(recipe, store, seed)
+        figures, histories[model.name] = _train(model, store, seed)
         models.append(figures)
     results = {"models": models, "data": data, "seed": seed}
     with whole_folder(folder, overwrite) as unfinished:
@@ -126,29 +130,33 @@ def format_lecture(results: dict[str, Any]) -> str:
     return "\n".join(lines + notes)
 
 
-def _train(recipe: Recipe, path: Path, seed: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
+def _train(model: Model, path: Path, seed: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Train one head for all epochs, as the lecture did: val is watched, not chosen by."""
     with FeatureStore(path) as store:
-        features, rows = read_features(store, "dense", Request(path)), store.rows
+        features, rows = read_features(store, "dense", Request(path, memory=math.inf)), store.rows
     train, val, test = (rows.splits == code for code in (0, 1, 2))
-    head = DenseHead(
-        epochs=EPOCHS, batch_size=BATCH, seed=seed, steps=None if recipe.whole_epochs else STEPS,
-        val_steps=None if recipe.whole_epochs else VAL_STEPS, keep_best=False, scaled=recipe.whole_epochs,
+    val &= np.isin(rows.labels, rows.labels[train])  # the head can only be wrong on other classes
+    schedule = Schedule(
+        epochs=EPOCHS, batch_size=BATCH, seed=seed, steps=None if model.whole_epochs else STEPS,
+        val_steps=None if model.whole_epochs else VAL_STEPS, keep_best=False, scaled=model.whole_epochs,
     )  # fmt: skip
+    classes = np.unique(rows.labels[train])
+    targets = np.searchsorted(classes, rows.labels)
     start = time.perf_counter()
-    head.fit(features.of(train), rows.labels[train], features.of(val), rows.labels[val])
+    (trained,) = train_heads([Recipe()], schedule, features.X, targets, np.flatnonzero(train), np.flatnonzero(val))
     seconds = time.perf_counter() - start
+    head = DenseHead(trained.model, classes)
     scores = evaluate(rows.labels[test], head.predict_proba(features.of(test)))
     figures = {
-        "name": recipe.name,
+        "name": model.name,
         "layer": features.layer,
         "n_features": features.X.shape[1],
-        "val_accuracy": head.history_["val_accuracy"][-1],
+        "val_accuracy": trained.history["val_accuracy"][-1],
         "accuracy": scores["accuracy"],
         "accuracy_interval": list(accuracy_interval([scores["accuracy"]], int(train.sum()), int(test.sum()))),
         "fit_seconds": seconds,
     }
-    return figures, head.history_
+    return figures, trained.history
 
 
 def _write_curves(folder: Path, histories: dict[str, dict[str, list[float]]]) -> None:

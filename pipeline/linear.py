@@ -135,6 +135,6 @@ class LogisticSearch:
 
     def _rotated(self, scale: str) -> Rotation:
         if scale not in self._rotations:
-            X = self.sample.features.X
+            X = self.sample.features.matrix
             self._rotations[scale] = rotate(X, measure_scale(X, scale, self.sample.features.widths))
         return self._rotations[scale]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from features.errors import must_be_one_of
+from features.errors import RequestError, must_be_one_of
 
 from .runs import run_folder
 
@@ -34,6 +37,11 @@ class Request:
         Replace earlier results that are there.
     fresh : bool
         Fit again what an earlier comparison has fitted.
+    settings : dict of str to tuple
+        Setting of a head → values to try instead of the usual ones.
+    memory : float, optional
+        Gigabytes that a matrix of features may take; half of the machine's if left out. Dense heads stream larger ones
+        from the store.
     """
 
     store: str | Path
@@ -45,10 +53,23 @@ class Request:
     out: str | Path | None = None
     overwrite: bool = False
     fresh: bool = False
+    settings: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    memory: float | None = None
 
     def __post_init__(self) -> None:
         if self.select not in ("cv", "val"):
             raise must_be_one_of("select", ("cv", "val"), self.select)
+        if self.memory is not None and not self.memory > 0:
+            raise RequestError(
+                f"memory must be above 0 gigabytes; got {self.memory}. Leave it out for half of the machine's."
+            )
+
+    @property
+    def memory_bytes(self) -> float:
+        """Bytes that a matrix of features may take."""
+        if self.memory is not None:
+            return self.memory * 1e9
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
 
     def folder(self, what: str) -> Path:
         """Return the folder for results, refusing one that is taken."""

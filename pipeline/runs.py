@@ -71,10 +71,8 @@ def load_head(folder: str | Path) -> Classifier:
     if (folder / "head.keras").exists():
         from features.runtime import import_keras
 
-        head = DenseHead()
-        head.model_ = import_keras().saving.load_model(folder / "head.keras")
-        head.classes_ = np.array(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
-        return head
+        classes = np.array(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
+        return DenseHead(import_keras().saving.load_model(folder / "head.keras"), classes)
     if not (folder / "head.joblib").exists():
         raise RequestError(f"{folder} holds no trained head. Train one: python -m pipeline train-head --store STORE.h5")
     return joblib.load(folder / "head.joblib")

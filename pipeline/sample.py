@@ -8,6 +8,8 @@ import numpy as np
 
 from features.errors import RequestError
 
+from .stream import Matrix, Stored, aligned
+
 Pair = tuple[np.ndarray, np.ndarray]  # masks of images: those to fit on, those to look at
 
 
@@ -17,7 +19,7 @@ class Features:
 
     Attributes
     ----------
-    X : ndarray of shape (n_images * views, n_features), float32
+    X : ndarray or Stored of shape (n_images * views, n_features), float32
         Consecutive rows are the views of one image.
     widths : tuple of int
         Numbers of features that belong together: those of one layer under one pooling.
@@ -26,21 +28,43 @@ class Features:
         Where they come from, for people.
     """
 
-    X: np.ndarray
+    X: Matrix
     widths: tuple[int, ...]
     views: int
     layer: str
     pool: str
 
+    @property
+    def matrix(self) -> np.ndarray:
+        """`X`, for heads that want it whole in memory; `read_features` gives them no other."""
+        assert isinstance(self.X, np.ndarray)
+        return self.X
+
+    def places(self, images: np.ndarray) -> np.ndarray:
+        """Return the numbers of the rows, all views, of images given by a mask."""
+        return np.flatnonzero(np.repeat(images, self.views))
+
     def of(self, images: np.ndarray) -> np.ndarray:
         """Return the rows, all views, of images given by a mask."""
-        return self.X if images.all() else self.X[np.repeat(images, self.views)]
+        rows = self.places(images)
+        if isinstance(self.X, Stored) or len(rows) == len(self.X):
+            return self.X[rows] if isinstance(self.X, Stored) else self.X
+        return np.take(self.X, rows, axis=0, out=aligned((len(rows), self.X.shape[1])))
+
+    def only(self, images: np.ndarray) -> Features:
+        """Return the features of images given by a mask; those of a stored matrix stay where they are."""
+        if isinstance(self.X, np.ndarray):
+            return replace(self, X=self.of(images))
+        rows, whole = self.places(images), self.X
+        return replace(
+            self, X=replace(whole, shape=(len(rows), whole.shape[1]), read=lambda some: whole.read(rows[some]))
+        )
 
     def averaged(self) -> Features:
         """Return each image's mean over its views, as one view."""
         if self.views == 1:
             return self
-        return replace(self, X=self.X.reshape(-1, self.views, self.X.shape[1]).mean(axis=1), views=1)
+        return replace(self, X=self.matrix.reshape(-1, self.views, self.X.shape[1]).mean(axis=1), views=1)
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from features.errors import RequestError
+from features.errors import RequestError, missing_extra
 from features.layout import Rows
+from features.pooling import check_pool, pooled_shape
 from features.runtime import import_keras
 from features.splits import SPLITS, stratified_folds
 from features.store import FeatureStore
@@ -22,13 +25,15 @@ from features.store import FeatureStore
 from .choice import Choice, Grid
 from .dense import DenseSearch
 from .evaluate import evaluate
-from .heads import Classifier, Head, find_head
+from .heads import Classifier, Head, Settings, check_heads, find_head
 from .plots import plot_history
 from .request import Request
 from .runs import save_head, whole_folder
 from .sample import Features, Sample
+from .stream import Matrix, Stored
 
 FOLDS = 5
+_PREDICT_BYTES = 64 << 20  # features that are predicted on at once
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,13 @@ class Fitted:
 
 
 def fit_head(
-    name: str, features: Features, rows: Rows, splits: np.ndarray, seed: int = 0, select: str = "cv"
+    name: str,
+    features: Features,
+    rows: Rows,
+    splits: np.ndarray,
+    seed: int = 0,
+    select: str = "cv",
+    settings: Settings = MappingProxyType({}),
 ) -> tuple[Result, Fitted]:
     """Choose a head's settings within train and val, fit it on both, and look once at test.
 
@@ -90,12 +101,14 @@ def fit_head(
     seed : int
     select : {'cv', 'val'}
         What settings are chosen by: five-fold cross-validation within train and val, or fitting on train and looking
-        at val. A Dense head's epoch is always chosen on val.
+        at val. A Dense head's settings and epoch are always chosen on val.
+    settings : dict of str to tuple
+        See `find_head`.
     """
-    head, views_given = find_head(name), features.views
+    head, views_given = find_head(name, settings), features.views
     if head.views == "mean":
         features = features.averaged()
-    y, views = rows.labels, features.views
+    y = rows.labels
     train, val, test = (splits == SPLITS[split] for split in ("train", "val", "test"))
     learn = ~test
     if len(np.unique(y[train])) < 2:
@@ -104,7 +117,7 @@ def fit_head(
         raise RequestError("val must have an image; got none. Add images.")
     keys = [rows.sha256[row].tobytes() for row in np.flatnonzero(learn)]
     folds = stratified_folds(rows.strata[learn], keys, FOLDS, seed)
-    sample = Sample(replace(features, X=features.of(learn)), y[learn], ~train[learn], folds, seed)
+    sample = Sample(features.only(learn), y[learn], ~train[learn], folds, seed)
     if head.search is DenseSearch:
         import_keras()  # before the clock starts
     started = time.perf_counter()
@@ -114,9 +127,9 @@ def fit_head(
     estimator = search.fit(choice.settings, sample.everything)
     fitted = time.perf_counter()
     probabilities = np.empty((len(y), len(rows.class_names)))
-    probabilities[test] = _all_classes(estimator, features.of(test), len(rows.class_names), views)
+    probabilities[test] = _all_classes(estimator, features, test, len(rows.class_names))
     predicted = time.perf_counter()
-    probabilities[learn] = _all_classes(watcher, features.of(learn), len(rows.class_names), views)
+    probabilities[learn] = _all_classes(watcher, features, learn, len(rows.class_names))
     result = Result(
         head=name,
         layer=features.layer,
@@ -142,7 +155,12 @@ def _grid(head: Head, features: Features) -> Grid:
 
 
 def train_head(
-    store: str | Path, head: str = "logistic", *, say: Callable[[str], None] = lambda line: None, **options: Any
+    store: str | Path,
+    head: str = "logistic",
+    *,
+    tensorboard: str | Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train one head on a store and save the run.
 
@@ -152,6 +170,8 @@ def train_head(
         A finished feature store.
     head : str
         A key of ``HEADS``, or the dotted name of a scikit-learn classifier.
+    tensorboard : path-like, optional
+        Folder for TensorBoard's logs of a Dense head's learning curves.
     say : callable
         Takes each line that tells what was decided.
     **options
@@ -163,14 +183,19 @@ def train_head(
         What ``run.json`` holds: ``head``, ``val``, ``test``, ``fit_seconds`` and how it came to be.
     """
     asked = Request(store, **options)
-    find_head(head)
+    check_heads([head], asked.settings)
+    if tensorboard is not None:
+        _check_tensorboard(head)
     folder = asked.folder(head)
     with FeatureStore(store) as opened:
         features = read_features(opened, head, asked)
         rows, provenance = opened.rows.images(), opened.provenance
-    say(f"store    {store}: {describe_rows(rows, features.views)}")
-    say(f"head     {head} on {features.layer}, {features.pool}: {features.X.shape[1]} features")
-    result, fitted = fit_head(head, features, rows, rows.splits, asked.seed, asked.select)
+        say(f"store    {store}: {describe_rows(rows, features.views)}")
+        streamed = (
+            "" if isinstance(features.X, np.ndarray) else f", {features.X.block_rows} rows at a time from the store"
+        )
+        say(f"head     {head} on {features.layer}, {features.pool}: {features.X.shape[1]} features{streamed}")
+        result, fitted = fit_head(head, features, rows, rows.splits, asked.seed, asked.select, asked.settings)
     run = {
         **{each.name: getattr(result, each.name) for each in fields(result) if each.name != "probabilities"},
         "val": _without_nan(result.val),
@@ -188,6 +213,8 @@ def train_head(
         _write_predictions(unfinished / "predictions.csv", rows, result.probabilities)
         if fitted.choice.history:
             _write_history(unfinished, fitted.choice)
+    if tensorboard is not None:
+        _log_history(fitted, Path(tensorboard) / folder.name)
     say(f"run      {folder}")
     return {**run, "out": str(folder)}
 
@@ -201,21 +228,54 @@ def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
         )
     rows = None if views == store.views else np.flatnonzero(store.rows.views < views)
     names = asked.layer.split(",") if asked.layer else [list(store.layers)[-1]]
-    parts, pools, widths = [], [], []
+    ways, pools, widths = [], [], []
     for name in names:
-        is_map = len(store.dataset(name).shape) == 4
-        pool = asked.pool or (find_head(head).pool if is_map else "flatten")
-        parts.append(store.read(name, pool, rows))
-        pools.append(pool if is_map else store.provenance["pool"])
+        shape = store.dataset(name).shape[1:]
+        is_map = len(shape) == 3
+        ways.append(asked.pool or (find_head(head).pool if is_map else "flatten"))
+        check_pool(ways[-1], shape, str(store.path))
+        pools.append(ways[-1] if is_map else store.provenance["pool"])
         times = pools[-1].count("+") + 1  # average and maximum have each a scale of their own
-        widths += [parts[-1].shape[1] // times] * times
+        widths += [math.prod(pooled_shape(shape, ways[-1])) // times] * times
+
+    def read(some: np.ndarray | None) -> np.ndarray:
+        parts = [store.read(name, pool, some) for name, pool in zip(names, ways, strict=True)]
+        return parts[0] if len(parts) == 1 else np.hstack(parts)
+
     return Features(
-        X=parts[0] if len(parts) == 1 else np.hstack(parts),
+        X=_in_memory_or_stored(store, head, asked, rows, sum(widths), read),
         widths=tuple(widths),
         views=views,
         layer="+".join(names),
         pool=", ".join(dict.fromkeys(pools)),
     )
+
+
+def _in_memory_or_stored(
+    store: FeatureStore,
+    head: str,
+    asked: Request,
+    rows: np.ndarray | None,
+    n_features: int,
+    read: Callable[[np.ndarray | None], np.ndarray],
+) -> Matrix:
+    """Return a matrix that is read, or one that stays in the store where it is too large and the head can stream it."""
+    chosen = np.arange(len(store)) if rows is None else rows
+    row_bytes = 4 * n_features
+    if row_bytes * len(chosen) <= asked.memory_bytes:
+        return read(rows)
+    if find_head(head).search is not DenseSearch:
+        raise RequestError(
+            f"features must fit into {asked.memory_bytes / 1e9:.2g} GB; {head} needs {row_bytes * len(chosen) / 1e9:.2g} GB "
+            f"for {len(chosen)} rows of {n_features}. Pool them: --pool avg, use --head dense, or allow more: --memory GB"
+        )
+    # A block is there twice, as it is read and as TensorFlow has it, while its rows are being pooled.
+    block_rows = int(asked.memory_bytes / 4 / row_bytes)
+    if block_rows < 1:
+        raise RequestError(
+            f"memory must hold four rows of {row_bytes} bytes at least; got {asked.memory} GB. Raise it."
+        )
+    return Stored((len(chosen), n_features), lambda some: read(chosen[some]), block_rows)
 
 
 def describe_rows(rows: Rows, views: int) -> str:
@@ -224,14 +284,17 @@ def describe_rows(rows: Rows, views: int) -> str:
     return f"{len(rows)} images{times}, classes {', '.join(rows.class_names)}"
 
 
-def _all_classes(estimator: Classifier, X: np.ndarray, n_classes: int, views: int) -> np.ndarray:
+def _all_classes(estimator: Classifier, features: Features, images: np.ndarray, n_classes: int) -> np.ndarray:
     """Return probabilities of all classes, means over views: zero for classes that were not in the training rows."""
-    probabilities = np.zeros((len(X) // views, n_classes))
-    if len(X):
+    numbers, views = np.flatnonzero(images), features.views
+    probabilities = np.zeros((len(numbers), n_classes))
+    step = max(1, _PREDICT_BYTES // (4 * views * features.X.shape[1]))
+    for start in range(0, len(numbers), step):
+        some = numbers[start : start + step]
+        X = features.X[(some[:, None] * views + np.arange(views)).ravel()]
         of_rows = estimator.predict_proba(X).astype(np.float64)
-        probabilities[:, estimator.classes_] = of_rows.reshape(len(probabilities), views, -1).mean(axis=1)
-        probabilities /= probabilities.sum(axis=1, keepdims=True)  # heads in float32 sum to one but for rounding
-    return probabilities
+        probabilities[start : start + step, estimator.classes_] = of_rows.reshape(len(some), views, -1).mean(axis=1)
+    return probabilities / probabilities.sum(axis=1, keepdims=True)  # heads in float32 sum to one but for rounding
 
 
 def _write_predictions(path: Path, rows: Rows, probabilities: np.ndarray) -> None:
@@ -252,6 +315,25 @@ def _write_history(folder: Path, choice: Choice) -> None:
         table.writerow(["epoch", *history])
         table.writerows([epoch, *values] for epoch, values in enumerate(zip(*history.values(), strict=True), start=1))
     plot_history(history, choice.settings["epochs"], folder / "history.png")
+
+
+def _check_tensorboard(head: str) -> None:
+    if find_head(head).search is not DenseSearch:
+        raise RequestError(f"tensorboard must be left out: {head} does not learn by epochs. Use --head dense or mlp")
+    if importlib.util.find_spec("tensorboard") is None:
+        raise missing_extra("tensorboard", "tensorboard", "--tensorboard")
+
+
+def _log_history(fitted: Fitted, folder: Path) -> None:
+    keras, model, settings = import_keras(), fitted.estimator.model_, fitted.choice.settings  # type: ignore[attr-defined]
+    model.compile(keras.optimizers.get(settings["optimizer"]))  # the callback logs its rate
+    model.optimizer.learning_rate = settings["learning_rate"]
+    log = keras.callbacks.TensorBoard(folder, write_graph=False)
+    log.set_model(model)
+    history = fitted.choice.history or {}
+    for epoch, values in enumerate(zip(*history.values(), strict=True)):
+        log.on_epoch_end(epoch, dict(zip(history, values, strict=True)))
+    log.on_train_end()
 
 
 def _without_nan(scores: dict[str, float]) -> dict[str, float | None]:

@@ -60,7 +60,7 @@ def test_learns_and_gives_probabilities(name, n_classes):
         assert fitted.test["roc_auc"] == 0.5
     else:
         # The lecture's ten units learn slowly from so few rows; twice chance shows that they learn.
-        assert fitted.test["accuracy"] > (0.9 if name != "dense" else 0.2 if n_classes == 10 else 0.75)
+        assert fitted.test["accuracy"] > (0.9 if name not in ("dense", "mlp") else 0.2 if n_classes == 10 else 0.75)
 
 
 @pytest.mark.parametrize("name", ALL)

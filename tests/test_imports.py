@@ -18,8 +18,9 @@ FEATURES = [
     {"extract"},
 ]
 PIPELINE = [
-    {"arguments", "choice", "sample", "scaling", "rotation", "plots", "evaluate"},
-    {"platt", "newton"},
+    {"arguments", "choice", "stream", "scaling", "rotation", "plots", "evaluate"},
+    {"sample", "bank", "newton"},
+    {"platt"},
     {"linear", "kernel", "estimators", "dense"},
     {"heads"},
     {"runs"},

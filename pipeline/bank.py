@@ -1,0 +1,384 @@
+"""Many Dense heads trained on one stream of features, each as if it were alone.
+
+Training a head on wide features is bound by memory: every batch is read once to go forward and once for the gradient.
+Heads that differ in learning rate, width or dropout share those reads, since their first layers lie side by side in one
+matrix; as linear evaluation is done for DINOv2 (Oquab et al. 2023, arXiv 2304.07193, appendix B.3).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from features.errors import RequestError, must_be_one_of
+from features.runtime import import_keras
+
+from .stream import Block, Matrix, align, blocks, shuffled_blocks
+
+if TYPE_CHECKING:
+    import keras
+
+OPTIMIZERS = ("rmsprop", "adam", "sgd")
+CLASS_WEIGHTS = ("none", "balanced")
+_LOOK = 1024  # rows that are evaluated at once
+_LARGE = 1 << 20  # weights of the first layers
+Shape = tuple[tuple[int, ...], float]  # widths, dropout
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one head is and how fast it learns.
+
+    Attributes
+    ----------
+    units : str
+        Widths of the hidden layers, such as ``10`` or ``256-128``; ``none`` for a linear head.
+    dropout : float
+        After each hidden layer, in [0, 1).
+    learning_rate : float
+    class_weight : {'none', 'balanced'}
+        Whether classes weigh as if they were of equal size, in training alone.
+    """
+
+    units: str = "10"
+    dropout: float = 0.0
+    learning_rate: float = 1e-3
+    class_weight: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.units != "none" and not all(each.isdigit() and int(each) for each in self.units.split("-")):
+            raise RequestError(f"units must be like 10, 256-128 or none; got {self.units!r}. --set units=256-128")
+        if not 0 <= self.dropout < 1:
+            raise RequestError(f"dropout must be between 0 and 1; got {self.dropout}. --set dropout=0.5")
+        if not self.learning_rate > 0:
+            raise RequestError(f"learning_rate must be above 0; got {self.learning_rate}. --set learning_rate=0.001")
+        if self.class_weight not in CLASS_WEIGHTS:
+            raise must_be_one_of("class_weight", CLASS_WEIGHTS, self.class_weight)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return () if self.units == "none" else tuple(map(int, self.units.split("-")))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How heads that share a stream are trained.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+    optimizer : {'rmsprop', 'adam', 'sgd'}
+    patience : int, optional
+        Stop once no head's validation loss has fallen for so many epochs.
+    steps, val_steps : int, optional
+        Batches an epoch, of training and of validation rows, drawn from an endless shuffled stream as Keras'
+        generators do; all rows, once each, if left out. For matrices in memory.
+    keep_best : bool
+        Keep the weights of the epoch with the lowest validation loss, and not the last ones.
+    scaled : bool
+        Divide inputs by their root mean square.
+    seed : int
+        Same seed, same weights, on the same machine.
+    """
+
+    epochs: int = 30
+    batch_size: int = 20
+    optimizer: str = "rmsprop"
+    patience: int | None = None
+    steps: int | None = None
+    val_steps: int | None = None
+    keep_best: bool = True
+    scaled: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise RequestError(f"{name} must be at least 1; got {getattr(self, name)}. --set {name}=20")
+        if self.optimizer not in OPTIMIZERS:
+            raise must_be_one_of("optimizer", OPTIMIZERS, self.optimizer)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A head as it came out.
+
+    Attributes
+    ----------
+    model : keras.Model
+        From features, (n, n_features), to probabilities: one column for two classes, else one a class.
+    history : dict of str to list
+        ``loss``, ``accuracy`` and, with validation rows, ``val_loss`` and ``val_accuracy``: one value an epoch.
+    best_epoch : int
+        The epoch, counted from 1, whose weights the model has.
+    """
+
+    model: keras.Model
+    history: dict[str, list[float]]
+    best_epoch: int
+
+
+def train_heads(
+    recipes: Sequence[Recipe],
+    schedule: Schedule,
+    X: Matrix,
+    targets: np.ndarray,
+    fit: np.ndarray,
+    look: np.ndarray | None = None,
+) -> list[Trained]:
+    """Train heads on the same batches.
+
+    Parameters
+    ----------
+    recipes : sequence of Recipe
+    schedule : Schedule
+    X : Matrix of shape (n_rows, n_features)
+    targets : ndarray of shape (n_rows,), int
+        Class of each row, counted from 0 without gaps among the rows of `fit`.
+    fit, look : ndarray of int
+        Rows to train on, and rows to watch.
+
+    Returns
+    -------
+    trained : list of Trained
+        One a recipe. Each has the weights that it would have alone, but for rounding.
+    """
+    X, n_classes = align(X), int(targets[fit].max()) + 1
+    shapes = tuple((each.widths, each.dropout) for each in recipes)
+    bank = _bank(shapes, X.shape[1], n_classes, schedule.optimizer)
+    bank.reset(recipes, schedule.seed, _root_mean_square(X, fit) if schedule.scaled else 1.0, np.bincount(targets[fit]))
+    random = np.random.default_rng(schedule.seed)
+    fit_order = _order(fit, schedule.steps, schedule.batch_size, random)
+    look_order = _order(look, schedule.val_steps, schedule.batch_size, random) if look is not None else None
+    histories: list[dict[str, list[float]]] = [{} for _ in recipes]
+    kept: list[Any] = [None] * len(recipes)
+    lowest, best_epoch = np.full(len(recipes), np.inf), np.zeros(len(recipes), int)
+    for epoch in range(1, schedule.epochs + 1):
+        rows = next(fit_order)
+        figures = bank.train(shuffled_blocks(X, rows, schedule.batch_size, random), targets, schedule.batch_size)
+        if look_order is not None:
+            figures |= {
+                f"val_{name}": values for name, values in bank.look(blocks(X, next(look_order)), targets).items()
+            }
+        for name, values in figures.items():
+            for history, value in zip(histories, values, strict=True):
+                history.setdefault(name, []).append(float(value))
+        if look is not None and schedule.keep_best:
+            for head in np.flatnonzero(figures["val_loss"] < lowest).tolist():
+                lowest[head], best_epoch[head], kept[head] = figures["val_loss"][head], epoch, bank.weights(head)
+            if schedule.patience and epoch - best_epoch.max() >= schedule.patience:
+                break
+    return [
+        Trained(bank.model(head, kept[head] or bank.weights(head)), histories[head], int(best_epoch[head]) or epoch)
+        for head in range(len(recipes))
+    ]
+
+
+@lru_cache(maxsize=4)
+def _bank(shapes: tuple[Shape, ...], n_features: int, n_classes: int, optimizer: str) -> _Bank:
+    """Return a bank of this architecture: building its graph takes longer than training a small head."""
+    return _Bank(shapes, n_features, n_classes, optimizer)
+
+
+class _Bank:
+    """The weights of some heads and the graph that trains them; see `train_heads`."""
+
+    def __init__(self, shapes: tuple[Shape, ...], n_features: int, n_classes: int, optimizer: str):
+        import_keras()
+        import keras
+        import tensorflow as tf
+
+        self._tf, self._shapes, self._n_features, self._n_classes = tf, shapes, n_features, n_classes
+        self.models = [_build(shape, n_features, n_classes, 1.0) for shape in shapes]
+        self._first = [model.layers[1] for model in self.models]
+        self._tails = [
+            keras.Sequential([keras.Input((first.units,)), *model.layers[2:]]) if model.layers[2:] else None
+            for first, model in zip(self._first, self.models, strict=True)
+        ]
+        ends = np.cumsum([first.units for first in self._first])
+        self._columns = [slice(end - first.units, end) for first, end in zip(self._first, ends, strict=True)]
+        self._kernel = keras.Variable(np.zeros((n_features, ends[-1]), np.float32), name="kernel")
+        self._bias = keras.Variable(np.zeros(ends[-1], np.float32), name="bias")
+        self._scale = tf.Variable(1.0)
+        self._class_weights = tf.Variable(np.ones((len(shapes), n_classes), np.float32))
+        rests = [tail.trainable_variables if tail else [] for tail in self._tails]
+        self._variables = [self._kernel, self._bias, *(each for rest in rests for each in rest)]
+        self._rates = [tf.Variable(np.ones(ends[-1], np.float32))] * 2
+        self._head_rates = [tf.Variable(1.0) for _ in shapes]
+        for rate, rest in zip(self._head_rates, rests, strict=True):
+            self._rates += [rate] * len(rest)
+        self._optimizer = _with_rates(optimizer, self._variables, self._rates)
+        self._fresh = [variable.numpy() for variable in self._optimizer.variables]
+        # XLA makes one kernel of the optimizer's steps over the wide first layer; it pays off where they are the work.
+        compiled = ends[-1] * n_features > _LARGE
+        values, numbers = tf.TensorSpec([None, n_features]), tf.TensorSpec([None], tf.int64)
+        self._step = tf.function(self._take_step, jit_compile=compiled)
+        self._run = tf.function(self._run_batches, [values, numbers, numbers, tf.TensorSpec([], tf.int64)])
+        self._figures = tf.function(self._sum_figures, [values, numbers])
+
+    def reset(self, recipes: Sequence[Recipe], seed: int, scale: float, counts: np.ndarray) -> None:
+        """Start anew, with the weights that a seed gives."""
+        import keras
+
+        self._divisor = scale
+        self._scale.assign(1 / scale)
+        kernel, bias = np.zeros(self._kernel.shape, np.float32), np.zeros(self._bias.shape, np.float32)
+        rates = np.empty(len(bias), np.float32)
+        for number, (recipe, model, columns) in enumerate(zip(recipes, self.models, self._columns, strict=True)):
+            for depth, layer in enumerate(model.layers[1:]):
+                if isinstance(layer, keras.layers.Dropout):
+                    layer.seed_generator.state.assign([seed, depth])
+                    continue
+                drawn = keras.initializers.GlorotUniform(seed=seed + depth)(layer.kernel.shape)
+                layer.set_weights([drawn, np.zeros(layer.bias.shape)])
+            kernel[:, columns] = model.layers[1].kernel
+            rates[columns] = recipe.learning_rate
+            self._head_rates[number].assign(recipe.learning_rate)
+            weights = np.ones(self._n_classes) if recipe.class_weight == "none" else counts.sum() / len(counts) / counts
+            self._class_weights[number].assign(weights.astype(np.float32))
+        self._kernel.assign(kernel)
+        self._bias.assign(bias)
+        self._rates[0].assign(rates)
+        for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
+            variable.assign(value)
+
+    def train(self, stream: Iterable[Block], targets: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+        """Take a step a batch; return each head's mean loss and accuracy on the way."""
+        return self._mean(
+            [self._run(_tensor(values), targets[rows], order, batch_size) for values, rows, order in stream]
+        )
+
+    def look(self, stream: Iterable[Block], targets: np.ndarray) -> dict[str, np.ndarray]:
+        """Return each head's mean loss and accuracy on some rows."""
+        return self._mean(
+            [
+                self._figures(values[order[start : start + _LOOK]], targets[rows[order[start : start + _LOOK]]])
+                for values, rows, order in stream
+                for start in range(0, len(order), _LOOK)
+            ]
+        )
+
+    def weights(self, head: int) -> list[np.ndarray]:
+        """Return a copy of one head's weights in the order of its model's."""
+        columns, tail = self._columns[head], self._tails[head]
+        first = [self._kernel.numpy()[:, columns].copy(), self._bias.numpy()[columns].copy()]
+        return first + ([variable.numpy() for variable in tail.trainable_variables] if tail else [])
+
+    def model(self, head: int, weights: list[np.ndarray]) -> keras.Model:
+        """Return a model of its own with some weights of a head."""
+        model = _build(self._shapes[head], self._n_features, self._n_classes, self._divisor)
+        for variable, value in zip(model.trainable_variables, weights, strict=True):
+            variable.assign(value)
+        return model
+
+    def _mean(self, sums: list[Any]) -> dict[str, np.ndarray]:
+        loss, hits, rows = np.sum([each.numpy() for each in sums], axis=0)
+        return {"loss": loss / rows, "accuracy": hits / rows}
+
+    def _run_batches(self, values: Any, targets: Any, order: Any, batch_size: Any) -> Any:
+        tf = self._tf
+        total = tf.zeros((3, len(self.models)))
+        for start in tf.range(0, tf.size(order, tf.int64), batch_size):
+            rows = order[start : start + batch_size]
+            total += self._step(tf.gather(values, rows), tf.gather(targets, rows))
+        return total
+
+    def _take_step(self, x: Any, y: Any) -> Any:
+        tf = self._tf
+        with tf.GradientTape() as tape:
+            losses, hits = self._forward(x, y, training=True)
+            weights = tf.gather(self._class_weights, y, axis=1)
+            total = tf.reduce_sum(losses * weights) / tf.cast(tf.size(y), tf.float32)  # heads have nothing in common
+        self._optimizer.apply(tape.gradient(total, self._variables), self._variables)
+        return _sums(tf, losses, hits)
+
+    def _sum_figures(self, x: Any, y: Any) -> Any:
+        return _sums(self._tf, *self._forward(x, y, training=False))
+
+    def _forward(self, x: Any, y: Any, training: bool) -> tuple[Any, Any]:
+        """Return the loss of each head at each row, (n_heads, n_rows), and whether it is right."""
+        tf = self._tf
+        side_by_side = tf.matmul(x, self._kernel) * self._scale + self._bias
+        losses, hits = [], []
+        for first, columns, tail in zip(self._first, self._columns, self._tails, strict=True):
+            out = first.activation(side_by_side[:, columns])
+            out = tail(out, training=training) if tail else out
+            chances = tf.concat([1 - out, out], axis=1) if self._n_classes == 2 else out
+            losses.append(-tf.math.log(tf.maximum(tf.gather(chances, y, batch_dims=1), 1e-7)))
+            hits.append(tf.argmax(chances, axis=1) == y)
+        return tf.stack(losses), tf.stack(hits)
+
+
+def _sums(tf: Any, losses: Any, hits: Any) -> Any:
+    rows = tf.cast(tf.shape(losses)[1], tf.float32)
+    return tf.stack(
+        [tf.reduce_sum(losses, 1), tf.reduce_sum(tf.cast(hits, tf.float32), 1), tf.fill([tf.shape(losses)[0]], rows)]
+    )
+
+
+def _build(shape: Shape, n_features: int, n_classes: int, scale: float) -> keras.Model:
+    """Return a head: Dense(relu) and dropout for each width, then one sigmoid for two classes or a softmax for more."""
+    import keras
+
+    widths, dropout = shape
+    layers = [keras.Input((n_features,), name="features"), keras.layers.Rescaling(1 / scale, name="scale")]
+    for depth, width in enumerate(widths, start=1):
+        layers.append(keras.layers.Dense(width, activation="relu", name=f"hidden_{depth}"))
+        if dropout:
+            layers.append(keras.layers.Dropout(dropout, seed=depth, name=f"dropout_{depth}"))
+    two = n_classes == 2
+    layers.append(
+        keras.layers.Dense(1 if two else n_classes, activation="sigmoid" if two else "softmax", name="probability")
+    )
+    return keras.Sequential(layers)
+
+
+def _with_rates(name: str, variables: list[Any], rates: list[Any]) -> Any:
+    """Return one of Keras' optimizers that moves each variable, or each column of one, at a rate of its own."""
+    import keras
+
+    of = {id(variable.value): rate for variable, rate in zip(variables, rates, strict=True)}
+
+    class WithRates(type(keras.optimizers.get(name))):  # type: ignore[misc]
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            super().update_step(gradient, variable, of[id(variable)])
+
+    optimizer = WithRates()
+    optimizer.build(variables)
+    return optimizer
+
+
+def _order(rows: np.ndarray, steps: int | None, batch_size: int, random: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield the rows of one epoch after the other."""
+    if steps is None:
+        yield from itertools.repeat(rows)
+        return
+    waiting = np.empty(0, int)
+    while True:
+        while len(waiting) < steps * batch_size:
+            waiting = np.concatenate([waiting, random.permutation(rows)])
+        yield waiting[: steps * batch_size]
+        waiting = waiting[steps * batch_size :]
+
+
+def _root_mean_square(X: Matrix, rows: np.ndarray) -> float:
+    total = 0.0
+    for values, _, order in blocks(X, rows):
+        for start in range(0, len(order), _LOOK):
+            total += float(np.square(values[order[start : start + _LOOK]]).sum(dtype=np.float64))
+    return float(np.sqrt(total / len(rows) / X.shape[1])) or 1.0
+
+
+def _tensor(values: np.ndarray) -> Any:
+    """Return a matrix as a tensor: the same memory where it begins on a cache line, which TensorFlow wants."""
+    import tensorflow as tf
+
+    if values.ctypes.data % 64 == 0 and values.flags.c_contiguous and values.flags.writeable:
+        return tf.experimental.dlpack.from_dlpack(values.__dlpack__())
+    return tf.constant(values)
