@@ -19,7 +19,7 @@ RULES := --select E,F,W,I,B,C4,D,N,UP,RET,SIM,PTH,PERF,RUF --ignore E501,N818,D4
 RULES += --per-file-ignores 'tests/*:D,tests/*:N'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare probe lecture layers inspect verify bench test lint format pins clean
+.PHONY: help setup demo extract train-head compare probe lecture layers inspect verify bench bench-heads test lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ inspect: $(BIN)/.ready  ## tell what STORE holds
 
 bench: $(BIN)/.ready  ## images/s of the pass beside Keras' predict, alternating in one run
 	$(BIN)/python tests/bench.py
+
+bench-heads: $(BIN)/.ready  ## seconds of searches and Dense heads on STORE, beside scikit-learn's and Keras' own
+	$(BIN)/python tests/bench_heads.py --store '$(STORE)'
 
 test: $(BIN)/.ready  ## run all tests
 	$(BIN)/python -m pytest

@@ -72,11 +72,18 @@ def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
     chosen = describe_settings([run["settings"]], run["tried"])
     lines = [f"{run['head']}: {chosen}" if chosen else run["head"]]
     for split in ("val", "test"):
-        scores = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in run[split].items())
-        lines.append(f"{split:<5} {scores}")
+        intervals = run["intervals"] if split == "test" else {}
+        scores = (_score(name, value, intervals.get(name)) for name, value in run[split].items())
+        lines.append(f"{split:<5} {', '.join(scores)}")
     lines.append(f"fitted in {run['fit_seconds']:.2f} s")
     say(f"next     python -m pipeline compare --store {run['store']}")
     return run, "\n".join(lines)
+
+
+def _score(name: str, value: float | None, interval: list[float] | None) -> str:
+    if value is None:
+        return f"{name} -"
+    return f"{name} {value:.4f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 def _compare(heads: str = "all", **options: Any) -> tuple[dict[str, Any], str]:

@@ -29,7 +29,7 @@ from .train import Result, describe_rows
 _COLUMNS = (
     "head", "layer", "pool", "n_features", "chosen", "accuracy", "accuracy_low", "accuracy_high",
     "behind", "p_value", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision", "log_loss",
-    "calibration_error", "fit_seconds", "predict_seconds",
+    "calibration_error", "fit_seconds", "predict_seconds", "bytes_an_image",
 )  # fmt: skip
 
 
@@ -83,6 +83,8 @@ def compare(
         say(f"kept     {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To fit them again: --fresh")
     results = [summarise(each, splits[0]) for each in fitted]
     compare_with_best(results, fitted, rows.labels, splits)
+    for each in results:  # what a store of these features alone would take
+        each["bytes_an_image"] = each["n_features"] * each["views"] * np.dtype(provenance["dtype"]).itemsize
     comparison = {
         "heads": best_first(results),
         "store": str(store),
@@ -169,6 +171,9 @@ def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
         "accuracy": float(np.mean(accuracies)),
         "accuracy_interval": list(accuracy_interval(accuracies, len(split) - n_test, n_test)),
         "accuracies": accuracies,
+        "intervals": {
+            name: None if len(results) > 1 or math.isnan(ends[0]) else ends for name, ends in first.intervals.items()
+        },
         **{name: mean([each.test[name] for each in results]) for name in scores},
         "fit_seconds": mean([each.fit_seconds for each in results]),
         "predict_seconds": mean([each.predict_seconds for each in results]),

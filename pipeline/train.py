@@ -22,6 +22,7 @@ from features.runtime import import_keras
 from features.splits import SPLITS, stratified_folds
 from features.store import FeatureStore
 
+from .bootstrap import bootstrap_intervals
 from .choice import Choice, Grid
 from .dense import DenseSearch
 from .evaluate import evaluate
@@ -50,6 +51,8 @@ class Result:
         See `Choice`.
     val, test : dict
         See `evaluate`.
+    intervals : dict of str to tuple
+        Of test figures; see `bootstrap_intervals`.
     fit_seconds, predict_seconds : float
         Choosing and fitting; predicting the test rows.
     probabilities : ndarray of shape (n_images, n_classes)
@@ -65,6 +68,7 @@ class Result:
     tried: list[dict[str, Any]]
     val: dict[str, float]
     test: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
     fit_seconds: float
     predict_seconds: float
     probabilities: np.ndarray
@@ -140,6 +144,7 @@ def fit_head(
         tried=choice.tried,
         val=evaluate(y[val], probabilities[val]),
         test=evaluate(y[test], probabilities[test]),
+        intervals=bootstrap_intervals(y[test], probabilities[test]),
         fit_seconds=fitted - started,
         predict_seconds=predicted - fitted,
         probabilities=probabilities,
@@ -200,6 +205,7 @@ def train_head(
         **{each.name: getattr(result, each.name) for each in fields(result) if each.name != "probabilities"},
         "val": _without_nan(result.val),
         "test": _without_nan(result.test),
+        "intervals": {name: None if math.isnan(ends[0]) else ends for name, ends in result.intervals.items()},
         "select": asked.select,
         "seed": asked.seed,
         "store": str(store),

@@ -43,6 +43,8 @@ def test_extract_train_compare_inspect(tree, here, capsys):
         "macro_f1",
         "roc_auc",
     }
+    low, high = trained["intervals"]["accuracy"]
+    assert 0 <= low <= trained["test"]["accuracy"] <= high <= 1
     assert sorted(path.name for path in (here / "runs/photos-tiny-dense").iterdir()) == [
         "classes.json", "head.keras", "history.csv", "history.png", "predictions.csv", "run.json",
     ]  # fmt: skip

@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from pipeline.bootstrap import bootstrap_intervals, weighted_metrics
 from pipeline.choice import best_of
 from pipeline.compare import best_first, compare_with_best
 from pipeline.evaluate import accuracy_interval, calibration_error, evaluate, holm, paired_test
@@ -102,3 +104,36 @@ def test_on_several_splits_intervals_cover_and_equal_heads_are_rarely_told_apart
         covered += low <= 0.85 <= high
         rejected += paired_test([one[test] for test in tests], [other[test] for test in tests], n - n_test) < 0.05
     assert covered / times >= 0.93 and rejected / times <= 0.06
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_the_bootstrap_gives_evaluates_own_figures_of_each_draw(n_classes):
+    random = np.random.default_rng(0)
+    y = random.integers(0, n_classes, 80)
+    probabilities = random.dirichlet(np.ones(n_classes), 80).round(1) + 1e-3  # with ties
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    weights = random.multinomial(80, np.full(80, 1 / 80), 20)
+    several = weighted_metrics(y, probabilities, weights.astype(float))
+    for draw, counts in enumerate(weights):
+        rows = np.repeat(np.arange(80), counts)
+        expected = evaluate(y[rows], probabilities[rows])
+        for name, values in several.items():
+            assert values[draw] == pytest.approx(expected[name], abs=1e-9), name
+
+
+def test_bootstrap_intervals_cover():
+    """Of 300 simulated test sets of a classifier whose accuracy and area are known."""
+    random, inside = np.random.default_rng(1), {"accuracy": 0, "roc_auc": 0}
+    known = {"accuracy": stats.norm.cdf(1), "roc_auc": stats.norm.cdf(np.sqrt(2))}
+    for _ in range(300):
+        y = random.integers(0, 2, 200)
+        p = stats.norm.cdf(random.normal(2 * y - 1.0, 1))  # right where the score is on its side of zero
+        found = bootstrap_intervals(y, np.column_stack([1 - p, p]), draws=300)
+        for name, (low, high) in ((name, found[name]) for name in inside):
+            inside[name] += low <= known[name] <= high
+    assert all(0.9 <= count / 300 <= 0.98 for count in inside.values()), inside
+
+
+def test_bootstrap_of_one_class_is_nan_where_two_are_needed():
+    found = bootstrap_intervals(np.ones(9, int), np.tile([0.2, 0.8], (9, 1)))
+    assert found["accuracy"] == (1, 1) and np.isnan(found["roc_auc"]).all()

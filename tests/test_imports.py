@@ -18,7 +18,7 @@ FEATURES = [
     {"extract"},
 ]
 PIPELINE = [
-    {"arguments", "choice", "stream", "scaling", "rotation", "plots", "evaluate"},
+    {"arguments", "choice", "stream", "scaling", "rotation", "plots", "evaluate", "bootstrap"},
     {"sample", "bank", "newton"},
     {"platt"},
     {"linear", "kernel", "estimators", "dense"},
