@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 OPTIMIZERS = ("rmsprop", "adam", "sgd")
 CLASS_WEIGHTS = ("none", "balanced")
 _LOOK = 1024  # rows that are evaluated at once
-_LARGE = 1 << 20  # weights of the first layers
+_LARGE = 1 << 17  # weights of the first layers
 Shape = tuple[tuple[int, ...], float]  # widths, dropout
 
 
@@ -203,13 +203,14 @@ class _Bank:
         ]
         ends = np.cumsum([first.units for first in self._first])
         self._columns = [slice(end - first.units, end) for first, end in zip(self._first, ends, strict=True)]
-        self._kernel = keras.Variable(np.zeros((n_features, ends[-1]), np.float32), name="kernel")
+        # Transposed, so that the gradient is written along the features: a third faster where they are many.
+        self._kernel = keras.Variable(np.zeros((ends[-1], n_features), np.float32), name="kernel")
         self._bias = keras.Variable(np.zeros(ends[-1], np.float32), name="bias")
         self._scale = tf.Variable(1.0)
         self._class_weights = tf.Variable(np.ones((len(shapes), n_classes), np.float32))
         rests = [tail.trainable_variables if tail else [] for tail in self._tails]
         self._variables = [self._kernel, self._bias, *(each for rest in rests for each in rest)]
-        self._rates = [tf.Variable(np.ones(ends[-1], np.float32))] * 2
+        self._rates = [tf.Variable(np.ones((ends[-1], 1), np.float32)), tf.Variable(np.ones(ends[-1], np.float32))]
         self._head_rates = [tf.Variable(1.0) for _ in shapes]
         for rate, rest in zip(self._head_rates, rests, strict=True):
             self._rates += [rate] * len(rest)
@@ -237,14 +238,15 @@ class _Bank:
                     continue
                 drawn = keras.initializers.GlorotUniform(seed=seed + depth)(layer.kernel.shape)
                 layer.set_weights([drawn, np.zeros(layer.bias.shape)])
-            kernel[:, columns] = model.layers[1].kernel
+            kernel[columns] = np.transpose(model.layers[1].kernel)
             rates[columns] = recipe.learning_rate
             self._head_rates[number].assign(recipe.learning_rate)
             weights = np.ones(self._n_classes) if recipe.class_weight == "none" else counts.sum() / len(counts) / counts
             self._class_weights[number].assign(weights.astype(np.float32))
         self._kernel.assign(kernel)
         self._bias.assign(bias)
-        self._rates[0].assign(rates)
+        self._rates[0].assign(rates[:, None])
+        self._rates[1].assign(rates)
         for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
 
@@ -267,7 +269,7 @@ class _Bank:
     def weights(self, head: int) -> list[np.ndarray]:
         """Return a copy of one head's weights in the order of its model's."""
         columns, tail = self._columns[head], self._tails[head]
-        first = [self._kernel.numpy()[:, columns].copy(), self._bias.numpy()[columns].copy()]
+        first = [self._kernel.numpy()[columns].T.copy(), self._bias.numpy()[columns].copy()]
         return first + ([variable.numpy() for variable in tail.trainable_variables] if tail else [])
 
     def model(self, head: int, weights: list[np.ndarray]) -> keras.Model:
@@ -304,7 +306,7 @@ class _Bank:
     def _forward(self, x: Any, y: Any, training: bool) -> tuple[Any, Any]:
         """Return the loss of each head at each row, (n_heads, n_rows), and whether it is right."""
         tf = self._tf
-        side_by_side = tf.matmul(x, self._kernel) * self._scale + self._bias
+        side_by_side = tf.matmul(x, self._kernel, transpose_b=True) * self._scale + self._bias
         losses, hits = [], []
         for first, columns, tail in zip(self._first, self._columns, self._tails, strict=True):
             out = first.activation(side_by_side[:, columns])
