@@ -22,6 +22,7 @@ from .evaluate import accuracy_interval, difference_interval, holm, paired_test
 from .fits import Fits
 from .heads import HEADS, check_heads
 from .plots import plot_comparison
+from .predictions import save_predictions
 from .request import Request
 from .runs import whole_folder
 from .train import Result, describe_rows
@@ -96,7 +97,14 @@ def compare(
     }
     with whole_folder(folder, asked.overwrite) as unfinished:
         _write(comparison, unfinished)
-    say(f"written  {folder}/compare.md, compare.csv, compare.json, compare.png")
+        save_predictions(
+            unfinished,
+            rows,
+            splits,
+            {name: [each.told() for each in those] for name, those in zip(names, fitted, strict=True)},
+            {name: [each.probabilities for each in those] for name, those in zip(names, fitted, strict=True)},
+        )
+    say(f"written  {folder}/compare.md, compare.csv, compare.json, compare.png, predictions.npz")
     return {**comparison, "out": str(folder)}
 
 

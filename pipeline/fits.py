@@ -8,7 +8,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -97,9 +97,8 @@ class Fits:
 def save_result(result: Result, path: Path) -> None:
     """Write a result so that it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = {name: value for name, value in asdict(result).items() if name != "probabilities"}
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        np.savez(file, probabilities=result.probabilities, result=json.dumps(told))
+        np.savez(file, probabilities=result.probabilities, result=json.dumps(result.told()))
     os.replace(file.name, path)
 
 

@@ -28,6 +28,7 @@ from .dense import DenseSearch
 from .evaluate import evaluate
 from .heads import Classifier, Head, Settings, check_heads, find_head
 from .plots import plot_history
+from .predictions import save_predictions
 from .request import Request
 from .runs import save_head, whole_folder
 from .sample import Features, Sample
@@ -57,6 +58,8 @@ class Result:
         Choosing and fitting; predicting the test rows.
     probabilities : ndarray of shape (n_images, n_classes)
         Of test rows by the head fitted on train and val; of the others by the one fitted on train alone.
+    history : dict of str to list, optional
+        Learning curves, of heads that train by epochs; see `Choice`.
     """
 
     head: str
@@ -72,6 +75,11 @@ class Result:
     fit_seconds: float
     predict_seconds: float
     probabilities: np.ndarray
+    history: dict[str, list[float]] | None = None
+
+    def told(self) -> dict[str, Any]:
+        """Return all but the probabilities."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "probabilities"}
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,7 @@ def fit_head(
         fit_seconds=fitted - started,
         predict_seconds=predicted - fitted,
         probabilities=probabilities,
+        history=choice.history,
     )
     return result, Fitted(estimator, choice)
 
@@ -202,7 +211,7 @@ def train_head(
         say(f"head     {head} on {features.layer}, {features.pool}: {features.X.shape[1]} features{streamed}")
         result, fitted = fit_head(head, features, rows, rows.splits, asked.seed, asked.select, asked.settings)
     run = {
-        **{each.name: getattr(result, each.name) for each in fields(result) if each.name != "probabilities"},
+        **{name: value for name, value in result.told().items() if name != "history"},
         "val": _without_nan(result.val),
         "test": _without_nan(result.test),
         "intervals": {name: None if math.isnan(ends[0]) else ends for name, ends in result.intervals.items()},
@@ -217,6 +226,8 @@ def train_head(
         (unfinished / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         save_head(fitted.estimator, unfinished)
         _write_predictions(unfinished / "predictions.csv", rows, result.probabilities)
+        tested = result.probabilities[rows.splits == SPLITS["test"]]
+        save_predictions(unfinished, rows, [rows.splits], {head: [result.told()]}, {head: [tested]})
         if fitted.choice.history:
             _write_history(unfinished, fitted.choice)
     if tensorboard is not None:

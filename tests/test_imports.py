@@ -18,7 +18,7 @@ FEATURES = [
     {"extract"},
 ]
 PIPELINE = [
-    {"arguments", "choice", "stream", "scaling", "rotation", "plots", "evaluate", "bootstrap"},
+    {"arguments", "choice", "stream", "scaling", "rotation", "plots", "evaluate", "bootstrap", "predictions"},
     {"sample", "bank", "newton"},
     {"platt"},
     {"linear", "kernel", "estimators", "dense"},

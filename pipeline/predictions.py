@@ -1,0 +1,100 @@
+"""What the heads of a run said of its test rows, kept beside its figures so that a report needs no second fit."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.errors import RequestError
+from features.layout import Rows
+from features.splits import SPLITS
+
+FILE = "predictions.npz"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities of test rows, of one or more heads on one or more splits of the same images.
+
+    Attributes
+    ----------
+    rows : Rows
+        One an image.
+    splits : ndarray of shape (n_splits, n_images), uint8
+        Values of ``SPLITS``.
+    told : dict of str to list of dict
+        Head → for each split what is known of the fit, such as ``settings``.
+    probabilities : dict of str to list of ndarray of shape (n_test, n_classes)
+        Head → for each split the probabilities of its test rows.
+    """
+
+    rows: Rows
+    splits: np.ndarray
+    told: dict[str, list[dict[str, Any]]]
+    probabilities: dict[str, list[np.ndarray]]
+
+    def pairs(self, head: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return (labels, probabilities) of the test rows of each split."""
+        tests = self.splits == SPLITS["test"]
+        return [(self.rows.labels[test], p) for test, p in zip(tests, self.probabilities[head], strict=True)]
+
+    def mean(self, head: str) -> np.ndarray:
+        """Return an image's mean probabilities over the splits that test it, (n_images, n_classes); nan if none does."""
+        tests = self.splits == SPLITS["test"]
+        total = np.zeros((len(self.rows), len(self.rows.class_names)))
+        for test, probabilities in zip(tests, self.probabilities[head], strict=True):
+            total[test] += probabilities
+        times = tests.sum(axis=0)
+        return np.where(times[:, None] > 0, total / np.maximum(times, 1)[:, None], np.nan)
+
+
+def save_predictions(
+    folder: Path,
+    rows: Rows,
+    splits: Sequence[np.ndarray],
+    told: Mapping[str, Sequence[dict[str, Any]]],
+    probabilities: Mapping[str, Sequence[np.ndarray]],
+) -> None:
+    """Write ``predictions.npz``; see `Predictions`."""
+    arrays = {f"rows/{each.name}": np.asarray(getattr(rows, each.name)) for each in fields(rows)}
+    arrays["splits"] = np.stack(splits)
+    for number, head in enumerate(told):
+        arrays |= {f"probabilities/{number}/{split}": each for split, each in enumerate(probabilities[head])}
+    # Without the metadata of HDF5's types, such as the names of an enum's values.
+    plain: dict[str, Any] = {name: each.astype(each.dtype.str) for name, each in arrays.items()}
+    np.savez_compressed(folder / FILE, told=json.dumps(told), **plain)
+
+
+def load_predictions(folder: Path) -> Predictions:
+    """Read ``predictions.npz`` of a run's folder.
+
+    Raises
+    ------
+    RequestError
+        If there is none, or none that can be read.
+    """
+    try:
+        with open(folder / FILE, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            held: dict[str, Any] = {each.name: file[f"rows/{each.name}"] for each in fields(Rows)}
+            for name in ("class_names", "paths"):
+                held[name] = tuple(str(each) for each in held[name])
+            splits, told = file["splits"], json.loads(str(file["told"]))
+            probabilities = {
+                head: [file[f"probabilities/{number}/{split}"] for split in range(len(splits))]
+                for number, head in enumerate(told)
+            }
+    except FileNotFoundError:
+        raise RequestError(
+            f"{folder} must hold {FILE}; it has none. Run the same compare or train-head again, with --overwrite"
+        ) from None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise RequestError(
+            f"{folder / FILE} cannot be read ({error}). Run the same compare or train-head again, with --overwrite"
+        ) from error
+    return Predictions(Rows(**held), splits, told, probabilities)
