@@ -171,6 +171,12 @@ def test_help_imports_nothing_heavy():
     assert done.stderr.strip() == "[]" and "extract" in done.stdout
 
 
+def test_functions_stay_functions_once_their_modules_are_imported():
+    code = "import pipeline; first = pipeline.compare; print(pipeline.compare is first and callable(first))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "True"
+
+
 def test_inspect_needs_no_tensorflow(tiny_store):
     code = f"import sys; from pipeline.__main__ import main; main(['inspect', {str(tiny_store)!r}]); print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
