@@ -127,9 +127,7 @@ def fit_head(
         raise RequestError("the training rows must be of two classes at least; got one. Add images.")
     if not val.any():
         raise RequestError("val must have an image; got none. Add images.")
-    keys = [rows.sha256[row].tobytes() for row in np.flatnonzero(learn)]
-    folds = stratified_folds(rows.strata[learn], keys, FOLDS, seed)
-    sample = Sample(features.only(learn), y[learn], ~train[learn], folds, seed)
+    sample = take_sample(features, rows, learn, val, seed)
     if head.search is DenseSearch:
         import_keras()  # before the clock starts
     started = time.perf_counter()
@@ -139,9 +137,9 @@ def fit_head(
     estimator = search.fit(choice.settings, sample.everything)
     fitted = time.perf_counter()
     probabilities = np.empty((len(y), len(rows.class_names)))
-    probabilities[test] = _all_classes(estimator, features, test, len(rows.class_names))
+    probabilities[test] = all_classes(estimator, features, test, len(rows.class_names))
     predicted = time.perf_counter()
-    probabilities[learn] = _all_classes(watcher, features, learn, len(rows.class_names))
+    probabilities[learn] = all_classes(watcher, features, learn, len(rows.class_names))
     result = Result(
         head=name,
         layer=features.layer,
@@ -159,6 +157,13 @@ def fit_head(
         history=choice.history,
     )
     return result, Fitted(estimator, choice)
+
+
+def take_sample(features: Features, rows: Rows, images: np.ndarray, val: np.ndarray, seed: int) -> Sample:
+    """Return the images given by a mask as what a head may learn from, dealt out to folds."""
+    keys = [rows.sha256[row].tobytes() for row in np.flatnonzero(images)]
+    folds = stratified_folds(rows.strata[images], keys, FOLDS, seed)
+    return Sample(features.only(images), rows.labels[images], val[images], folds, seed)
 
 
 def _grid(head: Head, features: Features) -> Grid:
@@ -301,7 +306,7 @@ def describe_rows(rows: Rows, views: int) -> str:
     return f"{len(rows)} images{times}, classes {', '.join(rows.class_names)}"
 
 
-def _all_classes(estimator: Classifier, features: Features, images: np.ndarray, n_classes: int) -> np.ndarray:
+def all_classes(estimator: Classifier, features: Features, images: np.ndarray, n_classes: int) -> np.ndarray:
     """Return probabilities of all classes, means over views: zero for classes that were not in the training rows."""
     numbers, views = np.flatnonzero(images), features.views
     probabilities = np.zeros((len(numbers), n_classes))
