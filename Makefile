@@ -6,24 +6,25 @@ STORE ?= cache/$(basename $(notdir $(abspath $(DATA))))-$(BACKBONE).h5
 HEAD ?= logistic
 HEADS ?= all
 REPEATS ?= 1
+RUN ?= runs/$(basename $(notdir $(STORE)))-compare
 # Further options of a command, such as OPTIONS='--image-size 180 --pool avg'
 OPTIONS ?=
 # make demo: a stratified subset, so that it ends within minutes on two cores
 DEMO_LIMIT ?= 1000
 
 BIN := .venv/bin
-RUN := $(BIN)/python -m pipeline
+PIPELINE := $(BIN)/python -m pipeline
 RUFF := --line-length 120 --target-version py311
 RULES := --select E,F,W,I,B,C4,D,N,UP,RET,SIM,PTH,PERF,RUF --ignore E501,N818,D417,D105,D107,D203,D213,D413,N803,N806,PTH207,PTH208,PTH123,PTH105,PTH108,RUF001,RUF002,RUF003,RUF012
 # Tests: their names say what they do.
 RULES += --per-file-ignores 'tests/*:D,tests/*:N'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare probe lecture layers inspect verify bench bench-heads test lint format pins clean
+.PHONY: help setup demo extract train-head compare probe report lecture layers inspect verify bench bench-heads test lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
-	@echo 'variables: DATA=$(DATA) BACKBONE=$(BACKBONE) STORE=$(STORE) HEAD=$(HEAD) HEADS=$(HEADS) REPEATS=$(REPEATS) OPTIONS='
+	@echo 'variables: DATA=$(DATA) BACKBONE=$(BACKBONE) STORE=$(STORE) HEAD=$(HEAD) HEADS=$(HEADS) REPEATS=$(REPEATS) RUN=$(RUN) OPTIONS='
 
 # A real target, so that any command works on a fresh clone. Pins make every machine install what was tested.
 $(BIN)/.ready: setup.cfg pyproject.toml .ci/constraints.txt
@@ -36,32 +37,35 @@ setup: $(BIN)/.ready  ## make the virtual environment with all extras
 
 demo: $(BIN)/.ready  ## solar cells through VGG16, heads trained and compared (minutes)
 	@echo 'A stratified subset of $(DEMO_LIMIT) of the 2,624 cells. All of them: make extract compare DATA=elpv'
-	$(RUN) extract --data elpv --limit $(DEMO_LIMIT) --out cache/elpv-demo.h5
-	$(RUN) compare --store cache/elpv-demo.h5 --out runs/elpv-demo --overwrite
+	$(PIPELINE) extract --data elpv --limit $(DEMO_LIMIT) --out cache/elpv-demo.h5
+	$(PIPELINE) compare --store cache/elpv-demo.h5 --out runs/elpv-demo --overwrite
 
 extract: $(BIN)/.ready  ## run BACKBONE once over DATA and keep its features in STORE
-	$(RUN) extract --data '$(DATA)' --backbone $(BACKBONE) --out '$(STORE)' $(OPTIONS)
+	$(PIPELINE) extract --data '$(DATA)' --backbone $(BACKBONE) --out '$(STORE)' $(OPTIONS)
 
 train-head: $(BIN)/.ready  ## train HEAD on STORE
-	$(RUN) train-head --store '$(STORE)' --head $(HEAD) $(OPTIONS)
+	$(PIPELINE) train-head --store '$(STORE)' --head $(HEAD) $(OPTIONS)
 
 compare: $(BIN)/.ready  ## train HEADS on STORE and compare them
-	$(RUN) compare --store '$(STORE)' --heads $(HEADS) --repeats $(REPEATS) $(OPTIONS)
+	$(PIPELINE) compare --store '$(STORE)' --heads $(HEADS) --repeats $(REPEATS) $(OPTIONS)
 
 probe: $(BIN)/.ready  ## show accuracy layer by layer of STORE (extract it with OPTIONS='--layers a,b,c')
-	$(RUN) probe --store '$(STORE)' $(OPTIONS)
+	$(PIPELINE) probe --store '$(STORE)' $(OPTIONS)
+
+report: $(BIN)/.ready  ## write one HTML page about RUN, a comparison or a trained head
+	$(PIPELINE) report --run '$(RUN)' $(OPTIONS)
 
 lecture: $(BIN)/.ready  ## run the lecture's models on DATA, as they were and corrected
-	$(RUN) lecture --data '$(DATA)' $(OPTIONS)
+	$(PIPELINE) lecture --data '$(DATA)' $(OPTIONS)
 
 layers: $(BIN)/.ready  ## list the layers of BACKBONE
-	$(RUN) layers $(BACKBONE) $(OPTIONS)
+	$(PIPELINE) layers $(BACKBONE) $(OPTIONS)
 
 verify: $(BIN)/.ready  ## check STORE: checksums, its source, some rows computed again
-	$(RUN) verify '$(STORE)' $(OPTIONS)
+	$(PIPELINE) verify '$(STORE)' $(OPTIONS)
 
 inspect: $(BIN)/.ready  ## tell what STORE holds
-	$(RUN) inspect '$(STORE)'
+	$(PIPELINE) inspect '$(STORE)'
 
 bench: $(BIN)/.ready  ## images/s of the pass beside Keras' predict, alternating in one run
 	$(BIN)/python tests/bench.py

@@ -92,6 +92,7 @@ def _compare(heads: str = "all", **options: Any) -> tuple[dict[str, Any], str]:
     comparison = compare(heads=None if heads == "all" else heads.split(","), say=say, **options)
     best = comparison["heads"][0]["head"]
     say(f"next     python -m pipeline train-head --store {comparison['store']} --head {best}")
+    say(f"         python -m pipeline report --run {comparison['out']}")
     return comparison, format_table(comparison)
 
 
@@ -101,6 +102,14 @@ def _probe(**options: Any) -> tuple[dict[str, Any], str]:
     probed = probe(say=say, **options)
     say(f"next     python -m pipeline compare --store {probed['store']} --layer {probed['take']}")
     return probed, format_probe(probed)
+
+
+def _report(**options: Any) -> tuple[dict[str, Any], str]:
+    from .report import report
+
+    done = report(say=say, **options)
+    say(f"written  {done['report']}, {done['bytes'] / 1e6:.1f} MB. Open it in a browser; it needs nothing else")
+    return done, done["report"]
 
 
 def _layers(backbone: str, image_size: int | None = None) -> tuple[dict[str, Any], str]:
@@ -167,6 +176,7 @@ _COMMANDS: dict[str, Callable[..., tuple[dict[str, Any], str]]] = {
     "train-head": _train_head,
     "compare": _compare,
     "probe": _probe,
+    "report": _report,
     "lecture": _lecture,
     "layers": _layers,
     "inspect": _inspect,

@@ -25,6 +25,12 @@ def make_parser() -> argparse.ArgumentParser:
     probe.add_argument(
         "--repeats", type=int, metavar="N", help="stratified splits to draw (default 5; 1: the store's own)"
     )
+    report = _add(
+        commands, "report", "write one self-contained HTML page about a comparison or a trained head",
+        "python -m pipeline report --run runs/elpv-vgg16-compare",
+    )  # fmt: skip
+    report.add_argument("--run", required=True, metavar="FOLDER", help="what compare or train-head wrote")
+    report.add_argument("--out", metavar="FILE.html", help="the page (default: report.html in the folder)")
     lecture = _add(
         commands, "lecture", "run the lecture's models as they were, and corrected",
         "python -m pipeline lecture --data photos",

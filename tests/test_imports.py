@@ -18,7 +18,24 @@ FEATURES = [
     {"extract"},
 ]
 PIPELINE = [
-    {"arguments", "choice", "stream", "scaling", "rotation", "plots", "evaluate", "bootstrap", "predictions"},
+    {
+        "arguments",
+        "choice",
+        "stream",
+        "scaling",
+        "rotation",
+        "plots",
+        "evaluate",
+        "bootstrap",
+        "predictions",
+        "charts",
+        "curves",
+        "suspects",
+        "embedding",
+        "thumbnails",
+        "attention",
+        "page",
+    },
     {"sample", "bank", "newton"},
     {"platt"},
     {"linear", "kernel", "estimators", "dense"},
@@ -28,7 +45,9 @@ PIPELINE = [
     {"train"},
     {"fits"},
     {"compare"},
-    {"probe", "lecture"},
+    {"refit", "figures"},
+    {"gallery"},
+    {"probe", "lecture", "report"},
 ]
 
 

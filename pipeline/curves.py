@@ -1,0 +1,107 @@
+"""Curves of a classifier's probabilities: ROC, precision-recall, reliability; their areas are the table's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from sklearn import metrics
+from sklearn.calibration import calibration_curve
+
+Curve = tuple[np.ndarray, np.ndarray]  # x, never falling, and y
+Pair = tuple[np.ndarray, np.ndarray]  # labels, (n_samples,), and probabilities, (n_samples, n_classes)
+
+_BINS = 15  # as in `evaluate.calibration_error`
+_POINTS = 500  # of a curve that is drawn; more cannot be seen
+
+
+def roc(pairs: Sequence[Pair]) -> Curve | None:
+    """Return the ROC curve: false positive rate, true positive rate.
+
+    Of two classes that of the second; of more each against the rest, averaged over those present; and averaged over
+    splits, at equal x. So its area is the mean of the areas, which is what the table of heads shows.
+
+    Parameters
+    ----------
+    pairs : sequence of (ndarray, ndarray)
+        Labels and probabilities of each split's test rows.
+
+    Returns
+    -------
+    curve : (x, y) or None
+        None where a split's test rows are of one class.
+    """
+
+    def draw(truth: np.ndarray, score: np.ndarray) -> Curve:
+        false, true, _ = metrics.roc_curve(truth, score)
+        return false, true
+
+    return _averaged(pairs, draw)
+
+
+def precision_recall(pairs: Sequence[Pair]) -> Curve | None:
+    """Return the precision-recall curve as steps, so that its area is the average precision; see `roc`."""
+
+    def draw(truth: np.ndarray, score: np.ndarray) -> Curve:
+        precision, recall, _ = metrics.precision_recall_curve(truth, score)
+        recall, precision = recall[::-1], precision[::-1]
+        return np.repeat(recall, 2)[1:-1], np.repeat(precision[1:], 2)
+
+    return _averaged(pairs, draw)
+
+
+def _averaged(pairs: Sequence[Pair], draw: Callable[[np.ndarray, np.ndarray], Curve]) -> Curve | None:
+    curves = []
+    for y, probabilities in pairs:
+        present = np.unique(y)
+        if len(present) < 2:
+            return None
+        labels = [1] if probabilities.shape[1] == 2 else present
+        curves.append(average([draw(y == label, probabilities[:, label]) for label in labels]))
+    return average(curves)
+
+
+def average(curves: Sequence[Curve]) -> Curve:
+    """Return the mean of curves at equal x; where one jumps, so does the mean, and areas average exactly."""
+    if len(curves) == 1:
+        return curves[0]
+    grid = np.unique(np.concatenate([x for x, _ in curves]))
+    low, high = np.zeros(len(grid)), np.zeros(len(grid))
+    for x, y in curves:
+        first, last = np.searchsorted(x, grid), np.searchsorted(x, grid, "right") - 1
+        between, known = np.interp(grid, x, y), first <= last
+        low += np.where(known, y[np.minimum(first, len(x) - 1)], between)
+        high += np.where(known, y[last], between)
+    return np.repeat(grid, 2), np.column_stack([low, high]).ravel() / len(curves)
+
+
+def thin(curve: Curve) -> Curve:
+    """Return a curve of at most some 500 points: those where it turns, evenly thinned if there are more."""
+    moves = np.ones(len(curve[0]), bool)
+    moves[1:] = (np.diff(curve[0]) != 0) | (np.diff(curve[1]) != 0)
+    x, y = curve[0][moves], curve[1][moves]
+    turns = np.ones(len(x), bool)
+    turns[1:-1] = np.abs(np.diff(x)[:-1] * np.diff(y)[1:] - np.diff(y)[:-1] * np.diff(x)[1:]) > 1e-12
+    kept = np.flatnonzero(turns)
+    if len(kept) > _POINTS:
+        kept = kept[np.linspace(0, len(kept) - 1, _POINTS).astype(int)]
+    return x[kept], y[kept]
+
+
+def reliability(pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean confidence, accuracy and rows of each bin of confidence that has any; rows of all splits together.
+
+    Confidence is the probability of the predicted class; 15 bins of equal width (Guo et al. 2017).
+    """
+    confidence = np.concatenate([p.max(axis=1) for _, p in pairs])
+    correct = np.concatenate([p.argmax(axis=1) == y for y, p in pairs])
+    accuracy, mean = calibration_curve(correct, np.minimum(confidence, 1), n_bins=_BINS)
+    bins = np.searchsorted(np.linspace(0, 1, _BINS + 1)[1:-1], confidence)
+    counts = np.bincount(bins, minlength=_BINS)
+    return mean, accuracy, counts[counts > 0]
+
+
+def confusion(pairs: Sequence[Pair]) -> np.ndarray:
+    """Return rows by true class (first axis) and predicted class, of all splits together."""
+    n_classes = pairs[0][1].shape[1]
+    return sum(metrics.confusion_matrix(y, p.argmax(axis=1), labels=np.arange(n_classes)) for y, p in pairs)

@@ -1,0 +1,206 @@
+"""What a report shows of a run's figures: the leaderboard, charts and matrices, ready to be drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import charts, curves
+from .predictions import Predictions
+
+# What the leaderboard shows: key, title, digits, what it is, and whether more is better.
+COLUMNS = (
+    ("accuracy", "Accuracy", 3, "share of test images that are right", True),
+    ("balanced_accuracy", "Balanced", 3, "mean recall of the classes", True),
+    ("macro_f1", "Macro F1", 3, "mean F1 of the classes", True),
+    ("roc_auc", "ROC AUC", 3, "area under the ROC curve", True),
+    ("average_precision", "Avg. pr.", 3, "average precision", True),
+    ("log_loss", "Log loss", 3, "mean negative log-likelihood, in nats", False),
+    ("calibration_error", "Calib.", 3, "calibration error: mean distance of confidence and accuracy, 15 bins", False),
+    ("fit_seconds", "Fit, s", 2, "seconds to choose settings and to fit", False),
+    ("predict_seconds", "Predict, s", 3, "seconds to predict the test images", False),
+)
+BASELINE = "majority"
+MATRIX_CLASSES, PAIRS = 20, 15  # larger confusion matrices are told by their most frequent confusions
+_BAR = (4.0, 136.0)  # where intervals are drawn in a row of the leaderboard
+
+
+def leaderboard(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the rows of the leaderboard, with each interval on one common axis."""
+    axis = charts.Axis(*_range(heads), *_BAR, "accuracy")
+    rows = []
+    for rank, head in enumerate(heads, start=1):
+        low, high = head["accuracy_interval"]
+        place = {name: axis.at(value) for name, value in (("low", low), ("high", high), ("dot", head["accuracy"]))}
+        rows.append({**head, "rank": rank, "standing": standing(head), "p": _p(head), "bar": _cut(place)})
+    layers = list(dict.fromkeys(head["layer"].replace("+", " + ") for head in heads))
+    return {"columns": COLUMNS, "rows": rows, "layers": layers, "ends": (f"{axis.low:.2f}", f"{axis.high:.2f}")}
+
+
+def standing(head: dict[str, Any]) -> str:
+    """Return how a head stands: ``best``, ``same`` (not distinguishable from it) or ``behind``."""
+    return "best" if head["p_value"] is None else "same" if head["p_value"] >= 0.05 else "behind"
+
+
+def time_chart(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the chart of accuracy against time to fit."""
+    low, high = _range(heads)
+    seconds = [max(head["fit_seconds"], 1e-3) for head in heads]
+    box = charts.frame(charts.decades(seconds), (low, high), ("seconds to choose and fit", "test accuracy"), log=True)
+    inside = [(head, time) for head, time in zip(heads, seconds, strict=True) if head["accuracy_interval"][1] > low]
+    points = [(box.x.at(time), box.y.at(max(low, head["accuracy"]))) for head, time in inside]
+    lines = [
+        (
+            x - 1,
+            box.y.at(min(high, head["accuracy_interval"][1])),
+            x + 1,
+            box.y.at(max(low, head["accuracy_interval"][0])),
+        )
+        for (head, _), (x, _) in zip(inside, points, strict=True)
+    ]
+    labels = charts.place_labels(points, [head["head"] for head, _ in inside], lines, box)
+    drawn = [
+        {
+            "x": x,
+            "y": y,
+            "low": line[3],
+            "high": line[1],
+            "head": head["head"],
+            "standing": standing(head),
+            "label": label,
+            "title": f"{head['head']}: {head['accuracy']:.3f}, fitted in {head['fit_seconds']:.2f} s",
+        }
+        for (head, _), (x, y), line, label in zip(inside, points, lines, labels, strict=True)
+    ]
+    equals = [head for head in heads if standing(head) != "behind"]
+    return {
+        "frame": box,
+        "points": drawn,
+        "below": [head for head in heads if head["accuracy_interval"][1] <= low],
+        "quick": min(equals, key=lambda head: head["fit_seconds"]),
+    }
+
+
+def layer_chart(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the chart of accuracy layer by layer."""
+    low, high = _range(layers)
+    height = 60 + 34 * len(layers)
+    box = charts.frame((low, high), (0, 1), ("test accuracy", ""), height=height)
+    rows = []
+    for number, layer in enumerate(layers):
+        ends = layer["accuracy_interval"]
+        rows.append(
+            {
+                "y": 34 + 34 * number,
+                "low": box.x.at(ends[0]),
+                "high": box.x.at(ends[1]),
+                "x": box.x.at(layer["accuracy"]),
+                "name": layer["layer"].replace("+", " + "),
+                "text": f"{layer['accuracy']:.3f}",
+                "standing": standing(layer),
+            }
+        )
+    return {"frame": box, "rows": rows}
+
+
+def head_charts(predictions: Predictions, heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return ROC, precision-recall and reliability of each head, each kind on one frame."""
+    pairs = [predictions.pairs(head["head"]) for head in heads]
+    unit, chance = (0.0, 1.0), 1 / len(predictions.rows.class_names)
+    rocs, precisions = [curves.roc(each) for each in pairs], [curves.precision_recall(each) for each in pairs]
+    least = min((float(curve[1].min()) for curve in precisions if curve), default=0.0)
+    frames = {
+        "roc": charts.frame(unit, unit, ("false positive rate", "true positive rate")),
+        "pr": charts.frame(unit, (min(0.9, math.floor(10 * least) / 10), 1.0), ("recall", "precision")),
+        "reliability": charts.frame((chance, 1.0), unit, ("confidence", "accuracy")),
+    }
+    lines = {
+        "roc": [curve and frames["roc"].path(*curves.thin(curve)) for curve in rocs],
+        "pr": [curve and frames["pr"].path(*curves.thin(curve)) for curve in precisions],
+        "reliability": [_reliability(each, frames["reliability"]) for each in pairs],
+    }
+    return {"frames": frames, "lines": lines}
+
+
+def _reliability(pairs: Sequence[curves.Pair], box: charts.Frame) -> list[dict[str, Any]]:
+    confidence, accuracy, counts = curves.reliability(pairs)
+    return [
+        {
+            "x": box.x.at(max(box.x.low, float(c))),
+            "y": box.y.at(float(a)),
+            "ideal": box.y.at(float(c)),
+            "r": round(2.5 + 7 * float(np.sqrt(n / counts.sum())), 1),
+            "title": f"{n} predictions of mean confidence {c:.3f}: {a:.3f} right",
+        }
+        for c, a, n in zip(confidence, accuracy, counts.tolist(), strict=True)
+    ]
+
+
+def confusion(predictions: Predictions, head: str) -> dict[str, Any]:
+    """Return a head's confusion matrix, or its most frequent confusions where there are many classes."""
+    counts, names = curves.confusion(predictions.pairs(head)), predictions.rows.class_names
+    totals = counts.sum(axis=1)
+    wrong = counts * (1 - np.eye(len(names), dtype=int))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
+    pairs = [
+        {"true": names[t], "predicted": names[p], "count": int(wrong[t, p]), "share": float(wrong[t, p] / totals[t])}
+        for t, p in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        if wrong[t, p]
+    ]
+    if len(names) > MATRIX_CLASSES:
+        return {"rows": [], "names": names, "pairs": pairs}
+    rows = []
+    for t, name in enumerate(names):
+        shares = counts[t] / max(1, totals[t])
+        cells = [
+            {"count": int(count), "share": float(share), "level": round(10 * float(share)), "right": t == p}
+            for p, (count, share) in enumerate(zip(counts[t], shares, strict=True))
+        ]
+        rows.append({"name": name, "cells": cells})
+    return {"rows": rows, "names": names, "pairs": pairs}
+
+
+def history_charts(history: dict[str, list[float]], kept: int) -> list[dict[str, Any]]:
+    """Return charts of loss and accuracy by epoch, with the epoch that was kept."""
+    drawn = []
+    for name in ("loss", "accuracy"):
+        lines = [(kind, history[key]) for kind, key in (("train", name), ("val", f"val_{name}")) if key in history]
+        if not lines:
+            continue
+        epochs = len(lines[0][1])
+        values = [value for _, line in lines for value in line]
+        box = charts.frame((1, max(2, epochs)), charts.widened(values), ("epoch", name), height=240)
+        drawn.append(
+            {
+                "name": name,
+                "frame": box,
+                "kept": box.x.at(min(max(kept, 1), epochs)),
+                "epoch": kept,
+                "lines": [
+                    {"kind": kind, "d": box.path(range(1, epochs + 1), line), "last": line[kept - 1]}
+                    for kind, line in lines
+                ],
+            }
+        )
+    return drawn
+
+
+def _range(heads: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """Return the range of accuracies; the baseline, which may be far below, does not stretch it."""
+    shown = [head for head in heads if head.get("head") != BASELINE] or heads
+    return charts.widened([end for head in shown for end in head["accuracy_interval"]], within=(0.0, 1.0))
+
+
+def _cut(place: dict[str, float]) -> dict[str, Any]:
+    """Return a bar cut to its column; ``off`` where all of it is below."""
+    inside = {name: min(max(value, _BAR[0]), _BAR[1]) for name, value in place.items()}
+    return {**inside, "off": place["high"] <= _BAR[0], "cut": place["dot"] < _BAR[0]}
+
+
+def _p(head: dict[str, Any]) -> str:
+    if head["p_value"] is None:
+        return ""
+    return "<0.001" if head["p_value"] < 0.001 else f"{head['p_value']:.3f}"

@@ -1,0 +1,166 @@
+"""What a report shows of images: mistakes, where a head looked, a map, likely label errors, near copies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from features.splits import SPLITS
+from features.store import FeatureStore
+
+from . import attention
+from .embedding import project
+from .predictions import Predictions
+from .refit import LinearHead
+from .suspects import closest, copies, label_errors
+from .thumbnails import Thumbnails
+
+# How many images a page carries, and their sides in pixels: what bounds its size.
+MISTAKES, SUSPECTS, COPIES, CLOSEST, POINTS = 12, 24, 12, 8, 2000
+CARD, LARGE, DOT = 112, 224, 64
+PRODUCTS = 2e12  # multiplications that looking for near copies may take: about a minute
+SYMBOLS, COLOURS = 4, 8  # of points on the map: classes differ by colour, then by symbol
+MAP_WIDTH, MAP_HEIGHT = 640, 460
+
+_SPLITS = {code: name for name, code in SPLITS.items()}
+
+
+class Gallery:
+    """Images of one run, as small pictures with what is known of them.
+
+    Parameters
+    ----------
+    predictions : Predictions
+    thumbnails : Thumbnails
+    """
+
+    def __init__(self, predictions: Predictions, thumbnails: Thumbnails):
+        self.predictions, self.rows, self.thumbnails = predictions, predictions.rows, thumbnails
+        self.split, self.names = predictions.splits[0], predictions.rows.class_names
+
+    def card(self, row: int, side: int = CARD) -> dict[str, Any]:
+        """Return an image with its path, label and split."""
+        return {
+            "image": self.thumbnails.of(row, side),
+            "path": self.rows.paths[row],
+            "label": self.names[self.rows.labels[row]],
+            "split": _SPLITS[int(self.split[row])],
+        }
+
+    def mistakes(self, head: str) -> dict[str, Any]:
+        """Return a head's surest mistakes on test images; of an image that several splits test, its mean."""
+        mean = self.predictions.mean(head)
+        tested = np.flatnonzero(~np.isnan(mean[:, 0]))
+        predicted = mean[tested].argmax(axis=1)
+        wrong = tested[predicted != self.rows.labels[tested]]
+        order = wrong[np.argsort(-mean[wrong].max(axis=1), kind="stable")]
+        cards = [
+            {**self.card(int(row)), "predicted": self.names[mean[row].argmax()], "chance": float(mean[row].max())}
+            for row in order[:MISTAKES]
+        ]
+        return {"cards": cards, "count": len(wrong), "tested": len(tested)}
+
+    def attention(self, store: FeatureStore, head: LinearHead) -> dict[str, Any]:
+        """Return where a linear head looked, on test images of some kinds; or why that cannot be told."""
+        layers = head.features.layer.split("+")
+        if len(layers) > 1:
+            return {"why": f"The head joins {len(layers)} layers ({', '.join(layers)}), which have no cells in common."}
+        shape = store.layers[layers[0]]
+        if len(shape) == 1:
+            return {
+                "why": f"The store keeps {layers[0]} pooled over space ({head.features.pool}): where a value came from "
+                "is gone. Extract it whole to see it: python -m pipeline extract --pool none"
+            }
+        tests = np.flatnonzero(self.split == SPLITS["test"])
+        kinds = attention.pick(self.rows.labels[tests], head.probabilities)
+        chosen = [place for places in kinds.values() for place in places]
+        maps = store.read(layers[0], "flatten", tests[chosen] * store.views).reshape(len(chosen), *shape)
+        added = attention.activation_maps(maps, head.coef, head.features.pool)
+        predicted = head.probabilities[chosen].argmax(axis=1)
+        of_predicted = added[np.arange(len(chosen)), :, :, predicted]
+        top = float(np.quantile(np.abs(of_predicted), 0.995))
+        heats = {place: attention.heat(one, top) for place, one in zip(chosen, of_predicted, strict=True)}
+        groups = []
+        for kind, places in kinds.items():
+            cards = [
+                {
+                    **self.card(int(tests[place]), LARGE),
+                    "heat": heats[place],
+                    "predicted": self.names[head.probabilities[place].argmax()],
+                    "chance": float(head.probabilities[place].max()),
+                }
+                for place in places
+            ]
+            groups.append({"kind": kind, "cards": cards})
+        return {"groups": groups, "cells": f"{shape[0]} × {shape[1]}", "layer": layers[0], "pool": head.features.pool}
+
+    def map(self, X: np.ndarray, best: str, seed: int) -> dict[str, Any]:
+        """Return places and thumbnails of images on maps of their features, (n_images, n_features)."""
+        chosen = np.arange(len(X))
+        if len(X) > POINTS:
+            chosen = np.sort(np.random.default_rng(seed).permutation(len(X))[:POINTS])
+        maps, shares = project(X[chosen], seed)
+        if not maps:
+            return {"why": "The features do not differ in two directions."}
+        mean = self.predictions.mean(best)
+        tested = ~np.isnan(mean[:, 0])
+        wrong = tested & (np.nan_to_num(mean).argmax(axis=1) != self.rows.labels)
+        places = {name: _fit(xy) for name, xy in maps.items()}
+        points = [
+            {
+                "path": self.rows.paths[row],
+                "label": self.names[self.rows.labels[row]],
+                "split": _SPLITS[int(self.split[row])],
+                "predicted": self.names[mean[row].argmax()] if tested[row] else None,
+                "image": image,
+                "at": {name: xy[number].tolist() for name, xy in places.items()},
+            }
+            for number, (row, image) in enumerate(zip(chosen, self.thumbnails.many(chosen, DOT), strict=True))
+        ]
+        return {
+            "points": points,
+            "marks": [(int(self.rows.labels[row]), bool(wrong[row])) for row in chosen],
+            "kinds": list(maps),
+            "shares": [float(share) for share in shares],
+            "all": len(X),
+            "size": (MAP_WIDTH, MAP_HEIGHT),
+            "best": best,
+        }
+
+    def suspects(self, probabilities: np.ndarray) -> dict[str, Any]:
+        """Return likely label errors, by probabilities of heads that had not seen the row."""
+        found = label_errors(self.rows.labels, probabilities)
+        cards = [
+            {
+                **self.card(each.row),
+                "suggested": self.names[each.suggested],
+                "given": each.given,
+                "chance": each.likelier,
+            }
+            for each in found[:SUSPECTS]
+        ]
+        return {"cards": cards, "count": len(found), "of": int((~np.isnan(probabilities[:, 0])).sum())}
+
+    def copies(self) -> dict[str, Any]:
+        """Return images with the same bytes that stand on two sides of the split or under two labels."""
+        groups = copies(self.rows, self.split)
+        return {"groups": [[self.card(row) for row in group[:4]] for group in groups[:COPIES]], "count": len(groups)}
+
+    def closest(self, X: np.ndarray) -> dict[str, Any]:
+        """Return test images and what is most like them among the others, by the cosine of features."""
+        test = self.split == SPLITS["test"]
+        if float(test.sum()) * float((~test).sum()) * X.shape[1] > PRODUCTS:
+            return {"why": f"{len(X):,} images are too many to compare each with each."}
+        found = closest(X, self.rows.sha256, test)
+        pairs = [{"cosine": cosine, "cards": [self.card(a), self.card(b)]} for cosine, a, b in found[:CLOSEST]]
+        return {"pairs": pairs, "median": float(np.median([each[0] for each in found])) if found else None}
+
+
+def _fit(places: np.ndarray) -> np.ndarray:
+    """Return places moved and scaled into the map, with one scale for both directions of each its own."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    unit = (places - low) / np.where(high > low, high - low, 1.0)
+    margin = 14
+    size = np.array([MAP_WIDTH, MAP_HEIGHT]) - 2 * margin
+    return np.round(margin + unit * size, 1)

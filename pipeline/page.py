@@ -1,0 +1,58 @@
+"""A report's page: one HTML file that fetches nothing and runs no script but its own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+
+def render(report: dict[str, Any]) -> str:
+    """Return the page of a report as HTML.
+
+    All texts are escaped; data for the script is JSON without ``<``; and a Content-Security-Policy allows no network
+    and no style and script but the two whose hashes it names, whatever a file's or a class's name may hold.
+
+    Parameters
+    ----------
+    report : dict
+        What the template ``report.html`` shows; see `pipeline.report.gather`.
+    """
+    environment = Environment(
+        loader=PackageLoader("pipeline", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": figure, "percent": percent}
+    style, script = (_source(environment, name) for name in ("report.css", "report.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return environment.get_template("report.html").render(
+        **report, style=Markup(style), script=Markup(script), policy=policy
+    )
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """Return a number for people; a dash if there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float) -> str:
+    """Return a share in percent, never rounded up to all."""
+    return ">99 %" if 0.995 <= value < 1 else "<1 %" if 0 < value < 0.005 else f"{100 * value:.0f} %"
+
+
+def _source(environment: Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,123 @@
+"""A linear head of a run, fitted again with the settings it chose: its coefficients, and what it says of unseen rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from features.layout import Rows
+from features.splits import SPLITS
+from features.store import FeatureStore
+
+from .estimators import ScaledEstimator
+from .heads import Classifier, find_head
+from .linear import Logistic
+from .predictions import Predictions
+from .request import Request
+from .sample import Features
+from .train import all_classes, read_features, take_sample
+
+LINEAR = ("logistic", "ridge", "lda")
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear head on the first split of a run.
+
+    Attributes
+    ----------
+    name : str
+    settings : dict
+    of_run : bool
+        Whether it is one of the run's own heads, and not a logistic regression that was fitted for want of one.
+    features : Features
+    coef : ndarray of shape (n_features, n_classes)
+    intercept : ndarray of shape (n_classes,)
+        Score of a class: ``features @ coef + intercept``; of two classes one is the negative of the other.
+    probabilities : ndarray of shape (n_test, n_classes)
+        Of the split's test rows, by the head fitted on train and val.
+    out_of_fold : ndarray of shape (n_images, n_classes)
+        Of every row, by a head fitted on four fifths that it is not among; copies of an image are in one fifth.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    of_run: bool
+    features: Features
+    coef: np.ndarray
+    intercept: np.ndarray
+    probabilities: np.ndarray
+    out_of_fold: np.ndarray
+
+
+def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], seed: int, select: str) -> LinearHead:
+    """Fit the best-placed linear head of a run again; a logistic regression on the same features if it has none.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        That of the run.
+    predictions : Predictions
+    ranked : sequence of str
+        The run's heads, best first.
+    seed : int
+    select : {'cv', 'val'}
+    """
+    rows, split = predictions.rows, predictions.splits[0]
+    name = next((each for each in ranked if each in LINEAR), None)
+    told = predictions.told[name or ranked[0]][0]
+    features = read_features(store, name or "logistic", request_of(store, told, seed))
+    head = find_head(name or "logistic")
+    test, val = split == SPLITS["test"], split == SPLITS["val"]
+    sample = take_sample(features, rows, ~test, val, seed)
+    search = head.search(sample, head.grid)
+    settings = told["settings"] if name else search.choose(sample.pairs(select)).settings
+    estimator = search.fit(settings, sample.everything)
+    coef, intercept = coefficients(estimator, len(rows.class_names))
+    return LinearHead(
+        name=name or "logistic",
+        settings=settings,
+        of_run=name is not None,
+        features=features,
+        coef=coef,
+        intercept=intercept,
+        probabilities=all_classes(estimator, features, test, len(rows.class_names)),
+        out_of_fold=_out_of_fold(name or "logistic", settings, features, rows, seed),
+    )
+
+
+def request_of(store: FeatureStore, told: dict[str, Any], seed: int) -> Request:
+    """Return the request for the features that a fit had."""
+    layer = told["layer"].replace("+", ",")
+    pooled = len(store.dataset(layer.split(",")[0]).shape) == 2 or "," in told["pool"]
+    return Request(store.path, layer=layer, pool=None if pooled else told["pool"], views=told["views"], seed=seed)
+
+
+def coefficients(estimator: Classifier, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a linear head's coefficients and intercepts for features as they are, a column a class."""
+    if isinstance(estimator, Logistic):
+        coef, intercept = estimator.coef_.astype(np.float64), estimator.intercept_
+    elif isinstance(estimator, ScaledEstimator):
+        inner = estimator.estimator_
+        coef, intercept = np.atleast_2d(inner.coef_).T / estimator.scale_[:, None], np.atleast_1d(inner.intercept_)
+    else:
+        raise TypeError(f"no linear head: {type(estimator).__name__}")
+    if coef.shape[1] == 1:
+        coef, intercept = np.hstack([-coef, coef]), np.concatenate([-intercept, intercept])
+    of_all, offsets = np.zeros((len(coef), n_classes)), np.zeros(n_classes)
+    of_all[:, estimator.classes_], offsets[estimator.classes_] = coef, intercept
+    return of_all, offsets
+
+
+def _out_of_fold(name: str, settings: dict[str, Any], features: Features, rows: Rows, seed: int) -> np.ndarray:
+    everything = np.ones(len(rows), bool)
+    sample = take_sample(features, rows, everything, ~everything, seed)
+    search = find_head(name).search(sample, find_head(name).grid)
+    probabilities = np.full((len(rows), len(rows.class_names)), np.nan)
+    for fit, look in sample.split(everything):
+        estimator = search.fit(settings, fit)
+        probabilities[look] = all_classes(estimator, features, look, len(rows.class_names))
+    return probabilities

@@ -1,0 +1,248 @@
+"""One page about a run: what its heads achieve, where they fail, and what they were given."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features import __version__
+from features.errors import CachedFeaturesError, RequestError
+from features.store import FeatureStore
+
+from . import figures
+from .compare import best_first, compare_with_best, summarise
+from .gallery import COLOURS, POINTS, SYMBOLS, Gallery
+from .page import render
+from .predictions import Predictions, load_predictions
+from .refit import refit
+from .thumbnails import Thumbnails
+from .train import Result
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of results.
+
+    Attributes
+    ----------
+    folder : Path
+    told : dict
+        What ``compare.json`` or ``run.json`` holds.
+    heads : list of dict
+        Figures of each head, best first, as ``compare.json`` has them.
+    predictions : Predictions
+    """
+
+    folder: Path
+    told: dict[str, Any]
+    heads: list[dict[str, Any]]
+    predictions: Predictions
+
+
+def report(
+    run: str | Path, *, out: str | Path | None = None, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Write one self-contained HTML page about a comparison or a trained head.
+
+    Parameters
+    ----------
+    run : path-like
+        A folder that ``compare`` or ``train_head`` wrote.
+    out : path-like, optional
+        The page; ``report.html`` in the folder if left out. One that is there is replaced.
+    say : callable
+        Takes each line that tells what was decided.
+
+    Returns
+    -------
+    done : dict
+        ``report``: where the page is; ``bytes``: its size; ``left_out``: what it cannot show, and why.
+
+    Raises
+    ------
+    RequestError
+        If the folder holds no such results.
+    """
+    opened = load_run(Path(run))
+    page = gather(opened, say)
+    html = render(page)
+    path = Path(out) if out is not None else opened.folder / "report.html"
+    _write_whole(html, path)
+    left_out = {name: page[name]["why"] for name in ("attention", "map", "suspects", "closest") if "why" in page[name]}
+    for name, why in left_out.items():
+        say(f"left out {name}: {why}")
+    if page["missing"]:
+        say(f"left out {len(page['missing'])} thumbnails, such as {page['missing'][0][0]}: {page['missing'][0][1]}")
+    return {"report": str(path), "bytes": len(html.encode()), "left_out": left_out}
+
+
+def load_run(folder: Path) -> Run:
+    """Read the results of a comparison or of a trained head."""
+    for name in ("compare.json", "run.json"):
+        if (folder / name).is_file():
+            told = json.loads((folder / name).read_text(encoding="utf-8"))
+            predictions = load_predictions(folder)
+            return Run(folder, told, told.get("heads") or _summary(predictions), predictions)
+    raise RequestError(
+        f"run must be a folder with compare.json or run.json; got {folder}. "
+        "Make one: python -m pipeline compare --store STORE.h5"
+    )
+
+
+def _summary(predictions: Predictions) -> list[dict[str, Any]]:
+    """Return the figures of a trained head as a comparison has them."""
+    results = [
+        [Result(probabilities=p, **told) for told, p in zip(predictions.told[head], probabilities, strict=True)]
+        for head, probabilities in predictions.probabilities.items()
+    ]
+    summaries = [summarise(each, predictions.splits[0]) for each in results]
+    compare_with_best(summaries, results, predictions.rows.labels, list(predictions.splits))
+    return best_first(summaries)
+
+
+def gather(run: Run, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Return all that the page shows."""
+    predictions, heads = run.predictions, run.heads
+    thumbnails = Thumbnails(Path(run.told["provenance"]["source"]["root"]), predictions.rows)
+    gallery = Gallery(predictions, thumbnails)
+    say(f"run      {run.folder}: {len(heads)} heads, {len(predictions.rows)} images")
+    page = {
+        "title": Path(run.told["store"]).stem,
+        "leaderboard": figures.leaderboard(heads),
+        "verdict": _verdict(heads, len(predictions.splits)),
+        "time": figures.time_chart(heads),
+        "curves": figures.head_charts(predictions, heads),
+        "details": [
+            {
+                "head": head,
+                "confusion": figures.confusion(predictions, head["head"]),
+                "mistakes": gallery.mistakes(head["head"]),
+            }
+            for head in heads
+        ],
+        "classes": predictions.rows.class_names,
+        "histories": _histories(run),
+        "probe": _probe(run),
+        "copies": gallery.copies(),
+        "provenance": _provenance(run),
+        "counts": run.told["rows"],
+        "n_test": len(predictions.probabilities[heads[0]["head"]][0]),
+        "n_splits": len(predictions.splits),
+        "bounds": {"points": POINTS, "colours": COLOURS, "symbols": SYMBOLS},
+        "version": __version__,
+        **_from_store(run, gallery, say),
+    }
+    return {**page, "missing": sorted(thumbnails.missing.items())}
+
+
+def _from_store(run: Run, gallery: Gallery, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return what needs features: where the head looked, the map, likely label errors, near copies."""
+    names = ("attention", "map", "suspects", "closest")
+    try:
+        with FeatureStore(run.told["store"]) as store:
+            _check_same(store, run)
+            say("features where the head looked, map, labels, near copies")
+            ranked = [head["head"] for head in run.heads]
+            head = refit(store, run.predictions, ranked, run.told["seed"], run.told["select"])
+            layer = head.features.layer.split("+")[0]
+            is_map = len(store.layers[layer]) == 3
+            first = np.arange(0, len(store), store.views)
+            X = store.read(layer, "avg" if is_map else "flatten", first)
+            return {
+                "linear": _linear(run, head),
+                "attention": gallery.attention(store, head),
+                "map": {**gallery.map(X, ranked[0], run.told["seed"]), "layer": layer},
+                "suspects": gallery.suspects(head.out_of_fold),
+                "closest": gallery.closest(X),
+            }
+    except CachedFeaturesError as error:
+        return {"linear": None, **{name: {"why": str(error)} for name in names}}
+
+
+def _check_same(store: FeatureStore, run: Run) -> None:
+    """Raise unless the store holds the rows and features that the run had."""
+    rows, held = store.rows.images(), run.predictions.rows
+    same = rows.paths == held.paths and np.array_equal(rows.sha256, held.sha256)
+    if not same or store.provenance["fingerprint"] != run.told["provenance"]["fingerprint"]:
+        raise RequestError(
+            f"{store.path} has changed since the run: {len(rows)} images now, {len(held)} then. "
+            "Run the same compare or train-head again."
+        )
+
+
+def _linear(run: Run, head: Any) -> dict[str, Any]:
+    """Return how a linear head that was fitted again agrees with the run."""
+    best = run.heads[0]["head"]
+    kept = run.predictions.probabilities[head.name if head.of_run else best][0]
+    return {
+        "name": head.name,
+        "settings": head.settings,
+        "of_run": head.of_run,
+        "best": best,
+        "distance": float(np.abs(kept - head.probabilities).max()) if head.of_run else None,
+        "agrees": float(np.mean(run.predictions.probabilities[best][0].argmax(1) == head.probabilities.argmax(1))),
+    }
+
+
+def _verdict(heads: list[dict[str, Any]], n_splits: int) -> dict[str, Any]:
+    return {
+        "best": heads[0],
+        "same": [head["head"] for head in heads if figures.standing(head) == "same"],
+        "behind": [head["head"] for head in heads if figures.standing(head) == "behind"],
+        "test": "McNemar’s exact test" if n_splits == 1 else "the corrected resampled t test",
+    }
+
+
+def _histories(run: Run) -> list[dict[str, Any]]:
+    """Return learning curves of heads that learn by epochs, those of the first split."""
+    found = []
+    for head in run.heads:
+        told = run.predictions.told[head["head"]][0]
+        if told["history"]:
+            kept = int(told["settings"].get("epochs", len(told["history"]["loss"])))
+            found.append({"head": head["head"], "charts": figures.history_charts(told["history"], kept)})
+    return found
+
+
+def _probe(run: Run) -> dict[str, Any] | None:
+    """Return the newest layer probe of the same features beside the run, if there is one."""
+    fingerprint = run.told["provenance"]["fingerprint"]
+    for path in sorted(run.folder.absolute().parent.glob("*/probe.json"), key=lambda p: -p.stat().st_mtime):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if told["provenance"]["fingerprint"] == fingerprint:
+            chart = figures.layer_chart(told["layers"])
+            return {"chart": chart, "take": told["take"], "repeats": told["repeats"], "folder": path.parent.name}
+    return None
+
+
+def _provenance(run: Run) -> list[tuple[str, str]]:
+    """Return where it all comes from: the run, its store, its images, its base; then all else that was noted."""
+    told, chosen = run.told, {"cv": "five-fold cross-validation", "val": "a look at val"}
+    held = {"run": str(run.folder), "store": told["store"], "settings chosen by": chosen[told["select"]]}
+    held |= {"seed of heads and folds": told["seed"], "splits of the run": "the store's own"}
+    if len(run.predictions.splits) > 1:
+        held["splits of the run"] = f"{len(run.predictions.splits)} drawn, stratified, seeds from {told['seed']}"
+    first = ("source", "splits", "backbone", "layers", "pool", "image_size", "resize", "preprocess", "weights_origin")
+    held |= {name: told["provenance"][name] for name in first}
+    return [(name.replace("_", " "), _flat(value)) for name, value in {**held, **told["provenance"]}.items()]
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_flat(each)}" for name, each in value.items())
+    return ", ".join(map(_flat, value)) if isinstance(value, list) else "–" if value is None else str(value)
+
+
+def _write_whole(html: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+        file.write(html)
+    Path(file.name).chmod(0o644)
+    os.replace(file.name, path)

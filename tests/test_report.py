@@ -1,0 +1,327 @@
+"""The report: its numbers are those of the run, and its page works in a real browser and runs nobody else's script."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import draw
+from PIL import Image
+from sklearn.datasets import make_blobs
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import auc, average_precision_score, roc_auc_score
+from sklearn.model_selection import cross_val_predict
+
+from features import FeatureStore, extract
+from features.pooling import pool_maps
+from pipeline import attention, curves, suspects
+from pipeline.__main__ import main
+from pipeline.compare import compare
+from pipeline.estimators import ScaledEstimator
+from pipeline.heads import find_head
+from pipeline.predictions import load_predictions
+from pipeline.refit import LINEAR, coefficients
+from pipeline.report import gather, load_run, report
+from pipeline.sample import Features, Sample
+from pipeline.train import train_head
+
+HOSTILE = "<img src=x onerror=window.hacked=1>"
+HOSTILE_CLASSES = (f"{HOSTILE}'\"&amp;", "</script><script>window.hacked=2</script>".replace("/", "∕"))
+
+
+def three_classes(rows, seed=0):
+    """Return labels and probabilities that know something of them."""
+    random = np.random.default_rng(seed)
+    y = random.integers(0, 3, rows)
+    scores = random.normal(size=(rows, 3)) + 1.2 * np.eye(3)[y]
+    return y, np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_areas_of_drawn_curves_are_the_scores(n_classes):
+    pairs, areas, precisions = [], [], []
+    for seed in (0, 1):
+        y, p = three_classes(400, seed)
+        if n_classes == 2:
+            keep = y < 2
+            y, p = y[keep], p[keep][:, :2] / p[keep][:, :2].sum(axis=1, keepdims=True)
+        p = np.round(p, 1 + seed)  # ties, as knn has them
+        labels = range(1, 2) if n_classes == 2 else range(3)
+        areas.append(np.mean([roc_auc_score(y == k, p[:, k]) for k in labels]))
+        precisions.append(np.mean([average_precision_score(y == k, p[:, k]) for k in labels]))
+        pairs.append((y, p))
+    assert auc(*curves.roc(pairs)) == pytest.approx(np.mean(areas), abs=1e-12)
+    assert auc(*curves.precision_recall(pairs)) == pytest.approx(np.mean(precisions), abs=1e-12)
+    assert auc(*curves.thin(curves.roc(pairs))) == pytest.approx(np.mean(areas), abs=1e-3)
+    confidence, accuracy, counts = curves.reliability(pairs)
+    assert counts.sum() == sum(len(y) for y, _ in pairs)
+    right = sum(np.sum(p.argmax(axis=1) == y) for y, p in pairs)
+    assert accuracy @ counts == pytest.approx(right) == np.trace(curves.confusion(pairs))
+    assert (np.diff(confidence) > 0).all()
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "avg+max", "flatten"])
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_mean_of_an_activation_map_is_the_score(name, pool):
+    random = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], 20)
+    maps = np.maximum(random.normal(size=(60, 3, 3, 5)) + 0.5 * np.eye(5)[y][:, None, None], 0).astype(np.float32)
+    X = pool_maps(maps, pool)
+    for classes in (y, np.minimum(y, 1)):
+        sample = Sample(Features(X, (X.shape[1],), 1, "last", pool), classes, np.arange(60) % 5 == 0, np.arange(60) % 5)
+        search = find_head(name).search(sample, find_head(name).grid)
+        settings = {key: values[1] for key, values in find_head(name).grid.items()}
+        fitted = search.fit(settings, sample.everything)
+        coef, intercept = coefficients(fitted, 3)
+        scores = attention.activation_maps(maps, coef, pool).mean(axis=(1, 2)) + intercept
+        if isinstance(fitted, ScaledEstimator):
+            expected = fitted.estimator_.decision_function(X / fitted.scale_)
+        else:
+            expected = fitted.decision_function(X)
+        found = scores[:, 1] if expected.ndim == 1 else scores
+        np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_turned_labels_are_the_surest_to_be_doubted():
+    X, y = make_blobs(400, 10, centers=3, center_box=(-4, 4), random_state=0)
+    wrong = np.array([3, 77, 205])
+    given = y.copy()
+    given[wrong] = (given[wrong] + 1) % 3
+    p = cross_val_predict(LogisticRegression(), X, given, method="predict_proba")
+    found = suspects.label_errors(given, p)
+    assert {each.row for each in found[:3]} == set(wrong.tolist())
+    assert all(each.suggested == y[each.row] and each.likelier > each.given for each in found[:3])
+    p[77] = np.nan  # nobody has said anything of it
+    assert 77 not in {each.row for each in suspects.label_errors(given, p)}
+
+
+def make_run(folder, names, heads="logistic,knn,majority", counts=((8, 3, 5), (8, 3, 5)), **options):
+    """Compare heads on a few images of classes with these names, the last one twice; return the run's folder."""
+    seed, colours = 0, ((20, 20, 120), (120, 20, 20), (20, 120, 20))
+    with open(folder / "photos.csv", "w", encoding="utf-8") as file:
+        file.write("path,label,split\n")
+        for name, colour, those in zip(names, colours, counts, strict=False):
+            for split, count in zip(("train", "val", "test"), those, strict=True):
+                for number in range(count):
+                    seed += 1
+                    file_name = f"{HOSTILE if not number else 'a'}{seed}.png"
+                    draw(folder / file_name, seed, colour)
+                    file.write(
+                        ",".join('"' + text.replace('"', '""') + '"' for text in (file_name, name, split)) + "\n"
+                    )
+        shutil.copy(folder / file_name, folder / "copy.png")
+        file.write('copy.png,"' + name.replace('"', '""') + '",train\n')
+    extract(str(folder / "photos.csv"), backbone="tiny", out=folder / "s.h5", batch_size=8)
+    compare(folder / "s.h5", heads.split(","), out=folder / "runs/c", **options)
+    return folder / "runs/c"
+
+
+@pytest.fixture(scope="module")
+def hostile_run(tmp_path_factory):
+    """A comparison whose files and classes are named by somebody who means harm."""
+    from features.backbones import BACKBONES, Backbone
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
+        return make_run(tmp_path_factory.mktemp("hostile"), HOSTILE_CLASSES)
+
+
+def test_the_page_is_made_of_the_run(hostile_run, capsys):
+    assert main(["report", "--run", str(hostile_run), "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["left_out"] == {} and Path(done["report"]) == hostile_run / "report.html"
+    html = (hostile_run / "report.html").read_text(encoding="utf-8")
+    assert done["bytes"] == len(html.encode())
+    compared = json.loads((hostile_run / "compare.json").read_text(encoding="utf-8"))
+    page = gather(load_run(hostile_run))
+    for row, head in zip(page["leaderboard"]["rows"], compared["heads"], strict=True):
+        assert row["head"] == head["head"] and row["accuracy"] == head["accuracy"]
+        assert f"{head['accuracy_interval'][0]:.3f} – {head['accuracy_interval'][1]:.3f}" in html
+    (copies,) = page["copies"]["groups"]
+    assert {card["path"] for card in copies} >= {"copy.png"} and {card["split"] for card in copies} == {"train", "test"}
+    assert page["linear"]["of_run"] and page["linear"]["distance"] < 1e-6
+    assert all("copy.png" not in (a["path"], b["path"]) for a, b in (pair["cards"] for pair in page["closest"]["pairs"])
+               if {a["path"], b["path"]} == {card["path"] for card in copies})  # fmt: skip
+    assert "\x00" not in html and not re.search(r"(src|href)=\"?(https?:)?//", html)
+    told = json.loads(re.search(r'id="map-data">(.*?)</script>', html, re.S)[1])
+    assert {point["label"] for point in told} == set(HOSTILE_CLASSES)
+
+
+def test_mistakes_are_those_of_the_kept_probabilities(hostile_run):
+    page, kept = gather(load_run(hostile_run)), load_predictions(hostile_run)
+    for each in page["details"]:
+        ((y, p),) = kept.pairs(each["head"]["head"])
+        assert each["mistakes"]["count"] == np.sum(p.argmax(axis=1) != y)
+        chances = [card["chance"] for card in each["mistakes"]["cards"]]
+        assert chances == sorted(p[p.argmax(axis=1) != y].max(axis=1), reverse=True)[: len(chances)]
+
+
+def test_repeats_a_trained_head_and_what_cannot_be_shown(tiny_store, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    compare(tiny_store, ["rbf-svm", "majority"], repeats=3, out="runs/three")
+    page = gather(load_run(Path("runs/three")))
+    assert page["n_splits"] == 3 and not page["linear"]["of_run"] and "groups" in page["attention"]
+    assert page["details"][0]["mistakes"]["tested"] > 8  # more than one split's test rows
+
+    train_head(tiny_store, "dense", out="runs/dense")
+    assert main(["report", "--run", "runs/dense", "--out", "dense.html"]) == 0
+    run = json.loads(Path("runs/dense/run.json").read_text())
+    page = gather(load_run(Path("runs/dense")))
+    assert page["leaderboard"]["rows"][0]["accuracy"] == run["test"]["accuracy"]
+    assert [each["head"] for each in page["histories"]] == ["dense"]
+
+    with FeatureStore(tiny_store) as store:
+        source = store.provenance["source"]["root"]
+    extract(source, backbone="tiny", out="pooled.h5", pool="avg", batch_size=8)
+    compare("pooled.h5", ["logistic"], out="runs/pooled")
+    assert "pooled over space" in gather(load_run(Path("runs/pooled")))["attention"]["why"]
+    Path("pooled.h5").unlink()
+    assert main(["report", "--run", "runs/pooled"]) == 0 and "pooled.h5 is not there" in capsys.readouterr().err
+    assert main(["report", "--run", "runs"]) == 2
+    Path("runs/three/predictions.npz").unlink()
+    assert main(["report", "--run", "runs/three"]) == 2 and "Run the same compare" in capsys.readouterr().err
+
+
+def test_a_changed_or_missing_file_is_not_shown_as_another(tiny_store, tmp_path):
+    from pipeline.thumbnails import Thumbnails
+
+    with FeatureStore(tiny_store) as store:
+        rows, root = store.rows, Path(store.provenance["source"]["root"])
+    for row in (0, 1):
+        (tmp_path / rows.paths[row]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / rows.paths[0], tmp_path / rows.paths[row])
+    thumbnails = Thumbnails(tmp_path, rows)
+    found = thumbnails.many([0, 1, 2], 32)
+    assert [bool(each) for each in found] == [True, False, False]
+    assert "has changed" in thumbnails.missing[rows.paths[1]] and "cannot be read" in thumbnails.missing[rows.paths[2]]
+    assert Image.open(io.BytesIO(base64.b64decode(found[0].split(",")[1]))).size == (32, 32)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, with every request and console line kept."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install -e '.[test]'")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1200,900",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture(scope="module")
+def page(browser, hostile_run):
+    """The hostile run's page, opened, with what it logged and asked for."""
+    report(hostile_run)
+    browser.get((hostile_run / "report.html").as_uri())
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [each["params"]["request"]["url"] for each in events if each["method"] == "Network.requestWillBeSent"]
+    return SimpleNamespace(browser=browser, asked=asked, logged=browser.get_log("browser"), folder=hostile_run)
+
+
+def column(browser, number):
+    return browser.execute_script(
+        f"return [...document.querySelectorAll('#heads tbody tr')].map(row => row.children[{number}].dataset.v)"
+    )
+
+
+def test_browser_loads_without_error_network_or_foreign_script(page):
+    assert page.logged == []
+    assert page.asked and all(url.startswith(("file:", "data:")) for url in page.asked)
+    assert page.browser.execute_script("return window.hacked") is None
+    assert page.browser.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
+    shown = page.browser.execute_script("return [...document.querySelectorAll('.legend bdi')].map(e => e.textContent)")
+    assert sorted(shown) == sorted(HOSTILE_CLASSES)
+    page.browser.execute_script(
+        "const s = document.createElement('script'); s.textContent = 'window.hacked = 3'; document.body.append(s)"
+    )
+    assert page.browser.execute_script("return window.hacked") is None  # the policy, were escaping to fail
+    page.browser.get_log("browser")
+
+
+def test_browser_sorts_by_click_and_by_key(page):
+    from selenium.webdriver.common.keys import Keys
+
+    buttons = page.browser.find_elements("css selector", "#heads thead button")
+    titles = [button.text for button in buttons]
+    log_loss = titles.index("Log loss")
+    buttons[log_loss].click()
+    values = [float(each) for each in column(page.browser, log_loss + 1)]  # the column of intervals has no button
+    assert values == sorted(values) and len(set(values)) > 1
+    buttons[log_loss].send_keys(Keys.ENTER)
+    assert [float(each) for each in column(page.browser, log_loss + 1)] == values[::-1]
+    states = page.browser.execute_script(
+        "return [...document.querySelectorAll('#heads th[aria-sort]')].map(e => e.ariaSort)"
+    )
+    assert states.count("descending") == 1 and states[log_loss] == "descending"
+    buttons[0].click()
+    assert column(page.browser, 0) == ["knn", "logistic", "majority"]
+
+
+def test_browser_shows_the_head_that_is_picked(page):
+    page.browser.execute_script("arguments[0].click()", page.browser.find_element("css selector", "tr[data-row='1'] a"))
+    visible = [each.is_displayed() for each in page.browser.find_elements("css selector", ".panel")]
+    assert visible == [False, True, False]
+    on = page.browser.find_elements("css selector", ".curve.on")
+    assert [each.get_attribute("data-head") for each in on] == ["1", "1"]
+
+
+def test_browser_shows_the_image_under_the_pointer_and_by_arrow_keys(page):
+    from selenium.webdriver import ActionChains, Keys
+
+    points = json.loads(page.browser.execute_script("return document.querySelector('#map-data').textContent"))
+    marks = page.browser.find_elements("css selector", "#points use[data-class]")
+    svg, tip = (page.browser.find_element("css selector", each) for each in ("#points", "#tip"))
+    page.browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", svg)
+    for number in (0, len(points) - 1):
+        ActionChains(page.browser, duration=0).move_to_element(marks[number]).perform()
+        assert tip.is_displayed()
+        image = tip.find_element("css selector", "img")
+        shown = next(point for point in points if point["path"] == image.get_attribute("alt"))
+        assert np.hypot(*np.subtract(shown["at"]["t-SNE"], points[number]["at"]["t-SNE"])) < 5  # or one that covers it
+        assert image.get_attribute("src") == shown["image"]
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown["image"].split(",")[1])))).mean(axis=(0, 1))
+        blue = shown["label"] == HOSTILE_CLASSES[0]
+        assert (pixels[2] > pixels[0]) == blue and shown["path"] in tip.text
+    seen = set()
+    for key in (Keys.ESCAPE, Keys.ARROW_LEFT, Keys.ARROW_RIGHT, Keys.ARROW_UP, Keys.ARROW_DOWN):
+        svg.send_keys(key)
+        seen.add(page.browser.find_element("css selector", "#here").get_attribute("textContent"))
+    assert len(seen - {""}) > 1
+    assert page.browser.execute_script("return window.hacked") is None and page.browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_browser_narrow_and_dark(page, scheme):
+    page.browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    page.browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    )
+    try:
+        assert page.browser.execute_script("return document.documentElement.scrollWidth") == 390
+        back, text = page.browser.execute_script(
+            "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color].map(c => c.match(/\\d+/g).map(Number))"
+        )
+        assert (sum(back) > sum(text)) == (scheme == "light") and abs(sum(back) - sum(text)) > 450
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
