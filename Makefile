@@ -6,7 +6,9 @@ STORE ?= cache/$(basename $(notdir $(abspath $(DATA))))-$(BACKBONE).h5
 HEAD ?= logistic
 HEADS ?= all
 REPEATS ?= 1
-RUN ?= runs/$(basename $(notdir $(STORE)))-compare
+# report takes a comparison's folder if it is left out, predict a trained head's
+RUN ?=
+IMAGES ?=
 # Further options of a command, such as OPTIONS='--image-size 180 --pool avg'
 OPTIONS ?=
 # make demo: a stratified subset, so that it ends within minutes on two cores
@@ -14,17 +16,18 @@ DEMO_LIMIT ?= 1000
 
 BIN := .venv/bin
 PIPELINE := $(BIN)/python -m pipeline
+RUNS = runs/$(basename $(notdir $(STORE)))
 RUFF := --line-length 120 --target-version py311
 RULES := --select E,F,W,I,B,C4,D,N,UP,RET,SIM,PTH,PERF,RUF --ignore E501,N818,D417,D105,D107,D203,D213,D413,N803,N806,PTH207,PTH208,PTH123,PTH105,PTH108,RUF001,RUF002,RUF003,RUF012
 # Tests: their names say what they do.
 RULES += --per-file-ignores 'tests/*:D,tests/*:N'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare probe report lecture layers inspect verify bench bench-heads test lint format pins clean
+.PHONY: help setup demo extract train-head compare predict probe report lecture layers inspect verify bench bench-heads test lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
-	@echo 'variables: DATA=$(DATA) BACKBONE=$(BACKBONE) STORE=$(STORE) HEAD=$(HEAD) HEADS=$(HEADS) REPEATS=$(REPEATS) RUN=$(RUN) OPTIONS='
+	@echo 'variables: DATA=$(DATA) BACKBONE=$(BACKBONE) STORE=$(STORE) HEAD=$(HEAD) HEADS=$(HEADS) REPEATS=$(REPEATS) RUN= IMAGES= OPTIONS='
 
 # A real target, so that any command works on a fresh clone. Pins make every machine install what was tested.
 $(BIN)/.ready: setup.cfg pyproject.toml .ci/constraints.txt
@@ -49,11 +52,14 @@ train-head: $(BIN)/.ready  ## train HEAD on STORE
 compare: $(BIN)/.ready  ## train HEADS on STORE and compare them
 	$(PIPELINE) compare --store '$(STORE)' --heads $(HEADS) --repeats $(REPEATS) $(OPTIONS)
 
+predict: $(BIN)/.ready  ## tell the classes of IMAGES (files, folders, patterns) by the trained head in RUN
+	$(PIPELINE) predict --run '$(or $(RUN),$(RUNS)-$(HEAD))' $(OPTIONS) $(IMAGES)
+
 probe: $(BIN)/.ready  ## show accuracy layer by layer of STORE (extract it with OPTIONS='--layers a,b,c')
 	$(PIPELINE) probe --store '$(STORE)' $(OPTIONS)
 
 report: $(BIN)/.ready  ## write one HTML page about RUN, a comparison or a trained head
-	$(PIPELINE) report --run '$(RUN)' $(OPTIONS)
+	$(PIPELINE) report --run '$(or $(RUN),$(RUNS)-compare)' $(OPTIONS)
 
 lecture: $(BIN)/.ready  ## run the lecture's models on DATA, as they were and corrected
 	$(PIPELINE) lecture --data '$(DATA)' $(OPTIONS)

@@ -36,6 +36,10 @@ class StoreError(CachedFeaturesError):
     """A feature store cannot be read, written or matched to the request."""
 
 
+class UnsafeFile(CachedFeaturesError):
+    """A file could run code, reaches outside itself, or claims more than it holds; nothing of it was used."""
+
+
 class UnreadableImage(Exception):
     """One file is no usable image; its message is the reason kept in ``/skipped``."""
 

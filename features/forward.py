@@ -96,28 +96,36 @@ class Buffer:
     def _forward(self) -> None:
         self.batch[len(self.waiting) :] = 0  # the last batch is padded, so that each has the same shape
         features = self.engine.run(self.batch)
-        self.features.append({name: self._cast(name, values[: len(self.waiting)]) for name, values in features.items()})
+        self.features.append(
+            {name: cast_features(name, values[: len(self.waiting)], self.dtype) for name, values in features.items()}
+        )
         self.keys += self.waiting
         self.waiting = []
-
-    def _cast(self, layer: str, values: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            cast = values.astype(self.dtype)
-        if not np.isfinite(cast).all():
-            if np.isfinite(values).all():
-                raise StoreError(
-                    f"values of {layer} reach {np.abs(values).max():.0f}; float16 ends at 65504. Use --dtype float32"
-                )
-            raise StoreError(
-                f"the base gives values of {layer} that are not finite. Check its weights and --preprocess."
-            )
-        return cast
 
     def _append(self) -> None:
         names = self.features[0] if self.features else ()
         features = {name: np.concatenate([batch[name] for batch in self.features]) for name in names}
         self.parts.append(features, self.keys, self.skipped)
         self._empty()
+
+
+def cast_features(layer: str, values: np.ndarray, dtype: str) -> np.ndarray:
+    """Return features in the store's dtype.
+
+    Raises
+    ------
+    StoreError
+        If it cannot hold them.
+    """
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype)
+    if not np.isfinite(cast).all():
+        if np.isfinite(values).all():
+            raise StoreError(
+                f"values of {layer} reach {np.abs(values).max():.0f}; float16 ends at 65504. Use --dtype float32"
+            )
+        raise StoreError(f"the base gives values of {layer} that are not finite. Check its weights and --preprocess.")
+    return cast
 
 
 def allowed_skips(total: int, options: ExtractOptions) -> int:

@@ -84,14 +84,22 @@ def decode(data: bytes, size: int, resize: str = "bilinear") -> np.ndarray:
         With the reason, if the bytes are no whole image of an accepted format.
     """
     check_resize(resize)
-    upright = _to_rgb(_turn_upright(_open(data)))
-    return np.asarray(upright.resize((size, size), RESIZE[resize]))
+    return np.asarray(_upright(data).resize((size, size), RESIZE[resize]))
+
+
+def decode_whole(data: bytes) -> np.ndarray:
+    """Decode an image file's bytes as `decode` does, at the image's own size: (height, width, 3), uint8."""
+    return np.asarray(_upright(data))
 
 
 def check_resize(resize: str) -> None:
     """Raise RequestError unless `resize` is a known rule."""
     if resize not in RESIZE:
         raise must_be_one_of("resize", RESIZE, resize)
+
+
+def _upright(data: bytes) -> Image.Image:
+    return _to_rgb(_turn_upright(_open(data)))
 
 
 def _open(data: bytes) -> Image.Image:

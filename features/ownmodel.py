@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import RequestError, WeightsError
+from .kerasfile import check_model_file
 from .runtime import import_keras
 from .weights import Weights
 
@@ -18,15 +19,9 @@ if TYPE_CHECKING:
 
 def input_side(path: Path) -> int:
     """Return the side of the images that a Keras file takes, 224 where it leaves it open, from its configuration."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = archive.read("config.json").decode()
-    except FileNotFoundError:
-        raise RequestError(f"backbone {path} is not there. Look: ls {path.parent}") from None
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise RequestError(
-            f"backbone {path} must be a model that keras.saving.save_model wrote; {error}. Save it again."
-        ) from error
+    if not path.is_file():
+        raise RequestError(f"backbone {path} is not there. Look: ls {path.parent}")
+    config = json.dumps(check_model_file(path))
     found = re.search(r'"batch_(?:input_)?shape": \[null, (\d+|null), (\d+|null), 3\]', config)
     if found is None:
         raise RequestError(
@@ -36,7 +31,8 @@ def input_side(path: Path) -> int:
 
 
 def load_own(path: Path, image_size: int, sha256: str | None) -> tuple[keras.Model, Weights]:
-    """Load a model of the user's own; Keras refuses code in it."""
+    """Load a model of the user's own, of Keras' own layers alone; see `check_model_file`."""
+    check_model_file(path)
     keras = import_keras()
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 not in (None, found):

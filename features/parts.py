@@ -17,6 +17,7 @@ import numpy as np
 
 from .diskfile import UNFINISHED, whole_file
 from .errors import StoreError
+from .jsontext import parse_json
 from .layout import (
     Rows,
     Skipped,
@@ -27,6 +28,7 @@ from .layout import (
     write_rows,
     write_skipped,
 )
+from .ownvalues import check_own_values
 from .store import FeatureStore, check_same, parts_folder
 
 LAYOUTS = ("file", "parts")
@@ -170,7 +172,8 @@ class Parts:
     def _open_part(self, part: Path) -> None:
         try:
             with h5py.File(part, "r", locking=False) as file:
-                held = json.loads(file.attrs["provenance"])
+                check_own_values(file, part)
+                held = parse_json(file.attrs["provenance"], f"provenance of {part}")
                 check_same(held, self.provenance, self.path)
                 self._compressions.add(held["compression"])
                 self._add(part, file["sha256"][:], file["view"][:])
@@ -191,7 +194,7 @@ def held_provenance(path: Path) -> dict[str, Any] | None:
     for part in sorted(parts_folder(path).glob("part-*.h5")):
         try:
             with h5py.File(part, "r", locking=False) as file:
-                return json.loads(file.attrs["provenance"])
+                return parse_json(file.attrs["provenance"], f"provenance of {part}")
         except (OSError, KeyError, ValueError):
             return None  # opening the parts will say what is wrong
     return None

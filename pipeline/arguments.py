@@ -45,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     layers.add_argument("backbone", metavar="NAME", help="see extract --backbone")
     layers.add_argument("--image-size", type=int, metavar="PX", help="side of the images (default: the base's)")
+    _add_predict(commands)
     inspect = _add(commands, "inspect", "tell what a store holds", "python -m pipeline inspect cache/elpv-vgg16.h5")
     inspect.add_argument("store", metavar="STORE.h5")
     verify = _add(
@@ -163,6 +164,35 @@ def _add_train_head(commands: Any) -> None:
         "--tensorboard", metavar="FOLDER", help="write the learning curves of a Dense head for TensorBoard"
     )
     _add_stage_two(command)
+    command.add_argument(
+        "--joblib",
+        action="store_true",
+        help="pickle a scikit-learn head that cannot be saved safely; for yourself alone",
+    )
+
+
+def _add_predict(commands: Any) -> None:
+    command = _add(
+        commands, "predict", "tell the classes of new images by a trained head",
+        "python -m pipeline predict --run runs/photos-vgg16-logistic photos/new 'more/*.jpg'",
+    )  # fmt: skip
+    _add_run(command)
+    command.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="files, folders, patterns, or - for a list of paths on standard input",
+    )
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--run", required=True, metavar="RUN", help="the folder of a trained head")
+    command.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="where the base's weights, or FILE.keras, lie today (default: where the run says)",
+    )
+    command.add_argument("--joblib", action="store_true", help="load a pickled head, which can run any code: your own")
 
 
 def _add_compare(commands: Any) -> None:

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, ClassifierMixin, is_classifier
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import RidgeClassifier
 
 from features.errors import RequestError
 
 from .choice import Choice, Grid, best_of, combinations
+from .linearhead import LinearHead
 from .platt import Sigmoids, calibrate
 from .sample import Pair, Sample
 from .scaling import measure_scale
@@ -58,7 +62,7 @@ class ScaledEstimator:
         For an estimator that gives scores only.
     """
 
-    def __init__(self, estimator: Any, scale: np.ndarray, sigmoids: Sigmoids | None):
+    def __init__(self, estimator: Any, scale: np.ndarray, sigmoids: Sigmoids | None = None):
         self.classes_, self.scale_, self.estimator_, self.sigmoids_ = estimator.classes_, scale, estimator, sigmoids
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
@@ -105,7 +109,7 @@ class EstimatorSearch:
         correct = np.reshape(found, (-1, len(pairs))).sum(axis=1)
         return best_of(settings, list(correct / sum(look.sum() for _, look in pairs)))
 
-    def fit(self, settings: dict[str, Any], images: np.ndarray) -> ScaledEstimator:
+    def fit(self, settings: dict[str, Any], images: np.ndarray) -> ScaledEstimator | LinearHead:
         """Return the head with some settings, fitted to images given by a mask."""
         sample, scale = self.sample, self._scale(settings.get("scale", "layer"))
 
@@ -123,7 +127,7 @@ class EstimatorSearch:
             ) from error
         only_scores = not hasattr(estimator, "predict_proba")
         sigmoids = calibrate(sample, images, estimator.classes_, score) if only_scores else None
-        return ScaledEstimator(estimator, scale, sigmoids)
+        return _as_linear(estimator, scale, sigmoids) or ScaledEstimator(estimator, scale, sigmoids)
 
     def _estimator(self, settings: dict[str, Any]) -> Any:
         parameters = {name: value for name, value in settings.items() if name != "scale"}
@@ -136,6 +140,22 @@ class EstimatorSearch:
 
     def _scale(self, how: str) -> np.ndarray:
         return measure_scale(self.sample.features.matrix, how, self.sample.features.widths)
+
+
+def _as_linear(estimator: Any, scale: np.ndarray, sigmoids: Sigmoids | None) -> LinearHead | None:
+    """Return the same head as coefficients of features as they are, where its scores are linear in them."""
+    if isinstance(estimator, RidgeClassifier | LinearDiscriminantAnalysis):
+        coefficients, intercept = np.atleast_2d(estimator.coef_).T, estimator.intercept_
+    elif isinstance(estimator, NearestMean):
+        coefficients, intercept = 2 * estimator.means_.T, -(estimator.means_**2).sum(axis=1)
+    elif isinstance(estimator, DummyClassifier):
+        intercept = np.log(estimator.class_prior_)
+        coefficients = np.zeros((len(scale), len(intercept)))
+    else:
+        return None
+    if len(estimator.classes_) == 2 and coefficients.shape[1] == 2:  # the score of the second class above the first
+        coefficients, intercept = np.diff(coefficients), np.diff(intercept)
+    return LinearHead(estimator.classes_, coefficients / scale[:, None], np.atleast_1d(intercept), sigmoids)
 
 
 def find_estimator(name: str) -> Make:

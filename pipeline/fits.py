@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -15,6 +14,9 @@ from pathlib import Path
 import numpy as np
 
 import features
+from features.archive import read_arrays
+from features.errors import UnsafeFile
+from features.jsontext import parse_json
 from features.layout import Rows
 from features.progress import Progress
 from features.splits import SPLITS
@@ -105,9 +107,9 @@ def save_result(result: Result, path: Path) -> None:
 def load_result(path: Path) -> Result | None:
     """Return a kept result; None if there is none, or none that can be read: it is then made anew."""
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return Result(probabilities=file["probabilities"], **json.loads(str(file["result"])))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        kept = read_arrays(path)
+        return Result(probabilities=kept["probabilities"], **parse_json(str(kept["result"]), path))
+    except (OSError, KeyError, TypeError, UnsafeFile):
         return None
 
 

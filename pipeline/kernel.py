@@ -13,6 +13,7 @@ from sklearn.svm import SVC
 from features.errors import RequestError
 
 from .choice import Choice, Grid, best_of, combinations
+from .linearhead import LinearHead
 from .platt import Sigmoids, calibrate
 from .sample import Pair, Sample
 from .scaling import SCALES, measure_scale
@@ -21,34 +22,43 @@ _ROWS = 1024  # of a kernel matrix that are computed at once when predicting
 
 
 class Svm:
-    """scikit-learn's SVC on scaled features, with probabilities.
+    """A support vector machine on scaled features: a score for each pair of classes, and probabilities made of them.
 
-    Attributes
+    Parameters
     ----------
-    classes_ : ndarray of shape (n_classes,)
-    scale_ : ndarray of shape (n_features,)
+    classes : ndarray of shape (n_classes,)
+    scale : ndarray of shape (n_features,)
         What features are divided by.
-    gamma_ : float or None
+    gamma : float or None
         Of the Gaussian kernel ``exp(-gamma |a - b|^2)``; None for the linear one.
-    support_vectors_ : ndarray of shape (n_support, n_features), float32
-        Scaled.
-    sigmoids_ : Sigmoids
+    support : ndarray of shape (n_support, n_features), float32
+        Support vectors, scaled.
+    weights : ndarray of shape (n_support, n_pairs)
+        Of each support vector in the score of each pair of classes, (0, 1), (0, 2), ...; of two classes the score is
+        for the second, of more it is for the first of the pair.
+    intercept : ndarray of shape (n_pairs,)
+    sigmoids : Sigmoids
     """
 
-    def __init__(self, svc: SVC, scaled: np.ndarray, scale: np.ndarray, gamma: float | None, sigmoids: Sigmoids):
-        self.classes_, self.scale_, self.gamma_, self._svc = svc.classes_, scale, gamma, svc
-        self.sigmoids_ = sigmoids
-        self.support_vectors_, self._n_rows = scaled[svc.support_], len(scaled)
+    def __init__(
+        self,
+        classes: np.ndarray,
+        scale: np.ndarray,
+        gamma: float | None,
+        support: np.ndarray,
+        weights: np.ndarray,
+        intercept: np.ndarray,
+        sigmoids: Sigmoids,
+    ):
+        self.classes_, self.scale_, self.gamma_, self.sigmoids_ = classes, scale, gamma, sigmoids
+        self.support_vectors_, self.weights_, self.intercept_ = support, weights, intercept
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Return scores: (n_samples,) for two classes, else (n_samples, n_classes)."""
-        scores = []
-        for first in range(0, len(X), _ROWS):
-            block = X[first : first + _ROWS] / self.scale_
-            kernel = np.zeros((len(block), self._n_rows))  # the SVC looks at support vectors only
-            kernel[:, self._svc.support_] = kernel_matrix(block, self.support_vectors_, self.gamma_)
-            scores.append(self._svc.decision_function(kernel))
-        return np.concatenate(scores)
+        blocks = (X[first : first + _ROWS] / self.scale_ for first in range(0, len(X), _ROWS))
+        kernels = (kernel_matrix(block, self.support_vectors_, self.gamma_) for block in blocks)
+        pairs = np.concatenate([kernel @ self.weights_ for kernel in kernels]) + self.intercept_
+        return pairs[:, 0] if len(self.classes_) == 2 else join_pairs(pairs, len(self.classes_))
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities, (n_samples, n_classes)."""
@@ -57,6 +67,38 @@ class Svm:
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the class of each row of X."""
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+
+def class_pairs(n_classes: int) -> np.ndarray:
+    """Return which class each pair's score is for, +1, and against, -1: (n_pairs, n_classes)."""
+    first, second = np.triu_indices(n_classes, 1)
+    signs = np.zeros((len(first), n_classes))
+    signs[np.arange(len(first)), first], signs[np.arange(len(first)), second] = 1, -1
+    return signs
+
+
+def join_pairs(pairs: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return one score a class of the scores of pairs: its votes, and its margin squeezed below a third of a vote.
+
+    As scikit-learn's SVC does, ``_ovr_decision_function``.
+    """
+    signs = class_pairs(n_classes)
+    votes = np.where(pairs < 0, -1.0, 1.0) @ signs  # twice the votes, less the pairs of a class
+    margins = pairs @ signs
+    return (votes + n_classes - 1) / 2 + margins / (3 * (np.abs(margins) + 1))
+
+
+def _pair_weights(svc: SVC) -> np.ndarray:
+    """Return the weights of support vectors, (n_support, n_pairs), of libsvm's, which are laid out class by class."""
+    n_classes = len(svc.classes_)
+    if n_classes == 2:
+        return svc.dual_coef_.T
+    of = np.repeat(np.arange(n_classes), svc.n_support_)
+    weights = np.zeros((len(of), n_classes * (n_classes - 1) // 2))
+    for pair, (i, j) in enumerate(zip(*np.triu_indices(n_classes, 1), strict=True)):
+        weights[of == i, pair] = svc.dual_coef_[j - 1, of == i]
+        weights[of == j, pair] = svc.dual_coef_[i, of == j]
+    return weights
 
 
 class SvmSearch:
@@ -98,7 +140,7 @@ class SvmSearch:
                 accuracies += list(correct / sum(look.sum() for _, look in pairs))
         return best_of(combinations(self.grid), accuracies)
 
-    def fit(self, settings: dict[str, Any], images: np.ndarray) -> Svm:
+    def fit(self, settings: dict[str, Any], images: np.ndarray) -> Svm | LinearHead:
         """Return the head with some settings, fitted to images given by a mask."""
         scaled, scale, _ = self._scaled(settings["scale"])
         gamma, y = settings.get("gamma"), self.sample.y
@@ -109,7 +151,13 @@ class SvmSearch:
 
         svc = _fit(kernel, y, settings["C"], images)
         sigmoids = calibrate(self.sample, images, svc.classes_, score)
-        return Svm(svc, scaled[images], scale, self._gamma(settings["scale"], gamma), sigmoids)
+        support, weights = scaled[images][svc.support_], _pair_weights(svc)
+        if gamma is None and len(svc.classes_) == 2:
+            coefficients = (support.T @ weights) / scale[:, None]
+            return LinearHead(svc.classes_, coefficients, svc.intercept_, sigmoids)
+        return Svm(
+            svc.classes_, scale, self._gamma(settings["scale"], gamma), support, weights, svc.intercept_, sigmoids
+        )
 
     def _scaled(self, how: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return scaled rows, the scale, and the products of all pairs of rows."""

@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-from scipy.special import expit, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
 
 from .choice import Choice, Grid, best_of, combinations
+from .linearhead import LinearHead
 from .newton import chances, solve
 from .rotation import Rotation, rotate
 from .sample import Pair, Sample
 from .scaling import measure_scale
 
 
-class Logistic(ClassifierMixin, BaseEstimator):
+class Logistic(LinearHead):
     """Logistic regression, softmax for more than two classes, with an L2 penalty on all but the intercept.
 
     Minimises ``C * sum(log loss) + |w|^2 / 2`` over features divided by `scale_`, which is scikit-learn's objective.
@@ -43,6 +42,7 @@ class Logistic(ClassifierMixin, BaseEstimator):
 
     def __init__(self, C: float = 1.0, scale: str = "layer", widths: tuple[int, ...] | None = None):
         self.C, self.scale, self.widths = C, scale, widths
+        self.sigmoids_ = None
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Logistic:
         """Fit to X, (n_samples, n_features), and y."""
@@ -59,20 +59,6 @@ class Logistic(ClassifierMixin, BaseEstimator):
         self.intercept_ = weights[-1] - rotation.mean @ coefficients
         self.coef_ = coefficients.astype(np.float32)
         return self
-
-    def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """Return scores: (n_samples,) for two classes, else (n_samples, n_classes)."""
-        scores = X @ self.coef_ + self.intercept_
-        return scores[:, 0] if len(self.classes_) == 2 else scores
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return probabilities, (n_samples, n_classes)."""
-        scores = self.decision_function(X).astype(np.float64)
-        return np.column_stack([expit(-scores), expit(scores)]) if scores.ndim == 1 else softmax(scores, axis=1)
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the class of each row of X."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
 
 class LogisticSearch:

@@ -18,21 +18,23 @@ class Sigmoids:
 
     Parameters
     ----------
-    scores : ndarray of shape (n_samples, k)
-        Of rows that the head has not seen; k is 1 for two classes.
-    y : ndarray of shape (n_samples,)
-    classes : ndarray of shape (n_classes,)
+    slopes, offsets : ndarray of shape (k,)
+        k is 1 for two classes.
     """
 
-    def __init__(self, scores: np.ndarray, y: np.ndarray, classes: np.ndarray):
+    def __init__(self, slopes: np.ndarray, offsets: np.ndarray):
+        self.slopes, self.offsets = slopes, offsets
+
+    @classmethod
+    def fit(cls, scores: np.ndarray, y: np.ndarray, classes: np.ndarray) -> Sigmoids:
+        """Fit to scores, (n_samples, k), of rows that the head has not seen, and their classes y."""
         positive = classes[1:] if scores.shape[1] == 1 else classes
         fitted = [LogisticRegression(C=1e6).fit(scores[:, [k]], y == name) for k, name in enumerate(positive)]
-        self._slopes = np.array([each.coef_[0, 0] for each in fitted])
-        self._offsets = np.array([each.intercept_[0] for each in fitted])
+        return cls(np.array([each.coef_[0, 0] for each in fitted]), np.array([each.intercept_[0] for each in fitted]))
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Return probabilities, (n_samples, n_classes), of scores as `decision_function` gives them."""
-        chances = expit(scores.reshape(len(scores), -1) * self._slopes + self._offsets)
+        chances = expit(scores.reshape(len(scores), -1) * self.slopes + self.offsets)
         if chances.shape[1] == 1:
             return np.hstack([1 - chances, chances])
         return chances / np.maximum(chances.sum(axis=1, keepdims=True), 1e-300)
@@ -65,4 +67,4 @@ def calibrate(
             "--head logistic"
         )
     scores = [score(fit, look).reshape(look.sum() * sample.features.views, -1) for fit, look in pairs]
-    return Sigmoids(np.concatenate(scores), labels, classes)
+    return Sigmoids.fit(np.concatenate(scores), labels, classes)

@@ -42,6 +42,8 @@ class Request:
     memory : float, optional
         Gigabytes that a matrix of features may take; half of the machine's if left out. Dense heads stream larger ones
         from the store.
+    joblib : bool
+        Pickle a head of scikit-learn's, which can then be loaded only where that is asked for.
     """
 
     store: str | Path
@@ -55,6 +57,7 @@ class Request:
     fresh: bool = False
     settings: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     memory: float | None = None
+    joblib: bool = False
 
     def __post_init__(self) -> None:
         if self.select not in ("cv", "val"):

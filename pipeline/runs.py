@@ -1,22 +1,17 @@
-"""Folders of results below ``runs/``: whole or not there, and the fitted heads in them."""
+"""Folders of results below ``runs/``: whole or not there."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import joblib
-import numpy as np
-
-from features.errors import RequestError
-
-from .dense import DenseHead
-from .heads import Classifier
+from features.errors import RequestError, UnsafeFile
+from features.jsontext import read_json
 
 RESULTS = (
     "run.json",
@@ -56,23 +51,22 @@ def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         os.replace(unfinished, folder)
 
 
-def save_head(estimator: Classifier, folder: Path) -> None:
-    """Save a fitted head: ``head.keras`` with its classes beside it, or ``head.joblib``."""
-    if isinstance(estimator, DenseHead):
-        estimator.model_.save(folder / "head.keras")
-        (folder / "classes.json").write_text(json.dumps(estimator.classes_.tolist()), encoding="utf-8")
-    else:
-        joblib.dump(estimator, folder / "head.joblib")
+def read_run(folder: str | Path) -> dict[str, Any]:
+    """Return what ``run.json`` of a trained head says.
 
-
-def load_head(folder: str | Path) -> Classifier:
-    """Load the head of a run of your own: ``head.joblib`` is a pickle, which can run code."""
-    folder = Path(folder)
-    if (folder / "head.keras").exists():
-        from features.runtime import import_keras
-
-        classes = np.array(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
-        return DenseHead(import_keras().saving.load_model(folder / "head.keras"), classes)
-    if not (folder / "head.joblib").exists():
+    Raises
+    ------
+    RequestError
+        If there is none.
+    UnsafeFile
+        If it is not what ``train_head`` writes.
+    """
+    path = Path(folder) / "run.json"
+    if not path.is_file():
         raise RequestError(f"{folder} holds no trained head. Train one: python -m pipeline train-head --store STORE.h5")
-    return joblib.load(folder / "head.joblib")
+    run = read_json(path)
+    kinds = {"head": str, "store": str, "class_names": list, "reading": dict, "provenance": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(run.get(name), kind)]
+    if wrong:
+        raise UnsafeFile(f"{path} must say {', '.join(wrong)}, as train-head writes it. Train the head again.")
+    return run

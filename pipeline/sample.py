@@ -26,6 +26,8 @@ class Features:
     views : int
     layer, pool : str
         Where they come from, for people.
+    parts : tuple of (str, str)
+        Where they come from, for `Reading`: layers in their order, and how each was pooled as it was read.
     """
 
     X: Matrix
@@ -33,6 +35,7 @@ class Features:
     views: int
     layer: str
     pool: str
+    parts: tuple[tuple[str, str], ...] = ()
 
     @property
     def matrix(self) -> np.ndarray:

@@ -26,11 +26,13 @@ from .bootstrap import bootstrap_intervals
 from .choice import Choice, Grid
 from .dense import DenseSearch
 from .evaluate import evaluate
+from .headfile import save_head
 from .heads import Classifier, Head, Settings, check_heads, find_head
 from .plots import plot_history
 from .predictions import save_predictions
+from .reading import Reading, class_probabilities
 from .request import Request
-from .runs import save_head, whole_folder
+from .runs import whole_folder
 from .sample import Features, Sample
 from .stream import Matrix, Stored
 
@@ -225,11 +227,12 @@ def train_head(
         "store": str(store),
         "class_names": list(rows.class_names),
         "rows": rows.counts(),
+        "reading": Reading(features.parts, features.views, find_head(head).views).to_json(),
         "provenance": provenance,
     }
     with whole_folder(folder, asked.overwrite) as unfinished:
+        run["head_file"] = save_head(fitted.estimator, unfinished, asked.joblib)
         (unfinished / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        save_head(fitted.estimator, unfinished)
         _write_predictions(unfinished / "predictions.csv", rows, result.probabilities)
         tested = result.probabilities[rows.splits == SPLITS["test"]]
         save_predictions(unfinished, rows, [rows.splits], {head: [result.told()]}, {head: [tested]})
@@ -270,6 +273,7 @@ def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
         views=views,
         layer="+".join(names),
         pool=", ".join(dict.fromkeys(pools)),
+        parts=tuple(zip(names, ways, strict=True)),
     )
 
 
@@ -307,16 +311,19 @@ def describe_rows(rows: Rows, views: int) -> str:
 
 
 def all_classes(estimator: Classifier, features: Features, images: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return probabilities of all classes, means over views: zero for classes that were not in the training rows."""
+    """Return probabilities of all classes of images given by a mask, some at a time; see `class_probabilities`."""
     numbers, views = np.flatnonzero(images), features.views
-    probabilities = np.zeros((len(numbers), n_classes))
     step = max(1, _PREDICT_BYTES // (4 * views * features.X.shape[1]))
-    for start in range(0, len(numbers), step):
-        some = numbers[start : start + step]
-        X = features.X[(some[:, None] * views + np.arange(views)).ravel()]
-        of_rows = estimator.predict_proba(X).astype(np.float64)
-        probabilities[start : start + step, estimator.classes_] = of_rows.reshape(len(some), views, -1).mean(axis=1)
-    return probabilities / probabilities.sum(axis=1, keepdims=True)  # heads in float32 sum to one but for rounding
+    blocks = [
+        class_probabilities(
+            estimator,
+            features.X[(numbers[start : start + step, None] * views + np.arange(views)).ravel()],
+            n_classes,
+            views,
+        )
+        for start in range(0, len(numbers), step)
+    ]
+    return np.concatenate(blocks) if blocks else np.empty((0, n_classes))
 
 
 def _write_predictions(path: Path, rows: Rows, probabilities: np.ndarray) -> None:

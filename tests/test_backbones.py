@@ -8,7 +8,7 @@ import pytest
 
 from features.backbones import BACKBONES, build_base, canonical_names, list_layers
 from features.engines import TensorFlowEngine
-from features.errors import RequestError, WeightsError
+from features.errors import RequestError, UnsafeFile, WeightsError
 from features.weights import fingerprint_weights
 
 REAL = sorted(BACKBONES)
@@ -125,5 +125,5 @@ def test_a_model_of_ones_own(tmp_path):
     with pytest.raises(RequestError, match="preprocess must be rescale or none"):
         build_base(str(tmp_path / "own.keras"), ["-1"], 20, "imagenet")
     (tmp_path / "text.keras").write_text("no model")
-    with pytest.raises(RequestError, match="must be a model that"):
+    with pytest.raises(UnsafeFile, match="must be a zip archive"):
         build_base(str(tmp_path / "text.keras"), ["-1"], 20)

@@ -46,7 +46,7 @@ def test_extract_train_compare_inspect(tree, here, capsys):
     low, high = trained["intervals"]["accuracy"]
     assert 0 <= low <= trained["test"]["accuracy"] <= high <= 1
     assert sorted(path.name for path in (here / "runs/photos-tiny-dense").iterdir()) == [
-        "classes.json", "head.keras", "history.csv", "history.png", "predictions.csv", "predictions.npz", "run.json",
+        "head.json", "head.npz", "history.csv", "history.png", "predictions.csv", "predictions.npz", "run.json",
     ]  # fmt: skip
 
     assert main(["compare", *store, "--heads", "logistic,majority", "--repeats", "3", "--json"]) == 0

@@ -7,10 +7,10 @@ from sklearn.svm import SVC
 
 from features.errors import RequestError
 from features.layout import Rows
+from pipeline.headfile import load_head, save_head
 from pipeline.heads import HEADS, find_head
 from pipeline.kernel import SvmSearch
 from pipeline.linear import Logistic, LogisticSearch
-from pipeline.runs import load_head, save_head
 from pipeline.sample import Features, Sample
 from pipeline.scaling import measure_scale
 from pipeline.train import fit_head as fit_features

@@ -10,12 +10,14 @@ ROOT = Path(__file__).parents[1]
 FEATURES = [
     {"errors", "splits", "cache", "runtime"},
     {"pooling", "progress", "views", "diskfile", "writer", "layout", "cifar10", "manifest", "elpv"},
-    {"images", "sources", "weights", "store"},
+    {"jsontext", "archive", "ownvalues"},
+    {"images", "sources", "weights", "store", "kerasfile"},
     {"parts", "plan", "ownmodel"},
     {"backbones"},
     {"engines", "options"},
-    {"forward", "verify"},
-    {"extract"},
+    {"forward"},
+    {"embed"},
+    {"extract", "verify"},
 ]
 PIPELINE = [
     {
@@ -38,11 +40,12 @@ PIPELINE = [
     },
     {"sample", "bank", "newton"},
     {"platt"},
+    {"linearhead"},
     {"linear", "kernel", "estimators", "dense"},
     {"heads"},
-    {"runs"},
+    {"headfile", "reading", "runs"},
     {"request"},
-    {"train"},
+    {"train", "predict"},
     {"fits"},
     {"compare"},
     {"refit", "figures"},

@@ -1,0 +1,93 @@
+"""Zip files whose members are what they claim, and arrays in them: nothing is unpacked or run, sizes are checked first."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
+
+from .errors import UnsafeFile
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def open_archive(path: str | Path) -> zipfile.ZipFile:
+    """Open a zip file that holds plain members, stored as they are, and arrays no larger than their members.
+
+    NumPy, skops and Keras store without compression, so that a file's size bounds what reading it takes.
+
+    Raises
+    ------
+    UnsafeFile
+        If it is no such file.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise UnsafeFile(f"{path} must be a zip archive; {error}. Make it again, or restore a copy.") from error
+    try:
+        _check_members(archive, Path(path))
+    except BaseException:
+        archive.close()
+        raise
+    return archive
+
+
+def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
+    members = archive.infolist()
+    for member in members:
+        name = PurePosixPath(member.filename)
+        if name.is_absolute() or ".." in name.parts or "\\" in member.filename or ":" in member.filename:
+            raise _unsafe(path, f"names a file outside itself, {member.filename!r}")
+        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+            raise _unsafe(path, f"is compressed or encrypted ({member.filename})")
+    if len({member.filename for member in members}) < len(members):
+        raise _unsafe(path, "names a member twice")
+    claimed = sum(member.file_size for member in members)
+    if claimed > path.stat().st_size:
+        raise _unsafe(path, f"claims {claimed:,} bytes in a file of {path.stat().st_size:,}")
+    for member in members:
+        if member.filename.endswith(".npy"):
+            _check_array(archive, member, path)
+
+
+def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
+    """Look at an array's header: NumPy takes the memory that it claims before it reads."""
+    try:
+        with archive.open(member) as file:
+            shape, _, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+            held = member.file_size - file.tell()
+    except (ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile, RecursionError, MemoryError) as error:
+        raise _unsafe(path, f"has no readable array {member.filename} ({str(error)[:100]})") from error
+    if dtype.hasobject:
+        raise _unsafe(path, f"holds Python objects, which can run code, in {member.filename}")
+    if (
+        min(shape, default=0) < 0
+        or max(shape, default=0) > max(held, 1 << 16)
+        or math.prod(shape) * dtype.itemsize != held
+    ):
+        raise _unsafe(path, f"claims an array {'x'.join(map(str, shape))} in {held:,} bytes ({member.filename})")
+
+
+def _unsafe(path: Path, why: str) -> UnsafeFile:
+    return UnsafeFile(f"{path} {why}; it is not read. Use a file from somebody you trust, or make it again.")
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an ``.npz`` file; see `open_archive`."""
+    with open_archive(path):
+        pass
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise UnsafeFile(f"{path} is damaged ({error}). Make it again, or restore a copy.") from error
+
+
+def save_arrays(path: str | Path | IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays of numbers to an ``.npz`` file, which numpy.load opens without pickle."""
+    np.savez(path, allow_pickle=False, **dict(arrays))

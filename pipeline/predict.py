@@ -1,0 +1,217 @@
+"""Classes of new images by a trained head, everything before it as the run's own provenance says."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.embed import embed, rebuild_engine
+from features.errors import CachedFeaturesError, RequestError, SourceError
+from features.plan import Content, distinct_contents, hash_files
+from features.progress import Progress
+from features.sources import EXTENSIONS
+from features.store import FeatureStore
+
+from .headfile import load_head
+from .heads import Classifier
+from .reading import Reading
+from .runs import read_run
+
+_BLOCK = 512  # stored images that are read and predicted at once
+
+
+def predict(
+    run: str | Path,
+    images: Iterable[str | Path],
+    *,
+    weights: str | None = None,
+    joblib: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Predict the classes of images.
+
+    Parameters
+    ----------
+    run : path-like
+        The folder of a trained head.
+    images : iterable of path-like
+        Files, folders (all images below them), patterns with ``*``, or ``-`` for a list of paths on standard input.
+    weights : str, optional
+        Where the base's weights, or a model of one's own, lie today, if not where the run had them.
+    joblib : bool
+        Load a head that was saved as a pickle, which can run any code: for your own runs.
+    say : callable
+        Takes each line that tells what was decided.
+
+    Returns
+    -------
+    predicted : dict
+        ``class_names``; ``predictions``, for each image that could be used its ``path``, ``class``, ``probability``,
+        ``margin`` (of the probability over that of the next class) and ``probabilities``, one a class; ``skipped``,
+        the ``path`` and ``reason`` of the others; ``from_store`` and ``computed``, how many contents were read and how
+        many went through the base.
+
+    Raises
+    ------
+    RequestError, SourceError
+        If there are no images, or none of them can be used.
+    UnsafeFile, WeightsError
+        If the run or its weights are not what they should be.
+    """
+    told = read_run(run)
+    files = find_images(images)
+    predictor = _Predictor(told, load_head(run, joblib), Path(run), weights, say)
+    say(f"head     {told['head']} of {run}, classes {', '.join(map(str, told['class_names']))}")
+    keys = hash_files(files, os.cpu_count() or 1)
+    found = predictor.of(distinct_contents(files, keys))
+    reasons = [
+        (file, key if isinstance(key, str) else predictor.reasons.get(key))
+        for file, key in zip(files, keys, strict=True)
+    ]
+    skipped = [{"path": str(file), "reason": reason} for file, reason in reasons if reason]
+    if len(skipped) == len(files):
+        raise SourceError(
+            f"images must be readable; none of {len(files)} is. First: {skipped[0]['path']}: {skipped[0]['reason']}. "
+            "Check the files."
+        )
+    names = [str(name) for name in told["class_names"]]
+    return {
+        "run": str(run),
+        "head": told["head"],
+        "class_names": names,
+        "predictions": [_tell(file, found[key], names) for file, key in zip(files, keys, strict=True) if key in found],
+        "skipped": skipped,
+        "from_store": predictor.from_store,
+        "computed": predictor.computed,
+    }
+
+
+class _Predictor:
+    """Probabilities of contents by one head; the base is built only if a content is not stored."""
+
+    def __init__(
+        self, run: dict[str, Any], head: Classifier, folder: Path, weights: str | None, say: Callable[[str], None]
+    ):
+        self._run, self._head, self._weights, self._say = run, head, weights, say
+        self._held = run["provenance"]
+        self._reading = Reading.from_json(run["reading"], str(folder))
+        self.reasons: dict[bytes, str] = {}
+        self.from_store = self.computed = 0
+
+    def of(self, contents: Sequence[Content]) -> dict[bytes, np.ndarray]:
+        """Return the probabilities of contents by their SHA-256; those without any are in `reasons`."""
+        found = self._stored([content.sha256 for content in contents])
+        self.from_store = len(found)
+        self._say(f"images   {len(contents)}, of which {len(found)} are in {self._run['store']}")
+        rest = [content for content in contents if content.sha256 not in found]
+        if not rest:
+            return found
+        engine = rebuild_engine(self._held, self._weights)
+        made = self._held["engine"]
+        differs = "" if engine.name == made else f"; the store was made by {made}, which can differ in the last digits"
+        self._say(f"engine   {engine.name}{differs}")
+        with Progress(len(rest), "images") as progress:
+            for batch in embed(rest, self._held, engine, self._reading.views, os.cpu_count() or 1):
+                if batch.keys:
+                    found |= dict(
+                        zip(batch.keys, self._probabilities(self._reading.of_maps(batch.features)), strict=True)
+                    )
+                self.reasons |= batch.reasons
+                self.computed += len(batch.keys)
+                progress.update(len(batch.keys) + len(batch.reasons))
+        return found
+
+    def _probabilities(self, X: np.ndarray) -> np.ndarray:
+        return self._reading.probabilities(self._head, X, len(self._run["class_names"]))
+
+    def _stored(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """Return the probabilities of contents that the run's store holds, if it is still there and the same."""
+        path = Path(self._run["store"])
+        found: dict[bytes, np.ndarray] = {}
+        if not path.exists():
+            self._say(f"store    {path} is not there; all images go through the base")
+            return {}
+        try:
+            with FeatureStore(path) as store:
+                if store.provenance["fingerprint"] != self._held["fingerprint"]:
+                    self._say(f"store    {path} was made with other settings since; all images go through the base")
+                    return {}
+                first = {store.rows.sha256[row].tobytes(): row for row in np.flatnonzero(store.rows.views == 0)}
+                held = [key for key in keys if key in first]
+                for start in range(0, len(held), _BLOCK):
+                    some = held[start : start + _BLOCK]
+                    X = self._reading.of_store(store, np.array([first[key] for key in some]))
+                    found |= dict(zip(some, self._probabilities(X), strict=True))
+        except CachedFeaturesError as error:
+            self._say(f"store    {error} All images go through the base")
+            return {}
+        return found
+
+
+def find_images(images: Iterable[str | Path]) -> list[Path]:
+    """Return the files that are meant by names, folders, patterns and ``-``, each once, in the order given.
+
+    Raises
+    ------
+    RequestError
+        If a folder holds no images, or nothing matches a pattern.
+    """
+    found: list[Path] = []
+    for name in _names(images):
+        path = Path(name)
+        if path.is_dir():
+            below = sorted(each for each in path.rglob("*") if _is_image(each.relative_to(path)))
+        elif glob.has_magic(name) and not path.exists():
+            below = [Path(each) for each in sorted(glob.glob(name, recursive=True)) if not Path(each).is_dir()]
+        else:
+            below = [path]
+        if not below:
+            raise RequestError(
+                f"images must be files, or folders or patterns that hold some; there is none in {name}. Look: ls {name}"
+            )
+        found += below
+    if not found:
+        raise RequestError("images must be named; got none. For instance: python -m pipeline predict --run RUN photos/")
+    return list(dict.fromkeys(found))
+
+
+def _names(images: Iterable[str | Path]) -> Iterator[str]:
+    for name in map(str, images):
+        if name == "-":
+            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+        else:
+            yield name
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
+
+
+def _tell(file: Path, chances: np.ndarray, names: list[str]) -> dict[str, Any]:
+    second, first = np.sort(chances)[-2:]
+    return {
+        "path": str(file),
+        "class": names[int(chances.argmax())],
+        "probability": float(first),
+        "margin": float(first - second),
+        "probabilities": dict(zip(names, map(float, chances), strict=True)),
+    }
+
+
+def format_predictions(predicted: dict[str, Any]) -> str:
+    """Return predictions as CSV: path, class, probability, margin, and each class's probability."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["path", "class", "probability", "margin", *(f"p({name})" for name in predicted["class_names"])])
+    for each in predicted["predictions"]:
+        numbers = [each["probability"], each["margin"], *each["probabilities"].values()]
+        table.writerow([each["path"], each["class"], *(f"{number:.6f}" for number in numbers)])
+    return text.getvalue().rstrip("\n")

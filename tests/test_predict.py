@@ -1,0 +1,171 @@
+"""Predictions for new images are those of the evaluation, whatever the head, the file and the place they are read from."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import draw, draw_tree
+from PIL import Image
+
+import pipeline
+from features import extract
+from features.errors import RequestError, SourceError, UnsafeFile, WeightsError
+from pipeline.__main__ import main
+from pipeline.heads import HEADS
+from pipeline.predict import find_images, predict
+
+
+def draw_odd(folder):
+    """Write an EXIF-rotated, a CMYK and a 16-bit file into each class and split of a folder."""
+    for number, place in enumerate(sorted(each for each in folder.glob("*/*") if each.is_dir())):
+        image = Image.open(draw(place / "odd.png", 1000 + number, (10, 200 * (number % 2), 90)))
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(place / "rotated.jpg", exif=exif, quality=95)
+        image.convert("CMYK").save(place / "cmyk.jpg", quality=95)
+        Image.fromarray((np.asarray(image.convert("L"), np.uint16) * 257 - 90).clip(0)).save(place / "deep.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A store of odd files too, of two layers and views, and a run of every head on it."""
+    folder = tmp_path_factory.mktemp("predict")
+    with pytest.MonkeyPatch.context() as patch:
+        from features.backbones import BACKBONES, Backbone
+
+        patch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
+        patch.chdir(folder)
+        draw_odd(draw_tree(folder / "photos"))
+        options = {"layers": ("relu", "last"), "views": 2, "augment": "hflip", "batch_size": 6}
+        extract("photos", backbone="tiny", out="s.h5", **options)
+        for head in HEADS:
+            pipeline.train_head("s.h5", head, layer="last,relu" if head == "ridge" else None, out=head)
+    return folder
+
+
+def evaluation(run, split="test"):
+    """Return path → (class, probabilities) of the rows that the run was evaluated on."""
+    with open(run / "predictions.csv", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    return {
+        row["path"]: (row["predicted"], [float(value) for name, value in row.items() if name.startswith("p(")])
+        for row in rows
+    }
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_equals_the_evaluation_row_by_row(trained, tmp_path, monkeypatch, head, stored):
+    monkeypatch.chdir(trained if stored else tmp_path)  # the run names its store by a relative path
+    expected = evaluation(trained / head)
+    predicted = predict(trained / head, [trained / "photos/test"])
+    assert len(predicted["predictions"]) == len(expected) == 16 and not predicted["skipped"]
+    assert (predicted["from_store"], predicted["computed"]) == ((16, 0) if stored else (0, 16))
+    for each in predicted["predictions"]:
+        name, chances = expected[str(each["path"]).split("photos/")[1]]
+        assert each["class"] == name
+        np.testing.assert_allclose(list(each["probabilities"].values()), chances, atol=2e-6)
+        first, second = sorted(each["probabilities"].values())[::-1]
+        assert each["probability"] == first and each["margin"] == pytest.approx(first - second)
+
+
+def test_new_files_are_computed_stored_contents_are_read_and_bad_ones_told(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    new = tmp_path / "new"
+    draw(new / "one.png", 77)
+    draw(new / "deeper/two.png", 78)
+    shutil.copy(trained / "photos/test/red/test000.png", new / "known.png")
+    shutil.copy(new / "one.png", new / "copy.png")
+    (new / "broken.jpg").write_bytes(b"no image")
+    (new / "notes.txt").write_text("no image by its name")
+    (new / ".hidden.png").write_bytes(b"")
+    assert main(["predict", "--run", "logistic", str(new), "gone.png", "--json"]) == 0
+    told = capsys.readouterr()
+    predicted = json.loads(told.out)
+    assert [each["path"].split("new/")[1] for each in predicted["predictions"]] == [
+        "copy.png", "deeper/two.png", "known.png", "one.png",
+    ]  # fmt: skip
+    assert (predicted["from_store"], predicted["computed"]) == (1, 2)
+    assert [each["path"].split("/")[-1] for each in predicted["skipped"]] == ["broken.jpg", "gone.png"]
+    assert "no image in one of the formats" in told.err and "of which 1 are in s.h5" in told.err
+    copy, _, _, one = predicted["predictions"]
+    assert copy["probabilities"] == one["probabilities"]
+
+
+def test_names_patterns_and_standard_input(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    files = sorted(map(str, (trained / "photos/test/red").glob("*.png")))
+    assert main(["predict", "--run", "logistic", "photos/test/red/*.png"]) == 0
+    by_pattern = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert by_pattern[0] == ["path", "class", "probability", "margin", "p(blue)", "p(red)"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(files) + "\n"))
+    assert main(["predict", "--run", "logistic", "-"]) == 0
+    by_list = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert [row[1:] for row in by_list] == [row[1:] for row in by_pattern] and len(by_list) == 1 + len(files)
+    with pytest.raises(RequestError, match=r"there is none in photos/\*\.gif"):
+        find_images(["photos/*.gif"])
+    with pytest.raises(SourceError, match="none of 1 is"):
+        predict("logistic", ["gone.png"])
+    with pytest.raises(RequestError, match="holds no trained head"):
+        predict(tmp_path, ["gone.png"])
+
+
+def test_hostile_files_computed_equal_those_stored(shared, tmp_path, monkeypatch):
+    subprocess.run([sys.executable, shared / "hostile/make_extra.py", tmp_path], check=True)
+    monkeypatch.chdir(tmp_path)
+    done = extract("images", backbone="tiny", out="s.h5", allow_missing_classes=True, max_skipped=0.5)
+    pipeline.train_head("s.h5", "nearest-mean", out="run")
+    stored = predict("run", ["images"])
+    shutil.move("s.h5", "moved.h5")
+    computed = predict("run", ["images"])
+    assert stored["from_store"] > 40 and not computed["from_store"] and len(computed["predictions"]) >= done.rows
+    for one, other in zip(stored["predictions"], computed["predictions"], strict=True):
+        assert one["path"] == other["path"] and one["class"] == other["class"]
+        np.testing.assert_allclose(
+            list(one["probabilities"].values()), list(other["probabilities"].values()), atol=1e-6
+        )
+    assert stored["skipped"] == computed["skipped"] != []
+
+
+def test_a_store_made_with_other_settings_is_not_read(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    extract(str(trained / "photos"), backbone="tiny", out="s.h5", resize="nearest")
+    said: list[str] = []
+    predicted = predict(trained / "logistic", [trained / "photos/test"], say=said.append)
+    assert predicted["from_store"] == 0 and any("other settings" in line for line in said)
+
+
+def test_a_model_of_ones_own_that_moved_and_one_that_changed(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layers = [keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 99), keras.layers.Conv2D(5, 3, name="maps")]
+    keras.Sequential(layers).save("own.keras")
+    extract(str(trained / "photos"), backbone="own.keras", out="s.h5")
+    pipeline.train_head("s.h5", "logistic", out="run")
+    shutil.move("s.h5", "moved.h5")
+    shutil.move("own.keras", "moved.keras")
+    with pytest.raises(RequestError, match="is not there"):
+        predict("run", [trained / "photos/test"])
+    predicted = predict("run", [trained / "photos/test"], weights="moved.keras")
+    expected = evaluation(tmp_path / "run")
+    assert [each["class"] for each in predicted["predictions"]] == [
+        expected[each["path"].split("photos/")[1]][0] for each in predicted["predictions"]
+    ]
+    keras.Sequential([*layers[:2], keras.layers.Conv2D(5, 3, name="maps")]).save("other.keras")
+    with pytest.raises(WeightsError, match="must have SHA-256"):
+        predict("run", [trained / "photos/test"], weights="other.keras")
+
+
+def test_a_run_without_what_its_head_reads(trained, tmp_path):
+    folder = shutil.copytree(trained / "logistic", tmp_path / "old")
+    told = json.loads((folder / "run.json").read_text())
+    for reading in (None, {}, {"layers": [["last", "harm"]], "views": 1, "views_as": "rows"}):
+        (folder / "run.json").write_text(json.dumps({**told, "reading": reading}))
+        with pytest.raises(UnsafeFile, match="Train"):
+            predict(folder, [trained / "photos/test"])
