@@ -203,11 +203,11 @@ def test_svms_are_scikit_learns_own(n_classes, gamma):
     for C in (1.0, 30.0):
         settings = {"scale": "layer", "C": C} | ({} if gamma is None else {"gamma": gamma})
         ours = SvmSearch(sample, {}).fit(settings, sample.everything)
-        scaled = X / ours.scale_
+        scaled = X / measure_scale(X, "layer", (X.shape[1],))
         if gamma is not None:
             squares = ((scaled[:, None] - scaled) ** 2).sum(axis=2)
             assert ours.gamma_ == pytest.approx(gamma / squares.mean(), rel=1e-3)
-        theirs = SVC(C=C, kernel="linear" if gamma is None else "rbf", gamma=ours.gamma_ or 1.0).fit(scaled, y)
+        theirs = SVC(C=C, kernel="linear" if gamma is None else "rbf", gamma=getattr(ours, "gamma_", None) or 1.0).fit(scaled, y)
         np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(scaled), atol=1e-2)
 
 
