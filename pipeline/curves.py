@@ -12,7 +12,7 @@ Curve = tuple[np.ndarray, np.ndarray]  # x, never falling, and y
 Pair = tuple[np.ndarray, np.ndarray]  # labels, (n_samples,), and probabilities, (n_samples, n_classes)
 
 _BINS = 15  # as in `evaluate.calibration_error`
-_POINTS = 500  # of a curve that is drawn; more cannot be seen
+_GRID = 1000  # steps of a drawn curve's axes: half a pixel
 
 
 def roc(pairs: Sequence[Pair]) -> Curve | None:
@@ -44,7 +44,8 @@ def precision_recall(pairs: Sequence[Pair]) -> Curve | None:
 
     def draw(truth: np.ndarray, score: np.ndarray) -> Curve:
         precision, recall, _ = metrics.precision_recall_curve(truth, score)
-        recall, precision = recall[::-1], precision[::-1]
+        end = len(recall) - np.searchsorted(recall[::-1], recall[0])  # where all are found; beyond it nothing is gained
+        recall, precision = recall[end - 1 :][::-1], precision[end - 1 :][::-1]
         return np.repeat(recall, 2)[1:-1], np.repeat(precision[1:], 2)
 
     return _averaged(pairs, draw)
@@ -76,16 +77,14 @@ def average(curves: Sequence[Curve]) -> Curve:
 
 
 def thin(curve: Curve) -> Curve:
-    """Return a curve of at most some 500 points: those where it turns, evenly thinned if there are more."""
-    moves = np.ones(len(curve[0]), bool)
-    moves[1:] = (np.diff(curve[0]) != 0) | (np.diff(curve[1]) != 0)
-    x, y = curve[0][moves], curve[1][moves]
+    """Return a curve on a grid of a thousandth, with only the points where it turns: what can be seen of it."""
+    x, y = (np.round(each * _GRID) / _GRID for each in curve)
+    moves = np.ones(len(x), bool)
+    moves[1:] = (np.diff(x) != 0) | (np.diff(y) != 0)
+    x, y = x[moves], y[moves]
     turns = np.ones(len(x), bool)
     turns[1:-1] = np.abs(np.diff(x)[:-1] * np.diff(y)[1:] - np.diff(y)[:-1] * np.diff(x)[1:]) > 1e-12
-    kept = np.flatnonzero(turns)
-    if len(kept) > _POINTS:
-        kept = kept[np.linspace(0, len(kept) - 1, _POINTS).astype(int)]
-    return x[kept], y[kept]
+    return x[turns], y[turns]
 
 
 def reliability(pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -172,7 +172,8 @@ def history_charts(history: dict[str, list[float]], kept: int) -> list[dict[str,
             continue
         epochs = len(lines[0][1])
         values = [value for _, line in lines for value in line]
-        box = charts.frame((1, max(2, epochs)), charts.widened(values), ("epoch", name), height=240)
+        span = charts.widened(values, within=(0.0, 1.0 if name == "accuracy" else math.inf))
+        box = charts.frame((1, max(2, epochs)), span, ("epoch", name), height=240)
         drawn.append(
             {
                 "name": name,

@@ -17,8 +17,8 @@ from .suspects import closest, copies, label_errors
 from .thumbnails import Thumbnails
 
 # How many images a page carries, and their sides in pixels: what bounds its size.
-MISTAKES, SUSPECTS, COPIES, CLOSEST, POINTS = 12, 24, 12, 8, 2000
-CARD, LARGE, DOT = 112, 224, 64
+MISTAKES, SUSPECTS, COPIES, CLOSEST, POINTS = 16, 24, 12, 8, 2000
+CARD, LARGE, DOT = 128, 224, 64
 PRODUCTS = 2e12  # multiplications that looking for near copies may take: about a minute
 SYMBOLS, COLOURS = 4, 8  # of points on the map: classes differ by colour, then by symbol
 MAP_WIDTH, MAP_HEIGHT = 640, 460
@@ -79,7 +79,7 @@ class Gallery:
         added = attention.activation_maps(maps, head.coef, head.features.pool)
         predicted = head.probabilities[chosen].argmax(axis=1)
         of_predicted = added[np.arange(len(chosen)), :, :, predicted]
-        top = float(np.quantile(np.abs(of_predicted), 0.995))
+        top = float(np.quantile(np.abs(of_predicted), 0.98))
         heats = {place: attention.heat(one, top) for place, one in zip(chosen, of_predicted, strict=True)}
         groups = []
         for kind, places in kinds.items():

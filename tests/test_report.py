@@ -182,9 +182,20 @@ def test_repeats_a_trained_head_and_what_cannot_be_shown(tiny_store, tmp_path, m
     assert "pooled over space" in gather(load_run(Path("runs/pooled")))["attention"]["why"]
     Path("pooled.h5").unlink()
     assert main(["report", "--run", "runs/pooled"]) == 0 and "pooled.h5 is not there" in capsys.readouterr().err
+    shutil.copy(tiny_store, "pooled.h5")
+    assert main(["report", "--run", "runs/pooled"]) == 0 and "has changed since the run" in capsys.readouterr().err
     assert main(["report", "--run", "runs"]) == 2
     Path("runs/three/predictions.npz").unlink()
     assert main(["report", "--run", "runs/three"]) == 2 and "Run the same compare" in capsys.readouterr().err
+
+
+def test_many_images_and_classes_are_bounded(hostile_run, monkeypatch):
+    monkeypatch.setattr("pipeline.gallery.POINTS", 10)
+    monkeypatch.setattr("pipeline.figures.MATRIX_CLASSES", 1)
+    report(hostile_run, out=hostile_run / "bounded.html")
+    html = (hostile_run / "bounded.html").read_text(encoding="utf-8")
+    assert "10 of 33 images, drawn at random" in html and html.count("<use href") == 10 + len(HOSTILE_CLASSES)
+    assert "taken for" in html and 'class="matrix' not in html
 
 
 def test_a_changed_or_missing_file_is_not_shown_as_another(tiny_store, tmp_path):
@@ -214,6 +225,7 @@ def browser():
     options.binary_location = program
     for argument in (
         "--headless=new",
+        "--force-prefers-reduced-motion",
         "--no-sandbox",
         "--disable-gpu",
         "--disable-dev-shm-usage",
