@@ -33,7 +33,7 @@ help:  ## show this
 $(BIN)/.ready: setup.cfg pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python must be at least 3.11; got " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[demo,test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[demo,openvino,mnn,test,lint]'
 	@touch $@
 
 setup: $(BIN)/.ready  ## make the virtual environment with all extras
@@ -93,7 +93,7 @@ format: $(BIN)/.ready  ## rewrite the code in the project's style
 
 pins: setup.cfg  ## resolve the newest versions into .ci/constraints.txt, in an environment of their own
 	rm -rf .venv && $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[demo,test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[demo,openvino,mnn,test,lint]'
 	$(BIN)/python -m pip freeze --exclude-editable --exclude setuptools > .ci/constraints.txt
 	@touch $(BIN)/.ready
 

@@ -196,7 +196,7 @@ def build_base(
         loaded = load_weights(model, name, weights, weights_sha256, lambda: construct(weights="imagenet", **shape))
     outputs = {layer: by_name[layer].output for layer in chosen}
     return Base(
-        model=keras.Model(model.inputs[0], outputs),
+        model=keras.Model(model.inputs[0], outputs, name="base"),
         layers={layer: tuple(output.shape[1:]) for layer, output in outputs.items()},
         preprocess=prepare,
         weights=loaded,

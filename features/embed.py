@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from .backbones import Base, build_base
-from .engines import Engine, TensorFlowEngine
+from .engines import ENGINES, Engine, is_installed, missing_engine
 from .errors import UnsafeFile, must_be_one_of
 from .forward import cast_features
+from .frozen import freeze
 from .images import check_resize
 from .options import DTYPES
 from .plan import Content, ahead
@@ -82,7 +83,12 @@ def rebuild_engine(held: dict[str, Any], weights: str | None = None) -> Engine:
     """Return the engine that a provenance describes; see `rebuild_base`."""
     base = rebuild_base(held, weights)
     with _described():
-        return TensorFlowEngine(base, held["image_size"], held["batch_size"], held["pool"])
+        name = held["engine"].split()[0]
+        if name not in ENGINES:
+            raise must_be_one_of("engine", ENGINES, name)
+        if not is_installed(name):
+            raise missing_engine(name)
+        return ENGINES[name].make(freeze(base, held["image_size"], held["batch_size"], held["pool"]))
 
 
 @contextmanager
@@ -119,8 +125,8 @@ def embed(
         return content.sha256, np.stack(made)
 
     with ThreadPoolExecutor(workers) as pool:
-        decoded = ahead(pool, decode, contents, 2 * engine.batch_size + workers)
-        while some := list(itertools.islice(decoded, engine.batch_size)):
+        decoded = ahead(pool, decode, contents, 2 * held["batch_size"] + workers)
+        while some := list(itertools.islice(decoded, held["batch_size"])):
             usable = [(key, images) for key, images in some if not isinstance(images, str)]
             reasons = {key: images for key, images in some if isinstance(images, str)}
             features = _forward(np.concatenate([images for _, images in usable]), engine, held) if usable else {}
@@ -130,9 +136,9 @@ def embed(
 def _forward(images: np.ndarray, engine: Engine, held: dict[str, Any]) -> dict[str, np.ndarray]:
     """Send images through the base in full batches, as the pass does."""
     batches = []
-    for first in range(0, len(images), engine.batch_size):
-        some = images[first : first + engine.batch_size]
-        batch = np.zeros((engine.batch_size, *images.shape[1:]), np.uint8)
+    for first in range(0, len(images), held["batch_size"]):
+        some = images[first : first + held["batch_size"]]
+        batch = np.zeros((held["batch_size"], *images.shape[1:]), np.uint8)
         batch[: len(some)] = some
         features = engine.run(batch).items()
         batches.append({name: cast_features(name, values[: len(some)], held["dtype"]) for name, values in features})

@@ -1,30 +1,35 @@
-"""What runs the base: a batch of uint8 images in, the asked layers' float32 features out."""
+"""What runs the base: which engines there are, which one is taken, and whether its features are TensorFlow's."""
 
 from __future__ import annotations
 
+import importlib.util
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from .backbones import Base
-from .runtime import import_keras, quiet
+from .cache import recall, remember
+from .errors import EngineError, RequestError, missing_extra
+from .frozen import Frozen
+from .mnn_engine import MNNEngine, cores
+from .openvino_engine import OpenVINOEngine
+from .tensorflow_engine import TensorFlowEngine, find_device
 
 
 class Engine(Protocol):
-    """What the pass needs of an engine."""
-
-    name: str
-    """Engine, version, device and precision; part of the store's fingerprint."""
-
-    batch_size: int
+    """What the pass needs of an engine; it is made from a `Frozen` base."""
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return each layer's features of one batch.
 
         Parameters
         ----------
-        images : ndarray of shape (batch_size, size, size, 3), uint8
+        images : ndarray of shape (batch_size, image_size, image_size, 3), uint8
             RGB. The batch is always full, so that a row's values do not depend on how many others there are.
 
         Returns
@@ -34,55 +39,173 @@ class Engine(Protocol):
         ...
 
 
-class TensorFlowEngine:
-    """The base as one frozen TensorFlow graph: variables made constants, so that BatchNorm folds into convolutions.
+@dataclass(frozen=True)
+class EngineKind:
+    """An engine that may be installed.
+
+    Attributes
+    ----------
+    make : callable
+        From a `Frozen` base to the engine.
+    module : str
+        What is imported; its package has the same name, and so has the extra.
+    allowed : float
+        How far its features may be from TensorFlow's: relative, Frobenius, of the first batch, layer by layer.
+    """
+
+    make: Callable[[Frozen], Engine]
+    module: str
+    allowed: float
+
+
+ENGINES = {
+    "tensorflow": EngineKind(TensorFlowEngine, "tensorflow", 0.0),
+    "openvino": EngineKind(OpenVINOEngine, "openvino", 1e-5),
+    "mnn": EngineKind(MNNEngine, "MNN", 3e-4),  # Winograd's transforms round more
+}
+CHOICES = ("auto", *ENGINES)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An engine ready for the pass.
+
+    Attributes
+    ----------
+    engine : Engine
+    parity : float
+        Relative Frobenius distance from TensorFlow's features on the first batch, of the layer where it is largest.
+    seconds : float
+        What a batch takes.
+    """
+
+    engine: Engine
+    parity: float
+    seconds: float
+
+
+def is_installed(name: str) -> bool:
+    """Tell whether an engine's package is there, without importing it."""
+    return name in ENGINES and importlib.util.find_spec(ENGINES[name].module) is not None
+
+
+def missing_engine(name: str, why: str = "") -> RequestError:
+    """Return the error for an engine that is not installed; `why` it is needed, if it was not asked for by name."""
+    return missing_extra(name, name, f"the engine {name}{why}")
+
+
+def describe_engine(name: str) -> str:
+    """Return engine, version, device and precision, which are part of a store's fingerprint."""
+    device = find_device() if name == "tensorflow" else "cpu"
+    return f"{name} {version(name)}, {device}, float32"
+
+
+def pick_engine(
+    asked: str, held: str | None, frozen: Frozen, base: Any, batch: np.ndarray, say: Callable[[str], None]
+) -> str:
+    """Return the name of the engine to take.
 
     Parameters
     ----------
-    base : Base
-    image_size, batch_size : int
-    pool : {'none', 'avg', 'max', 'avg+max'}
-        Pool feature maps over space, in float32, before they leave the device.
+    asked : str
+        One of ``CHOICES``.
+    held : str, optional
+        The engine of the store that is to be resumed or grown, as `describe_engine` gave it.
+    frozen : Frozen
+    base : dict
+        What tells this base from others, as JSON can carry it: its weights' SHA-256, preprocessing, ...
+    batch : ndarray of shape (batch_size, image_size, image_size, 3), uint8
+        What engines are timed on.
+    say : callable
+        Takes a line for each thing that was found.
+
+    Raises
+    ------
+    RequestError
+        If the store's engine is not installed.
     """
-
-    def __init__(self, base: Base, image_size: int, batch_size: int, pool: str = "none"):
-        import_keras()
-        import tensorflow as tf
-        from tensorflow.python.framework.convert_to_constants import (
-            convert_variables_to_constants_v2,
-        )
-
-        self.batch_size = batch_size
-        self.device = use_gpus(tf)
-        self.name = f"tensorflow {version('tensorflow')}, {self.device}, float32"
-        self._tf, self._layers = tf, list(base.layers)
-        reduce = {"avg": tf.reduce_mean, "max": tf.reduce_max}
-
-        def forward(images: Any) -> list[Any]:
-            maps = base.model(base.preprocess(tf.cast(images, tf.float32)), training=False)
-            return [pooled(maps[layer]) for layer in base.layers]
-
-        def pooled(layer: Any) -> Any:
-            if pool == "none" or layer.shape.rank != 4:
-                return layer
-            return tf.concat([reduce[name](layer, axis=(1, 2)) for name in pool.split("+")], axis=1)
-
-        shape = tf.TensorSpec((batch_size, image_size, image_size, 3), tf.uint8)
-        with quiet():
-            self._run = convert_variables_to_constants_v2(tf.function(forward).get_concrete_function(shape))
-
-    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """See `Engine.run`."""
-        outputs = self._run(self._tf.constant(images))
-        return {layer: output.numpy() for layer, output in zip(self._layers, outputs, strict=True)}
+    if asked != "auto":
+        return asked
+    if held is not None:
+        name = held.split()[0]
+        if not is_installed(name):
+            raise missing_engine(name, ", which made this store and goes on with it,")
+        return name
+    installed = [name for name in ENGINES if is_installed(name)]
+    if find_device() != "cpu" or installed == ["tensorflow"]:
+        return "tensorflow"
+    versions = {name: version(name) for name in installed}
+    key = {"base": base, "engines": versions, "processor": processor(), "cores": cores()}
+    rates = recall("engines", key)
+    if rates is None:
+        rates = _images_per_second(installed, frozen, batch, say)
+        remember("engines", key, rates)
+        told = "is the fastest here, and remembered"
+    else:
+        told = "was the fastest when they were timed"
+    fastest = max(rates, key=lambda name: rates[name])
+    say(f"timed    {', '.join(f'{name} {rate:.1f}' for name, rate in rates.items())} images/s: {fastest} {told}")
+    return fastest
 
 
-def use_gpus(tf: Any) -> str:
-    """Set up TensorFlow's GPUs, if there are any, and return the device's name."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return "cpu"
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    tf.config.experimental.enable_tensor_float_32_execution(False)  # TF32 would round features by 1e-3
-    return "gpu " + tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unknown")
+def _images_per_second(
+    names: list[str], frozen: Frozen, batch: np.ndarray, say: Callable[[str], None]
+) -> dict[str, float]:
+    """Time the second batch of each engine; the first one sets it up."""
+    rates = {}
+    for name in names:
+        try:
+            engine = ENGINES[name].make(frozen)
+        except EngineError as error:
+            say(f"warning  {error} It is left out.")
+            continue
+        engine.run(batch)
+        rates[name] = frozen.batch_size / _seconds(engine, batch)
+    return rates
+
+
+def make_checked(name: str, frozen: Frozen, batch: np.ndarray) -> Checked:
+    """Make an engine and check its features of one batch against TensorFlow's.
+
+    Raises
+    ------
+    EngineError
+        If they differ by more than is allowed, or the engine cannot run this base.
+    """
+    try:
+        engine = ENGINES[name].make(frozen)
+    except EngineError as error:
+        raise EngineError(f"{error} Use another: --engine tensorflow") from error
+    found, parity = engine.run(batch), 0.0
+    if name != "tensorflow":
+        expected = TensorFlowEngine(frozen).run(batch)
+        distances = {layer: _distance(found[layer], expected[layer]) for layer in expected}
+        worst = max(distances, key=lambda layer: distances[layer])
+        parity, allowed = distances[worst], ENGINES[name].allowed
+        if not parity <= allowed:  # so that NaN is refused too
+            raise EngineError(
+                f"features of {name} must be within {allowed:.0e} of TensorFlow's (relative); those of {worst} are "
+                f"{parity:.1e} away. Use another: --engine tensorflow"
+            )
+    return Checked(engine, parity, _seconds(engine, batch))
+
+
+def _distance(found: np.ndarray, expected: np.ndarray) -> float:
+    norm = max(float(np.linalg.norm(expected)), 1e-12)
+    return float(np.linalg.norm((found - expected).ravel())) / norm
+
+
+def _seconds(engine: Engine, batch: np.ndarray) -> float:
+    start = time.perf_counter()
+    engine.run(batch)
+    return time.perf_counter() - start
+
+
+def processor() -> str:
+    """Return the processor's model, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else f"{platform.machine()} {platform.processor()}"

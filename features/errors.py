@@ -40,6 +40,10 @@ class UnsafeFile(CachedFeaturesError):
     """A file could run code, reaches outside itself, or claims more than it holds; nothing of it was used."""
 
 
+class EngineError(CachedFeaturesError):
+    """An engine cannot run a base, or its features are not TensorFlow's."""
+
+
 class UnreadableImage(Exception):
     """One file is no usable image; its message is the reason kept in ``/skipped``."""
 

@@ -9,24 +9,25 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .backbones import Base, build_base, find_backbone
-from .engines import Engine, TensorFlowEngine
+from .backbones import Base, build_base
+from .engines import Engine, describe_engine, make_checked, pick_engine
 from .errors import SourceError, StoreError
-from .forward import PART_BYTES, allowed_skips, compute, find_work, too_many_skipped
+from .forward import PART_BYTES, allowed_skips, compute, find_work, first_batch, too_many_skipped
+from .frozen import Frozen, freeze
 from .layout import Rows, Skipped
 from .options import ExtractOptions, check_options
 from .parts import Parts, held_provenance
 from .plan import Plan, check_classes, make_plan
 from .pooling import pooled_shape
+from .provenance import find_finished, is_current, make_provenance
 from .sources import Source, load_source
-from .store import FeatureStore, fingerprint, parts_folder
+from .store import FeatureStore, parts_folder
 from .writer import one_writer
 
 
@@ -85,20 +86,38 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
     plan = make_plan(source, asked.workers)
     for line in plan.describe():
         say(line)
+    finished = find_finished(asked, plan)
+    if finished is not None:
+        rows, skipped, held = finished
+        say(f"store    {asked.path} is whole and up to date, made by {held['engine']}; nothing to compute")
+        clock.lap("plan")
+        return Summary(asked.path, len(rows), 0, skipped, clock.laps)
     if not asked.allow_missing_classes:
         check_classes(plan, asked.side, asked.resize)
     clock.lap("plan")
+    return _compute(asked, source, plan, clock, say)
+
+
+def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, say: Callable[[str], None]) -> Summary:
+    """Compute what a store lacks and commit it."""
+    held = held_provenance(asked.path)
     base = _load(asked)
-    asked = _with_pool(asked, base, plan, say)
-    engine = TensorFlowEngine(base, asked.side, asked.batch_size, asked.pool or "none")
+    asked = _with_pool(asked, held, base, plan, say)
+    frozen = freeze(base, asked.side, asked.batch_size, asked.pool or "none")
+    batch = first_batch(plan, asked)
+    name = pick_engine(asked.engine, held["engine"] if held else None, frozen, _tell_apart(asked, base), batch, say)
+    provenance = make_provenance(asked, source, base, describe_engine(name))
     with one_writer(parts_folder(asked.path), say):
-        parts = Parts(asked.path, _provenance(asked, source, base, engine), asked.retry_skipped)
+        parts = Parts(asked.path, provenance | {"parity": held.get("parity") if held else None}, asked.retry_skipped)
         parts.forget(set(plan.keys))
         todo = find_work(plan, parts, asked.views)
-        _preflight(asked, base, engine, plan, sum(len(views) for _, views in todo), say)
-        clock.lap("load")
-        compute(todo, len(plan.contents), engine, parts, asked)
-        clock.lap("pass")
+        count = sum(len(views) for _, views in todo)
+        _preflight(asked, base, plan, count, say)
+        if todo:
+            engine, parts.provenance["parity"] = _start_engine(name, frozen, batch, count, asked, say)
+            clock.lap("load")
+            compute(todo, len(plan.contents), engine, parts, asked)
+            clock.lap("pass")
         rows, skipped = plan.rows(asked.views, parts.skipped)
         _check_rows(rows, skipped, asked)
         if todo or not _is_current(asked, rows, skipped):
@@ -108,6 +127,25 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
         clock.lap("commit")
     computed = sum(len(views) for content, views in todo if content.sha256 not in parts.skipped)
     return Summary(asked.path, len(rows), computed, skipped, clock.laps)
+
+
+def _tell_apart(options: ExtractOptions, base: Base) -> dict[str, Any]:
+    """Return what decides how fast each engine runs a base."""
+    return {
+        "weights_sha256": base.weights.sha256,
+        "layers": list(base.layers),
+        "image_size": options.side,
+        "batch_size": options.batch_size,
+        "preprocess": options.preparation,
+        "pool": options.pool,
+    }
+
+
+def _is_current(options: ExtractOptions, rows: Rows, skipped: list[Skipped]) -> bool:
+    if not options.path.exists():
+        return False
+    with FeatureStore(options.path) as store:
+        return is_current(store, options, rows, skipped)
 
 
 class _Clock:
@@ -121,17 +159,22 @@ class _Clock:
 
 
 def _load(options: ExtractOptions) -> Base:
-    layers = options.layers or (find_backbone(options.backbone).layer,)
     return build_base(
-        options.backbone, layers, options.side, options.preparation, options.weights, options.weights_sha256
+        options.backbone,
+        options.asked_layers,
+        options.side,
+        options.preparation,
+        options.weights,
+        options.weights_sha256,
     )
 
 
-def _with_pool(options: ExtractOptions, base: Base, plan: Plan, say: Callable[[str], None]) -> ExtractOptions:
+def _with_pool(
+    options: ExtractOptions, held: dict[str, Any] | None, base: Base, plan: Plan, say: Callable[[str], None]
+) -> ExtractOptions:
     """Fill in how maps are pooled, where the request leaves it out."""
     if options.pool is not None:
         return options
-    held = held_provenance(options.path)
     if held is not None:
         return replace(options, pool=held["pool"])
     values = sum(math.prod(shape) for shape in base.layers.values()) * len(plan.contents) * options.views
@@ -146,37 +189,6 @@ def _with_pool(options: ExtractOptions, base: Base, plan: Plan, say: Callable[[s
         f"{in_memory / 1e9:.1f} GB of memory as a matrix ({memory / 1e9:.1f} GB in all). To store them anyway: --pool none"
     )
     return replace(options, pool="avg")
-
-
-def _provenance(options: ExtractOptions, source: Source, base: Base, engine: Engine) -> dict[str, Any]:
-    provenance = {
-        "source": {
-            "kind": source.kind,
-            "data": options.data,
-            "root": str(source.root.resolve()),
-            "limit": options.limit,
-        },
-        "splits": list(source.notes),
-        "seed": options.seed,
-        "backbone": Path(options.backbone).name,
-        "backbone_file": str(Path(options.backbone).resolve()) if options.backbone.endswith(".keras") else None,
-        "layers": list(base.layers),
-        "weights": options.weights if options.weights == "imagenet" else str(Path(options.weights).resolve()),
-        "weights_origin": base.weights.origin,
-        "weights_sha256": base.weights.sha256,
-        "image_size": options.side,
-        "resize": options.resize,
-        "preprocess": options.preparation,
-        "pool": options.pool,
-        "views": options.views,
-        "augment": f"lecture, seed {options.seed}" if options.augment == "lecture" else options.augment,
-        "dtype": options.dtype,
-        "engine": engine.name,
-        "batch_size": engine.batch_size,
-        "compression": options.compression,
-        "versions": {name: version(name) for name in ("numpy", "h5py", "pillow", "keras", "tensorflow")},
-    }
-    return {**provenance, "fingerprint": fingerprint(provenance)}
 
 
 def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractOptions) -> None:
@@ -197,19 +209,8 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractOptions) -> 
             )
 
 
-def _is_current(options: ExtractOptions, rows: Rows, skipped: list[Skipped]) -> bool:
-    if not options.path.exists():
-        return False
-    with FeatureStore(options.path) as store:
-        same = all(np.array_equal(getattr(store.rows, each.name), getattr(rows, each.name)) for each in fields(Rows))
-        kept = (store.provenance["compression"], "parts" if store.parts else "file")
-        return same and store.skipped == skipped and kept == (options.compression, options.layout)
-
-
-def _preflight(
-    options: ExtractOptions, base: Base, engine: Engine, plan: Plan, todo: int, say: Callable[[str], None]
-) -> None:
-    """Say what will be done, how long it takes and what it needs; refuse it where the disk cannot hold it."""
+def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int, say: Callable[[str], None]) -> None:
+    """Say what will be done; refuse it where the disk cannot hold it."""
     shapes = {name: pooled_shape(shape, options.pool or "none") for name, shape in base.layers.items()}
     row_bytes = sum(int(np.prod(shape)) for shape in shapes.values()) * np.dtype(options.dtype).itemsize
     whole, parts = row_bytes * len(plan.contents) * options.views, row_bytes * todo
@@ -219,7 +220,6 @@ def _preflight(
         f"base     {options.backbone} at {options.side} px, {options.resize}, preprocess {options.preparation}: {layers}"
     )
     say(f"weights  {options.weights} from {base.weights.origin}, SHA-256 {base.weights.sha256[:12]}...")
-    say(f"engine   {engine.name}, batches of {engine.batch_size}")
     say(
         f"store    {options.path}: {todo} of {len(plan.contents) * options.views} images to compute, {options.dtype}, {options.compression}"
     )
@@ -232,20 +232,21 @@ def _preflight(
             f"{options.path.parent} has {free / 1e6:.0f} MB free; the store and its parts need up to "
             f"{(whole + parts) / 1e6:.0f} MB. Free some, use --out on another disk, or store less: --pool avg"
         )
-    if todo > engine.batch_size:
-        seconds = _seconds_a_batch(engine, options) * todo / engine.batch_size
-        waiting = (2 * engine.batch_size + options.workers) * options.side**2 * 3 + 2 * PART_BYTES
+
+
+def _start_engine(
+    name: str, frozen: Frozen, batch: np.ndarray, todo: int, options: ExtractOptions, say: Callable[[str], None]
+) -> tuple[Engine, float]:
+    """Make and check the engine, and say how long the pass takes and what it needs."""
+    checked = make_checked(name, frozen, batch)
+    away = "" if name == "tensorflow" else f"; {checked.parity:.1e} away from TensorFlow's features (relative)"
+    say(f"engine   {describe_engine(name)}, batches of {options.batch_size}{away}")
+    if todo > options.batch_size:
+        seconds = checked.seconds * todo / options.batch_size
+        waiting = (2 * options.batch_size + options.workers) * options.side**2 * 3 + 2 * PART_BYTES
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + waiting
         say(f"predict  {_duration(seconds)} for the pass, {memory / 1e9:.1f} GB of memory at its peak")
-
-
-def _seconds_a_batch(engine: Engine, options: ExtractOptions) -> float:
-    """Time the second of two batches: the first one also sets the engine up."""
-    batch = np.zeros((engine.batch_size, options.side, options.side, 3), np.uint8)
-    engine.run(batch)
-    start = time.perf_counter()
-    engine.run(batch)
-    return time.perf_counter() - start
+    return checked.engine, checked.parity
 
 
 def _duration(seconds: float) -> str:

@@ -29,6 +29,16 @@ def find_work(plan: Plan, parts: Parts, views: int) -> list[tuple[Content, list[
     return found
 
 
+def first_batch(plan: Plan, options: ExtractOptions) -> np.ndarray:
+    """Return the source's first images, as many as a batch has; where there are fewer, zeros follow."""
+    batch = np.zeros((options.batch_size, options.side, options.side, 3), np.uint8)
+    decoded = (content.image(options.side, options.resize) for content in plan.contents)
+    readable = (image for image in decoded if not isinstance(image, str))
+    for place, image in zip(batch, readable, strict=False):
+        place[:] = image
+    return batch
+
+
 def compute(
     todo: list[tuple[Content, list[int]]], total: int, engine: Engine, parts: Parts, options: ExtractOptions
 ) -> None:
@@ -47,7 +57,7 @@ def compute(
 
     count = sum(len(views) for _, views in todo)
     with ThreadPoolExecutor(options.workers) as pool, Progress(count, "images") as progress:
-        depth = 2 * engine.batch_size // options.views + options.workers
+        depth = 2 * options.batch_size // options.views + options.workers
         for sha256, views in ahead(pool, decode, todo, depth):
             if isinstance(views, str):
                 buffer.skipped.append((sha256, views))
@@ -66,7 +76,7 @@ class Buffer:
 
     def __init__(self, parts: Parts, engine: Engine, options: ExtractOptions):
         self.parts, self.engine, self.dtype = parts, engine, options.dtype
-        self.batch = np.zeros((engine.batch_size, options.side, options.side, 3), np.uint8)
+        self.batch = np.zeros((options.batch_size, options.side, options.side, 3), np.uint8)
         self.waiting: list[Key] = []  # keys of the images in the batch
         self._empty()
 

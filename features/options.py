@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import images
 from .backbones import check_request, find_backbone
+from .engines import CHOICES, is_installed, missing_engine
 from .errors import RequestError, must_be_one_of
 from .layout import COMPRESSION
 from .parts import LAYOUTS
@@ -40,6 +41,9 @@ class ExtractOptions:
     resize : str
         A key of ``images.RESIZE``.
     dtype : {'float16', 'float32'}
+    engine : {'auto', 'tensorflow', 'openvino', 'mnn'}
+        What runs the base. ``auto``: what a store of this name was made with; else TensorFlow on a GPU, or the fastest
+        of those installed, which are timed once.
     batch_size : int
     weights, weights_sha256 : str
         See `load_weights`.
@@ -74,6 +78,7 @@ class ExtractOptions:
     preprocess: str | None = None
     resize: str = "bilinear"
     dtype: str = "float16"
+    engine: str = "auto"
     batch_size: int = 16
     weights: str = "imagenet"
     weights_sha256: str | None = None
@@ -102,6 +107,11 @@ class ExtractOptions:
         return self.image_size or find_backbone(self.backbone).image_size
 
     @property
+    def asked_layers(self) -> tuple[str, ...]:
+        """Layers as they are asked for, by name or index."""
+        return self.layers or (find_backbone(self.backbone).layer,)
+
+    @property
     def preparation(self) -> str:
         """How images are preprocessed."""
         return self.preprocess or find_backbone(self.backbone).preprocess
@@ -113,6 +123,10 @@ def check_options(options: ExtractOptions) -> None:
     images.check_resize(options.resize)
     if options.dtype not in DTYPES:
         raise must_be_one_of("dtype", DTYPES, options.dtype)
+    if options.engine not in CHOICES:
+        raise must_be_one_of("engine", CHOICES, options.engine)
+    if options.engine != "auto" and not is_installed(options.engine):
+        raise missing_engine(options.engine)
     if options.pool is not None and options.pool not in EXTRACT_POOLS:
         raise must_be_one_of("pool", EXTRACT_POOLS, options.pool)
     if options.compression not in COMPRESSION:

@@ -1,8 +1,9 @@
-"""Keras on TensorFlow: imported where a model is built or run, and quietly."""
+"""Keras on TensorFlow, and other libraries that talk as they start: imported where a model is built or run, quietly."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -10,30 +11,36 @@ from typing import Any
 
 
 def import_keras() -> Any:
-    """Import Keras on TensorFlow and find its devices."""
+    """Import Keras on TensorFlow and find its devices; TensorFlow takes a GPU's memory as it needs it."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     with contextlib.nullcontext() if "tensorflow" in sys.modules else quiet():
         import keras
         import tensorflow as tf
 
-        tf.config.list_physical_devices()
+        for gpu in tf.config.list_physical_devices("GPU"):
+            with contextlib.suppress(RuntimeError):  # in use already, as its user has set it up
+                tf.config.experimental.set_memory_growth(gpu, True)
     return keras
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what TensorFlow's C++ libraries write as they start, which no log level of theirs does.
+    """Silence what C++ libraries write as they start, which no log level of theirs does.
 
     Errors are raised, not written, so none is lost. Set ``TF_CPP_MIN_LOG_LEVEL`` to see it all.
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         yield
         return
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
+    sys.stdout.flush()
+    kept, nothing = {fd: os.dup(fd) for fd in (1, 2)}, os.open(os.devnull, os.O_WRONLY)
+    for fd in kept:
+        os.dup2(nothing, fd)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        ctypes.CDLL(None).fflush(None)  # C's own buffers, before they would go where Python's results go
+        for fd, copy in kept.items():
+            os.dup2(copy, fd)
+            os.close(copy)
         os.close(nothing)

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import images
 from .embed import rebuild_engine
-from .engines import Engine
+from .engines import ENGINES, Engine, is_installed, missing_engine
 from .errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage
 from .plan import hash_files
 from .progress import Progress
@@ -125,6 +125,9 @@ def _check_computed(store: FeatureStore, rows: int, seed: int) -> Check:
     if not decoded:
         return Check("computed", None, "no rows asked for")
     try:
+        name = str(held["engine"]).split()[0]
+        if name in ENGINES and not is_installed(name):
+            return Check("computed", None, str(missing_engine(name)))
         distances = _distances(store, rebuild_engine(held), decoded)
     except CachedFeaturesError as error:
         return Check("computed", False, f"cannot be computed again: {error}")
@@ -147,9 +150,10 @@ def _image(store: FeatureStore, root: Path, row: int) -> np.ndarray:
 def _distances(store: FeatureStore, engine: Engine, decoded: dict[int, np.ndarray]) -> dict[int, float]:
     """Return for each row the largest relative distance, over layers, of what is stored and what is computed."""
     rows, distances = list(decoded), dict.fromkeys(decoded, 0.0)
-    for start in range(0, len(rows), engine.batch_size):
-        some = rows[start : start + engine.batch_size]
-        batch = np.zeros((engine.batch_size, *decoded[some[0]].shape), np.uint8)
+    size = store.provenance["batch_size"]
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        batch = np.zeros((size, *decoded[some[0]].shape), np.uint8)
         batch[: len(some)] = [decoded[row] for row in some]
         for layer, values in engine.run(batch).items():
             stored = store.read(layer, rows=np.array(some))

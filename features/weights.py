@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import tempfile
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from .archive import open_archive
-from .cache import cache_folder
+from .cache import cache_folder, new_file, recall, remember
 from .errors import WeightsError, missing_extra
 from .ownvalues import check_own_values
 
@@ -78,7 +78,54 @@ def load_weights(
     WeightsError
         If no origin has them, or the fingerprint differs.
     """
-    expected = sha256 or IMAGENET_SHA256.get(backbone)
+    loaded = _load(model, backbone, weights, sha256 or IMAGENET_SHA256.get(backbone), download)
+    file = _weights_file(backbone, weights)
+    if file is not None:
+        remember("weights", _identity(backbone, file), loaded.sha256)
+    return loaded
+
+
+def recall_sha256(backbone: str, weights: str) -> str | None:
+    """Return the SHA-256 of weights that were loaded before from a file that has kept its size, times and inode.
+
+    Parameters
+    ----------
+    backbone, weights : str
+        See `load_weights`. Of a model of one's own the file is hashed.
+    """
+    try:
+        if backbone.endswith(".keras"):
+            return hashlib.sha256(Path(backbone).read_bytes()).hexdigest()
+        file = _weights_file(backbone, weights)
+        return None if file is None else recall("weights", _identity(backbone, file))
+    except OSError:
+        return None
+
+
+def _weights_file(backbone: str, weights: str) -> Path | None:
+    """Return the one file that weights come from as things are now, if there is one."""
+    if weights != "imagenet":
+        return Path(weights)
+    cached = cache_folder() / f"{backbone}-imagenet.weights.h5"
+    if cached.exists():
+        return cached
+    files = _in_keras_cache(backbone)
+    return files[0] if len(files) == 1 else None
+
+
+def _identity(backbone: str, file: Path) -> list[str | int]:
+    status = file.stat()
+    times = (status.st_mtime_ns, status.st_ctime_ns)  # the latter changes with every write, and cannot be set
+    return [backbone, str(file.resolve()), status.st_size, *times, status.st_ino]
+
+
+def _load(
+    model: keras.Model,
+    backbone: str,
+    weights: str,
+    expected: str | None,
+    download: Callable[[], keras.Model] | None,
+) -> Weights:
     if weights != "imagenet":
         _load_file(model, Path(weights))
         return Weights(f"file {Path(weights).name}", _check(model, backbone, expected, f"the file {weights}"))
@@ -142,9 +189,12 @@ def _nowhere(backbone: str, why: str) -> WeightsError:
     return WeightsError(f"the ImageNet weights of {backbone} cannot be had ({why}). Either {'; or '.join(ways)}.")
 
 
-def _in_keras_cache(backbone: str) -> bool:
+def _in_keras_cache(backbone: str) -> list[Path]:
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    return any((home / "models").glob(f"{backbone}_*notop*.h5"))
+    name = re.compile(
+        rf"(weights)?{backbone.replace('_', '')}(?!v\d).*notop.*\.h5"
+    )  # Keras writes it one way or another
+    return [file for file in (home / "models").glob("*.h5") if name.fullmatch(re.sub("[-_]", "", file.name))]
 
 
 def _carrier_file(backbone: str) -> Path | None:
@@ -205,8 +255,6 @@ def _only(arrays: dict[str, Any], part: str, end: str, path: Path) -> Any:
 
 
 def _keep(model: keras.Model, path: Path) -> None:
-    """Keep converted weights in the per-user cache; another process may do the same at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        model.save_weights(Path(folder) / path.name)
-        os.replace(Path(folder) / path.name, path)
+    """Keep converted weights in the per-user cache."""
+    with new_file(path) as new:
+        model.save_weights(new)

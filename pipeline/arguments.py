@@ -127,6 +127,10 @@ def _add_base(add: Any) -> None:
     )  # fmt: skip
     add("--weights", metavar="FILE", help="file of weights instead of finding ImageNet's")
     add("--weights-sha256", metavar="HEX", help="accept weights with this SHA-256")
+    add(
+        "--engine", choices=("auto", "tensorflow", "openvino", "mnn"),
+        help="what runs the base (default auto: a GPU by TensorFlow, else the fastest of those installed)",
+    )  # fmt: skip
     add("--batch-size", type=int, metavar="N", help="images a batch (default 16)")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from features.embed import embed, rebuild_engine
+from features.engines import describe_engine
 from features.errors import CachedFeaturesError, RequestError, SourceError
 from features.plan import Content, distinct_contents, hash_files
 from features.progress import Progress
@@ -116,8 +117,9 @@ class _Predictor:
             return found
         engine = rebuild_engine(self._held, self._weights)
         made = self._held["engine"]
-        differs = "" if engine.name == made else f"; the store was made by {made}, which can differ in the last digits"
-        self._say(f"engine   {engine.name}{differs}")
+        name = describe_engine(made.split()[0])
+        differs = "" if name == made else f"; the store was made by {made}, which can differ in the last digits"
+        self._say(f"engine   {name}{differs}")
         with Progress(len(rest), "images") as progress:
             for batch in embed(rest, self._held, engine, self._reading.views, os.cpu_count() or 1):
                 if batch.keys:

@@ -16,7 +16,8 @@ import numpy as np
 
 from features import extract, images
 from features.backbones import build_base
-from features.engines import TensorFlowEngine
+from features.engines import TensorFlowEngine, describe_engine
+from features.frozen import freeze
 from features.sources import load_source
 
 
@@ -30,7 +31,7 @@ def main():
     source = load_source("elpv", limit=options.images)
     files = [source.file(row) for row in range(len(source))]
     base = build_base("vgg16", ["block5_pool"], 224)
-    engine = TensorFlowEngine(base, 224, options.batch_size)
+    engine = TensorFlowEngine(freeze(base, 224, options.batch_size))
     decoded = np.stack([images.decode(images.read_bytes(file), 224) for file in files])
 
     def pipeline(*layers):
@@ -67,7 +68,7 @@ def main():
         for name, run in contenders.items():
             seconds[name].append(run())
     print(
-        f"{platform.processor() or platform.machine()}, {engine.name}, Keras {version('keras')}, {len(source)} images",
+        f"{platform.processor() or platform.machine()}, {describe_engine('tensorflow')}, Keras {version('keras')}, {len(source)} images",
         file=sys.stderr,
     )
     print("| | images/s (median) | ratio to predict: median [min, max] | time, against one layer |\n|---|---|---|---|")

@@ -11,6 +11,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # results of the tests' own
 
 from features import FeatureStore, extract
 from features.backbones import BACKBONES, Backbone
+from features.cache import cache_folder
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -21,6 +22,18 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("no ../shared beside the project")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Keep what tests make out of the user's cache, whose ImageNet weights are read."""
+    home, users = tmp_path_factory.mktemp("cache"), cache_folder()
+    (home / "cached-features").mkdir()
+    for weights in users.glob("*.weights.h5"):
+        (home / "cached-features" / weights.name).symlink_to(weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import features.extract  # noqa: F401 - its module, not the function of the same name, is patched
+from features.engines import Checked
 
 extract_module = sys.modules["features.extract"]
 SHAPE = (4, 4, 96)
@@ -20,8 +21,7 @@ class StandInEngine:
 
     name = "stand-in 1, cpu, float32"
 
-    def __init__(self, batch_size):
-        self.batch_size = batch_size
+    def __init__(self):
         self._mix = np.random.default_rng(0).normal(size=(3, SHAPE[2])).astype(np.float32)
 
     def run(self, images):
@@ -33,10 +33,11 @@ class StandInEngine:
 
 
 def install(module=extract_module):
-    """Make `extract` use the stand-in; return the function it replaced."""
-    real = module._load
+    """Make `extract` use the stand-in."""
     weights = SimpleNamespace(origin="none: a stand-in", sha256="0" * 64)
     base = SimpleNamespace(layers={"maps": SHAPE}, weights=weights)
     module._load = lambda options: base
-    module.TensorFlowEngine = lambda base, size, batch_size, pool: StandInEngine(batch_size)
-    return real
+    module.freeze = lambda base, size, batch_size, pool: None
+    module.pick_engine = lambda *arguments: "stand-in"
+    module.describe_engine = lambda name: StandInEngine.name
+    module.make_checked = lambda name, frozen, batch: Checked(StandInEngine(), 0.0, 0.01)

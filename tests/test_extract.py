@@ -1,6 +1,9 @@
 """The pass, on the tiny base: what is stored is what the model gives, in the rows' order, whatever happens on the way."""
 
 import json
+import os
+import subprocess
+import sys
 
 import h5py
 import keras
@@ -15,6 +18,7 @@ from features.errors import CachedFeaturesError, RequestError, SourceError, Stor
 from features.images import decode
 from features.verify import verify
 from features.views import make_view
+from features.weights import fingerprint_weights, recall_sha256
 
 
 def run(data, out, **options):
@@ -146,6 +150,49 @@ def test_growing_computes_new_contents_only_and_equals_a_fresh_run(tree, tmp_pat
     run(tree, tmp_path / "fresh.h5")
     assert_same_stores(tmp_path / "grown.h5", tmp_path / "fresh.h5")
     assert run(tree, tmp_path / "grown.h5").computed == 0
+
+
+def test_a_finished_store_is_answered_without_tensorflow(tree, tmp_path):
+    own, store = tmp_path / "own.keras", tmp_path / "s.h5"
+    tiny_base.Tiny(None, False, (16, 16, 3)).save(own)
+    again = f"""
+import sys
+sys.modules["tensorflow"] = sys.modules["keras"] = None  # importing them is an error
+from features import extract
+done = extract({str(tree)!r}, backbone={str(own)!r}, out={str(store)!r}, layers=("-1",))
+print(done.rows, done.computed)
+"""
+
+    def ask():
+        return subprocess.run([sys.executable, "-c", again], capture_output=True, text=True)
+
+    assert "import of keras halted" in ask().stderr  # nothing is there: it is needed
+    extract(str(tree), backbone=str(own), out=store, layers=("-1",))
+    assert ask().stdout == "32 0\n"
+    draw(tree / "train/red/added.png", 1001)
+    assert "import of keras halted" in ask().stderr
+    (tree / "train/red/added.png").unlink()
+    assert ask().stdout == "32 0\n"
+    model = tiny_base.Tiny(None, False, (16, 16, 3))
+    model.set_weights([array + 1 for array in model.get_weights()])
+    model.save(own)
+    with pytest.raises(StoreError, match="weights_sha256: holds"):
+        extract(str(tree), backbone=str(own), out=store, layers=("-1",))
+
+
+def test_weights_in_a_file_that_changed_are_not_taken_for_those_loaded_before(tree, tmp_path):
+    weights = tmp_path / "tiny.weights.h5"
+    model = tiny_base.Tiny(None, False, (16, 16, 3))
+    model.save_weights(weights)
+    sha256 = fingerprint_weights(model)
+    assert recall_sha256("tiny", str(weights)) is None
+    run(tree, tmp_path / "s.h5", weights=str(weights), weights_sha256=sha256)
+    assert recall_sha256("tiny", str(weights)) == sha256
+    times = weights.stat()
+    model.set_weights([array + 1 for array in model.get_weights()])
+    model.save_weights(weights)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert recall_sha256("tiny", str(weights)) is None
 
 
 def test_other_settings_are_refused_field_by_field(tree, tmp_path):

@@ -207,7 +207,9 @@ def test_svms_are_scikit_learns_own(n_classes, gamma):
         if gamma is not None:
             squares = ((scaled[:, None] - scaled) ** 2).sum(axis=2)
             assert ours.gamma_ == pytest.approx(gamma / squares.mean(), rel=1e-3)
-        theirs = SVC(C=C, kernel="linear" if gamma is None else "rbf", gamma=getattr(ours, "gamma_", None) or 1.0).fit(scaled, y)
+        theirs = SVC(C=C, kernel="linear" if gamma is None else "rbf", gamma=getattr(ours, "gamma_", None) or 1.0).fit(
+            scaled, y
+        )
         np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(scaled), atol=1e-2)
 
 

@@ -1,0 +1,97 @@
+"""The base as one frozen graph: variables made constants, so that BatchNorm folds into convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .backbones import Base
+from .pooling import pooled_shape
+from .runtime import import_keras, quiet
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Preprocessing, base and pooling as one TensorFlow graph, which every engine runs or is made from.
+
+    Its input is RGB, (batch_size, image_size, image_size, 3), uint8. Each output is one layer's features of the whole
+    batch, float32, channels last, flattened: so it ends in an operation of its own, in this order of values, even where
+    the layer itself has successors and an engine lays out its feature maps otherwise.
+
+    Attributes
+    ----------
+    function : callable
+        TensorFlow's concrete function.
+    base : Base
+    image_size, batch_size : int
+    pool : str
+        See `freeze`.
+    """
+
+    function: Any
+    base: Base
+    image_size: int
+    batch_size: int
+    pool: str
+
+    @property
+    def layers(self) -> dict[str, tuple[int, ...]]:
+        """Name of each layer and the shape of its features for one image."""
+        return {layer: pooled_shape(shape, self.pool) for layer, shape in self.base.layers.items()}
+
+    @property
+    def input(self) -> str:
+        """Name of the graph's input."""
+        return self.function.inputs[0].op.name
+
+    @property
+    def outputs(self) -> list[str]:
+        """Name of the operation that makes each layer's output."""
+        return [output.op.inputs[0].op.name for output in self.function.outputs]
+
+    def graph(self) -> bytes:
+        """Return the graph as TensorFlow writes it: the same bytes for the same base in every fresh process."""
+        return self.function.graph.as_graph_def().SerializeToString(deterministic=True)
+
+    def of_batch(self, batch_size: int) -> Frozen:
+        """Return the same for batches of another size."""
+        return freeze(self.base, self.image_size, batch_size, self.pool)
+
+    def named(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Return flat outputs by layer, in the shape of a batch."""
+        shapes = {layer: (self.batch_size, *shape) for layer, shape in self.layers.items()}
+        return {layer: flat.reshape(shape) for (layer, shape), flat in zip(shapes.items(), outputs, strict=True)}
+
+
+def freeze(base: Base, image_size: int, batch_size: int, pool: str = "none") -> Frozen:
+    """Freeze a base.
+
+    Parameters
+    ----------
+    base : Base
+    image_size, batch_size : int
+    pool : {'none', 'avg', 'max', 'avg+max'}
+        Pool feature maps over space, in float32, before they leave the device.
+    """
+    import_keras()
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    reduce = {"avg": tf.reduce_mean, "max": tf.reduce_max}
+
+    def forward(images: Any) -> list[Any]:
+        maps = base.model(base.preprocess(tf.cast(images, tf.float32)), training=False)
+        return [tf.reshape(pooled(maps[layer]), (-1,)) for layer in base.layers]
+
+    def pooled(layer: Any) -> Any:
+        if pool == "none" or layer.shape.rank != 4:
+            return layer
+        return tf.concat([reduce[name](layer, axis=(1, 2)) for name in pool.split("+")], axis=1)
+
+    shape = tf.TensorSpec((batch_size, image_size, image_size, 3), tf.uint8)
+    with quiet():
+        function = convert_variables_to_constants_v2(tf.function(forward).get_concrete_function(shape))
+    return Frozen(function, base, image_size, batch_size, pool)
