@@ -53,7 +53,7 @@ if (heat) {
 // The map: the image nearest to the pointer, or walked to by arrow keys.
 function openMap(svg, points) {
   const marks = all("use[data-class]", svg);
-  const cursor = one("#cursor"), tip = one("#tip"), image = one("#tip-image"), text = one("#tip-text"), here = one("#here");
+  const cursor = one("#cursor"), tip = one("#tip"), image = one("#tip-image"), here = one("#here");
   const classes = new Set();
   let kind, current = -1;
 
@@ -82,7 +82,8 @@ function openMap(svg, points) {
     image.alt = point.path;
     const wrong = point.predicted !== null && point.predicted !== point.label;
     const said = `${point.label}${wrong ? `, predicted ${point.predicted}` : ""} (${point.split})`;
-    text.textContent = `${said} · ${point.path}`;
+    one("#tip-said").textContent = said;
+    one("#tip-path").textContent = point.path;
     if (told) here.textContent = `${point.path}: ${said}`;
     tip.hidden = false;
     const box = svg.getBoundingClientRect(), view = svg.viewBox.baseVal;
