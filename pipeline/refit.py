@@ -90,10 +90,11 @@ def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], 
 
 
 def request_of(store: FeatureStore, told: dict[str, Any], seed: int) -> Request:
-    """Return the request for the features that a fit had."""
-    layer = told["layer"].replace("+", ",")
-    pooled = len(store.dataset(layer.split(",")[0]).shape) == 2 or "," in told["pool"]
-    return Request(store.path, layer=layer, pool=None if pooled else told["pool"], views=told["views"], seed=seed)
+    """Return the request for the features that a fit had, or for a head's own kind where that is what the fit had."""
+    pool = None if told["pool"] == find_head(told["head"]).pool or "," in told["pool"] else told["pool"]
+    if len(store.dataset(told["layer"].split("+")[0]).shape) == 2:
+        pool = None  # as it was stored
+    return Request(store.path, layer=told["layer"].replace("+", ","), pool=pool, views=told["views"], seed=seed)
 
 
 def coefficients(estimator: Classifier, n_classes: int) -> tuple[np.ndarray, np.ndarray]:

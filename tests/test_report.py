@@ -174,6 +174,7 @@ def test_repeats_a_trained_head_and_what_cannot_be_shown(tiny_store, tmp_path, m
     page = gather(load_run(Path("runs/dense")))
     assert page["leaderboard"]["rows"][0]["accuracy"] == run["test"]["accuracy"]
     assert [each["head"] for each in page["histories"]] == ["dense"]
+    assert page["attention"]["pool"] == "avg"  # of the logistic regression that is fitted for want of a linear head
 
     with FeatureStore(tiny_store) as store:
         source = store.provenance["source"]["root"]
