@@ -18,7 +18,7 @@ import numpy as np
 from .backbones import Base, build_base
 from .engines import Engine, describe_engine, make_checked, pick_engine
 from .errors import SourceError, StoreError
-from .forward import PART_BYTES, allowed_skips, compute, find_work, first_batch, too_many_skipped
+from .forward import PART_BYTES, Stages, allowed_skips, compute, find_work, first_batch, too_many_skipped
 from .frozen import Frozen, freeze
 from .layout import Rows, Skipped
 from .options import ExtractOptions, check_options
@@ -44,6 +44,8 @@ class Summary:
         Files that are not rows, and why.
     seconds : dict of str to float
         Stage → wall seconds: ``plan``, ``load`` (weights and graph), ``pass``, ``commit``.
+    stages : Stages, optional
+        What the pass was busy with, where there was one.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Summary:
     computed: int
     skipped: list[Skipped]
     seconds: dict[str, float]
+    stages: Stages | None = None
 
 
 def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **options: Any) -> Summary:
@@ -113,10 +116,11 @@ def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, s
         todo = find_work(plan, parts, asked.views)
         count = sum(len(views) for _, views in todo)
         _preflight(asked, base, plan, count, say)
+        stages = None
         if todo:
             engine, parts.provenance["parity"] = _start_engine(name, frozen, batch, count, asked, say)
             clock.lap("load")
-            compute(todo, len(plan.contents), engine, parts, asked)
+            stages = compute(todo, len(plan.contents), engine, parts, asked)
             clock.lap("pass")
         rows, skipped = plan.rows(asked.views, parts.skipped)
         _check_rows(rows, skipped, asked)
@@ -126,7 +130,7 @@ def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, s
             parts.remove()  # also those of a run that was killed between its commit and this line
         clock.lap("commit")
     computed = sum(len(views) for content, views in todo if content.sha256 not in parts.skipped)
-    return Summary(asked.path, len(rows), computed, skipped, clock.laps)
+    return Summary(asked.path, len(rows), computed, skipped, clock.laps, stages)
 
 
 def _tell_apart(options: ExtractOptions, base: Base) -> dict[str, Any]:
@@ -243,7 +247,7 @@ def _start_engine(
     say(f"engine   {describe_engine(name)}, batches of {options.batch_size}{away}")
     if todo > options.batch_size:
         seconds = checked.seconds * todo / options.batch_size
-        waiting = (2 * options.batch_size + options.workers) * options.side**2 * 3 + 2 * PART_BYTES
+        waiting = (2 * options.batch_size + options.workers) * options.side**2 * 3 + 3 * PART_BYTES
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + waiting
         say(f"predict  {_duration(seconds)} for the pass, {memory / 1e9:.1f} GB of memory at its peak")
     return checked.engine, checked.parity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,45 +40,85 @@ def first_batch(plan: Plan, options: ExtractOptions) -> np.ndarray:
     return batch
 
 
+@dataclass
+class Stages:
+    """Seconds that a pass spent in each of its stages, which run at the same time.
+
+    Attributes
+    ----------
+    decode : float
+        Reading, decoding and resizing, all threads together.
+    forward : float
+        In the engine.
+    write : float
+        Compressing and writing parts.
+    starved, blocked : float
+        How long the engine waited for images, and for the part before to be written.
+    """
+
+    decode: float = 0.0
+    forward: float = 0.0
+    write: float = 0.0
+    starved: float = 0.0
+    blocked: float = 0.0
+
+    @property
+    def limit(self) -> str:
+        """The stage that set the pace."""
+        waits = {"forward": self.forward, "decode": self.starved, "write": self.blocked}
+        return max(waits, key=lambda stage: waits[stage])
+
+
 def compute(
     todo: list[tuple[Content, list[int]]], total: int, engine: Engine, parts: Parts, options: ExtractOptions
-) -> None:
-    """Send contents through the base in full batches and commit a part now and then."""
-    buffer = Buffer(parts, engine, options)
-    allowed = allowed_skips(total, options)
+) -> Stages:
+    """Send contents through the base in full batches and commit a part now and then; return what took how long."""
+    stages, allowed, skipped = Stages(), allowed_skips(total, options), len(parts.skipped)
 
-    def decode(work: tuple[Content, list[int]]) -> tuple[bytes, dict[int, np.ndarray] | str]:
-        content, views = work
+    def decode(work: tuple[Content, list[int]]) -> tuple[bytes, dict[int, np.ndarray] | str, float]:
+        start, (content, views) = time.perf_counter(), work
         image = content.image(options.side, options.resize)
         if isinstance(image, str):
-            return content.sha256, image
-        return content.sha256, {
-            view: make_view(image, options.augment, view, content.sha256, options.seed) for view in views
-        }
+            return content.sha256, image, time.perf_counter() - start
+        made = {view: make_view(image, options.augment, view, content.sha256, options.seed) for view in views}
+        return content.sha256, made, time.perf_counter() - start
 
-    count = sum(len(views) for _, views in todo)
-    with ThreadPoolExecutor(options.workers) as pool, Progress(count, "images") as progress:
-        depth = 2 * options.batch_size // options.views + options.workers
-        for sha256, views in ahead(pool, decode, todo, depth):
+    count, asked = sum(len(views) for _, views in todo), time.perf_counter()
+    depth = 2 * options.batch_size // options.views + options.workers
+    with (
+        ThreadPoolExecutor(options.workers) as pool,
+        ThreadPoolExecutor(1) as writer,
+        Progress(count, "images") as progress,
+    ):
+        buffer = Buffer(parts, engine, options, writer, stages)
+        for sha256, views, seconds in ahead(pool, decode, todo, depth):
+            stages.starved += time.perf_counter() - asked
+            stages.decode += seconds
             if isinstance(views, str):
                 buffer.skipped.append((sha256, views))
                 progress.update(options.views)
+                skipped += 1
             else:
                 for view, image in views.items():
                     buffer.add((sha256, view), image)
                     progress.update()
-            if len(parts.skipped) + len(buffer.skipped) > allowed:
-                raise too_many_skipped(len(parts.skipped) + len(buffer.skipped), total, allowed)
+            if skipped > allowed:
+                raise too_many_skipped(skipped, total, allowed)
+            asked = time.perf_counter()
         buffer.flush()
+    return stages
 
 
 class Buffer:
-    """Images on their way into a batch, and features on their way into a part."""
+    """Images on their way into a batch, and features on their way into a part, which is written while more come."""
 
-    def __init__(self, parts: Parts, engine: Engine, options: ExtractOptions):
-        self.parts, self.engine, self.dtype = parts, engine, options.dtype
+    def __init__(
+        self, parts: Parts, engine: Engine, options: ExtractOptions, writer: ThreadPoolExecutor, stages: Stages
+    ):
+        self.parts, self.engine, self.dtype, self.stages = parts, engine, options.dtype, stages
         self.batch = np.zeros((options.batch_size, options.side, options.side, 3), np.uint8)
         self.waiting: list[Key] = []  # keys of the images in the batch
+        self._writer, self._written = writer, writer.submit(float)
         self._empty()
 
     def _empty(self) -> None:
@@ -102,8 +143,10 @@ class Buffer:
             self._forward()
         if self.keys or self.skipped:
             self._append()
+        self._wait()
 
     def _forward(self) -> None:
+        start = time.perf_counter()
         self.batch[len(self.waiting) :] = 0  # the last batch is padded, so that each has the same shape
         features = self.engine.run(self.batch)
         self.features.append(
@@ -111,12 +154,24 @@ class Buffer:
         )
         self.keys += self.waiting
         self.waiting = []
+        self.stages.forward += time.perf_counter() - start
 
     def _append(self) -> None:
-        names = self.features[0] if self.features else ()
-        features = {name: np.concatenate([batch[name] for batch in self.features]) for name in names}
-        self.parts.append(features, self.keys, self.skipped)
+        self._wait()  # so that at most one part is on its way
+        self._written = self._writer.submit(self._write, self.features, self.keys, self.skipped)
         self._empty()
+
+    def _write(self, batches: list[dict[str, np.ndarray]], keys: list[Key], skipped: list[tuple[bytes, str]]) -> float:
+        start, names = time.perf_counter(), batches[0] if batches else ()
+        features = {name: np.concatenate([batch[name] for batch in batches]) for name in names}
+        self.parts.append(features, keys, skipped)
+        return time.perf_counter() - start
+
+    def _wait(self) -> None:
+        """Wait until the part before is written; what went wrong there is raised here."""
+        start = time.perf_counter()
+        self.stages.write += self._written.result()
+        self.stages.blocked += time.perf_counter() - start
 
 
 def cast_features(layer: str, values: np.ndarray, dtype: str) -> np.ndarray:

@@ -50,6 +50,9 @@ def _extract(data: str, layers: str | None = None, **options: Any) -> tuple[dict
         say(f"skipped  {len(done.skipped)} files; the store lists them under /skipped")
         for line in format_skipped(done.skipped):
             say(line)
+    if done.stages is not None:
+        busy = ", ".join(f"{name} {getattr(done.stages, name):.1f} s" for name in ("decode", "forward", "write"))
+        say(f"pass     {busy}, side by side; {done.stages.limit} was the limit")
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in done.seconds.items())
     rate = f" ({done.computed / done.seconds['pass']:.1f} images/s in the pass)" if done.computed else ""
     say(f"done     {done.rows} rows, {done.computed} computed{rate}: {stages}")

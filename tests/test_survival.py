@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -18,7 +19,7 @@ import pytest
 import standin
 from conftest import assert_same_stores, draw, draw_tree
 
-from features import FeatureStore, extract, images, writer
+from features import FeatureStore, extract, images, parts, writer
 from features.errors import SourceError, StoreError
 from features.verify import verify
 from features.writer import one_writer
@@ -316,3 +317,14 @@ def test_torture_names_its_trials():
         [sys.executable, "tests/torture.py", "--help"], capture_output=True, text=True, cwd=Path(__file__).parents[1]
     )
     assert re.search(r"\{.*kills.*flips.*disk.*memory.*readers.*speed.*\}", helped.stdout)
+
+
+@pytest.mark.parametrize(("slow", "limit"), [("decode", "decode"), ("append", "write")])
+def test_the_summary_names_the_stage_that_set_the_pace(tree, tmp_path, stand_in, monkeypatch, slow, limit):
+    monkeypatch.setattr("features.forward.PART_BYTES", 1)
+    owner = parts.Parts if slow == "append" else images
+    real = getattr(owner, slow)
+    monkeypatch.setattr(owner, slow, lambda *arguments: time.sleep(0.05) or real(*arguments))
+    stages = run(tree, tmp_path / "s.h5", workers=1).stages
+    assert stages.limit == limit and stages.decode > 0 and stages.forward > 0 and stages.write > 0
+    assert run(tree, tmp_path / "s.h5").stages is None  # nothing to compute
