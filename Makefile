@@ -6,15 +6,17 @@ STORE ?= cache/$(basename $(notdir $(abspath $(DATA))))-$(BACKBONE).h5
 HEAD ?= logistic
 HEADS ?= all
 REPEATS ?= 1
-# report takes a comparison's folder if it is left out, predict a trained head's
+# Left out, report takes STORE's comparison; predict and export take its HEAD.
 RUN ?=
 IMAGES ?=
+MODEL ?= $(or $(RUN),$(RUNS)-$(HEAD)).keras
 # Further options of a command, such as OPTIONS='--image-size 180 --pool avg'
 OPTIONS ?=
 # make demo: a stratified subset, so that it ends within minutes on two cores
 DEMO_LIMIT ?= 1000
 
 BIN := .venv/bin
+EXTRAS := demo,openvino,mnn,export,test,lint
 PIPELINE := $(BIN)/python -m pipeline
 RUNS = runs/$(basename $(notdir $(STORE)))
 RUFF := --line-length 120 --target-version py311
@@ -23,17 +25,17 @@ RULES := --select E,F,W,I,B,C4,D,N,UP,RET,SIM,PTH,PERF,RUF --ignore E501,N818,D4
 RULES += --per-file-ignores 'tests/*:D,tests/*:N'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare predict probe report lecture layers inspect verify bench bench-heads test lint format pins clean
+.PHONY: help setup demo extract train-head compare predict export probe report lecture layers inspect verify bench bench-heads test lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
-	@echo 'variables: DATA=$(DATA) BACKBONE=$(BACKBONE) STORE=$(STORE) HEAD=$(HEAD) HEADS=$(HEADS) REPEATS=$(REPEATS) RUN= IMAGES= OPTIONS='
+	@echo 'variables: DATA=$(DATA) BACKBONE=$(BACKBONE) STORE=$(STORE) HEAD=$(HEAD) HEADS=$(HEADS) REPEATS=$(REPEATS) RUN= IMAGES= MODEL= OPTIONS='
 
 # A real target, so that any command works on a fresh clone. Pins make every machine install what was tested.
 $(BIN)/.ready: setup.cfg pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python must be at least 3.11; got " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[demo,openvino,mnn,test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 setup: $(BIN)/.ready  ## make the virtual environment with all extras
@@ -54,6 +56,9 @@ compare: $(BIN)/.ready  ## train HEADS on STORE and compare them
 
 predict: $(BIN)/.ready  ## tell the classes of IMAGES (files, folders, patterns) by the trained head in RUN
 	$(PIPELINE) predict --run '$(or $(RUN),$(RUNS)-$(HEAD))' $(OPTIONS) $(IMAGES)
+
+export: $(BIN)/.ready  ## make one MODEL (.keras, .onnx or a folder) of the head in RUN and its base
+	$(PIPELINE) export --run '$(or $(RUN),$(RUNS)-$(HEAD))' --out '$(MODEL)' $(OPTIONS)
 
 probe: $(BIN)/.ready  ## show accuracy layer by layer of STORE (extract it with OPTIONS='--layers a,b,c')
 	$(PIPELINE) probe --store '$(STORE)' $(OPTIONS)
@@ -93,7 +98,7 @@ format: $(BIN)/.ready  ## rewrite the code in the project's style
 
 pins: setup.cfg  ## resolve the newest versions into .ci/constraints.txt, in an environment of their own
 	rm -rf .venv && $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[demo,openvino,mnn,test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	$(BIN)/python -m pip freeze --exclude-editable --exclude setuptools > .ci/constraints.txt
 	@touch $(BIN)/.ready
 

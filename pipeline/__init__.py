@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["compare", "predict", "report", "train_head"]
+__all__ = ["compare", "export", "predict", "report", "train_head"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,7 +14,7 @@ def __getattr__(name: str) -> Any:
         from .train import train_head
 
         return train_head
-    if name in ("compare", "predict", "report"):
+    if name in __all__:
         # Kept, or from now on the module of that name would stand in its place.
         globals()[name] = getattr(importlib.import_module(f"{__name__}.{name}"), name)
         return globals()[name]

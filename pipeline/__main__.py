@@ -145,7 +145,16 @@ def _predict(**options: Any) -> tuple[dict[str, Any], str]:
     for each in predicted["skipped"]:
         say(f"skipped  {each['path']}: {each['reason']}")
     say(f"done     {len(predicted['predictions'])} images predicted, {len(predicted['skipped'])} skipped")
+    say(f"next     python -m pipeline export --run {predicted['run']} --out model.keras")
     return predicted, format_predictions(predicted)
+
+
+def _export(**options: Any) -> tuple[dict[str, Any], str]:
+    from .export import export
+
+    exported = export(say=say, **options)
+    say(f"next     python -c \"import keras; keras.saving.load_model('{exported['model']}')\"")
+    return exported, exported["model"]
 
 
 def _verify(store: str, **options: Any) -> tuple[dict[str, Any], str]:
@@ -193,6 +202,7 @@ _COMMANDS: dict[str, Callable[..., tuple[dict[str, Any], str]]] = {
     "lecture": _lecture,
     "layers": _layers,
     "predict": _predict,
+    "export": _export,
     "inspect": _inspect,
     "verify": _verify,
 }

@@ -46,6 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     layers.add_argument("backbone", metavar="NAME", help="see extract --backbone")
     layers.add_argument("--image-size", type=int, metavar="PX", help="side of the images (default: the base's)")
     _add_predict(commands)
+    _add_export(commands)
     inspect = _add(commands, "inspect", "tell what a store holds", "python -m pipeline inspect cache/elpv-vgg16.h5")
     inspect.add_argument("store", metavar="STORE.h5")
     verify = _add(
@@ -187,6 +188,21 @@ def _add_predict(commands: Any) -> None:
         metavar="IMAGES",
         help="files, folders, patterns, or - for a list of paths on standard input",
     )
+
+
+def _add_export(commands: Any) -> None:
+    command = _add(
+        commands, "export", "make one model of base and head, from pixels to probabilities",
+        "python -m pipeline export --run runs/photos-vgg16-logistic --out photos.keras",
+    )  # fmt: skip
+    _add_run(command)
+    command.add_argument(
+        "--out", required=True, metavar="NAME", help="NAME.keras, NAME.onnx, or a folder for TensorFlow's SavedModel"
+    )
+    command.add_argument(
+        "--rows", type=int, metavar="N", help="stored images to compare the model with the run on (default 100; 0: all)"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace a model of this name")
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:

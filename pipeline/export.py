@@ -1,0 +1,241 @@
+"""A trained head and its base as one model in a file, compared with the run on stored images before it gets its name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import itertools
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.embed import rebuild_base
+from features.errors import CachedFeaturesError, RequestError, UnreadableImage, missing_extra
+from features.images import decode_whole, read_bytes
+from features.progress import Progress
+from features.runtime import import_keras, quiet
+from features.store import FeatureStore
+from features.weights import LICENCES
+
+from .headfile import load_head
+from .heads import Classifier
+from .onemodel import build_model
+from .reading import Reading
+from .runs import read_run
+
+# Largest difference of a probability that is not an error. Rounding of features to float16, which ONNX's converter takes
+# out, makes up to 2e-3 of it in the tests' base of random weights, and a tenth of that in VGG16.
+TOLERANCE = 5e-3
+_ROWS, _BATCH = 100, 16
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+class ParityError(CachedFeaturesError):
+    """An exported model does not give what the run gives."""
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    rows: int = _ROWS,
+    weights: str | None = None,
+    joblib: bool = False,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Write one model from uint8 RGB images of any size to probabilities, which needs Keras, or ONNX Runtime, alone.
+
+    Parameters
+    ----------
+    run : path-like
+        The folder of a trained head.
+    out : path-like
+        ``NAME.keras``, ``NAME.onnx``, or a folder for TensorFlow's SavedModel. What is known of the model goes to
+        ``<out>.json`` beside it.
+    rows : int
+        How many random images of the store to compare the model with the run on; 0: all.
+    weights : str, optional
+        Where the base's weights, or a model of one's own, lie today, if not where the run had them.
+    joblib : bool
+        Load a head that was saved as a pickle, which can run any code: for your own runs.
+    overwrite : bool
+        Replace a model of this name.
+    say : callable
+        Takes each line that tells what was decided.
+
+    Returns
+    -------
+    card : dict
+        What ``<out>.json`` holds.
+
+    Raises
+    ------
+    RequestError
+        If the head cannot be computed by layers, or `out` is taken.
+    ParityError
+        If the model's probabilities differ from the run's; nothing is left of it.
+    """
+    path = Path(out)
+    card_path = Path(f"{path}.json")
+    form = {".keras": "keras", ".onnx": "onnx"}.get(path.suffix, "savedmodel")
+    _check_request(path, card_path, form, rows, overwrite)
+    told, head = read_run(run), load_head(run, joblib)
+    held, names = told["provenance"], [str(name) for name in told["class_names"]]
+    reading = Reading.from_json(told["reading"], str(run))
+    base = rebuild_base(held, weights)
+    model = build_model(base, held, reading, head, len(names), told["head"])
+    say(f"model    {told['head']} on {held['backbone']}: {model.count_params():,} parameters")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as place:
+        unfinished = Path(place) / path.name
+        _write(model, unfinished, form)
+        parity = _compare(unfinished, form, told, reading, head, rows, say)
+        card = {
+            "model": str(path),
+            "format": form,
+            "class_names": names,
+            "input": "images: uint8, (n, height, width, 3), RGB, upright; any size, one size a batch",
+            "output": "probabilities: float32, (n, classes), in the order of class_names",
+            "head": told["head"],
+            "settings": told.get("settings"),
+            "reading": reading.to_json(),
+            "weights_licence": LICENCES.get(held["backbone"], "not known here: ask whoever made the weights"),
+            "parity": parity,
+            "versions": {name: version(name) for name in ("keras", "tensorflow", "numpy", "pillow")},
+            "provenance": held,
+        }
+        (Path(place) / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if path.is_dir():
+            shutil.move(path, Path(place) / "replaced")
+        os.replace(unfinished, path)
+        os.replace(Path(place) / "card.json", card_path)
+    say(f"licence  of the weights: {card['weights_licence']}")
+    return card
+
+
+def _check_request(path: Path, card: Path, form: str, rows: int, overwrite: bool) -> None:
+    if rows < 0:
+        raise RequestError(f"rows must be at least 0; got {rows}. Leave it out for {_ROWS}.")
+    if form == "savedmodel" and path.suffix:
+        raise RequestError(f"out must end in .keras or .onnx, or be a folder's name without an ending; got {path}.")
+    if (path.exists() or card.exists()) and not overwrite:
+        raise RequestError(f"out must be a new name; {path} is there. Choose another, or replace it: --overwrite")
+    ours = form != "savedmodel" or (path / "saved_model.pb").exists()
+    if path.is_dir() and not (ours and form == "savedmodel"):
+        raise RequestError(
+            f"{path} must be an earlier model to be replaced; it is another folder. Choose another --out"
+        )
+    if form == "onnx":
+        for package in ("tf2onnx", "onnxruntime"):
+            if importlib.util.find_spec(package) is None:
+                raise missing_extra(package, "export", "writing ONNX")
+
+
+def _write(model: Any, path: Path, form: str) -> None:
+    with warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")  # of tf2onnx, about NumPy
+        if form == "keras":
+            model.save(path)
+        else:
+            model(np.zeros((1, 32, 32, 3), np.uint8))  # Keras exports to ONNX what has been called
+            model.export(path, format="onnx" if form == "onnx" else "tf_saved_model", verbose=False)
+
+
+def _open(path: Path, form: str) -> Run:
+    """Return what a written model computes."""
+    if form == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (needed,) = session.get_inputs()
+        return lambda images: session.run(None, {needed.name: images})[0]
+    keras = import_keras()
+    if form == "keras":
+        model = keras.saving.load_model(path, compile=False)
+        return lambda images: np.asarray(model(images))
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    return lambda images: np.asarray(loaded.serve(images))
+
+
+def _compare(
+    path: Path,
+    form: str,
+    told: dict[str, Any],
+    reading: Reading,
+    head: Classifier,
+    rows: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Compare the written model, on image files of the store, with the head on their stored features."""
+    computed = _open(path, form)
+    with FeatureStore(told["store"]) as store:
+        if store.provenance["fingerprint"] != told["provenance"]["fingerprint"]:
+            raise RequestError(
+                f"{told['store']} must be the store that the head was trained on; it was made with other settings since. "
+                "Train the head again."
+            )
+        images = np.flatnonzero(store.rows.views == 0)
+        chosen = np.sort(np.random.default_rng(0).permutation(images)[: rows or None])
+        X = reading.of_store(store, chosen)
+        expected = reading.probabilities(head, X, len(told["class_names"]))
+        found = np.stack(list(_predict(computed, store, chosen)))
+    differences, ahead = np.abs(found - expected).max(axis=1), np.diff(np.sort(expected)[:, -2:])[:, 0]
+    same = found.argmax(axis=1) == expected.argmax(axis=1)
+    parity = {
+        "rows": len(chosen),
+        "same_class": int(same.sum()),
+        "largest_difference": float(differences.max()),
+        "bound": TOLERANCE,
+        "smallest_margin": float(ahead.min()),
+    }
+    say(
+        f"parity   {same.sum()} of {len(chosen)} stored images have the same class; probabilities differ by at most "
+        f"{differences.max():.1e} (allowed {TOLERANCE:.0e})"
+    )
+    # Two classes that are closer to each other than rounding may change places.
+    if differences.max() > TOLERANCE or not (same | (ahead < 2 * differences)).all():
+        worst = store.rows.paths[chosen[int(differences.argmax())]]
+        raise ParityError(
+            f"the model must give what {told['head']} gives; it differs by {differences.max():.1e} on {worst}. "
+            "Nothing was written; use python -m pipeline predict"
+        )
+    return parity
+
+
+def _predict(computed: Run, store: FeatureStore, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield what a model computes of the files of some rows, those of one size in batches."""
+    with Progress(len(rows), "images") as progress:
+        for _, images in itertools.groupby((_image(store, row) for row in rows), key=np.shape):
+            for batch in _batches(images):
+                yield from computed(np.stack(batch))
+                progress.update(len(batch))
+
+
+def _batches(images: Iterator[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    while batch := list(itertools.islice(images, _BATCH)):
+        yield batch
+
+
+def _image(store: FeatureStore, row: int) -> np.ndarray:
+    file = Path(store.provenance["source"]["root"]) / store.rows.paths[row]
+    try:
+        data = read_bytes(file)
+    except UnreadableImage as error:
+        raise RequestError(
+            f"the store's images must be there to compare the model with the run; {file} {error}. Bring them back."
+        ) from error
+    if hashlib.sha256(data).digest() != store.rows.sha256[row].tobytes():
+        raise RequestError(f"{file} must be as it was when the store was made; it changed. Extract again.")
+    return decode_whole(data)

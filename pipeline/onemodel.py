@@ -1,0 +1,110 @@
+"""One Keras model of base and head: from uint8 RGB images of any size to probabilities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from features.backbones import Base
+from features.errors import RequestError
+from features.runtime import import_keras
+
+from .headlayers import apply_head
+from .heads import Classifier
+from .pillowresize import resize_as_pillow
+from .reading import Reading
+
+if TYPE_CHECKING:
+    import keras
+
+# How each view of ``dihedral`` is made of the image: axes that are swapped, then axes that are flipped. In the order of
+# features/views.py; the first two are those of ``hflip``.
+_VIEWS: tuple[tuple[bool, tuple[int, ...]], ...] = (
+    (False, ()), (False, (2,)), (False, (1,)), (False, (1, 2)), (True, ()), (True, (1, 2)), (True, (1,)), (True, (2,)),
+)  # fmt: skip
+
+
+def build_model(
+    base: Base, held: dict[str, Any], reading: Reading, head: Classifier, n_classes: int, name: str
+) -> keras.Model:
+    """Join a base and a head, with all that the provenance says comes before and between them.
+
+    Parameters
+    ----------
+    base : Base
+    held : dict
+        Provenance of the store that the head was trained on.
+    reading : Reading
+    head : Classifier
+    n_classes : int
+    name : str
+        What the user calls the head.
+
+    Returns
+    -------
+    model : keras.Model
+        From ``images``, (n, height, width, 3), uint8, to probabilities, (n, n_classes), float32, out of Keras' own layers
+        and operations.
+
+    Raises
+    ------
+    RequestError
+        If the head or the views are nothing that layers can compute.
+    """
+    keras = import_keras()
+    layers = keras.layers
+    augment = held["augment"].split(",")[0]
+    if reading.views > 1 and augment == "lecture":
+        raise RequestError(
+            "views of an exported model must be flips and turns; those of augment lecture depend on each file's hash. "
+            "Train the head on the images themselves: --views 1"
+        )
+    images = keras.Input((None, None, 3), dtype="uint8", name="images")
+    resized = resize_as_pillow(images, held["image_size"], held["resize"])
+    prepare, features = _preprocessing(base), []
+    for view in range(reading.views):
+        maps = base.model(prepare(_view(resized, view)))
+        parts = [_pooled(maps[layer], pool, held) for layer, pool in reading.layers]
+        features.append(layers.Concatenate()(parts) if len(parts) > 1 else parts[0])
+    if len(features) > 1 and reading.views_as == "mean":
+        features = [layers.Average()(features)]
+    chances = [apply_head(head, each, n_classes, name) for each in features]
+    found = layers.Average()(chances) if len(chances) > 1 else chances[0]
+    return keras.Model(images, layers.Identity(name="probabilities")(found), name="classifier")
+
+
+def _preprocessing(base: Base) -> Any:
+    """Return the base's preprocessing as a layer: each is a linear function of a pixel's three values."""
+    pixels = np.concatenate([np.zeros((1, 3)), 255 * np.eye(3)])[:, None, None]  # float64
+    made = np.array(base.preprocess(pixels.copy()))[:, 0, 0].astype(np.float64)
+    bias, kernel = made[0], (made[1:] - made[0]) / 255
+    if np.array_equal(kernel, np.eye(3)) and not bias.any():
+        return lambda images: images
+    layer = import_keras().layers.Conv2D(3, 1, name="preprocess")
+    layer.build((None, None, None, 3))
+    layer.set_weights([kernel[None, None].astype(np.float32), bias.astype(np.float32)])
+    return layer
+
+
+def _view(images: Any, view: int) -> Any:
+    ops = import_keras().ops
+    swapped, flipped = _VIEWS[view]
+    images = ops.transpose(images, (0, 2, 1, 3)) if swapped else images
+    return ops.flip(images, flipped) if flipped else images
+
+
+def _pooled(maps: Any, pool: str, held: dict[str, Any]) -> Any:
+    """Return a layer's output as the head reads it: pooled and rounded as it was stored, then pooled as it is read."""
+    layers, ops = import_keras().layers, import_keras().ops
+
+    def pooled(each: Any, pool: str) -> Any:
+        by = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D, "flatten": layers.Flatten}
+        made = [by[name]()(each) for name in pool.split("+")]
+        return layers.Concatenate()(made) if len(made) > 1 else made[0]
+
+    if held["pool"] != "none" and len(maps.shape) == 4:
+        maps = pooled(maps, held["pool"])
+    if held["dtype"] == "float16":
+        maps = ops.cast(ops.cast(maps, "float16"), "float32")
+    return maps if len(maps.shape) == 2 else pooled(maps, pool)
