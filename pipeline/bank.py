@@ -7,187 +7,33 @@ matrix; as linear evaluation is done for DINOv2 (Oquab et al. 2023, arXiv 2304.0
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.errors import RequestError, must_be_one_of
 from features.runtime import import_keras
 
-from .stream import Block, Matrix, align, blocks, shuffled_blocks
+from .recipe import Recipe
+from .stream import Block
 
 if TYPE_CHECKING:
     import keras
 
-OPTIMIZERS = ("rmsprop", "adam", "sgd")
-CLASS_WEIGHTS = ("none", "balanced")
-_LOOK = 1024  # rows that are evaluated at once
+LOOK = 1024  # rows that are evaluated at once
 _LARGE = 1 << 17  # weights of the first layers
 Shape = tuple[tuple[int, ...], float]  # widths, dropout
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What one head is and how fast it learns.
-
-    Attributes
-    ----------
-    units : str
-        Widths of the hidden layers, such as ``10`` or ``256-128``; ``none`` for a linear head.
-    dropout : float
-        After each hidden layer, in [0, 1).
-    learning_rate : float
-    class_weight : {'none', 'balanced'}
-        Whether classes weigh as if they were of equal size, in training alone.
-    """
-
-    units: str = "10"
-    dropout: float = 0.0
-    learning_rate: float = 1e-3
-    class_weight: str = "none"
-
-    def __post_init__(self) -> None:
-        if self.units != "none" and not all(each.isdigit() and int(each) for each in self.units.split("-")):
-            raise RequestError(f"units must be like 10, 256-128 or none; got {self.units!r}. --set units=256-128")
-        if not 0 <= self.dropout < 1:
-            raise RequestError(f"dropout must be between 0 and 1; got {self.dropout}. --set dropout=0.5")
-        if not self.learning_rate > 0:
-            raise RequestError(f"learning_rate must be above 0; got {self.learning_rate}. --set learning_rate=0.001")
-        if self.class_weight not in CLASS_WEIGHTS:
-            raise must_be_one_of("class_weight", CLASS_WEIGHTS, self.class_weight)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Widths of the hidden layers."""
-        return () if self.units == "none" else tuple(map(int, self.units.split("-")))
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How heads that share a stream are trained.
-
-    Attributes
-    ----------
-    epochs, batch_size : int
-    optimizer : {'rmsprop', 'adam', 'sgd'}
-    patience : int, optional
-        Stop once no head's validation loss has fallen for so many epochs.
-    steps, val_steps : int, optional
-        Batches an epoch, of training and of validation rows, drawn from an endless shuffled stream as Keras'
-        generators do; all rows, once each, if left out. For matrices in memory.
-    keep_best : bool
-        Keep the weights of the epoch with the lowest validation loss, and not the last ones.
-    scaled : bool
-        Divide inputs by their root mean square.
-    seed : int
-        Same seed, same weights, on the same machine.
-    """
-
-    epochs: int = 30
-    batch_size: int = 20
-    optimizer: str = "rmsprop"
-    patience: int | None = None
-    steps: int | None = None
-    val_steps: int | None = None
-    keep_best: bool = True
-    scaled: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"{name} must be at least 1; got {getattr(self, name)}. --set {name}=20")
-        if self.optimizer not in OPTIMIZERS:
-            raise must_be_one_of("optimizer", OPTIMIZERS, self.optimizer)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A head as it came out.
-
-    Attributes
-    ----------
-    model : keras.Model
-        From features, (n, n_features), to probabilities: one column for two classes, else one a class.
-    history : dict of str to list
-        ``loss``, ``accuracy`` and, with validation rows, ``val_loss`` and ``val_accuracy``: one value an epoch.
-    best_epoch : int
-        The epoch, counted from 1, whose weights the model has.
-    """
-
-    model: keras.Model
-    history: dict[str, list[float]]
-    best_epoch: int
-
-
-def train_heads(
-    recipes: Sequence[Recipe],
-    schedule: Schedule,
-    X: Matrix,
-    targets: np.ndarray,
-    fit: np.ndarray,
-    look: np.ndarray | None = None,
-) -> list[Trained]:
-    """Train heads on the same batches.
-
-    Parameters
-    ----------
-    recipes : sequence of Recipe
-    schedule : Schedule
-    X : Matrix of shape (n_rows, n_features)
-    targets : ndarray of shape (n_rows,), int
-        Class of each row, counted from 0 without gaps among the rows of `fit`.
-    fit, look : ndarray of int
-        Rows to train on, and rows to watch.
-
-    Returns
-    -------
-    trained : list of Trained
-        One a recipe. Each has the weights that it would have alone, but for rounding.
-    """
-    X, n_classes = align(X), int(targets[fit].max()) + 1
-    shapes = tuple((each.widths, each.dropout) for each in recipes)
-    bank = _bank(shapes, X.shape[1], n_classes, schedule.optimizer)
-    bank.reset(recipes, schedule.seed, _root_mean_square(X, fit) if schedule.scaled else 1.0, np.bincount(targets[fit]))
-    random = np.random.default_rng(schedule.seed)
-    fit_order = _order(fit, schedule.steps, schedule.batch_size, random)
-    look_order = _order(look, schedule.val_steps, schedule.batch_size, random) if look is not None else None
-    histories: list[dict[str, list[float]]] = [{} for _ in recipes]
-    kept: list[Any] = [None] * len(recipes)
-    lowest, best_epoch = np.full(len(recipes), np.inf), np.zeros(len(recipes), int)
-    for epoch in range(1, schedule.epochs + 1):
-        rows = next(fit_order)
-        figures = bank.train(shuffled_blocks(X, rows, schedule.batch_size, random), targets, schedule.batch_size)
-        if look_order is not None:
-            figures |= {
-                f"val_{name}": values for name, values in bank.look(blocks(X, next(look_order)), targets).items()
-            }
-        for name, values in figures.items():
-            for history, value in zip(histories, values, strict=True):
-                history.setdefault(name, []).append(float(value))
-        if look is not None and schedule.keep_best:
-            for head in np.flatnonzero(figures["val_loss"] < lowest).tolist():
-                lowest[head], best_epoch[head], kept[head] = figures["val_loss"][head], epoch, bank.weights(head)
-            if schedule.patience and epoch - best_epoch.max() >= schedule.patience:
-                break
-    return [
-        Trained(bank.model(head, kept[head] or bank.weights(head)), histories[head], int(best_epoch[head]) or epoch)
-        for head in range(len(recipes))
-    ]
-
-
 @lru_cache(maxsize=4)
-def _bank(shapes: tuple[Shape, ...], n_features: int, n_classes: int, optimizer: str) -> _Bank:
+def find_bank(shapes: tuple[Shape, ...], n_features: int, n_classes: int, optimizer: str) -> Bank:
     """Return a bank of this architecture: building its graph takes longer than training a small head."""
-    return _Bank(shapes, n_features, n_classes, optimizer)
+    return Bank(shapes, n_features, n_classes, optimizer)
 
 
-class _Bank:
-    """The weights of some heads and the graph that trains them; see `train_heads`."""
+class Bank:
+    """The weights of some heads and the graph that trains them; see `train_heads` of `dense`."""
 
     def __init__(self, shapes: tuple[Shape, ...], n_features: int, n_classes: int, optimizer: str):
         import_keras()
@@ -260,9 +106,9 @@ class _Bank:
         """Return each head's mean loss and accuracy on some rows."""
         return self._mean(
             [
-                self._figures(values[order[start : start + _LOOK]], targets[rows[order[start : start + _LOOK]]])
+                self._figures(values[order[start : start + LOOK]], targets[rows[order[start : start + LOOK]]])
                 for values, rows, order in stream
-                for start in range(0, len(order), _LOOK)
+                for start in range(0, len(order), LOOK)
             ]
         )
 
@@ -354,27 +200,6 @@ def _with_rates(name: str, variables: list[Any], rates: list[Any]) -> Any:
     optimizer = WithRates()
     optimizer.build(variables)
     return optimizer
-
-
-def _order(rows: np.ndarray, steps: int | None, batch_size: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield the rows of one epoch after the other."""
-    if steps is None:
-        yield from itertools.repeat(rows)
-        return
-    waiting = np.empty(0, int)
-    while True:
-        while len(waiting) < steps * batch_size:
-            waiting = np.concatenate([waiting, random.permutation(rows)])
-        yield waiting[: steps * batch_size]
-        waiting = waiting[steps * batch_size :]
-
-
-def _root_mean_square(X: Matrix, rows: np.ndarray) -> float:
-    total = 0.0
-    for values, _, order in blocks(X, rows):
-        for start in range(0, len(order), _LOOK):
-            total += float(np.square(values[order[start : start + _LOOK]]).sum(dtype=np.float64))
-    return float(np.sqrt(total / len(rows) / X.shape[1])) or 1.0
 
 
 def _tensor(values: np.ndarray) -> Any:

@@ -21,11 +21,12 @@ from .choice import describe_settings
 from .evaluate import accuracy_interval, difference_interval, holm, paired_test
 from .fits import Fits
 from .heads import HEADS, check_heads
+from .matrix import describe_rows
 from .plots import plot_comparison
 from .predictions import save_predictions
 from .request import Request
 from .runs import whole_folder
-from .train import Result, describe_rows
+from .train import Result
 
 _COLUMNS = (
     "head", "layer", "pool", "n_features", "chosen", "accuracy", "accuracy_low", "accuracy_high",

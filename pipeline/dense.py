@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .bank import Recipe, Schedule, Trained, train_heads
+from .bank import LOOK, find_bank
 from .choice import Choice, Grid, combinations
+from .recipe import Recipe, Schedule
 from .sample import Pair, Sample
+from .stream import Matrix, align, blocks, shuffled_blocks
 
 if TYPE_CHECKING:
     import keras
@@ -45,6 +48,105 @@ class DenseHead:
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the class of each row of X."""
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A head as it came out.
+
+    Attributes
+    ----------
+    model : keras.Model
+        From features, (n, n_features), to probabilities: one column for two classes, else one a class.
+    history : dict of str to list
+        ``loss``, ``accuracy`` and, with validation rows, ``val_loss`` and ``val_accuracy``: one value an epoch.
+    best_epoch : int
+        The epoch, counted from 1, whose weights the model has.
+    """
+
+    model: keras.Model
+    history: dict[str, list[float]]
+    best_epoch: int
+
+
+def train_heads(
+    recipes: Sequence[Recipe],
+    schedule: Schedule,
+    X: Matrix,
+    targets: np.ndarray,
+    fit: np.ndarray,
+    look: np.ndarray | None = None,
+) -> list[Trained]:
+    """Train heads on the same batches.
+
+    Parameters
+    ----------
+    recipes : sequence of Recipe
+    schedule : Schedule
+    X : Matrix of shape (n_rows, n_features)
+    targets : ndarray of shape (n_rows,), int
+        Class of each row, counted from 0 without gaps among the rows of `fit`.
+    fit, look : ndarray of int
+        Rows to train on, and rows to watch.
+
+    Returns
+    -------
+    trained : list of Trained
+        One a recipe. Each has the weights that it would have alone, but for rounding.
+    """
+    X, n_classes = align(X), int(targets[fit].max()) + 1
+    shapes = tuple((each.widths, each.dropout) for each in recipes)
+    bank = find_bank(shapes, X.shape[1], n_classes, schedule.optimizer)
+    bank.reset(recipes, schedule.seed, _root_mean_square(X, fit) if schedule.scaled else 1.0, np.bincount(targets[fit]))
+    random = np.random.default_rng(schedule.seed)
+    fit_order = _order(fit, schedule.steps, schedule.batch_size, random)
+    look_order = _order(look, schedule.val_steps, schedule.batch_size, random) if look is not None else None
+    histories: list[dict[str, list[float]]] = [{} for _ in recipes]
+    kept: list[Any] = [None] * len(recipes)
+    lowest, best_epoch = np.full(len(recipes), np.inf), np.zeros(len(recipes), int)
+    for epoch in range(1, schedule.epochs + 1):
+        rows = next(fit_order)
+        figures = bank.train(shuffled_blocks(X, rows, schedule.batch_size, random), targets, schedule.batch_size)
+        if look_order is not None:
+            figures |= {
+                f"val_{name}": values for name, values in bank.look(blocks(X, next(look_order)), targets).items()
+            }
+        for name, values in figures.items():
+            for history, value in zip(histories, values, strict=True):
+                history.setdefault(name, []).append(float(value))
+        if look is not None and schedule.keep_best:
+            for head in np.flatnonzero(figures["val_loss"] < lowest).tolist():
+                lowest[head], best_epoch[head], kept[head] = figures["val_loss"][head], epoch, bank.weights(head)
+            if schedule.patience and epoch - best_epoch.max() >= schedule.patience:
+                break
+    return [
+        Trained(bank.model(head, kept[head] or bank.weights(head)), histories[head], int(best_epoch[head]) or epoch)
+        for head in range(len(recipes))
+    ]
+
+
+def _order(rows: np.ndarray, steps: int | None, batch_size: int, random: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield the rows of one epoch after the other."""
+    if steps is None:
+        yield from itertools.repeat(rows)
+        return
+    waiting = np.empty(0, int)
+    while True:
+        while len(waiting) < steps * batch_size:
+            waiting = np.concatenate([waiting, random.permutation(rows)])
+        yield waiting[: steps * batch_size]
+        waiting = waiting[steps * batch_size :]
+
+
+def _root_mean_square(X: Matrix, rows: np.ndarray) -> float:
+    total = 0.0
+    for values, _, order in blocks(X, rows):
+        for start in range(0, len(order), LOOK):
+            total += float(np.square(values[order[start : start + LOOK]]).sum(dtype=np.float64))
+    return float(np.sqrt(total / len(rows) / X.shape[1])) or 1.0
+
+
+_RECIPE = tuple(each.name for each in fields(Recipe))
 
 
 class DenseSearch:
@@ -106,6 +208,3 @@ class DenseSearch:
 
     def _head(self, trained: Trained, fit: np.ndarray) -> DenseHead:
         return DenseHead(trained.model, np.unique(self.sample.y[fit]))
-
-
-_RECIPE = tuple(each.name for each in fields(Recipe))

@@ -23,8 +23,9 @@ from features.splits import SPLITS
 from features.store import FeatureStore
 
 from .heads import HEADS, find_head
+from .matrix import read_features
 from .request import Request
-from .train import Result, fit_head, read_features
+from .train import Result, fit_head
 
 
 class Fits:

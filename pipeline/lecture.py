@@ -22,13 +22,13 @@ from features.errors import WeightsError
 from features.extract import extract
 from features.store import FeatureStore
 
-from .bank import Recipe, Schedule, train_heads
-from .dense import DenseHead
+from .dense import DenseHead, train_heads
 from .evaluate import accuracy_interval, evaluate
+from .matrix import read_features
 from .plots import plot_curves
+from .recipe import Recipe, Schedule
 from .request import Request
 from .runs import run_folder, whole_folder
-from .train import read_features
 
 EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50
 

@@ -13,10 +13,11 @@ from features.store import FeatureStore
 
 from .compare import compare_with_best, draw_splits, summarise
 from .fits import Fits
+from .matrix import describe_rows
 from .plots import plot_comparison
 from .request import Request
 from .runs import whole_folder
-from .train import Result, describe_rows
+from .train import Result
 
 
 def probe(

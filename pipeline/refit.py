@@ -15,10 +15,11 @@ from features.store import FeatureStore
 from .estimators import ScaledEstimator
 from .heads import Classifier, find_head
 from .linear import Logistic
+from .matrix import read_features
 from .predictions import Predictions
 from .request import Request
 from .sample import Features
-from .train import all_classes, read_features, take_sample
+from .train import all_classes, take_sample
 
 LINEAR = ("logistic", "ridge", "lda")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import math
 import time
@@ -15,26 +14,25 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import RequestError, missing_extra
+from features.errors import RequestError
 from features.layout import Rows
-from features.pooling import check_pool, pooled_shape
 from features.runtime import import_keras
 from features.splits import SPLITS, stratified_folds
 from features.store import FeatureStore
 
 from .bootstrap import bootstrap_intervals
 from .choice import Choice, Grid
-from .dense import DenseSearch
+from .dense import DenseHead, DenseSearch
 from .evaluate import evaluate
 from .headfile import save_head
 from .heads import Classifier, Head, Settings, check_heads, find_head
-from .plots import plot_history
+from .history import check_tensorboard, log_history, write_history
+from .matrix import describe_rows, read_features
 from .predictions import save_predictions
 from .reading import Reading, class_probabilities
 from .request import Request
 from .runs import whole_folder
 from .sample import Features, Sample
-from .stream import Matrix, Stored
 
 FOLDS = 5
 _PREDICT_BYTES = 64 << 20  # features that are predicted on at once
@@ -206,7 +204,7 @@ def train_head(
     asked = Request(store, **options)
     check_heads([head], asked.settings)
     if tensorboard is not None:
-        _check_tensorboard(head)
+        check_tensorboard(head)
     folder = asked.folder(head)
     with FeatureStore(store) as opened:
         features = read_features(opened, head, asked)
@@ -237,77 +235,11 @@ def train_head(
         tested = result.probabilities[rows.splits == SPLITS["test"]]
         save_predictions(unfinished, rows, [rows.splits], {head: [result.told()]}, {head: [tested]})
         if fitted.choice.history:
-            _write_history(unfinished, fitted.choice)
-    if tensorboard is not None:
-        _log_history(fitted, Path(tensorboard) / folder.name)
+            write_history(unfinished, fitted.choice)
+    if tensorboard is not None and isinstance(fitted.estimator, DenseHead):
+        log_history(Path(tensorboard) / folder.name, fitted.estimator, fitted.choice)
     say(f"run      {folder}")
     return {**run, "out": str(folder)}
-
-
-def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
-    """Read what a head wants of a store: layers are pooled each by itself and joined side by side."""
-    views = asked.views or store.views
-    if not 1 <= views <= store.views or asked.views == 0:
-        raise RequestError(
-            f"views must be between 1 and {store.views}, those of {store.path}; got {asked.views}. Leave it out for all."
-        )
-    rows = None if views == store.views else np.flatnonzero(store.rows.views < views)
-    names = asked.layer.split(",") if asked.layer else [list(store.layers)[-1]]
-    ways, pools, widths = [], [], []
-    for name in names:
-        shape = store.dataset(name).shape[1:]
-        is_map = len(shape) == 3
-        ways.append(asked.pool or (find_head(head).pool if is_map else "flatten"))
-        check_pool(ways[-1], shape, str(store.path))
-        pools.append(ways[-1] if is_map else store.provenance["pool"])
-        times = pools[-1].count("+") + 1  # average and maximum have each a scale of their own
-        widths += [math.prod(pooled_shape(shape, ways[-1])) // times] * times
-
-    def read(some: np.ndarray | None) -> np.ndarray:
-        parts = [store.read(name, pool, some) for name, pool in zip(names, ways, strict=True)]
-        return parts[0] if len(parts) == 1 else np.hstack(parts)
-
-    return Features(
-        X=_in_memory_or_stored(store, head, asked, rows, sum(widths), read),
-        widths=tuple(widths),
-        views=views,
-        layer="+".join(names),
-        pool=", ".join(dict.fromkeys(pools)),
-        parts=tuple(zip(names, ways, strict=True)),
-    )
-
-
-def _in_memory_or_stored(
-    store: FeatureStore,
-    head: str,
-    asked: Request,
-    rows: np.ndarray | None,
-    n_features: int,
-    read: Callable[[np.ndarray | None], np.ndarray],
-) -> Matrix:
-    """Return a matrix that is read, or one that stays in the store where it is too large and the head can stream it."""
-    chosen = np.arange(len(store)) if rows is None else rows
-    row_bytes = 4 * n_features
-    if row_bytes * len(chosen) <= asked.memory_bytes:
-        return read(rows)
-    if find_head(head).search is not DenseSearch:
-        raise RequestError(
-            f"features must fit into {asked.memory_bytes / 1e9:.2g} GB; {head} needs {row_bytes * len(chosen) / 1e9:.2g} GB "
-            f"for {len(chosen)} rows of {n_features}. Pool them: --pool avg, use --head dense, or allow more: --memory GB"
-        )
-    # A block is there twice, as it is read and as TensorFlow has it, while its rows are being pooled.
-    block_rows = int(asked.memory_bytes / 4 / row_bytes)
-    if block_rows < 1:
-        raise RequestError(
-            f"memory must hold four rows of {row_bytes} bytes at least; got {asked.memory} GB. Raise it."
-        )
-    return Stored((len(chosen), n_features), lambda some: read(chosen[some]), block_rows)
-
-
-def describe_rows(rows: Rows, views: int) -> str:
-    """Return a line about the images of a store."""
-    times = f", {views} views each" if views > 1 else ""
-    return f"{len(rows)} images{times}, classes {', '.join(rows.class_names)}"
 
 
 def all_classes(estimator: Classifier, features: Features, images: np.ndarray, n_classes: int) -> np.ndarray:
@@ -335,34 +267,6 @@ def _write_predictions(path: Path, rows: Rows, probabilities: np.ndarray) -> Non
             predicted = names[int(chances.argmax())]
             label, split = names[rows.labels[row]], splits[int(rows.splits[row])]
             table.writerow([rows.paths[row], split, label, predicted, *(f"{chance:.6f}" for chance in chances)])
-
-
-def _write_history(folder: Path, choice: Choice) -> None:
-    history = choice.history or {}
-    with open(folder / "history.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["epoch", *history])
-        table.writerows([epoch, *values] for epoch, values in enumerate(zip(*history.values(), strict=True), start=1))
-    plot_history(history, choice.settings["epochs"], folder / "history.png")
-
-
-def _check_tensorboard(head: str) -> None:
-    if find_head(head).search is not DenseSearch:
-        raise RequestError(f"tensorboard must be left out: {head} does not learn by epochs. Use --head dense or mlp")
-    if importlib.util.find_spec("tensorboard") is None:
-        raise missing_extra("tensorboard", "tensorboard", "--tensorboard")
-
-
-def _log_history(fitted: Fitted, folder: Path) -> None:
-    keras, model, settings = import_keras(), fitted.estimator.model_, fitted.choice.settings  # type: ignore[attr-defined]
-    model.compile(keras.optimizers.get(settings["optimizer"]))  # the callback logs its rate
-    model.optimizer.learning_rate = settings["learning_rate"]
-    log = keras.callbacks.TensorBoard(folder, write_graph=False)
-    log.set_model(model)
-    history = fitted.choice.history or {}
-    for epoch, values in enumerate(zip(*history.values(), strict=True)):
-        log.on_epoch_end(epoch, dict(zip(history, values, strict=True)))
-    log.on_train_end()
 
 
 def _without_nan(scores: dict[str, float]) -> dict[str, float | None]:

@@ -17,9 +17,10 @@ from sklearn.svm import SVC
 
 from features import FeatureStore
 from features.runtime import import_keras
-from pipeline.bank import Recipe, Schedule, train_heads
+from pipeline.dense import train_heads
 from pipeline.kernel import SvmSearch
 from pipeline.linear import LogisticSearch
+from pipeline.recipe import Recipe, Schedule
 from pipeline.sample import Features, Sample
 from pipeline.scaling import measure_scale
 

@@ -8,8 +8,9 @@ import pytest
 from features.errors import RequestError
 from features.runtime import import_keras
 from pipeline.__main__ import main
-from pipeline.bank import Recipe, Schedule, train_heads
+from pipeline.dense import train_heads
 from pipeline.heads import check_heads, find_head
+from pipeline.recipe import Recipe, Schedule
 from pipeline.stream import Stored, blocks, shuffled_blocks
 
 

@@ -1,0 +1,46 @@
+"""Learning curves of heads that train by epochs: as a table, a plot, and for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from pathlib import Path
+
+from features.errors import RequestError, missing_extra
+from features.runtime import import_keras
+
+from .choice import Choice
+from .dense import DenseHead, DenseSearch
+from .heads import find_head
+from .plots import plot_history
+
+
+def check_tensorboard(head: str) -> None:
+    """Refuse TensorBoard's logs of a head that has no epochs, or without the package."""
+    if find_head(head).search is not DenseSearch:
+        raise RequestError(f"tensorboard must be left out: {head} does not learn by epochs. Use --head dense or mlp")
+    if importlib.util.find_spec("tensorboard") is None:
+        raise missing_extra("tensorboard", "tensorboard", "--tensorboard")
+
+
+def write_history(folder: Path, choice: Choice) -> None:
+    """Write ``history.csv`` and ``history.png`` of a head that learnt by epochs."""
+    history = choice.history or {}
+    with open(folder / "history.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["epoch", *history])
+        table.writerows([epoch, *values] for epoch, values in enumerate(zip(*history.values(), strict=True), start=1))
+    plot_history(history, choice.settings["epochs"], folder / "history.png")
+
+
+def log_history(folder: Path, head: DenseHead, choice: Choice) -> None:
+    """Write a head's learning curves into a folder for TensorBoard."""
+    keras, model = import_keras(), head.model_
+    model.compile(keras.optimizers.get(choice.settings["optimizer"]))  # the callback logs its rate
+    model.optimizer.learning_rate = choice.settings["learning_rate"]
+    log = keras.callbacks.TensorBoard(folder, write_graph=False)
+    log.set_model(model)
+    history = choice.history or {}
+    for epoch, values in enumerate(zip(*history.values(), strict=True)):
+        log.on_epoch_end(epoch, dict(zip(history, values, strict=True)))
+    log.on_train_end()
