@@ -1,10 +1,11 @@
-"""Our pass against Keras' ``model.predict`` on the same images, alternating in one run: ``make bench``.
+"""Our pass and each engine against Keras' ``model.predict`` on the same images, alternating in one run: ``make bench``.
 
-Prints a Markdown table of images/s and ratios. Real VGG16, the cells of elpv-dataset.
+Prints a Markdown table of images/s and ratios. Real VGG16, the cells of elpv-dataset; other backbones with ``--random``
+weights, whose features mean nothing but take as long.
 """
 
 import argparse
-import platform
+import functools
 import statistics
 import sys
 import tempfile
@@ -14,68 +15,96 @@ from pathlib import Path
 
 import numpy as np
 
-from features import extract, images
-from features.backbones import build_base
-from features.engines import TensorFlowEngine, describe_engine
+from features import backbones, extract, images
+from features.engines import ENGINES, describe_engine, is_installed, processor
 from features.frozen import freeze
+from features.mnn_engine import cores
 from features.sources import load_source
+from features.weights import Weights, fingerprint_weights
+
+PREDICT, PASS = "Keras model.predict alone", "extract, files to store"
 
 
 def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", default="vgg16")
+    parser.add_argument("--random", action="store_true", help="random weights: speed alone")
+    parser.add_argument("--layers", metavar="L[,L]", default="block3_pool,block4_pool,block5_pool", help="for vgg16")
+    parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--images", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=16)
     options = parser.parse_args()
+    if options.random:
+        backbones.load_weights = lambda model, *rest: Weights("random", fingerprint_weights(model))
+    contenders = make_contenders(options)
+    seconds = {name: [] for name in contenders}
+    for number in range(options.rounds + 1):
+        for name, run in contenders.items():
+            taken = run()
+            if number:  # the first round traces, allocates, converts and lets auto choose
+                seconds[name].append(taken)
+    told = [describe_engine(name) for name in ENGINES if is_installed(name)]
+    print(f"{processor()}, {cores()} cores; {'; '.join(told)}; Keras {version('keras')}", file=sys.stderr)
+    print(f"{options.backbone} at {options.size} px, {options.images} images", file=sys.stderr)
+    print("| | images/s (median) | ratio to predict: median [min, max] | ratio to extract |\n|---|---|---|---|")
+    for name, taken in seconds.items():
+        rate = options.images / statistics.median(taken)
+        print(f"| {name} | {rate:.1f} | {_ratio(seconds[PREDICT], taken)} | {_ratio(seconds[PASS], taken)} |")
+
+
+def make_contenders(options):
+    """Return {name: what runs once over all images and returns its seconds}."""
     source = load_source("elpv", limit=options.images)
     files = [source.file(row) for row in range(len(source))]
-    base = build_base("vgg16", ["block5_pool"], 224)
-    engine = TensorFlowEngine(freeze(base, 224, options.batch_size))
-    decoded = np.stack([images.decode(images.read_bytes(file), 224) for file in files])
+    decoded = np.stack([images.decode(images.read_bytes(file), options.size) for file in files])
+    base = backbones.build_base(options.backbone, [backbones.find_backbone(options.backbone).layer], options.size)
+    frozen = freeze(base, options.size, options.batch_size)
 
-    def pipeline(*layers):
+    def through(*layers):
         """Files to a committed store, start-up left out: what the pass and the commit take."""
-        asked = {"limit": options.images, "batch_size": options.batch_size, "layers": layers}
+        asked = {"limit": options.images, "batch_size": options.batch_size, "image_size": options.size}
         with tempfile.TemporaryDirectory() as folder:
-            done = extract("elpv", **asked, out=Path(folder) / "s.h5")
+            done = extract(
+                "elpv",
+                **asked,
+                backbone=options.backbone,
+                layers=layers or None,
+                out=Path(folder) / "s.h5",
+                say=_engine,
+            )
         return done.seconds["pass"] + done.seconds["commit"]
 
+    def alone(engine):
+        """The engine, on an array of decoded images."""
+        start = time.perf_counter()
+        for first in range(0, len(decoded), options.batch_size):
+            engine.run(_full(decoded[first : first + options.batch_size], options.batch_size))
+        return time.perf_counter() - start
+
     def predict():
-        """Keras alone, on an array of decoded images."""
         inputs = base.preprocess(decoded.astype(np.float32))
         start = time.perf_counter()
         base.model.predict(inputs, batch_size=options.batch_size, verbose=0)
         return time.perf_counter() - start
 
-    def frozen():
-        """The engine alone, on the same array."""
-        start = time.perf_counter()
-        for first in range(0, len(decoded) - options.batch_size + 1, options.batch_size):
-            engine.run(decoded[first : first + options.batch_size])
-        return time.perf_counter() - start
+    contenders = {PASS: through}
+    if options.backbone == "vgg16" and options.layers:
+        contenders[f"extract, {options.layers}"] = lambda: through(*options.layers.split(","))
+    for name in ENGINES:
+        if is_installed(name):
+            contenders[f"{name} alone"] = functools.partial(alone, ENGINES[name].make(frozen))
+    return {**contenders, PREDICT: predict}
 
-    contenders = {
-        "extract, files to store": lambda: pipeline("block5_pool"),
-        "extract, three layers (block3, block4, block5)": lambda: pipeline("block3_pool", "block4_pool", "block5_pool"),
-        "engine alone": frozen,
-        "Keras model.predict alone": predict,
-    }
-    for run in (predict, frozen):
-        run()  # traces and allocates
-    seconds = {name: [] for name in contenders}
-    for _ in range(options.rounds):
-        for name, run in contenders.items():
-            seconds[name].append(run())
-    print(
-        f"{platform.processor() or platform.machine()}, {describe_engine('tensorflow')}, Keras {version('keras')}, {len(source)} images",
-        file=sys.stderr,
-    )
-    print("| | images/s (median) | ratio to predict: median [min, max] | time, against one layer |\n|---|---|---|---|")
-    for name, taken in seconds.items():
-        rate = len(source) / statistics.median(taken)
-        to_predict = _ratio(seconds["Keras model.predict alone"], taken)
-        print(f"| {name} | {rate:.1f} | {to_predict} | {_ratio(taken, seconds['extract, files to store'])} |")
+
+def _engine(line):
+    if line.startswith(("engine", "timed", "warning")):
+        print(line, file=sys.stderr)
+
+
+def _full(batch, size):
+    return np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
 
 
 def _ratio(these, those):
