@@ -1,6 +1,8 @@
 """Images made on the spot, a tiny base, and stores of both."""
 
+import csv
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from features import FeatureStore, extract
 from features.backbones import BACKBONES, Backbone
 from features.cache import cache_folder
 
+HOSTILE = """<img src=x onerror=window.hacked=1>'"&amp;"""
+HOSTILE_CLASSES = (HOSTILE, "</script><script>window.hacked=2</script>")
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -77,6 +81,34 @@ def tiny_store(tmp_path_factory):
         patch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
         extract(str(draw_tree(folder / "photos")), backbone="tiny", out=folder / "tiny.h5", batch_size=5)
     return folder / "tiny.h5"
+
+
+@pytest.fixture(scope="session")
+def hostile_run(tmp_path_factory):
+    """A comparison of three heads on 33 images, whose files and classes are named by somebody who means harm.
+
+    The first class is blue, the second red; an image of its test split is copied into train.
+    """
+    from pipeline.compare import compare
+
+    folder, seed = tmp_path_factory.mktemp("hostile"), 0
+    with open(folder / "photos.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "split"])
+        for name, colour in zip(HOSTILE_CLASSES, ((20, 20, 120), (120, 20, 20)), strict=True):
+            for split, count in (("train", 8), ("val", 3), ("test", 5)):
+                for number in range(count):
+                    seed += 1
+                    path = f"{'a' if number else HOSTILE}{seed}.png"
+                    draw(folder / path, seed, colour)
+                    table.writerow([path, name, split])
+        shutil.copy(folder / path, folder / "copy.png")
+        table.writerow(["copy.png", name, "train"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
+        extract(str(folder / "photos.csv"), backbone="tiny", out=folder / "s.h5", batch_size=8)
+    compare(folder / "s.h5", ["logistic", "knn", "majority"], out=folder / "runs/c")
+    return folder / "runs/c"
 
 
 def contents(path):
