@@ -92,6 +92,7 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
     finished = find_finished(asked, plan)
     if finished is not None:
         rows, skipped, held = finished
+        _check_rows(rows, skipped, asked)
         say(f"store    {asked.path} is whole and up to date, made by {held['engine']}; nothing to compute")
         clock.lap("plan")
         return Summary(asked.path, len(rows), 0, skipped, clock.laps)

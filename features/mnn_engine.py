@@ -36,7 +36,7 @@ class MNNEngine:
     def __init__(self, frozen: Frozen):
         single = frozen.of_batch(1)
         path = converted(single.graph(), f"mnn-{version('mnn')}", convert)
-        self._frozen, self._free, count = frozen, SimpleQueue[_Lane](), cores()
+        self._frozen, self._free, count = frozen, SimpleQueue[_Lane](), min(cores(), frozen.batch_size)
         for _ in range(count):
             self._free.put(_Lane(path, single))
         self._pool = ThreadPoolExecutor(count)

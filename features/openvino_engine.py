@@ -37,7 +37,7 @@ class OpenVINOEngine:
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `features.engines.Engine.run`."""
-        results = self._request.infer([images], share_inputs=True)
+        results = self._request.infer([np.ascontiguousarray(images)], share_inputs=True)
         return self._frozen.named([np.array(results[output]) for output in self._outputs])
 
 

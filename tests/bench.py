@@ -19,6 +19,7 @@ from features import backbones, extract, images
 from features.engines import ENGINES, describe_engine, is_installed, processor
 from features.frozen import freeze
 from features.mnn_engine import cores
+from features.runtime import import_keras
 from features.sources import load_source
 from features.weights import Weights, fingerprint_weights
 
@@ -59,12 +60,15 @@ def make_contenders(options):
     source = load_source("elpv", limit=options.images)
     files = [source.file(row) for row in range(len(source))]
     decoded = np.stack([images.decode(images.read_bytes(file), options.size) for file in files])
+    keras = import_keras()
+    keras.utils.set_random_seed(0)
     base = backbones.build_base(options.backbone, [backbones.find_backbone(options.backbone).layer], options.size)
     frozen = freeze(base, options.size, options.batch_size)
 
     def through(*layers):
         """Files to a committed store, start-up left out: what the pass and the commit take."""
         asked = {"limit": options.images, "batch_size": options.batch_size, "image_size": options.size}
+        keras.utils.set_random_seed(0)  # random weights, where they are asked for, are the same each time
         with tempfile.TemporaryDirectory() as folder:
             done = extract(
                 "elpv",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from features.backbones import BACKBONES, build_base, canonical_names, list_layers
-from features.engines import TensorFlowEngine
-from features.errors import RequestError, UnsafeFile, WeightsError
+from features.engines import ENGINES, TensorFlowEngine, is_installed, make_checked
+from features.errors import EngineError, RequestError, UnsafeFile, WeightsError
 from features.frozen import freeze
 from features.weights import fingerprint_weights
 
@@ -128,3 +128,19 @@ def test_a_model_of_ones_own(tmp_path):
     (tmp_path / "text.keras").write_text("no model")
     with pytest.raises(UnsafeFile, match="must be a zip archive"):
         build_base(str(tmp_path / "text.keras"), ["-1"], 20)
+
+
+@pytest.mark.parametrize("name", ["openvino", "mnn"])
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "convnext_tiny"])
+def test_other_engines_take_a_backbone_or_say_that_they_cannot(backbone, name, random_weights):
+    if not is_installed(name):
+        pytest.skip(f"the extra {name} is not installed")
+    (path, sha256, _), entry = random_weights(backbone), BACKBONES[backbone]
+    base = build_base(backbone, [entry.layer], entry.smallest, weights=str(path), weights_sha256=sha256)
+    frozen = freeze(base, entry.smallest, 2, "avg")
+    batch = np.random.default_rng(0).integers(0, 256, (2, entry.smallest, entry.smallest, 3)).astype(np.uint8)
+    if (backbone, name) == ("convnext_tiny", "mnn"):
+        with pytest.raises(EngineError, match=r"MNN cannot take this base .* Use another: --engine tensorflow"):
+            make_checked(name, frozen, batch)
+    else:
+        assert make_checked(name, frozen, batch).parity <= ENGINES[name].allowed

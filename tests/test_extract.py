@@ -110,6 +110,8 @@ def test_class_without_a_readable_image_is_an_error_before_the_pass(tree, tmp_pa
     with pytest.raises(SourceError, match="all 3 of 'green' are broken"):
         run(tree, tmp_path / "s.h5")
     run(tree, tmp_path / "s.h5", allow_missing_classes=True)
+    with pytest.raises(SourceError, match="has none of green"):
+        run(tree, tmp_path / "s.h5")  # finished, but not what is asked now
     with FeatureStore(tmp_path / "s.h5") as store:
         assert store.rows.counts()["train"]["green"] == 0 and len(store.skipped) == 3
 
