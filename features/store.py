@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -229,6 +230,26 @@ class FeatureStore:
         for start, block in self.blocks(data, rows):
             X[start : start + len(block)] = pool_maps(block, pool)
         return X
+
+    def batches(
+        self, batch_size: int = 256, layer: str | None = None, pool: str = "flatten", rows: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (X, labels) of so many rows at a time, for stores larger than memory; see `read`."""
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows)
+        for start in range(0, len(rows), batch_size):
+            some = rows[start : start + batch_size]
+            yield self.read(layer, pool, some), self.rows.labels[some]
+
+    def as_dataset(
+        self, batch_size: int = 256, layer: str | None = None, pool: str = "flatten", rows: np.ndarray | None = None
+    ) -> Any:
+        """Return what `batches` yields as a ``tf.data.Dataset`` of (X, labels), float32 and int32."""
+        import tensorflow as tf
+
+        shape = self.dataset(layer or list(self.layers)[-1]).shape[1:]
+        X, y = tf.TensorSpec((None, math.prod(pooled_shape(shape, pool)))), tf.TensorSpec((None,), tf.int32)
+        make = functools.partial(self.batches, batch_size, layer, pool, rows)
+        return tf.data.Dataset.from_generator(make, output_signature=(X, y))
 
     def blocks(self, data: h5py.Dataset, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first place in `rows`, values as stored) of 32 MB at a time.

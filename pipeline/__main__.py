@@ -153,7 +153,12 @@ def _export(**options: Any) -> tuple[dict[str, Any], str]:
     from .export import export
 
     exported = export(say=say, **options)
-    say(f"next     python -c \"import keras; keras.saving.load_model('{exported['model']}')\"")
+    load = {
+        "keras": "import keras; keras.saving.load_model",
+        "onnx": "import onnxruntime; onnxruntime.InferenceSession",
+        "savedmodel": "import tensorflow; tensorflow.saved_model.load",
+    }
+    say(f"next     python -c \"{load[exported['format']]}('{exported['model']}')\"")
     return exported, exported["model"]
 
 

@@ -26,14 +26,12 @@ from .heads import Classifier
 from .kernel import Svm
 from .linearhead import LinearHead
 from .platt import Sigmoids
+from .trees import check_trees
 
-# Beside the types that skops trusts by itself, NumPy's and scikit-learn's public ones: what trees, neighbours and networks
-# are made of. Each is numbers and no more.
+# Beside the types that skops trusts by itself, NumPy's and scikit-learn's public ones: what trees and networks are
+# made of. Each is numbers and no more.
 TRUSTED = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.metrics._dist_metrics.EuclideanDistance64",
-    "sklearn.neighbors._ball_tree.BallTree",
-    "sklearn.neighbors._kd_tree.KDTree",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
@@ -185,8 +183,10 @@ def _load_estimator(name: str, folder: Path, allow_joblib: bool) -> Any:
     with open_archive(folder / name):
         pass
     try:
-        return skops.io.load(folder / name, trusted=list(TRUSTED))
+        estimator = skops.io.load(folder / name, trusted=list(TRUSTED))
     except (UntrustedTypesFoundException, UnsupportedTypeException, RecursionError) as error:
         raise UnsafeFile(
             f"{folder / name} must hold known types; {str(error)[:200]}. Train the head again, or save it by --joblib"
         ) from error
+    check_trees(estimator)
+    return estimator

@@ -11,9 +11,8 @@ from features.errors import RequestError
 from features.runtime import import_keras
 
 from .headlayers import apply_head
-from .heads import Classifier
 from .pillowresize import resize_as_pillow
-from .reading import Reading
+from .trained import Trained
 
 if TYPE_CHECKING:
     import keras
@@ -25,21 +24,13 @@ _VIEWS: tuple[tuple[bool, tuple[int, ...]], ...] = (
 )  # fmt: skip
 
 
-def build_model(
-    base: Base, held: dict[str, Any], reading: Reading, head: Classifier, n_classes: int, name: str
-) -> keras.Model:
+def build_model(base: Base, trained: Trained) -> keras.Model:
     """Join a base and a head, with all that the provenance says comes before and between them.
 
     Parameters
     ----------
     base : Base
-    held : dict
-        Provenance of the store that the head was trained on.
-    reading : Reading
-    head : Classifier
-    n_classes : int
-    name : str
-        What the user calls the head.
+    trained : Trained
 
     Returns
     -------
@@ -53,7 +44,7 @@ def build_model(
         If the head or the views are nothing that layers can compute.
     """
     keras = import_keras()
-    layers = keras.layers
+    layers, held, reading = keras.layers, trained.held, trained.reading
     augment = held["augment"].split(",")[0]
     if reading.views > 1 and augment == "lecture":
         raise RequestError(
@@ -69,7 +60,7 @@ def build_model(
         features.append(layers.Concatenate()(parts) if len(parts) > 1 else parts[0])
     if len(features) > 1 and reading.views_as == "mean":
         features = [layers.Average()(features)]
-    chances = [apply_head(head, each, n_classes, name) for each in features]
+    chances = [apply_head(trained.head, each, len(trained.class_names), trained.name) for each in features]
     found = layers.Average()(chances) if len(chances) > 1 else chances[0]
     return keras.Model(images, layers.Identity(name="probabilities")(found), name="classifier")
 

@@ -18,13 +18,10 @@ from features.engines import describe_engine
 from features.errors import CachedFeaturesError, RequestError, SourceError
 from features.plan import Content, distinct_contents, hash_files
 from features.progress import Progress
-from features.sources import EXTENSIONS
+from features.sources import EXTENSIONS, unicode_name
 from features.store import FeatureStore
 
-from .headfile import load_head
-from .heads import Classifier
-from .reading import Reading
-from .runs import read_run
+from .trained import Trained, load_trained
 
 _BLOCK = 512  # stored images that are read and predicted at once
 
@@ -67,27 +64,26 @@ def predict(
     UnsafeFile, WeightsError
         If the run or its weights are not what they should be.
     """
-    told = read_run(run)
-    files = find_images(images)
-    predictor = _Predictor(told, load_head(run, joblib), Path(run), weights, say)
-    say(f"head     {told['head']} of {run}, classes {', '.join(map(str, told['class_names']))}")
+    trained, files = load_trained(run, joblib), find_images(images)
+    predictor = _Predictor(trained, weights, say)
+    say(f"head     {trained.name} of {run}, classes {', '.join(trained.class_names)}")
     keys = hash_files(files, os.cpu_count() or 1)
     found = predictor.of(distinct_contents(files, keys))
     reasons = [
         (file, key if isinstance(key, str) else predictor.reasons.get(key))
         for file, key in zip(files, keys, strict=True)
     ]
-    skipped = [{"path": str(file), "reason": reason} for file, reason in reasons if reason]
+    skipped = [{"path": unicode_name(str(file)), "reason": reason} for file, reason in reasons if reason]
     if len(skipped) == len(files):
         raise SourceError(
             f"images must be readable; none of {len(files)} is. First: {skipped[0]['path']}: {skipped[0]['reason']}. "
             "Check the files."
         )
-    names = [str(name) for name in told["class_names"]]
+    names = trained.class_names
     return {
         "run": str(run),
-        "head": told["head"],
-        "class_names": names,
+        "head": trained.name,
+        "class_names": list(names),
         "predictions": [_tell(file, found[key], names) for file, key in zip(files, keys, strict=True) if key in found],
         "skipped": skipped,
         "from_store": predictor.from_store,
@@ -98,12 +94,8 @@ def predict(
 class _Predictor:
     """Probabilities of contents by one head; the base is built only if a content is not stored."""
 
-    def __init__(
-        self, run: dict[str, Any], head: Classifier, folder: Path, weights: str | None, say: Callable[[str], None]
-    ):
-        self._run, self._head, self._weights, self._say = run, head, weights, say
-        self._held = run["provenance"]
-        self._reading = Reading.from_json(run["reading"], str(folder))
+    def __init__(self, trained: Trained, weights: str | None, say: Callable[[str], None]):
+        self._trained, self._weights, self._say = trained, weights, say
         self.reasons: dict[bytes, str] = {}
         self.from_store = self.computed = 0
 
@@ -111,47 +103,45 @@ class _Predictor:
         """Return the probabilities of contents by their SHA-256; those without any are in `reasons`."""
         found = self._stored([content.sha256 for content in contents])
         self.from_store = len(found)
-        self._say(f"images   {len(contents)}, of which {len(found)} are in {self._run['store']}")
+        self._say(f"images   {len(contents)}, of which {len(found)} are in {self._trained.store}")
         rest = [content for content in contents if content.sha256 not in found]
         if not rest:
             return found
-        engine = rebuild_engine(self._held, self._weights)
-        made = self._held["engine"]
+        reading, held = self._trained.reading, self._trained.held
+        engine = rebuild_engine(held, self._weights)
+        made = held["engine"]
         name = describe_engine(made.split()[0])
         differs = "" if name == made else f"; the store was made by {made}, which can differ in the last digits"
         self._say(f"engine   {name}{differs}")
         with Progress(len(rest), "images") as progress:
-            for batch in embed(rest, self._held, engine, self._reading.views, os.cpu_count() or 1):
+            for batch in embed(rest, held, engine, reading.views, os.cpu_count() or 1):
                 if batch.keys:
                     found |= dict(
-                        zip(batch.keys, self._probabilities(self._reading.of_maps(batch.features)), strict=True)
+                        zip(batch.keys, self._trained.probabilities(reading.of_maps(batch.features)), strict=True)
                     )
                 self.reasons |= batch.reasons
                 self.computed += len(batch.keys)
                 progress.update(len(batch.keys) + len(batch.reasons))
         return found
 
-    def _probabilities(self, X: np.ndarray) -> np.ndarray:
-        return self._reading.probabilities(self._head, X, len(self._run["class_names"]))
-
     def _stored(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """Return the probabilities of contents that the run's store holds, if it is still there and the same."""
-        path = Path(self._run["store"])
+        path = self._trained.store
         found: dict[bytes, np.ndarray] = {}
         if not path.exists():
             self._say(f"store    {path} is not there; all images go through the base")
             return {}
         try:
             with FeatureStore(path) as store:
-                if store.provenance["fingerprint"] != self._held["fingerprint"]:
+                if store.provenance["fingerprint"] != self._trained.held.get("fingerprint"):
                     self._say(f"store    {path} was made with other settings since; all images go through the base")
                     return {}
                 first = {store.rows.sha256[row].tobytes(): row for row in np.flatnonzero(store.rows.views == 0)}
                 held = [key for key in keys if key in first]
                 for start in range(0, len(held), _BLOCK):
                     some = held[start : start + _BLOCK]
-                    X = self._reading.of_store(store, np.array([first[key] for key in some]))
-                    found |= dict(zip(some, self._probabilities(X), strict=True))
+                    X = self._trained.reading.of_store(store, np.array([first[key] for key in some]))
+                    found |= dict(zip(some, self._trained.probabilities(X), strict=True))
         except CachedFeaturesError as error:
             self._say(f"store    {error} All images go through the base")
             return {}
@@ -197,10 +187,10 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
 
 
-def _tell(file: Path, chances: np.ndarray, names: list[str]) -> dict[str, Any]:
+def _tell(file: Path, chances: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     second, first = np.sort(chances)[-2:]
     return {
-        "path": str(file),
+        "path": unicode_name(str(file)),
         "class": names[int(chances.argmax())],
         "probability": float(first),
         "margin": float(first - second),

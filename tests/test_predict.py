@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -86,6 +88,7 @@ def test_new_files_are_computed_stored_contents_are_read_and_bad_ones_told(train
     (new / "broken.jpg").write_bytes(b"no image")
     (new / "notes.txt").write_text("no image by its name")
     (new / ".hidden.png").write_bytes(b"")
+    Path(os.fsdecode(bytes(new) + b"/odd-\xff.jpg")).write_bytes(b"no image, and a name that is not UTF-8")
     assert main(["predict", "--run", "logistic", str(new), "gone.png", "--json"]) == 0
     told = capsys.readouterr()
     predicted = json.loads(told.out)
@@ -93,7 +96,9 @@ def test_new_files_are_computed_stored_contents_are_read_and_bad_ones_told(train
         "copy.png", "deeper/two.png", "known.png", "one.png",
     ]  # fmt: skip
     assert (predicted["from_store"], predicted["computed"]) == (1, 2)
-    assert [each["path"].split("/")[-1] for each in predicted["skipped"]] == ["broken.jpg", "gone.png"]
+    assert [each["path"].split("/")[-1] for each in predicted["skipped"]] == [
+        "broken.jpg", "odd-\\xff.jpg", "gone.png",
+    ]  # fmt: skip
     assert "no image in one of the formats" in told.err and "of which 1 are in s.h5" in told.err
     copy, _, _, one = predicted["predictions"]
     assert copy["probabilities"] == one["probabilities"]
@@ -168,4 +173,11 @@ def test_a_run_without_what_its_head_reads(trained, tmp_path):
     for reading in (None, {}, {"layers": [["last", "harm"]], "views": 1, "views_as": "rows"}):
         (folder / "run.json").write_text(json.dumps({**told, "reading": reading}))
         with pytest.raises(UnsafeFile, match="Train"):
+            predict(folder, [trained / "photos/test"])
+    for changed in (
+        {"class_names": ["blue"]},
+        {"reading": {"layers": [["relu", "avg"]], "views": 2, "views_as": "rows"}},
+    ):
+        (folder / "run.json").write_text(json.dumps({**told, **changed}))
+        with pytest.raises(UnsafeFile, match="must fit its classes and what it reads"):
             predict(folder, [trained / "photos/test"])

@@ -14,6 +14,7 @@ import joblib
 import keras
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
 import pipeline
 from features import FeatureStore
@@ -25,6 +26,7 @@ from pipeline.fits import load_result
 from pipeline.headfile import load_head
 from pipeline.predict import predict
 from pipeline.runs import read_run
+from pipeline.trees import check_trees
 
 HUGE = 10**12
 
@@ -174,6 +176,19 @@ def test_skops_of_types_that_are_not_known(runs, tmp_path, harmed):
         (folder / "head.skops").write_bytes(archive({"schema.json": json.dumps(schema)}))
         with pytest.raises(UnsafeFile):
             load_head(folder)
+
+
+@pytest.mark.parametrize("make", [HistGradientBoostingClassifier, RandomForestClassifier])
+def test_trees_whose_nodes_lead_nowhere(make):
+    X, y = np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 2
+    check_trees(make().fit(X, y))
+    forest = make().fit(X, y)
+    if hasattr(forest, "_predictors"):
+        forest._predictors[0][0].nodes["left"][0] = 1 << 30
+    else:
+        forest.n_features_in_ = 1
+    with pytest.raises(ValueError, match="lead nowhere"):
+        check_trees(forest)
 
 
 def test_a_run_names_no_code_that_is_then_imported(runs, tmp_path, harmed, monkeypatch):

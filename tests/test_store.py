@@ -20,6 +20,17 @@ def test_read_by_rows_equals_numpy(tiny_store):
         np.testing.assert_allclose(store.read("last", "avg+max"), both)
 
 
+def test_batches_and_datasets_are_the_rows_in_order(tiny_store):
+    with FeatureStore(tiny_store) as store:
+        rows = np.arange(31, -1, -1)
+        X, y = store.read("last", "avg", rows), store.rows.labels[rows]
+        for found in (store.batches(5, "last", "avg", rows), store.as_dataset(5, "last", "avg", rows)):
+            batches = [(np.asarray(values), np.asarray(labels)) for values, labels in found]
+            assert [len(values) for values, _ in batches] == [5] * 6 + [2]
+            np.testing.assert_array_equal(np.concatenate([values for values, _ in batches]), X)
+            np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), y)
+
+
 def test_pooling_takes_averages_in_float32():
     maps = np.full((1, 16, 16, 1), 2049, np.float16)  # float16 would stop counting at 65504
     assert pool_maps(maps, "avg")[0, 0] == pytest.approx(float(np.float16(2049)))

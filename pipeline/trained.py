@@ -1,0 +1,70 @@
+"""A run read back: the head, what it reads of an image, and its classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.errors import UnsafeFile
+
+from .headfile import load_head
+from .heads import Classifier
+from .reading import Reading
+from .runs import read_run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What ``train_head`` made.
+
+    Attributes
+    ----------
+    folder : Path
+    name : str
+        Of the head.
+    head : Classifier
+    reading : Reading
+    class_names : tuple of str
+    store : Path
+        Where the features were that the head was trained on.
+    held : dict
+        Their provenance.
+    settings : dict
+        Chosen for the head.
+    """
+
+    folder: Path
+    name: str
+    head: Classifier
+    reading: Reading
+    class_names: tuple[str, ...]
+    store: Path
+    held: dict[str, Any]
+    settings: dict[str, Any]
+
+    def probabilities(self, X: np.ndarray) -> np.ndarray:
+        """Return probabilities, (n_images, n_classes), of features as `reading` gives them."""
+        try:
+            return self.reading.probabilities(self.head, X, len(self.class_names))
+        except (ValueError, IndexError) as error:
+            raise UnsafeFile(
+                f"the head of {self.folder} must fit its classes and what it reads; {error}. Train it again."
+            ) from error
+
+
+def load_trained(folder: str | Path, allow_joblib: bool = False) -> Trained:
+    """Read a run back; see `load_head` and `read_run`."""
+    told = read_run(folder)
+    return Trained(
+        folder=Path(folder),
+        name=told["head"],
+        head=load_head(folder, allow_joblib),
+        reading=Reading.from_json(told["reading"], str(folder)),
+        class_names=tuple(map(str, told["class_names"])),
+        store=Path(told["store"]),
+        held=told["provenance"],
+        settings=told.get("settings") or {},
+    )
