@@ -1,7 +1,17 @@
 """Stage one: run a frozen convolutional base once over labelled images and keep its feature maps in one HDF5 file."""
 
+from typing import Any
+
 from .extract import extract
 from .store import FeatureStore
 
-__all__ = ["FeatureStore", "extract"]
+__all__ = ["ConvFeatures", "FeatureStore", "extract"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ConvFeatures":  # imported on first use: opening a store needs no scikit-learn
+        from .transformer import ConvFeatures
+
+        return ConvFeatures
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

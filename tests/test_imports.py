@@ -21,6 +21,7 @@ FEATURES = [
     {"forward", "provenance"},
     {"embed"},
     {"extract", "verify"},
+    {"transformer"},
 ]
 PIPELINE = [
     {

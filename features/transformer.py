@@ -1,0 +1,232 @@
+"""The pass as a scikit-learn transformer: from image files or arrays to features, kept for the next time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from PIL import Image
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from . import images
+from .cache import cache_folder
+from .embed import embed
+from .engines import TensorFlowEngine
+from .errors import RequestError, SourceError, StoreError
+from .extract import _load, _provenance
+from .jsontext import parse_json
+from .options import ExtractOptions, check_options
+from .ownvalues import check_own_values
+from .parts import Key, Parts
+from .plan import Content, distinct_contents, hash_files
+from .pooling import pool_maps
+from .sources import Source
+from .store import parts_folder
+from .writer import one_writer
+
+_KEPT_AT_ONCE = 512  # images whose features become one part of the cache
+
+
+class ConvFeatures(TransformerMixin, BaseEstimator):
+    """Features of images by a frozen convolutional base.
+
+    Parameters
+    ----------
+    backbone : str
+        A key of ``BACKBONES``, or ``FILE.keras``.
+    layer : str, optional
+        By name or index; the base's last feature map if left out.
+    pool : {'avg', 'max', 'avg+max', 'flatten'}
+        How a map becomes a vector.
+    image_size, preprocess, resize, weights, weights_sha256, dtype, batch_size
+        See ``ExtractOptions``.
+    cache : path-like or None
+        Folder in which features are kept by the SHA-256 of what they were computed from, in the parts of a store, one for
+        each set of parameters that decides them; the per-user cache if left out. None keeps nothing.
+
+    Notes
+    -----
+    There is nothing to fit, and no label is looked at. An image that cannot be read is an error: a row cannot be left out.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> model = make_pipeline(ConvFeatures("vgg16"), LogisticRegression())
+    >>> model.fit(["cat.jpg", "dog.jpg"], [0, 1])   # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        backbone: str = "vgg16",
+        layer: str | None = None,
+        pool: str = "avg",
+        *,
+        image_size: int | None = None,
+        preprocess: str | None = None,
+        resize: str = "bilinear",
+        weights: str = "imagenet",
+        weights_sha256: str | None = None,
+        dtype: str = "float16",
+        batch_size: int = 16,
+        cache: str | Path | None = "default",
+    ):
+        self.backbone, self.layer, self.pool, self.image_size = backbone, layer, pool, image_size
+        self.preprocess, self.resize, self.weights, self.weights_sha256 = preprocess, resize, weights, weights_sha256
+        self.dtype, self.batch_size, self.cache = dtype, batch_size, cache
+
+    def fit(self, X: Any, y: Any = None) -> ConvFeatures:
+        """Check the parameters; nothing is learnt."""
+        check_options(self._options())
+        return self
+
+    def transform(self, X: Sequence[str | Path] | np.ndarray) -> np.ndarray:
+        """Return the features of images.
+
+        Parameters
+        ----------
+        X : sequence of path-like, or ndarray of shape (n_images, height, width, 3), uint8
+            Files, or RGB images.
+
+        Returns
+        -------
+        features : ndarray of shape (n_images, n_features), float32
+
+        Raises
+        ------
+        RequestError
+            If X is something else.
+        SourceError
+            If a file is no image.
+        """
+        keys, contents = _contents(X)
+        options = self._options()
+        base = _load(options)
+        engine = TensorFlowEngine(base, options.side, options.batch_size, options.pool or "none")
+        held = _provenance(options, _NOWHERE, base, engine)
+        (name,) = held["layers"]
+        cache = _Cache(self._folder(), held)
+        found = cache.read(name, [content.sha256 for content in contents])
+        rest = [content for content in contents if content.sha256 not in found]
+        made: dict[bytes, np.ndarray] = {}
+        for batch in embed(rest, held, engine, 1, options.workers):
+            if batch.reasons:
+                key, reason = next(iter(batch.reasons.items()))
+                raise SourceError(f"every image must be readable; {_name(contents, key)}: {reason}. Leave it out.")
+            made |= dict(zip(batch.keys, batch.features[name], strict=True))
+            if len(made) >= _KEPT_AT_ONCE:
+                cache.keep(name, made)
+                found, made = found | made, {}
+        cache.keep(name, made)
+        found |= made
+        return pool_maps(np.stack([found[key] for key in keys]), "flatten" if held["pool"] != "none" else self.pool)
+
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn that X is no table and that there is nothing to fit."""
+        tags = super().__sklearn_tags__()
+        tags.requires_fit, tags.input_tags.two_d_array, tags.input_tags.string = False, False, True
+        tags.no_validation = True
+        return tags
+
+    def _options(self) -> ExtractOptions:
+        return ExtractOptions(
+            data="arrays",
+            out="features.h5",
+            backbone=self.backbone,
+            layers=None if self.layer is None else (str(self.layer),),
+            pool="none" if self.pool == "flatten" else self.pool,
+            image_size=self.image_size,
+            preprocess=self.preprocess,
+            resize=self.resize,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            weights=self.weights,
+            weights_sha256=self.weights_sha256,
+        )
+
+    def _folder(self) -> Path | None:
+        if self.cache is None:
+            return None
+        return cache_folder() / "features" if self.cache == "default" else Path(self.cache)
+
+
+class _Cache:
+    """Features of contents in the parts of a store that is named by their fingerprint."""
+
+    def __init__(self, folder: Path | None, held: dict[str, Any]):
+        self._held = held
+        self._path = None if folder is None else folder / f"{held['backbone']}-{held['fingerprint'][:16]}.h5"
+
+    def read(self, layer: str, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
+        """Return what is kept of some contents."""
+        found: dict[bytes, np.ndarray] = {}
+        wanted = set(keys)
+        parts = [] if self._path is None else sorted(parts_folder(self._path).glob("part-*.h5"))
+        for path in parts:
+            with h5py.File(path, "r", locking=False) as part:
+                check_own_values(part, path)
+                if parse_json(part.attrs["provenance"], path)["fingerprint"] != self._held["fingerprint"]:
+                    raise StoreError(f"{path} was made with other settings. Delete it: rm {path}")
+                held = [key.tobytes() for key in part["sha256"][:]]
+                if wanted & set(held):
+                    found |= {
+                        key: row for key, row in zip(held, part["features"][layer][:], strict=True) if key in wanted
+                    }
+        return found
+
+    def keep(self, layer: str, made: dict[bytes, np.ndarray]) -> None:
+        """Add features; where another process is about it, they are left to that."""
+        if self._path is None or not made:
+            return
+        keys: list[Key] = [(key, 0) for key in made]
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(one_writer(parts_folder(self._path), lambda line: None))
+            except StoreError:
+                return
+            Parts(self._path, self._held).append({layer: np.stack(list(made.values()))}, keys)
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """An image that is in memory; see `Content`."""
+
+    sha256: bytes
+    pixels: np.ndarray
+
+    def image(self, size: int, resize: str) -> np.ndarray:
+        return np.asarray(Image.fromarray(self.pixels).resize((size, size), images.RESIZE[resize]))
+
+
+def _contents(X: Any) -> tuple[list[bytes], list[Any]]:
+    """Return the key of each image, and the distinct images."""
+    if isinstance(X, np.ndarray) and X.ndim == 4:
+        if X.dtype != np.uint8 or X.shape[3] != 3:
+            raise RequestError(
+                f"images must be uint8 RGB, (n, height, width, 3); got {X.dtype}, {X.shape}. Convert them."
+            )
+        keys = [hashlib.sha256(b"%d:%d:" % each.shape[:2] + each.tobytes()).digest() for each in X]
+        return keys, list({key: _Pixels(key, each) for key, each in zip(keys, X, strict=True)}.values())
+    if isinstance(X, str | bytes | Path) or not all(isinstance(each, str | Path) for each in X):
+        raise RequestError("images must be a list of paths or an array of pixels, (n, height, width, 3). Give one.")
+    files = [Path(each) for each in X]
+    hashed = hash_files(files, os.cpu_count() or 1)
+    for file, key in zip(files, hashed, strict=True):
+        if isinstance(key, str):
+            raise SourceError(f"every image must be readable; {file}: {key}. Leave it out.")
+    return [key for key in hashed if isinstance(key, bytes)], distinct_contents(files, hashed)
+
+
+def _name(contents: Sequence[Any], key: bytes) -> str:
+    return next(str(each.file) for each in contents if isinstance(each, Content) and each.sha256 == key)
+
+
+_NONE = np.empty(0, np.int32)
+_NOWHERE = Source("arrays", Path(), (), (), _NONE, _NONE.astype(np.uint8), _NONE)
