@@ -105,11 +105,11 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
 def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, say: Callable[[str], None]) -> Summary:
     """Compute what a store lacks and commit it."""
     held = held_provenance(asked.path)
-    base = _load(asked)
+    base = load_base(asked)
     asked = _with_pool(asked, held, base, plan, say)
     frozen = freeze(base, asked.side, asked.batch_size, asked.pool or "none")
-    batch = first_batch(plan, asked)
-    name = pick_engine(asked.engine, held["engine"] if held else None, frozen, _tell_apart(asked, base), batch, say)
+    batch = first_batch(plan.contents, asked)
+    name = pick_engine(asked.engine, held["engine"] if held else None, frozen, tell_apart(asked, base), batch, say)
     provenance = make_provenance(asked, source, base, describe_engine(name))
     with one_writer(parts_folder(asked.path), say):
         parts = Parts(asked.path, provenance | {"parity": held.get("parity") if held else None}, asked.retry_skipped)
@@ -134,7 +134,7 @@ def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, s
     return Summary(asked.path, len(rows), computed, skipped, clock.laps, stages)
 
 
-def _tell_apart(options: ExtractOptions, base: Base) -> dict[str, Any]:
+def tell_apart(options: ExtractOptions, base: Base) -> dict[str, Any]:
     """Return what decides how fast each engine runs a base."""
     return {
         "weights_sha256": base.weights.sha256,
@@ -163,7 +163,8 @@ class _Clock:
         self.laps[name], self._last = now - self._last, now
 
 
-def _load(options: ExtractOptions) -> Base:
+def load_base(options: ExtractOptions) -> Base:
+    """Return the base that is asked for, with its weights."""
     return build_base(
         options.backbone,
         options.asked_layers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -30,10 +31,10 @@ def find_work(plan: Plan, parts: Parts, views: int) -> list[tuple[Content, list[
     return found
 
 
-def first_batch(plan: Plan, options: ExtractOptions) -> np.ndarray:
-    """Return the source's first images, as many as a batch has; where there are fewer, zeros follow."""
+def first_batch(contents: Iterable[Content], options: ExtractOptions) -> np.ndarray:
+    """Return the first images, as many as a batch has; where there are fewer, zeros follow."""
     batch = np.zeros((options.batch_size, options.side, options.side, 3), np.uint8)
-    decoded = (content.image(options.side, options.resize) for content in plan.contents)
+    decoded = (content.image(options.side, options.resize) for content in contents)
     readable = (image for image in decoded if not isinstance(image, str))
     for place, image in zip(batch, readable, strict=False):
         place[:] = image

@@ -18,15 +18,18 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from . import images
 from .cache import cache_folder
 from .embed import embed
-from .engines import TensorFlowEngine
+from .engines import describe_engine, make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError
-from .extract import _load, _provenance
+from .extract import load_base, tell_apart
+from .forward import first_batch
+from .frozen import freeze
 from .jsontext import parse_json
 from .options import ExtractOptions, check_options
 from .ownvalues import check_own_values
 from .parts import Key, Parts
 from .plan import Content, distinct_contents, hash_files
 from .pooling import pool_maps
+from .provenance import make_provenance
 from .sources import Source
 from .store import parts_folder
 from .writer import one_writer
@@ -45,7 +48,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         By name or index; the base's last feature map if left out.
     pool : {'avg', 'max', 'avg+max', 'flatten'}
         How a map becomes a vector.
-    image_size, preprocess, resize, weights, weights_sha256, dtype, batch_size
+    image_size, preprocess, resize, weights, weights_sha256, dtype, batch_size, engine
         See ``ExtractOptions``.
     cache : path-like or None
         Folder in which features are kept by the SHA-256 of what they were computed from, in the parts of a store, one for
@@ -76,11 +79,12 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         weights_sha256: str | None = None,
         dtype: str = "float16",
         batch_size: int = 16,
+        engine: str = "auto",
         cache: str | Path | None = "default",
     ):
         self.backbone, self.layer, self.pool, self.image_size = backbone, layer, pool, image_size
         self.preprocess, self.resize, self.weights, self.weights_sha256 = preprocess, resize, weights, weights_sha256
-        self.dtype, self.batch_size, self.cache = dtype, batch_size, cache
+        self.dtype, self.batch_size, self.engine, self.cache = dtype, batch_size, engine, cache
 
     def fit(self, X: Any, y: Any = None) -> ConvFeatures:
         """Check the parameters; nothing is learnt."""
@@ -108,19 +112,22 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         """
         keys, contents = _contents(X)
         options = self._options()
-        base = _load(options)
-        engine = TensorFlowEngine(base, options.side, options.batch_size, options.pool or "none")
-        held = _provenance(options, _NOWHERE, base, engine)
+        base = load_base(options)
+        frozen = freeze(base, options.side, options.batch_size, options.pool or "none")
+        batch = first_batch(contents, options)
+        engine = pick_engine(self.engine, None, frozen, tell_apart(options, base), batch, lambda line: None)
+        held = make_provenance(options, _NOWHERE, base, describe_engine(engine))
         (name,) = held["layers"]
         cache = _Cache(self._folder(), held)
         found = cache.read(name, [content.sha256 for content in contents])
         rest = [content for content in contents if content.sha256 not in found]
         made: dict[bytes, np.ndarray] = {}
-        for batch in embed(rest, held, engine, 1, options.workers):
-            if batch.reasons:
-                key, reason = next(iter(batch.reasons.items()))
+        checked = make_checked(engine, frozen, batch).engine if rest else None
+        for some in embed(rest, held, checked, 1, options.workers) if checked else ():
+            if some.reasons:
+                key, reason = next(iter(some.reasons.items()))
                 raise SourceError(f"every image must be readable; {_name(contents, key)}: {reason}. Leave it out.")
-            made |= dict(zip(batch.keys, batch.features[name], strict=True))
+            made |= dict(zip(some.keys, some.features[name], strict=True))
             if len(made) >= _KEPT_AT_ONCE:
                 cache.keep(name, made)
                 found, made = found | made, {}
@@ -147,6 +154,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
             resize=self.resize,
             dtype=self.dtype,
             batch_size=self.batch_size,
+            engine=self.engine,
             weights=self.weights,
             weights_sha256=self.weights_sha256,
         )
