@@ -12,7 +12,7 @@ from features.store import FeatureStore
 from . import attention
 from .embedding import project
 from .predictions import Predictions
-from .refit import LinearHead
+from .refit import Refitted
 from .suspects import closest, copies, label_errors
 from .thumbnails import Thumbnails
 
@@ -61,7 +61,7 @@ class Gallery:
         ]
         return {"cards": cards, "count": len(wrong), "tested": len(tested)}
 
-    def attention(self, store: FeatureStore, head: LinearHead) -> dict[str, Any]:
+    def attention(self, store: FeatureStore, head: Refitted) -> dict[str, Any]:
         """Return where a linear head looked, on test images of some kinds; or why that cannot be told."""
         layers = head.features.layer.split("+")
         if len(layers) > 1:

@@ -12,9 +12,8 @@ from features.layout import Rows
 from features.splits import SPLITS
 from features.store import FeatureStore
 
-from .estimators import ScaledEstimator
 from .heads import Classifier, find_head
-from .linear import Logistic
+from .linearhead import LinearHead
 from .matrix import read_features
 from .predictions import Predictions
 from .request import Request
@@ -25,7 +24,7 @@ LINEAR = ("logistic", "ridge", "lda")
 
 
 @dataclass(frozen=True)
-class LinearHead:
+class Refitted:
     """A linear head on the first split of a run.
 
     Attributes
@@ -54,7 +53,7 @@ class LinearHead:
     out_of_fold: np.ndarray
 
 
-def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], seed: int, select: str) -> LinearHead:
+def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], seed: int, select: str) -> Refitted:
     """Fit the best-placed linear head of a run again; a logistic regression on the same features if it has none.
 
     Parameters
@@ -78,7 +77,7 @@ def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], 
     settings = told["settings"] if name else search.choose(sample.pairs(select)).settings
     estimator = search.fit(settings, sample.everything)
     coef, intercept = coefficients(estimator, len(rows.class_names))
-    return LinearHead(
+    return Refitted(
         name=name or "logistic",
         settings=settings,
         of_run=name is not None,
@@ -100,13 +99,9 @@ def request_of(store: FeatureStore, told: dict[str, Any], seed: int) -> Request:
 
 def coefficients(estimator: Classifier, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a linear head's coefficients and intercepts for features as they are, a column a class."""
-    if isinstance(estimator, Logistic):
-        coef, intercept = estimator.coef_.astype(np.float64), estimator.intercept_
-    elif isinstance(estimator, ScaledEstimator):
-        inner = estimator.estimator_
-        coef, intercept = np.atleast_2d(inner.coef_).T / estimator.scale_[:, None], np.atleast_1d(inner.intercept_)
-    else:
+    if not isinstance(estimator, LinearHead):
         raise TypeError(f"no linear head: {type(estimator).__name__}")
+    coef, intercept = estimator.coef_.astype(np.float64), estimator.intercept_
     if coef.shape[1] == 1:
         coef, intercept = np.hstack([-coef, coef]), np.concatenate([-intercept, intercept])
     of_all, offsets = np.zeros((len(coef), n_classes)), np.zeros(n_classes)
