@@ -87,11 +87,8 @@ def _svm(x: Any, head: Svm) -> Any:
 
 def _pairs(x: Any, kernel: np.ndarray, head: Svm) -> Any:
     """Return probabilities of the scores of pairs of classes, which are linear in x; see `join_pairs`."""
-    n_classes, ops = len(head.classes_), import_keras().ops
+    n_classes = len(head.classes_)
     if n_classes == 2:
         return _linear(x, kernel, head.intercept_, head.sigmoids_)
-    pairs, signs = _affine(x, kernel, head.intercept_), class_pairs(n_classes)
-    ahead = 1.0 - 2.0 * ops.cast(ops.less(pairs, 0.0), "float32")
-    votes = _affine(ahead, signs / 2, np.full(n_classes, (n_classes - 1) / 2))
-    margins = _affine(pairs, signs, np.zeros(n_classes), "softsign")
-    return _linear(votes + margins / 3.0, np.eye(n_classes), np.zeros(n_classes), head.sigmoids_)
+    votes = _affine(x, kernel, head.intercept_, "tanh")
+    return _linear(votes, class_pairs(n_classes), np.zeros(n_classes), head.sigmoids_)

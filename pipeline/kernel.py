@@ -78,14 +78,12 @@ def class_pairs(n_classes: int) -> np.ndarray:
 
 
 def join_pairs(pairs: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return one score a class of the scores of pairs: its votes, and its margin squeezed below a third of a vote.
+    """Return one score a class, (n_samples, n_classes): the sum of its pairs' votes, each weighed by how clear it is.
 
-    As scikit-learn's SVC does, ``_ovr_decision_function``.
+    A vote is ``tanh`` of the pair's score. Whole votes, as scikit-learn's SVC counts them, put the rows of a class on a
+    few steps, from which no probability can be told.
     """
-    signs = class_pairs(n_classes)
-    votes = np.where(pairs < 0, -1.0, 1.0) @ signs  # twice the votes, less the pairs of a class
-    margins = pairs @ signs
-    return (votes + n_classes - 1) / 2 + margins / (3 * (np.abs(margins) + 1))
+    return np.tanh(pairs) @ class_pairs(n_classes)
 
 
 def _pair_weights(svc: SVC) -> np.ndarray:
@@ -147,7 +145,9 @@ class SvmSearch:
         kernel = self._kernel(settings["scale"], gamma)
 
         def score(fit: np.ndarray, look: np.ndarray) -> np.ndarray:
-            return _fit(kernel, y, settings["C"], fit).decision_function(kernel[np.ix_(look, fit)])
+            svc = _fit(kernel, y, settings["C"], fit)
+            pairs = svc.decision_function(kernel[np.ix_(look, fit)])
+            return pairs if pairs.ndim == 1 else join_pairs(pairs, len(svc.classes_))
 
         svc = _fit(kernel, y, settings["C"], images)
         sigmoids = calibrate(self.sample, images, svc.classes_, score)
@@ -192,7 +192,8 @@ def _from_products(products: np.ndarray, a: np.ndarray, b: np.ndarray, gamma: fl
 
 
 def _fit(kernel: np.ndarray, y: np.ndarray, C: float, rows: np.ndarray) -> SVC:
-    return SVC(kernel="precomputed", C=C, cache_size=1000).fit(kernel[np.ix_(rows, rows)], y[rows])
+    svc = SVC(kernel="precomputed", C=C, cache_size=1000, decision_function_shape="ovo")
+    return svc.fit(kernel[np.ix_(rows, rows)], y[rows])
 
 
 def _count_correct(kernel: np.ndarray, y: np.ndarray, C: float, pair: Pair) -> int:
