@@ -203,7 +203,7 @@ def test_svms_are_scikit_learns_own(n_classes, gamma):
     for C in (1.0, 30.0):
         settings = {"scale": "layer", "C": C} | ({} if gamma is None else {"gamma": gamma})
         ours = SvmSearch(sample, {}).fit(settings, sample.everything)
-        scaled = X / measure_scale(X, "layer", (X.shape[1],))
+        scaled = X / measure_scale(X, "layer", sample.features.widths)
         if gamma is not None:
             squares = ((scaled[:, None] - scaled) ** 2).sum(axis=2)
             assert ours.gamma_ == pytest.approx(gamma / squares.mean(), rel=1e-3)
