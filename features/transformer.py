@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from . import images
 from .cache import cache_folder
 from .embed import embed
-from .engines import describe_engine, make_checked, pick_engine
+from .engines import Engine, describe_engine, make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError
 from .extract import load_base, tell_apart
 from .forward import first_batch
@@ -35,6 +35,8 @@ from .store import parts_folder
 from .writer import one_writer
 
 _KEPT_AT_ONCE = 512  # images whose features become one part of the cache
+_READY_AT_ONCE = 2  # bases in memory
+_READY: dict[Any, tuple[Engine, dict[str, Any]]] = {}
 
 
 class ConvFeatures(TransformerMixin, BaseEstimator):
@@ -112,18 +114,13 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         """
         keys, contents = _contents(X)
         options = self._options()
-        base = load_base(options)
-        frozen = freeze(base, options.side, options.batch_size, options.pool or "none")
-        batch = first_batch(contents, options)
-        engine = pick_engine(self.engine, None, frozen, tell_apart(options, base), batch, lambda line: None)
-        held = make_provenance(options, _NOWHERE, base, describe_engine(engine))
+        engine, held = _ready(options, contents)
         (name,) = held["layers"]
         cache = _Cache(self._folder(), held)
         found = cache.read(name, [content.sha256 for content in contents])
         rest = [content for content in contents if content.sha256 not in found]
         made: dict[bytes, np.ndarray] = {}
-        checked = make_checked(engine, frozen, batch).engine if rest else None
-        for some in embed(rest, held, checked, 1, options.workers) if checked else ():
+        for some in embed(rest, held, engine, 1, options.workers):
             if some.reasons:
                 key, reason = next(iter(some.reasons.items()))
                 raise SourceError(f"every image must be readable; {_name(contents, key)}: {reason}. Leave it out.")
@@ -163,6 +160,26 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         if self.cache is None:
             return None
         return cache_folder() / "features" if self.cache == "default" else Path(self.cache)
+
+
+def _ready(options: ExtractOptions, contents: Sequence[Any]) -> tuple[Engine, dict[str, Any]]:
+    """Return the engine, checked on the first images, and its provenance: made once for all folds of a search."""
+    key = options, _stamps(options)
+    if key not in _READY:
+        base = load_base(options)
+        frozen = freeze(base, options.side, options.batch_size, options.pool or "none")
+        batch = first_batch(contents, options)
+        name = pick_engine(options.engine, None, frozen, tell_apart(options, base), batch, lambda line: None)
+        while len(_READY) >= _READY_AT_ONCE:
+            _READY.pop(next(iter(_READY)))
+        engine = make_checked(name, frozen, batch).engine
+        _READY[key] = engine, make_provenance(options, _NOWHERE, base, describe_engine(name))
+    return _READY[key]
+
+
+def _stamps(options: ExtractOptions) -> tuple[int, ...]:
+    """Return what tells that a file of one's own has changed."""
+    return tuple(Path(name).stat().st_mtime_ns for name in (options.backbone, options.weights) if Path(name).is_file())
 
 
 class _Cache:
