@@ -28,9 +28,9 @@ from features.weights import LICENCES
 from .onemodel import build_model
 from .trained import Trained, load_trained
 
-# Largest difference of a probability that is not an error. Seen: 3e-7 of logistic regression on photos, 2e-3 of an SVM with
-# a Gaussian kernel on solar cells, whose scores add many products in float32; ONNX's converter takes the rounding to float16 out.
-TOLERANCE = 1e-2
+# Largest difference of a probability that is not an error. Seen with VGG16: 1e-5, and 1e-4 in ONNX, whose converter takes the
+# rounding to float16 out; 2e-3 in the tests' base of random weights.
+TOLERANCE = 5e-3
 _ROWS, _BATCH = 100, 8
 
 Run = Callable[[np.ndarray], np.ndarray]

@@ -55,9 +55,9 @@ def apply_head(head: Classifier, features: keras.KerasTensor, n_classes: int, na
 
 
 def _affine(x: Any, kernel: np.ndarray, bias: np.ndarray, activation: str | None = None) -> Any:
-    layer = import_keras().layers.Dense(kernel.shape[1], activation=activation)
+    layer = import_keras().layers.Dense(kernel.shape[1], activation=activation, dtype=x.dtype)
     made = layer(x)
-    layer.set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
+    layer.set_weights([kernel.astype(x.dtype), bias.astype(x.dtype)])
     return made
 
 
@@ -74,11 +74,13 @@ def _linear(x: Any, kernel: np.ndarray, bias: np.ndarray, sigmoids: Sigmoids | N
 
 
 def _svm(x: Any, head: Svm) -> Any:
+    ops, gamma = import_keras().ops, head.gamma_
     support = (head.support_vectors_ / head.scale_).astype(np.float64)
-    if head.gamma_ is None:
+    # In doubles: squared distances are small differences of large numbers, and many kernels add up to one score.
+    x = ops.cast(x, "float64")
+    if gamma is None:
         return _pairs(x, support.T @ head.weights_, head)
     # exp(-gamma |a - b|^2) of scaled rows, its square written out.
-    ops, gamma = import_keras().ops, head.gamma_
     squares = _affine(ops.square(x), -gamma / np.square(head.scale_, dtype=np.float64)[:, None], np.zeros(1))
     lengths = np.square(head.support_vectors_, dtype=np.float64).sum(axis=1)
     products = _affine(x, 2 * gamma * support.T, -gamma * lengths)
@@ -88,7 +90,8 @@ def _svm(x: Any, head: Svm) -> Any:
 def _pairs(x: Any, kernel: np.ndarray, head: Svm) -> Any:
     """Return probabilities of the scores of pairs of classes, which are linear in x; see `join_pairs`."""
     n_classes = len(head.classes_)
+    pairs = import_keras().ops.cast(_affine(x, kernel, head.intercept_), "float32")
     if n_classes == 2:
-        return _linear(x, kernel, head.intercept_, head.sigmoids_)
-    votes = _affine(x, kernel, head.intercept_, "tanh")
+        return _linear(pairs, np.eye(1), np.zeros(1), head.sigmoids_)
+    votes = import_keras().ops.tanh(pairs)
     return _linear(votes, class_pairs(n_classes), np.zeros(n_classes), head.sigmoids_)
