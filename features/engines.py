@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,17 +52,22 @@ class EngineKind:
         What is imported; its package has the same name, and so has the extra.
     allowed : float
         How far its features may be from TensorFlow's: relative, Frobenius, of the first batch, layer by layer.
+    precision : str
+        What it computes in.
     """
 
     make: Callable[[Frozen], Engine]
     module: str
     allowed: float
+    precision: str = "float32"
 
 
 ENGINES = {
     "tensorflow": EngineKind(TensorFlowEngine, "tensorflow", 0.0),
     "openvino": EngineKind(OpenVINOEngine, "openvino", 1e-5),
     "mnn": EngineKind(MNNEngine, "MNN", 3e-4),  # Winograd's transforms round more
+    # Has eight bits of precision: for those who ask for it.
+    "openvino-bf16": EngineKind(partial(OpenVINOEngine, precision="bf16"), "openvino", 3e-2, "bfloat16"),
 }
 CHOICES = ("auto", *ENGINES)
 _TIMED_SECONDS = 3.0  # after which the engines have been timed enough
@@ -92,13 +98,14 @@ def is_installed(name: str) -> bool:
 
 def missing_engine(name: str, why: str = "") -> RequestError:
     """Return the error for an engine that is not installed; `why` it is needed, if it was not asked for by name."""
-    return missing_extra(name, name, f"the engine {name}{why}")
+    package = name.split("-")[0]
+    return missing_extra(package, package, f"the engine {name}{why}")
 
 
 def describe_engine(name: str) -> str:
     """Return engine, version, device and precision, which are part of a store's fingerprint."""
     device = find_device() if name == "tensorflow" else "cpu"
-    return f"{name} {version(name)}, {device}, float32"
+    return f"{name} {version(ENGINES[name].module)}, {device}, {ENGINES[name].precision}"
 
 
 def pick_engine(
@@ -132,10 +139,10 @@ def pick_engine(
         if not is_installed(name):
             raise missing_engine(name, ", which made this store and goes on with it,")
         return name
-    installed = [name for name in ENGINES if is_installed(name)]
+    installed = [name for name, kind in ENGINES.items() if is_installed(name) and kind.precision == "float32"]
     if find_device() != "cpu" or installed == ["tensorflow"]:
         return "tensorflow"
-    versions = {name: version(name) for name in installed}
+    versions = {name: version(ENGINES[name].module) for name in installed}
     key = {"base": base, "engines": versions, "processor": processor(), "cores": cores()}
     rates = recall("engines", key)
     if rates is None:

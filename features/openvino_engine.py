@@ -1,4 +1,4 @@
-"""OpenVINO runs the frozen graph on the CPU, in float32."""
+"""OpenVINO runs the frozen graph on the CPU, in float32 or, where the processor has it, in bfloat16."""
 
 from __future__ import annotations
 
@@ -18,13 +18,26 @@ _CONVERTER = "openvino.tools.ovc"
 
 
 class OpenVINOEngine:
-    """See `features.engines.Engine`."""
+    """See `features.engines.Engine`.
 
-    def __init__(self, frozen: Frozen):
+    Parameters
+    ----------
+    frozen : Frozen
+    precision : {'f32', 'bf16'}
+
+    Raises
+    ------
+    EngineError
+        If OpenVINO cannot run this base, or not in this precision.
+    """
+
+    def __init__(self, frozen: Frozen, precision: str = "f32"):
         openvino, self._frozen = import_openvino(), frozen
         core = openvino.Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise EngineError("this processor does not compute in bfloat16.")
         # Left to itself OpenVINO takes bfloat16 where the processor has it.
-        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "base.pb"
             path.write_bytes(frozen.graph())

@@ -41,7 +41,7 @@ class ExtractOptions:
     resize : str
         A key of ``images.RESIZE``.
     dtype : {'float16', 'float32'}
-    engine : {'auto', 'tensorflow', 'openvino', 'mnn'}
+    engine : {'auto', 'tensorflow', 'openvino', 'mnn', 'openvino-bf16'}
         What runs the base. ``auto``: what a store of this name was made with; else TensorFlow on a GPU, or the fastest
         of those installed, which are timed once.
     batch_size : int

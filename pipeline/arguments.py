@@ -129,7 +129,7 @@ def _add_base(add: Any) -> None:
     add("--weights", metavar="FILE", help="file of weights instead of finding ImageNet's")
     add("--weights-sha256", metavar="HEX", help="accept weights with this SHA-256")
     add(
-        "--engine", choices=("auto", "tensorflow", "openvino", "mnn"),
+        "--engine", choices=("auto", "tensorflow", "openvino", "mnn", "openvino-bf16"),
         help="what runs the base (default auto: a GPU by TensorFlow, else the fastest of those installed)",
     )  # fmt: skip
     add("--batch-size", type=int, metavar="N", help="images a batch (default 16)")

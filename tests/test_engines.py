@@ -33,6 +33,10 @@ def need(name):
     """Skip where an engine is not installed."""
     if not is_installed(name):
         pytest.skip(f"the extra {name} is not installed")
+    try:
+        ENGINES[name].make(frozen())
+    except EngineError as error:
+        pytest.skip(f"{name}: {error}")
 
 
 def frozen(pool="none", layers=("relu", "last")):
@@ -58,7 +62,8 @@ def test_features_are_those_of_the_model(name, pool):
             pooled = np.concatenate([values.mean((1, 2)), values.max((1, 2))], axis=1)
             expected = values if pool == "none" else pooled
             assert found[layer.name].shape == expected.shape and found[layer.name].dtype == np.float32
-            np.testing.assert_allclose(found[layer.name], expected, rtol=1e-4, atol=1e-4)
+            rounding = 1e-4 if ENGINES[name].precision == "float32" else 2e-2 * np.abs(expected).max()
+            np.testing.assert_allclose(found[layer.name], expected, rtol=1e-4, atol=rounding)
     assert list(found) == ["relu", "last"]
 
 
@@ -73,6 +78,7 @@ def test_an_images_features_depend_on_nothing_else_in_the_batch(name):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_each_engine_is_checked_against_tensorflow(name, monkeypatch):
+    need(name)
     assert 0 < make_checked(name, frozen(), BATCH).parity <= ENGINES[name].allowed
     real = ENGINES[name].make
 
@@ -81,7 +87,9 @@ def test_each_engine_is_checked_against_tensorflow(name, monkeypatch):
             self.real = real(frozen)
 
         def run(self, images):
-            return {layer: values * 1.001 for layer, values in self.real.run(images).items()}
+            return {
+                layer: values * (1.001 + 3 * ENGINES[name].allowed) for layer, values in self.real.run(images).items()
+            }
 
     monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], make=Wrong))
     with pytest.raises(EngineError, match=rf"features of {name} must be within .* --engine tensorflow"):
@@ -98,7 +106,8 @@ def test_auto_times_the_engines_once_and_remembers_the_fastest(monkeypatch):
         return pick_engine("auto", None, None, base, BATCH, said.append)
 
     assert [pick({"weights_sha256": "a"}), pick({"weights_sha256": "a"})] == ["openvino", "openvino"]
-    assert timed == [list(ENGINES)] and "openvino 3.0" in said[1] and "when they were timed" in said[1]
+    assert timed == [[name for name, kind in ENGINES.items() if kind.precision == "float32"]]
+    assert "openvino 3.0" in said[1] and "when they were timed" in said[1]
     pick({"weights_sha256": "b"})
     monkeypatch.setattr(engines, "version", lambda name: "2")
     pick({"weights_sha256": "a"})
@@ -122,6 +131,7 @@ def test_auto_leaves_out_an_engine_that_cannot_take_the_base_and_says_so(monkeyp
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_store_keeps_its_engine(tree, tmp_path, name, monkeypatch):
+    need(name)
     run(tree, tmp_path / "s.h5", engine=name)
     with FeatureStore(tmp_path / "s.h5") as store:
         assert store.provenance["engine"] == describe_engine(name)
@@ -131,7 +141,9 @@ def test_a_store_keeps_its_engine(tree, tmp_path, name, monkeypatch):
         run(tree, tmp_path / "s.h5", engine="tensorflow")
     with monkeypatch.context() as patch:
         patch.setitem(ENGINES, name, replace(ENGINES[name], module="not_installed"))
-        with pytest.raises(RequestError, match=rf"{name}, which made this store .* 'cached-features\[{name}\]'"):
+        with pytest.raises(
+            RequestError, match=rf"{name}, which made this store .* 'cached-features\[{name.split('-')[0]}\]'"
+        ):
             run(tree, tmp_path / "s.h5")
         assert [check.held for check in verify(tmp_path / "s.h5")][2] is None
     assert run(tree, tmp_path / "s.h5").computed == 1
