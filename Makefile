@@ -40,10 +40,11 @@ $(BIN)/.ready: setup.cfg pyproject.toml .ci/constraints.txt
 
 setup: $(BIN)/.ready  ## make the virtual environment with all extras
 
-demo: $(BIN)/.ready  ## solar cells through VGG16, heads trained and compared (minutes)
+demo: $(BIN)/.ready  ## solar cells through VGG16, heads trained, compared and shown on a page (minutes)
 	@echo 'A stratified subset of $(DEMO_LIMIT) of the 2,624 cells. All of them: make extract compare DATA=elpv'
 	$(PIPELINE) extract --data elpv --limit $(DEMO_LIMIT) --out cache/elpv-demo.h5
 	$(PIPELINE) compare --store cache/elpv-demo.h5 --out runs/elpv-demo --overwrite
+	$(PIPELINE) report --run runs/elpv-demo
 
 extract: $(BIN)/.ready  ## run BACKBONE once over DATA and keep its features in STORE
 	$(PIPELINE) extract --data '$(DATA)' --backbone $(BACKBONE) --out '$(STORE)' $(OPTIONS)

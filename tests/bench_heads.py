@@ -42,9 +42,12 @@ def main() -> None:
     pairs = {
         "lecture's head, 30 epochs": (dense(X, y, 1, options.epochs), keras_fit(X, y, options.epochs)),
         "8 learning rates, against one": (dense(X, y, 1, options.epochs), dense(X, y, 8, options.epochs)),
-        "logistic, 5 C x 5 folds": (logistic(X, y), grid_search(X, y, LogisticRegression(max_iter=1000))),
-        "logistic, ten classes": (logistic(X, ten), grid_search(X, ten, LogisticRegression(max_iter=1000))),
-        "linear SVM, 5 C x 5 folds": (svm(X, y), grid_search(X, y, SVC(kernel="linear"))),
+        "logistic, 5 C x 5 folds": (search(LogisticSearch, X, y), grid_search(X, y, LogisticRegression(max_iter=1000))),
+        "logistic, ten classes": (
+            search(LogisticSearch, X, ten),
+            grid_search(X, ten, LogisticRegression(max_iter=1000)),
+        ),
+        "linear SVM, 5 C x 5 folds": (search(SvmSearch, X, y), grid_search(X, y, SVC(kernel="linear"))),
     }
     print(f"{len(X)} x {X.shape[1]} features, {options.rounds} rounds\n")
     print("| what | ours s | theirs s | ratio: median [min, max] | ours | theirs |\n|---|---|---|---|---|---|")
@@ -102,23 +105,14 @@ def sample(X: np.ndarray, y: np.ndarray) -> Sample:
     return Sample(Features(X, (X.shape[1],), 1, "layer", "flatten"), y, folds == 0, folds)
 
 
-def logistic(X: np.ndarray, y: np.ndarray) -> Callable[[], str]:
+def search(kind: type[LogisticSearch] | type[SvmSearch], X: np.ndarray, y: np.ndarray) -> Callable[[], str]:
+    """Choose C by ours and fit with it."""
+
     def run() -> str:
         those = sample(X, y)
-        search = LogisticSearch(those, {"scale": ("layer",), "C": C})
-        choice = search.choose(those.pairs("cv"))
-        search.fit(choice.settings, those.everything)
-        return f"C {choice.settings['C']:g}"
-
-    return run
-
-
-def svm(X: np.ndarray, y: np.ndarray) -> Callable[[], str]:
-    def run() -> str:
-        those = sample(X, y)
-        search = SvmSearch(those, {"scale": ("layer",), "C": C})
-        choice = search.choose(those.pairs("cv"))
-        search.fit(choice.settings, those.everything)
+        ours = kind(those, {"scale": ("layer",), "C": C})
+        choice = ours.choose(those.pairs("cv"))
+        ours.fit(choice.settings, those.everything)
         return f"C {choice.settings['C']:g}"
 
     return run
