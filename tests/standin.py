@@ -36,7 +36,7 @@ def install(module=extract_module):
     """Make `extract` use the stand-in."""
     weights = SimpleNamespace(origin="none: a stand-in", sha256="0" * 64)
     base = SimpleNamespace(layers={"maps": SHAPE}, weights=weights)
-    module._load = lambda options: base
+    module.load_base = lambda options: base
     module.freeze = lambda base, size, batch_size, pool: None
     module.pick_engine = lambda *arguments: "stand-in"
     module.describe_engine = lambda name: StandInEngine.name

@@ -30,7 +30,7 @@ from pipeline.__main__ import main
 def stand_in(monkeypatch):
     """Replace the base and the engine, and count images."""
     module = standin.extract_module
-    for name in ("_load", "freeze", "pick_engine", "describe_engine", "make_checked"):  # put back afterwards
+    for name in ("load_base", "freeze", "pick_engine", "describe_engine", "make_checked"):  # put back afterwards
         monkeypatch.setattr(module, name, getattr(module, name))
     standin.install()
     standin.calls.clear()
