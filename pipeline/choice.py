@@ -39,7 +39,7 @@ def describe_settings(chosen: Sequence[dict[str, Any]], tried: Sequence[dict[str
     """Return the settings that were searched, for people; chosen several times, each value, the most frequent first."""
     told = []
     for name in chosen[0]:
-        if len({each[name] for each in tried}) < 2:
+        if len({each.get(name) for each in tried}) < 2:
             continue
         values = Counter(f"{each[name]:g}" if isinstance(each[name], float) else str(each[name]) for each in chosen)
         told.append(f"{name} {', '.join(value for value, _ in values.most_common())}")

@@ -27,6 +27,7 @@ from .kernel import Svm
 from .linearhead import LinearHead
 from .platt import Sigmoids
 from .trees import check_trees
+from .vote import Member, Vote
 
 # Beside the types that skops trusts by itself, NumPy's and scikit-learn's public ones: what trees and networks are
 # made of. Each is numbers and no more.
@@ -84,6 +85,13 @@ def _describe(head: Classifier) -> tuple[dict[str, Any], dict[str, np.ndarray], 
         arrays |= {"scale": head.scale_, "support": head.support_vectors_}
         arrays |= {"weights": head.weights_, "intercept": head.intercept_}
         return {"kind": "svm", "gamma": None if head.gamma_ is None else float(head.gamma_)}, arrays, None
+    if isinstance(head, Vote):
+        members = []
+        for number, member in enumerate(head.members_):
+            told, own, _ = _describe(member.head)
+            members.append({**told, "first": member.first, "last": member.last})
+            arrays |= {f"{number}.{name}": array for name, array in own.items()}
+        return {"kind": "vote", "members": members}, arrays, None
     if isinstance(head, DenseHead):
         weights = {f"weights{number}": array for number, array in enumerate(head.model_.get_weights())}
         return {"kind": "dense", "model": head.model_.get_config()}, weights, None
@@ -146,11 +154,23 @@ def _build(told: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path, al
     if kind == "svm" and sigmoids is not None:
         support, weights, intercept = (arrays[name] for name in ("support", "weights", "intercept"))
         return Svm(classes, arrays["scale"], told["gamma"], support, weights, intercept, sigmoids)
+    if kind == "vote" and told["members"]:
+        return Vote(
+            classes, [_build_member(each, arrays, number, folder) for number, each in enumerate(told["members"])]
+        )
     if kind == "dense":
         return _build_dense(told["model"], arrays, classes, folder)
     if kind == "estimator":
         return ScaledEstimator(_load_estimator(told["file"], folder, allow_joblib), arrays["scale"], sigmoids)
     raise ValueError(f"no head of the kind {str(kind)[:40]!r}")
+
+
+def _build_member(told: dict[str, Any], arrays: dict[str, np.ndarray], number: int, folder: Path) -> Member:
+    own = {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{number}.")}
+    head = _build(told, {**own, "classes": arrays["classes"]}, folder, allow_joblib=False)
+    if not isinstance(head, LinearHead | Svm):
+        raise ValueError("a member must be an SVM")
+    return Member(head, int(told["first"]), int(told["last"]))
 
 
 def _build_dense(config: dict[str, Any], arrays: dict[str, np.ndarray], classes: np.ndarray, folder: Path) -> DenseHead:

@@ -14,6 +14,7 @@ from .heads import Classifier
 from .kernel import Svm, class_pairs
 from .linearhead import LinearHead
 from .platt import Sigmoids
+from .vote import Vote
 
 if TYPE_CHECKING:
     import keras
@@ -40,6 +41,10 @@ def apply_head(head: Classifier, features: keras.KerasTensor, n_classes: int, na
         found = _linear(features, head.coef_, head.intercept_, head.sigmoids_)
     elif isinstance(head, Svm):
         found = _svm(features, head)
+    elif isinstance(head, Vote):
+        parts = [(each.head, features[:, each.first : each.last]) for each in head.members_]
+        chances = [apply_head(member, part, n_classes, name) for member, part in parts]
+        return import_keras().ops.mean(import_keras().ops.stack(chances), axis=0)
     elif isinstance(head, DenseHead):
         found = head.model_(features)
         if len(head.classes_) == 2 and found.shape[1] == 1:  # the probability of the second class

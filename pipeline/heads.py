@@ -24,6 +24,7 @@ from .kernel import SvmSearch
 from .linear import LogisticSearch
 from .sample import Pair, Sample
 from .scaling import SCALES
+from .vote import VoteSearch
 
 Settings = Mapping[str, tuple[Any, ...]]
 
@@ -99,6 +100,7 @@ HEADS = {
     "logistic": Head(LogisticSearch, {"scale": SCALES, "C": (*_C, 1000.0, 3000.0)}),
     "linear-svm": Head(SvmSearch, {"scale": SCALES, "C": _C}, views="mean"),
     "rbf-svm": Head(SvmSearch, {"scale": SCALES, "gamma": (0.3, 1.0, 3.0), "C": _C}, views="mean"),
+    "vote": Head(VoteSearch, {"scale": SCALES, "gamma": (0.3, 1.0, 3.0), "C": _C}, views="mean"),
     "ridge": _estimator(RidgeClassifier, scale=SCALES, alpha=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
     "lda": _estimator(partial(LinearDiscriminantAnalysis, "lsqr"), shrinkage=(0.01, 0.03, 0.1, 0.3, 0.6)),
     "knn": _estimator(partial(KNeighborsClassifier, metric="cosine"), "mean", n_neighbors=(1, 3, 5, 10, 20)),

@@ -260,3 +260,15 @@ def test_a_scikit_learn_classifier_by_its_dotted_name():
     for name in ("sklearn.naive_bayes.Gaussian", "sklearn.linear_model.Ridge", "nowhere.Nothing"):
         with pytest.raises(RequestError, match=r"--head sklearn\.naive_bayes\.GaussianNB"):
             find_head(name)
+
+
+def test_a_vote_is_the_mean_of_svms_on_each_layer_and_on_all(tmp_path):
+    X, y, splits = blobs(3)
+    features = Features(np.hstack([X, X[:, ::-1]]), (X.shape[1], X.shape[1]), 1, "a+b", "avg")
+    vote = fit_features("vote", features, rows_of(y, splits, 3), splits)[1].estimator
+    n = X.shape[1]
+    assert [(each.first, each.last) for each in vote.members_] == [(0, n)] * 2 + [(n, 2 * n)] * 2 + [(0, 2 * n)] * 2
+    parts = [each.head.predict_proba(features.X[:, each.first : each.last]) for each in vote.members_]
+    np.testing.assert_allclose(vote.predict_proba(features.X), np.mean(parts, axis=0))
+    save_head(vote, tmp_path)
+    np.testing.assert_array_equal(load_head(tmp_path).predict_proba(features.X), vote.predict_proba(features.X))

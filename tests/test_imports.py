@@ -48,6 +48,7 @@ PIPELINE = [
     {"platt"},
     {"linearhead"},
     {"linear", "kernel", "estimators", "dense"},
+    {"vote"},
     {"heads"},
     {"headfile", "reading", "runs", "headlayers", "pillowresize"},
     {"trained"},

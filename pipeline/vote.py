@@ -1,0 +1,108 @@
+"""SVMs on each layer and on all of them, whose probabilities are averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .choice import Choice, Grid
+from .kernel import Svm, SvmSearch
+from .linearhead import LinearHead
+from .sample import Features, Pair, Sample
+
+KERNELS = ("linear", "rbf")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of those that vote.
+
+    Attributes
+    ----------
+    head : Svm or LinearHead
+    first, last : int
+        The columns of the features that it sees: from `first` up to, not including, `last`.
+    """
+
+    head: Svm | LinearHead
+    first: int
+    last: int
+
+
+class Vote:
+    """Heads on parts of the features; the probability of a class is the mean of theirs.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+    members : sequence of Member
+    """
+
+    def __init__(self, classes: np.ndarray, members: Sequence[Member]):
+        self.classes_, self.members_ = classes, tuple(members)
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return probabilities, (n_samples, n_classes)."""
+        return np.mean([each.head.predict_proba(X[:, each.first : each.last]) for each in self.members_], axis=0)
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the class of each row of X."""
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+
+class VoteSearch:
+    """The SVMs of one sample, each with settings of its own; see `LogisticSearch`.
+
+    Parameters
+    ----------
+    sample : Sample
+        Of one view.
+    grid : dict of str to tuple
+        Values of ``scale``, ``gamma`` and ``C``.
+    """
+
+    def __init__(self, sample: Sample, grid: Grid):
+        self._sample, self._grid = sample, grid
+        self._parts = {name: (features, columns) for name, features, columns in _parts(sample.features)}
+
+    def choose(self, pairs: Sequence[Pair]) -> Choice:
+        """Return the most accurate settings of each member on the images that each pair looks at."""
+        chosen = {name: self._search(name).choose(pairs) for name in self._names}
+        return Choice(
+            {name: choice.settings for name, choice in chosen.items()},
+            [{"member": name, **each} for name, choice in chosen.items() for each in choice.tried],
+        )
+
+    def fit(self, settings: dict[str, Any], images: np.ndarray) -> Vote:
+        """Return the head with some settings, fitted to images given by a mask."""
+        members = [
+            Member(self._search(name).fit(settings[name], images), *self._parts[name.split()[1]][1])
+            for name in self._names
+        ]
+        return Vote(members[0].head.classes_, members)
+
+    @property
+    def _names(self) -> list[str]:
+        return [f"{kernel} {part}" for part in self._parts for kernel in KERNELS]
+
+    def _search(self, name: str) -> SvmSearch:
+        """Return one member's search, made anew each time: together their kernels would fill the memory."""
+        kernel, part = name.split()
+        grid = self._grid if kernel == "rbf" else {name: self._grid[name] for name in ("scale", "C")}
+        return SvmSearch(replace(self._sample, features=self._parts[part][0]), grid)
+
+
+def _parts(features: Features) -> list[tuple[str, Features, tuple[int, int]]]:
+    """Return name, features and columns of each layer, and of all together where there are several."""
+    names = features.layer.split("+")
+    each, ends = len(features.widths) // len(names), np.cumsum(features.widths)
+    found, first = [], 0
+    for number, name in enumerate(names):
+        widths, last = features.widths[number * each : (number + 1) * each], int(ends[(number + 1) * each - 1])
+        part = replace(features, X=np.ascontiguousarray(features.matrix[:, first:last]), widths=widths, layer=name)
+        found.append((name, part, (first, last)))
+        first = last
+    return found if len(names) == 1 else [*found, ("all", features, (0, first))]
