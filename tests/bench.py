@@ -17,6 +17,7 @@ import numpy as np
 
 from features import backbones, extract, images
 from features.engines import ENGINES, describe_engine, is_installed, processor
+from features.errors import EngineError
 from features.frozen import freeze
 from features.mnn_engine import cores
 from features.runtime import import_keras
@@ -73,7 +74,7 @@ def make_contenders(options):
     base = backbones.build_base(options.backbone, [backbones.find_backbone(options.backbone).layer], options.size)
     frozen = freeze(base, options.size, options.batch_size)
 
-    def through(*layers):
+    def through(*layers, engine="auto"):
         """Files to a committed store, start-up left out: what the pass and the commit take."""
         asked = {"limit": options.images, "batch_size": options.batch_size, "image_size": options.size}
         keras.utils.set_random_seed(0)  # random weights, where they are asked for, are the same each time
@@ -83,6 +84,7 @@ def make_contenders(options):
                 **asked,
                 backbone=options.backbone,
                 layers=layers or None,
+                engine=engine,
                 out=Path(folder) / "s.h5",
                 say=_engine,
             )
@@ -104,9 +106,15 @@ def make_contenders(options):
     contenders = {PASS: through}
     if options.backbone == "vgg16" and options.layers:
         contenders[f"extract, {options.layers}"] = lambda: through(*options.layers.split(","))
-    for name in ENGINES:
+    for name, kind in ENGINES.items():
         if is_installed(name):
-            contenders[f"{name} alone"] = functools.partial(alone, ENGINES[name].make(frozen))
+            try:
+                contenders[f"{name} alone"] = functools.partial(alone, kind.make(frozen))
+            except EngineError as error:
+                print(f"warning  {name}: {error}", file=sys.stderr)
+                continue
+            if kind.precision != "float32":  # auto never takes it
+                contenders[f"extract, --engine {name}"] = functools.partial(through, engine=name)
     return {**contenders, PREDICT: predict}
 
 
