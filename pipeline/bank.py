@@ -7,13 +7,14 @@ matrix; as linear evaluation is done for DINOv2 (Oquab et al. 2023, arXiv 2304.0
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.runtime import import_keras
+from features.runtime import import_keras, quiet
 
 from .recipe import Recipe
 from .stream import Block
@@ -67,6 +68,7 @@ class Bank:
         values, numbers = tf.TensorSpec([None, n_features]), tf.TensorSpec([None], tf.int64)
         self._step = tf.function(self._take_step, jit_compile=compiled)
         self._run = tf.function(self._run_batches, [values, numbers, numbers, tf.TensorSpec([], tf.int64)])
+        self._traced = False
         self._figures = tf.function(self._sum_figures, [values, numbers])
 
     def reset(self, recipes: Sequence[Recipe], seed: int, scale: float, counts: np.ndarray) -> None:
@@ -98,9 +100,11 @@ class Bank:
 
     def train(self, stream: Iterable[Block], targets: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
         """Take a step a batch; return each head's mean loss and accuracy on the way."""
-        return self._mean(
-            [self._run(_tensor(values), targets[rows], order, batch_size) for values, rows, order in stream]
-        )
+        with contextlib.nullcontext() if self._traced else quiet():  # XLA tells of its start
+            self._traced = True
+            return self._mean(
+                [self._run(_tensor(values), targets[rows], order, batch_size) for values, rows, order in stream]
+            )
 
     def look(self, stream: Iterable[Block], targets: np.ndarray) -> dict[str, np.ndarray]:
         """Return each head's mean loss and accuracy on some rows."""

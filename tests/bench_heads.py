@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--only", default="", metavar="TEXT", help="lines whose name has this in it")
     options = parser.parse_args()
     with FeatureStore(options.store) as store:
         X = store.read(pool="flatten", rows=np.arange(min(options.rows, len(store))))
@@ -51,7 +52,7 @@ def main() -> None:
     }
     print(f"{len(X)} x {X.shape[1]} features, {options.rounds} rounds\n")
     print("| what | ours s | theirs s | ratio: median [min, max] | ours | theirs |\n|---|---|---|---|---|---|")
-    for name, (ours, theirs) in pairs.items():
+    for name, (ours, theirs) in ((name, pair) for name, pair in pairs.items() if options.only in name):
         taken, told = [], ("", "")
         for _ in range(options.rounds):
             (one, mine), (other, yours) = clock(ours), clock(theirs)
