@@ -63,11 +63,11 @@ class Bank:
             self._rates += [rate] * len(rest)
         self._optimizer = _with_rates(optimizer, self._variables, self._rates)
         self._fresh = [variable.numpy() for variable in self._optimizer.variables]
-        # XLA makes one kernel of the optimizer's steps over the wide first layer; it pays off where they are the work.
+        # XLA makes one program of an epoch, and one kernel of the optimizer's steps over the wide first layer.
         compiled = ends[-1] * n_features > _LARGE
         values, numbers = tf.TensorSpec([None, n_features]), tf.TensorSpec([None], tf.int64)
-        self._step = tf.function(self._take_step, jit_compile=compiled)
-        self._run = tf.function(self._run_batches, [values, numbers, numbers, tf.TensorSpec([], tf.int64)])
+        batches = tf.TensorSpec([None, None], tf.int64)
+        self._run = tf.function(self._run_batches, [values, numbers, batches], jit_compile=compiled)
         self._traced = False
         self._figures = tf.function(self._sum_figures, [values, numbers])
 
@@ -103,7 +103,11 @@ class Bank:
         with contextlib.nullcontext() if self._traced else quiet():  # XLA tells of its start
             self._traced = True
             return self._mean(
-                [self._run(_tensor(values), targets[rows], order, batch_size) for values, rows, order in stream]
+                [
+                    self._run(_tensor(values), targets[rows], batches)
+                    for values, rows, order in stream
+                    for batches in _whole_batches(order, batch_size)
+                ]
             )
 
     def look(self, stream: Iterable[Block], targets: np.ndarray) -> dict[str, np.ndarray]:
@@ -133,12 +137,12 @@ class Bank:
         loss, hits, rows = np.sum([each.numpy() for each in sums], axis=0)
         return {"loss": loss / rows, "accuracy": hits / rows}
 
-    def _run_batches(self, values: Any, targets: Any, order: Any, batch_size: Any) -> Any:
+    def _run_batches(self, values: Any, targets: Any, batches: Any) -> Any:
         tf = self._tf
         total = tf.zeros((3, len(self.models)))
-        for start in tf.range(0, tf.size(order, tf.int64), batch_size):
-            rows = order[start : start + batch_size]
-            total += self._step(tf.gather(values, rows), tf.gather(targets, rows))
+        for batch in tf.range(tf.shape(batches)[0]):
+            rows = batches[batch]
+            total += self._take_step(tf.gather(values, rows), tf.gather(targets, rows))
         return total
 
     def _take_step(self, x: Any, y: Any) -> Any:
@@ -165,6 +169,13 @@ class Bank:
             losses.append(-tf.math.log(tf.maximum(tf.gather(chances, y, batch_dims=1), 1e-7)))
             hits.append(tf.argmax(chances, axis=1) == y)
         return tf.stack(losses), tf.stack(hits)
+
+
+def _whole_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Return the rows of whole batches, (n_batches, batch_size), and those of the last one where it is shorter."""
+    whole = len(order) - len(order) % batch_size
+    parts = order[:whole].reshape(-1, batch_size), order[whole:][None]
+    return [part for part in parts if part.size]
 
 
 def _sums(tf: Any, losses: Any, hits: Any) -> Any:

@@ -7,6 +7,7 @@ import pytest
 
 from features.errors import RequestError
 from features.runtime import import_keras
+from pipeline import bank
 from pipeline.__main__ import main
 from pipeline.dense import train_heads
 from pipeline.heads import check_heads, find_head
@@ -44,7 +45,11 @@ def test_trains_as_keras_own_loop_does(n_classes, optimizer):
         np.testing.assert_allclose(one, other, atol=1e-3)
 
 
-def test_heads_side_by_side_are_what_each_is_alone():
+@pytest.mark.parametrize("large", [0, 1 << 17])
+def test_heads_side_by_side_are_what_each_is_alone(large, monkeypatch):
+    """Compiled, as wide heads are, and not."""
+    monkeypatch.setattr(bank, "_LARGE", large)
+    bank.find_bank.cache_clear()
     X, y = post_relu()
     fit, look = np.arange(150), np.arange(150, 200)
     recipes = [
