@@ -37,7 +37,12 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     lecture.add_argument("--data", required=True, metavar="SOURCE", help="see extract")
     lecture.add_argument("--limit", type=int, metavar="N", help="a stratified subset of N images")
-    lecture.add_argument("--seed", type=int, metavar="N", help="of the heads' random start (default 0)")
+    lecture.add_argument(
+        "--repeats", type=int, metavar="N", help="draw N stratified splits instead of the source's own"
+    )
+    lecture.add_argument(
+        "--seed", type=int, metavar="N", help="of the heads' random start, and of drawn splits (default 0)"
+    )
     _add_results(lecture)
     layers = _add(
         commands, "layers", "list a backbone's layers, their shapes and bytes an image",

@@ -66,8 +66,6 @@ def compare(
     asked = Request(store, **options)
     names = list(dict.fromkeys(heads or HEADS))
     check_heads(names, asked.settings)
-    if repeats < 1:
-        raise RequestError(f"repeats must be at least 1; got {repeats}. Leave it out for the store's own split.")
     folder = asked.folder("compare")
     with FeatureStore(store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
@@ -109,8 +107,15 @@ def compare(
     return {**comparison, "out": str(folder)}
 
 
+def check_repeats(repeats: int) -> None:
+    """Refuse a number of splits that cannot be drawn."""
+    if repeats < 1:
+        raise RequestError(f"repeats must be at least 1; got {repeats}. Leave it out for the store's own split.")
+
+
 def draw_splits(rows: Rows, repeats: int, seed: int) -> list[np.ndarray]:
     """Return the store's own split, or so many stratified ones of the same sizes; copies of an image stay together."""
+    check_repeats(repeats)
     if repeats == 1:
         return [rows.splits]
     keys = [key.tobytes() for key in rows.sha256]

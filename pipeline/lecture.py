@@ -20,15 +20,18 @@ import numpy as np
 
 from features.errors import WeightsError
 from features.extract import extract
+from features.splits import SPLITS
 from features.store import FeatureStore
 
+from .compare import check_repeats, draw_splits
 from .dense import DenseHead, train_heads
-from .evaluate import accuracy_interval, evaluate
+from .evaluate import accuracy_interval
 from .matrix import read_features
 from .plots import plot_curves
 from .recipe import Recipe, Schedule
 from .request import Request
 from .runs import run_folder, whole_folder
+from .sample import Features
 
 EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50
 
@@ -58,6 +61,7 @@ def lecture(
     data: str,
     *,
     limit: int | None = None,
+    repeats: int = 1,
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -71,6 +75,8 @@ def lecture(
         See `load_source`; two classes or more.
     limit : int, optional
         A stratified subset of so many images.
+    repeats : int
+        1: the source's own split. More: so many splits drawn anew, stratified, of the same sizes; figures are means.
     seed : int
         Of the heads' random start, and of splits that the source does not give.
     out : path-like, optional
@@ -85,6 +91,7 @@ def lecture(
     results : dict
         ``models``: for each model its figures, or ``error`` where its weights cannot be had.
     """
+    check_repeats(repeats)
     name = Path(data).resolve().name if Path(data).exists() else data
     folder = run_folder(out, f"{Path(name).stem}-lecture", overwrite)
     models, histories = [], {}
@@ -100,9 +107,9 @@ def lecture(
             say(f"error    {error}")
             models.append({"name": model.name, "error": str(error)})
             continue
-        figures, histories[model.name] = _train(model, store, seed)
+        figures, histories[model.name] = _train(model, store, repeats, seed)
         models.append(figures)
-    results = {"models": models, "data": data, "seed": seed}
+    results = {"models": models, "data": data, "repeats": repeats, "seed": seed}
     with whole_folder(folder, overwrite) as unfinished:
         (unfinished / "lecture.md").write_text(format_lecture(results) + "\n", encoding="utf-8")
         (unfinished / "lecture.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -130,33 +137,42 @@ def format_lecture(results: dict[str, Any]) -> str:
     return "\n".join(lines + notes)
 
 
-def _train(model: Model, path: Path, seed: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Train one head for all epochs, as the lecture did: val is watched, not chosen by."""
+def _train(model: Model, path: Path, repeats: int, seed: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Return a model's figures, means over splits, and its learning curves on the first of them."""
     with FeatureStore(path) as store:
         features, rows = read_features(store, "dense", Request(path, memory=math.inf)), store.rows
-    train, val, test = (rows.splits == code for code in (0, 1, 2))
-    val &= np.isin(rows.labels, rows.labels[train])  # the head can only be wrong on other classes
-    schedule = Schedule(
-        epochs=EPOCHS, batch_size=BATCH, seed=seed, steps=None if model.whole_epochs else STEPS,
-        val_steps=None if model.whole_epochs else VAL_STEPS, keep_best=False, scaled=model.whole_epochs,
-    )  # fmt: skip
-    classes = np.unique(rows.labels[train])
-    targets = np.searchsorted(classes, rows.labels)
-    start = time.perf_counter()
-    (trained,) = train_heads([Recipe()], schedule, features.X, targets, np.flatnonzero(train), np.flatnonzero(val))
-    seconds = time.perf_counter() - start
-    head = DenseHead(trained.model, classes)
-    scores = evaluate(rows.labels[test], head.predict_proba(features.of(test)))
+    started = time.perf_counter()
+    splits = draw_splits(rows, repeats, seed)
+    trained = [_fit(model, features, rows.labels, split, seed) for split in splits]
+    accuracies = [accuracy for accuracy, _ in trained]
+    n_train, n_test = (int(np.sum(splits[0] == SPLITS[name])) for name in ("train", "test"))
     figures = {
         "name": model.name,
         "layer": features.layer,
         "n_features": features.X.shape[1],
-        "val_accuracy": trained.history["val_accuracy"][-1],
-        "accuracy": scores["accuracy"],
-        "accuracy_interval": list(accuracy_interval([scores["accuracy"]], int(train.sum()), int(test.sum()))),
-        "fit_seconds": seconds,
+        "val_accuracy": float(np.mean([history["val_accuracy"][-1] for _, history in trained])),
+        "accuracy": float(np.mean(accuracies)),
+        "accuracy_interval": list(accuracy_interval(accuracies, n_train, n_test)),
+        "fit_seconds": (time.perf_counter() - started) / repeats,
     }
-    return figures, trained.history
+    return figures, trained[0][1]
+
+
+def _fit(
+    model: Model, features: Features, labels: np.ndarray, split: np.ndarray, seed: int
+) -> tuple[float, dict[str, list[float]]]:
+    """Train one head for all epochs, as the lecture did: val is watched, not chosen by; return its test accuracy."""
+    train, val, test = (split == SPLITS[name] for name in ("train", "val", "test"))
+    val &= np.isin(labels, labels[train])  # the head can only be wrong on other classes
+    schedule = Schedule(
+        epochs=EPOCHS, batch_size=BATCH, seed=seed, steps=None if model.whole_epochs else STEPS,
+        val_steps=None if model.whole_epochs else VAL_STEPS, keep_best=False, scaled=model.whole_epochs,
+    )  # fmt: skip
+    classes = np.unique(labels[train])
+    targets = np.searchsorted(classes, labels)
+    (trained,) = train_heads([Recipe()], schedule, features.X, targets, np.flatnonzero(train), np.flatnonzero(val))
+    head = DenseHead(trained.model, classes)
+    return float(np.mean(head.predict(features.of(test)) == labels[test])), trained.history
 
 
 def _write_curves(folder: Path, histories: dict[str, dict[str, list[float]]]) -> None:

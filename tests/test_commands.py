@@ -119,6 +119,8 @@ def test_probe_says_which_layer_to_take(tree, here, capsys):
         main(["extract", "--data", "photos", "--backbone", "tiny", "--layers", "conv,relu,last", "--out", "s.h5"]) == 0
     )
     capsys.readouterr()
+    assert main(["probe", "--store", "s.h5", "--repeats", "0"]) == 2
+    assert "repeats must be at least 1" in capsys.readouterr().err
     assert main(["probe", "--store", "s.h5", "--repeats", "3", "--json", "--out", "p"]) == 0
     probed = json.loads(capsys.readouterr().out)
     accuracies = {layer["layer"]: layer["accuracy"] for layer in probed["layers"]}
