@@ -17,7 +17,7 @@ from .plan import Content, Plan, ahead
 from .progress import Progress
 from .views import make_view
 
-PART_BYTES, PART_SECONDS = 64 << 20, 30.0  # a kill loses at most one part
+PART_BYTES, PART_SECONDS = 64 << 20, 30.0  # a kill loses at most two parts: one is written while the next fills
 _SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no mostly broken set
 
 

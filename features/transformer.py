@@ -68,6 +68,8 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
     >>> model.fit(["cat.jpg", "dog.jpg"], [0, 1])   # doctest: +SKIP
     """
 
+    # Fields of ExtractOptions one by one, and not the record: scikit-learn clones an estimator by its arguments, and a
+    # search sets each by its name.
     def __init__(
         self,
         backbone: str = "vgg16",
@@ -140,20 +142,15 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         return tags
 
     def _options(self) -> ExtractOptions:
+        asked = self.get_params(deep=False)
+        del asked["cache"]
+        layer, pool = asked.pop("layer"), asked.pop("pool")
         return ExtractOptions(
             data="arrays",
             out="features.h5",
-            backbone=self.backbone,
-            layers=None if self.layer is None else (str(self.layer),),
-            pool="none" if self.pool == "flatten" else self.pool,
-            image_size=self.image_size,
-            preprocess=self.preprocess,
-            resize=self.resize,
-            dtype=self.dtype,
-            batch_size=self.batch_size,
-            engine=self.engine,
-            weights=self.weights,
-            weights_sha256=self.weights_sha256,
+            layers=None if layer is None else (str(layer),),
+            pool="none" if pool == "flatten" else pool,
+            **asked,
         )
 
     def _folder(self) -> Path | None:
