@@ -33,6 +33,7 @@ def main():
     parser.add_argument("--backbone", default="vgg16")
     parser.add_argument("--random", action="store_true", help="random weights: speed alone")
     parser.add_argument("--layers", metavar="L[,L]", default="block3_pool,block4_pool,block5_pool", help="for vgg16")
+    parser.add_argument("--engines", metavar="E[,E]", default=",".join(ENGINES), help="alone, of those installed")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--images", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=5)
@@ -107,7 +108,7 @@ def make_contenders(options):
     if options.backbone == "vgg16" and options.layers:
         contenders[f"extract, {options.layers}"] = lambda: through(*options.layers.split(","))
     for name, kind in ENGINES.items():
-        if is_installed(name):
+        if is_installed(name) and name in options.engines.split(","):
             try:
                 contenders[f"{name} alone"] = functools.partial(alone, kind.make(frozen))
             except EngineError as error:
