@@ -100,6 +100,7 @@ def test_a_stored_matrix_gives_every_row_once_within_its_memory():
     numbers = np.concatenate([taken for taken, _ in seen])
     np.testing.assert_array_equal(np.sort(numbers), rows)
     assert not np.array_equal(numbers, rows) and max(read) <= 256
+    assert seen[0][0].max() > rows[300]  # a block is drawn from all of the rows
     np.testing.assert_array_equal(np.concatenate([values for _, values in seen]), X[numbers])
     np.testing.assert_array_equal(np.concatenate([taken for _, taken, _ in blocks(stored, rows)]), rows)
     recipe, schedule = Recipe("none", learning_rate=0.01), Schedule(epochs=5)
