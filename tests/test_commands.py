@@ -212,7 +212,7 @@ def test_a_comparison_takes_what_earlier_ones_fitted(tiny_store, here, capsys, m
     assert {**again, "behind": 0.0, "p_value": None} == {**first, "behind": 0.0, "p_value": None}
     assert "from earlier runs" not in run("--heads", "logistic", "--fresh")[1]
     assert "from earlier runs" not in run("--heads", "logistic", "--seed", "1")[1]
-    for changed in (["--select", "val"], ["--pool", "max"], ["--repeats", "2"]):
+    for changed in (["--select", "val"], ["--pool", "max"], ["--repeats", "2"], ["--set", "C=1"]):
         assert "from earlier runs" not in run("--heads", "logistic", *changed)[1]
     monkeypatch.setattr("pipeline.fits._code", lambda: "another version")
     assert "from earlier runs" not in run("--heads", "logistic")[1]
