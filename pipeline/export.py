@@ -31,6 +31,7 @@ from .trained import Trained, load_trained
 # Largest difference of a probability that is not an error. Seen with VGG16: 1e-5, and 1e-4 in ONNX, whose converter takes the
 # rounding to float16 out; 2e-3 in the tests' base of random weights.
 TOLERANCE = 5e-3
+ROUGH_TOLERANCE = 5e-2  # of features that were computed in bfloat16, where the model computes in float32; seen: 2e-2
 _ROWS, _BATCH = 100, 8
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -169,6 +170,8 @@ def _open(path: Path, form: str) -> Run:
 def _compare(path: Path, form: str, trained: Trained, rows: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Compare the written model, on image files of the store, with the head on their stored features."""
     computed = _open(path, form)
+    rough = str(trained.held.get("engine")).endswith("bfloat16")
+    bound = ROUGH_TOLERANCE if rough else TOLERANCE
     with FeatureStore(trained.store) as store:
         if store.provenance["fingerprint"] != trained.held.get("fingerprint"):
             raise RequestError(
@@ -185,15 +188,15 @@ def _compare(path: Path, form: str, trained: Trained, rows: int, say: Callable[[
         "rows": len(chosen),
         "same_class": int(same.sum()),
         "largest_difference": float(differences.max()),
-        "bound": TOLERANCE,
+        "bound": bound,
         "smallest_margin": float(ahead.min()),
     }
     say(
         f"parity   {same.sum()} of {len(chosen)} stored images have the same class; probabilities differ by at most "
-        f"{differences.max():.1e} (allowed {TOLERANCE:.0e})"
+        f"{differences.max():.1e} (allowed {bound:.0e})"
     )
     # Two classes that are closer to each other than rounding may change places.
-    if differences.max() > TOLERANCE or not (same | (ahead < 2 * differences)).all():
+    if differences.max() > bound or not (same | (ahead < 2 * differences)).all():
         worst = store.rows.paths[chosen[int(differences.argmax())]]
         raise ParityError(
             f"the model must give what {trained.name} gives; it differs by {differences.max():.1e} on {worst}. "

@@ -18,7 +18,7 @@ from test_heads import fit_features as fit_head
 
 import pipeline
 from features import FeatureStore, extract
-from features.errors import RequestError
+from features.errors import EngineError, RequestError
 from features.images import RESIZE
 from pipeline.__main__ import main
 from pipeline.export import ParityError, export
@@ -117,6 +117,18 @@ def test_every_form_gives_what_the_run_gives_on_all_rows(trained, tmp_path, name
     assert main(["export", "--run", str(trained / "rbf-svm"), "--out", str(tmp_path / name)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main(["export", "--run", str(trained / "rbf-svm"), "--out", str(tmp_path / name), "--overwrite"]) == 0
+
+
+def test_a_run_on_rough_features_is_compared_as_roughly(tree, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        extract(str(tree), backbone="tiny", batch_size=5, engine="openvino-bf16", out="rough.h5")
+    except (RequestError, EngineError) as error:
+        pytest.skip(str(error))
+    pipeline.train_head("rough.h5", "logistic", out="run")
+    assert main(["export", "--run", "run", "--out", "m.keras", "--json"]) == 0
+    parity = json.loads(capsys.readouterr().out)["parity"]
+    assert 1e-5 < parity["largest_difference"] < parity["bound"] == 0.05
 
 
 ALONE = {
