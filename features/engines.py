@@ -54,20 +54,28 @@ class EngineKind:
         How far its features may be from TensorFlow's: relative, Frobenius, of the first batch, layer by layer.
     precision : str
         What it computes in.
+    auto_on : tuple of str
+        Where ``auto`` considers it: ``cpu``, ``gpu``.
     """
 
     make: Callable[[Frozen], Engine]
     module: str
     allowed: float
     precision: str = "float32"
+    auto_on: tuple[str, ...] = ("cpu",)
 
 
+_F16 = partial(TensorFlowEngine, precision="float16")
 ENGINES = {
-    "tensorflow": EngineKind(TensorFlowEngine, "tensorflow", 0.0),
+    "tensorflow": EngineKind(TensorFlowEngine, "tensorflow", 0.0, auto_on=("cpu", "gpu")),
     "openvino": EngineKind(OpenVINOEngine, "openvino", 1e-5),
     "mnn": EngineKind(MNNEngine, "MNN", 3e-4),  # Winograd's transforms round more
     # Has eight bits of precision: for those who ask for it.
-    "openvino-bf16": EngineKind(partial(OpenVINOEngine, precision="bf16"), "openvino", 3e-2, "bfloat16"),
+    "openvino-bf16": EngineKind(partial(OpenVINOEngine, precision="bf16"), "openvino", 3e-2, "bfloat16", ()),
+    "tensorflow-xla": EngineKind(partial(TensorFlowEngine, xla=True), "tensorflow", 1e-5, auto_on=("gpu",)),
+    # About as far from float32 as the float16 that features are stored in.
+    "tensorflow-f16": EngineKind(_F16, "tensorflow", 2e-3, "float16", ("gpu",)),
+    "tensorflow-f16-xla": EngineKind(partial(_F16, xla=True), "tensorflow", 2e-3, "float16", ("gpu",)),
 }
 CHOICES = ("auto", *ENGINES)
 _TIMED_SECONDS = 3.0  # after which the engines have been timed enough
@@ -104,7 +112,7 @@ def missing_engine(name: str, why: str = "") -> RequestError:
 
 def describe_engine(name: str) -> str:
     """Return engine, version, device and precision, which are part of a store's fingerprint."""
-    device = find_device() if name == "tensorflow" else "cpu"
+    device = find_device() if ENGINES[name].module == "tensorflow" else "cpu"
     return f"{name} {version(ENGINES[name].module)}, {device}, {ENGINES[name].precision}"
 
 
@@ -139,14 +147,15 @@ def pick_engine(
         if not is_installed(name):
             raise missing_engine(name, ", which made this store and goes on with it,")
         return name
-    installed = [name for name, kind in ENGINES.items() if is_installed(name) and kind.precision == "float32"]
-    if find_device() != "cpu" or installed == ["tensorflow"]:
+    device = find_device()
+    names = [name for name, kind in ENGINES.items() if device.split()[0] in kind.auto_on and is_installed(name)]
+    if names == ["tensorflow"]:
         return "tensorflow"
-    versions = {name: version(ENGINES[name].module) for name in installed}
-    key = {"base": base, "engines": versions, "processor": processor(), "cores": cores()}
+    versions = {name: version(ENGINES[name].module) for name in names}
+    key = {"base": base, "engines": versions, "processor": processor(), "cores": cores(), "device": device}
     rates = recall("engines", key)
     if rates is None:
-        rates = _images_per_second(installed, frozen, batch, say)
+        rates = _images_per_second(names, frozen, batch, say)
         remember("engines", key, rates)
         told = "is the fastest here, and remembered"
     else:
@@ -161,13 +170,18 @@ def _images_per_second(
 ) -> dict[str, float]:
     """Time a batch on each engine after one that sets it up; more than once, in turns, where that is quick."""
     made: dict[str, Engine] = {}
+    expected: dict[str, np.ndarray] = {}
     for name in names:
         try:
-            made[name] = ENGINES[name].make(frozen)
+            engine = ENGINES[name].make(frozen)
+            found = engine.run(batch)
+            expected = expected or found  # TensorFlow comes first
+            if ENGINES[name].precision != "float32":  # of the others it would be a fault, which `make_checked` tells
+                _check_parity(name, found, expected)
         except EngineError as error:
             say(f"warning  {error} It is left out.")
         else:
-            made[name].run(batch)
+            made[name] = engine
     seconds, start = dict.fromkeys(made, float("inf")), time.perf_counter()
     for _ in range(5):
         for name, engine in made.items():
@@ -191,16 +205,21 @@ def make_checked(name: str, frozen: Frozen, batch: np.ndarray) -> Checked:
         raise EngineError(f"{error} Use another: --engine tensorflow") from error
     found, parity = engine.run(batch), 0.0
     if name != "tensorflow":
-        expected = TensorFlowEngine(frozen).run(batch)
-        distances = {layer: _distance(found[layer], expected[layer]) for layer in expected}
-        worst = max(distances, key=lambda layer: distances[layer])
-        parity, allowed = distances[worst], ENGINES[name].allowed
-        if not parity <= allowed:  # so that NaN is refused too
-            raise EngineError(
-                f"features of {name} must be within {allowed:.0e} of TensorFlow's (relative); those of {worst} are "
-                f"{parity:.1e} away. Use another: --engine tensorflow"
-            )
+        parity = _check_parity(name, found, TensorFlowEngine(frozen).run(batch))
     return Checked(engine, parity, _seconds(engine, batch))
+
+
+def _check_parity(name: str, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    """Return the largest distance of a layer's features from TensorFlow's; raise EngineError if it is too large."""
+    distances = {layer: _distance(found[layer], expected[layer]) for layer in expected}
+    worst = max(distances, key=lambda layer: distances[layer])
+    parity, allowed = distances[worst], ENGINES[name].allowed
+    if not parity <= allowed:  # so that NaN is refused too
+        raise EngineError(
+            f"features of {name} must be within {allowed:.0e} of TensorFlow's (relative); those of {worst} are "
+            f"{parity:.1e} away. Use another: --engine tensorflow"
+        )
+    return parity
 
 
 def _distance(found: np.ndarray, expected: np.ndarray) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .backbones import Base, build_base
+from .batchsize import pick_batch_size
 from .engines import Engine, describe_engine, make_checked, pick_engine
 from .errors import SourceError, StoreError
 from .forward import PART_BYTES, Stages, allowed_skips, compute, find_work, first_batch, too_many_skipped
@@ -107,7 +108,7 @@ def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, s
     held = held_provenance(asked.path)
     base = load_base(asked)
     asked = _with_pool(asked, held, base, plan, say)
-    frozen = freeze(base, asked.side, asked.batch_size, asked.pool or "none")
+    asked, frozen = settle_batch(asked, held, base, say)
     batch = first_batch(plan.contents, asked)
     name = pick_engine(asked.engine, held["engine"] if held else None, frozen, tell_apart(asked, base), batch, say)
     provenance = make_provenance(asked, source, base, describe_engine(name))
@@ -134,13 +135,27 @@ def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, s
     return Summary(asked.path, len(rows), computed, skipped, clock.laps, stages)
 
 
+def settle_batch(
+    options: ExtractOptions, held: dict[str, Any] | None, base: Base, say: Callable[[str], None]
+) -> tuple[ExtractOptions, Frozen]:
+    """Fill in how many images a batch has, where the request leaves it out, and freeze the base for as many."""
+    frozen = freeze(base, options.side, options.full_batch, options.pool or "none")
+    if options.batch_size is not None:
+        return options, frozen
+    if held is not None:
+        size = held["batch_size"]
+    else:
+        size = pick_batch_size(options.engine, frozen, tell_apart(options, base), say)
+    return replace(options, batch_size=size), frozen if size == options.full_batch else frozen.of_batch(size)
+
+
 def tell_apart(options: ExtractOptions, base: Base) -> dict[str, Any]:
     """Return what decides how fast each engine runs a base."""
     return {
         "weights_sha256": base.weights.sha256,
         "layers": list(base.layers),
         "image_size": options.side,
-        "batch_size": options.batch_size,
+        "batch_size": options.full_batch,
         "preprocess": options.preparation,
         "pool": options.pool,
     }
@@ -246,10 +261,10 @@ def _start_engine(
     """Make and check the engine, and say how long the pass takes and what it needs."""
     checked = make_checked(name, frozen, batch)
     away = "" if name == "tensorflow" else f"; {checked.parity:.1e} away from TensorFlow's features (relative)"
-    say(f"engine   {describe_engine(name)}, batches of {options.batch_size}{away}")
-    if todo > options.batch_size:
-        seconds = checked.seconds * todo / options.batch_size
-        waiting = (2 * options.batch_size + options.workers) * options.side**2 * 3 + 3 * PART_BYTES
+    say(f"engine   {describe_engine(name)}, batches of {options.full_batch}{away}")
+    if todo > options.full_batch:
+        seconds = checked.seconds * todo / options.full_batch
+        waiting = (2 * options.full_batch + options.workers) * options.side**2 * 3 + 3 * PART_BYTES
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + waiting
         say(f"predict  {_duration(seconds)} for the pass, {memory / 1e9:.1f} GB of memory at its peak")
     return checked.engine, checked.parity

@@ -33,7 +33,7 @@ def find_work(plan: Plan, parts: Parts, views: int) -> list[tuple[Content, list[
 
 def first_batch(contents: Iterable[Content], options: ExtractOptions) -> np.ndarray:
     """Return the first images, as many as a batch has; where there are fewer, zeros follow."""
-    batch = np.zeros((options.batch_size, options.side, options.side, 3), np.uint8)
+    batch = np.zeros((options.full_batch, options.side, options.side, 3), np.uint8)
     decoded = (content.image(options.side, options.resize) for content in contents)
     readable = (image for image in decoded if not isinstance(image, str))
     for place, image in zip(batch, readable, strict=False):
@@ -85,7 +85,7 @@ def compute(
         return content.sha256, made, time.perf_counter() - start
 
     count, asked = sum(len(views) for _, views in todo), time.perf_counter()
-    depth = 2 * options.batch_size // options.views + options.workers
+    depth = 2 * options.full_batch // options.views + options.workers
     with (
         ThreadPoolExecutor(options.workers) as pool,
         ThreadPoolExecutor(1) as writer,
@@ -117,7 +117,7 @@ class Buffer:
         self, parts: Parts, engine: Engine, options: ExtractOptions, writer: ThreadPoolExecutor, stages: Stages
     ):
         self.parts, self.engine, self.dtype, self.stages = parts, engine, options.dtype, stages
-        self.batch = np.zeros((options.batch_size, options.side, options.side, 3), np.uint8)
+        self.batch = np.zeros((options.full_batch, options.side, options.side, 3), np.uint8)
         self.waiting: list[Key] = []  # keys of the images in the batch
         self._writer, self._written = writer, writer.submit(float)
         self._empty()

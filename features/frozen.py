@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ class Frozen:
         TensorFlow's concrete function.
     base : Base
     image_size, batch_size : int
-    pool : str
+    pool, precision : str
         See `freeze`.
     """
 
@@ -36,6 +37,7 @@ class Frozen:
     image_size: int
     batch_size: int
     pool: str
+    precision: str = "float32"
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -58,7 +60,11 @@ class Frozen:
 
     def of_batch(self, batch_size: int) -> Frozen:
         """Return the same for batches of another size."""
-        return freeze(self.base, self.image_size, batch_size, self.pool)
+        return freeze(self.base, self.image_size, batch_size, self.pool, self.precision)
+
+    def of_precision(self, precision: str) -> Frozen:
+        """Return the same with layers that compute in another precision."""
+        return freeze(self.base, self.image_size, self.batch_size, self.pool, precision)
 
     def named(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Return flat outputs by layer, in the shape of a batch."""
@@ -66,7 +72,7 @@ class Frozen:
         return {layer: flat.reshape(shape) for (layer, shape), flat in zip(shapes.items(), outputs, strict=True)}
 
 
-def freeze(base: Base, image_size: int, batch_size: int, pool: str = "none") -> Frozen:
+def freeze(base: Base, image_size: int, batch_size: int, pool: str = "none", precision: str = "float32") -> Frozen:
     """Freeze a base.
 
     Parameters
@@ -75,6 +81,8 @@ def freeze(base: Base, image_size: int, batch_size: int, pool: str = "none") -> 
     image_size, batch_size : int
     pool : {'none', 'avg', 'max', 'avg+max'}
         Pool feature maps over space, in float32, before they leave the device.
+    precision : {'float32', 'float16'}
+        What layers compute in. Preprocessing and pooling are in float32 always.
     """
     import_keras()
     import tensorflow as tf
@@ -84,7 +92,7 @@ def freeze(base: Base, image_size: int, batch_size: int, pool: str = "none") -> 
 
     def forward(images: Any) -> list[Any]:
         maps = base.model(base.preprocess(tf.cast(images, tf.float32)), training=False)
-        return [tf.reshape(pooled(maps[layer]), (-1,)) for layer in base.layers]
+        return [tf.reshape(pooled(tf.cast(maps[layer], tf.float32)), (-1,)) for layer in base.layers]
 
     def pooled(layer: Any) -> Any:
         if pool == "none" or layer.shape.rank != 4:
@@ -92,6 +100,25 @@ def freeze(base: Base, image_size: int, batch_size: int, pool: str = "none") -> 
         return tf.concat([reduce[name](layer, axis=(1, 2)) for name in pool.split("+")], axis=1)
 
     shape = tf.TensorSpec((batch_size, image_size, image_size, 3), tf.uint8)
-    with quiet():
+    with quiet(), _computing_in(base.model, precision):
         function = convert_variables_to_constants_v2(tf.function(forward).get_concrete_function(shape))
-    return Frozen(function, base, image_size, batch_size, pool)
+    return Frozen(function, base, image_size, batch_size, pool, precision)
+
+
+@contextmanager
+def _computing_in(model: Any, precision: str) -> Iterator[None]:
+    """Let a model's layers compute in another precision for a while; its weights stay as they are."""
+    layers = list(_leaves(model)) if precision != "float32" else []
+    kept = [layer.dtype_policy for layer in layers]
+    for layer in layers:
+        layer.dtype_policy = f"mixed_{precision}"
+    try:
+        yield
+    finally:
+        for layer, policy in zip(layers, kept, strict=True):
+            layer.dtype_policy = policy
+
+
+def _leaves(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        yield from _leaves(layer) if hasattr(layer, "layers") else (layer,)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import images
 from .backbones import check_request, find_backbone
+from .batchsize import USUAL
 from .engines import CHOICES, is_installed, missing_engine
 from .errors import RequestError, must_be_one_of
 from .layout import COMPRESSION
@@ -41,10 +42,11 @@ class ExtractOptions:
     resize : str
         A key of ``images.RESIZE``.
     dtype : {'float16', 'float32'}
-    engine : {'auto', 'tensorflow', 'openvino', 'mnn', 'openvino-bf16'}
-        What runs the base. ``auto``: what a store of this name was made with; else TensorFlow on a GPU, or the fastest
-        of those installed, which are timed once.
+    engine : str
+        What runs the base, one of ``engines.CHOICES``. ``auto``: what a store of this name was made with; else the
+        fastest of those that are installed and for this device, which are timed once.
     batch_size : int
+        Images a batch. Left out: what a store of this name has; else 16 on a CPU, what a GPU is fastest with.
     weights, weights_sha256 : str
         See `load_weights`.
     limit : int
@@ -79,7 +81,7 @@ class ExtractOptions:
     resize: str = "bilinear"
     dtype: str = "float16"
     engine: str = "auto"
-    batch_size: int = 16
+    batch_size: int | None = None
     weights: str = "imagenet"
     weights_sha256: str | None = None
     limit: int | None = None
@@ -105,6 +107,11 @@ class ExtractOptions:
     def side(self) -> int:
         """Side of the images in pixels."""
         return self.image_size or find_backbone(self.backbone).image_size
+
+    @property
+    def full_batch(self) -> int:
+        """Images a batch, as asked for; what is usual until something better has been found."""
+        return self.batch_size or USUAL
 
     @property
     def asked_layers(self) -> tuple[str, ...]:
@@ -136,7 +143,7 @@ def check_options(options: ExtractOptions) -> None:
     if options.path.suffix != ".h5":
         raise RequestError(f"out must end in .h5; got {options.path}. Use --out {options.path.with_suffix('.h5')}")
     check_views(options.views, options.augment)
-    if options.batch_size < 1:
-        raise RequestError(f"batch-size must be at least 1; got {options.batch_size}. Leave it out for 16.")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise RequestError(f"batch-size must be at least 1; got {options.batch_size}. Leave it out for what is usual.")
     if options.max_skipped is not None and not 0 <= options.max_skipped <= 1:
         raise RequestError(f"max-skipped must be between 0 and 1; got {options.max_skipped}. Leave it out for 0.05.")

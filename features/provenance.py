@@ -39,7 +39,7 @@ def make_provenance(options: ExtractOptions, source: Source, base: Base, engine:
         "pool": options.pool,
         "views": options.views,
         "engine": engine,
-        "batch_size": options.batch_size,
+        "batch_size": options.full_batch,
         "compression": options.compression,
         "versions": {name: version(name) for name in ("numpy", "h5py", "pillow", "keras", "tensorflow")},
     }

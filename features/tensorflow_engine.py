@@ -6,22 +6,48 @@ from typing import Any
 
 import numpy as np
 
+from .errors import EngineError
 from .frozen import Frozen
 
 
 class TensorFlowEngine:
-    """See `features.engines.Engine`."""
+    """See `features.engines.Engine`.
 
-    def __init__(self, frozen: Frozen):
+    Parameters
+    ----------
+    frozen : Frozen
+    precision : {'float32', 'float16'}
+        float16 computes in it and adds up in float32, as a GPU's tensor cores do.
+    xla : bool
+        Compile the graph for this device.
+
+    Raises
+    ------
+    EngineError
+        If float16 is asked for without a GPU; from `run`, if the batch does not fit into memory.
+    """
+
+    def __init__(self, frozen: Frozen, precision: str = "float32", xla: bool = False):
         import tensorflow as tf
 
+        if precision != "float32" and find_device() == "cpu":
+            raise EngineError(f"TensorFlow computes in {precision} on a GPU alone.")
         tf.config.experimental.enable_tensor_float_32_execution(False)  # TF32 would round features by 1e-3
         self._tf, self._frozen = tf, frozen
+        graph = frozen.function if precision == frozen.precision else frozen.of_precision(precision).function
+        self._function = tf.function(lambda images: graph(images), jit_compile=True) if xla else graph
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `features.engines.Engine.run`."""
-        outputs = self._frozen.function(self._tf.constant(images))
-        return self._frozen.named([output.numpy() for output in outputs])
+        try:
+            outputs = self._function(self._tf.constant(images))
+            return self._frozen.named([output.numpy() for output in outputs])
+        except self._tf.errors.ResourceExhaustedError as error:
+            count, side = images.shape[:2]
+            raise EngineError(
+                f"a batch must fit into the memory of {find_device()}; {count} images of {side} px do not. "
+                f"Take fewer at once: --batch-size {max(1, count // 2)}"
+            ) from error
 
 
 def find_device() -> str:

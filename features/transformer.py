@@ -20,9 +20,8 @@ from .cache import cache_folder
 from .embed import embed
 from .engines import Engine, describe_engine, make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError
-from .extract import load_base, tell_apart
+from .extract import load_base, settle_batch, tell_apart
 from .forward import first_batch
-from .frozen import freeze
 from .jsontext import parse_json
 from .options import ExtractOptions, check_options
 from .ownvalues import check_own_values
@@ -82,7 +81,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         weights: str = "imagenet",
         weights_sha256: str | None = None,
         dtype: str = "float16",
-        batch_size: int = 16,
+        batch_size: int | None = None,
         engine: str = "auto",
         cache: str | Path | None = "default",
     ):
@@ -164,7 +163,7 @@ def _ready(options: ExtractOptions, contents: Sequence[Any]) -> tuple[Engine, di
     key = options, _stamps(options)
     if key not in _READY:
         base = load_base(options)
-        frozen = freeze(base, options.side, options.batch_size, options.pool or "none")
+        options, frozen = settle_batch(options, None, base, lambda line: None)
         batch = first_batch(contents, options)
         name = pick_engine(options.engine, None, frozen, tell_apart(options, base), batch, lambda line: None)
         while len(_READY) >= _READY_AT_ONCE:

@@ -134,10 +134,11 @@ def _add_base(add: Any) -> None:
     add("--weights", metavar="FILE", help="file of weights instead of finding ImageNet's")
     add("--weights-sha256", metavar="HEX", help="accept weights with this SHA-256")
     add(
-        "--engine", choices=("auto", "tensorflow", "openvino", "mnn", "openvino-bf16"),
-        help="what runs the base (default auto: a GPU by TensorFlow, else the fastest of those installed)",
+        "--engine",
+        choices=("auto", "tensorflow", "tensorflow-xla", "tensorflow-f16", "tensorflow-f16-xla", "openvino", "mnn", "openvino-bf16"),
+        help="what runs the base (default auto: the fastest of those that are installed and for this device)",
     )  # fmt: skip
-    add("--batch-size", type=int, metavar="N", help="images a batch (default 16)")
+    add("--batch-size", type=int, metavar="N", help="images a batch (default 16; found by trial on a GPU)")
 
 
 def _add_store(add: Any) -> None:

@@ -38,6 +38,7 @@ def install(module=extract_module):
     base = SimpleNamespace(layers={"maps": SHAPE}, weights=weights)
     module.load_base = lambda options: base
     module.freeze = lambda base, size, batch_size, pool: None
+    module.pick_batch_size = lambda *arguments: 16
     module.pick_engine = lambda *arguments: "stand-in"
     module.describe_engine = lambda name: StandInEngine.name
     module.make_checked = lambda name, frozen, batch: Checked(StandInEngine(), 0.0, 0.01)

@@ -106,14 +106,16 @@ def test_auto_times_the_engines_once_and_remembers_the_fastest(monkeypatch):
         return pick_engine("auto", None, None, base, BATCH, said.append)
 
     assert [pick({"weights_sha256": "a"}), pick({"weights_sha256": "a"})] == ["openvino", "openvino"]
-    assert timed == [[name for name, kind in ENGINES.items() if kind.precision == "float32"]]
+    assert timed == [["tensorflow", "openvino", "mnn"]]
     assert "openvino 3.0" in said[1] and "when they were timed" in said[1]
     pick({"weights_sha256": "b"})
     monkeypatch.setattr(engines, "version", lambda name: "2")
     pick({"weights_sha256": "a"})
     assert len(timed) == 3  # other weights, another version
     monkeypatch.setattr(engines, "find_device", lambda: "gpu X")
-    assert pick({"weights_sha256": "c"}) == "tensorflow" and len(timed) == 3
+    rates["tensorflow-f16"] = 9.0
+    assert pick({"weights_sha256": "a"}) == "tensorflow-f16"
+    assert timed[3:] == [["tensorflow", "tensorflow-xla", "tensorflow-f16", "tensorflow-f16-xla"]]
 
 
 def test_auto_leaves_out_an_engine_that_cannot_take_the_base_and_says_so(monkeypatch):
@@ -194,7 +196,7 @@ def test_mnns_converter_reports_to_nobody(tmp_path):
     assert (tmp_path / "base.mnn").exists() and done.stdout.splitlines()[-1] == "[] []", done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", [name for name in OTHERS if ENGINES[name].module != "tensorflow"])
 def test_engines_report_to_nobody(name, tmp_path):
     frozen().base.model.save(tmp_path / "tiny.keras")
     code = f"""{WATCH}

@@ -17,6 +17,7 @@ FEATURES = [
     {"frozen"},
     {"tensorflow_engine", "openvino_engine", "mnn_engine"},
     {"engines"},
+    {"batchsize"},
     {"options"},
     {"forward", "provenance"},
     {"embed"},

@@ -1,0 +1,69 @@
+"""How many images a batch has where the request leaves it out: sixteen on a CPU, what a GPU is fastest with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .cache import recall, remember
+from .engines import ENGINES, describe_engine
+from .errors import EngineError
+from .frozen import Frozen
+from .tensorflow_engine import find_device
+
+USUAL = 16
+_LARGEST = 1024
+_GAIN = 1.05  # images/s, for which a batch is doubled
+
+
+def pick_batch_size(asked: str, frozen: Frozen, base: Any, say: Callable[[str], None]) -> int:
+    """Return the batch size for an engine, found by trial on a GPU and remembered.
+
+    Parameters
+    ----------
+    asked : str
+        One of ``engines.CHOICES``; for ``auto`` TensorFlow's float32 is tried, since an engine is picked for its pace
+        with this batch.
+    frozen : Frozen
+    base : dict
+        What tells this base from others; see `pick_engine`.
+    say : callable
+        Takes a line that tells what was found.
+    """
+    name = "tensorflow" if asked == "auto" else asked
+    if find_device() == "cpu" or ENGINES[name].module != "tensorflow":
+        return USUAL
+    key = {"base": base, "engine": describe_engine(name)}
+    size = recall("batches", key)
+    if size is None:
+        size = find_batch_size(lambda count: _images_per_second(name, frozen.of_batch(count)), _LARGEST)
+        remember("batches", key, size)
+    say(f"batches  of {size} images are what this GPU is fastest with")
+    return int(size)
+
+
+def find_batch_size(rate: Callable[[int], float], largest: int) -> int:
+    """Double a batch until it gains less than a twentieth or is out of memory, which `rate` tells by EngineError."""
+    best, pace = USUAL, rate(USUAL)
+    while best < largest:
+        try:
+            found = rate(2 * best)
+        except EngineError:
+            break
+        if found < _GAIN * pace:
+            break
+        best, pace = 2 * best, found
+    return best
+
+
+def _images_per_second(name: str, frozen: Frozen) -> float:
+    engine = ENGINES[name].make(frozen)
+    images = np.zeros((frozen.batch_size, frozen.image_size, frozen.image_size, 3), np.uint8)
+    engine.run(images)
+    start = time.perf_counter()
+    for _ in range(3):
+        engine.run(images)
+    return 3 * frozen.batch_size / (time.perf_counter() - start)
