@@ -53,7 +53,7 @@ class Logistic(LinearHead):
         """Fit to some of a rotation's rows, given by a mask."""
         self.classes_ = np.unique(y[rows])
         targets = np.searchsorted(self.classes_, np.where(rows, y, self.classes_[0]))
-        weights = solve(rotation, targets, len(self.classes_), np.array([self.C]), rows[:, None])[:, 0]
+        weights = solve(rotation, targets, len(self.classes_), [self.C], rows[:, None])[0, :, 0]
         coefficients = rotation.back(weights[:-1])
         self.scale_ = rotation.scale
         self.intercept_ = weights[-1] - rotation.mean @ coefficients
@@ -79,19 +79,13 @@ class LogisticSearch:
         """Return the most accurate settings on the images that each pair looks at."""
         sample, values = self.sample, self.grid["C"]
         masks = np.column_stack([np.repeat(fit, sample.features.views) for fit, _ in pairs])
-        looks = np.column_stack([look for _, look in pairs])[:, None]  # (n_images, 1, n_pairs)
+        looks = np.column_stack([look for _, look in pairs])  # (n_images, n_pairs)
         accuracies: list[float] = []
         for scale in self.grid["scale"]:
             rotation = self._rotated(scale)
-            weights = solve(
-                rotation,
-                self._targets,
-                len(self._classes),
-                np.repeat(values, len(pairs)),
-                np.tile(masks, len(values)),
-            )
-            correct = self._correct(rotation.scores(weights)).reshape(len(sample.y), len(values), len(pairs))
-            accuracies += list((correct & looks).sum(axis=(0, 2)) / looks.sum())
+            for weights in solve(rotation, self._targets, len(self._classes), values, masks):
+                correct = self._correct(rotation.scores(weights))
+                accuracies.append(float((correct & looks).sum() / looks.sum()))
         return best_of(combinations(self.grid), accuracies)
 
     def _correct(self, scores: np.ndarray) -> np.ndarray:

@@ -7,10 +7,12 @@ from sklearn.svm import SVC
 
 from features.errors import RequestError
 from features.layout import Rows
+from pipeline import newton
 from pipeline.headfile import load_head, save_head
 from pipeline.heads import HEADS, find_head
 from pipeline.kernel import SvmSearch
 from pipeline.linear import Logistic, LogisticSearch
+from pipeline.rotation import rotate
 from pipeline.sample import Features, Sample
 from pipeline.scaling import measure_scale
 from pipeline.train import fit_head as fit_features
@@ -156,6 +158,20 @@ def test_logistic_is_scikit_learns_optimum_on_either_side_of_square():
             scaled = (X / ours.scale_).astype(np.float64)
             theirs = LogisticRegression(C=C, tol=1e-10, max_iter=100_000).fit(scaled, y)
             np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(scaled), atol=1e-3)
+
+
+def test_a_problem_that_is_solved_at_once_bears_waiting_for_one_that_is_hard():
+    random = np.random.default_rng(0)
+    X, y = 30 * np.maximum(random.normal(size=(200, 900)), 0), random.integers(0, 10, 200)
+    rotation = rotate(X.astype(np.float32), np.ones(900, np.float32))
+    costs = np.tile(np.array([1e-12, 1e-9, 1.0, 1e5])[:, None], (200, 1, 1))
+    weights = random.normal(size=(len(rotation.lengths) + 1, 4, 10)) * np.array([0, 0, 1e-3, 1e-2])[:, None]
+    chances = newton.chances(rotation.scores(weights))
+    gradient = rotation.transposed(costs * (chances - np.eye(10)[y][:, None]))
+    together = newton._newton_step(rotation, gradient, costs, chances)
+    for number in range(4):
+        alone = newton._newton_step(rotation, *(each[:, [number]] for each in (gradient, costs, chances)))
+        np.testing.assert_allclose(together[:, [number]], alone, atol=1e-3 * np.abs(alone).max())
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
