@@ -69,7 +69,7 @@ class Bank:
         batches = tf.TensorSpec([None, None], tf.int64)
         self._run = tf.function(self._run_batches, [values, numbers, batches], jit_compile=compiled)
         self._traced = False
-        self._figures = tf.function(self._sum_figures, [values, numbers])
+        self._figures = tf.function(self._sum_figures, [values, numbers, numbers, tf.TensorSpec([None])])
 
     def reset(self, recipes: Sequence[Recipe], seed: int, scale: float, counts: np.ndarray) -> None:
         """Start anew, with the weights that a seed gives."""
@@ -112,13 +112,13 @@ class Bank:
 
     def look(self, stream: Iterable[Block], targets: np.ndarray) -> dict[str, np.ndarray]:
         """Return each head's mean loss and accuracy on some rows."""
-        return self._mean(
-            [
-                self._figures(values[order[start : start + LOOK]], targets[rows[order[start : start + LOOK]]])
-                for values, rows, order in stream
-                for start in range(0, len(order), LOOK)
-            ]
-        )
+        sums = []
+        for values, rows, order in stream:
+            places, counts = np.unique(order, return_counts=True)  # a row that was drawn twice is looked at once
+            for start in range(0, len(places), LOOK):
+                part = slice(start, start + LOOK)
+                sums.append(self._figures(_tensor(values), targets[rows], places[part], counts[part]))
+        return self._mean(sums)
 
     def weights(self, head: int) -> list[np.ndarray]:
         """Return a copy of one head's weights in the order of its model's."""
@@ -152,10 +152,12 @@ class Bank:
             weights = tf.gather(self._class_weights, y, axis=1)
             total = tf.reduce_sum(losses * weights) / tf.cast(tf.size(y), tf.float32)  # heads have nothing in common
         self._optimizer.apply(tape.gradient(total, self._variables), self._variables)
-        return _sums(tf, losses, hits)
+        return _sums(tf, losses, hits, tf.ones(tf.shape(y)))
 
-    def _sum_figures(self, x: Any, y: Any) -> Any:
-        return _sums(self._tf, *self._forward(x, y, training=False))
+    def _sum_figures(self, values: Any, targets: Any, rows: Any, counts: Any) -> Any:
+        tf = self._tf
+        losses, hits = self._forward(tf.gather(values, rows), tf.gather(targets, rows), training=False)
+        return _sums(tf, losses, hits, counts)
 
     def _forward(self, x: Any, y: Any, training: bool) -> tuple[Any, Any]:
         """Return the loss of each head at each row, (n_heads, n_rows), and whether it is right."""
@@ -178,11 +180,10 @@ def _whole_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return [part for part in parts if part.size]
 
 
-def _sums(tf: Any, losses: Any, hits: Any) -> Any:
-    rows = tf.cast(tf.shape(losses)[1], tf.float32)
-    return tf.stack(
-        [tf.reduce_sum(losses, 1), tf.reduce_sum(tf.cast(hits, tf.float32), 1), tf.fill([tf.shape(losses)[0]], rows)]
-    )
+def _sums(tf: Any, losses: Any, hits: Any, counts: Any) -> Any:
+    """Return each head's summed loss, its hits and how many rows there were, each row `counts` times: (3, n_heads)."""
+    seen = [losses, tf.cast(hits, tf.float32), tf.ones_like(losses)]
+    return tf.stack([tf.linalg.matvec(each, counts) for each in seen])
 
 
 def _build(shape: Shape, n_features: int, n_classes: int, scale: float) -> keras.Model:

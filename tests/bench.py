@@ -1,15 +1,18 @@
-"""Our pass and each engine against Keras' ``model.predict`` on the same images, alternating in one run: ``make bench``.
+"""Our pass against what people do now and each engine alone, on the same images, alternating in one run: ``make bench``.
 
 Prints a Markdown table of images/s and ratios. Real VGG16, the cells of elpv-dataset; other backbones with ``--random``
-weights, whose features mean nothing but take as long.
+weights, whose features mean nothing but take as long. PyTorch takes part where it is installed.
 """
 
 import argparse
 import functools
+import importlib.util
+import json
 import statistics
 import sys
 import tempfile
 import time
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +28,8 @@ from features.sources import load_source
 from features.weights import Weights, fingerprint_weights
 
 PREDICT, PASS = "Keras model.predict alone", "extract, files to store"
+LECTURE, BOOK = "files by ImageDataGenerator, model.predict", "files by image_dataset_from_directory, model.predict"
+TORCH = "PyTorch alone, channels last"
 
 
 def main():
@@ -38,10 +43,16 @@ def main():
     parser.add_argument("--images", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all seconds there too")
     options = parser.parse_args()
     if options.random:
         backbones.load_weights = lambda model, *rest: Weights("random", fingerprint_weights(model))
-    contenders = make_contenders(options)
+    with tempfile.TemporaryDirectory() as folder:
+        measure(options, make_contenders(options, Path(folder)))
+
+
+def measure(options, contenders):
+    """Run all contenders in turns, and print what they took."""
     seconds = {name: [] for name in contenders}
     for number in range(options.rounds + 1):
         for name, run in contenders.items():
@@ -55,6 +66,10 @@ def main():
         "| | images/s (median) | ratio to predict: median [min, max] | the same in processor time | ratio to extract |"
     )
     print("|---|---|---|---|---|")
+    if options.json:
+        about = {"processor": processor(), "cores": cores(), "engines": told, **vars(options), "json": None}
+        kept = {name: [list(each) for each in taken] for name, taken in seconds.items()}
+        options.json.write_text(json.dumps({**about, "wall_and_processor_seconds": kept}, indent=1) + "\n")
     for name, taken in seconds.items():
         rate = options.images / statistics.median(wall for wall, _ in taken)
         ratios = (
@@ -65,8 +80,8 @@ def main():
         print(f"| {name} | {rate:.1f} | {' | '.join(ratios)} |")
 
 
-def make_contenders(options):
-    """Return {name: what runs once over all images and returns its seconds}."""
+def make_contenders(options, folder):
+    """Return {name: what runs once over all images and returns its seconds}; their folders lie below `folder`."""
     source = load_source("elpv", limit=options.images)
     files = [source.file(row) for row in range(len(source))]
     decoded = np.stack([images.decode(images.read_bytes(file), options.size) for file in files])
@@ -116,7 +131,70 @@ def make_contenders(options):
                 continue
             if kind.precision != "float32":  # auto never takes it
                 contenders[f"extract, --engine {name}"] = functools.partial(through, engine=name)
+    contenders |= file_readers(options, base, files, folder)
+    if options.backbone == "vgg16" and importlib.util.find_spec("torch"):
+        contenders[TORCH] = torch_runner(options, base, decoded)
     return {**contenders, PREDICT: predict}
+
+
+def file_readers(options, base, files, folder):
+    """Return the two recipes that people copy: arrays in memory, batch by batch, at the size of the lecture's batches."""
+    import tensorflow as tf
+
+    for number, file in enumerate(files):
+        place = folder / ("even" if number % 2 == 0 else "odd")
+        place.mkdir(exist_ok=True)
+        (place / f"{number:05d}{file.suffix}").symlink_to(file.resolve())
+
+    def run(batches):
+        start, kept = _now(), []
+        for batch, _ in batches:
+            kept.append(base.model.predict(base.preprocess(batch), verbose=0))
+        assert sum(len(next(iter(each.values()))) for each in kept) == len(files)
+        return _now() - start
+
+    def lecture():
+        with warnings.catch_warnings(action="ignore"):
+            loader = tf.keras.preprocessing.image.ImageDataGenerator()
+            side = (options.size, options.size)
+            flow = loader.flow_from_directory(folder, side, batch_size=20, class_mode="binary", shuffle=False)
+        return run(flow[number] for number in range(len(flow)))
+
+    def book():
+        side = (options.size, options.size)
+        return run(tf.keras.utils.image_dataset_from_directory(folder, image_size=side, batch_size=32, verbose=False))
+
+    return {LECTURE: lecture, BOOK: book}
+
+
+def torch_runner(options, base, decoded):
+    """Return VGG16's convolutions in PyTorch with the same weights, on an array of decoded images."""
+    import torch
+
+    torch.set_num_threads(cores())
+    layers = []
+    for layer in base.model.layers:
+        if "conv" in layer.name:
+            kernel, bias = layer.get_weights()
+            layers += [torch.nn.Conv2d(*kernel.shape[2:], 3, padding=1), torch.nn.ReLU(inplace=True)]
+            layers[-2].weight.data = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+            layers[-2].bias.data = torch.from_numpy(bias)
+        elif "pool" in layer.name:
+            layers.append(torch.nn.MaxPool2d(2))
+    model = torch.nn.Sequential(*layers).to(memory_format=torch.channels_last).eval()
+    inputs = np.ascontiguousarray(base.preprocess(decoded.astype(np.float32)).transpose(0, 3, 1, 2))
+    inputs = torch.from_numpy(inputs).to(memory_format=torch.channels_last)
+
+    def run():
+        start = _now()
+        with torch.inference_mode():
+            outs = [model(batch) for batch in inputs.split(options.batch_size)]
+        taken = _now() - start
+        expected = next(iter(base.model.predict(base.preprocess(decoded[:1].astype(np.float32)), verbose=0).values()))
+        np.testing.assert_allclose(outs[0][:1].permute(0, 2, 3, 1).numpy(), expected, rtol=1e-2, atol=1e-2)
+        return taken
+
+    return run
 
 
 def _engine(line):
