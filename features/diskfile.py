@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from .errors import StoreError
 
 # Object headers, indices and links with checksums; read by HDF5 1.10 and later.
 _LIBVER = ("v110", "v110")
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of drives that promise nothing, such as synced ones
 UNFINISHED = "unfinished-"  # how names of folders with files in the making begin; a killed run leaves them
 
 
@@ -73,7 +76,7 @@ class Unfailing:
         """Wait until everything is on disk."""
         try:
             if self.error is None:
-                os.fsync(self._file.fileno())
+                _sync(self._file.fileno())
         except OSError as error:
             self.error = error
 
@@ -106,16 +109,33 @@ def whole_file(path: Path, folder: Path) -> Iterator[h5py.File]:
         if raw.error is not None:
             raise _disk_error(raw.error, folder)
         os.replace(name, path)
-    sync_folder(path.parent)
+    _sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
+def free_space(folder: Path) -> float:
+    """Return how many bytes are free; infinity where the file system does not tell, as some synced drives do not."""
+    usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else math.inf
+
+
+def _sync_folder(folder: Path) -> None:
     """Wait until a folder's entries are on disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        _sync(handle)
+    except OSError as error:
+        raise _disk_error(error, folder) from error
     finally:
         os.close(handle)
+
+
+def _sync(handle: int) -> None:
+    """Wait until a file or folder is on disk, where its file system can tell."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
 
 
 def _disk_error(error: OSError, folder: Path) -> StoreError:

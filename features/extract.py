@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import resource
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 
 from .backbones import Base, build_base
 from .batchsize import pick_batch_size
+from .diskfile import free_space
 from .engines import Engine, describe_engine, make_checked, pick_engine
 from .errors import SourceError, StoreError
 from .forward import PART_BYTES, Stages, allowed_skips, compute, find_work, first_batch, too_many_skipped
@@ -200,7 +200,7 @@ def _with_pool(
         return replace(options, pool=held["pool"])
     values = sum(math.prod(shape) for shape in base.layers.values()) * len(plan.contents) * options.views
     options.path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(options.path.parent).free
+    free = free_space(options.path.parent)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     on_disk, in_memory = 2 * values * np.dtype(options.dtype).itemsize, 4 * values
     if on_disk <= free and in_memory <= memory / 2:
@@ -235,7 +235,8 @@ def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int, say: 
     shapes = {name: pooled_shape(shape, options.pool or "none") for name, shape in base.layers.items()}
     row_bytes = sum(int(np.prod(shape)) for shape in shapes.values()) * np.dtype(options.dtype).itemsize
     whole, parts = row_bytes * len(plan.contents) * options.views, row_bytes * todo
-    free = shutil.disk_usage(parts_folder(options.path)).free
+    free = free_space(parts_folder(options.path))
+    room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not tell what is free"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
     say(
         f"base     {options.backbone} at {options.side} px, {options.resize}, preprocess {options.preparation}: {layers}"
@@ -244,9 +245,7 @@ def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int, say: 
     say(
         f"store    {options.path}: {todo} of {len(plan.contents) * options.views} images to compute, {options.dtype}, {options.compression}"
     )
-    say(
-        f"disk     at most {whole / 1e6:.0f} MB, and {parts / 1e6:.0f} MB more until it is whole; {free / 1e9:.1f} GB free"
-    )
+    say(f"disk     at most {whole / 1e6:.0f} MB, and {parts / 1e6:.0f} MB more until it is whole; {room}")
     # Compression is not counted on: what a store needs is known only once it is there.
     if todo and whole + parts > free:
         raise StoreError(

@@ -5,6 +5,7 @@ The long versions, hundreds of kills and flips, are in tests/torture.py.
 
 import errno
 import json
+import os
 import re
 import shutil
 import socket
@@ -121,6 +122,31 @@ def test_file_system_without_locks_says_so_and_still_has_one_writer(tmp_path, mo
     )
     with one_writer(folder, told.append):
         pass
+
+
+def test_a_synced_drive_that_cannot_lock_sync_or_tell_its_space_holds_the_same_store(
+    tree, tmp_path, monkeypatch, stand_in
+):
+    """What drives that are mounted by FUSE answer, which hosted notebooks use."""
+    run(tree, tmp_path / "local.h5")
+
+    def cannot(error):
+        def refuse(handle):
+            raise OSError(error, os.strerror(error))
+
+        return refuse
+
+    monkeypatch.setattr(writer, "_flock", cannot(errno.ENOTSUP))
+    monkeypatch.setattr(os, "fsync", cannot(errno.EINVAL))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 0))
+    said = []
+    run(tree, tmp_path / "drive.h5", say=said.append)
+    assert any("without locks" in line for line in said) and any("does not tell" in line for line in said)
+    assert_same_stores(tmp_path / "local.h5", tmp_path / "drive.h5")
+    monkeypatch.setattr(os, "fsync", cannot(errno.EIO))  # no promise refused, but data lost
+    with pytest.raises(StoreError, match=r"cannot be written: Input/output error\. Mend that and run the same command"):
+        run(tree, tmp_path / "broken.h5")
+    assert not (tmp_path / "broken.h5").exists()
 
 
 def test_parts_with_an_index_read_like_one_file(tree, tmp_path, monkeypatch, stand_in):
