@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal and in a notebook, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from tqdm import tqdm
 
 
 class Progress(tqdm):
-    """A tqdm bar on standard error that prints whole lines where that is no terminal (a log, a pipe)."""
+    """A tqdm bar on standard error that prints whole lines where nothing can be drawn over (a log, a pipe).
+
+    In a notebook it is drawn in text too: that needs no widgets, and is still there when the notebook is opened again.
+    """
 
     def __init__(self, total: int, unit: str):
-        self._lines = not sys.stderr.isatty()
+        in_notebook = type(sys.stderr).__module__.startswith("ipykernel.")
+        self._lines = not (sys.stderr.isatty() or in_notebook)
         super().__init__(
             total=total, unit=f" {unit}", mininterval=10 if self._lines else 0.2, file=sys.stderr, disable=total == 0,
-            bar_format="{n_fmt}/{total_fmt}{unit}, {rate_fmt}, {remaining} left" if self._lines else None,
+            bar_format="{n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left" if self._lines else None,
         )  # fmt: skip
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
-__all__ = ["compare", "export", "predict", "report", "train_head"]
+_MODULES = {"train_head": "train", "plot": "plots"}  # where a function is not in the module of its own name
+__all__ = ["compare", "export", "plot", "predict", "report", "train_head"]
+
+
+class _Package(ModuleType):
+    """Holds its functions by their names: importing ``pipeline.compare`` would put that module in the place of `compare`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use, so that `python -m pipeline --help` does not wait for scikit-learn.
-    if name == "train_head":
-        from .train import train_head
-
-        return train_head
     if name in __all__:
-        # Kept, or from now on the module of that name would stand in its place.
-        globals()[name] = getattr(importlib.import_module(f"{__name__}.{name}"), name)
-        return globals()[name]
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, name)}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,6 +35,13 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+class Comparison(dict[str, Any]):
+    """What `compare` found; a notebook shows its table."""
+
+    def _repr_markdown_(self) -> str:
+        return format_table(self)
+
+
 def compare(
     store: str | Path,
     heads: Sequence[str] | None = None,
@@ -42,7 +49,7 @@ def compare(
     repeats: int = 1,
     say: Callable[[str], None] = lambda line: None,
     **options: Any,
-) -> dict[str, Any]:
+) -> Comparison:
     """Train heads on the same rows of a store and compare them on its test rows.
 
     Parameters
@@ -60,8 +67,9 @@ def compare(
 
     Returns
     -------
-    comparison : dict
-        ``heads``: a list, best first, with test figures. Also ``store``, ``rows``, ``repeats`` and ``provenance``.
+    comparison : Comparison
+        A dict. ``heads``: a list, best first, with test figures. Also ``store``, ``rows``, ``repeats``, ``provenance`` and
+        ``out``, the folder that it was written to.
     """
     asked = Request(store, **options)
     names = list(dict.fromkeys(heads or HEADS))
@@ -104,7 +112,7 @@ def compare(
             {name: [each.probabilities for each in those] for name, those in zip(names, fitted, strict=True)},
         )
     say(f"written  {folder}/compare.md, compare.csv, compare.json, compare.png, predictions.npz")
-    return {**comparison, "out": str(folder)}
+    return Comparison(comparison, out=str(folder))
 
 
 def check_repeats(repeats: int) -> None:
@@ -236,8 +244,4 @@ def _write(comparison: dict[str, Any], folder: Path) -> None:
         for head in heads:
             low, high = head["accuracy_interval"]
             table.writerow({**head, "accuracy_low": low, "accuracy_high": high})
-    rows = comparison["rows"]
-    title = (
-        f"{Path(comparison['store']).stem}: {sum(rows['test'].values())} test rows, {comparison['repeats']} split(s)"
-    )
-    plot_comparison(heads, title, folder / "compare.png")
+    plot_comparison(comparison).savefig(folder / "compare.png")

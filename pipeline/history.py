@@ -30,7 +30,7 @@ def write_history(folder: Path, choice: Choice) -> None:
         table = csv.writer(file)
         table.writerow(["epoch", *history])
         table.writerows([epoch, *values] for epoch, values in enumerate(zip(*history.values(), strict=True), start=1))
-    plot_history(history, choice.settings["epochs"], folder / "history.png")
+    plot_history(history, choice.settings["epochs"]).savefig(folder / "history.png")
 
 
 def log_history(folder: Path, head: DenseHead, choice: Choice) -> None:

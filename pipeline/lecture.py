@@ -182,4 +182,4 @@ def _write_curves(folder: Path, histories: dict[str, dict[str, list[float]]]) ->
         for name, history in histories.items():
             columns = (history[key] for key in ("loss", "accuracy", "val_loss", "val_accuracy"))
             table.writerows([name, epoch, *values] for epoch, values in enumerate(zip(*columns, strict=True), start=1))
-    plot_curves(histories, folder / "curves.png")
+    plot_curves(histories).savefig(folder / "curves.png")

@@ -1,32 +1,108 @@
-"""Plots as PNG files."""
+"""Plots, as figures that a notebook shows and that are written as PNG files."""
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from features.errors import RequestError
+from features.jsontext import read_json
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#888888"  # Okabe & Ito's palette, told apart by colour-blind readers
 
 
-def plot_history(history: dict[str, list[float]], best_epoch: int, path: Path) -> None:
+class Plot(Figure):
+    """A Matplotlib figure that notebooks show although pyplot, which keeps figures until they are closed, is not used."""
+
+    def __init__(self, width: float, height: float):
+        super().__init__(figsize=(width, height), dpi=120, layout="constrained")
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
+
+
+def plot(run: str | Path) -> Figure:
+    """Draw a run: the heads of a comparison with their intervals, or the learning curves of a Dense head.
+
+    Parameters
+    ----------
+    run : path-like
+        A folder that ``compare`` or ``train_head`` wrote.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        A notebook shows it; ``figure.savefig("name.svg")`` writes it.
+
+    Raises
+    ------
+    RequestError
+        If the folder holds neither.
+
+    Examples
+    --------
+    >>> pipeline.plot("runs/photos-vgg16-compare")   # doctest: +SKIP
+    """
+    folder = Path(run)
+    if (folder / "compare.json").is_file():
+        return plot_comparison(read_json(folder / "compare.json"))
+    if (folder / "history.csv").is_file():
+        with open(folder / "history.csv", newline="", encoding="utf-8") as file:
+            epochs = list(csv.DictReader(file))
+        history = {name: [float(epoch[name]) for epoch in epochs] for name in epochs[0] if name != "epoch"}
+        return plot_history(history, read_json(folder / "run.json")["settings"]["epochs"])
+    raise RequestError(
+        f"run must be the folder of a comparison, or of a head that learns by epochs (dense, mlp); got {folder}. "
+        "Make one: python -m pipeline compare --store STORE.h5"
+    )
+
+
+def plot_history(history: dict[str, list[float]], best_epoch: int) -> Plot:
     """Draw learning curves: loss and accuracy by epoch, with the epoch whose weights were kept."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Plot(9, 3.6)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for curve, label, colour in ((name, "train", _BLUE), (f"val_{name}", "val", _ORANGE)):
-            if curve in history:
-                axes.plot(range(1, len(history[curve]) + 1), history[curve], color=colour, label=label)
+        _draw_curves(axes, history, name)
         axes.axvline(best_epoch, color=_GREY, linestyle=":", label=f"kept: epoch {best_epoch}")
-        axes.set(xlabel="epoch", ylabel=name)
         axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
-def plot_comparison(heads: list[dict[str, Any]], title: str, path: Path) -> None:
+def plot_curves(histories: dict[str, dict[str, list[float]]]) -> Plot:
+    """Draw the accuracy curves of some models side by side: train and val by epoch."""
+    figure = Plot(4.4 * max(1, len(histories)), 3.6)
+    panels = figure.subplots(1, max(1, len(histories)), sharey=True, squeeze=False)[0]
+    for axes, (name, history) in zip(panels, histories.items(), strict=False):
+        _draw_curves(axes, history, "accuracy")
+        axes.set_title(name)
+        axes.legend(frameon=False)
+    return figure
+
+
+def _draw_curves(axes: Axes, history: dict[str, list[float]], name: str) -> None:
+    for curve, label, colour in ((name, "train", _BLUE), (f"val_{name}", "val", _ORANGE)):
+        if curve in history:
+            axes.plot(range(1, len(history[curve]) + 1), history[curve], color=colour, label=label)
+    axes.set(xlabel="epoch", ylabel=name)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot_comparison(comparison: dict[str, Any]) -> Plot:
+    """Draw what ``compare`` returned; see `plot_intervals`."""
+    n_test, repeats = sum(comparison["rows"]["test"].values()), comparison["repeats"]
+    title = f"{Path(comparison['store']).stem}: {n_test} test rows, {repeats} split(s)"
+    return plot_intervals(comparison["heads"], title)
+
+
+def plot_intervals(heads: list[dict[str, Any]], title: str) -> Plot:
     """Draw each head's test accuracy with its interval, the best on top."""
-    figure = Figure(figsize=(8, 0.5 * len(heads) + 1.4), layout="constrained")
+    figure = Plot(8, 0.5 * len(heads) + 1.4)
     axes = figure.subplots()
     for place, head in enumerate(heads):
         low, high = head["accuracy_interval"]
@@ -41,17 +117,4 @@ def plot_comparison(heads: list[dict[str, Any]], title: str, path: Path) -> None
     axes.set(xlabel="test accuracy, with 95 % interval", title=title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=120)
-
-
-def plot_curves(histories: dict[str, dict[str, list[float]]], path: Path) -> None:
-    """Draw the accuracy curves of some models side by side: train and val by epoch."""
-    figure = Figure(figsize=(4.4 * max(1, len(histories)), 3.6), layout="constrained")
-    panels = figure.subplots(1, max(1, len(histories)), sharey=True, squeeze=False)[0]
-    for axes, (name, history) in zip(panels, histories.items(), strict=False):
-        for curve, label, colour in (("accuracy", "train", _BLUE), ("val_accuracy", "val", _ORANGE)):
-            axes.plot(range(1, len(history[curve]) + 1), history[curve], color=colour, label=label)
-        axes.set(title=name, xlabel="epoch", ylabel="accuracy")
-        axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    return figure

@@ -14,7 +14,7 @@ from features.store import FeatureStore
 from .compare import compare_with_best, draw_splits, summarise
 from .fits import Fits
 from .matrix import describe_rows
-from .plots import plot_comparison
+from .plots import plot_intervals
 from .request import Request
 from .runs import whole_folder
 from .train import Result
@@ -77,7 +77,8 @@ def probe(
         (unfinished / "probe.md").write_text(format_probe(probed) + "\n", encoding="utf-8")
         (unfinished / "probe.json").write_text(json.dumps(probed, indent=2) + "\n", encoding="utf-8")
         bars = [{**result, "head": result["layer"]} for result in results]
-        plot_comparison(bars, f"{Path(store).stem}: logistic regression by layer", unfinished / "probe.png")
+        figure = plot_intervals(bars, f"{Path(store).stem}: logistic regression by layer")
+        figure.savefig(unfinished / "probe.png")
     say(f"written  {folder}/probe.md, probe.json, probe.png")
     return {**probed, "out": str(folder)}
 
