@@ -17,7 +17,10 @@ from PIL import Image
 
 import pipeline
 from features import extract
+from features.backbones import BACKBONES
+from features.embed import rebuild_engine
 from features.errors import RequestError, SourceError, UnsafeFile, WeightsError
+from features.weights import fingerprint_weights
 from pipeline.__main__ import main
 from pipeline.heads import HEADS
 from pipeline.predict import find_images, predict
@@ -40,7 +43,7 @@ def trained(tmp_path_factory):
     """A store of odd files too, of two layers and views, and a run of every head on it."""
     folder = tmp_path_factory.mktemp("predict")
     with pytest.MonkeyPatch.context() as patch:
-        from features.backbones import BACKBONES, Backbone
+        from features.backbones import Backbone
 
         patch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
         patch.chdir(folder)
@@ -48,7 +51,7 @@ def trained(tmp_path_factory):
         options = {"layers": ("relu", "last"), "views": 2, "augment": "hflip", "batch_size": 6}
         extract("photos", backbone="tiny", out="s.h5", **options)
         for head in HEADS:
-            pipeline.train_head("s.h5", head, layer="last,relu" if head == "ridge" else None, out=head)
+            pipeline.train_head("s.h5", head, layer="last,relu" if head in ("ridge", "vote") else None, out=head)
     return folder
 
 
@@ -66,16 +69,47 @@ def evaluation(run, split="test"):
 @pytest.mark.parametrize("head", sorted(HEADS))
 def test_equals_the_evaluation_row_by_row(trained, tmp_path, monkeypatch, head, stored):
     monkeypatch.chdir(trained if stored else tmp_path)  # the run names its store by a relative path
-    expected = evaluation(trained / head)
-    predicted = predict(trained / head, [trained / "photos/test"])
+    check_predictions(trained / head, trained / "photos/test", from_store=16 if stored else 0)
+
+
+def check_predictions(run, photos, from_store):
+    """Compare predictions for 16 test photos with the run's evaluation of them."""
+    expected, predicted = evaluation(run), predict(run, [photos])
     assert len(predicted["predictions"]) == len(expected) == 16 and not predicted["skipped"]
-    assert (predicted["from_store"], predicted["computed"]) == ((16, 0) if stored else (0, 16))
+    assert (predicted["from_store"], predicted["computed"]) == (from_store, 16 - from_store)
     for each in predicted["predictions"]:
         name, chances = expected[str(each["path"]).split("photos/")[1]]
         assert each["class"] == name
         np.testing.assert_allclose(list(each["probabilities"].values()), chances, atol=2e-6)
         first, second = sorted(each["probabilities"].values())[::-1]
         assert each["probability"] == first and each["margin"] == pytest.approx(first - second)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("backbone", ["vgg16", "mobilenet_v2", "mobilenet_v3_large"])
+def test_of_other_bases_too(trained, tmp_path, monkeypatch, backbone):
+    """VGG16 with its own weights, the others with random ones from a file: a base is built once, for all heads."""
+    monkeypatch.chdir(tmp_path)
+    options = {"image_size": 32, "engine": "tensorflow", "dtype": "float32"}
+    if backbone != "vgg16":
+        keras.utils.set_random_seed(0)
+        make = getattr(keras.applications, BACKBONES[backbone].constructor)
+        model = make(weights=None, include_top=False, input_shape=(32, 32, 3))
+        model.save_weights("random.weights.h5")
+        options |= {"weights": "random.weights.h5", "weights_sha256": fingerprint_weights(model)}
+    extract(str(trained / "photos"), backbone=backbone, out="s.h5", **options)
+    for head in HEADS:
+        pipeline.train_head("s.h5", head, select="val", out=head)
+    shutil.move("s.h5", "moved.h5")
+    module, engines = sys.modules["pipeline.predict"], []
+
+    def once(held, weights):
+        engines.append(engines[0] if engines else rebuild_engine(held, weights))
+        return engines[0]
+
+    monkeypatch.setattr(module, "rebuild_engine", once)
+    for head in HEADS:
+        check_predictions(tmp_path / head, trained / "photos/test", from_store=0)
 
 
 def test_new_files_are_computed_stored_contents_are_read_and_bad_ones_told(trained, tmp_path, monkeypatch, capsys):
