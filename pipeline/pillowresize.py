@@ -58,10 +58,13 @@ def resize_as_pillow(images: keras.KerasTensor, size: int, rule: str) -> keras.K
 def _weights(ones: Any, size: int, rule: str) -> Any:
     """Return how much each pixel counts in each resized one, (size, n), in units of 1 / _ONE, given n ones, (1, n)."""
     ops = import_keras().ops
-    pixels, scale = ops.cumsum(ones, axis=1) - 1.0, ops.sum(ones, axis=1, keepdims=True) / size
-    centres = scale * (np.arange(size)[:, None] + 0.5)
-    if rule == "nearest":
+    # Where TensorFlow optimizes a graph it divides by a constant by multiplying with its reciprocal, which rounds otherwise.
+    not_constant = size * ones[:, :1]
+    pixels, scale = ops.cumsum(ones, axis=1) - 1.0, ops.sum(ones, axis=1, keepdims=True) / not_constant
+    if rule == "nearest":  # Pillow adds up step by step
+        centres = ops.cumsum(scale * np.r_[0.5, np.ones(size - 1)][:, None], axis=0)
         return _ONE * ops.cast(ops.equal(pixels, ops.floor(centres)), "float64")
+    centres = scale * (np.arange(size)[:, None] + 0.5)
     lobes, weigh = _FILTERS[rule]
     stretched = ops.maximum(scale, 1.0)
     first, last = ops.floor(centres - lobes * stretched + 0.5), ops.floor(centres + lobes * stretched + 0.5)

@@ -21,7 +21,7 @@ from features import FeatureStore, extract
 from features.errors import EngineError, RequestError
 from features.images import RESIZE
 from pipeline.__main__ import main
-from pipeline.export import ParityError, export
+from pipeline.export import ParityError, _open, _write, export
 from pipeline.headlayers import apply_head
 from pipeline.heads import HEADS
 from pipeline.onemodel import _preprocessing
@@ -55,28 +55,24 @@ def test_a_class_that_was_not_trained_has_probability_zero():
     np.testing.assert_allclose(found[:, [0, 2, 3]], head.predict_proba(X), atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["keras", "onnx"])
 @pytest.mark.parametrize("rule", sorted(RESIZE))
-def test_resizing_is_pillows(rule):
-    """To the level, in either order of the two passes."""
+def test_resizing_is_pillows(rule, form, tmp_path):
+    """To the level, in either order of the two passes, where pixels fall on the edges of a filter too."""
     inputs = keras.Input((None, None, 3), dtype="uint8")
     model, random = keras.Model(inputs, resize_as_pillow(inputs, 48, rule)), np.random.default_rng(0)
+    if form == "onnx":
+        pytest.importorskip("tf2onnx", reason="the extra export is not installed")
+        _write(model, tmp_path / "m.onnx", form)
+    run = _open(tmp_path / "m.onnx", form) if form == "onnx" else model
     shapes = (
-        (48, 48),
-        (100, 130),
-        (130, 100),
-        (47, 49),
-        (20, 24),
-        (24, 20),
-        (200, 30),
-        (30, 200),
-        (1, 1),
-        (480, 96),
-        (500, 300),
+        *((48, 48), (100, 130), (130, 100), (47, 49), (20, 24), (24, 20), (200, 30), (30, 200), (1, 1)),
+        *((480, 96), (500, 300), (224, 225), (640, 480), (375, 499)),
     )
     for shape in shapes:
         image = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
         expected = np.asarray(Image.fromarray(image).resize((48, 48), RESIZE[rule]))
-        np.testing.assert_array_equal(np.asarray(model(image[None]))[0], expected, err_msg=str(shape))
+        np.testing.assert_array_equal(np.asarray(run(image[None]))[0], expected, err_msg=str(shape))
 
 
 @pytest.mark.parametrize("module", ["vgg16", "resnet_v2", "densenet", "inception_v3", "efficientnet_v2"])
