@@ -1,9 +1,12 @@
 """Stage one: run a frozen convolutional base once over labelled images and keep its feature maps in one HDF5 file."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .extract import extract
 from .store import FeatureStore
+
+if TYPE_CHECKING:
+    from .transformer import ConvFeatures
 
 __all__ = ["ConvFeatures", "FeatureStore", "extract"]
 __version__ = "0.1.0"

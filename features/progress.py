@@ -6,6 +6,9 @@ import sys
 
 from tqdm import tqdm
 
+_LINE = "{n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left"
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+
 
 class Progress(tqdm):
     """A tqdm bar on standard error that prints whole lines where nothing can be drawn over (a log, a pipe).
@@ -18,7 +21,7 @@ class Progress(tqdm):
         self._lines = not (sys.stderr.isatty() or in_notebook)
         super().__init__(
             total=total, unit=f" {unit}", mininterval=10 if self._lines else 0.2, file=sys.stderr, disable=total == 0,
-            bar_format="{n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left" if self._lines else None,
+            bar_format=_LINE if self._lines else _BAR,
         )  # fmt: skip
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:

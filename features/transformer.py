@@ -19,7 +19,7 @@ from . import images
 from .cache import cache_folder
 from .embed import embed
 from .engines import Engine, describe_engine, make_checked, pick_engine
-from .errors import RequestError, SourceError, StoreError
+from .errors import RequestError, SourceError, StoreError, must_be_one_of
 from .extract import load_base, settle_batch, tell_apart
 from .forward import first_batch
 from .jsontext import parse_json
@@ -27,7 +27,7 @@ from .options import ExtractOptions, check_options
 from .ownvalues import check_own_values
 from .parts import Key, Parts
 from .plan import Content, distinct_contents, hash_files
-from .pooling import pool_maps
+from .pooling import POOLS, pool_maps
 from .provenance import make_provenance
 from .sources import Source
 from .store import parts_folder
@@ -55,9 +55,17 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         Folder in which features are kept by the SHA-256 of what they were computed from, in the parts of a store, one for
         each set of parameters that decides them; the per-user cache if left out. None keeps nothing.
 
+    Raises
+    ------
+    RequestError
+        As it is fitted, if a parameter is none that there is; as it transforms, if the base has no such layer.
+    WeightsError
+        As it transforms, if the weights cannot be had or are others.
+
     Notes
     -----
     There is nothing to fit, and no label is looked at. An image that cannot be read is an error: a row cannot be left out.
+    Nor are there augmented views, which would be more rows than labels: for these, ``extract(views=...)`` and ``train_head``.
 
     Examples
     --------
@@ -144,6 +152,8 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         asked = self.get_params(deep=False)
         del asked["cache"]
         layer, pool = asked.pop("layer"), asked.pop("pool")
+        if pool not in POOLS:
+            raise must_be_one_of("pool", POOLS, pool)
         return ExtractOptions(
             data="arrays",
             out="features.h5",

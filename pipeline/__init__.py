@@ -5,7 +5,15 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compare import compare
+    from .export import export
+    from .plots import plot
+    from .predict import predict
+    from .report import report
+    from .train import train_head
 
 _MODULES = {"train_head": "train", "plot": "plots"}  # where a function is not in the module of its own name
 __all__ = ["compare", "export", "plot", "predict", "report", "train_head"]

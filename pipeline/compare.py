@@ -70,6 +70,18 @@ def compare(
     comparison : Comparison
         A dict. ``heads``: a list, best first, with test figures. Also ``store``, ``rows``, ``repeats``, ``provenance`` and
         ``out``, the folder that it was written to.
+
+    Raises
+    ------
+    RequestError
+        If a head, a layer or a setting is none that there is, `out` is taken, or `repeats` is below one.
+    StoreError
+        If the store is not there, damaged, or larger as a matrix than the memory.
+
+    Examples
+    --------
+    >>> found = pipeline.compare("cache/photos.h5", ["logistic", "rbf-svm"], repeats=5)   # doctest: +SKIP
+    >>> found["heads"][0]["head"], found["heads"][0]["accuracy_interval"]   # doctest: +SKIP
     """
     asked = Request(store, **options)
     names = list(dict.fromkeys(heads or HEADS))

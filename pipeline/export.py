@@ -82,6 +82,11 @@ def export(
         If the head cannot be computed by layers, or `out` is taken.
     ParityError
         If the model's probabilities differ from the run's; nothing is left of it.
+
+    Examples
+    --------
+    >>> card = pipeline.export("runs/photos-vgg16-logistic", "photos.onnx", rows=0)   # doctest: +SKIP
+    >>> card["parity"]["same_class"], card["class_names"]   # doctest: +SKIP
     """
     path = Path(out)
     card_path = Path(f"{path}.json")

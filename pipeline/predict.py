@@ -63,6 +63,11 @@ def predict(
         If there are no images, or none of them can be used.
     UnsafeFile, WeightsError
         If the run or its weights are not what they should be.
+
+    Examples
+    --------
+    >>> predicted = pipeline.predict("runs/photos-vgg16-logistic", ["new", "more/*.jpg"])   # doctest: +SKIP
+    >>> predicted["predictions"][0]["class"]   # doctest: +SKIP
     """
     trained, files = load_trained(run, joblib), find_images(images)
     predictor = _Predictor(trained, weights, say)

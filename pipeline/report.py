@@ -69,6 +69,10 @@ def report(
     ------
     RequestError
         If the folder holds no such results.
+
+    Examples
+    --------
+    >>> pipeline.report("runs/photos-vgg16-compare")["report"]   # doctest: +SKIP
     """
     opened = load_run(Path(run))
     page = gather(opened, say)

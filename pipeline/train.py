@@ -199,7 +199,21 @@ def train_head(
     Returns
     -------
     run : dict
-        What ``run.json`` holds: ``head``, ``val``, ``test``, ``fit_seconds`` and how it came to be.
+        What ``run.json`` holds: ``head``, ``val``, ``test``, ``fit_seconds`` and how it came to be. Also ``out``, the
+        folder that it was written to.
+
+    Raises
+    ------
+    RequestError
+        If the head, a layer or a setting is none that there is, `out` is taken, or the head is of types that cannot be
+        loaded safely.
+    StoreError
+        If the store is not there, damaged, or larger as a matrix than the memory.
+
+    Examples
+    --------
+    >>> run = pipeline.train_head("cache/photos.h5", "logistic", settings={"C": (1.0, 10.0)})   # doctest: +SKIP
+    >>> run["test"]["accuracy"], run["intervals"]["accuracy"]   # doctest: +SKIP
     """
     asked = Request(store, **options)
     check_heads([head], asked.settings)

@@ -97,5 +97,8 @@ def test_bad_input_is_a_clear_error(files, tmp_path):
     for wrong in (np.zeros((3, 8)), np.zeros((2, 8, 8, 3)), "photos", [1, 2]):
         with pytest.raises(RequestError, match="images must be"):
             make(tmp_path).transform(wrong)
-    with pytest.raises(RequestError, match="pool must be"):
-        make(tmp_path, pool="mean").fit([])
+    for pool in ("mean", "none"):
+        with pytest.raises(RequestError, match=r"pool must be one of .*flatten"):
+            make(tmp_path, pool=pool).fit([])
+    with pytest.raises(RequestError, match="layer must be one of conv"):
+        make(tmp_path, layer="nothing").fit_transform(files[0][:2])
