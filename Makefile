@@ -12,8 +12,8 @@ IMAGES ?=
 MODEL ?= $(or $(RUN),$(RUNS)-$(HEAD)).keras
 # Further options of a command, such as OPTIONS='--image-size 180 --pool avg'
 OPTIONS ?=
-# make demo: a stratified subset, so that it ends within minutes on two cores
-DEMO_LIMIT ?= 1000
+# make demo: half as many pixels as VGG16 was trained with, so that it ends within minutes on two cores
+DEMO_SIZE ?= 160
 
 BIN := .venv/bin
 EXTRAS := demo,openvino,mnn,export,test,lint
@@ -25,7 +25,7 @@ RULES := --select E,F,W,I,B,C4,D,N,UP,RET,SIM,PTH,PERF,RUF --ignore E501,N818,D4
 RULES += --per-file-ignores 'tests/*:D,tests/*:N'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare predict export probe report lecture layers inspect verify bench bench-heads test lint format pins clean
+.PHONY: help setup demo extract train-head compare predict export probe report lecture layers inspect verify bench bench-heads bench-growth test lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,8 +41,8 @@ $(BIN)/.ready: setup.cfg pyproject.toml .ci/constraints.txt
 setup: $(BIN)/.ready  ## make the virtual environment with all extras
 
 demo: $(BIN)/.ready  ## solar cells through VGG16, heads trained, compared and shown on a page (minutes)
-	@echo 'A stratified subset of $(DEMO_LIMIT) of the 2,624 cells. All of them: make extract compare DATA=elpv'
-	$(PIPELINE) extract --data elpv --limit $(DEMO_LIMIT) --out cache/elpv-demo.h5
+	@echo 'Cells at $(DEMO_SIZE) pixels. At the size that VGG16 was trained with: make extract compare DATA=elpv'
+	$(PIPELINE) extract --data elpv --image-size $(DEMO_SIZE) --out cache/elpv-demo.h5
 	$(PIPELINE) compare --store cache/elpv-demo.h5 --out runs/elpv-demo --overwrite
 	$(PIPELINE) report --run runs/elpv-demo
 
@@ -79,11 +79,15 @@ verify: $(BIN)/.ready  ## check STORE: checksums, its source, some rows computed
 inspect: $(BIN)/.ready  ## tell what STORE holds
 	$(PIPELINE) inspect '$(STORE)'
 
-bench: $(BIN)/.ready  ## images/s of the pass beside Keras' predict, alternating in one run
-	$(BIN)/python tests/bench.py
+bench: $(BIN)/.ready  ## images/s of the pass beside what people do now, alternating in one run
+	$(BIN)/python tests/bench.py $(OPTIONS)
 
-bench-heads: $(BIN)/.ready  ## seconds of searches and Dense heads on STORE, beside scikit-learn's and Keras' own
+bench-heads: $(BIN)/.ready  ## seconds of an experiment and of searches on STORE, beside Keras' and scikit-learn's own
+	$(BIN)/python tests/bench_experiment.py --store '$(STORE)'
 	$(BIN)/python tests/bench_heads.py --store '$(STORE)'
+
+bench-growth: $(BIN)/.ready  ## time and memory of the pass as images get more and larger
+	$(BIN)/python tests/bench_growth.py $(OPTIONS)
 
 test: $(BIN)/.ready  ## run all tests
 	$(BIN)/python -m pytest

@@ -5,6 +5,7 @@ weights, whose features mean nothing but take as long. PyTorch takes part where 
 """
 
 import argparse
+import contextlib
 import functools
 import importlib.util
 import json
@@ -154,7 +155,7 @@ def file_readers(options, base, files, folder):
         return _now() - start
 
     def lecture():
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(sys.stderr):
             loader = tf.keras.preprocessing.image.ImageDataGenerator()
             side = (options.size, options.size)
             flow = loader.flow_from_directory(folder, side, batch_size=20, class_mode="binary", shuffle=False)

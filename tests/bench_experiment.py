@@ -7,7 +7,9 @@ are measured and the rest extrapolated, in turns with ours. The store must be of
 """
 
 import argparse
+import contextlib
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -105,7 +107,7 @@ def lecture(folder):
     )
     model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
     model.compile("rmsprop", "binary_crossentropy", metrics=["accuracy"])
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(sys.stderr):
         flow = tf.keras.preprocessing.image.ImageDataGenerator(rescale=1 / 255).flow_from_directory(
             folder, (224, 224), batch_size=BATCH, class_mode="binary"
         )
