@@ -6,6 +6,7 @@ with what it lacks, a grown source costs its new images alone, and copies of an 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Container, Iterable, Sequence
@@ -69,9 +70,9 @@ class Parts:
         self.skipped: dict[bytes, str] = {}
         self._compressions = {provenance["compression"]}
         for unfinished in self.folder.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(unfinished)
+            shutil.rmtree(unfinished, ignore_errors=True)  # a worker of a killed client may write there still: in vain
         for part in sorted(self.folder.glob("part-*.h5")):
-            self._open_part(part)
+            self.adopt(part)
         if path.exists():
             with FeatureStore(path) as store:
                 check_same(store.provenance, provenance, path)
@@ -104,20 +105,26 @@ class Parts:
         StoreError
             If the disk is full or fails.
         """
-        numbers = [int(part.stem.removeprefix("part-")) for part in self.folder.glob("part-*.h5")]
-        part = self.folder / f"part-{max(numbers, default=-1) + 1:06d}.h5"
-        sha256 = np.frombuffer(b"".join(key for key, _ in keys), np.uint8).reshape(-1, 32)
-        views = np.array([view for _, view in keys], np.uint8)
-        with whole_file(part, self.folder) as file:
-            shapes = {name: values.shape[1:] for name, values in features.items()}
-            create(file, shapes, self.provenance["dtype"], len(keys), self.compression)
-            for name, values in features.items():
-                file["features"][name][:] = values
-            file["sha256"], file["view"] = sha256, views
-            file.attrs["skipped"] = json.dumps([[key.hex(), reason] for key, reason in skipped])
-            write_attributes(file, self.provenance)
-        self._add(part, sha256, views)
-        self.skipped.update(skipped)
+        self.adopt(write_part(self.folder, self.provenance, features, keys, skipped))
+
+    def adopt(self, part: Path) -> None:
+        """Take in a part that lies in the folder, whoever wrote it.
+
+        Raises
+        ------
+        StoreError
+            If it has another fingerprint or is damaged.
+        """
+        try:
+            with h5py.File(part, "r", locking=False) as file:
+                check_own_values(file, part)
+                held = parse_json(file.attrs["provenance"], f"provenance of {part}")
+                check_same(held, self.provenance, self.path)
+                self._compressions.add(held["compression"])
+                self._add(part, file["sha256"][:], file["view"][:])
+                self.skipped.update((bytes.fromhex(key), reason) for key, reason in json.loads(file.attrs["skipped"]))
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise StoreError(f"{part} is damaged ({error}). Delete it and run the same command: rm {part}") from error
 
     def commit(self, rows: Rows, skipped: Sequence[Skipped], layout: str = "file") -> None:
         """Put the store of `rows` under its name, whole.
@@ -169,21 +176,36 @@ class Parts:
         for part in self.folder.glob("part-*.h5"):
             part.unlink()
 
-    def _open_part(self, part: Path) -> None:
-        try:
-            with h5py.File(part, "r", locking=False) as file:
-                check_own_values(file, part)
-                held = parse_json(file.attrs["provenance"], f"provenance of {part}")
-                check_same(held, self.provenance, self.path)
-                self._compressions.add(held["compression"])
-                self._add(part, file["sha256"][:], file["view"][:])
-                self.skipped.update((bytes.fromhex(key), reason) for key, reason in json.loads(file.attrs["skipped"]))
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise StoreError(f"{part} is damaged ({error}). Delete it and run the same command: rm {part}") from error
-
     def _add(self, file: Path, sha256: np.ndarray, views: np.ndarray) -> None:
         for row, (key, view) in enumerate(zip(sha256, views, strict=True)):
             self.places.setdefault((key.tobytes(), int(view)), (file, row))
+
+
+def write_part(
+    folder: Path,
+    provenance: dict[str, Any],
+    features: dict[str, np.ndarray],
+    keys: Sequence[Key],
+    skipped: Sequence[tuple[bytes, str]] = (),
+) -> Path:
+    """Write one part of a store, whole or not at all, and return its path; see `Parts.append`.
+
+    Its name is decided by all that is in it. So whoever computes the same contents as well, a worker that was taken
+    for lost or one of an earlier run, writes the same bytes under the same name.
+    """
+    told, reasons = json.dumps(provenance, sort_keys=True), [[key.hex(), reason] for key, reason in skipped]
+    name = hashlib.sha256(json.dumps([told, [[key.hex(), view] for key, view in keys], reasons]).encode())
+    part = folder / f"part-{name.hexdigest()[:24]}.h5"
+    with whole_file(part, folder) as file:
+        shapes = {layer: values.shape[1:] for layer, values in features.items()}
+        create(file, shapes, provenance["dtype"], len(keys), provenance["compression"])
+        for layer, values in features.items():
+            file["features"][layer][:] = values
+        file["sha256"] = np.frombuffer(b"".join(key for key, _ in keys), np.uint8).reshape(-1, 32)
+        file["view"] = np.array([view for _, view in keys], np.uint8)
+        file.attrs["skipped"] = json.dumps(reasons)
+        write_attributes(file, provenance)
+    return part
 
 
 def held_provenance(path: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from .errors import CachedFeaturesError, StoreError, must_be_one_of
+from .index import REMEDY, Index
 from .jsontext import parse_json
 from .layout import (
     FORMAT,
@@ -41,7 +42,6 @@ DECIDING = (
     "dtype",
     "engine",
 )
-_REMEDY = "Extract it again, or restore a copy."
 _READ_BYTES = 32 << 20  # what is read at once when features are pooled on the way
 
 
@@ -109,44 +109,21 @@ class FeatureStore:
                 f"Update it: pip install --upgrade cached-features"
             )
         if attributes["sha256"] != digest_attributes(self._file):
-            raise StoreError(f"{self.path} is damaged: its attributes do not match their checksum. {_REMEDY}")
+            raise StoreError(f"{self.path} is damaged: its attributes do not match their checksum. {REMEDY}")
         self.provenance: dict[str, Any] = parse_json(attributes["provenance"], f"provenance of {self.path}")
         self.parts: dict[str, int] = parse_json(attributes.get("parts", "{}"), f"parts of {self.path}")
-        self._check_parts()
-        self._check_values()
+        # Each part is checked as it is read: there may be ten thousand.
+        self._index = Index(self.path, parts_folder(self.path), self.parts)
+        check_own_values(self._file, self.path, self._index.is_own)
         self.rows = read_rows(self._file)
         self.skipped = read_skipped(self._file)
         self.layers = {name: self._file["features"][name].shape[1:] for name in self.provenance["layers"]}
         lengths = {name: len(self._file["features"][name]) for name in self.layers}
         if not attributes["complete"] or set(lengths.values()) != {len(self.rows)}:
-            raise StoreError(f"{self.path} is not whole: {len(self.rows)} rows, but {lengths}. {_REMEDY}")
-
-    def _check_parts(self) -> None:
-        """Look for every part, since HDF5 shows fill values for what is not there."""
-        folder = parts_folder(self.path)
-        for name, size in self.parts.items():
-            part = folder / Path(name).name
-            if name != f"{folder.name}/{part.name}":
-                raise StoreError(f"{self.path} refers to {name}, outside its own parts; it is not read. {_REMEDY}")
-            if not part.is_file():
-                raise StoreError(f"{self.path} lacks its part {part}. {_REMEDY}")
-            if part.stat().st_size != size:
-                raise StoreError(f"{part} is damaged: {part.stat().st_size} bytes instead of {size}. {_REMEDY}")
-
-    def _check_values(self) -> None:
-        """Look where values lie before any is read: in the store, or in those of its parts that it names."""
-
-        def is_own(name: str, data: h5py.Dataset) -> bool:
-            sources = {(source.file_name, source.dset_name) for source in data.virtual_sources()}
-            return sources <= {(part, name) for part in self.parts}
-
-        check_own_values(self._file, self.path, is_own)
-        for name in self.parts:
-            with h5py.File(self.path.parent / name, "r", locking=False) as part:
-                check_own_values(part, self.path.parent / name)
+            raise StoreError(f"{self.path} is not whole: {len(self.rows)} rows, but {lengths}. {REMEDY}")
 
     def _damaged(self, error: Exception) -> StoreError:
-        return StoreError(f"{self.path} cannot be read as a feature store ({error}). {_REMEDY}")
+        return StoreError(f"{self.path} cannot be read as a feature store ({error}). {REMEDY}")
 
     def __enter__(self) -> FeatureStore:
         return self
@@ -164,10 +141,14 @@ class FeatureStore:
 
     def close(self) -> None:
         """Close the file; reading afterwards fails."""
+        self._index.close()
         self._file.close()
 
     def dataset(self, layer: str) -> h5py.Dataset:
         """Return a layer's dataset as h5py gives it.
+
+        Values of a store in parts are read by `read`, `batches` and `blocks` alone: of a part that HDF5 cannot open, be it
+        one more than the process may have open, it gives zeros.
 
         Raises
         ------
@@ -177,7 +158,6 @@ class FeatureStore:
         if layer not in self.layers:
             remedy = f"Extract it: python -m pipeline extract --layers {layer} --out OTHER.h5"
             raise must_be_one_of(f"layer of {self.path}", self.layers, layer, remedy)
-        self._check_parts()  # again: they may have gone since the store was opened
         return open_layer(self._file, layer, self.path.parent.resolve())
 
     def describe(self) -> dict[str, Any]:
@@ -263,14 +243,20 @@ class FeatureStore:
             wanted = rows[start : start + step]
             block = np.empty((len(wanted), *data.shape[1:]), data.dtype)
             try:
-                for first, last in runs(wanted):
-                    source = np.s_[int(wanted[first]) : int(wanted[first]) + last - first]
-                    data.read_direct(block, source, np.s_[first:last])
-            except (OSError, RuntimeError) as error:
+                if data.is_virtual:
+                    self._index.read(data, wanted, block)
+                else:
+                    _read_runs(data, wanted, block)
+            except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
                 reason = f"values of {data.name} fail their checksum ({error})"
-                raise StoreError(f"{self.path} is damaged: {reason}. {_REMEDY}") from error
-            self._check_parts()
+                raise StoreError(f"{self.path} is damaged: {reason}. {REMEDY}") from error
             yield start, block
+
+
+def _read_runs(data: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
+    """Read some rows, in their order, into an array: each stretch of consecutive ones at once."""
+    for first, last in runs(rows):
+        data.read_direct(out, np.s_[int(rows[first]) : int(rows[first]) + last - first], np.s_[first:last])
 
 
 def parts_folder(path: str | Path) -> Path:

@@ -11,6 +11,7 @@ FEATURES = [
     {"errors", "splits", "cache", "runtime"},
     {"pooling", "progress", "views", "diskfile", "writer", "layout", "cifar10", "manifest", "elpv"},
     {"jsontext", "archive", "ownvalues"},
+    {"index"},
     {"images", "sources", "weights", "store", "kerasfile"},
     {"parts", "plan", "ownmodel", "converted"},
     {"backbones"},

@@ -353,8 +353,8 @@ def test_parts_that_reach_out(tree, tmp_path):
     with h5py.File(path, "a") as file:
         file.attrs["parts"] = json.dumps({f"s.h5.parts/{part.name}": part.stat().st_size})
         file.attrs["sha256"] = digest_attributes(file)
-    with pytest.raises(UnsafeFile, match="has a link"):
-        FeatureStore(path)
+    with FeatureStore(path) as store, pytest.raises(UnsafeFile, match="has a link"):
+        store.read()
     assert len(before) == 32
 
 

@@ -1,0 +1,118 @@
+"""The parts of a store that has an index over them: what lies where, and reading it from there.
+
+HDF5 would read them through the index's virtual datasets too, but gives zeros for a part that it cannot open, be it gone
+or one more than the process may have open. Here each is opened, checked and read by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from .errors import StoreError
+from .layout import runs
+from .ownvalues import check_own_values
+
+_OPEN_FILES = 32  # parts that stay open for the next read
+REMEDY = "Extract it again, or restore a copy."
+
+
+class Index:
+    """The parts of one store.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    folder : Path
+        Where its parts must lie.
+    sizes : mapping of str to int
+        Name of each part, relative to the store's folder, and its bytes.
+
+    Raises
+    ------
+    StoreError
+        If a part is missing, has another size, or lies elsewhere.
+    """
+
+    def __init__(self, path: Path, folder: Path, sizes: Mapping[str, int]):
+        self.path, self._sizes = path, sizes
+        self._root = str(path.parent.resolve())
+        self._open: dict[str, h5py.File] = {}
+        self._places: dict[str, tuple[np.ndarray, np.ndarray, list[str]]] = {}
+        for name in sizes:
+            if name != f"{folder.name}/{os.path.basename(name)}":
+                raise StoreError(f"{path} refers to {name}, outside its own parts; it is not read. {REMEDY}")
+            self._check_size(name)
+
+    def is_own(self, name: str, data: h5py.Dataset) -> bool:
+        """Tell whether a virtual dataset takes its values from the dataset of its name in these parts alone."""
+        made = data.id.get_create_plist()
+        return all(
+            made.get_virtual_filename(each) in self._sizes and made.get_virtual_dsetname(each).lstrip("/") == name
+            for each in range(made.get_virtual_count())
+        )
+
+    def read(self, data: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
+        """Read some rows of a virtual dataset, in their order, into an array.
+
+        Raises
+        ------
+        StoreError
+            If a part is gone or changed since the store was opened.
+        """
+        layer = data.name
+        if layer not in self._places:
+            self._places[layer] = _places(data)
+        firsts, sources, names = self._places[layer]
+        of = np.searchsorted(firsts, rows, "right") - 1
+        within = sources[of] + rows - firsts[of]
+        for first, last in runs(within + (of << 40)):
+            part = self._part(names[of[first]])
+            source = np.s_[int(within[first]) : int(within[first]) + last - first]
+            part[layer].read_direct(out, source, np.s_[first:last])
+
+    def close(self) -> None:
+        """Close the parts that are open."""
+        for part in self._open.values():
+            part.close()
+        self._open.clear()
+
+    def _part(self, name: str) -> h5py.File:
+        """Return a part, open; it is checked as it is opened."""
+        if name not in self._open:
+            if len(self._open) >= _OPEN_FILES:
+                self._open.pop(next(iter(self._open))).close()
+            self._check_size(name)
+            part = h5py.File(f"{self._root}/{name}", "r", locking=False)
+            try:
+                check_own_values(part, f"{self._root}/{name}")
+            except BaseException:
+                part.close()
+                raise
+            self._open[name] = part
+        return self._open[name]
+
+    def _check_size(self, name: str) -> None:
+        part, size = f"{self._root}/{name}", self._sizes[name]
+        try:
+            found = os.stat(part).st_size
+        except OSError as error:
+            raise StoreError(f"{self.path} lacks its part {part} ({error.strerror}). {REMEDY}") from error
+        if found != size:
+            raise StoreError(f"{part} is damaged: {found} bytes instead of {size}. {REMEDY}")
+
+
+def _places(data: h5py.Dataset) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return the first row of each stretch of a virtual dataset, rising; where it begins in its part; and the part."""
+    made = data.id.get_create_plist()
+    count = made.get_virtual_count()
+    firsts = np.array([made.get_virtual_vspace(each).get_select_bounds()[0][0] for each in range(count)], np.int64)
+    sources = np.array([made.get_virtual_srcspace(each).get_select_bounds()[0][0] for each in range(count)], np.int64)
+    order = np.argsort(firsts, kind="stable")
+    names = [made.get_virtual_filename(int(each)) for each in order]
+    return firsts[order], sources[order], names
