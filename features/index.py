@@ -6,7 +6,6 @@ or one more than the process may have open. Here each is opened, checked and rea
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,7 +44,7 @@ class Index:
         self._open: dict[str, h5py.File] = {}
         self._places: dict[str, tuple[np.ndarray, np.ndarray, list[str]]] = {}
         for name in sizes:
-            if name != f"{folder.name}/{os.path.basename(name)}":
+            if name != f"{folder.name}/{Path(name).name}":
                 raise StoreError(f"{path} refers to {name}, outside its own parts; it is not read. {REMEDY}")
             self._check_size(name)
 
@@ -100,7 +99,7 @@ class Index:
     def _check_size(self, name: str) -> None:
         part, size = f"{self._root}/{name}", self._sizes[name]
         try:
-            found = os.stat(part).st_size
+            found = Path(part).stat().st_size
         except OSError as error:
             raise StoreError(f"{self.path} lacks its part {part} ({error.strerror}). {REMEDY}") from error
         if found != size:
