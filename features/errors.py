@@ -44,6 +44,10 @@ class EngineError(CachedFeaturesError):
     """An engine cannot run a base, or its features are not TensorFlow's."""
 
 
+class ClusterError(CachedFeaturesError):
+    """A cluster cannot be reached, was lost, or has a worker that cannot do its part."""
+
+
 class UnreadableImage(Exception):
     """One file is no usable image; its message is the reason kept in ``/skipped``."""
 

@@ -26,6 +26,7 @@ from .options import ExtractOptions, check_options
 from .parts import Parts, held_provenance
 from .plan import Plan, check_classes, make_plan
 from .pooling import pooled_shape
+from .progress import Progress
 from .provenance import find_finished, is_current, make_provenance
 from .sources import Source, load_source
 from .store import FeatureStore, parts_folder
@@ -121,8 +122,17 @@ def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, s
         stages = None
         if todo:
             engine, parts.provenance["parity"] = _start_engine(name, frozen, batch, count, asked, say)
-            clock.lap("load")
-            stages = compute(todo, len(plan.contents), engine, parts, asked)
+            if asked.cluster is None:
+                clock.lap("load")
+                with Progress(count, "images") as progress:
+                    stages = compute(todo, len(plan.contents), engine, parts, asked, progress)
+            else:
+                from .cluster import cut, pass_on_cluster  # Dask is optional
+
+                works = cut(todo, _row_bytes(asked, base), asked)
+                with pass_on_cluster(parts, batch, plan.contents, asked, say) as run:
+                    clock.lap("load")
+                    run(works, len(plan.contents))
             clock.lap("pass")
         rows, skipped = plan.rows(asked.views, parts.skipped)
         _check_rows(rows, skipped, asked)
@@ -230,10 +240,16 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractOptions) -> 
             )
 
 
+def _row_bytes(options: ExtractOptions, base: Base) -> int:
+    """Return what the features of one image take, before they are compressed."""
+    values = sum(math.prod(pooled_shape(shape, options.pool or "none")) for shape in base.layers.values())
+    return values * np.dtype(options.dtype).itemsize
+
+
 def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int, say: Callable[[str], None]) -> None:
     """Say what will be done; refuse it where the disk cannot hold it."""
     shapes = {name: pooled_shape(shape, options.pool or "none") for name, shape in base.layers.items()}
-    row_bytes = sum(int(np.prod(shape)) for shape in shapes.values()) * np.dtype(options.dtype).itemsize
+    row_bytes = _row_bytes(options, base)
     whole, parts = row_bytes * len(plan.contents) * options.views, row_bytes * todo
     free = free_space(parts_folder(options.path))
     room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not tell what is free"
@@ -261,7 +277,7 @@ def _start_engine(
     checked = make_checked(name, frozen, batch)
     away = "" if name == "tensorflow" else f"; {checked.parity:.1e} away from TensorFlow's features (relative)"
     say(f"engine   {describe_engine(name)}, batches of {options.full_batch}{away}")
-    if todo > options.full_batch:
+    if todo > options.full_batch and options.cluster is None:
         seconds = checked.seconds * todo / options.full_batch
         waiting = (2 * options.full_batch + options.workers) * options.side**2 * 3 + 3 * PART_BYTES
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + waiting

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -70,10 +71,29 @@ class Stages:
         return max(waits, key=lambda stage: waits[stage])
 
 
+class Sink(Protocol):
+    """What features go to: the store's `Parts`, or one part of a worker's."""
+
+    skipped: dict[bytes, str]
+
+    def append(self, features: dict[str, np.ndarray], keys: list[Key], skipped: list[tuple[bytes, str]]) -> None:
+        """See `Parts.append`."""
+        ...
+
+
 def compute(
-    todo: list[tuple[Content, list[int]]], total: int, engine: Engine, parts: Parts, options: ExtractOptions
+    todo: list[tuple[Content, list[int]]],
+    total: int,
+    engine: Engine,
+    parts: Sink,
+    options: ExtractOptions,
+    progress: Progress,
+    whole: bool = False,
 ) -> Stages:
-    """Send contents through the base in full batches and commit a part now and then; return what took how long."""
+    """Send contents through the base in full batches and commit a part now and then, or one of the `whole`.
+
+    Returns what took how long.
+    """
     stages, allowed, skipped = Stages(), allowed_skips(total, options), len(parts.skipped)
 
     def decode(work: tuple[Content, list[int]]) -> tuple[bytes, dict[int, np.ndarray] | str, float]:
@@ -84,14 +104,10 @@ def compute(
         made = {view: make_view(image, options.augment, view, content.sha256, options.seed) for view in views}
         return content.sha256, made, time.perf_counter() - start
 
-    count, asked = sum(len(views) for _, views in todo), time.perf_counter()
+    asked = time.perf_counter()
     depth = 2 * options.full_batch // options.views + options.workers
-    with (
-        ThreadPoolExecutor(options.workers) as pool,
-        ThreadPoolExecutor(1) as writer,
-        Progress(count, "images") as progress,
-    ):
-        buffer = Buffer(parts, engine, options, writer, stages)
+    with ThreadPoolExecutor(options.workers) as pool, ThreadPoolExecutor(1) as writer:
+        buffer = Buffer(parts, engine, options, writer, stages, whole)
         for sha256, views, seconds in ahead(pool, decode, todo, depth):
             stages.starved += time.perf_counter() - asked
             stages.decode += seconds
@@ -114,9 +130,15 @@ class Buffer:
     """Images on their way into a batch, and features on their way into a part, which is written while more come."""
 
     def __init__(
-        self, parts: Parts, engine: Engine, options: ExtractOptions, writer: ThreadPoolExecutor, stages: Stages
+        self,
+        parts: Sink,
+        engine: Engine,
+        options: ExtractOptions,
+        writer: ThreadPoolExecutor,
+        stages: Stages,
+        whole: bool = False,
     ):
-        self.parts, self.engine, self.dtype, self.stages = parts, engine, options.dtype, stages
+        self.parts, self.engine, self.dtype, self.stages, self._whole = parts, engine, options.dtype, stages, whole
         self.batch = np.zeros((options.full_batch, options.side, options.side, 3), np.uint8)
         self.waiting: list[Key] = []  # keys of the images in the batch
         self._writer, self._written = writer, writer.submit(float)
@@ -135,7 +157,7 @@ class Buffer:
         if len(self.waiting) == len(self.batch):
             self._forward()
             held = sum(values.nbytes for features in self.features for values in features.values())
-            if held >= PART_BYTES or time.monotonic() - self.since >= PART_SECONDS:
+            if not self._whole and (held >= PART_BYTES or time.monotonic() - self.since >= PART_SECONDS):
                 self._append()
 
     def flush(self) -> None:

@@ -7,7 +7,6 @@ install packages.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import numpy as np
 from .converted import converted
 from .errors import EngineError
 from .frozen import Frozen
-from .runtime import quiet
+from .runtime import cores, quiet
 
 _CONVERT = "import sys, _tools; sys.exit(0 if _tools.mnnconvert(['mnnconvert', *sys.argv[1:]]) else 1)"
 
@@ -78,11 +77,6 @@ class _Lane:
         self._input.copyFrom(self._tensor(images.shape, self._input.getDataType(), images, self._order))
         self._interpreter.runSession(self._session)
         return [np.array(output.getNumpyData()) for output in self._outputs]
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def convert(graph: bytes, to: Path) -> None:

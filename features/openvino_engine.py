@@ -13,6 +13,7 @@ import numpy as np
 
 from .errors import EngineError
 from .frozen import Frozen
+from .runtime import cores
 
 _CONVERTER = "openvino.tools.ovc"
 
@@ -37,7 +38,9 @@ class OpenVINOEngine:
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EngineError("this processor does not compute in bfloat16.")
         # Left to itself OpenVINO takes bfloat16 where the processor has it.
-        options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        options = {
+            "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": cores(),
+        }  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "base.pb"
             path.write_bytes(frozen.graph())

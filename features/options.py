@@ -9,6 +9,7 @@ from pathlib import Path
 from . import images
 from .backbones import check_request, find_backbone
 from .batchsize import USUAL
+from .connection import check_cluster
 from .engines import CHOICES, is_installed, missing_engine
 from .errors import RequestError, must_be_one_of
 from .layout import COMPRESSION
@@ -69,6 +70,10 @@ class ExtractOptions:
         Accept classes that have no readable image, or none in some split.
     workers : int
         Threads that read and decode.
+    cluster : str, optional
+        ``local:N``, so many processes on this machine, or the address of a Dask scheduler: who computes.
+    part_images : int, optional
+        Images of a part on a cluster at most; 512 if left out.
     """
 
     data: str
@@ -94,6 +99,8 @@ class ExtractOptions:
     max_skipped: float | None = None
     allow_missing_classes: bool = False
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    cluster: str | None = None
+    part_images: int | None = None
 
     @property
     def path(self) -> Path:
@@ -145,5 +152,9 @@ def check_options(options: ExtractOptions) -> None:
     check_views(options.views, options.augment)
     if options.batch_size is not None and options.batch_size < 1:
         raise RequestError(f"batch-size must be at least 1; got {options.batch_size}. Leave it out for what is usual.")
+    if options.part_images is not None and options.part_images < 1:
+        raise RequestError(f"part-images must be at least 1; got {options.part_images}. Leave it out for 512.")
+    if options.cluster is not None:
+        check_cluster(options.cluster)
     if options.max_skipped is not None and not 0 <= options.max_skipped <= 1:
         raise RequestError(f"max-skipped must be between 0 and 1; got {options.max_skipped}. Leave it out for 0.05.")

@@ -9,6 +9,33 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+_core_limit: int | None = None
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, _core_limit or allowed)
+
+
+def limit_cores(count: int) -> None:
+    """Let engines that are made from now on use so many cores; TensorFlow must not have computed yet."""
+    global _core_limit
+    _core_limit = count
+    import_keras()
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(count)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def count_gpus() -> int:
+    """Return how many GPUs TensorFlow sees."""
+    import_keras()
+    import tensorflow as tf
+
+    return len(tf.config.list_physical_devices("GPU"))
+
 
 def import_keras() -> Any:
     """Import Keras on TensorFlow and find its devices; TensorFlow takes a GPU's memory as it needs it."""

@@ -81,6 +81,7 @@ def _add_extract(commands: Any) -> None:
     _add_images(command.add_argument_group("images").add_argument)
     _add_base(command.add_argument_group("base").add_argument)
     _add_store(command.add_argument_group("store").add_argument)
+    _add_machines(command.add_argument_group("more machines").add_argument)
 
 
 def _add_images(add: Any) -> None:
@@ -159,6 +160,15 @@ def _add_store(add: Any) -> None:
         choices=("file", "parts"),
         help="one file, or parts that stay with an index over them (default file)",
     )
+
+
+def _add_machines(add: Any) -> None:
+    _add_cluster(add)
+    add("--part-images", type=int, metavar="N", help="images of a part on a cluster at most (default 512)")
+
+
+def _add_cluster(add: Any) -> None:
+    add("--cluster", metavar="WHERE", help="who computes: a Dask scheduler, tcp://host:8786, or local:N processes here")
 
 
 def _add_train_head(commands: Any) -> None:

@@ -21,6 +21,7 @@ from features.layout import Rows
 from features.progress import Progress
 from features.splits import SPLITS
 from features.store import FeatureStore
+from features.versions import digest_code
 
 from .heads import HEADS, find_head
 from .matrix import read_features
@@ -116,8 +117,4 @@ def load_result(path: Path) -> Result | None:
 
 def _code() -> str:
     """Return a hash of the source of both stages, so that no result outlives a change of what computes it."""
-    source = hashlib.sha256()
-    for package in (Path(__file__).parent, Path(features.__file__).parent):
-        for path in sorted(package.glob("*.py")):
-            source.update(path.read_bytes())
-    return source.hexdigest()
+    return digest_code(Path(__file__).parent, Path(features.__file__).parent)

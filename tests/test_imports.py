@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module imports only from floors below its own.
 FEATURES = [
-    {"errors", "splits", "cache", "runtime"},
-    {"pooling", "progress", "views", "diskfile", "writer", "layout", "cifar10", "manifest", "elpv"},
+    {"errors", "splits", "cache", "runtime", "versions"},
+    {"pooling", "progress", "views", "diskfile", "writer", "layout", "cifar10", "manifest", "elpv", "connection"},
     {"jsontext", "archive", "ownvalues"},
     {"index"},
     {"images", "sources", "weights", "store", "kerasfile"},
@@ -22,7 +22,9 @@ FEATURES = [
     {"options"},
     {"forward", "provenance"},
     {"embed"},
-    {"extract", "verify"},
+    {"worker", "verify"},
+    {"cluster"},
+    {"extract"},
     {"transformer"},
 ]
 PIPELINE = [

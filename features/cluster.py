@@ -1,0 +1,336 @@
+"""A pass on many machines: the parts of a store as tasks of a Dask cluster, committed by the client.
+
+Tasks carry names of files and return names of parts; images and features stay on the file system that all share. A part is
+written whole or not at all under a name that its contents decide, so that one computed twice costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .connection import GO_ON, cluster_lost, open_client, raise_unfit
+from .errors import ClusterError
+from .forward import PART_BYTES, allowed_skips, too_many_skipped
+from .options import ExtractOptions
+from .parts import Parts
+from .plan import Content
+from .progress import Progress
+from .runtime import count_gpus
+from .versions import versions
+from .worker import Done, Failed, Job, Looked, Work, compute_part, digest_batch, look
+
+PART_IMAGES = 512  # at most: under a minute of work at ten images a second
+_ATTEMPTS = 3  # at a part, and of a worker before it is left alone
+_AHEAD = 2  # parts a worker has, the one that it computes included
+_TICK = 2.0  # seconds between looks at whether workers are there at all
+_WAIT = 60.0  # seconds without any worker after which a run ends
+_AGREE = 1e-3  # relative; how far features of two workers may be apart, which is what float16 keeps
+_LOOKS = 4  # images of the client's first batch that a worker decodes and computes
+
+
+@dataclass
+class Task:
+    """A part on its way."""
+
+    number: int
+    work: Work
+    attempts: int = 0
+    avoid: set[str] = field(default_factory=set)  # workers that failed at it
+    only: list[str] | None = None  # workers that may have it
+    moved: bool = False  # taken back because none of those is left
+    future: Any = None
+
+    @property
+    def rows(self) -> int:
+        """Images, views counted."""
+        return sum(len(views) for _, views in self.work)
+
+
+def cut(todo: Work, row_bytes: int, options: ExtractOptions) -> list[Work]:
+    """Cut what is to be computed into parts, which depend on nothing but that: whole batches of images in their order.
+
+    Parameters
+    ----------
+    todo : list of (Content, list of int)
+        See `find_work`.
+    row_bytes : int
+        Of the features of one image.
+    options : ExtractOptions
+    """
+    rows = min(options.part_images or PART_IMAGES, max(1, PART_BYTES // row_bytes))
+    batches = max(1, rows // options.full_batch)
+    step = max(1, batches * options.full_batch // options.views)
+    return [todo[first : first + step] for first in range(0, len(todo), step)]
+
+
+@contextmanager
+def pass_on_cluster(
+    parts: Parts, batch: np.ndarray, contents: Sequence[Content], options: ExtractOptions, say: Callable[[str], None]
+) -> Iterator[Callable[[list[Work], int], None]]:
+    """Find workers fit for a pass, and yield ``run(works, total)``, which computes and adopts all parts.
+
+    Parameters
+    ----------
+    parts : Parts
+        Whoever calls holds the writer lock.
+    batch : ndarray of shape (batch_size, image_size, image_size, 3), uint8
+        The client's first batch, which workers must decode to the same pixels.
+    contents : sequence of Content
+        What the batch was made of.
+    options : ExtractOptions
+    say : callable
+        Takes each line that tells what was decided.
+
+    Raises
+    ------
+    ClusterError
+        If there is no cluster, or a worker has other versions, files or devices than the client; it is named.
+    """
+    folder = parts.folder.absolute()
+    for old in folder.glob("run-*"):
+        old.unlink(missing_ok=True)  # workers of a killed client write nothing from here on
+    gpus = count_gpus() if ", gpu" in parts.provenance["engine"] else 0
+    with open_client(str(options.cluster), say, gpus) as client:
+        job = Job(f"run-{secrets.token_hex(8)}", folder, parts.provenance, options, versions())
+        (folder / job.run).touch()
+        try:
+            _check_workers(client, job, batch, contents, say)
+            yield lambda works, total: Run(client, job, parts, total, say).finish(works)
+        finally:
+            (folder / job.run).unlink(missing_ok=True)
+
+
+def _check_workers(
+    client: Any, job: Job, batch: np.ndarray, contents: Sequence[Content], say: Callable[[str], None]
+) -> None:
+    """Let each worker load its engine and look at the first images; raise if one is unfit."""
+    few = _few(contents, batch, job.options)
+    found = _looks(client, job, few)
+    bad = {name: seen.why for name, seen in found.items() if seen.why}
+    fit = {name: seen for name, seen in found.items() if name not in bad}
+    expected = np.zeros_like(batch)
+    expected[: len(few)] = batch[: len(few)]
+    for name, seen in fit.items():
+        if seen.images != digest_batch(expected):
+            bad[name] = "it decodes the first images to other pixels. Install the client's build of Pillow there."
+    holders = {seen.device: name for name, seen in fit.items()}
+    for name, seen in fit.items():
+        if seen.device and holders[seen.device] != name:
+            bad[name] = (
+                f"it shares {seen.device} with {holders[seen.device]}. Start one worker a GPU: README, More machines"
+            )
+    apart = _spread(fit)
+    if apart > _AGREE:
+        raise ClusterError(
+            f"features of the first image must agree between workers to {_AGREE:.0e} (relative); they are {apart:.1e} "
+            f"apart. Use machines of one kind, or another engine: --engine tensorflow"
+        )
+    raise_unfit(bad)
+    say(f"workers  {len(fit)} are fit; features of the first image are at most {apart:.1e} apart (relative)")
+
+
+def _looks(client: Any, job: Job, few: list[Content]) -> dict[str, Looked]:
+    """Return what each worker sees, {address: Looked}; one that dies over it is unfit."""
+    names = _addresses(client)
+    futures = {name: client.submit(look, job, few, workers=[name], pure=False, retries=0) for name in names}
+    found: dict[str, Looked] = {}
+    while len(found) < len(names):
+        time.sleep(0.05)
+        there = _addresses(client)
+        for name, future in futures.items():
+            if future.status == "finished":
+                found[name] = future.result()
+            elif future.status in ("cancelled", "lost"):
+                raise cluster_lost(client)
+            elif future.status == "error":
+                found[name] = Looked(f"{future.exception()!r}")
+            elif name not in there:
+                found[name] = Looked("it died while it loaded the base. See what it wrote; it may lack memory.")
+    return found
+
+
+def _addresses(client: Any) -> list[str]:
+    try:
+        return list(client.scheduler_info(n_workers=-1)["workers"])
+    except OSError as error:
+        raise cluster_lost(client) from error
+
+
+def _few(contents: Sequence[Content], batch: np.ndarray, options: ExtractOptions) -> list[Content]:
+    """Return the contents behind the first images of a batch."""
+    few: list[Content] = []
+    for content in contents:
+        if len(few) == min(_LOOKS, len(batch)):
+            break
+        if not isinstance(content.image(options.side, options.resize), str):
+            few.append(_absolute(content))
+    return few
+
+
+def _absolute(content: Content) -> Content:
+    return replace(content, file=content.file.absolute())  # workers have folders of their own
+
+
+def _spread(fit: dict[str, Looked]) -> float:
+    """Return how far the features of workers are from those of the first one: relative, the largest."""
+    features = [seen.features for seen in fit.values() if seen.features is not None]
+    norm = max(float(np.linalg.norm(features[0])), 1e-12) if features else 1.0
+    return max((float(np.linalg.norm(each - features[0])) / norm for each in features), default=0.0)
+
+
+class Run:
+    """One client's run of a pass: parts are handed out, adopted, and given to other workers where they fail.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    job : Job
+    parts : Parts
+    total : int
+        Contents of the plan, of which some may be skipped.
+    say : callable
+    """
+
+    def __init__(self, client: Any, job: Job, parts: Parts, total: int, say: Callable[[str], None]):
+        self.client, self.job, self.parts, self.total, self.say = client, job, parts, total, say
+        self.failures: Counter[str] = Counter()  # by worker
+        self.unfit: set[str] = set()
+        self.seconds = 0.0  # of all workers
+        self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._running: dict[str, Task] = {}
+        self._there: list[str] = []
+        self._last_looked = self._last_seen = -math.inf
+
+    def finish(self, works: Iterable[Work]) -> None:
+        """Have all parts computed, and adopt each."""
+        tasks = [
+            Task(number, [(_absolute(content), views) for content, views in work]) for number, work in enumerate(works)
+        ]
+        waiting, self._count = iter(tasks), len(tasks)
+        skipped, allowed = len(self.parts.skipped), allowed_skips(self.total, self.job.options)
+        with Progress(sum(task.rows for task in tasks), "images") as progress, contextlib.ExitStack() as stack:
+            stack.callback(self._cancel)
+            self._fill(waiting)
+            while self._running:
+                task = self._next()
+                if task is None:
+                    continue
+                progress.update(task.rows)
+                if len(self.parts.skipped) - skipped > allowed:
+                    raise too_many_skipped(len(self.parts.skipped) - skipped, self.total, allowed)
+                self._fill(waiting)
+
+    def _fill(self, waiting: Iterator[Task]) -> None:
+        """Hand out parts until each worker has enough."""
+        depth = max(1, _AHEAD * len(self._workers()))
+        while len(self._running) < depth and (task := next(waiting, None)):
+            self._submit(task)
+
+    def _workers(self) -> list[str]:
+        """Return the addresses of workers, which are asked for now and then."""
+        now = time.monotonic()
+        if now - self._last_looked > _TICK:
+            self._there, self._last_looked = _addresses(self.client), now
+            if self._there:
+                self._last_seen = now
+        return self._there
+
+    def _submit(self, task: Task) -> None:
+        shunned = self.unfit | {name for name, count in self.failures.items() if count >= _ATTEMPTS}
+        if shunned | task.avoid:
+            there = [name for name in self._workers() if name not in shunned]
+            if not there:
+                raise ClusterError(
+                    f"no worker is left that could compute parts; {len(shunned)} failed, such as {min(shunned)}. {GO_ON}"
+                )
+            task.only = [name for name in there if name not in task.avoid] or there
+        key = f"part-{task.number}-{self.job.run}-{task.attempts}-{secrets.token_hex(2)}"
+        future = self.client.submit(compute_part, self.job, task.work, key=key, pure=False, workers=task.only)
+        self._running[key], task.future = task, future
+        future.add_done_callback(self._ended.put)
+
+    def _next(self) -> Task | None:
+        """Return the next part that was adopted, or None where something else happened, which was seen to."""
+        try:
+            future = self._ended.get(timeout=_TICK)
+        except queue.Empty:
+            self._look_after_workers()
+            return None
+        task = self._running.pop(future.key)
+        if future.status == "cancelled" and task.moved:
+            task.moved, task.only = False, None
+            self._submit(task)
+            return None
+        if future.status in ("cancelled", "lost"):
+            raise cluster_lost(self.client)
+        if future.status == "error":
+            raise self._died(task, future)
+        result = future.result()
+        if isinstance(result, Failed):
+            self._failed(task, result)
+            return None
+        self._adopt(task, result)
+        return task
+
+    def _adopt(self, task: Task, done: Done) -> None:
+        self.parts.adopt(self.parts.folder / done.part)
+        self.seconds += done.seconds
+
+    def _failed(self, task: Task, failed: Failed) -> None:
+        """Say so, and give the part to another worker, unless it has failed often enough."""
+        self.say(f"warning  {self._name(task)} failed on worker {failed.worker}: {failed.why}")
+        if failed.unfit:
+            self.unfit.add(failed.worker)
+        else:
+            self.failures[failed.worker] += 1
+            task.attempts += 1
+            task.avoid.add(failed.worker)
+        if task.attempts >= _ATTEMPTS:
+            raise ClusterError(
+                f"{self._name(task)} failed {task.attempts} times, last on worker {failed.worker}: {failed.why} {GO_ON}"
+            )
+        self._submit(task)
+
+    def _died(self, task: Task, future: Any) -> ClusterError:
+        from distributed.scheduler import KilledWorker
+
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            return ClusterError(
+                f"{self._name(task)} ended {error.allowed_failures + 1} workers, last {error.last_worker.address}. "
+                f"See what that worker wrote; often it had too little memory. {GO_ON}"
+            )
+        return ClusterError(f"{self._name(task)} failed: {type(error).__name__}: {error}. {GO_ON}")
+
+    def _name(self, task: Task) -> str:
+        return f"part {task.number + 1} of {self._count} ({len(task.work)} images from {task.work[0][0].file})"
+
+    def _look_after_workers(self) -> None:
+        """Notice that the scheduler, all workers, or all those that may have a part are gone."""
+        if self.client.status != "running":
+            raise cluster_lost(self.client)
+        there = set(self._workers())
+        if time.monotonic() - self._last_seen > _WAIT:
+            raise ClusterError(
+                f"the cluster has had no workers for {_WAIT:.0f} s. Start some: dask worker ADDRESS. {GO_ON}"
+            )
+        for task in self._running.values():
+            if task.only is not None and there and not there & set(task.only) and not task.moved:
+                task.moved = True
+                task.future.cancel()
+
+    def _cancel(self) -> None:
+        """Take parts back; those that are being computed end by themselves."""
+        if self._running and self.client.status == "running":
+            self.client.cancel([task.future for task in self._running.values()])

@@ -1,0 +1,155 @@
+"""The way to a Dask cluster: one that is running, or one of processes on this machine; its workers are looked at first."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .errors import ClusterError, RequestError, missing_extra
+from .runtime import cores
+from .versions import differences, versions
+
+GO_ON = "What is done is kept: the same command goes on from there."
+_CONNECT, _FIRST_WORKER = 10.0, 30.0  # seconds
+
+
+def check_cluster(spec: str) -> None:
+    """Refuse what is no way to a cluster.
+
+    Raises
+    ------
+    RequestError
+    """
+    kind, _, rest = spec.partition(":")
+    local = kind == "local" and rest.isdecimal() and int(rest) > 0
+    if not local and not (kind in ("tcp", "tls", "ucx") and rest.startswith("//") and ":" in rest):
+        raise RequestError(
+            f"cluster must be local:N, N processes on this machine, or a scheduler's address such as tcp://host:8786; "
+            f"got {spec!r}. Start one: dask scheduler"
+        )
+    _import_distributed()
+
+
+@contextmanager
+def open_client(spec: str, say: Callable[[str], None], gpus: int = 0) -> Iterator[Any]:
+    """Yield a client of a cluster whose workers have this process's versions.
+
+    Parameters
+    ----------
+    spec : str
+        ``local:N`` or a scheduler's address.
+    say : callable
+        Takes each line that tells what was found.
+    gpus : int
+        GPUs of this machine that the workers of ``local:N`` are to have, one each.
+
+    Yields
+    ------
+    client : distributed.Client
+
+    Raises
+    ------
+    ClusterError
+        If nothing answers, there are no workers, or one of them differs; it is named.
+    """
+    distributed = _import_distributed()
+    with contextlib.ExitStack() as stack:
+        address = spec
+        if spec.startswith("local:"):
+            address = stack.enter_context(_local_cluster(distributed, int(spec.removeprefix("local:")), gpus))
+        try:
+            client = distributed.Client(address, timeout=_CONNECT, set_as_default=False)
+        except OSError as error:
+            raise ClusterError(f"{spec} does not answer within {_CONNECT:.0f} s. Start it: dask scheduler") from error
+        stack.callback(client.close, 2)
+        try:
+            client.wait_for_workers(1, timeout=_FIRST_WORKER)
+        except TimeoutError as error:
+            raise ClusterError(f"{spec} has no workers. Start some: dask worker {address} --nthreads 1") from error
+        _check_versions(client, say)
+        yield client
+
+
+def raise_unfit(bad: dict[str, str]) -> None:
+    """Raise ClusterError if there are unfit workers, {address: why}."""
+    if bad:
+        name = min(bad)
+        others = f" So are {len(bad) - 1} more: {', '.join(sorted(bad)[1:6])}." if len(bad) > 1 else ""
+        raise ClusterError(f"worker {name} is not fit: {bad[name]}{others}")
+
+
+def cluster_lost(client: Any) -> ClusterError:
+    """Return the error for a scheduler that is gone."""
+    return ClusterError(
+        f"the scheduler {client.scheduler.address if client.scheduler else ''} is gone. Start it again. {GO_ON}"
+    )
+
+
+def _check_versions(client: Any, say: Callable[[str], None]) -> None:
+    found = client.run(_describe, on_error="return")
+    bad = {}
+    for name, seen in found.items():
+        if isinstance(seen, BaseException):
+            bad[name] = f"it cannot tell its versions ({seen}). Install this program there."
+        elif differs := differences(versions(), seen[0]):
+            bad[name] = f"it has {differs}. Install the client's versions there and start it again."
+    raise_unfit(bad)
+    threads, has = Counter[str](), {}
+    for name, worker in client.scheduler_info(n_workers=-1)["workers"].items():
+        if name in found:
+            _, node, has[node] = found[name]
+            threads[node] += worker["nthreads"]
+    say(
+        f"cluster  {client.scheduler.address}: {len(found)} workers, {sum(threads.values())} threads on {len(has)} machines"
+    )
+    for node, count in threads.items():
+        if count > has[node]:
+            say(f"warning  {node} has {has[node]} cores and workers with {count} threads: they slow each other down")
+
+
+def _describe() -> tuple[dict[str, str], str, int]:
+    return versions(), platform.node(), cores()
+
+
+def _import_distributed() -> Any:
+    try:
+        import dask
+
+        dask.config.set({"logging.distributed": "error"})  # what goes wrong is raised
+        import distributed
+    except ImportError as error:
+        raise missing_extra("distributed", "dask", "--cluster") from error
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    return distributed
+
+
+@contextmanager
+def _local_cluster(distributed: Any, count: int, gpus: int) -> Iterator[str]:
+    """Start a scheduler and so many processes, each with its share of the cores or a GPU of its own."""
+    if gpus and count > gpus:
+        raise RequestError(f"local:N must be at most {gpus}, a process a GPU; got local:{count}. Use local:{gpus}")
+    options = {
+        "nthreads": max(1, cores() // count),
+        "silence_logs": logging.CRITICAL,
+        "dashboard": False,
+        "host": "127.0.0.1",
+    }
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name] or list(
+        map(str, range(gpus))
+    )
+    workers = {
+        number: {
+            "cls": distributed.Nanny,
+            "options": options | ({"env": {"CUDA_VISIBLE_DEVICES": visible[number]}} if gpus else {}),
+        }
+        for number in range(count)
+    }
+    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
+    with distributed.SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL) as cluster:
+        yield cluster.scheduler_address

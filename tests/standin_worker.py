@@ -1,0 +1,31 @@
+"""Makes a Dask worker use the stand-in of tests/standin.py: ``dask worker ADDRESS --preload tests/standin_worker.py``."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+
+import standin
+
+import features.worker
+
+SLOW = float(os.environ.get("STANDIN_SECONDS", "0"))  # a batch
+
+
+class Slow(standin.StandInEngine):
+    """Takes its time, so that there is a moment to be killed at."""
+
+    def run(self, images):
+        """See `features.engines.Engine`."""
+        time.sleep(SLOW)
+        return super().run(images)
+
+
+def dask_setup(worker):
+    """Called by Dask as the worker starts."""
+    features.worker.is_installed = lambda name: True
+    features.worker.describe_engine = lambda name: standin.StandInEngine.name
+    features.worker.limit_cores = lambda count: None
+    features.worker.rebuild_engine = lambda held: Slow()
