@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .connection import GO_ON, cluster_lost, open_client, raise_unfit
+from .connection import GO_ON, cluster_lost, open_client, raise_unfit, scheduler_there
 from .errors import ClusterError
 from .forward import PART_BYTES, allowed_skips, too_many_skipped
 from .options import ExtractOptions
@@ -101,7 +101,7 @@ def pass_on_cluster(
     for old in folder.glob("run-*"):
         old.unlink(missing_ok=True)  # workers of a killed client write nothing from here on
     gpus = count_gpus() if ", gpu" in parts.provenance["engine"] else 0
-    with open_client(str(options.cluster), say, gpus) as client:
+    with open_client(str(options.cluster), say, gpus) as client, scheduler_there(client):
         job = Job(f"run-{secrets.token_hex(8)}", folder, parts.provenance, options, versions())
         (folder / job.run).touch()
         try:
@@ -146,7 +146,7 @@ def _looks(client: Any, job: Job, few: list[Content]) -> dict[str, Looked]:
     futures = {name: client.submit(look, job, few, workers=[name], pure=False, retries=0) for name in names}
     found: dict[str, Looked] = {}
     while len(found) < len(names):
-        time.sleep(0.05)
+        time.sleep(0.2)
         there = _addresses(client)
         for name, future in futures.items():
             if future.status == "finished":
@@ -161,10 +161,7 @@ def _looks(client: Any, job: Job, few: list[Content]) -> dict[str, Looked]:
 
 
 def _addresses(client: Any) -> list[str]:
-    try:
-        return list(client.scheduler_info(n_workers=-1)["workers"])
-    except OSError as error:
-        raise cluster_lost(client) from error
+    return list(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def _few(contents: Sequence[Content], batch: np.ndarray, options: ExtractOptions) -> list[Content]:
@@ -210,6 +207,7 @@ class Run:
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._running: dict[str, Task] = {}
         self._there: list[str] = []
+        self._last_failure = ""
         self._last_looked = self._last_seen = -math.inf
 
     def finish(self, works: Iterable[Work]) -> None:
@@ -252,7 +250,7 @@ class Run:
             there = [name for name in self._workers() if name not in shunned]
             if not there:
                 raise ClusterError(
-                    f"no worker is left that could compute parts; {len(shunned)} failed, such as {min(shunned)}. {GO_ON}"
+                    f"no worker is left that could compute {self._name(task)}: {len(shunned)} failed, last {self._last_failure} {GO_ON}"
                 )
             task.only = [name for name in there if name not in task.avoid] or there
         key = f"part-{task.number}-{self.job.run}-{task.attempts}-{secrets.token_hex(2)}"
@@ -289,7 +287,8 @@ class Run:
 
     def _failed(self, task: Task, failed: Failed) -> None:
         """Say so, and give the part to another worker, unless it has failed often enough."""
-        self.say(f"warning  {self._name(task)} failed on worker {failed.worker}: {failed.why}")
+        self._last_failure = f"worker {failed.worker}: {failed.why}"
+        self.say(f"warning  {self._name(task)} failed on {self._last_failure}")
         if failed.unfit:
             self.unfit.add(failed.worker)
         else:
@@ -297,9 +296,7 @@ class Run:
             task.attempts += 1
             task.avoid.add(failed.worker)
         if task.attempts >= _ATTEMPTS:
-            raise ClusterError(
-                f"{self._name(task)} failed {task.attempts} times, last on worker {failed.worker}: {failed.why} {GO_ON}"
-            )
+            raise ClusterError(f"{self._name(task)} failed {task.attempts} times, last on {self._last_failure} {GO_ON}")
         self._submit(task)
 
     def _died(self, task: Task, future: Any) -> ClusterError:

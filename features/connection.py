@@ -8,6 +8,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,6 +92,21 @@ def cluster_lost(client: Any) -> ClusterError:
     )
 
 
+@contextmanager
+def scheduler_there(client: Any) -> Iterator[None]:
+    """Raise ClusterError where something fails because the scheduler is gone."""
+    from distributed.comm import CommClosedError
+
+    try:
+        yield
+    except (CommClosedError, CancelledError) as error:
+        raise cluster_lost(client) from error
+    except RuntimeError as error:
+        if client.status == "running":
+            raise
+        raise cluster_lost(client) from error
+
+
 def _check_versions(client: Any, say: Callable[[str], None]) -> None:
     found = client.run(_describe, on_error="return")
     bad = {}
@@ -138,6 +154,7 @@ def _local_cluster(distributed: Any, count: int, gpus: int) -> Iterator[str]:
         "nthreads": max(1, cores() // count),
         "silence_logs": logging.CRITICAL,
         "dashboard": False,
+        "dashboard_address": "127.0.0.1:0",
         "host": "127.0.0.1",
     }
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name] or list(
@@ -150,6 +167,9 @@ def _local_cluster(distributed: Any, count: int, gpus: int) -> Iterator[str]:
         }
         for number in range(count)
     }
-    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
+    scheduler = {
+        "cls": distributed.Scheduler,
+        "options": {"dashboard": False, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1", "port": 0},
+    }
     with distributed.SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL) as cluster:
         yield cluster.scheduler_address

@@ -3,10 +3,12 @@
 import csv
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import standin
 from PIL import Image
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # results of the tests' own base are those of the CPU
@@ -109,6 +111,27 @@ def hostile_run(tmp_path_factory):
         extract(str(folder / "photos.csv"), backbone="tiny", out=folder / "s.h5", batch_size=8)
     compare(folder / "s.h5", ["logistic", "knn", "majority"], out=folder / "runs/c")
     return folder / "runs/c"
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Replace the base and the engine, and count images."""
+    module = standin.extract_module
+    for name in ("load_base", "freeze", "pick_engine", "describe_engine", "make_checked"):  # put back afterwards
+        monkeypatch.setattr(module, name, getattr(module, name))
+    standin.install()
+    standin.calls.clear()
+
+
+@pytest.fixture
+def small_disk():
+    """A disk of 200 kB, where this process may mount one."""
+    place = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("mounting a small disk is not permitted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+    place.rmdir()
 
 
 def contents(path):

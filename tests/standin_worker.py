@@ -1,13 +1,9 @@
 """Makes a Dask worker use the stand-in of tests/standin.py: ``dask worker ADDRESS --preload tests/standin_worker.py``."""
 
 import os
-import sys
 import time
-from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
-
-import standin
+import standin  # Dask puts this folder on the path
 
 import features.worker
 

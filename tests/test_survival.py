@@ -28,30 +28,9 @@ from features.writer import one_writer
 from pipeline.__main__ import main
 
 
-@pytest.fixture
-def stand_in(monkeypatch):
-    """Replace the base and the engine, and count images."""
-    module = standin.extract_module
-    for name in ("load_base", "freeze", "pick_engine", "describe_engine", "make_checked"):  # put back afterwards
-        monkeypatch.setattr(module, name, getattr(module, name))
-    standin.install()
-    standin.calls.clear()
-
-
 def run(data, out, **options):
     """Extract with small batches."""
     return extract(str(data), out=out, **{"backbone": "tiny", "batch_size": 5, **options})
-
-
-@pytest.fixture
-def small_disk():
-    """A disk of 200 kB, where this process may mount one."""
-    place = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", place], capture_output=True).returncode:
-        pytest.skip("mounting a small disk is not permitted here")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
-    place.rmdir()
 
 
 def test_full_disk_is_a_clear_error_and_resuming_equals(tree, tmp_path, small_disk, monkeypatch, stand_in):

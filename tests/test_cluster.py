@@ -1,0 +1,245 @@
+"""Parts computed by a Dask cluster of real processes; the engine is the stand-in of tests/standin.py.
+
+The long trials, dozens of kills, are in tests/torture_cluster.py.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import assert_same_stores
+from machines import Machines
+from torture import child
+
+from features import connection, extract
+from features.cluster import _check_workers, cut
+from features.errors import ClusterError, RequestError, SourceError
+from features.options import ExtractOptions, check_options
+from features.plan import Content
+from features.worker import Looked
+
+pytest.importorskip("distributed")
+
+
+def run(data, out, **options):
+    """Extract in parts of five images."""
+    return extract(str(data), out=out, **{"image_size": 32, "batch_size": 5, "part_images": 5, **options})
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    """A scheduler and two workers."""
+    with Machines(tmp_path_factory.mktemp("dask")) as started:
+        yield started.start_scheduler().start_worker("one").start_worker("two")
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A scheduler and two workers that take a while for each batch."""
+    (tmp_path / "dask").mkdir()
+    with Machines(tmp_path / "dask", seconds=0.3) as started:
+        yield started.start_scheduler().start_worker("one").start_worker("two")
+
+
+def after_parts(out, count, what):
+    """Do something in a thread once a run has so many parts."""
+
+    def wait():
+        deadline = time.monotonic() + 30
+        while len(list(Path(f"{out}.parts").glob("part-*.h5"))) < count and time.monotonic() < deadline:
+            time.sleep(0.02)
+        what()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("layout", ["file", "parts"])
+def test_a_store_made_by_a_cluster_is_that_of_one_machine(tree, tmp_path, stand_in, machines, layout):
+    (tree / "train/red/broken.png").write_bytes(b"no image")
+    shutil.copy(tree / "train/red/train001.png", tree / "test/blue/copy.png")
+    options = {"views": 2, "augment": "hflip"}
+    alone = run(tree, tmp_path / "one.h5", **options)
+    done = run(tree, tmp_path / "many.h5", **options, cluster=machines.address, layout=layout)
+    assert (done.rows, done.computed, done.skipped) == (alone.rows, alone.computed, alone.skipped)
+    assert_same_stores(tmp_path / "one.h5", tmp_path / "many.h5")
+    assert Path(f"{tmp_path}/many.h5.parts").exists() == (layout == "parts")
+    assert run(tree, tmp_path / "many.h5", **options, cluster=machines.address, layout=layout).computed == 0
+
+
+def test_a_cluster_of_this_machine_alone(tree, tmp_path, stand_in, monkeypatch):
+    import dask
+
+    run(tree, tmp_path / "one.h5")
+    with dask.config.set({"distributed.worker.preload": [str(Path(__file__).parent / "standin_worker.py")]}):
+        run(tree, tmp_path / "many.h5", cluster="local:1")
+    assert_same_stores(tmp_path / "one.h5", tmp_path / "many.h5")
+
+
+def test_a_worker_that_dies_costs_its_parts_alone(tree, tmp_path, stand_in, slow):
+    run(tree, tmp_path / "one.h5")
+    thread = after_parts(tmp_path / "many.h5", 1, lambda: slow.kill("one"))
+    run(tree, tmp_path / "many.h5", cluster=slow.address)
+    thread.join()
+    assert_same_stores(tmp_path / "one.h5", tmp_path / "many.h5")
+
+
+def test_a_scheduler_that_dies_is_an_error_and_the_same_command_goes_on(tree, tmp_path, stand_in, slow):
+    run(tree, tmp_path / "one.h5")
+    thread = after_parts(tmp_path / "many.h5", 1, slow.kill)
+    with pytest.raises(ClusterError, match=r"scheduler .* is gone\. Start it again.*same command goes on"):
+        run(tree, tmp_path / "many.h5", cluster=slow.address)
+    thread.join()
+    assert not (tmp_path / "many.h5").exists()
+    slow.start_scheduler().start_worker("three")
+    assert run(tree, tmp_path / "many.h5", cluster=slow.address).computed < 32
+    assert_same_stores(tmp_path / "one.h5", tmp_path / "many.h5")
+
+
+def test_a_client_that_dies_leaves_parts_that_the_next_one_takes_in(tree, tmp_path, stand_in, slow):
+    run(tree, tmp_path / "one.h5")
+    out, options = tmp_path / "many.h5", {"batch_size": 5, "part_images": 5, "cluster": slow.address}
+    code = child(tree, out, image_size=32, **{name: options[name] for name in ("part_images", "cluster")})
+    code[2] = code[2].replace("batch_size=8", "batch_size=5")
+    client = subprocess.Popen(code, stdout=subprocess.DEVNULL)
+    after_parts(out, 2, client.kill).join()
+    client.wait()
+    kept = len(list(Path(f"{out}.parts").glob("part-*.h5")))
+    done = extract(str(tree), out=out, image_size=32, **options)
+    assert kept and done.computed <= 32 - 5 * kept
+    extract(str(tree), out=tmp_path / "two.h5", image_size=32, batch_size=5)
+    assert_same_stores(tmp_path / "two.h5", out)
+    assert not list(tmp_path.glob("many.h5.parts/run-*"))
+
+
+def test_a_worker_with_other_versions_is_named_and_gets_no_part(tree, tmp_path, stand_in, machines):
+    told = tmp_path / "other/pillow-99.0.dist-info/METADATA"
+    told.parent.mkdir(parents=True)
+    told.write_text("Metadata-Version: 2.1\nName: pillow\nVersion: 99.0\n")
+    machines.start_worker("odd", environment={"PYTHONPATH": str(tmp_path / "other")})
+    try:
+        wait_for_workers(machines, 3)
+        with pytest.raises(ClusterError, match=r"worker tcp://127.* is not fit: it has pillow 99.0 instead of"):
+            run(tree, tmp_path / "s.h5", cluster=machines.address)
+    finally:
+        machines.kill("odd")
+    assert not list(tmp_path.glob("s.h5*"))
+
+
+def wait_for_workers(machines, count):
+    """Wait until a cluster has so many."""
+    from distributed import Client
+
+    with Client(machines.address, set_as_default=False) as client:
+        client.wait_for_workers(count, timeout=20)
+
+
+def test_a_worker_that_does_not_see_the_folder_is_named(tree, tmp_path, stand_in, machines):
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("a file system of its own for a process is not permitted here")
+    hide = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs tmpfs {tmp_path} && exec "$@"', "sh"]
+    machines.start_worker("blind", before=hide)
+    try:
+        wait_for_workers(machines, 3)
+        with pytest.raises(ClusterError, match=r"does not see .*run-.*a file system that client and workers share"):
+            run(tree, tmp_path / "s.h5", cluster=machines.address)
+    finally:
+        machines.kill("blind")
+
+
+def test_a_full_disk_is_reported_with_worker_and_part(tree, stand_in, machines, small_disk, monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12))  # not foreseen
+    options = {"dtype": "float32", "compression": "none", "cluster": machines.address}
+    (small_disk / "other").write_bytes(bytes(100_000))
+    said = []
+    with pytest.raises(ClusterError, match=r"part \d of 7 .* failed.* last (on )?worker tcp://.*is full\. Free some"):
+        run(tree, small_disk / "s.h5", **options, say=said.append)
+    assert any(line.startswith("warning  part ") and "failed on worker tcp://" in line for line in said)
+    assert not (small_disk / "s.h5").exists() and not list(small_disk.glob("s.h5.parts/unfinished-*"))
+    (small_disk / "other").unlink()
+    subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)
+    run(tree, small_disk / "s.h5", **options)
+    run(tree, tmp_path / "one.h5", dtype="float32", compression="none")
+    assert_same_stores(tmp_path / "one.h5", small_disk / "s.h5")
+
+
+def test_broken_files_stop_a_cluster_too(tree, tmp_path, stand_in, machines):
+    for number in range(8):
+        (tree / f"train/red/{number}.png").write_bytes(bytes([number]))
+    with pytest.raises(SourceError, match="skipped files must be at most 5 of 40"):
+        run(tree, tmp_path / "s.h5", cluster=machines.address)
+
+
+def test_each_process_of_this_machine_gets_a_gpu(monkeypatch):
+    """Without a GPU here: what processes are told is looked at, not what they compute."""
+    import distributed
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with (
+        connection._local_cluster(distributed, 2, gpus=2) as address,
+        distributed.Client(address, set_as_default=False) as client,
+    ):
+        assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["0", "1"]
+    with pytest.raises(RequestError, match="local:N must be at most 2, a process a GPU"):
+        connection._local_cluster(distributed, 3, gpus=2).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        ({"device": "GPU 0 of a"}, "shares GPU 0 of a with"),
+        ({"images": "other"}, "decodes the first images to other pixels"),
+        ({"features": np.ones(4, np.float32) * 1.01}, "must agree between workers to 1e-03"),
+        ({"why": "it lacks a thing."}, "tcp://b is not fit: it lacks a thing"),
+    ],
+)
+def test_workers_that_see_other_things_are_refused(monkeypatch, second, why):
+    """What workers say is made up here."""
+    batch = np.zeros((2, 4, 4, 3), np.uint8)
+    one = Looked("", "GPU 0 of a", __import__("features.worker").worker.digest_batch(batch), np.ones(4, np.float32))
+    other = replace(one, **{"device": "GPU 1 of a", **second})
+    monkeypatch.setattr("features.cluster._looks", lambda *rest: {"tcp://a": one, "tcp://b": other})
+    job = type("Job", (), {"options": ExtractOptions("x")})()
+    with pytest.raises(ClusterError, match=why):
+        _check_workers(None, job, batch, [], print)
+
+
+def test_parts_are_cut_by_what_is_lacking_alone():
+    work = [(Content(bytes([number] * 32), Path("x")), [0, 1]) for number in range(100)]
+    options = ExtractOptions("x", batch_size=8, views=2)
+    assert [len(part) for part in cut(work, 1000, options)] == [100]
+    assert [len(part) for part in cut(work, 1000, replace(options, part_images=50))] == [24, 24, 24, 24, 4]
+    assert [len(part) for part in cut(work, 1 << 30, options)] == [4] * 25
+    assert [each for part in cut(work, 1 << 30, options) for each in part] == work
+
+
+@pytest.mark.parametrize("spec", ["local:0", "local:x", "localhost:8786", "tcp:8786", "8786"])
+def test_what_is_no_cluster(spec):
+    with pytest.raises(RequestError, match=r"cluster must be local:N.*got .*Start one: dask scheduler"):
+        check_options(ExtractOptions("x", cluster=spec))
+
+
+def test_nobody_there_and_no_workers(tree, tmp_path, stand_in, monkeypatch):
+    monkeypatch.setattr(connection, "_CONNECT", 0.5)
+    monkeypatch.setattr(connection, "_FIRST_WORKER", 0.5)
+    with pytest.raises(ClusterError, match=r"tcp://127.0.0.1:9 does not answer"):
+        run(tree, tmp_path / "s.h5", cluster="tcp://127.0.0.1:9")
+    (tmp_path / "dask").mkdir()
+    with Machines(tmp_path / "dask") as machines:
+        machines.start_scheduler()
+        with pytest.raises(ClusterError, match=r"has no workers\. Start some: dask worker"):
+            run(tree, tmp_path / "s.h5", cluster=machines.address)
+
+
+def test_without_dask_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(RequestError, match=r"pip install 'cached-features\[dask\]'"):
+        check_options(ExtractOptions("x", cluster="local:2"))
