@@ -34,7 +34,7 @@ if {stand_in}: standin.install()
 import features.forward; features.forward.PART_BYTES = {part}
 print("started", flush=True)
 try:
-    done = extract({data!r}, out={out!r}, backbone={backbone!r}, batch_size=8, **{options!r})
+    done = extract({data!r}, out={out!r}, backbone={backbone!r}, batch_size=8, say=print, **{options!r})
 except CachedFeaturesError as error:
     sys.exit(f"error {{error}}")
 print("computed", done.computed)
