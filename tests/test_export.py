@@ -171,7 +171,7 @@ assert "onnxruntime" not in sys.modules or "keras" not in sys.modules
 def test_layers_views_and_pooling_at_extraction(tree, tmp_path):
     options = {"backbone": "tiny", "layers": ("relu", "last"), "pool": "avg+max", "augment": "dihedral", "views": 8}
     extract(str(tree), out=tmp_path / "s.h5", dtype="float32", **options)
-    for head in ("logistic", "linear-svm"):  # averages of probabilities, and of features
+    for head in ("logistic", "linear-svm", "vote"):  # averages of probabilities, of features, and of parts of them
         pipeline.train_head(tmp_path / "s.h5", head, layer="relu,last", out=tmp_path / head)
         parity = export(tmp_path / head, tmp_path / f"{head}.keras", rows=0)["parity"]
         assert parity["same_class"] == 32 and parity["largest_difference"] < 1e-3

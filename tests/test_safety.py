@@ -6,6 +6,7 @@ import pickle
 import resource
 import shutil
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -54,11 +55,11 @@ def harmed(tmp_path):
 
 @pytest.fixture(scope="module")
 def runs(tiny_store, tmp_path_factory):
-    """Runs of a linear head, of one that skops keeps, and of a Dense one."""
+    """Runs of a linear head, of one that skops keeps, of a Dense one, and of one that has members."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for head in ("logistic", "knn", "dense"):
+        for head in ("logistic", "knn", "dense", "vote"):
             pipeline.train_head(tiny_store, head, out=head)
     return folder
 
@@ -98,6 +99,13 @@ def bad_archives(harmed):
     """Return zip files that no loader may take: name → bytes."""
     pickled = np.array([Touch(harmed)], object)
     claim = npy({"descr": "<f8", "fortran_order": False, "shape": (HUGE,)}, b"x" * 8)
+    twice = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(twice, "w") as made:
+        warnings.simplefilter("ignore")  # of zipfile, about the name
+        for number in (0, 1):
+            made.writestr(
+                "classes.npy", npy({"descr": "<i8", "fortran_order": False, "shape": (1,)}, bytes([number] * 8))
+            )
     deflated = archive({"classes.npy": bytes(1 << 20)}, zipfile.ZIP_DEFLATED)
     return {
         "a pickle": pickle.dumps(Touch(harmed)),
@@ -108,6 +116,7 @@ def bad_archives(harmed):
         "10^12 rows of nothing": archive({"c.npy": npy({"descr": "|S0", "fortran_order": False, "shape": (HUGE,)})}),
         "a header that is no header": archive({"classes.npy": npy("[" * 3000)}),
         "compressed": deflated,
+        "a member twice": twice.getvalue(),
         "text": b"no zip",
         "nothing": b"",
     }
@@ -119,7 +128,9 @@ KINDS = sorted(bad_archives(Path("x")))
 @pytest.mark.parametrize("kind", KINDS)
 def test_archives_of_heads_fits_and_models(runs, tmp_path, harmed, kind):
     content = bad_archives(harmed)[kind]
-    with pytest.raises(UnsafeFile, match=r"\. "):
+    with pytest.raises(
+        UnsafeFile, match={"objects": "holds Python objects", "a member twice": "twice"}.get(kind, r"\. ")
+    ):
         load_head(crafted(runs, tmp_path / "a", "logistic", head_npz=content))
     with pytest.raises(UnsafeFile, match=r"\. "):
         load_head(crafted(runs, tmp_path / "b", "knn", head_skops=content))
@@ -136,8 +147,26 @@ def test_archives_of_heads_fits_and_models(runs, tmp_path, harmed, kind):
 def test_json_that_is_a_bomb_or_something_else(runs, tmp_path, harmed, text):
     folder = crafted(runs, tmp_path, "logistic", head_json=text, run_json=text)
     for load in (load_head, read_run):
-        with pytest.raises(UnsafeFile, match=r"\. "):
+        with pytest.raises(UnsafeFile, match="must be at most" if len(text) > 64 << 20 else r"\. "):
             load(folder)
+
+
+def test_heads_that_are_put_together_otherwise(runs, tmp_path):
+    told, arrays = json.loads((runs / "vote/head.json").read_text()), read_arrays(runs / "vote/head.npz")
+    member = told["members"][0]
+    nested = {**told, "members": [{"kind": "vote", "members": [member], "first": 0, "last": member["last"]}]}
+    inner = {f"0.{name}": array for name, array in arrays.items() if name != "classes"}
+    turned = {**arrays, "classes": arrays["classes"][::-1]}
+    for number, (heads, values, reason) in enumerate(
+        (
+            (nested, {**inner, "classes": arrays["classes"]}, "a member must be an SVM"),
+            (told, turned, "rising integers"),
+        )
+    ):
+        folder = crafted(runs, tmp_path / str(number), "vote", head_json=json.dumps(heads))
+        save_arrays(folder / "head.npz", values)
+        with pytest.raises(UnsafeFile, match=reason):
+            load_head(folder)
 
 
 def test_a_pickle_is_loaded_only_where_that_is_asked_for(tiny_store, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Features for scikit-learn: what the store would hold, kept, and at home in its tools."""
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,7 +23,7 @@ def files(tree):
 
 def make(tmp_path, **parameters):
     """Return a transformer on the tiny base that keeps what it computes below the test's folder."""
-    return ConvFeatures("tiny", cache=tmp_path / "kept", batch_size=5, **parameters)
+    return ConvFeatures("tiny", cache=tmp_path / "kept", batch_size=5, engine="tensorflow", **parameters)
 
 
 @pytest.mark.parametrize("pool", ["avg", "max", "avg+max", "flatten"])
@@ -49,6 +50,16 @@ def test_what_was_computed_is_kept_by_its_content(files, tmp_path, monkeypatch):
         make(tmp_path, layer="relu").transform(files[0])  # others are not taken for them
     with pytest.raises(TypeError):
         ConvFeatures("tiny", cache=None).transform(files[0])
+
+
+def test_a_model_of_ones_own_that_is_saved_again_gives_new_features(files, tmp_path):
+    transformer = ConvFeatures(str(tmp_path / "own.keras"), cache=tmp_path / "kept", engine="tensorflow")
+    found = []
+    for seed in (1, 2):
+        keras.utils.set_random_seed(seed)
+        keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3)]).save(tmp_path / "own.keras")
+        found.append(transformer.transform(files[0][:2]))
+    assert not np.allclose(*found)
 
 
 def test_a_process_that_finds_another_keeping_features_leaves_them_to_it(files, tmp_path):
