@@ -98,8 +98,6 @@ def pass_on_cluster(
         If there is no cluster, or a worker has other versions, files or devices than the client; it is named.
     """
     folder = parts.folder.absolute()
-    for old in folder.glob("run-*"):
-        old.unlink(missing_ok=True)  # workers of a killed client write nothing from here on
     gpus = count_gpus() if ", gpu" in parts.provenance["engine"] else 0
     with open_client(str(options.cluster), say, gpus) as client, scheduler_there(client):
         job = Job(f"run-{secrets.token_hex(8)}", folder, parts.provenance, options, versions())

@@ -69,8 +69,9 @@ class Parts:
         self.places: dict[Key, tuple[Path, int]] = {}
         self.skipped: dict[bytes, str] = {}
         self._compressions = {provenance["compression"]}
-        for unfinished in self.folder.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(unfinished, ignore_errors=True)  # a worker of a killed client may write there still: in vain
+        for told in self.folder.glob("run-*"):
+            told.unlink(missing_ok=True)  # workers of a killed client add no part from here on
+        self._sweep()
         for part in sorted(self.folder.glob("part-*.h5")):
             self.adopt(part)
         if path.exists():
@@ -175,6 +176,12 @@ class Parts:
         """Remove the parts: the store holds all there is."""
         for part in self.folder.glob("part-*.h5"):
             part.unlink()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a killed writer left unfinished; a worker that is taken for dead may write there still, in vain."""
+        for unfinished in self.folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def _add(self, file: Path, sha256: np.ndarray, views: np.ndarray) -> None:
         for row, (key, view) in enumerate(zip(sha256, views, strict=True)):

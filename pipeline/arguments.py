@@ -244,6 +244,7 @@ def _add_compare(commands: Any) -> None:
 
 def _add_fresh(command: argparse.ArgumentParser) -> None:
     command.add_argument("--fresh", action="store_true", help="fit again what earlier runs have fitted")
+    _add_cluster(command.add_argument)
 
 
 def _add_stage_two(command: argparse.ArgumentParser) -> None:

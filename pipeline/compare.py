@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from features.connection import check_cluster
 from features.errors import RequestError
 from features.layout import Rows
 from features.progress import Progress
@@ -47,6 +48,7 @@ def compare(
     heads: Sequence[str] | None = None,
     *,
     repeats: int = 1,
+    cluster: str | None = None,
     say: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> Comparison:
@@ -60,6 +62,8 @@ def compare(
         Keys of ``HEADS``, or dotted names of scikit-learn classifiers; all of ``HEADS`` if left out.
     repeats : int
         1: the store's own split. More: so many splits drawn anew, stratified, of the same sizes; figures are means.
+    cluster : str, optional
+        ``local:N``, so many processes on this machine, or the address of a Dask scheduler: who fits.
     say : callable
         Takes each line that tells what was decided.
     **options
@@ -87,6 +91,8 @@ def compare(
     names = list(dict.fromkeys(heads or HEADS))
     check_heads(names, asked.settings)
     folder = asked.folder("compare")
+    if cluster is not None:
+        check_cluster(cluster)
     with FeatureStore(store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
         splits = draw_splits(rows, repeats, asked.seed)
@@ -97,6 +103,8 @@ def compare(
             else f"splits   {repeats} drawn anew, stratified, seeds from {asked.seed}"
         )
         fits = Fits(opened, rows, splits, folder.parent / ".fits", asked.fresh)
+        if cluster is not None:
+            fits.fill([(name, asked) for name in names], cluster, say)
         with Progress(len(names) * repeats, "fits") as progress:
             fitted = [fits.of(name, asked, progress) for name in names]
     if fits.loaded:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +19,10 @@ from features.errors import UnsafeFile
 from features.jsontext import parse_json
 from features.layout import Rows
 from features.progress import Progress
-from features.splits import SPLITS
 from features.store import FeatureStore
 from features.versions import digest_code
 
+from .farm import Fit, digest_rows, fit_all, of_test
 from .heads import HEADS, find_head
 from .matrix import read_features
 from .request import Request
@@ -57,29 +57,46 @@ class Fits:
         self, store: FeatureStore, rows: Rows, splits: Sequence[np.ndarray], folder: Path, fresh: bool = False
     ):
         self._store, self._rows, self._splits, self._folder, self._fresh = store, rows, splits, folder, fresh
-        held = hashlib.sha256(store.provenance["fingerprint"].encode())
-        held.update("\0".join(rows.class_names).encode())
-        for column in (rows.sha256, rows.labels, rows.strata):
-            held.update(np.ascontiguousarray(column).tobytes())
-        self._held = held.hexdigest()
+        self._held = digest_rows(store, rows)
+        self._made: dict[str, Result] = {}  # on a cluster, by key
         self.loaded = 0
+
+    def fill(self, wanted: Sequence[tuple[str, Request]], cluster: str, say: Callable[[str], None]) -> None:
+        """Let a cluster make what is not kept of some heads, each on every split; `of` finds it then."""
+        fits = [
+            Fit(key, str(self._store.path.absolute()), self._held, head, _for_worker(asked), split.tobytes())
+            for head, asked in wanted
+            for split in self._splits
+            if self._kept(head, key := self._key(head, asked, split)) is None
+        ]
+        with Progress(len(fits), "fits") as progress:
+            for key, result in fit_all(fits, cluster, say) if fits else ():
+                self._made[key] = result
+                save_result(result, self._path(key))
+                progress.update()
 
     def of(self, head: str, asked: Request, progress: Progress) -> list[Result]:
         """Return a head's result on each split."""
         results, read = [], None
         for split in self._splits:
-            path = self._folder / f"{self._key(head, asked, split)}.npz"
-            result = None if self._fresh or head not in HEADS else load_result(path)
-            if result:
+            key = self._key(head, asked, split)
+            result = self._made.get(key)
+            if result is None and (result := self._kept(head, key)):
                 self.loaded += 1
-            else:
+            if result is None:
                 read = read or read_features(self._store, head, asked)
                 result, _ = fit_head(head, read, self._rows, split, asked.seed, asked.select, asked.settings)
-                result = replace(result, probabilities=result.probabilities[split == SPLITS["test"]])
-                save_result(result, path)
+                result = of_test(result, split)
+                save_result(result, self._path(key))
             results.append(result)
             progress.update()
         return results
+
+    def _kept(self, head: str, key: str) -> Result | None:
+        return None if self._fresh or head not in HEADS else load_result(self._path(key))
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.npz"
 
     def _key(self, head: str, asked: Request, split: np.ndarray) -> str:
         decides = {
@@ -96,6 +113,11 @@ class Fits:
             "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "keras", "tensorflow")},
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _for_worker(asked: Request) -> Request:
+    """Return a request that decides the same on another machine, whatever its memory is."""
+    return replace(asked, memory=asked.memory_bytes / 1e9)
 
 
 def save_result(result: Result, path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from features.connection import check_cluster
 from features.progress import Progress
 from features.store import FeatureStore
 
@@ -21,7 +22,12 @@ from .train import Result
 
 
 def probe(
-    store: str | Path, *, repeats: int = 5, say: Callable[[str], None] = lambda line: None, **options: Any
+    store: str | Path,
+    *,
+    repeats: int = 5,
+    cluster: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train a logistic regression on each layer of a store, and on the best two together, on the same rows.
 
@@ -31,6 +37,8 @@ def probe(
         A finished feature store of several layers.
     repeats : int
         So many stratified splits are drawn; 1 takes the store's own.
+    cluster : str, optional
+        See `compare`.
     say : callable
         Takes each line that tells what was decided.
     **options
@@ -45,18 +53,25 @@ def probe(
     """
     asked = Request(store, **options)
     folder = asked.folder("probe")
+    if cluster is not None:
+        check_cluster(cluster)
     with FeatureStore(store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
         splits = draw_splits(rows, repeats, asked.seed)
         say(f"store    {store}: {describe_rows(rows, asked.views or opened.views)}")
         names = asked.layer.split(",") if asked.layer else list(opened.layers)
         fits = Fits(opened, rows, splits, folder.parent / ".fits", asked.fresh)
+
+        def of_layer(layer: str) -> Request:
+            is_map = len(opened.dataset(layer.split(",")[0]).shape) == 4
+            return replace(asked, layer=layer, pool=(asked.pool or "avg+max") if is_map else asked.pool)
+
+        if cluster is not None:
+            fits.fill([("logistic", of_layer(name)) for name in names], cluster, say)
         with Progress((len(names) + (len(names) > 1)) * repeats, "fits") as progress:
 
             def measure(layer: str) -> list[Result]:
-                is_map = len(opened.dataset(layer.split(",")[0]).shape) == 4
-                pool = (asked.pool or "avg+max") if is_map else asked.pool
-                return fits.of("logistic", replace(asked, layer=layer, pool=pool), progress)
+                return fits.of("logistic", of_layer(layer), progress)
 
             fitted = [measure(name) for name in names]
             if len(names) > 1:

@@ -60,6 +60,7 @@ PIPELINE = [
     {"request", "history"},
     {"matrix"},
     {"train", "predict", "export"},
+    {"farm"},
     {"fits"},
     {"compare"},
     {"refit", "figures"},
