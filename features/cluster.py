@@ -21,7 +21,7 @@ import numpy as np
 
 from .connection import GO_ON, cluster_lost, open_client, raise_unfit, scheduler_there
 from .errors import ClusterError
-from .forward import PART_BYTES, allowed_skips, too_many_skipped
+from .forward import allowed_skips, rows_a_part, too_many_skipped
 from .options import ExtractOptions
 from .parts import Parts
 from .plan import Content
@@ -30,7 +30,6 @@ from .runtime import count_gpus
 from .versions import versions
 from .worker import Done, Failed, Job, Looked, Work, compute_part, digest_batch, look
 
-PART_IMAGES = 512  # at most: under a minute of work at ten images a second
 _ATTEMPTS = 3  # at a part, and of a worker before it is left alone
 _AHEAD = 2  # parts a worker has, the one that it computes included
 _TICK = 2.0  # seconds between looks at whether workers are there at all
@@ -68,9 +67,7 @@ def cut(todo: Work, row_bytes: int, options: ExtractOptions) -> list[Work]:
         Of the features of one image.
     options : ExtractOptions
     """
-    rows = min(options.part_images or PART_IMAGES, max(1, PART_BYTES // row_bytes))
-    batches = max(1, rows // options.full_batch)
-    step = max(1, batches * options.full_batch // options.views)
+    step = rows_a_part(row_bytes, options) // options.views
     return [todo[first : first + step] for first in range(0, len(todo), step)]
 
 

@@ -18,7 +18,7 @@ from .backbones import Base, build_base
 from .batchsize import pick_batch_size
 from .diskfile import free_space
 from .engines import Engine, describe_engine, make_checked, pick_engine
-from .errors import SourceError, StoreError
+from .errors import RequestError, SourceError, StoreError
 from .forward import PART_BYTES, Stages, allowed_skips, compute, find_work, first_batch, too_many_skipped
 from .frozen import Frozen, freeze
 from .layout import Rows, Skipped
@@ -87,6 +87,10 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
     """
     asked, clock = ExtractOptions(data=data, **options), _Clock()
     check_options(asked)
+    if asked.images is not None or asked.rate is not None:
+        raise RequestError("images and rate must go with --plan-only; got them without. For fewer images: --limit N")
+    if asked.part_images is not None and asked.cluster is None:
+        raise RequestError("part-images must go with --cluster; got it without. Leave it out.")
     source = load_source(data, asked.seed, asked.limit, asked.allow_missing_classes)
     plan = make_plan(source, asked.workers)
     for line in plan.describe():
@@ -129,7 +133,7 @@ def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, s
             else:
                 from .cluster import cut, pass_on_cluster  # Dask is optional
 
-                works = cut(todo, _row_bytes(asked, base), asked)
+                works = cut(todo, row_bytes_of(asked, base), asked)
                 with pass_on_cluster(parts, batch, plan.contents, asked, say) as run:
                     clock.lap("load")
                     run(works, len(plan.contents))
@@ -240,7 +244,7 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractOptions) -> 
             )
 
 
-def _row_bytes(options: ExtractOptions, base: Base) -> int:
+def row_bytes_of(options: ExtractOptions, base: Base) -> int:
     """Return what the features of one image take, before they are compressed."""
     values = sum(math.prod(pooled_shape(shape, options.pool or "none")) for shape in base.layers.values())
     return values * np.dtype(options.dtype).itemsize
@@ -249,7 +253,7 @@ def _row_bytes(options: ExtractOptions, base: Base) -> int:
 def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int, say: Callable[[str], None]) -> None:
     """Say what will be done; refuse it where the disk cannot hold it."""
     shapes = {name: pooled_shape(shape, options.pool or "none") for name, shape in base.layers.items()}
-    row_bytes = _row_bytes(options, base)
+    row_bytes = row_bytes_of(options, base)
     whole, parts = row_bytes * len(plan.contents) * options.views, row_bytes * todo
     free = free_space(parts_folder(options.path))
     room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not tell what is free"

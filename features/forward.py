@@ -19,7 +19,22 @@ from .progress import Progress
 from .views import make_view
 
 PART_BYTES, PART_SECONDS = 64 << 20, 30.0  # a kill loses at most two parts: one is written while the next fills
+PART_IMAGES = 512  # of a part on a cluster at most: under a minute of work at ten images a second
 _SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no mostly broken set
+
+
+def rows_a_part(row_bytes: int, options: ExtractOptions) -> int:
+    """Return how many rows a part on a cluster has: whole batches; it depends on what is asked for alone.
+
+    Parameters
+    ----------
+    row_bytes : int
+        Of the features of one row.
+    options : ExtractOptions
+    """
+    rows = min(options.part_images or PART_IMAGES, max(1, PART_BYTES // row_bytes))
+    batches = max(1, rows // options.full_batch)
+    return max(1, batches * options.full_batch // options.views) * options.views
 
 
 def find_work(plan: Plan, parts: Parts, views: int) -> list[tuple[Content, list[int]]]:

@@ -74,6 +74,8 @@ class ExtractOptions:
         ``local:N``, so many processes on this machine, or the address of a Dask scheduler: who computes.
     part_images : int, optional
         Images of a part on a cluster at most; 512 if left out.
+    images, rate : int, float, optional
+        For `plan_cost`: how many images like the source's, and images a second of a worker, measured if left out.
     """
 
     data: str
@@ -101,6 +103,8 @@ class ExtractOptions:
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     cluster: str | None = None
     part_images: int | None = None
+    images: int | None = None
+    rate: float | None = None
 
     @property
     def path(self) -> Path:
@@ -154,6 +158,11 @@ def check_options(options: ExtractOptions) -> None:
         raise RequestError(f"batch-size must be at least 1; got {options.batch_size}. Leave it out for what is usual.")
     if options.part_images is not None and options.part_images < 1:
         raise RequestError(f"part-images must be at least 1; got {options.part_images}. Leave it out for 512.")
+    for name, value in (("images", options.images), ("rate", options.rate)):
+        if value is not None and not value > 0:
+            raise RequestError(
+                f"{name} must be above 0; got {value}. Leave it out: it is what the source has, or measured."
+            )
     if options.cluster is not None:
         check_cluster(options.cluster)
     if options.max_skipped is not None and not 0 <= options.max_skipped <= 1:

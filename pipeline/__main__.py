@@ -40,11 +40,18 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _extract(data: str, layers: str | None = None, **options: Any) -> tuple[dict[str, Any], str]:
+def _extract(
+    data: str, layers: str | None = None, plan_only: bool = False, **options: Any
+) -> tuple[dict[str, Any], str]:
+    from features.cost import plan_cost
     from features.extract import extract, format_skipped
 
     if layers is not None:
         options["layers"] = tuple(layers.split(","))
+    if plan_only:
+        cost = plan_cost(data, say=say, **options)
+        say(f"next     the same without --plan-only: python -m pipeline extract --data {data}")
+        return cost.to_json(), f"{cost.hours[1]:.3g} h on one worker"
     done = extract(data, say=say, **options)
     if done.skipped:
         say(f"skipped  {len(done.skipped)} files; the store lists them under /skipped")

@@ -164,6 +164,9 @@ def _add_store(add: Any) -> None:
 
 def _add_machines(add: Any) -> None:
     _add_cluster(add)
+    add("--plan-only", action="store_true", help="tell what it would cost on 1, 8 and 64 workers, and compute no store")
+    add("--images", type=int, metavar="N", help="with --plan-only: for so many images like the source's")
+    add("--rate", type=float, metavar="R", help="with --plan-only: images/s of a worker (default: measured here)")
     add("--part-images", type=int, metavar="N", help="images of a part on a cluster at most (default 512)")
 
 

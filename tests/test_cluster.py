@@ -3,6 +3,7 @@
 The long trials, dozens of kills, are in tests/torture_cluster.py.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -30,7 +31,8 @@ pytest.importorskip("distributed")
 
 def run(data, out, **options):
     """Extract in parts of five images."""
-    return extract(str(data), out=out, **{"image_size": 32, "batch_size": 5, "part_images": 5, **options})
+    parts = {"part_images": 5} if "cluster" in options else {}
+    return extract(str(data), out=out, **{"image_size": 32, "batch_size": 5, **parts, **options})
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +245,58 @@ def test_without_dask_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(RequestError, match=r"pip install 'cached-features\[dask\]'"):
         check_options(ExtractOptions("x", cluster="local:2"))
+
+
+def test_heads_fitted_on_a_cluster_are_those_of_one_machine(tiny_store, tmp_path, machines):
+    from pipeline.compare import compare
+    from pipeline.probe import probe
+
+    heads = ["logistic", "knn", "sklearn.naive_bayes.GaussianNB"]
+    alone = compare(tiny_store, heads, repeats=2, out=tmp_path / "alone/c")
+    spread = compare(tiny_store, heads, repeats=2, out=tmp_path / "spread/c", cluster=machines.address)
+    one, two = np.load(tmp_path / "alone/c/predictions.npz"), np.load(tmp_path / "spread/c/predictions.npz")
+    assert one.files == two.files
+    for name in set(one.files) - {"told"}:  # which tells seconds
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+    assert [each["accuracies"] for each in alone["heads"]] == [each["accuracies"] for each in spread["heads"]]
+    said = []
+    compare(tiny_store, heads[:2], repeats=2, out=tmp_path / "spread/d", cluster="tcp://127.0.0.1:9", say=said.append)
+    assert any("4 of 4 fits are from earlier runs" in line for line in said)  # nobody is asked for what is kept
+    layers = [
+        {**each, "fit_seconds": 0, "predict_seconds": 0}
+        for where in ({"cluster": machines.address}, {})
+        for each in probe(tiny_store, repeats=2, out=tmp_path / f"{len(where)}/p", **where)["layers"]
+    ]
+    assert layers[0] == layers[1]
+
+
+def test_the_cost_of_a_pass_by_hand(tree, stand_in, capsys):
+    from pipeline.__main__ import main
+
+    command = [
+        "extract",
+        "--data",
+        str(tree),
+        "--image-size",
+        "32",
+        "--plan-only",
+        "--images",
+        "1000000",
+        "--rate",
+        "10",
+    ]
+    assert main([*command, "--json", "--views", "2", "--augment", "hflip"]) == 0
+    cost = json.loads(capsys.readouterr().out)
+    row_bytes = 4 * 4 * 96 * 2  # the stand-in's maps in float16
+    assert (cost["rows"], cost["parts"], cost["store_bytes"]) == (2_000_000, 3907, 2e6 * row_bytes)
+    assert cost["hours"] == {"1": 2e5 / 3600, "8": 2e5 / 3600 / 8, "64": 2e5 / 3600 / 64}
+    assert cost["file_system"]["8"]["write"] == 80 * row_bytes
+    size = np.mean([file.stat().st_size for file in tree.rglob("*.png")])
+    assert cost["file_system"]["8"]["read"] == pytest.approx(40 * size)
+    assert not Path("cache").exists() or not list(Path("cache").glob(f"{tree.name}-*"))
+
+
+@pytest.mark.parametrize("option", [{"images": 5}, {"rate": 1.0}, {"part_images": 8}])
+def test_options_of_other_commands_are_refused(tree, tmp_path, option):
+    with pytest.raises(RequestError, match="must go with --"):
+        extract(str(tree), out=tmp_path / "s.h5", **option)

@@ -25,7 +25,7 @@ FEATURES = [
     {"worker", "verify"},
     {"cluster"},
     {"extract"},
-    {"transformer"},
+    {"transformer", "cost"},
 ]
 PIPELINE = [
     {

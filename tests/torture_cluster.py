@@ -19,7 +19,7 @@ from pathlib import Path
 from machines import Machines
 from torture import child, finish, make_images, same
 
-OPTIONS = {"image_size": 32, "part_images": 8}
+OPTIONS = {"image_size": 32}
 SECONDS = 0.05  # a batch of eight on the stand-in, so that 240 images take a while
 
 
@@ -34,7 +34,10 @@ def prepare(place):
 def start(data, out, machines):
     """Start a client."""
     return subprocess.Popen(
-        child(data, out, cluster=machines.address, **OPTIONS), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        child(data, out, cluster=machines.address, part_images=8, **OPTIONS),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -99,7 +102,7 @@ def schedulers(place, times):
             assert "is gone. Start it again" in told and not out.exists(), told
             kept.append(len(list(Path(f"{out}.parts").glob("part-*.h5"))))
             machines.start_scheduler().start_worker("c").start_worker("d")
-            assert finish(child(data, out, cluster=machines.address, **OPTIONS))[0] == 0
+            assert finish(child(data, out, cluster=machines.address, part_images=8, **OPTIONS))[0] == 0
             judge(whole, out)
     return {"runs": times, "parts kept of 30": kept, "all equal": True}
 
@@ -118,7 +121,10 @@ def clients(place, times):
             client.wait()
             kept.append(len(list(Path(f"{out}.parts").glob("part-*.h5"))))
             told = subprocess.run(
-                child(data, out, cluster=machines.address, **OPTIONS), capture_output=True, text=True, timeout=120
+                child(data, out, cluster=machines.address, part_images=8, **OPTIONS),
+                capture_output=True,
+                text=True,
+                timeout=120,
             )
             assert told.returncode == 0, told.stderr
             computed.append(int(told.stdout.split()[-1]))
@@ -166,11 +172,11 @@ def versions(place, times):
     with Machines(place / "dask") as machines:
         machines.start_scheduler().start_worker("same").start_worker("odd", python=str(place / "other/bin/python"))
         time.sleep(4)
-        status, told = finish(child(data, place / "s.h5", cluster=machines.address, **OPTIONS))
+        status, told = finish(child(data, place / "s.h5", cluster=machines.address, part_images=8, **OPTIONS))
         left = sorted(path.name for path in place.glob("s.h5*"))
         machines.kill("odd")
         time.sleep(1)
-        again = finish(child(data, place / "s.h5", cluster=machines.address, **OPTIONS))
+        again = finish(child(data, place / "s.h5", cluster=machines.address, part_images=8, **OPTIONS))
         assert again[0] == 0, again
         judge(whole, place / "s.h5")
     return {"status": status, "told": told.strip().splitlines()[-1], "left behind": left}

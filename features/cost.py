@@ -1,0 +1,163 @@
+"""What a pass would cost: parts, bytes and hours, from a few measured batches; nothing is computed for a store."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .engines import Engine, describe_engine, make_checked, pick_engine
+from .extract import load_base, row_bytes_of, settle_batch, tell_apart
+from .forward import first_batch, rows_a_part
+from .images import read_bytes
+from .options import ExtractOptions, check_options
+from .plan import Content
+from .runtime import cores
+from .sources import Source, load_source
+
+WORKERS = (1, 8, 64)
+_BATCHES = 3  # timed, after one that warms up
+_SAMPLE = 200  # files whose size is looked at
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a pass over some images takes.
+
+    Attributes
+    ----------
+    images, rows : int
+        Rows are images times views.
+    rate : float
+        Images, views counted, that one worker computes a second.
+    parts : int
+    read_bytes, store_bytes : float
+        Of image files, and of features before compression.
+    hours : dict of int to float
+        Workers → hours of the pass; reading the source's files once before it, to hash them, is not in it.
+    file_system : dict of int to dict
+        Workers → what the shared file system must sustain meanwhile: ``read`` and ``write``, bytes a second, and
+        ``parts`` a second.
+    """
+
+    images: int
+    rows: int
+    rate: float
+    parts: int
+    read_bytes: float
+    store_bytes: float
+    hours: dict[int, float]
+    file_system: dict[int, dict[str, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        return asdict(self)
+
+    def describe(self, layout: str) -> list[str]:
+        """Return lines for people."""
+        lines = [
+            f"images   {self.images:,}; {self.rows:,} rows of features in {self.parts:,} parts",
+            f"bytes    {_bytes(self.read_bytes)} of image files, read twice: to hash them and to compute; "
+            f"{_bytes(self.store_bytes)} of features before compression"
+            + ("" if layout == "parts" else ", and as much again while they become one file"),
+            f"rate     {self.rate:.4g} images/s a worker",
+        ]
+        for workers, hours in self.hours.items():
+            needs = self.file_system[workers]
+            lines.append(
+                f"workers  {workers}: {hours:,.3g} h; the file system must sustain {_bytes(needs['read'])}/s read, "
+                f"{_bytes(needs['write'])}/s written, {needs['parts']:.3g} parts/s"
+            )
+        return lines
+
+
+def time_engine(engine: Engine, batch: np.ndarray) -> float:
+    """Return how many images a second an engine computes: the fastest of a few batches."""
+    engine.run(batch)
+    seconds = []
+    for _ in range(_BATCHES):
+        start = time.perf_counter()
+        engine.run(batch)
+        seconds.append(time.perf_counter() - start)
+    return len(batch) / min(seconds)
+
+
+def estimate(source: Source, row_bytes: int, rate: float, options: ExtractOptions) -> Cost:
+    """Return what a pass costs, for the source or for `options.images` like its own.
+
+    Parameters
+    ----------
+    source : Source
+    row_bytes : int
+        Of the features of one image.
+    rate : float
+        Images a second of one worker.
+    options : ExtractOptions
+    """
+    images = options.images or len(source)
+    sample = [source.file(int(row)) for row in np.linspace(0, len(source) - 1, min(_SAMPLE, len(source)))]
+    file_bytes = float(np.mean([file.stat().st_size for file in sample if file.exists()] or [0]))
+    rows, part_rows = images * options.views, rows_a_part(row_bytes, options)
+    per_second = {"read": rate / options.views * file_bytes, "write": rate * row_bytes, "parts": rate / part_rows}
+    return Cost(
+        images=images,
+        rows=rows,
+        rate=rate,
+        parts=math.ceil(rows / part_rows),
+        read_bytes=images * file_bytes,
+        store_bytes=float(rows * row_bytes),
+        hours={workers: rows / rate / workers / 3600 for workers in WORKERS},
+        file_system={workers: {name: workers * value for name, value in per_second.items()} for workers in WORKERS},
+    )
+
+
+def say_cost(cost: Cost, options: ExtractOptions, measured: bool, say: Callable[[str], None]) -> None:
+    """Say what a pass costs, and where the rate comes from."""
+    for line in cost.describe(options.layout):
+        say(line)
+    if measured:
+        say(f"         measured on this machine, {cores()} cores, without decoding. Of another: --rate IMAGES_A_SECOND")
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return ""
+
+
+def plan_cost(data: str, *, say: Callable[[str], None] = lambda line: None, **options: Any) -> Cost:
+    """Tell what `extract` would cost on 1, 8 and 64 workers, from a few measured batches; no store is made.
+
+    Parameters
+    ----------
+    data, say, **options
+        See `extract`. Further options: `images`, so many like the source's; `rate`, images a second of one worker.
+
+    Returns
+    -------
+    Cost
+    """
+    asked = ExtractOptions(data=data, **options)
+    check_options(asked)
+    source = load_source(data, asked.seed, asked.limit, asked.allow_missing_classes)
+    base = load_base(asked)
+    asked, frozen = settle_batch(replace(asked, pool=asked.pool or "none"), None, base, say)
+    rate = asked.rate
+    if rate is None:
+        few = (
+            Content(hashlib.sha256(read_bytes(file)).digest(), file) for file in map(source.file, range(len(source)))
+        )
+        batch = first_batch(few, asked)
+        name = pick_engine(asked.engine, None, frozen, tell_apart(asked, base), batch, say)
+        say(f"engine   {describe_engine(name)}, batches of {asked.full_batch}")
+        rate = time_engine(make_checked(name, frozen, batch).engine, batch)
+    cost = estimate(source, row_bytes_of(asked, base), rate, asked)
+    say_cost(cost, asked, asked.rate is None, say)
+    return cost
