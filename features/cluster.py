@@ -13,6 +13,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -265,11 +266,13 @@ class Run:
             task.moved, task.only = False, None
             self._submit(task)
             return None
-        if future.status in ("cancelled", "lost"):
-            raise cluster_lost(self.client)
         if future.status == "error":
             raise self._died(task, future)
-        result = future.result()
+        try:
+            result = future.result()
+        except (OSError, CancelledError):  # of Dask's own: what a worker raises comes as a Failed or an error
+            self._lost(task)
+            return None
         if isinstance(result, Failed):
             self._failed(task, result)
             return None
@@ -292,6 +295,13 @@ class Run:
             task.avoid.add(failed.worker)
         if task.attempts >= _ATTEMPTS:
             raise ClusterError(f"{self._name(task)} failed {task.attempts} times, last on {self._last_failure} {GO_ON}")
+        self._submit(task)
+
+    def _lost(self, task: Task) -> None:
+        """Hand out a part again whose result was lost with its worker, or raise where the scheduler is gone."""
+        task.attempts += 1
+        if self.client.status != "running" or task.attempts >= _ATTEMPTS:
+            raise cluster_lost(self.client)
         self._submit(task)
 
     def _died(self, task: Task, future: Any) -> ClusterError:

@@ -66,7 +66,7 @@ def workers(place, times):
         machines.start_scheduler()
         for name in "abc":
             machines.start_worker(name)
-        for number in range(times):
+        for number in times:
             generator, out = random.Random(number), place / f"s{number}.h5"
             client = start(data, out, machines)
             parts[moment(out, generator) // 10 * 10] += 1
@@ -77,7 +77,7 @@ def workers(place, times):
             ends["of itself"] += 1
             judge(whole, out)
     return {
-        "runs": times,
+        "runs": len(times),
         "killed after parts, from": dict(sorted(parts.items())),
         "ended": dict(ends),
         "all equal": True,
@@ -88,7 +88,7 @@ def schedulers(place, times):
     """Kill the scheduler in each run; start all again and give the same command."""
     data, whole = prepare(place)
     kept = []
-    for number in range(times):
+    for number in times:
         generator, out = random.Random(number), place / f"s{number}.h5"
         with Machines(place / "dask", seconds=SECONDS) as machines:
             machines.start_scheduler().start_worker("a").start_worker("b")
@@ -104,7 +104,7 @@ def schedulers(place, times):
             machines.start_scheduler().start_worker("c").start_worker("d")
             assert finish(child(data, out, cluster=machines.address, part_images=8, **OPTIONS))[0] == 0
             judge(whole, out)
-    return {"runs": times, "parts kept of 30": kept, "all equal": True}
+    return {"runs": len(times), "parts kept of 30": kept, "all equal": True}
 
 
 def clients(place, times):
@@ -113,7 +113,7 @@ def clients(place, times):
     kept, computed = [], []
     with Machines(place / "dask", seconds=SECONDS) as machines:
         machines.start_scheduler().start_worker("a").start_worker("b")
-        for number in range(times):
+        for number in times:
             generator, out = random.Random(number), place / f"s{number}.h5"
             client = start(data, out, machines)
             moment(out, generator)
@@ -129,7 +129,7 @@ def clients(place, times):
             assert told.returncode == 0, told.stderr
             computed.append(int(told.stdout.split()[-1]))
             judge(whole, out)
-    return {"runs": times, "parts kept of 30": kept, "images computed after": computed, "all equal": True}
+    return {"runs": len(times), "parts kept of 30": kept, "images computed after": computed, "all equal": True}
 
 
 def disk(place, times):
@@ -138,7 +138,7 @@ def disk(place, times):
     seen = Counter()
     with Machines(place / "dask", seconds=SECONDS) as machines:
         machines.start_scheduler().start_worker("good")
-        for number in range(times):
+        for number in times:
             out = place / f"s{number}.h5"
             parts = Path(f"{out}.parts")
             parts.mkdir()
@@ -157,7 +157,7 @@ def disk(place, times):
             seen["failed parts told with the worker"] += said.count("is full")
             assert "warning  part " in said and "failed on worker tcp://" in said, said
             judge(whole, out)
-    return {"runs": times, **seen, "all equal": True}
+    return {"runs": len(times), **seen, "all equal": True}
 
 
 def versions(place, times):
@@ -190,11 +190,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trial", choices=TRIALS)
     parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="of the first run; the next have the next")
     options = parser.parse_args()
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     with tempfile.TemporaryDirectory() as place:
         begun = time.monotonic()
-        seen = TRIALS[options.trial](Path(place), options.times)
+        seen = TRIALS[options.trial](Path(place), range(options.first, options.first + options.times))
         print(json.dumps({"trial": options.trial, **seen, "seconds": round(time.monotonic() - begun)}))
 
 
