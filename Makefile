@@ -25,7 +25,7 @@ RULES := --select E,F,W,I,B,C4,D,N,UP,RET,SIM,PTH,PERF,RUF --ignore E501,N818,D4
 RULES += --per-file-ignores 'tests/*:D,tests/*:N'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare predict export probe report lecture layers inspect verify bench bench-heads bench-growth test lint format pins clean
+.PHONY: help setup demo extract train-head compare predict export probe report lecture layers inspect verify bench bench-heads bench-growth bench-cluster test lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -88,6 +88,11 @@ bench-heads: $(BIN)/.ready  ## seconds of an experiment and of searches on STORE
 
 bench-growth: $(BIN)/.ready  ## time and memory of the pass as images get more and larger
 	$(BIN)/python tests/bench_growth.py $(OPTIONS)
+
+bench-cluster: $(BIN)/.ready  ## two workers beside one process, an index of 10,000 parts, 64 workers that sleep
+	$(BIN)/python tests/bench_cluster.py overhead
+	$(BIN)/python tests/bench_cluster.py index
+	$(BIN)/python tests/bench_cluster.py simulate
 
 test: $(BIN)/.ready  ## run all tests
 	$(BIN)/python -m pytest
