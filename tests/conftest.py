@@ -117,7 +117,14 @@ def hostile_run(tmp_path_factory):
 def stand_in(monkeypatch):
     """Replace the base and the engine, and count images."""
     module = standin.extract_module
-    for name in ("load_base", "freeze", "pick_batch_size", "pick_engine", "describe_engine", "make_checked"):  # put back afterwards
+    for name in (
+        "load_base",
+        "freeze",
+        "pick_batch_size",
+        "pick_engine",
+        "describe_engine",
+        "make_checked",
+    ):  # put back afterwards
         monkeypatch.setattr(module, name, getattr(module, name))
     standin.install()
     standin.calls.clear()
