@@ -19,8 +19,9 @@ def solve(
 ) -> np.ndarray:
     """Minimise ``C * sum(log loss) + |w|^2 / 2`` for some values of C and, at once, for many sets of rows.
 
-    From the smallest C up, each starting where the one before ended: of nearly separable classes the largest would
-    take ten times as long from nothing. Newton's method, each step by conjugate gradients under a diagonal
+    For two classes all values of C are columns too. For more, which fill the products by themselves, they come from the
+    smallest up, each starting where the one before ended: of nearly separable classes the largest would take ten times
+    as long from nothing. Newton's method, each step by conjugate gradients under a diagonal
     preconditioner: in the singular basis the curvature is all but diagonal.
 
     Parameters
@@ -40,12 +41,17 @@ def solve(
         The intercept is in the last row; k is 1 for two classes.
     """
     k = 1 if n_classes == 2 else n_classes
-    few = max(1, _NUMBERS // (len(targets) * k))
+    few = max(1, _NUMBERS // (len(targets) * (k if k > 1 else len(values))))
     if masks.shape[1] > few:
         parts = [masks[:, first : first + few] for first in range(0, masks.shape[1], few)]
         return np.concatenate([solve(rotation, targets, n_classes, values, part) for part in parts], axis=2)
     one_hot = (targets[:, None] == (np.arange(k) if k > 1 else 1))[:, None].astype(np.float64)  # (n, 1, k)
-    weights = np.zeros((len(values), len(rotation.lengths) + 1, masks.shape[1], k))
+    shape = len(rotation.lengths) + 1, masks.shape[1], k
+    if k == 1:
+        together = np.zeros((shape[0], len(values) * shape[1], k))
+        _descend(rotation, one_hot, np.hstack([masks * value for value in values]), together)
+        return np.moveaxis(together.reshape(shape[0], len(values), *shape[1:]), 1, 0)
+    weights = np.zeros((len(values), *shape))
     last = weights[0]
     for number in np.argsort(values, kind="stable"):
         weights[number] = last
@@ -93,10 +99,11 @@ def _newton_step(rotation: Rotation, gradient: np.ndarray, A: np.ndarray, P: np.
     direction = inverse * residual
     squared = _dot(residual, direction)
     goal = 0.1 * squared  # a residual of a third: more costs more than the next Newton step
+    rounding = 1e-20 * squared
     for _ in range(_CG_STEPS):
         curved = curve(direction)
-        # A problem that is done waits for the others: in steps beyond rounding it would leave its solution.
-        size = np.where(squared > goal, squared / np.maximum(_dot(direction, curved), 1e-300), 0.0)
+        # While others go on, so does a problem that is done, but not beyond rounding, where steps lead away.
+        size = np.where(squared > rounding, squared / np.maximum(_dot(direction, curved), 1e-300), 0.0)
         step += size[:, None] * direction
         residual -= size[:, None] * curved
         steep = inverse * residual
