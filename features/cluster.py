@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .connection import GO_ON, cluster_lost, open_client, raise_unfit, scheduler_there
+from .connection import GO_ON, cluster_lost, open_client, scheduler_there
 from .errors import ClusterError
+from .fitness import absolute, addresses, check_workers
 from .forward import allowed_skips, rows_a_part, too_many_skipped
 from .options import ExtractOptions
 from .parts import Parts
@@ -29,14 +30,12 @@ from .plan import Content
 from .progress import Progress
 from .runtime import count_gpus
 from .versions import versions
-from .worker import Done, Failed, Job, Looked, Work, compute_part, digest_batch, look
+from .worker import Done, Failed, Job, Work, compute_part
 
 _ATTEMPTS = 3  # at a part, and of a worker before it is left alone
 _AHEAD = 2  # parts a worker has, the one that it computes included
 _TICK = 2.0  # seconds between looks at whether workers are there at all
 _WAIT = 60.0  # seconds without any worker after which a run ends
-_AGREE = 1e-3  # relative; how far features of two workers may be apart, which is what float16 keeps
-_LOOKS = 4  # images of the client's first batch that a worker decodes and computes
 
 
 @dataclass
@@ -101,85 +100,10 @@ def pass_on_cluster(
         job = Job(f"run-{secrets.token_hex(8)}", folder, parts.provenance, options, versions())
         (folder / job.run).touch()
         try:
-            _check_workers(client, job, batch, contents, say)
+            check_workers(client, job, batch, contents, say)
             yield lambda works, total: Run(client, job, parts, total, say).finish(works)
         finally:
             (folder / job.run).unlink(missing_ok=True)
-
-
-def _check_workers(
-    client: Any, job: Job, batch: np.ndarray, contents: Sequence[Content], say: Callable[[str], None]
-) -> None:
-    """Let each worker load its engine and look at the first images; raise if one is unfit."""
-    few = _few(contents, batch, job.options)
-    found = _looks(client, job, few)
-    bad = {name: seen.why for name, seen in found.items() if seen.why}
-    fit = {name: seen for name, seen in found.items() if name not in bad}
-    expected = np.zeros_like(batch)
-    expected[: len(few)] = batch[: len(few)]
-    for name, seen in fit.items():
-        if seen.images != digest_batch(expected):
-            bad[name] = "it decodes the first images to other pixels. Install the client's build of Pillow there."
-    holders = {seen.device: name for name, seen in fit.items()}
-    for name, seen in fit.items():
-        if seen.device and holders[seen.device] != name:
-            bad[name] = (
-                f"it shares {seen.device} with {holders[seen.device]}. Start one worker a GPU: README, More machines"
-            )
-    apart = _spread(fit)
-    if apart > _AGREE:
-        raise ClusterError(
-            f"features of the first image must agree between workers to {_AGREE:.0e} (relative); they are {apart:.1e} "
-            f"apart. Use machines of one kind, or another engine: --engine tensorflow"
-        )
-    raise_unfit(bad)
-    say(f"workers  {len(fit)} are fit; features of the first image are at most {apart:.1e} apart (relative)")
-
-
-def _looks(client: Any, job: Job, few: list[Content]) -> dict[str, Looked]:
-    """Return what each worker sees, {address: Looked}; one that dies over it is unfit."""
-    names = _addresses(client)
-    futures = {name: client.submit(look, job, few, workers=[name], pure=False, retries=0) for name in names}
-    found: dict[str, Looked] = {}
-    while len(found) < len(names):
-        time.sleep(0.2)
-        there = _addresses(client)
-        for name, future in futures.items():
-            if future.status == "finished":
-                found[name] = future.result()
-            elif future.status in ("cancelled", "lost"):
-                raise cluster_lost(client)
-            elif future.status == "error":
-                found[name] = Looked(f"{future.exception()!r}")
-            elif name not in there:
-                found[name] = Looked("it died while it loaded the base. See what it wrote; it may lack memory.")
-    return found
-
-
-def _addresses(client: Any) -> list[str]:
-    return list(client.scheduler_info(n_workers=-1)["workers"])
-
-
-def _few(contents: Sequence[Content], batch: np.ndarray, options: ExtractOptions) -> list[Content]:
-    """Return the contents behind the first images of a batch."""
-    few: list[Content] = []
-    for content in contents:
-        if len(few) == min(_LOOKS, len(batch)):
-            break
-        if not isinstance(content.image(options.side, options.resize), str):
-            few.append(_absolute(content))
-    return few
-
-
-def _absolute(content: Content) -> Content:
-    return replace(content, file=content.file.absolute())  # workers have folders of their own
-
-
-def _spread(fit: dict[str, Looked]) -> float:
-    """Return how far the features of workers are from those of the first one: relative, the largest."""
-    features = [seen.features for seen in fit.values() if seen.features is not None]
-    norm = max(float(np.linalg.norm(features[0])), 1e-12) if features else 1.0
-    return max((float(np.linalg.norm(each - features[0])) / norm for each in features), default=0.0)
 
 
 class Run:
@@ -209,7 +133,7 @@ class Run:
     def finish(self, works: Iterable[Work]) -> None:
         """Have all parts computed, and adopt each."""
         tasks = [
-            Task(number, [(_absolute(content), views) for content, views in work]) for number, work in enumerate(works)
+            Task(number, [(absolute(content), views) for content, views in work]) for number, work in enumerate(works)
         ]
         waiting, self._count = iter(tasks), len(tasks)
         skipped, allowed = len(self.parts.skipped), allowed_skips(self.total, self.job.options)
@@ -235,7 +159,7 @@ class Run:
         """Return the addresses of workers, which are asked for now and then."""
         now = time.monotonic()
         if now - self._last_looked > _TICK:
-            self._there, self._last_looked = _addresses(self.client), now
+            self._there, self._last_looked = addresses(self.client), now
             if self._there:
                 self._last_seen = now
         return self._there

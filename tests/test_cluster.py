@@ -20,8 +20,9 @@ from machines import Machines
 from torture import child
 
 from features import connection, extract
-from features.cluster import _check_workers, cut
+from features.cluster import cut
 from features.errors import ClusterError, RequestError, SourceError
+from features.fitness import check_workers
 from features.options import ExtractOptions, check_options
 from features.plan import Content
 from features.worker import Looked
@@ -208,10 +209,10 @@ def test_workers_that_see_other_things_are_refused(monkeypatch, second, why):
     batch = np.zeros((2, 4, 4, 3), np.uint8)
     one = Looked("", "GPU 0 of a", __import__("features.worker").worker.digest_batch(batch), np.ones(4, np.float32))
     other = replace(one, **{"device": "GPU 1 of a", **second})
-    monkeypatch.setattr("features.cluster._looks", lambda *rest: {"tcp://a": one, "tcp://b": other})
+    monkeypatch.setattr("features.fitness._looks", lambda *rest: {"tcp://a": one, "tcp://b": other})
     job = type("Job", (), {"options": ExtractOptions("x")})()
     with pytest.raises(ClusterError, match=why):
-        _check_workers(None, job, batch, [], print)
+        check_workers(None, job, batch, [], print)
 
 
 def test_parts_are_cut_by_what_is_lacking_alone():

@@ -23,6 +23,7 @@ FEATURES = [
     {"forward", "provenance"},
     {"embed"},
     {"worker", "verify"},
+    {"fitness"},
     {"cluster"},
     {"extract"},
     {"transformer", "cost"},
