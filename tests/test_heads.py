@@ -168,6 +168,7 @@ def test_a_problem_that_is_solved_at_once_bears_waiting_for_one_that_is_hard():
     weights = random.normal(size=(len(rotation.lengths) + 1, 4, 10)) * np.array([1, 1, 1e-3, 1e-2])[:, None]
     chances = newton.chances(rotation.scores(weights))
     gradient = rotation.transposed(costs * (chances - np.eye(10)[y][:, None]))
+    gradient[:-1] += weights[:-1]
     together = newton._newton_step(rotation, gradient, costs, chances)
     # With next to no loss, the step is to weights of 0.
     np.testing.assert_allclose(together[:-1, :2], -weights[:-1, :2], atol=1e-3 * np.abs(weights[:-1, :2]).max())
