@@ -36,6 +36,7 @@ TORCH = "PyTorch alone, channels last"
 def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="elpv")
     parser.add_argument("--backbone", default="vgg16")
     parser.add_argument("--random", action="store_true", help="random weights: speed alone")
     parser.add_argument("--layers", metavar="L[,L]", default="block3_pool,block4_pool,block5_pool", help="for vgg16")
@@ -83,9 +84,11 @@ def measure(options, contenders):
 
 def make_contenders(options, folder):
     """Return {name: what runs once over all images and returns its seconds}; their folders lie below `folder`."""
-    source = load_source("elpv", limit=options.images)
+    source = load_source(options.data, limit=options.images)
     files = [source.file(row) for row in range(len(source))]
+    start = _now()
     decoded = np.stack([images.decode(images.read_bytes(file), options.size) for file in files])
+    print(f"decoding and resizing: {len(files) / (_now() - start)[1]:.0f} images/s a core", file=sys.stderr)
     keras = import_keras()
     keras.utils.set_random_seed(0)
     base = backbones.build_base(options.backbone, [backbones.find_backbone(options.backbone).layer], options.size)
@@ -97,7 +100,7 @@ def make_contenders(options, folder):
         keras.utils.set_random_seed(0)  # random weights, where they are asked for, are the same each time
         with tempfile.TemporaryDirectory() as folder:
             done = extract(
-                "elpv",
+                options.data,
                 **asked,
                 backbone=options.backbone,
                 layers=layers or None,
