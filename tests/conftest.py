@@ -13,7 +13,7 @@ from PIL import Image
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # results of the tests' own base are those of the CPU
 
-from features import FeatureStore, extract
+from features import FeatureStore, cost, extract
 from features.backbones import BACKBONES, Backbone
 from features.cache import cache_folder
 
@@ -127,6 +127,8 @@ def stand_in(monkeypatch):
     ):  # put back afterwards
         monkeypatch.setattr(module, name, getattr(module, name))
     standin.install()
+    for name in ("load_base", "pick_engine", "describe_engine", "make_checked"):
+        monkeypatch.setattr(cost, name, getattr(module, name))
     standin.calls.clear()
 
 
