@@ -16,51 +16,14 @@ def make_parser() -> argparse.ArgumentParser:
     _add_extract(commands)
     _add_train_head(commands)
     _add_compare(commands)
-    probe = _add(
-        commands, "probe", "show accuracy layer by layer, and which layer to take",
-        "python -m pipeline probe --store cache/elpv-layers.h5 --repeats 5",
-    )  # fmt: skip
-    _add_stage_two(probe)
-    _add_fresh(probe)
-    probe.add_argument(
-        "--repeats", type=int, metavar="N", help="stratified splits to draw (default 5; 1: the store's own)"
-    )
-    report = _add(
-        commands, "report", "write one self-contained HTML page about a comparison or a trained head",
-        "python -m pipeline report --run runs/elpv-vgg16-compare",
-    )  # fmt: skip
-    report.add_argument("--run", required=True, metavar="FOLDER", help="what compare or train-head wrote")
-    report.add_argument("--out", metavar="FILE.html", help="the page (default: report.html in the folder)")
-    lecture = _add(
-        commands, "lecture", "run the lecture's models as they were, and corrected",
-        "python -m pipeline lecture --data photos",
-    )  # fmt: skip
-    lecture.add_argument("--data", required=True, metavar="SOURCE", help="see extract")
-    lecture.add_argument("--limit", type=int, metavar="N", help="a stratified subset of N images")
-    lecture.add_argument(
-        "--repeats", type=int, metavar="N", help="draw N stratified splits instead of the source's own"
-    )
-    lecture.add_argument(
-        "--seed", type=int, metavar="N", help="of the heads' random start, and of drawn splits (default 0)"
-    )
-    _add_results(lecture)
-    layers = _add(
-        commands, "layers", "list a backbone's layers, their shapes and bytes an image",
-        "python -m pipeline layers vgg16 --image-size 96",
-    )  # fmt: skip
-    layers.add_argument("backbone", metavar="NAME", help="see extract --backbone")
-    layers.add_argument("--image-size", type=int, metavar="PX", help="side of the images (default: the base's)")
+    _add_probe(commands)
+    _add_report(commands)
+    _add_lecture(commands)
+    _add_layers(commands)
     _add_predict(commands)
     _add_export(commands)
-    inspect = _add(commands, "inspect", "tell what a store holds", "python -m pipeline inspect cache/elpv-vgg16.h5")
-    inspect.add_argument("store", metavar="STORE.h5")
-    verify = _add(
-        commands, "verify", "check a store's checksums, its source, and some rows computed again",
-        "python -m pipeline verify cache/elpv-vgg16.h5 --rows 32",
-    )  # fmt: skip
-    verify.add_argument("store", metavar="STORE.h5")
-    verify.add_argument("--rows", type=int, metavar="N", help="random rows to compute again (default 16; 0: none)")
-    verify.add_argument("--seed", type=int, metavar="N", help="of the choice of rows (default 0)")
+    _add_inspect(commands)
+    _add_verify(commands)
     return parser
 
 
@@ -308,3 +271,64 @@ def _value(text: str) -> Any:
 def _add_results(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", metavar="FOLDER", help="folder for the results (default below runs/)")
     command.add_argument("--overwrite", action="store_true", help="replace earlier results")
+
+
+def _add_probe(commands: Any) -> None:
+    command = _add(
+        commands, "probe", "show accuracy layer by layer, and which layer to take",
+        "python -m pipeline probe --store cache/elpv-layers.h5 --repeats 5",
+    )  # fmt: skip
+    _add_stage_two(command)
+    _add_fresh(command)
+    command.add_argument(
+        "--repeats", type=int, metavar="N", help="stratified splits to draw (default 5; 1: the store's own)"
+    )
+
+
+def _add_report(commands: Any) -> None:
+    command = _add(
+        commands, "report", "write one self-contained HTML page about a comparison or a trained head",
+        "python -m pipeline report --run runs/elpv-vgg16-compare",
+    )  # fmt: skip
+    command.add_argument("--run", required=True, metavar="FOLDER", help="what compare or train-head wrote")
+    command.add_argument("--out", metavar="FILE.html", help="the page (default: report.html in the folder)")
+
+
+def _add_lecture(commands: Any) -> None:
+    command = _add(
+        commands, "lecture", "run the lecture's models as they were, and corrected",
+        "python -m pipeline lecture --data photos",
+    )  # fmt: skip
+    command.add_argument("--data", required=True, metavar="SOURCE", help="see extract")
+    command.add_argument("--limit", type=int, metavar="N", help="a stratified subset of N images")
+    command.add_argument(
+        "--repeats", type=int, metavar="N", help="draw N stratified splits instead of the source's own"
+    )
+    command.add_argument(
+        "--seed", type=int, metavar="N", help="of the heads' random start, and of drawn splits (default 0)"
+    )
+    _add_results(command)
+
+
+def _add_layers(commands: Any) -> None:
+    command = _add(
+        commands, "layers", "list a backbone's layers, their shapes and bytes an image",
+        "python -m pipeline layers vgg16 --image-size 96",
+    )  # fmt: skip
+    command.add_argument("backbone", metavar="NAME", help="see extract --backbone")
+    command.add_argument("--image-size", type=int, metavar="PX", help="side of the images (default: the base's)")
+
+
+def _add_inspect(commands: Any) -> None:
+    command = _add(commands, "inspect", "tell what a store holds", "python -m pipeline inspect cache/elpv-vgg16.h5")
+    command.add_argument("store", metavar="STORE.h5")
+
+
+def _add_verify(commands: Any) -> None:
+    command = _add(
+        commands, "verify", "check a store's checksums, its source, and some rows computed again",
+        "python -m pipeline verify cache/elpv-vgg16.h5 --rows 32",
+    )  # fmt: skip
+    command.add_argument("store", metavar="STORE.h5")
+    command.add_argument("--rows", type=int, metavar="N", help="random rows to compute again (default 16; 0: none)")
+    command.add_argument("--seed", type=int, metavar="N", help="of the choice of rows (default 0)")

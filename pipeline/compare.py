@@ -93,22 +93,7 @@ def compare(
     folder = asked.folder("compare")
     if cluster is not None:
         check_cluster(cluster)
-    with FeatureStore(store) as opened:
-        rows, provenance = opened.rows.images(), opened.provenance
-        splits = draw_splits(rows, repeats, asked.seed)
-        say(f"store    {store}: {describe_rows(rows, asked.views or opened.views)}")
-        say(
-            "splits   the store's own"
-            if repeats == 1
-            else f"splits   {repeats} drawn anew, stratified, seeds from {asked.seed}"
-        )
-        fits = Fits(opened, rows, splits, folder.parent / ".fits", asked.fresh)
-        if cluster is not None:
-            fits.fill([(name, asked) for name in names], cluster, say)
-        with Progress(len(names) * repeats, "fits") as progress:
-            fitted = [fits.of(name, asked, progress) for name in names]
-    if fits.loaded:
-        say(f"kept     {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To fit them again: --fresh")
+    rows, provenance, splits, fitted = _fit(names, asked, repeats, folder.parent / ".fits", cluster, say)
     results = [summarise(each, splits[0]) for each in fitted]
     compare_with_best(results, fitted, rows.labels, splits)
     for each in results:  # what a store of these features alone would take
@@ -133,6 +118,34 @@ def compare(
         )
     say(f"written  {folder}/compare.md, compare.csv, compare.json, compare.png, predictions.npz")
     return Comparison(comparison, out=str(folder))
+
+
+def _fit(
+    names: Sequence[str],
+    asked: Request,
+    repeats: int,
+    kept: Path,
+    cluster: str | None,
+    say: Callable[[str], None],
+) -> tuple[Rows, dict[str, Any], list[np.ndarray], list[list[Result]]]:
+    """Return a store's rows and provenance, the splits, and each head's result on each of them."""
+    with FeatureStore(asked.store) as opened:
+        rows, provenance = opened.rows.images(), opened.provenance
+        splits = draw_splits(rows, repeats, asked.seed)
+        say(f"store    {asked.store}: {describe_rows(rows, asked.views or opened.views)}")
+        say(
+            "splits   the store's own"
+            if repeats == 1
+            else f"splits   {repeats} drawn anew, stratified, seeds from {asked.seed}"
+        )
+        fits = Fits(opened, rows, splits, kept, asked.fresh)
+        if cluster is not None:
+            fits.fill([(name, asked) for name in names], cluster, say)
+        with Progress(len(names) * repeats, "fits") as progress:
+            fitted = [fits.of(name, asked, progress) for name in names]
+    if fits.loaded:
+        say(f"kept     {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To fit them again: --fresh")
+    return rows, provenance, splits, fitted
 
 
 def check_repeats(repeats: int) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,14 +128,21 @@ def test_a_worker_with_other_versions_is_named_and_gets_no_part(tree, tmp_path, 
     told = tmp_path / "other/pillow-99.0.dist-info/METADATA"
     told.parent.mkdir(parents=True)
     told.write_text("Metadata-Version: 2.1\nName: pillow\nVersion: 99.0\n")
-    machines.start_worker("odd", environment={"PYTHONPATH": str(tmp_path / "other")})
+    unfit = pytest.raises(ClusterError, match=r"worker tcp://127.* is not fit: it has pillow 99.0 instead of")
+    with third_worker(machines, environment={"PYTHONPATH": str(tmp_path / "other")}), unfit:
+        run(tree, tmp_path / "s.h5", cluster=machines.address)
+    assert not list(tmp_path.glob("s.h5*"))
+
+
+@contextmanager
+def third_worker(machines, **how):
+    """Let a worker of another kind join for a while."""
+    machines.start_worker("odd", **how)
     try:
         wait_for_workers(machines, 3)
-        with pytest.raises(ClusterError, match=r"worker tcp://127.* is not fit: it has pillow 99.0 instead of"):
-            run(tree, tmp_path / "s.h5", cluster=machines.address)
+        yield
     finally:
         machines.kill("odd")
-    assert not list(tmp_path.glob("s.h5*"))
 
 
 def wait_for_workers(machines, count):
@@ -149,13 +157,9 @@ def test_a_worker_that_does_not_see_the_folder_is_named(tree, tmp_path, stand_in
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("a file system of its own for a process is not permitted here")
     hide = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs tmpfs {tmp_path} && exec "$@"', "sh"]
-    machines.start_worker("blind", before=hide)
-    try:
-        wait_for_workers(machines, 3)
-        with pytest.raises(ClusterError, match=r"does not see .*run-.*a file system that client and workers share"):
-            run(tree, tmp_path / "s.h5", cluster=machines.address)
-    finally:
-        machines.kill("blind")
+    unfit = pytest.raises(ClusterError, match=r"does not see .*run-.*a file system that client and workers share")
+    with third_worker(machines, before=hide), unfit:
+        run(tree, tmp_path / "s.h5", cluster=machines.address)
 
 
 def test_a_full_disk_is_reported_with_worker_and_part(tree, stand_in, machines, small_disk, monkeypatch, tmp_path):
