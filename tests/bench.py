@@ -24,7 +24,6 @@ from features.engines import ENGINES, describe_engine, is_installed, processor
 from features.errors import EngineError
 from features.frozen import freeze
 from features.mnn_engine import cores
-from features.runtime import import_keras
 from features.sources import load_source
 from features.weights import Weights, fingerprint_weights
 
@@ -48,7 +47,7 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all seconds there too")
     options = parser.parse_args()
     if options.random:
-        backbones.load_weights = lambda model, *rest: Weights("random", fingerprint_weights(model))
+        backbones.load_weights = functools.partial(_random_weights, kept=[])
     with tempfile.TemporaryDirectory() as folder:
         measure(options, make_contenders(options, Path(folder)))
 
@@ -89,15 +88,12 @@ def make_contenders(options, folder):
     start = _now()
     decoded = np.stack([images.decode(images.read_bytes(file), options.size) for file in files])
     print(f"decoding and resizing: {len(files) / (_now() - start)[1]:.0f} images/s a core", file=sys.stderr)
-    keras = import_keras()
-    keras.utils.set_random_seed(0)
     base = backbones.build_base(options.backbone, [backbones.find_backbone(options.backbone).layer], options.size)
     frozen = freeze(base, options.size, options.batch_size)
 
     def through(*layers, engine="auto"):
         """Files to a committed store, start-up left out: what the pass and the commit take."""
         asked = {"limit": options.images, "batch_size": options.batch_size, "image_size": options.size}
-        keras.utils.set_random_seed(0)  # random weights, where they are asked for, are the same each time
         with tempfile.TemporaryDirectory() as folder:
             done = extract(
                 options.data,
@@ -199,6 +195,13 @@ def torch_runner(options, base, decoded):
         return taken
 
     return run
+
+
+def _random_weights(model, *_, kept):
+    """Give a model the random weights of the first; a seed of TensorFlow's would make it forget its compiled functions."""
+    kept += [] if kept else model.get_weights()
+    model.set_weights(kept)
+    return Weights("random", fingerprint_weights(model))
 
 
 def _engine(line):
