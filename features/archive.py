@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -91,3 +91,12 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 def save_arrays(path: str | Path | IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays of numbers to an ``.npz`` file, which numpy.load opens without pickle."""
     np.savez(path, allow_pickle=False, **dict(arrays))
+
+
+def append_array(path: str | Path, name: str, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+    """Add an array of float32 to an ``.npz`` file, of which some rows at a time are there."""
+    told = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with zipfile.ZipFile(path, "a") as archive, archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(file, told)
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, "<f4").data)

@@ -151,6 +151,7 @@ def _add_train_head(commands: Any) -> None:
         "--tensorboard", metavar="FOLDER", help="write the learning curves of a Dense head for TensorBoard"
     )
     _add_stage_two(command)
+    _add_cluster(command.add_argument)
     command.add_argument(
         "--joblib",
         action="store_true",
@@ -243,7 +244,7 @@ def _add_stage_two(command: argparse.ArgumentParser) -> None:
         "--memory",
         type=float,
         metavar="GB",
-        help="what features may take; larger ones are streamed to Dense heads (default: half of the machine's)",
+        help="what features may take; of larger ones a part at a time is read (default: half of the machine's)",
     )
     _add_results(command)
 

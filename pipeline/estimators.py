@@ -19,7 +19,6 @@ from .choice import Choice, Grid, best_of, combinations
 from .linearhead import LinearHead
 from .platt import Sigmoids, calibrate
 from .sample import Pair, Sample
-from .scaling import measure_scale
 
 Make = Callable[..., Any]
 
@@ -98,7 +97,7 @@ class EstimatorSearch:
             return Choice(settings[0], [])
         found: list[float] = []
         for scale in self.grid.get("scale", ("layer",)):
-            X = self.sample.features.matrix / self._scale(scale)
+            X = self.sample.features.matrix / self.sample.features.scale(scale)
             # Threads: the work is in BLAS and in compiled code, and they share X.
             found += Parallel(-1, require="sharedmem")(
                 delayed(_count_correct)(self._estimator(each), X, self.sample, pair)
@@ -111,7 +110,8 @@ class EstimatorSearch:
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> ScaledEstimator | LinearHead:
         """Return the head with some settings, fitted to images given by a mask."""
-        sample, scale = self.sample, self._scale(settings.get("scale", "layer"))
+        sample = self.sample
+        scale = sample.features.scale(settings.get("scale", "layer"))
 
         def fit(some: np.ndarray) -> Any:
             return self._estimator(settings).fit(sample.features.of(some) / scale, sample.labels(some))
@@ -137,9 +137,6 @@ class EstimatorSearch:
             if "random_state" in estimator.get_params()
             else estimator
         )
-
-    def _scale(self, how: str) -> np.ndarray:
-        return measure_scale(self.sample.features.matrix, how, self.sample.features.widths)
 
 
 def _as_linear(estimator: Any, scale: np.ndarray, sigmoids: Sigmoids | None) -> LinearHead | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +21,16 @@ from features.errors import UnsafeFile
 from features.jsontext import parse_json
 from features.layout import Rows
 from features.progress import Progress
+from features.splits import SPLITS
 from features.store import FeatureStore
 from features.versions import digest_code
 
-from .farm import Fit, digest_rows, fit_all, of_test
 from .heads import HEADS, find_head
-from .matrix import read_features
+from .matrix import is_by_products, read_features
+from .place import Place
 from .request import Request
-from .train import Result, fit_head
+from .spread import on_cluster, spread
+from .train import Result, fit_head, fit_stored
 
 
 class Fits:
@@ -57,20 +61,27 @@ class Fits:
         self, store: FeatureStore, rows: Rows, splits: Sequence[np.ndarray], folder: Path, fresh: bool = False
     ):
         self._store, self._rows, self._splits, self._folder, self._fresh = store, rows, splits, folder, fresh
-        self._held = digest_rows(store, rows)
+        self._place = Place.of(store)
         self._made: dict[str, Result] = {}  # on a cluster, by key
         self.loaded = 0
 
     def fill(self, wanted: Sequence[tuple[str, Request]], cluster: str, say: Callable[[str], None]) -> None:
-        """Let a cluster make what is not kept of some heads, each on every split; `of` finds it then."""
-        fits = [
-            Fit(key, str(self._store.path.absolute()), self._held, head, _for_worker(asked), split.tobytes())
-            for head, asked in wanted
-            for split in self._splits
-            if self._kept(head, key := self._key(head, asked, split)) is None
-        ]
-        with Progress(len(fits), "fits") as progress:
-            for key, result in fit_all(fits, cluster, say) if fits else ():
+        """Let a cluster make what is not kept of some heads, each on every split; `of` finds it then.
+
+        Those by inner products of rows are made here, one after the other, and their products on the cluster.
+        """
+        calls: list[tuple[Any, ...]] = []
+        here: list[tuple[Any, ...]] = []
+        for head, asked in wanted:
+            fits = here if is_by_products(self._store, head, asked) else calls
+            for split in self._splits:
+                if self._kept(head, key := self._key(head, asked, split)) is None:
+                    fits.append((key, self._place, head, asked.for_any_machine(), split))
+        if not (calls or here):
+            return
+        with Progress(len(calls) + len(here), "fits") as progress, on_cluster(cluster, say):
+            made = itertools.chain(spread(_fit, calls, ordered=False), itertools.starmap(_fit, here))
+            for key, result in made:
                 self._made[key] = result
                 save_result(result, self._path(key))
                 progress.update()
@@ -86,7 +97,7 @@ class Fits:
             if result is None:
                 read = read or read_features(self._store, head, asked)
                 result, _ = fit_head(head, read, self._rows, split, asked.seed, asked.select, asked.settings)
-                result = of_test(result, split)
+                result = _of_test(result, split)
                 save_result(result, self._path(key))
             results.append(result)
             progress.update()
@@ -100,7 +111,7 @@ class Fits:
 
     def _key(self, head: str, asked: Request, split: np.ndarray) -> str:
         decides = {
-            "store": self._held,
+            "store": self._place.held,
             "split": hashlib.sha256(split.tobytes()).hexdigest(),
             "head": head,
             "grid": repr(find_head(head, asked.settings).grid),
@@ -115,9 +126,14 @@ class Fits:
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def _for_worker(asked: Request) -> Request:
-    """Return a request that decides the same on another machine, whatever its memory is."""
-    return replace(asked, memory=asked.memory_bytes / 1e9)
+def _fit(key: str, place: Place, head: str, asked: Request, split: np.ndarray) -> tuple[str, Result]:
+    """Return the key of a fit and what came of it, without what only the head's own run wants."""
+    return key, _of_test(fit_stored(place, head, asked, split)[0], split)
+
+
+def _of_test(result: Result, split: np.ndarray) -> Result:
+    """Return a result with the probabilities of the test rows alone."""
+    return replace(result, probabilities=result.probabilities[split == SPLITS["test"]])
 
 
 def save_result(result: Result, path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import joblib
 import numpy as np
 
-from features.archive import open_archive, read_arrays, save_arrays
+from features.archive import append_array, open_archive, read_arrays, save_arrays
 from features.errors import RequestError, UnsafeFile
 from features.jsontext import read_json
 from features.kerasfile import check_config
@@ -26,6 +26,7 @@ from .heads import Classifier
 from .kernel import Svm
 from .linearhead import LinearHead
 from .platt import Sigmoids
+from .stream import Matrix, whole_blocks
 from .trees import check_trees
 from .vote import Member, Vote
 
@@ -70,15 +71,19 @@ def save_head(head: Classifier, folder: Path, as_joblib: bool = False) -> str:
             joblib.dump(estimator, folder / name)
         else:
             _save_skops(estimator, folder / name)
-    save_arrays(folder / "head.npz", {"classes": head.classes_, **arrays})
+    held = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    save_arrays(folder / "head.npz", {"classes": head.classes_, **held})
+    for name in arrays.keys() - held:  # support vectors that lie in the store
+        blocks = (block for _, block in whole_blocks(arrays[name]))
+        append_array(folder / "head.npz", name, arrays[name].shape, blocks)
     (folder / "head.json").write_text(json.dumps({**told, "file": name}), encoding="utf-8")
     return name
 
 
-def _describe(head: Classifier) -> tuple[dict[str, Any], dict[str, np.ndarray], Any]:
+def _describe(head: Classifier) -> tuple[dict[str, Any], dict[str, Matrix], Any]:
     """Return what a head is as JSON, as arrays, and as an estimator of scikit-learn's, where it is one."""
     sigmoids = getattr(head, "sigmoids_", None)
-    arrays = {} if sigmoids is None else {"slopes": sigmoids.slopes, "offsets": sigmoids.offsets}
+    arrays: dict[str, Matrix] = {} if sigmoids is None else {"slopes": sigmoids.slopes, "offsets": sigmoids.offsets}
     if isinstance(head, LinearHead):
         return {"kind": "linear"}, {**arrays, "coefficients": head.coef_, "intercept": head.intercept_}, None
     if isinstance(head, Svm):

@@ -80,6 +80,7 @@ def _linear(x: Any, kernel: np.ndarray, bias: np.ndarray, sigmoids: Sigmoids | N
 
 def _svm(x: Any, head: Svm) -> Any:
     ops, gamma = import_keras().ops, head.gamma_
+    assert isinstance(head.support_vectors_, np.ndarray)  # as of every head that was loaded
     support = (head.support_vectors_ / head.scale_).astype(np.float64)
     # In doubles: squared distances are small differences of large numbers, and many kernels add up to one score.
     x = ops.cast(x, "float64")

@@ -13,10 +13,12 @@ from sklearn.svm import SVC
 from features.errors import RequestError
 
 from .choice import Choice, Grid, best_of, combinations
+from .gram import gram, transposed
 from .linearhead import LinearHead
 from .platt import Sigmoids, calibrate
 from .sample import Pair, Sample
-from .scaling import SCALES, measure_scale
+from .scaling import SCALES
+from .stream import Matrix, divided, select, whole_blocks
 
 _ROWS = 1024  # of a kernel matrix that are computed at once when predicting
 
@@ -31,7 +33,7 @@ class Svm:
         What features are divided by.
     gamma : float or None
         Of the Gaussian kernel ``exp(-gamma |a - b|^2)``; None for the linear one.
-    support : ndarray of shape (n_support, n_features), float32
+    support : ndarray or Stored of shape (n_support, n_features), float32
         Support vectors, scaled.
     weights : ndarray of shape (n_support, n_pairs)
         Of each support vector in the score of each pair of classes, (0, 1), (0, 2), ...; of two classes the score is
@@ -45,7 +47,7 @@ class Svm:
         classes: np.ndarray,
         scale: np.ndarray,
         gamma: float | None,
-        support: np.ndarray,
+        support: Matrix,
         weights: np.ndarray,
         intercept: np.ndarray,
         sigmoids: Sigmoids,
@@ -55,9 +57,11 @@ class Svm:
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Return scores: (n_samples,) for two classes, else (n_samples, n_classes)."""
-        blocks = (X[first : first + _ROWS] / self.scale_ for first in range(0, len(X), _ROWS))
-        kernels = (kernel_matrix(block, self.support_vectors_, self.gamma_) for block in blocks)
-        pairs = np.concatenate([kernel @ self.weights_ for kernel in kernels]) + self.intercept_
+        pairs = np.tile(self.intercept_, (len(X), 1))
+        for rows, support in whole_blocks(self.support_vectors_):
+            for first in range(0, len(X), _ROWS):
+                some = slice(first, first + _ROWS)
+                pairs[some] += kernel_matrix(X[some] / self.scale_, support, self.gamma_) @ self.weights_[rows]
         return pairs[:, 0] if len(self.classes_) == 2 else join_pairs(pairs, len(self.classes_))
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
@@ -122,7 +126,7 @@ class SvmSearch:
                 f"{(held + a_thread) / 1e9:.1f} GB. Use --head logistic, or fewer images: --limit"
             )
         self._threads = int(min(os.cpu_count() or 1, (memory / 2 - held) // a_thread))
-        self._measured: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._held: dict[str, np.ndarray] = {}
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:
         """Return the most accurate settings on the images that each pair looks at."""
@@ -140,8 +144,8 @@ class SvmSearch:
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> Svm | LinearHead:
         """Return the head with some settings, fitted to images given by a mask."""
-        scaled, scale, _ = self._scaled(settings["scale"])
-        gamma, y = settings.get("gamma"), self.sample.y
+        features, gamma, y = self.sample.features, settings.get("gamma"), self.sample.y
+        scale = features.scale(settings["scale"])
         kernel = self._kernel(settings["scale"], gamma)
 
         def score(fit: np.ndarray, look: np.ndarray) -> np.ndarray:
@@ -151,32 +155,40 @@ class SvmSearch:
 
         svc = _fit(kernel, y, settings["C"], images)
         sigmoids = calibrate(self.sample, images, svc.classes_, score)
-        support, weights = scaled[images][svc.support_], _pair_weights(svc)
+        support, weights = select(features.X, np.flatnonzero(images)[svc.support_]), _pair_weights(svc)
         if gamma is None and len(svc.classes_) == 2:
-            coefficients = (support.T @ weights) / scale[:, None]
+            coefficients = transposed(support, np.zeros(len(scale)), scale, weights) / scale[:, None]
             return LinearHead(svc.classes_, coefficients, svc.intercept_, sigmoids)
+        support = divided(support, scale)
         return Svm(
             svc.classes_, scale, self._gamma(settings["scale"], gamma), support, weights, svc.intercept_, sigmoids
         )
 
-    def _scaled(self, how: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return scaled rows, the scale, and the products of all pairs of rows."""
-        if how not in self._measured:
-            scale = measure_scale(self.sample.features.matrix, how, self.sample.features.widths)
-            scaled = self.sample.features.matrix / scale
-            self._measured[how] = scaled, scale, scaled @ scaled.T
-        return self._measured[how]
+    def _products(self, how: str) -> np.ndarray:
+        """Return the products of all pairs of scaled rows, in float32."""
+        features = self.sample.features
+        if how not in self._held:
+            hows = features.together(how, self.grid.get("scale", ()))
+            products = gram(features.X, np.zeros(features.X.shape[1]), [features.scale(each) for each in hows])
+            self._held |= {each: _mirrored(products.pop(0)) for each in hows}
+        return self._held[how]
 
     def _gamma(self, scale: str, gamma: float | None) -> float | None:
         if gamma is None:
             return None
-        products = self._scaled(scale)[2]
+        products = self._products(scale)
         distance = 2 * (np.trace(products, dtype=np.float64) / len(products) - products.mean(dtype=np.float64))
         return gamma / distance if distance > 1e-6 else gamma
 
     def _kernel(self, scale: str, gamma: float | None) -> np.ndarray:
-        products = self._scaled(scale)[2]
+        products = self._products(scale)
         return _from_products(products, np.diagonal(products), np.diagonal(products), self._gamma(scale, gamma))
+
+
+def _mirrored(products: np.ndarray) -> np.ndarray:
+    """Return a symmetric matrix, float32, of its upper triangle."""
+    upper = np.triu(products.astype(np.float32))
+    return upper + np.triu(upper, 1).T
 
 
 def kernel_matrix(A: np.ndarray, B: np.ndarray, gamma: float | None) -> np.ndarray:

@@ -15,7 +15,7 @@ from .linearhead import LinearHead
 from .newton import chances, solve
 from .rotation import Rotation, rotate
 from .sample import Pair, Sample
-from .scaling import measure_scale
+from .scaling import measure
 
 
 class Logistic(LinearHead):
@@ -46,7 +46,8 @@ class Logistic(LinearHead):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Logistic:
         """Fit to X, (n_samples, n_features), and y."""
-        rotation = rotate(X, measure_scale(X, self.scale, self.widths or (X.shape[1],)))
+        moments = measure(X)
+        (rotation,) = rotate(X, moments.mean, [moments.scale(self.scale, self.widths or (X.shape[1],))])
         return self._take(rotation, y, np.ones(len(y), bool))
 
     def _take(self, rotation: Rotation, y: np.ndarray, rows: np.ndarray) -> Logistic:
@@ -114,7 +115,9 @@ class LogisticSearch:
         return np.repeat(np.searchsorted(self._classes, self.sample.y), self.sample.features.views)
 
     def _rotated(self, scale: str) -> Rotation:
+        features = self.sample.features
         if scale not in self._rotations:
-            X = self.sample.features.matrix
-            self._rotations[scale] = rotate(X, measure_scale(X, scale, self.sample.features.widths))
+            hows = features.together(scale, self.grid["scale"])
+            rotations = rotate(features.X, features.moments.mean, [features.scale(how) for how in hows])
+            self._rotations |= zip(hows, rotations, strict=True)
         return self._rotations[scale]

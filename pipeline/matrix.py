@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,20 +14,75 @@ from features.pooling import check_pool, pooled_shape
 from features.store import FeatureStore
 
 from .dense import DenseSearch
-from .heads import find_head
+from .heads import HEADS, find_head
+from .kernel import SvmSearch
+from .linear import LogisticSearch
+from .place import Place
 from .request import Request
 from .sample import Features
 from .stream import Matrix, Stored
 
+BY_PRODUCTS = (LogisticSearch, SvmSearch)  # all that they need of rows is how they lie to each other
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads rows of a store in whatever process it is called: to a worker of a cluster the store's path goes alone.
+
+    Attributes
+    ----------
+    place : Place
+    rows : ndarray of int
+        Those of the store that there are.
+    layers : tuple of (str, str)
+        Layers, which are joined, and how each is pooled.
+    """
+
+    place: Place
+    rows: np.ndarray
+    layers: tuple[tuple[str, str], ...]
+
+    def __call__(self, some: np.ndarray) -> np.ndarray:
+        """Return some of the rows, given by their places among them: (n, n_features), float32."""
+        return _read(self.place.open(), self.layers, self.rows[some])
+
+
+def _read(store: FeatureStore, layers: tuple[tuple[str, str], ...], rows: np.ndarray) -> np.ndarray:
+    parts = [store.read(name, pool, rows) for name, pool in layers]
+    return parts[0] if len(parts) == 1 else np.hstack(parts)
+
 
 def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
-    """Read what a head wants of a store: layers are pooled each by itself and joined side by side."""
+    """Read what a head wants of a store; what is too large for memory stays there. See `find_features`."""
+    found = find_features(store, head, asked)
+    if not in_memory(found, asked):
+        return found
+    return replace(found, X=_read(store, found.parts, np.flatnonzero(store.rows.views < found.views)))
+
+
+def is_by_products(store: FeatureStore, head: str, asked: Request) -> bool:
+    """Tell whether a head is fitted by inner products of rows that stay in the store."""
+    return find_head(head).search in BY_PRODUCTS and not in_memory(find_features(store, head, asked), asked)
+
+
+def in_memory(features: Features, asked: Request) -> bool:
+    """Tell whether features are as few as a request allows in memory."""
+    return 4 * math.prod(features.X.shape) <= asked.memory_bytes
+
+
+def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
+    """Return what a head wants of a store, nothing of which is read; layers are pooled each by itself and joined.
+
+    Raises
+    ------
+    RequestError
+        If there is no such layer, pooling or number of views, or more than the memory that the head cannot do without.
+    """
     views = asked.views or store.views
     if not 1 <= views <= store.views or asked.views == 0:
         raise RequestError(
             f"views must be between 1 and {store.views}, those of {store.path}; got {asked.views}. Leave it out for all."
         )
-    rows = None if views == store.views else np.flatnonzero(store.rows.views < views)
     names = asked.layer.split(",") if asked.layer else [list(store.layers)[-1]]
     ways, pools, widths = [], [], []
     for name in names:
@@ -37,49 +93,64 @@ def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
         pools.append(ways[-1] if is_map else store.provenance["pool"])
         times = pools[-1].count("+") + 1  # average and maximum have each a scale of their own
         widths += [math.prod(pooled_shape(shape, ways[-1])) // times] * times
-
-    def read(some: np.ndarray | None) -> np.ndarray:
-        parts = [store.read(name, pool, some) for name, pool in zip(names, ways, strict=True)]
-        return parts[0] if len(parts) == 1 else np.hstack(parts)
-
-    return Features(
-        X=_in_memory_or_stored(store, head, asked, rows, sum(widths), read),
+    rows, layers = np.flatnonzero(store.rows.views < views), tuple(zip(names, ways, strict=True))
+    # A block is there twice, as it is read and as TensorFlow has it, while its rows are being pooled.
+    block_rows = int(min(asked.memory_bytes / 4 / (4 * sum(widths)), len(rows)))
+    read = Reader(Place.of(store), rows, layers)
+    found = Features(
+        X=Stored((len(rows), sum(widths)), read, block_rows),
         widths=tuple(widths),
         views=views,
         layer="+".join(names),
         pool=", ".join(dict.fromkeys(pools)),
-        parts=tuple(zip(names, ways, strict=True)),
+        parts=layers,
     )
+    if not in_memory(found, asked):
+        _check_streamed(found.X, head, asked)
+    return found
 
 
-def _in_memory_or_stored(
-    store: FeatureStore,
-    head: str,
-    asked: Request,
-    rows: np.ndarray | None,
-    n_features: int,
-    read: Callable[[np.ndarray | None], np.ndarray],
-) -> Matrix:
-    """Return a matrix that is read, or one that stays in the store where it is too large and the head can stream it."""
-    chosen = np.arange(len(store)) if rows is None else rows
-    row_bytes = 4 * n_features
-    if row_bytes * len(chosen) <= asked.memory_bytes:
-        return read(rows)
-    if find_head(head).search is not DenseSearch:
+def _check_streamed(X: Matrix, head: str, asked: Request) -> None:
+    """Refuse a head that cannot do with a part of its features at a time."""
+    search, (rows, n_features) = find_head(head).search, X.shape
+    needed = (
+        f"features must fit into {asked.memory_bytes / 1e9:.2g} GB; {head} needs {4 * rows * n_features / 1e9:.2g} GB "
+        f"for {rows} rows of {n_features}"
+    )
+    if search not in (DenseSearch, *BY_PRODUCTS):
+        able = ", ".join(name for name, each in HEADS.items() if each.search in (DenseSearch, *BY_PRODUCTS))
+        raise RequestError(f"{needed}. Pool them: --pool avg, use {able}, or allow more: --memory GB")
+    if search in BY_PRODUCTS and rows >= n_features:
+        raise RequestError(f"{needed}, and more for products of rows. Use --head dense, or allow more: --memory GB")
+    if 16 * n_features > asked.memory_bytes:
         raise RequestError(
-            f"features must fit into {asked.memory_bytes / 1e9:.2g} GB; {head} needs {row_bytes * len(chosen) / 1e9:.2g} GB "
-            f"for {len(chosen)} rows of {n_features}. Pool them: --pool avg, use --head dense, or allow more: --memory GB"
+            f"memory must hold four rows of {4 * n_features} bytes at least; got {asked.memory} GB. Raise it."
         )
-    # A block is there twice, as it is read and as TensorFlow has it, while its rows are being pooled.
-    block_rows = int(asked.memory_bytes / 4 / row_bytes)
-    if block_rows < 1:
-        raise RequestError(
-            f"memory must hold four rows of {row_bytes} bytes at least; got {asked.memory} GB. Raise it."
-        )
-    return Stored((len(chosen), n_features), lambda some: read(chosen[some]), block_rows)
+
+
+def read_once(place: Place, head: str, asked: Request) -> tuple[Rows, Features]:
+    """Read what a head wants of a store, for all in a row in this process that want the same; a worker is to have one matrix."""
+    global _last
+    store = place.open()
+    wanted = store, asked.layer, asked.pool or find_head(head).pool, asked.views, is_by_products(store, head, asked)
+    if _last is None or _last[0] != wanted:
+        _last = None  # before the next matrix is read
+        _last = wanted, store.rows.images(), read_features(store, head, asked)
+    return _last[1], _last[2]
+
+
+_last: tuple[Any, Rows, Features] | None = None
 
 
 def describe_rows(rows: Rows, views: int) -> str:
     """Return a line about the images of a store."""
     times = f", {views} views each" if views > 1 else ""
     return f"{len(rows)} images{times}, classes {', '.join(rows.class_names)}"
+
+
+def describe_features(features: Features, asked: Request) -> str:
+    """Return a line about what `find_features` gives."""
+    told = f"{features.layer}, {features.pool}: {features.X.shape[1]} features"
+    if in_memory(features, asked) or isinstance(features.X, np.ndarray):
+        return told
+    return f"{told}, {features.X.block_rows} rows at a time from the store"

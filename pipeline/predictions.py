@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -98,3 +99,15 @@ def load_predictions(folder: Path) -> Predictions:
             f"{folder / FILE} cannot be read ({error}). Run the same compare or train-head again, with --overwrite"
         ) from error
     return Predictions(Rows(**held), splits, told, probabilities)
+
+
+def write_predictions(path: Path, rows: Rows, probabilities: np.ndarray) -> None:
+    """Write a table of all images, for people: what each is, and the probabilities, (n_images, n_classes)."""
+    names, splits = rows.class_names, {code: split for split, code in SPLITS.items()}
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "split", "label", "predicted", *(f"p({name})" for name in names)])
+        for row, chances in enumerate(probabilities):
+            predicted = names[int(chances.argmax())]
+            label, split = names[rows.labels[row]], splits[int(rows.splits[row])]
+            table.writerow([rows.paths[row], split, label, predicted, *(f"{chance:.6f}" for chance in chances)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ class Request:
     settings : dict of str to tuple
         Setting of a head → values to try instead of the usual ones.
     memory : float, optional
-        Gigabytes that a matrix of features may take; half of the machine's if left out. Dense heads stream larger ones
-        from the store.
+        Gigabytes that a matrix of features may take; half of the machine's if left out. Of larger ones a part at a time
+        is read, by those heads that can do with it.
     joblib : bool
         Pickle a head of scikit-learn's, which can then be loaded only where that is asked for.
     """
@@ -73,6 +73,10 @@ class Request:
         if self.memory is not None:
             return self.memory * 1e9
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+
+    def for_any_machine(self) -> Request:
+        """Return a request that decides the same on another machine, whatever its memory is."""
+        return replace(self, memory=self.memory_bytes / 1e9)
 
     def folder(self, what: str) -> Path:
         """Return the folder for results, refusing one that is taken."""

@@ -6,12 +6,14 @@ Such a model is unchanged by rotating and shifting the features, and only the ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import blas, eigh
+from scipy.linalg import eigh
 
-_BLOCK = 2048  # columns that are taken to float64 at once
+from .gram import gram, transposed
+from .stream import Matrix, Stored
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Rotation:
     lengths: np.ndarray
     mean: np.ndarray
     scale: np.ndarray
-    _X: np.ndarray
+    _X: Matrix
     _basis: np.ndarray
 
     def back(self, weights: np.ndarray) -> np.ndarray:
@@ -42,10 +44,7 @@ class Rotation:
             coefficients = self._basis @ weights
         else:  # the basis belongs to the rows: features' coefficients are sums of centred rows
             sums = self._basis @ (weights / self.lengths[:, None])
-            coefficients = np.empty((len(self.mean), weights.shape[1]))
-            for part in _blocks(len(self.mean)):
-                block = self._X[:, part].astype(np.float64) / self.scale[part]
-                coefficients[part] = (block - self.mean[part] / self.scale[part]).T @ sums
+            coefficients = transposed(self._X, self.mean, self.scale, sums)
         return coefficients / self.scale[:, None]
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
@@ -59,30 +58,37 @@ class Rotation:
         return np.vstack([self.rows.T @ flat, flat.sum(axis=0)]).reshape(-1, *residuals.shape[1:])
 
 
-def rotate(X: np.ndarray, scale: np.ndarray) -> Rotation:
-    """Rotate rows into their singular basis, with sums in float64.
+def rotate(X: Matrix, mean: np.ndarray, scales: Sequence[np.ndarray]) -> list[Rotation]:
+    """Rotate rows into their singular basis, for each of some scales, with sums in float64.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features), float32
-    scale : ndarray of shape (n_features,)
+    X : ndarray or Stored of shape (n_samples, n_features), float32
+        A stored one has fewer rows than features.
+    mean : ndarray of shape (n_features,), float64
+    scales : sequence of ndarray of shape (n_features,)
     """
-    n, d = X.shape
-    mean = X.mean(axis=0, dtype=np.float64)
-    if n < d:
-        gram = np.zeros((n, n), order="F")
-        for part in _blocks(d):
-            block = (X[:, part] - mean[part]) / scale[part]
-            gram = blas.dsyrk(1.0, block, 1.0, gram, overwrite_c=True)
-        values, basis = eigh(gram, lower=False, overwrite_a=True, driver="evd")
-    else:
-        centred = (X - mean) / scale
-        values, basis = eigh(centred.T @ centred, overwrite_a=True, driver="evd")
-    kept = values > max(n, d) * np.finfo(np.float64).eps * max(values[-1], 1e-300)
+    if isinstance(X, Stored) or X.shape[0] < X.shape[1]:
+        products = gram(X, mean, scales)
+        return [_rotate_rows(X, mean, scale, products.pop(0)) for scale in scales]
+    return [_rotate_features(X, mean, scale) for scale in scales]
+
+
+def _rotate_rows(X: Matrix, mean: np.ndarray, scale: np.ndarray, products: np.ndarray) -> Rotation:
+    values, basis = eigh(products, lower=False, overwrite_a=True, driver="evd")
+    kept = _kept(values, X)
     lengths, basis = np.sqrt(values[kept]), basis[:, kept]
-    rows = basis * lengths if n < d else centred @ basis
-    return Rotation(np.ascontiguousarray(rows), lengths, mean, scale, X, basis)
+    return Rotation(np.ascontiguousarray(basis * lengths), lengths, mean, scale, X, basis)
 
 
-def _blocks(n_features: int) -> list[slice]:
-    return [slice(first, first + _BLOCK) for first in range(0, n_features, _BLOCK)]
+def _rotate_features(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Rotation:
+    centred = (X - mean) / scale
+    values, basis = eigh(centred.T @ centred, overwrite_a=True, driver="evd")
+    kept = _kept(values, X)
+    basis = basis[:, kept]
+    return Rotation(np.ascontiguousarray(centred @ basis), np.sqrt(values[kept]), mean, scale, X, basis)
+
+
+def _kept(values: np.ndarray, X: Matrix) -> np.ndarray:
+    """Return which eigenvalues are more than rounding."""
+    return values > max(X.shape) * np.finfo(np.float64).eps * max(values[-1], 1e-300)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from features.errors import RequestError
 
+from .scaling import Moments, measure
 from .stream import Matrix, Stored, aligned
 
 Pair = tuple[np.ndarray, np.ndarray]  # masks of images: those to fit on, those to look at
@@ -43,6 +46,19 @@ class Features:
         assert isinstance(self.X, np.ndarray)
         return self.X
 
+    @cached_property
+    def moments(self) -> Moments:
+        """Means, mean squares and variances of `X`."""
+        return measure(self.X)
+
+    def scale(self, how: str) -> np.ndarray:
+        """Return what features are divided by; see `measure_scale`."""
+        return self.moments.scale(how, self.widths)
+
+    def together(self, how: str, scales: Sequence[str]) -> list[str]:
+        """Return the scales that are to be seen to when one is: of what a store is read for all, since it is read once."""
+        return [how] if isinstance(self.X, np.ndarray) else list(dict.fromkeys([how, *scales]))
+
     def places(self, images: np.ndarray) -> np.ndarray:
         """Return the numbers of the rows, all views, of images given by a mask."""
         return np.flatnonzero(np.repeat(images, self.views))
@@ -58,16 +74,22 @@ class Features:
         """Return the features of images given by a mask; those of a stored matrix stay where they are."""
         if isinstance(self.X, np.ndarray):
             return replace(self, X=self.of(images))
-        rows, whole = self.places(images), self.X
-        return replace(
-            self, X=replace(whole, shape=(len(rows), whole.shape[1]), read=lambda some: whole.read(rows[some]))
-        )
+        return replace(self, X=self.X.only(self.places(images)))
 
     def averaged(self) -> Features:
         """Return each image's mean over its views, as one view."""
         if self.views == 1:
             return self
-        return replace(self, X=self.matrix.reshape(-1, self.views, self.X.shape[1]).mean(axis=1), views=1)
+        views, shape = self.views, (len(self.X) // self.views, self.X.shape[1])
+
+        def mean(rows: np.ndarray) -> np.ndarray:
+            return rows.reshape(-1, views, shape[1]).mean(axis=1)
+
+        if isinstance(self.X, np.ndarray):
+            return replace(self, X=mean(self.X), views=1)
+        X, of = self.X, np.arange(len(self.X)).reshape(shape[0], views)
+        stored = Stored(shape, lambda some: mean(X[of[some].ravel()]), max(1, X.block_rows // views))
+        return replace(self, X=stored, views=1)
 
 
 @dataclass(frozen=True)

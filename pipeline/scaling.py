@@ -3,32 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
+from .stream import Matrix, columns, each_block
+
 SCALES = ("layer", "feature", "all")
+_COLUMNS = 2048  # that are taken to float64 at once
 
 
-def measure_scale(X: np.ndarray, how: str, widths: Sequence[int]) -> np.ndarray:
+@dataclass(frozen=True)
+class Moments:
+    """Mean, mean square and variance of each feature over some rows, (n_features,) each, float64."""
+
+    n_rows: int
+    mean: np.ndarray
+    squares: np.ndarray
+    variances: np.ndarray
+
+    def joined(self, other: Moments) -> Moments:
+        """Return those over the rows of both (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance")."""
+        n_rows = self.n_rows + other.n_rows
+        one, two, apart = self.n_rows / n_rows, other.n_rows / n_rows, other.mean - self.mean
+        return Moments(
+            n_rows,
+            self.mean + two * apart,
+            one * self.squares + two * other.squares,
+            one * self.variances + two * other.variances + one * two * apart**2,
+        )
+
+    def scale(self, how: str, widths: Sequence[int]) -> np.ndarray:
+        """Return what features are divided by; see `measure_scale`."""
+        if how == "feature":
+            varies = self.variances > 1e-12 * self.squares  # else the rounding of a constant
+            return np.where(varies, np.sqrt(self.variances * len(self.mean)), 1.0).astype(np.float32)
+        if how == "all":
+            return np.full(len(self.mean), np.sqrt(self.squares.sum()) or 1.0, np.float32)
+        lengths = [np.sqrt(block.sum()) or 1.0 for block in np.split(self.squares, np.cumsum(widths)[:-1])]
+        return np.repeat(np.array(lengths, np.float32), widths)
+
+
+def measure(X: Matrix) -> Moments:
+    """Return the moments of the features of X, (n_rows, n_features)."""
+    return reduce(Moments.joined, each_block(_measure, X))
+
+
+def _measure(block: np.ndarray, rows: slice) -> Moments:
+    mean = block.mean(axis=0, dtype=np.float64)
+    squares = np.einsum("ij,ij->j", block, block, dtype=np.float64) / len(block)
+    variances = [np.square(block[:, part] - mean[part]).mean(axis=0) for part in columns(block, _COLUMNS)]
+    return Moments(len(block), mean, squares, np.concatenate(variances))
+
+
+def measure_scale(X: Matrix, how: str, widths: Sequence[int]) -> np.ndarray:
     """Return what features are divided by, so that rows have a mean squared length of one, (n_features,), float32.
 
     With lengths near one, the same values of C suit few features and many. No label is looked at.
 
     Parameters
     ----------
-    X : ndarray of shape (n_rows, n_features)
+    X : ndarray or Stored of shape (n_rows, n_features)
     how : {'all', 'layer', 'feature'}
         One number for all features, which leaves them as they are but for the unit; one a layer, so that no layer
         drowns another; or each feature's standard deviation, which blows up those that are rarely active.
     widths : sequence of int
         Number of features of each layer.
     """
-    squares = np.einsum("ij,ij->j", X, X, dtype=np.float64) / len(X)
-    if how == "feature":
-        variances = X.var(axis=0, dtype=np.float64)
-        varies = variances > 1e-12 * squares  # else the rounding of a constant
-        return np.where(varies, np.sqrt(variances * X.shape[1]), 1.0).astype(np.float32)
-    if how == "all":
-        return np.full(X.shape[1], np.sqrt(squares.sum()) or 1.0, np.float32)
-    lengths = [np.sqrt(block.sum()) or 1.0 for block in np.split(squares, np.cumsum(widths)[:-1])]
-    return np.repeat(np.array(lengths, np.float32), widths)
+    return measure(X).scale(how, widths)

@@ -1,11 +1,14 @@
-"""Rows for heads that train by batches: of a matrix in memory, or read from the store in shuffled blocks."""
+"""Rows for heads: of a matrix in memory, or read from the store block by block, shuffled or in their order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+
+from .spread import spread
 
 _SPAN = 64  # rows that are read together: few enough to shuffle well, enough to read at the disk's pace
 
@@ -19,7 +22,7 @@ class Stored:
     shape : tuple of int
         (n_rows, n_features).
     read : callable
-        ``read(rows)`` returns those rows, (n, n_features), float32.
+        ``read(rows)`` returns those rows, (n, n_features), float32. A cluster's workers are sent it.
     block_rows : int
         So many rows may be in memory at once.
     """
@@ -34,6 +37,10 @@ class Stored:
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows)
         return self.read(np.flatnonzero(rows) if rows.dtype == bool else rows)
+
+    def only(self, rows: np.ndarray) -> Stored:
+        """Return some rows, given by their numbers, left where they are."""
+        return replace(self, shape=(len(rows), self.shape[1]), read=lambda some: self.read(rows[some]))
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
@@ -82,3 +89,45 @@ def blocks(X: Matrix, rows: np.ndarray) -> Iterator[Block]:
     for start in range(0, len(rows), X.block_rows):
         taken = rows[start : start + X.block_rows]
         yield X[taken], taken, np.arange(len(taken))
+
+
+def each_block(function: Callable[..., Any], X: Matrix, *arguments: Any) -> Iterator[Any]:
+    """Yield ``function(block, rows, *arguments)`` of consecutive rows, a slice each, in their order.
+
+    A matrix in memory is one block. Those of a stored one are read where `spread` has the function run.
+    """
+    if isinstance(X, np.ndarray):
+        yield function(X, slice(0, len(X)), *arguments)
+        return
+    firsts = range(0, len(X), X.block_rows)
+    yield from spread(_on_block, ((function, X, first, *arguments) for first in firsts))
+
+
+def _on_block(function: Callable[..., Any], X: Stored, first: int, *arguments: Any) -> Any:
+    rows = slice(first, min(first + X.block_rows, len(X)))
+    return function(X[np.arange(rows.start, rows.stop)], rows, *arguments)
+
+
+def columns(X: np.ndarray, count: int) -> list[slice]:
+    """Return so many columns of a matrix after the others: what is taken to float64 at once."""
+    return [slice(first, first + count) for first in range(0, X.shape[1], count)]
+
+
+def whole_blocks(X: Matrix) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield consecutive rows, and what they are: a matrix in memory at once, a stored one block by block."""
+    step = len(X) if isinstance(X, np.ndarray) else X.block_rows
+    for first in range(0, len(X), max(1, step)):
+        rows = slice(first, first + step)
+        yield rows, X[rows] if isinstance(X, np.ndarray) else X[np.arange(len(X))[rows]]
+
+
+def select(X: Matrix, rows: np.ndarray) -> Matrix:
+    """Return some rows, given by their numbers; those of a stored matrix stay where they are."""
+    return X.only(rows) if isinstance(X, Stored) else X[rows]
+
+
+def divided(X: Matrix, scale: np.ndarray) -> Matrix:
+    """Return a matrix whose columns are divided by a scale, a stored one when it is read."""
+    if isinstance(X, np.ndarray):
+        return X / scale
+    return replace(X, read=lambda rows: X.read(rows) / scale)

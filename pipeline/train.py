@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from features.connection import check_cluster
 from features.errors import RequestError
 from features.layout import Rows
 from features.runtime import import_keras
@@ -27,12 +27,15 @@ from .evaluate import evaluate
 from .headfile import save_head
 from .heads import Classifier, Head, Settings, check_heads, find_head
 from .history import check_tensorboard, log_history, write_history
-from .matrix import describe_rows, read_features
-from .predictions import save_predictions
+from .matrix import describe_features, describe_rows, find_features, is_by_products, read_features, read_once
+from .place import Place
+from .predictions import save_predictions, write_predictions
 from .reading import Reading, class_probabilities
 from .request import Request
 from .runs import whole_folder
 from .sample import Features, Sample
+from .spread import on_cluster, spread
+from .stream import Stored
 
 FOLDS = 5
 _PREDICT_BYTES = 64 << 20  # features that are predicted on at once
@@ -178,6 +181,7 @@ def train_head(
     head: str = "logistic",
     *,
     tensorboard: str | Path | None = None,
+    cluster: str | None = None,
     say: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -191,6 +195,9 @@ def train_head(
         A key of ``HEADS``, or the dotted name of a scikit-learn classifier.
     tensorboard : path-like, optional
         Folder for TensorBoard's logs of a Dense head's learning curves.
+    cluster : str, optional
+        ``local:N``, so many processes on this machine, or the address of a Dask scheduler: a worker fits; where features
+        are larger than the memory, all compute products of rows.
     say : callable
         Takes each line that tells what was decided.
     **options
@@ -220,15 +227,19 @@ def train_head(
     if tensorboard is not None:
         check_tensorboard(head)
     folder = asked.folder(head)
+    if cluster is not None:
+        check_cluster(cluster)
     with FeatureStore(store) as opened:
-        features = read_features(opened, head, asked)
-        rows, provenance = opened.rows.images(), opened.provenance
+        rows, provenance, features = opened.rows.images(), opened.provenance, find_features(opened, head, asked)
         say(f"store    {store}: {describe_rows(rows, features.views)}")
-        streamed = (
-            "" if isinstance(features.X, np.ndarray) else f", {features.X.block_rows} rows at a time from the store"
-        )
-        say(f"head     {head} on {features.layer}, {features.pool}: {features.X.shape[1]} features{streamed}")
-        result, fitted = fit_head(head, features, rows, rows.splits, asked.seed, asked.select, asked.settings)
+        say(f"head     {head} on {describe_features(features, asked)}")
+        with on_cluster(cluster, say):
+            if cluster is None or is_by_products(opened, head, asked):
+                whole = read_features(opened, head, asked)
+                result, fitted = fit_head(head, whole, rows, rows.splits, asked.seed, asked.select, asked.settings)
+            else:
+                call = Place.of(opened), head, asked.for_any_machine(), rows.splits
+                ((result, fitted),) = spread(fit_stored, [call])
     run = {
         **{name: value for name, value in result.told().items() if name != "history"},
         "val": _without_nan(result.val),
@@ -245,7 +256,7 @@ def train_head(
     with whole_folder(folder, asked.overwrite) as unfinished:
         run["head_file"] = save_head(fitted.estimator, unfinished, asked.joblib)
         (unfinished / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        _write_predictions(unfinished / "predictions.csv", rows, result.probabilities)
+        write_predictions(unfinished / "predictions.csv", rows, result.probabilities)
         tested = result.probabilities[rows.splits == SPLITS["test"]]
         save_predictions(unfinished, rows, [rows.splits], {head: [result.told()]}, {head: [tested]})
         if fitted.choice.history:
@@ -256,10 +267,18 @@ def train_head(
     return {**run, "out": str(folder)}
 
 
+def fit_stored(place: Place, head: str, asked: Request, splits: np.ndarray) -> tuple[Result, Fitted]:
+    """Fit a head on a store that is opened by its path, in whatever process; see `fit_head`."""
+    rows, features = read_once(place, head, asked)
+    return fit_head(head, features, rows, splits, asked.seed, asked.select, asked.settings)
+
+
 def all_classes(estimator: Classifier, features: Features, images: np.ndarray, n_classes: int) -> np.ndarray:
     """Return probabilities of all classes of images given by a mask, some at a time; see `class_probabilities`."""
     numbers, views = np.flatnonzero(images), features.views
     step = max(1, _PREDICT_BYTES // (4 * views * features.X.shape[1]))
+    if isinstance(features.X, Stored):  # an SVM reads its support vectors again for each block
+        step = max(1, features.X.block_rows // views)
     blocks = [
         class_probabilities(
             estimator,
@@ -270,17 +289,6 @@ def all_classes(estimator: Classifier, features: Features, images: np.ndarray, n
         for start in range(0, len(numbers), step)
     ]
     return np.concatenate(blocks) if blocks else np.empty((0, n_classes))
-
-
-def _write_predictions(path: Path, rows: Rows, probabilities: np.ndarray) -> None:
-    names, splits = rows.class_names, {code: split for split, code in SPLITS.items()}
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "split", "label", "predicted", *(f"p({name})" for name in names)])
-        for row, chances in enumerate(probabilities):
-            predicted = names[int(chances.argmax())]
-            label, split = names[rows.labels[row]], splits[int(rows.splits[row])]
-            table.writerow([rows.paths[row], split, label, predicted, *(f"{chance:.6f}" for chance in chances)])
 
 
 def _without_nan(scores: dict[str, float]) -> dict[str, float | None]:

@@ -275,6 +275,26 @@ def test_heads_fitted_on_a_cluster_are_those_of_one_machine(tiny_store, tmp_path
     assert layers[0] == layers[1]
 
 
+@pytest.mark.parametrize("head", ["logistic", "dense", "sklearn.naive_bayes.GaussianNB"])
+def test_a_head_is_trained_on_a_worker_as_it_is_here(tiny_store, tmp_path, machines, head):
+    from pipeline.train import train_head
+
+    settings = {"epochs": (3,)} if head == "dense" else {}
+    runs = [
+        train_head(tiny_store, head, out=tmp_path / f"{len(where)}", settings=settings, **where)
+        for where in ({}, {"cluster": machines.address})
+    ]
+    here, there = ({**run, "fit_seconds": 0, "predict_seconds": 0, "out": ""} for run in runs)
+    assert here == there
+    one, two = (np.load(f"{run['out']}/head.npz") for run in runs)
+    assert one.files == two.files
+    for name in one.files:
+        np.testing.assert_array_equal(one[name], two[name])
+    with pytest.raises(RequestError, match="cluster must be local:N"):
+        train_head(tiny_store, head, out=tmp_path / "r", cluster="here")
+    assert not (tmp_path / "r").exists()
+
+
 def test_the_cost_of_a_pass_by_hand(tree, stand_in, capsys):
     from pipeline.__main__ import main
 

@@ -163,7 +163,7 @@ def test_logistic_is_scikit_learns_optimum_on_either_side_of_square():
 def test_a_problem_that_is_solved_at_once_bears_waiting_for_one_that_is_hard():
     random = np.random.default_rng(0)
     X, y = 30 * np.maximum(random.normal(size=(200, 900)), 0), random.integers(0, 10, 200)
-    rotation = rotate(X.astype(np.float32), np.ones(900, np.float32))
+    (rotation,) = rotate(X.astype(np.float32), X.mean(axis=0), [np.ones(900, np.float32)])
     costs = np.tile(np.array([1e-12, 1e-9, 1.0, 1e5])[:, None], (200, 1, 1))
     weights = random.normal(size=(len(rotation.lengths) + 1, 4, 10)) * np.array([0, 0, 1e-3, 1e-2])[:, None]
     chances = newton.chances(rotation.scores(weights))

@@ -1,0 +1,93 @@
+"""Inner products of rows, and sums of rows: of a matrix in memory, or of a stored one that is never there whole.
+
+A store's chunks hold whole rows. So the products of a stored matrix are made panel by panel: some rows stay in memory, and all
+that follow pass by. No number is a sum over panels: whoever computes them, and in whatever order, they are the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.linalg import blas
+
+from features.errors import RequestError
+
+from .spread import spread
+from .stream import Matrix, Stored, columns, each_block
+
+_COLUMNS = 2048  # that are taken to float64 at once,
+_FEW_COLUMNS = 256  # and of a stored matrix, of which that must be little beside a panel
+
+
+def gram(X: Matrix, mean: np.ndarray, scales: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the inner products of all pairs of rows, for each of some scales, with sums in float64.
+
+    Parameters
+    ----------
+    X : ndarray or Stored of shape (n_rows, n_features)
+        A stored one is read as often for several scales as for one: half as many times as there are panels.
+    mean : ndarray of shape (n_features,), float64
+        What is taken from each row,
+    scales : sequence of ndarray of shape (n_features,)
+        and what it is divided by then.
+
+    Returns
+    -------
+    products : list of ndarray of shape (n_rows, n_rows), float64
+        The upper triangle; zeros, or rounding's other half, below it.
+
+    Raises
+    ------
+    RequestError
+        If they would take more than half of the machine's memory.
+    """
+    if isinstance(X, np.ndarray):
+        return [_gram(X, mean, scale) for scale in scales]
+    n, memory = len(X), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = 8 * n**2 * (2 * len(scales) + 3)  # what is made of each, and of one what its decomposition takes
+    if needed > memory / 2:
+        raise RequestError(
+            f"inner products of rows may take half of the memory, {memory / 2e9:.1f} GB; {n} rows need {needed / 1e9:.1f} GB. "
+            f"Use --head dense, or fewer images: --limit"
+        )
+    found = [np.zeros((n, n), order="F") for _ in scales]
+    firsts = range(0, n, 2 * X.block_rows)
+    panels = spread(_panel, ((X, first, mean, scales) for first in firsts))
+    for first, panel in zip(firsts, panels, strict=True):
+        for each, products in zip(found, panel, strict=True):
+            each[first : first + len(products), first:] = products
+    return found
+
+
+def _gram(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    products = np.zeros((len(X), len(X)), order="F")
+    for part in columns(X, _COLUMNS):
+        block = (X[:, part] - mean[part]) / scale[part]
+        products = blas.dsyrk(1.0, block, 1.0, products, overwrite_c=True)
+    return products
+
+
+def _panel(X: Stored, first: int, mean: np.ndarray, scales: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the products of a panel's rows and all from its first one on, (panel, n_rows - first), for each scale."""
+    panel = X[np.arange(first, min(first + 2 * X.block_rows, len(X)))]
+    found = [np.zeros((len(panel), len(X) - first)) for _ in scales]
+    for start in range(0, len(X) - first, X.block_rows):
+        rows = slice(start, min(start + X.block_rows, len(X) - first))  # counted from the panel's first
+        block = panel[rows] if rows.stop <= len(panel) else X[np.arange(first + rows.start, first + rows.stop)]
+        for part in columns(panel, _FEW_COLUMNS):
+            one, two = panel[:, part] - mean[part], block[:, part] - mean[part]
+            for scale, products in zip(scales, found, strict=True):
+                products[:, rows] += one @ (two / scale[part].astype(np.float64) ** 2).T
+    return found
+
+
+def transposed(X: Matrix, mean: np.ndarray, scale: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return sums of rows, less the mean and divided by the scale, under weights, (n_rows, k): (n_features, k), float64."""
+    return sum(each_block(_transposed, X, mean, scale, weights))
+
+
+def _transposed(block: np.ndarray, rows: slice, mean: np.ndarray, scale: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    parts = columns(block, _COLUMNS)
+    return np.concatenate([((block[:, part] - mean[part]) / scale[part]).T @ weights[rows] for part in parts])
