@@ -127,6 +127,7 @@ class Run:
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._running: dict[str, Task] = {}
         self._there: list[str] = []
+        self._seen: list[str] = []  # when there were any last
         self._last_failure = ""
         self._last_looked = self._last_seen = -math.inf
 
@@ -161,7 +162,7 @@ class Run:
         if now - self._last_looked > _TICK:
             self._there, self._last_looked = addresses(self.client), now
             if self._there:
-                self._last_seen = now
+                self._last_seen, self._seen = now, self._there
         return self._there
 
     def _submit(self, task: Task) -> None:
@@ -249,7 +250,8 @@ class Run:
         there = set(self._workers())
         if time.monotonic() - self._last_seen > _WAIT:
             raise ClusterError(
-                f"the cluster has had no workers for {_WAIT:.0f} s. Start some: dask worker ADDRESS. {GO_ON}"
+                f"the cluster has had no workers for {_WAIT:.0f} s; the last {'was' if len(self._seen) == 1 else 'were'} "
+                f"{', '.join(self._seen[:5])}. Start some: dask worker {self.client.scheduler.address}. {GO_ON}"
             )
         for task in self._running.values():
             if task.only is not None and there and not there & set(task.only) and not task.moved:

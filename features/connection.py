@@ -6,11 +6,13 @@ import contextlib
 import logging
 import os
 import platform
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from .errors import ClusterError, RequestError, missing_extra
 from .runtime import cores
@@ -65,6 +67,7 @@ def open_client(spec: str, say: Callable[[str], None], gpus: int = 0) -> Iterato
         if spec.startswith("local:"):
             address = stack.enter_context(_local_cluster(distributed, int(spec.removeprefix("local:")), gpus))
         try:
+            _hear(address)
             client = distributed.Client(address, timeout=_CONNECT, set_as_default=False)
         except OSError as error:
             raise ClusterError(f"{spec} does not answer within {_CONNECT:.0f} s. Start it: dask scheduler") from error
@@ -75,6 +78,15 @@ def open_client(spec: str, say: Callable[[str], None], gpus: int = 0) -> Iterato
             raise ClusterError(f"{spec} has no workers. Start some: dask worker {address} --nthreads 1") from error
         _check_versions(client, say)
         yield client
+
+
+def _hear(address: str) -> None:
+    """Wait for a scheduler's first word: Dask's client would wait forever for one who takes a call and says nothing."""
+    to = urlsplit(address)
+    if to.scheme == "tcp":  # of the others the client speaks first
+        with socket.create_connection((to.hostname, to.port), _CONNECT) as call:
+            if not call.recv(1):
+                raise ConnectionError(f"{address} hung up")
 
 
 def raise_unfit(bad: dict[str, str]) -> None:

@@ -20,6 +20,60 @@ def free_port():
         return bound.getsockname()[1]
 
 
+class Cable:
+    """A network of its own for some processes, joined to this one by a pair of virtual interfaces.
+
+    Attributes
+    ----------
+    here, there : str
+        Addresses of its ends.
+    inside : list of str
+        What to put before a command that is to run there.
+
+    Raises
+    ------
+    PermissionError
+        If this process may not make one.
+    """
+
+    def __init__(self):
+        self._holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], stderr=subprocess.DEVNULL)
+        pid = self._holder.pid
+        self.here, self.there = (f"10.213.{pid // 64 % 256}.{pid % 64 * 4 + end}" for end in (1, 2))
+        self.inside = ["nsenter", "--net", f"--target={pid}"]
+        networks = [Path(f"/proc/{process}/ns/net") for process in (pid, os.getpid())]
+        while self._holder.poll() is None and networks[0].readlink() == networks[1].readlink():
+            time.sleep(0.01)
+        name = f"cf{pid}"
+        try:
+            self._ip("link", "add", name, "type", "veth", "peer", "name", "far", "netns", str(pid), inside=[])
+            self._ip("addr", "add", f"{self.here}/30", "dev", name, inside=[])
+            self._ip("link", "set", name, "up", inside=[])
+            self._ip("addr", "add", f"{self.there}/30", "dev", "far")
+            self._ip("link", "set", "lo", "up")
+            self.mend()
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.close()
+            raise PermissionError("networks of their own are not permitted here") from error
+
+    def cut(self):
+        """Take the link down: nothing passes, and nobody is told."""
+        self._ip("link", "set", "far", "down")
+
+    def mend(self):
+        """Put the link up."""
+        self._ip("link", "set", "far", "up")
+
+    def close(self):
+        """Take it all away."""
+        self._holder.kill()
+        self._holder.wait()
+
+    def _ip(self, *command, inside=None):
+        before = self.inside if inside is None else inside
+        subprocess.run([*before, "ip", *command], check=True, capture_output=True)
+
+
 class Machines:
     """A scheduler and workers of one thread each; those of the stand-in are at work at once.
 
@@ -31,13 +85,15 @@ class Machines:
         Workers load the real base.
     seconds : float
         What a batch of the stand-in takes.
+    host : str
+        Where the scheduler listens.
     """
 
-    def __init__(self, folder, real=False, seconds=0.0):
-        self.folder, self.port = folder, free_port()
-        self.address = f"tcp://127.0.0.1:{self.port}"
+    def __init__(self, folder, real=False, seconds=0.0, host="127.0.0.1", **environment):
+        self.folder, self.host, self.port = folder, host, free_port()
+        self.address = f"tcp://{host}:{self.port}"
         self.preload = [] if real else ["--preload", str(TESTS / "standin_worker.py")]
-        self.environment = {**os.environ, **QUIET, "STANDIN_SECONDS": str(seconds)}
+        self.environment = {**os.environ, **QUIET, "STANDIN_SECONDS": str(seconds), **environment}
         self.scheduler, self.workers = None, {}
         self.log = open(folder / "dask.log", "ab")  # noqa: SIM115 - closed by stop
 
@@ -49,20 +105,20 @@ class Machines:
 
     def start_scheduler(self):
         """Start the scheduler, or start it again where it was."""
-        self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
+        self.scheduler = self._start("scheduler", "--host", self.host, "--port", str(self.port), "--no-dashboard")
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                socket.create_connection((self.host, self.port), 1).close()
                 return self
             except OSError:
                 time.sleep(0.05)
         raise TimeoutError("no scheduler")
 
-    def start_worker(self, name, environment=None, before=(), python=sys.executable):
+    def start_worker(self, name, environment=None, before=(), python=sys.executable, host=None):
         """Start a worker; `before` is put before its command, such as what gives it a file system of its own."""
         options = ["--name", name, "--nthreads", "1", "--no-dashboard", "--no-nanny", "--death-timeout", "20"]
-        options += ["--local-directory", str(self.folder), "--host", "127.0.0.1"]
+        options += ["--local-directory", str(self.folder), "--host", host or self.host]
         self.workers[name] = self._start(
             "worker", self.address, *options, *self.preload, environment=environment, before=before, python=python
         )

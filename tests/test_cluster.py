@@ -6,18 +6,19 @@ The long trials, dozens of kills, are in tests/torture_cluster.py.
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import assert_same_stores
-from machines import Machines
+from machines import Cable, Machines
 from torture import child
 
 from features import connection, extract
@@ -93,6 +94,23 @@ def test_a_worker_that_dies_costs_its_parts_alone(tree, tmp_path, stand_in, slow
     thread = after_parts(tmp_path / "many.h5", 1, lambda: slow.kill("one"))
     run(tree, tmp_path / "many.h5", cluster=slow.address)
     thread.join()
+    assert_same_stores(tmp_path / "one.h5", tmp_path / "many.h5")
+
+
+def test_a_worker_that_is_cut_off_for_a_while_costs_time_alone(tree, tmp_path, stand_in):
+    run(tree, tmp_path / "one.h5")
+    (tmp_path / "dask").mkdir()
+    try:
+        cable = Cable()
+    except PermissionError as error:
+        pytest.skip(str(error))
+    with closing(cable), Machines(tmp_path / "dask", seconds=0.1, host=cable.here) as machines:
+        machines.start_scheduler().start_worker("far", before=cable.inside, host=cable.there)
+        after_parts(tmp_path / "many.h5", 1, cable.cut)
+        mend = threading.Timer(3, cable.mend)
+        mend.start()
+        done = run(tree, tmp_path / "many.h5", cluster=machines.address)
+        assert done.computed == 32 and mend.finished.is_set()  # there was no other worker
     assert_same_stores(tmp_path / "one.h5", tmp_path / "many.h5")
 
 
@@ -239,6 +257,8 @@ def test_nobody_there_and_no_workers(tree, tmp_path, stand_in, monkeypatch):
     monkeypatch.setattr(connection, "_FIRST_WORKER", 0.5)
     with pytest.raises(ClusterError, match=r"tcp://127.0.0.1:9 does not answer"):
         run(tree, tmp_path / "s.h5", cluster="tcp://127.0.0.1:9")
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(ClusterError, match="does not answer"):
+        run(tree, tmp_path / "s.h5", cluster=f"tcp://127.0.0.1:{mute.getsockname()[1]}")
     (tmp_path / "dask").mkdir()
     with Machines(tmp_path / "dask") as machines:
         machines.start_scheduler()

@@ -16,10 +16,13 @@ import venv
 from collections import Counter
 from pathlib import Path
 
-from machines import Machines
+from machines import Cable, Machines
 from torture import child, finish, make_images, same
 
 OPTIONS = {"image_size": 32}
+DEAF = {
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s"
+}  # the least, instead of 30 s until somebody who says nothing is taken for lost
 SECONDS = 0.05  # a batch of eight on the stand-in, so that 240 images take a while
 
 
@@ -31,14 +34,11 @@ def prepare(place):
     return data, place / "whole.h5"
 
 
-def start(data, out, machines):
-    """Start a client."""
-    return subprocess.Popen(
-        child(data, out, cluster=machines.address, part_images=8, **OPTIONS),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(data, out, machines, wait=60.0):
+    """Start a client, which waits so long for workers once there are none."""
+    command = child(data, out, cluster=machines.address, part_images=8, **OPTIONS)
+    command[2] = f"import features.cluster; features.cluster._WAIT = {wait}\n{command[2]}"
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def moment(out, generator):
@@ -160,6 +160,43 @@ def disk(place, times):
     return {"runs": len(times), **seen, "all equal": True}
 
 
+def network(place, times):
+    """Cut a worker off in each run at a random moment: for good, for a while, and for good where there is no other one."""
+    data, whole = prepare(place)
+    cable, kept, ends = Cable(), [], Counter()
+    with Machines(place / "dask", seconds=SECONDS, host=cable.here, **DEAF) as machines:
+        machines.start_scheduler()
+        for number in times:
+            kind = ("for good", "for a while", "the only one")[number % 3]
+            if kind != "the only one":
+                machines.start_worker("near")
+            machines.start_worker("far", before=cable.inside, host=cable.there)
+            time.sleep(3)
+            generator, out = random.Random(number), place / f"s{number}.h5"
+            client = start(data, out, machines, wait=5)
+            kept.append(moment(out, generator))
+            cable.cut()
+            if kind == "for a while":
+                time.sleep(generator.uniform(0, 12))
+                cable.mend()
+            told = client.communicate(timeout=120)[1]
+            for name in list(machines.workers):
+                machines.kill(name)
+            cable.mend()
+            if kind == "the only one" and client.returncode:
+                assert f"no workers for 5 s; the last was tcp://{cable.there}" in told and not out.exists(), told
+                machines.start_worker("other")
+                assert finish(child(data, out, cluster=machines.address, part_images=8, **OPTIONS))[0] == 0
+                machines.kill("other")
+            else:
+                assert client.returncode == 0, told
+            ends[f"{kind}, {'ended of itself' if client.returncode == 0 else 'told, then went on'}"] += 1
+            judge(whole, out)
+    cable.close()
+    assert not list(place.glob("s[0-9]*.h5*"))
+    return {"runs": len(times), "parts of 30 at the cut": kept, "cut": dict(ends), "all equal": True}
+
+
 def versions(place, times):
     """Start a worker from an environment with another Pillow, which is really installed there."""
     data, whole = prepare(place)
@@ -182,7 +219,7 @@ def versions(place, times):
     return {"status": status, "told": told.strip().splitlines()[-1], "left behind": left}
 
 
-TRIALS = {trial.__name__: trial for trial in (workers, schedulers, clients, disk, versions)}
+TRIALS = {trial.__name__: trial for trial in (workers, schedulers, clients, network, disk, versions)}
 
 
 def main():
