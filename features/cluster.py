@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from .connection import GO_ON, cluster_lost, open_client, scheduler_there
+from .connection import GO_ON, addresses, cluster_lost, open_client, scheduler_there, settle_unfit
 from .errors import ClusterError
-from .fitness import absolute, addresses, check_workers
+from .fitness import Fitness, absolute
 from .forward import allowed_skips, rows_a_part, too_many_skipped
 from .options import ExtractOptions
 from .parts import Parts
@@ -46,7 +46,7 @@ class Task:
     work: Work
     attempts: int = 0
     avoid: set[str] = field(default_factory=set)  # workers that failed at it
-    only: list[str] | None = None  # workers that may have it
+    only: list[str] = field(default_factory=list)  # workers that may have it
     moved: bool = False  # taken back because none of those is left
     future: Any = None
 
@@ -96,12 +96,15 @@ def pass_on_cluster(
     """
     folder = parts.folder.absolute()
     gpus = count_gpus() if ", gpu" in parts.provenance["engine"] else 0
-    with open_client(str(options.cluster), say, gpus) as client, scheduler_there(client):
+    with open_client(str(options.cluster), say, gpus, options.skip_unfit) as (client, unfit), scheduler_there(client):
         job = Job(f"run-{secrets.token_hex(8)}", folder, parts.provenance, options, versions())
         (folder / job.run).touch()
         try:
-            check_workers(client, job, batch, contents, say)
-            yield lambda works, total: Run(client, job, parts, total, say).finish(works)
+            fitness = Fitness(client, job, batch, contents, unfit)
+            settle_unfit(fitness.check(), len(fitness.fit), options.skip_unfit, say)
+            apart = f"features of the first image are at most {fitness.apart:.1e} apart (relative)"
+            say(f"workers  {len(fitness.fit)} are fit; {apart}")
+            yield lambda works, total: Run(client, job, parts, total, say, fitness).finish(works)
         finally:
             (folder / job.run).unlink(missing_ok=True)
 
@@ -117,15 +120,18 @@ class Run:
     total : int
         Contents of the plan, of which some may be skipped.
     say : callable
+    fitness : Fitness
+        Workers that are fit get parts; those that join are looked at first.
     """
 
-    def __init__(self, client: Any, job: Job, parts: Parts, total: int, say: Callable[[str], None]):
+    def __init__(self, client: Any, job: Job, parts: Parts, total: int, say: Callable[[str], None], fitness: Fitness):
         self.client, self.job, self.parts, self.total, self.say = client, job, parts, total, say
+        self.fitness = fitness
         self.failures: Counter[str] = Counter()  # by worker
-        self.unfit: set[str] = set()
         self.seconds = 0.0  # of all workers
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._running: dict[str, Task] = {}
+        self._looking: dict[str, tuple[str, Any]] = {}  # workers that joined, by the key of their look
         self._there: list[str] = []
         self._seen: list[str] = []  # when there were any last
         self._last_failure = ""
@@ -157,23 +163,39 @@ class Run:
             self._submit(task)
 
     def _workers(self) -> list[str]:
-        """Return the addresses of workers, which are asked for now and then."""
+        """Return the addresses of workers that may have parts; who is there is asked now and then."""
         now = time.monotonic()
         if now - self._last_looked > _TICK:
-            self._there, self._last_looked = addresses(self.client), now
+            there, self._last_looked = addresses(self.client), now
+            for name, future in self.fitness.ask(there).items():
+                self._looking[future.key] = name, future
+                future.add_done_callback(self._ended.put)
+            self._there = [name for name in there if name in self._fit]
             if self._there:
                 self._last_seen, self._seen = now, self._there
         return self._there
 
+    @property
+    def _fit(self) -> set[str]:
+        """Workers that are fit and have not failed too often, be they there or not."""
+        failed = {name for name, count in self.failures.items() if count >= _ATTEMPTS}
+        return self.fitness.fit.keys() - failed
+
+    def _joined(self, name: str, future: Any) -> None:
+        """Take in a worker that joined and has looked, or leave it out."""
+        if future.status in ("cancelled", "lost"):
+            return
+        why = self.fitness.judge(name, future)
+        self.say(f"warning  worker {name} is left out: {why}" if why else f"workers  {name} joined and is fit")
+
     def _submit(self, task: Task) -> None:
-        shunned = self.unfit | {name for name, count in self.failures.items() if count >= _ATTEMPTS}
-        if shunned | task.avoid:
-            there = [name for name in self._workers() if name not in shunned]
-            if not there:
-                raise ClusterError(
-                    f"no worker is left that could compute {self._name(task)}: {len(shunned)} failed, last {self._last_failure} {GO_ON}"
-                )
-            task.only = [name for name in there if name not in task.avoid] or there
+        there = [name for name in self._workers() if name in self._fit] or list(self._fit)
+        if not there:
+            raise ClusterError(
+                f"no worker is left that could compute {self._name(task)}: {len(self.failures)} failed, last {self._last_failure} "
+                f"{GO_ON}"
+            )
+        task.only = [name for name in there if name not in task.avoid] or there
         key = f"part-{task.number}-{self.job.run}-{task.attempts}-{secrets.token_hex(2)}"
         future = self.client.submit(compute_part, self.job, task.work, key=key, pure=False, workers=task.only)
         self._running[key], task.future = task, future
@@ -186,9 +208,12 @@ class Run:
         except queue.Empty:
             self._look_after_workers()
             return None
+        if future.key in self._looking:
+            self._joined(*self._looking.pop(future.key))
+            return None
         task = self._running.pop(future.key)
         if future.status == "cancelled" and task.moved:
-            task.moved, task.only = False, None
+            task.moved = False
             self._submit(task)
             return None
         if future.status == "error":
@@ -213,7 +238,7 @@ class Run:
         self._last_failure = f"worker {failed.worker}: {failed.why}"
         self.say(f"warning  {self._name(task)} failed on {self._last_failure}")
         if failed.unfit:
-            self.unfit.add(failed.worker)
+            self.fitness.leave_out(failed.worker)
         else:
             self.failures[failed.worker] += 1
             task.attempts += 1
@@ -250,15 +275,16 @@ class Run:
         there = set(self._workers())
         if time.monotonic() - self._last_seen > _WAIT:
             raise ClusterError(
-                f"the cluster has had no workers for {_WAIT:.0f} s; the last {'was' if len(self._seen) == 1 else 'were'} "
+                f"the cluster has had no fit workers for {_WAIT:.0f} s; the last {'was' if len(self._seen) == 1 else 'were'} "
                 f"{', '.join(self._seen[:5])}. Start some: dask worker {self.client.scheduler.address}. {GO_ON}"
             )
         for task in self._running.values():
-            if task.only is not None and there and not there & set(task.only) and not task.moved:
+            if there and not there & set(task.only) and not task.moved:
                 task.moved = True
                 task.future.cancel()
 
     def _cancel(self) -> None:
         """Take parts back; those that are being computed end by themselves."""
         if self._running and self.client.status == "running":
-            self.client.cancel([task.future for task in self._running.values()])
+            looks = [future for _, future in self._looking.values()]
+            self.client.cancel([task.future for task in self._running.values()] + looks)

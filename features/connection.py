@@ -22,13 +22,17 @@ GO_ON = "What is done is kept: the same command goes on from there."
 _CONNECT, _FIRST_WORKER = 10.0, 30.0  # seconds
 
 
-def check_cluster(spec: str) -> None:
-    """Refuse what is no way to a cluster.
+def check_cluster(spec: str | None, skip_unfit: bool = False) -> None:
+    """Refuse what is no way to a cluster, and what goes with one where there is none.
 
     Raises
     ------
     RequestError
     """
+    if spec is None:
+        if skip_unfit:
+            raise RequestError("skip-unfit must go with --cluster; got it without. Leave it out.")
+        return
     kind, _, rest = spec.partition(":")
     local = kind == "local" and rest.isdecimal() and int(rest) > 0
     if not local and not (kind in ("tcp", "tls", "ucx") and rest.startswith("//") and ":" in rest):
@@ -40,8 +44,10 @@ def check_cluster(spec: str) -> None:
 
 
 @contextmanager
-def open_client(spec: str, say: Callable[[str], None], gpus: int = 0) -> Iterator[Any]:
-    """Yield a client of a cluster whose workers have this process's versions.
+def open_client(
+    spec: str, say: Callable[[str], None], gpus: int = 0, skip_unfit: bool = False
+) -> Iterator[tuple[Any, set[str]]]:
+    """Yield a client of a cluster whose workers have this process's versions, and the addresses of those that have not.
 
     Parameters
     ----------
@@ -51,10 +57,14 @@ def open_client(spec: str, say: Callable[[str], None], gpus: int = 0) -> Iterato
         Takes each line that tells what was found.
     gpus : int
         GPUs of this machine that the workers of ``local:N`` are to have, one each.
+    skip_unfit : bool
+        See `settle_unfit`.
 
     Yields
     ------
     client : distributed.Client
+    unfit : set of str
+        Empty unless `skip_unfit`.
 
     Raises
     ------
@@ -76,8 +86,7 @@ def open_client(spec: str, say: Callable[[str], None], gpus: int = 0) -> Iterato
             client.wait_for_workers(1, timeout=_FIRST_WORKER)
         except TimeoutError as error:
             raise ClusterError(f"{spec} has no workers. Start some: dask worker {address} --nthreads 1") from error
-        _check_versions(client, say)
-        yield client
+        yield client, _check_versions(client, skip_unfit, say)
 
 
 def _hear(address: str) -> None:
@@ -89,12 +98,31 @@ def _hear(address: str) -> None:
                 raise ConnectionError(f"{address} hung up")
 
 
-def raise_unfit(bad: dict[str, str]) -> None:
-    """Raise ClusterError if there are unfit workers, {address: why}."""
-    if bad:
+def settle_unfit(bad: dict[str, str], fit: int, skip: bool, say: Callable[[str], None]) -> set[str]:
+    """Raise ClusterError if there are unfit workers, {address: why}; where others are fit, they may be left out, by name.
+
+    Parameters
+    ----------
+    bad : dict of str to str
+    fit : int
+        How many there are beside them.
+    skip : bool
+        Go on without them.
+    say : callable
+    """
+    if bad and not (skip and fit):
         name = min(bad)
         others = f" So are {len(bad) - 1} more: {', '.join(sorted(bad)[1:6])}." if len(bad) > 1 else ""
-        raise ClusterError(f"worker {name} is not fit: {bad[name]}{others}")
+        without = " Or go on without: --skip-unfit" if fit else ""
+        raise ClusterError(f"worker {name} is not fit: {bad[name]}{others}{without}")
+    for name, why in sorted(bad.items()):
+        say(f"warning  worker {name} is left out: {why}")
+    return set(bad)
+
+
+def addresses(client: Any) -> list[str]:
+    """Return the addresses of all workers that are there now."""
+    return list(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def cluster_lost(client: Any) -> ClusterError:
@@ -119,7 +147,7 @@ def scheduler_there(client: Any) -> Iterator[None]:
         raise cluster_lost(client) from error
 
 
-def _check_versions(client: Any, say: Callable[[str], None]) -> None:
+def _check_versions(client: Any, skip_unfit: bool, say: Callable[[str], None]) -> set[str]:
     found = client.run(_describe, on_error="return")
     bad = {}
     for name, seen in found.items():
@@ -127,18 +155,19 @@ def _check_versions(client: Any, say: Callable[[str], None]) -> None:
             bad[name] = f"it cannot tell its versions ({seen}). Install this program there."
         elif differs := differences(versions(), seen[0]):
             bad[name] = f"it has {differs}. Install the client's versions there and start it again."
-    raise_unfit(bad)
+    unfit = settle_unfit(bad, len(found) - len(bad), skip_unfit, say)
     threads, has = Counter[str](), {}
     for name, worker in client.scheduler_info(n_workers=-1)["workers"].items():
-        if name in found:
+        if name in found.keys() - unfit:
             _, node, has[node] = found[name]
             threads[node] += worker["nthreads"]
     say(
-        f"cluster  {client.scheduler.address}: {len(found)} workers, {sum(threads.values())} threads on {len(has)} machines"
+        f"cluster  {client.scheduler.address}: {len(found) - len(unfit)} workers, {sum(threads.values())} threads on {len(has)} machines"
     )
     for node, count in threads.items():
         if count > has[node]:
             say(f"warning  {node} has {has[node]} cores and workers with {count} threads: they slow each other down")
+    return unfit
 
 
 def _describe() -> tuple[dict[str, str], str, int]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from .connection import cluster_lost, raise_unfit
-from .errors import ClusterError
+from .connection import addresses, cluster_lost
 from .options import ExtractOptions
 from .plan import Content
 from .worker import Job, Looked, digest_batch, look
@@ -19,58 +18,96 @@ _AGREE = 1e-3  # relative; how far features of two workers may be apart, which i
 _LOOKS = 4  # images of the client's first batch that a worker decodes and computes
 
 
-def check_workers(
-    client: Any, job: Job, batch: np.ndarray, contents: Sequence[Content], say: Callable[[str], None]
-) -> None:
-    """Let each worker load its engine and look at the first images; raise if one is unfit."""
-    few = _few(contents, batch, job.options)
-    found = _looks(client, job, few)
-    bad = {name: seen.why for name, seen in found.items() if seen.why}
-    fit = {name: seen for name, seen in found.items() if name not in bad}
-    expected = np.zeros_like(batch)
-    expected[: len(few)] = batch[: len(few)]
-    for name, seen in fit.items():
-        if seen.images != digest_batch(expected):
-            bad[name] = "it decodes the first images to other pixels. Install the client's build of Pillow there."
-    holders = {seen.device: name for name, seen in fit.items()}
-    for name, seen in fit.items():
-        if seen.device and holders[seen.device] != name:
-            bad[name] = (
-                f"it shares {seen.device} with {holders[seen.device]}. Start one worker a GPU: README, More machines"
+class Fitness:
+    """What workers must see, and what those that are fit have seen.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    job : Job
+    batch : ndarray of shape (batch_size, image_size, image_size, 3), uint8
+        The client's first batch.
+    contents : sequence of Content
+        What the batch was made of.
+    unfit : set of str
+        Addresses of workers that need not look.
+
+    Attributes
+    ----------
+    fit : dict of str to Looked
+        Addresses of workers → what they saw.
+    apart : float
+        How far features of the first image are from those of the first worker, relative, the largest.
+    """
+
+    def __init__(self, client: Any, job: Job, batch: np.ndarray, contents: Sequence[Content], unfit: set[str]):
+        self._client, self._job, self._few = client, job, _few(contents, batch, job.options)
+        expected = np.zeros_like(batch)
+        expected[: len(self._few)] = batch[: len(self._few)]
+        self._images = digest_batch(expected)
+        self.fit: dict[str, Looked] = {}
+        self.apart = 0.0
+        self._asked = unfit
+
+    def ask(self, there: Sequence[str]) -> dict[str, Any]:
+        """Let those look of some workers that have not yet; return the futures."""
+        new = sorted(set(there) - self._asked)
+        self._asked |= set(new)
+        call = {"pure": False, "retries": 0}
+        return {name: self._client.submit(look, self._job, self._few, workers=[name], **call) for name in new}
+
+    def leave_out(self, name: str) -> None:
+        """Take a worker for unfit from now on."""
+        self.fit.pop(name, None)
+
+    def check(self) -> dict[str, str]:
+        """Let all workers look, and return those that are unfit, {address: why}; one that dies over it is."""
+        futures, found = self.ask(addresses(self._client)), dict[str, str]()
+        waiting = list(futures)
+        while waiting:
+            time.sleep(0.2)
+            there = addresses(self._client)
+            for name in list(waiting):
+                future = futures[name]
+                if future.status in ("cancelled", "lost"):
+                    raise cluster_lost(self._client)
+                if future.status in ("finished", "error"):
+                    found[name] = self.judge(name, future)
+                elif name not in there:
+                    found[name] = "it died while it loaded the base. See what it wrote; it may lack memory."
+                else:
+                    continue
+                waiting.remove(name)
+        return {name: why for name, why in found.items() if why}
+
+    def judge(self, name: str, future: Any) -> str:
+        """Return why a worker that has looked is unfit; nothing if it is fit, which is then remembered."""
+        if future.status == "error":
+            return f"{future.exception()!r}"
+        seen = future.result()
+        why = seen.why or self._differs(name, seen)
+        if not why:
+            self.fit[name] = seen
+        return why
+
+    def _differs(self, name: str, seen: Looked) -> str:
+        """Return in what a worker differs from the client or from workers that are fit."""
+        if seen.images != self._images:
+            return "it decodes the first images to other pixels. Install the client's build of Pillow there."
+        for other, had in self.fit.items():
+            if seen.device and seen.device == had.device and other != name:
+                return f"it shares {seen.device} with {other}. Start one worker a GPU: README, More machines"
+        first = next(iter(self.fit.items()), None)
+        if first is None:
+            return ""
+        apart = _apart(first[1].features, seen.features)
+        if apart > _AGREE:
+            return (
+                f"features of the first image must agree between workers to {_AGREE:.0e} (relative); those of {first[0]} are "
+                f"{apart:.1e} away. Use machines of one kind, or another engine: --engine tensorflow"
             )
-    apart = _spread(fit)
-    if apart > _AGREE:
-        raise ClusterError(
-            f"features of the first image must agree between workers to {_AGREE:.0e} (relative); they are {apart:.1e} "
-            f"apart. Use machines of one kind, or another engine: --engine tensorflow"
-        )
-    raise_unfit(bad)
-    say(f"workers  {len(fit)} are fit; features of the first image are at most {apart:.1e} apart (relative)")
-
-
-def _looks(client: Any, job: Job, few: list[Content]) -> dict[str, Looked]:
-    """Return what each worker sees, {address: Looked}; one that dies over it is unfit."""
-    names = addresses(client)
-    futures = {name: client.submit(look, job, few, workers=[name], pure=False, retries=0) for name in names}
-    found: dict[str, Looked] = {}
-    while len(found) < len(names):
-        time.sleep(0.2)
-        there = addresses(client)
-        for name, future in futures.items():
-            if future.status == "finished":
-                found[name] = future.result()
-            elif future.status in ("cancelled", "lost"):
-                raise cluster_lost(client)
-            elif future.status == "error":
-                found[name] = Looked(f"{future.exception()!r}")
-            elif name not in there:
-                found[name] = Looked("it died while it loaded the base. See what it wrote; it may lack memory.")
-    return found
-
-
-def addresses(client: Any) -> list[str]:
-    """Return the addresses of all workers that are there now."""
-    return list(client.scheduler_info(n_workers=-1)["workers"])
+        self.apart = max(self.apart, apart)
+        return ""
 
 
 def _few(contents: Sequence[Content], batch: np.ndarray, options: ExtractOptions) -> list[Content]:
@@ -89,8 +126,8 @@ def absolute(content: Content) -> Content:
     return replace(content, file=content.file.absolute())
 
 
-def _spread(fit: dict[str, Looked]) -> float:
-    """Return how far the features of workers are from those of the first one: relative, the largest."""
-    features = [seen.features for seen in fit.values() if seen.features is not None]
-    norm = max(float(np.linalg.norm(features[0])), 1e-12) if features else 1.0
-    return max((float(np.linalg.norm(each - features[0])) / norm for each in features), default=0.0)
+def _apart(one: np.ndarray | None, other: np.ndarray | None) -> float:
+    """Return how far features are from others, relative."""
+    if one is None or other is None:
+        return 0.0
+    return float(np.linalg.norm(other - one)) / max(float(np.linalg.norm(one)), 1e-12)

@@ -72,6 +72,8 @@ class ExtractOptions:
         Threads that read and decode.
     cluster : str, optional
         ``local:N``, so many processes on this machine, or the address of a Dask scheduler: who computes.
+    skip_unfit : bool
+        Go on without workers that are not fit, each of which is named, instead of refusing.
     part_images : int, optional
         Images of a part on a cluster at most; 512 if left out.
     images, rate : int, float, optional
@@ -102,6 +104,7 @@ class ExtractOptions:
     allow_missing_classes: bool = False
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     cluster: str | None = None
+    skip_unfit: bool = False
     part_images: int | None = None
     images: int | None = None
     rate: float | None = None
@@ -163,7 +166,6 @@ def check_options(options: ExtractOptions) -> None:
             raise RequestError(
                 f"{name} must be above 0; got {value}. Leave it out: it is what the source has, or measured."
             )
-    if options.cluster is not None:
-        check_cluster(options.cluster)
+    check_cluster(options.cluster, options.skip_unfit)
     if options.max_skipped is not None and not 0 <= options.max_skipped <= 1:
         raise RequestError(f"max-skipped must be between 0 and 1; got {options.max_skipped}. Leave it out for 0.05.")

@@ -135,6 +135,7 @@ def _add_machines(add: Any) -> None:
 
 def _add_cluster(add: Any) -> None:
     add("--cluster", metavar="WHERE", help="who computes: a Dask scheduler, tcp://host:8786, or local:N processes here")
+    add("--skip-unfit", action="store_true", help="go on without workers that are not fit; each is named")
 
 
 def _add_train_head(commands: Any) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from features.connection import check_cluster
 from features.errors import RequestError
 from features.layout import Rows
 from features.progress import Progress
@@ -48,7 +47,6 @@ def compare(
     heads: Sequence[str] | None = None,
     *,
     repeats: int = 1,
-    cluster: str | None = None,
     say: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> Comparison:
@@ -62,8 +60,6 @@ def compare(
         Keys of ``HEADS``, or dotted names of scikit-learn classifiers; all of ``HEADS`` if left out.
     repeats : int
         1: the store's own split. More: so many splits drawn anew, stratified, of the same sizes; figures are means.
-    cluster : str, optional
-        ``local:N``, so many processes on this machine, or the address of a Dask scheduler: who fits.
     say : callable
         Takes each line that tells what was decided.
     **options
@@ -91,9 +87,7 @@ def compare(
     names = list(dict.fromkeys(heads or HEADS))
     check_heads(names, asked.settings)
     folder = asked.folder("compare")
-    if cluster is not None:
-        check_cluster(cluster)
-    rows, provenance, splits, fitted = _fit(names, asked, repeats, folder.parent / ".fits", cluster, say)
+    rows, provenance, splits, fitted = _fit(names, asked, repeats, folder.parent / ".fits", say)
     results = [summarise(each, splits[0]) for each in fitted]
     compare_with_best(results, fitted, rows.labels, splits)
     for each in results:  # what a store of these features alone would take
@@ -125,7 +119,6 @@ def _fit(
     asked: Request,
     repeats: int,
     kept: Path,
-    cluster: str | None,
     say: Callable[[str], None],
 ) -> tuple[Rows, dict[str, Any], list[np.ndarray], list[list[Result]]]:
     """Return a store's rows and provenance, the splits, and each head's result on each of them."""
@@ -139,8 +132,8 @@ def _fit(
             else f"splits   {repeats} drawn anew, stratified, seeds from {asked.seed}"
         )
         fits = Fits(opened, rows, splits, kept, asked.fresh)
-        if cluster is not None:
-            fits.fill([(name, asked) for name in names], cluster, say)
+        if asked.cluster is not None:
+            fits.fill([(name, asked) for name in names], say)
         with Progress(len(names) * repeats, "fits") as progress:
             fitted = [fits.of(name, asked, progress) for name in names]
     if fits.loaded:

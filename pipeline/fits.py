@@ -65,8 +65,8 @@ class Fits:
         self._made: dict[str, Result] = {}  # on a cluster, by key
         self.loaded = 0
 
-    def fill(self, wanted: Sequence[tuple[str, Request]], cluster: str, say: Callable[[str], None]) -> None:
-        """Let a cluster make what is not kept of some heads, each on every split; `of` finds it then.
+    def fill(self, wanted: Sequence[tuple[str, Request]], say: Callable[[str], None]) -> None:
+        """Let their cluster make what is not kept of some heads, each on every split; `of` finds it then.
 
         Those by inner products of rows are made here, one after the other, and their products on the cluster.
         """
@@ -79,7 +79,11 @@ class Fits:
                     fits.append((key, self._place, head, asked.for_any_machine(), split))
         if not (calls or here):
             return
-        with Progress(len(calls) + len(here), "fits") as progress, on_cluster(cluster, say):
+        _, asked = wanted[0]
+        with (
+            Progress(len(calls) + len(here), "fits") as progress,
+            on_cluster(asked.cluster, asked.skip_unfit, say),
+        ):
             made = itertools.chain(spread(_fit, calls, ordered=False), itertools.starmap(_fit, here))
             for key, result in made:
                 self._made[key] = result

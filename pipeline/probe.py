@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from features.connection import check_cluster
 from features.progress import Progress
 from features.store import FeatureStore
 
@@ -25,7 +24,6 @@ def probe(
     store: str | Path,
     *,
     repeats: int = 5,
-    cluster: str | None = None,
     say: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -37,8 +35,6 @@ def probe(
         A finished feature store of several layers.
     repeats : int
         So many stratified splits are drawn; 1 takes the store's own.
-    cluster : str, optional
-        See `compare`.
     say : callable
         Takes each line that tells what was decided.
     **options
@@ -53,8 +49,6 @@ def probe(
     """
     asked = Request(store, **options)
     folder = asked.folder("probe")
-    if cluster is not None:
-        check_cluster(cluster)
     with FeatureStore(store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
         splits = draw_splits(rows, repeats, asked.seed)
@@ -66,8 +60,8 @@ def probe(
             is_map = len(opened.dataset(layer.split(",")[0]).shape) == 4
             return replace(asked, layer=layer, pool=(asked.pool or "avg+max") if is_map else asked.pool)
 
-        if cluster is not None:
-            fits.fill([("logistic", of_layer(name)) for name in names], cluster, say)
+        if asked.cluster is not None:
+            fits.fill([("logistic", of_layer(name)) for name in names], say)
         with Progress((len(names) + (len(names) > 1)) * repeats, "fits") as progress:
 
             def measure(layer: str) -> list[Result]:

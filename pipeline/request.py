@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from features.connection import check_cluster
 from features.errors import RequestError, must_be_one_of
 
 from .runs import run_folder
@@ -42,6 +43,10 @@ class Request:
     memory : float, optional
         Gigabytes that a matrix of features may take; half of the machine's if left out. Of larger ones a part at a time
         is read, by those heads that can do with it.
+    cluster : str, optional
+        ``local:N``, so many processes on this machine, or the address of a Dask scheduler: who fits.
+    skip_unfit : bool
+        Go on without workers that have other versions, each of which is named, instead of refusing.
     joblib : bool
         Pickle a head of scikit-learn's, which can then be loaded only where that is asked for.
     """
@@ -57,11 +62,14 @@ class Request:
     fresh: bool = False
     settings: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     memory: float | None = None
+    cluster: str | None = None
+    skip_unfit: bool = False
     joblib: bool = False
 
     def __post_init__(self) -> None:
         if self.select not in ("cv", "val"):
             raise must_be_one_of("select", ("cv", "val"), self.select)
+        check_cluster(self.cluster, self.skip_unfit)
         if self.memory is not None and not self.memory > 0:
             raise RequestError(
                 f"memory must be above 0 gigabytes; got {self.memory}. Leave it out for half of the machine's."
@@ -76,7 +84,7 @@ class Request:
 
     def for_any_machine(self) -> Request:
         """Return a request that decides the same on another machine, whatever its memory is."""
-        return replace(self, memory=self.memory_bytes / 1e9)
+        return replace(self, memory=self.memory_bytes / 1e9, cluster=None, skip_unfit=False)
 
     def folder(self, what: str) -> Path:
         """Return the folder for results, refusing one that is taken."""

@@ -11,14 +11,16 @@ from typing import Any
 from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_limits
 
-from features.connection import open_client, scheduler_there
+from features.connection import addresses, open_client, scheduler_there
+from features.errors import ClusterError
+from features.versions import differences, versions
 
 _lock = threading.RLock()
 
 
 @contextmanager
-def on_cluster(cluster: str | None, say: Callable[[str], None]) -> Iterator[None]:
-    """Let `spread` run on a cluster; where it is None, here.
+def on_cluster(cluster: str | None, skip_unfit: bool, say: Callable[[str], None]) -> Iterator[None]:
+    """Let `spread` run on a cluster, without unfit workers where that is asked for; where it is None, here.
 
     Raises
     ------
@@ -28,29 +30,37 @@ def on_cluster(cluster: str | None, say: Callable[[str], None]) -> Iterator[None
     if cluster is None:
         yield
         return
-    with open_client(cluster, say) as client, scheduler_there(client), parallel_config("dask", client=client):
-        yield
+    with open_client(cluster, say, skip_unfit=skip_unfit) as (client, unfit), scheduler_there(client):
+        fit = {"workers": sorted(set(addresses(client)) - unfit)} if unfit else {}
+        with parallel_config("dask", client=client, **fit):
+            yield
 
 
 def spread(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], ordered: bool = True) -> Iterator[Any]:
     """Yield what a function returns for each of some arguments, in their order or as they end."""
     how = "generator" if ordered else "generator_unordered"
-    yield from Parallel(return_as=how)(delayed(_alone)(function, arguments) for arguments in calls)
+    yield from Parallel(return_as=how)(delayed(_alone)(function, arguments, versions()) for arguments in calls)
 
 
-def _alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _alone(function: Callable[..., Any], arguments: tuple[Any, ...], expected: dict[str, str]) -> Any:
     """Call a function, one at a time in a process however many threads Dask gives it, for memory; BLAS has them all."""
-    with _lock, threadpool_limits(_threads()), parallel_config("threading"):
+    worker = _worker()
+    if differs := differences(expected, versions()):  # one that joined after the others were looked at
+        raise ClusterError(
+            f"worker {worker.address} is not fit: it has {differs}. Stop it, and give the command again."
+        )
+    threads = None if worker is None else worker.state.nthreads
+    with _lock, threadpool_limits(threads), parallel_config("threading"):
         return function(*arguments)
 
 
-def _threads() -> int | None:
-    """Return how many threads Dask gives this worker; None where this is none."""
+def _worker() -> Any:
+    """Return the Dask worker that this is; None where it is none."""
     if "distributed" not in sys.modules:
         return None
     from distributed import get_worker
 
     try:
-        return int(get_worker().state.nthreads)
+        return get_worker()
     except ValueError:
         return None

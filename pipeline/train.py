@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from features.connection import check_cluster
 from features.errors import RequestError
 from features.layout import Rows
 from features.runtime import import_keras
@@ -181,7 +180,6 @@ def train_head(
     head: str = "logistic",
     *,
     tensorboard: str | Path | None = None,
-    cluster: str | None = None,
     say: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -195,9 +193,6 @@ def train_head(
         A key of ``HEADS``, or the dotted name of a scikit-learn classifier.
     tensorboard : path-like, optional
         Folder for TensorBoard's logs of a Dense head's learning curves.
-    cluster : str, optional
-        ``local:N``, so many processes on this machine, or the address of a Dask scheduler: a worker fits; where features
-        are larger than the memory, all compute products of rows.
     say : callable
         Takes each line that tells what was decided.
     **options
@@ -227,14 +222,12 @@ def train_head(
     if tensorboard is not None:
         check_tensorboard(head)
     folder = asked.folder(head)
-    if cluster is not None:
-        check_cluster(cluster)
     with FeatureStore(store) as opened:
         rows, provenance, features = opened.rows.images(), opened.provenance, find_features(opened, head, asked)
         say(f"store    {store}: {describe_rows(rows, features.views)}")
         say(f"head     {head} on {describe_features(features, asked)}")
-        with on_cluster(cluster, say):
-            if cluster is None or is_by_products(opened, head, asked):
+        with on_cluster(asked.cluster, asked.skip_unfit, say):
+            if asked.cluster is None or is_by_products(opened, head, asked):
                 whole = read_features(opened, head, asked)
                 result, fitted = fit_head(head, whole, rows, rows.splits, asked.seed, asked.select, asked.settings)
             else:

@@ -98,6 +98,17 @@ class Nothing:
         """Take no part in."""
 
 
+class Everyone:
+    """Takes all workers for fit."""
+
+    def __init__(self, client):
+        self.fit = dict.fromkeys(cluster.addresses(client))
+
+    def ask(self, there):
+        """Ask nobody."""
+        return {}
+
+
 def simulate(place, options):
     """Run parts that sleep on so many workers, and tell how much of their time they were asleep."""
     import distributed
@@ -114,7 +125,7 @@ def simulate(place, options):
         distributed.Client(machines, set_as_default=False) as client,
     ):
         cluster.allowed_skips = lambda total, asked: 0
-        run = cluster.Run(client, job, Nothing(), count, print)
+        run = cluster.Run(client, job, Nothing(), count, print, Everyone(client))
         start = time.perf_counter()
         run.finish(works)
         wall = time.perf_counter() - start

@@ -5,6 +5,7 @@ The long trials, dozens of kills, are in tests/torture_cluster.py.
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import time
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,12 +24,13 @@ from machines import Cable, Machines
 from torture import child
 
 from features import connection, extract
-from features.cluster import cut
+from features.cluster import Run, cut
+from features.connection import settle_unfit
 from features.errors import ClusterError, RequestError, SourceError
-from features.fitness import check_workers
+from features.fitness import Fitness
 from features.options import ExtractOptions, check_options
 from features.plan import Content
-from features.worker import Looked
+from features.worker import Looked, digest_batch
 
 pytest.importorskip("distributed")
 
@@ -142,14 +145,61 @@ def test_a_client_that_dies_leaves_parts_that_the_next_one_takes_in(tree, tmp_pa
     assert not list(tmp_path.glob("many.h5.parts/run-*"))
 
 
-def test_a_worker_with_other_versions_is_named_and_gets_no_part(tree, tmp_path, stand_in, machines):
+@pytest.fixture
+def other_pillow(tmp_path):
+    """The environment of a worker that seems to have another Pillow."""
     told = tmp_path / "other/pillow-99.0.dist-info/METADATA"
     told.parent.mkdir(parents=True)
     told.write_text("Metadata-Version: 2.1\nName: pillow\nVersion: 99.0\n")
+    return {"PYTHONPATH": str(tmp_path / "other")}
+
+
+def test_a_worker_with_other_versions_is_named_and_gets_no_part(
+    tree, tmp_path, stand_in, machines, other_pillow, tiny_store
+):
+    from pipeline.compare import compare
+
+    run(tree, tmp_path / "one.h5")
     unfit = pytest.raises(ClusterError, match=r"worker tcp://127.* is not fit: it has pillow 99.0 instead of")
-    with third_worker(machines, environment={"PYTHONPATH": str(tmp_path / "other")}), unfit:
-        run(tree, tmp_path / "s.h5", cluster=machines.address)
-    assert not list(tmp_path.glob("s.h5*"))
+    with third_worker(machines, environment=other_pillow):
+        with unfit:
+            run(tree, tmp_path / "s.h5", cluster=machines.address)
+        assert not list(tmp_path.glob("s.h5*"))
+        said = []
+        without = {"cluster": machines.address, "skip_unfit": True, "say": said.append}
+        run(tree, tmp_path / "s.h5", **without)
+        compare(tiny_store, ["majority", "logistic"], repeats=2, out=tmp_path / "c", **without)
+    named = [line for line in said if "is left out: it has pillow 99.0 instead of" in line]
+    assert len(named) == 2 and all(line.startswith("warning  worker tcp://127") for line in named)
+    assert sum("2 workers, 2 threads" in line for line in said) == 2
+    assert_same_stores(tmp_path / "one.h5", tmp_path / "s.h5")
+
+
+def test_workers_that_join_late_are_looked_at_before_they_get_parts(
+    tree, tmp_path, stand_in, slow, other_pillow, monkeypatch
+):
+    """Those of the start are stopped once others have joined: the rest of the parts is left to the one that is fit."""
+    monkeypatch.setattr("features.cluster._TICK", 0.1)
+    said, computed_by = [], set()
+    adopt = Run._adopt
+    monkeypatch.setattr(Run, "_adopt", lambda self, task, done: computed_by.add(done.worker) or adopt(self, task, done))
+
+    def join():
+        slow.start_worker("odd", environment=other_pillow).start_worker("late")
+        deadline = time.monotonic() + 30
+        while sum("is left out" in line or "joined" in line for line in said) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for name in ("one", "two"):
+            slow.kill(name)
+
+    thread = after_parts(tmp_path / "many.h5", 1, join)
+    run(tree, tmp_path / "many.h5", cluster=slow.address, say=said.append, views=3, augment="dihedral", part_images=6)
+    thread.join()
+    (late,) = (line.split()[1] for line in said if line.endswith("joined and is fit"))
+    (odd,) = (line.split()[2] for line in said if "is left out: it has pillow 99.0" in line)
+    assert late in computed_by and odd not in computed_by and len(computed_by) == 3
+    run(tree, tmp_path / "one.h5", views=3, augment="dihedral")
+    assert_same_stores(tmp_path / "one.h5", tmp_path / "many.h5")
 
 
 @contextmanager
@@ -223,18 +273,29 @@ def test_each_process_of_this_machine_gets_a_gpu(monkeypatch):
         ({"device": "GPU 0 of a"}, "shares GPU 0 of a with"),
         ({"images": "other"}, "decodes the first images to other pixels"),
         ({"features": np.ones(4, np.float32) * 1.01}, "must agree between workers to 1e-03"),
-        ({"why": "it lacks a thing."}, "tcp://b is not fit: it lacks a thing"),
+        ({"why": "it lacks a thing."}, "it lacks a thing"),
     ],
 )
-def test_workers_that_see_other_things_are_refused(monkeypatch, second, why):
+def test_workers_that_see_other_things_are_refused_or_left_out(second, why):
     """What workers say is made up here."""
     batch = np.zeros((2, 4, 4, 3), np.uint8)
-    one = Looked("", "GPU 0 of a", __import__("features.worker").worker.digest_batch(batch), np.ones(4, np.float32))
+    one = Looked("", "GPU 0 of a", digest_batch(batch), np.ones(4, np.float32))
     other = replace(one, **{"device": "GPU 1 of a", **second})
-    monkeypatch.setattr("features.fitness._looks", lambda *rest: {"tcp://a": one, "tcp://b": other})
-    job = type("Job", (), {"options": ExtractOptions("x")})()
-    with pytest.raises(ClusterError, match=why):
-        check_workers(None, job, batch, [], print)
+    told = {"tcp://a": one, "tcp://b": other, "tcp://c": replace(one, device="GPU 2 of a")}
+    client = SimpleNamespace(
+        scheduler_info=lambda n_workers: {"workers": told},
+        submit=lambda what, *rest, workers, **how: SimpleNamespace(status="finished", result=lambda: told[workers[0]]),
+    )
+    job = SimpleNamespace(options=ExtractOptions("x"))
+    fitness, said = Fitness(client, job, batch, [], set()), []
+    bad = fitness.check()
+    assert bad.keys() == {"tcp://b"} and fitness.fit.keys() == {"tcp://a", "tcp://c"}
+    with pytest.raises(ClusterError, match=f"worker tcp://b is not fit: .*{why}.*--skip-unfit"):
+        settle_unfit(bad, 2, False, said.append)
+    with pytest.raises(ClusterError, match="worker tcp://b is not fit"):
+        settle_unfit(bad, 0, True, said.append)  # nobody is left
+    assert not said and settle_unfit(bad, 2, True, said.append) == {"tcp://b"}
+    assert re.fullmatch(f"warning  worker tcp://b is left out: .*{why}.*", said[0])
 
 
 def test_parts_are_cut_by_what_is_lacking_alone():
@@ -341,7 +402,7 @@ def test_the_cost_of_a_pass_by_hand(tree, stand_in, capsys):
     assert not Path("cache").exists() or not list(Path("cache").glob(f"{tree.name}-*"))
 
 
-@pytest.mark.parametrize("option", [{"images": 5}, {"rate": 1.0}, {"part_images": 8}])
+@pytest.mark.parametrize("option", [{"images": 5}, {"rate": 1.0}, {"part_images": 8}, {"skip_unfit": True}])
 def test_options_of_other_commands_are_refused(tree, tmp_path, option):
     with pytest.raises(RequestError, match="must go with --"):
         extract(str(tree), out=tmp_path / "s.h5", **option)

@@ -184,7 +184,7 @@ def network(place, times):
                 machines.kill(name)
             cable.mend()
             if kind == "the only one" and client.returncode:
-                assert f"no workers for 5 s; the last was tcp://{cable.there}" in told and not out.exists(), told
+                assert f"no fit workers for 5 s; the last was tcp://{cable.there}" in told and not out.exists(), told
                 machines.start_worker("other")
                 assert finish(child(data, out, cluster=machines.address, part_images=8, **OPTIONS))[0] == 0
                 machines.kill("other")
