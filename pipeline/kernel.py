@@ -165,9 +165,12 @@ class SvmSearch:
         )
 
     def _products(self, how: str) -> np.ndarray:
-        """Return the products of all pairs of scaled rows, in float32."""
+        """Return the products of all pairs of scaled rows, float32."""
         features = self.sample.features
-        if how not in self._held:
+        if how not in self._held and isinstance(features.X, np.ndarray):
+            scaled = features.X / features.scale(how)
+            self._held[how] = scaled @ scaled.T
+        elif how not in self._held:
             hows = features.together(how, self.grid.get("scale", ()))
             products = gram(features.X, np.zeros(features.X.shape[1]), [features.scale(each) for each in hows])
             self._held |= {each: _mirrored(products.pop(0)) for each in hows}
