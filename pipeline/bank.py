@@ -2,7 +2,8 @@
 
 Training a head on wide features is bound by memory: every batch is read once to go forward and once for the gradient.
 Heads that differ in learning rate, width or dropout share those reads, since their first layers lie side by side in one
-matrix; as linear evaluation is done for DINOv2 (Oquab et al. 2023, arXiv 2304.07193, appendix B.3).
+matrix; as linear evaluation is done for DINOv2 (Oquab et al. 2023, arXiv 2304.07193, appendix B.3). That matrix is cut
+along the features, so that what a step does to one piece is done while it is in a core's cache.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 LOOK = 1024  # rows that are evaluated at once
 _LARGE = 1 << 17  # weights of the first layers
+_PIECE = 1 << 17  # weights that are stepped at once: they, their gradient and the optimizer's state fit into 2 MB
 Shape = tuple[tuple[int, ...], float]  # widths, dropout
 
 
@@ -51,17 +53,22 @@ class Bank:
         ends = np.cumsum([first.units for first in self._first])
         self._columns = [slice(end - first.units, end) for first, end in zip(self._first, ends, strict=True)]
         # Transposed, so that the gradient is written along the features: a third faster where they are many.
-        self._kernel = keras.Variable(np.zeros((ends[-1], n_features), np.float32), name="kernel")
+        pieces = np.array_split(np.arange(n_features), -(-ends[-1] * n_features // _PIECE))
+        self._widths = [len(piece) for piece in pieces]
+        self._kernel = [
+            keras.Variable(np.zeros((ends[-1], width), np.float32), name="kernel") for width in self._widths
+        ]
         self._bias = keras.Variable(np.zeros(ends[-1], np.float32), name="bias")
         self._scale = tf.Variable(1.0)
         self._class_weights = tf.Variable(np.ones((len(shapes), n_classes), np.float32))
         rests = [tail.trainable_variables if tail else [] for tail in self._tails]
-        self._variables = [self._kernel, self._bias, *(each for rest in rests for each in rest)]
-        self._rates = [tf.Variable(np.ones((ends[-1], 1), np.float32)), tf.Variable(np.ones(ends[-1], np.float32))]
+        self._variables = [*self._kernel, self._bias, *(each for rest in rests for each in rest)]
+        self._unit_rates = tf.Variable(np.ones((ends[-1], 1), np.float32)), tf.Variable(np.ones(ends[-1], np.float32))
         self._head_rates = [tf.Variable(1.0) for _ in shapes]
+        rates = [self._unit_rates[0]] * len(self._kernel) + [self._unit_rates[1]]
         for rate, rest in zip(self._head_rates, rests, strict=True):
-            self._rates += [rate] * len(rest)
-        self._optimizer = _with_rates(optimizer, self._variables, self._rates)
+            rates += [rate] * len(rest)
+        self._optimizer = _with_rates(optimizer, self._variables, rates)
         self._fresh = [variable.numpy() for variable in self._optimizer.variables]
         # XLA makes one program of an epoch, and one kernel of the optimizer's steps over the wide first layer.
         compiled = ends[-1] * n_features > _LARGE
@@ -77,7 +84,8 @@ class Bank:
 
         self._divisor = scale
         self._scale.assign(1 / scale)
-        kernel, bias = np.zeros(self._kernel.shape, np.float32), np.zeros(self._bias.shape, np.float32)
+        bias = np.zeros(self._bias.shape, np.float32)
+        kernel = np.zeros((len(bias), self._n_features), np.float32)
         rates = np.empty(len(bias), np.float32)
         for number, (recipe, model, columns) in enumerate(zip(recipes, self.models, self._columns, strict=True)):
             for depth, layer in enumerate(model.layers[1:]):
@@ -91,10 +99,11 @@ class Bank:
             self._head_rates[number].assign(recipe.learning_rate)
             weights = np.ones(self._n_classes) if recipe.class_weight == "none" else counts.sum() / len(counts) / counts
             self._class_weights[number].assign(weights.astype(np.float32))
-        self._kernel.assign(kernel)
+        for piece, values in zip(self._kernel, np.split(kernel, np.cumsum(self._widths)[:-1], axis=1), strict=True):
+            piece.assign(values)
         self._bias.assign(bias)
-        self._rates[0].assign(rates[:, None])
-        self._rates[1].assign(rates)
+        self._unit_rates[0].assign(rates[:, None])
+        self._unit_rates[1].assign(rates)
         for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
 
@@ -123,7 +132,8 @@ class Bank:
     def weights(self, head: int) -> list[np.ndarray]:
         """Return a copy of one head's weights in the order of its model's."""
         columns, tail = self._columns[head], self._tails[head]
-        first = [self._kernel.numpy()[columns].T.copy(), self._bias.numpy()[columns].copy()]
+        kernel = np.concatenate([piece.numpy()[columns].T for piece in self._kernel])
+        first = [kernel, self._bias.numpy()[columns].copy()]
         return first + ([variable.numpy() for variable in tail.trainable_variables] if tail else [])
 
     def model(self, head: int, weights: list[np.ndarray]) -> keras.Model:
@@ -162,7 +172,9 @@ class Bank:
     def _forward(self, x: Any, y: Any, training: bool) -> tuple[Any, Any]:
         """Return the loss of each head at each row, (n_heads, n_rows), and whether it is right."""
         tf = self._tf
-        side_by_side = tf.matmul(x, self._kernel, transpose_b=True) * self._scale + self._bias
+        pieces = zip(tf.split(x, self._widths, axis=1), self._kernel, strict=True)
+        side_by_side = tf.add_n([tf.matmul(part, piece, transpose_b=True) for part, piece in pieces])
+        side_by_side = side_by_side * self._scale + self._bias
         losses, hits = [], []
         for first, columns, tail in zip(self._first, self._columns, self._tails, strict=True):
             out = first.activation(side_by_side[:, columns])
