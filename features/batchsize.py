@@ -36,10 +36,14 @@ def pick_batch_size(asked: str, frozen: Frozen, base: Any, say: Callable[[str], 
     name = "tensorflow" if asked == "auto" else asked
     if find_device() == "cpu" or ENGINES[name].module != "tensorflow":
         return USUAL
+
+    def rate(count: int) -> float:  # a `Frozen` of its own, so that its graph does not stay in memory
+        return _images_per_second(name, Frozen(frozen.base, frozen.image_size, count, frozen.pool))
+
     key = {"base": base, "engine": describe_engine(name)}
     size = recall("batches", key)
     if size is None:
-        size = find_batch_size(lambda count: _images_per_second(name, frozen.of_batch(count)), _LARGEST)
+        size = find_batch_size(rate, _LARGEST)
         remember("batches", key, size)
     say(f"batches  of {size} images are what this GPU is fastest with")
     return int(size)

@@ -15,7 +15,7 @@ from .backbones import Base, build_base
 from .engines import ENGINES, Engine, is_installed, missing_engine
 from .errors import UnsafeFile, must_be_one_of
 from .forward import cast_features
-from .frozen import freeze
+from .frozen import Frozen
 from .images import check_resize
 from .options import DTYPES
 from .plan import Content, ahead
@@ -88,7 +88,7 @@ def rebuild_engine(held: dict[str, Any], weights: str | None = None) -> Engine:
             raise must_be_one_of("engine", ENGINES, name)
         if not is_installed(name):
             raise missing_engine(name)
-        return ENGINES[name].make(freeze(base, held["image_size"], held["batch_size"], held["pool"]))
+        return ENGINES[name].make(Frozen(base, held["image_size"], held["batch_size"], held["pool"]))
 
 
 @contextmanager

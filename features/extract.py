@@ -20,7 +20,7 @@ from .diskfile import free_space
 from .engines import Engine, describe_engine, make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError
 from .forward import PART_BYTES, Stages, allowed_skips, compute, find_work, first_batch, too_many_skipped
-from .frozen import Frozen, freeze
+from .frozen import Frozen
 from .layout import Rows, Skipped
 from .options import ExtractOptions, check_options
 from .parts import Parts, held_provenance
@@ -153,7 +153,7 @@ def settle_batch(
     options: ExtractOptions, held: dict[str, Any] | None, base: Base, say: Callable[[str], None]
 ) -> tuple[ExtractOptions, Frozen]:
     """Fill in how many images a batch has, where the request leaves it out, and freeze the base for as many."""
-    frozen = freeze(base, options.side, options.full_batch, options.pool or "none")
+    frozen = Frozen(base, options.side, options.full_batch, options.pool or "none")
     if options.batch_size is not None:
         return options, frozen
     if held is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,20 +24,28 @@ class Frozen:
 
     Attributes
     ----------
-    function : callable
-        TensorFlow's concrete function.
     base : Base
     image_size, batch_size : int
-    pool, precision : str
-        See `freeze`.
+    pool : {'none', 'avg', 'max', 'avg+max'}
+        Pool feature maps over space, in float32, before they leave the device.
+    precision : {'float32', 'float16'}
+        What layers compute in. Preprocessing and pooling are in float32 always.
     """
 
-    function: Any
     base: Base
     image_size: int
     batch_size: int
-    pool: str
+    pool: str = "none"
     precision: str = "float32"
+    _made: dict[tuple[int, str], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def function(self) -> Any:
+        """TensorFlow's concrete function, made when it is first asked for: that takes seconds."""
+        kind = self.batch_size, self.precision
+        if kind not in self._made:
+            self._made[kind] = _freeze(self)
+        return self._made[kind]
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -60,11 +68,11 @@ class Frozen:
 
     def of_batch(self, batch_size: int) -> Frozen:
         """Return the same for batches of another size."""
-        return freeze(self.base, self.image_size, batch_size, self.pool, self.precision)
+        return replace(self, batch_size=batch_size)
 
     def of_precision(self, precision: str) -> Frozen:
         """Return the same with layers that compute in another precision."""
-        return freeze(self.base, self.image_size, self.batch_size, self.pool, precision)
+        return replace(self, precision=precision)
 
     def named(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Return flat outputs by layer, in the shape of a batch."""
@@ -72,18 +80,8 @@ class Frozen:
         return {layer: flat.reshape(shape) for (layer, shape), flat in zip(shapes.items(), outputs, strict=True)}
 
 
-def freeze(base: Base, image_size: int, batch_size: int, pool: str = "none", precision: str = "float32") -> Frozen:
-    """Freeze a base.
-
-    Parameters
-    ----------
-    base : Base
-    image_size, batch_size : int
-    pool : {'none', 'avg', 'max', 'avg+max'}
-        Pool feature maps over space, in float32, before they leave the device.
-    precision : {'float32', 'float16'}
-        What layers compute in. Preprocessing and pooling are in float32 always.
-    """
+def _freeze(frozen: Frozen) -> Any:
+    base, pool, side = frozen.base, frozen.pool, frozen.image_size
     import_keras()
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -99,10 +97,9 @@ def freeze(base: Base, image_size: int, batch_size: int, pool: str = "none", pre
             return layer
         return tf.concat([reduce[name](layer, axis=(1, 2)) for name in pool.split("+")], axis=1)
 
-    shape = tf.TensorSpec((batch_size, image_size, image_size, 3), tf.uint8)
-    with quiet(), _computing_in(base.model, precision):
-        function = convert_variables_to_constants_v2(tf.function(forward).get_concrete_function(shape))
-    return Frozen(function, base, image_size, batch_size, pool, precision)
+    shape = tf.TensorSpec((frozen.batch_size, side, side, 3), tf.uint8)
+    with quiet(), _computing_in(base.model, frozen.precision):
+        return convert_variables_to_constants_v2(tf.function(forward).get_concrete_function(shape))
 
 
 @contextmanager

@@ -10,16 +10,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from queue import SimpleQueue
 
 import numpy as np
 
 from .converted import converted
 from .errors import EngineError
 from .frozen import Frozen
+from .lanes import Lanes
 from .runtime import cores, quiet
 
 _CONVERT = "import sys, _tools; sys.exit(0 if _tools.mnnconvert(['mnnconvert', *sys.argv[1:]]) else 1)"
@@ -35,22 +34,12 @@ class MNNEngine:
     def __init__(self, frozen: Frozen):
         single = frozen.of_batch(1)
         path = converted(single.graph(), f"mnn-{version('mnn')}", convert)
-        self._frozen, self._free, count = frozen, SimpleQueue[_Lane](), min(cores(), frozen.batch_size)
-        for _ in range(count):
-            self._free.put(_Lane(path, single))
-        self._pool = ThreadPoolExecutor(count)
+        self._frozen = frozen
+        self._lanes = Lanes([_Lane(path, single).run for _ in range(min(cores(), frozen.batch_size))], 1)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `features.engines.Engine.run`."""
-        rows = list(self._pool.map(self._run_one, images))
-        return self._frozen.named([np.concatenate(outputs) for outputs in zip(*rows, strict=True)])
-
-    def _run_one(self, image: np.ndarray) -> list[np.ndarray]:
-        lane = self._free.get()
-        try:
-            return lane.run(image[None])
-        finally:
-            self._free.put(lane)
+        return self._frozen.named(self._lanes.run(images))
 
 
 class _Lane:
@@ -73,7 +62,6 @@ class _Lane:
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """Return the flat outputs for one image."""
-        images = np.ascontiguousarray(images)
         self._input.copyFrom(self._tensor(images.shape, self._input.getDataType(), images, self._order))
         self._interpreter.runSession(self._session)
         return [np.array(output.getNumpyData()) for output in self._outputs]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from .errors import EngineError
 from .frozen import Frozen
+from .lanes import Lanes
+from .runtime import cores
+
+_PIECE = 4  # images that a core takes at once: enough for TensorFlow to be busy with more than starting operations
 
 
 class TensorFlowEngine:
@@ -33,21 +38,25 @@ class TensorFlowEngine:
         if precision != "float32" and find_device() == "cpu":
             raise EngineError(f"TensorFlow computes in {precision} on a GPU alone.")
         tf.config.experimental.enable_tensor_float_32_execution(False)  # TF32 would round features by 1e-3
-        self._tf, self._frozen = tf, frozen
-        graph = frozen.function if precision == frozen.precision else frozen.of_precision(precision).function
+        self._tf, self._frozen, device = tf, frozen, find_device()
+        piece = frozen.batch_size if xla or device != "cpu" else math.gcd(frozen.batch_size, _PIECE)
+        graph = frozen.of_precision(precision).of_batch(piece).function
         self._function = tf.function(lambda images: graph(images), jit_compile=True) if xla else graph
+        self._lanes = Lanes([self._compute] * min(cores(), frozen.batch_size // piece), piece)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `features.engines.Engine.run`."""
         try:
-            outputs = self._function(self._tf.constant(images))
-            return self._frozen.named([output.numpy() for output in outputs])
+            return self._frozen.named(self._lanes.run(images))
         except self._tf.errors.ResourceExhaustedError as error:
             count, side = images.shape[:2]
             raise EngineError(
                 f"a batch must fit into the memory of {find_device()}; {count} images of {side} px do not. "
                 f"Take fewer at once: --batch-size {max(1, count // 2)}"
             ) from error
+
+    def _compute(self, images: np.ndarray) -> list[np.ndarray]:
+        return [output.numpy() for output in self._function(self._tf.constant(images))]
 
 
 def find_device() -> str:

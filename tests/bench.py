@@ -22,7 +22,7 @@ import numpy as np
 from features import backbones, extract, images
 from features.engines import ENGINES, describe_engine, is_installed, processor
 from features.errors import EngineError
-from features.frozen import freeze
+from features.frozen import Frozen
 from features.mnn_engine import cores
 from features.sources import load_source
 from features.weights import Weights, fingerprint_weights
@@ -89,7 +89,7 @@ def make_contenders(options, folder):
     decoded = np.stack([images.decode(images.read_bytes(file), options.size) for file in files])
     print(f"decoding and resizing: {len(files) / (_now() - start)[1]:.0f} images/s a core", file=sys.stderr)
     base = backbones.build_base(options.backbone, [backbones.find_backbone(options.backbone).layer], options.size)
-    frozen = freeze(base, options.size, options.batch_size)
+    frozen = Frozen(base, options.size, options.batch_size)
 
     def through(*layers, engine="auto"):
         """Files to a committed store, start-up left out: what the pass and the commit take."""

@@ -119,7 +119,7 @@ def stand_in(monkeypatch):
     module = standin.extract_module
     for name in (
         "load_base",
-        "freeze",
+        "Frozen",
         "pick_batch_size",
         "pick_engine",
         "describe_engine",

@@ -37,7 +37,7 @@ def install(module=extract_module):
     weights = SimpleNamespace(origin="none: a stand-in", sha256="0" * 64)
     base = SimpleNamespace(layers={"maps": SHAPE}, weights=weights)
     module.load_base = lambda options: base
-    module.freeze = lambda base, size, batch_size, pool: None
+    module.Frozen = lambda base, size, batch_size, pool: None
     module.pick_batch_size = lambda *arguments: 16
     module.pick_engine = lambda *arguments: "stand-in"
     module.describe_engine = lambda name: StandInEngine.name

@@ -9,7 +9,7 @@ import pytest
 from features.backbones import BACKBONES, build_base, canonical_names, list_layers
 from features.engines import ENGINES, TensorFlowEngine, is_installed, make_checked
 from features.errors import EngineError, RequestError, UnsafeFile, WeightsError
-from features.frozen import freeze
+from features.frozen import Frozen
 from features.weights import fingerprint_weights
 
 REAL = sorted(BACKBONES)
@@ -49,7 +49,7 @@ def test_engine_equals_the_keras_application(name, random_weights):
     kept = images.copy()
     module = __import__(entry.module, fromlist=["x"])
     expected = model.predict(module.preprocess_input(images.astype(np.float32)), verbose=0)
-    stored = TensorFlowEngine(freeze(base, entry.smallest, 2)).run(images)[layer]
+    stored = TensorFlowEngine(Frozen(base, entry.smallest, 2)).run(images)[layer]
     assert np.linalg.norm(stored - expected) <= 1e-5 * np.linalg.norm(expected)
     np.testing.assert_array_equal(images, kept)
 
@@ -118,7 +118,7 @@ def test_a_model_of_ones_own(tmp_path):
     own.save(tmp_path / "own.keras")
     base = build_base(str(tmp_path / "own.keras"), ["-1"], 20)
     images = np.random.default_rng(2).integers(0, 256, (2, 20, 20, 3), dtype=np.uint8)
-    stored = TensorFlowEngine(freeze(base, 20, 2)).run(images)["maps"]
+    stored = TensorFlowEngine(Frozen(base, 20, 2)).run(images)["maps"]
     np.testing.assert_allclose(stored, own.predict(images.astype(np.float32), verbose=0), rtol=1e-4, atol=1e-4)
     assert base.weights.sha256 == hashlib.sha256((tmp_path / "own.keras").read_bytes()).hexdigest()
     with pytest.raises(RequestError, match="image-size must be 20"):
@@ -137,7 +137,7 @@ def test_other_engines_take_a_backbone_or_say_that_they_cannot(backbone, name, r
         pytest.skip(f"the extra {name} is not installed")
     (path, sha256, _), entry = random_weights(backbone), BACKBONES[backbone]
     base = build_base(backbone, [entry.layer], entry.smallest, weights=str(path), weights_sha256=sha256)
-    frozen = freeze(base, entry.smallest, 2, "avg")
+    frozen = Frozen(base, entry.smallest, 2, "avg")
     batch = np.random.default_rng(0).integers(0, 256, (2, entry.smallest, entry.smallest, 3)).astype(np.uint8)
     if (backbone, name) == ("convnext_tiny", "mnn"):
         with pytest.raises(EngineError, match=r"MNN cannot take this base .* Use another: --engine tensorflow"):

@@ -14,7 +14,7 @@ from features.backbones import build_base
 from features.cache import cache_folder
 from features.engines import ENGINES, describe_engine, is_installed, make_checked, pick_engine
 from features.errors import EngineError, RequestError, StoreError
-from features.frozen import freeze
+from features.frozen import Frozen
 from features.verify import verify
 
 INSTALLED = [name for name in ENGINES if is_installed(name)]
@@ -41,7 +41,7 @@ def need(name):
 
 def frozen(pool="none", layers=("relu", "last")):
     """Freeze the tiny base; `relu` has successors."""
-    return freeze(build_base("tiny", layers, 16), 16, 5, pool)
+    return Frozen(build_base("tiny", layers, 16), 16, 5, pool)
 
 
 def run(data, out, **options):
@@ -203,9 +203,9 @@ def test_engines_report_to_nobody(name, tmp_path):
 import numpy as np
 from features.backbones import build_base
 from features.engines import ENGINES
-from features.frozen import freeze
+from features.frozen import Frozen
 images = np.zeros((2, 16, 16, 3), np.uint8)
-ENGINES[{name!r}].make(freeze(build_base({str(tmp_path / "tiny.keras")!r}, ["-1"], 16), 16, 2)).run(images)
+ENGINES[{name!r}].make(Frozen(build_base({str(tmp_path / "tiny.keras")!r}, ["-1"], 16), 16, 2)).run(images)
 talkers = ("MNN.tools", "openvino.tools.ovc", "openvino_telemetry", "aliyun")
 print(seen, [name for name in sys.modules if name.startswith(talkers)])
 """

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module imports only from floors below its own.
 FEATURES = [
-    {"errors", "splits", "cache", "runtime", "versions"},
+    {"errors", "splits", "cache", "runtime", "versions", "lanes"},
     {"pooling", "progress", "views", "diskfile", "writer", "layout", "cifar10", "manifest", "elpv", "connection"},
     {"jsontext", "archive", "ownvalues"},
     {"index"},

@@ -13,7 +13,7 @@ from features import FeatureStore, extract
 from features.backbones import build_base
 from features.engines import ENGINES, TensorFlowEngine, is_installed
 from features.errors import WeightsError
-from features.frozen import freeze
+from features.frozen import Frozen
 from pipeline.lecture import lecture
 
 pytestmark = pytest.mark.real
@@ -42,7 +42,7 @@ def distance(found, expected):
 def test_every_block_equals_the_float64_reference(imagenet, preprocess):
     golden = np.load(GOLDEN)
     base = build_base("vgg16", LAYERS, 64, preprocess)
-    outputs = TensorFlowEngine(freeze(base, 64, 2)).run(golden["images"])
+    outputs = TensorFlowEngine(Frozen(base, 64, 2)).run(golden["images"])
     assert distance(outputs["block5_pool"], golden[f"{preprocess}/block5_pool"]) < 1e-5
     for layer in LAYERS:
         assert distance(outputs[layer].mean((1, 2)), golden[f"{preprocess}/{layer}/mean"]) < 1e-5
@@ -66,7 +66,7 @@ def test_stored_features_equal_the_reference(imagenet, tmp_path, dtype, bound):
 
 def test_photos_equal_the_reference(imagenet, shared):
     golden = np.load(shared / "golden/vgg16_reference.npz")
-    outputs = TensorFlowEngine(freeze(build_base("vgg16", LAYERS, 224), 224, 6)).run(golden["images"])
+    outputs = TensorFlowEngine(Frozen(build_base("vgg16", LAYERS, 224), 224, 6)).run(golden["images"])
     assert distance(outputs["block5_pool"], golden["imagenet/block5_pool"]) < 1e-5
     for layer in LAYERS:
         assert distance(outputs[layer].max((1, 2)), golden[f"imagenet/{layer}/max"]) < 1e-5
@@ -77,7 +77,7 @@ def test_other_engines_are_as_near_to_the_reference_as_allowed(imagenet, name):
     if not is_installed(name):
         pytest.skip(f"the extra {name} is not installed")
     golden = np.load(GOLDEN)
-    outputs = ENGINES[name].make(freeze(build_base("vgg16", LAYERS, 64), 64, 2)).run(golden["images"])
+    outputs = ENGINES[name].make(Frozen(build_base("vgg16", LAYERS, 64), 64, 2)).run(golden["images"])
     assert distance(outputs["block5_pool"], golden["imagenet/block5_pool"]) < ENGINES[name].allowed
     for layer in LAYERS:
         assert distance(outputs[layer].mean((1, 2)), golden[f"imagenet/{layer}/mean"]) < ENGINES[name].allowed
