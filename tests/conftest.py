@@ -44,8 +44,9 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    """Register the base of tests/tiny.py."""
+    """Register the bases of tests/tiny.py."""
     monkeypatch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
+    monkeypatch.setitem(BACKBONES, "tiny_chain", Backbone("tiny", "TinyChain", "pool6", 16, 16))
 
 
 def draw(path, seed, colour=None):

@@ -97,7 +97,7 @@ def test_each_engine_is_checked_against_tensorflow(name, monkeypatch):
 
 
 def test_auto_times_the_engines_once_and_remembers_the_fastest(monkeypatch):
-    timed, said, rates = [], [], {"tensorflow": 1.0, "openvino": 3.0, "mnn": 2.0}
+    timed, said, rates = [], [], {"tensorflow": 1.0, "openvino": 3.0, "mnn": 2.0, "numba": 1.5}
     monkeypatch.setattr(engines, "is_installed", lambda name: True)
     monkeypatch.setattr(engines, "version", lambda name: "1")
     monkeypatch.setattr(engines, "_images_per_second", lambda names, *rest: timed.append(names) or rates)
@@ -106,7 +106,7 @@ def test_auto_times_the_engines_once_and_remembers_the_fastest(monkeypatch):
         return pick_engine("auto", None, None, base, BATCH, said.append)
 
     assert [pick({"weights_sha256": "a"}), pick({"weights_sha256": "a"})] == ["openvino", "openvino"]
-    assert timed == [["tensorflow", "openvino", "mnn"]]
+    assert timed == [["tensorflow", "openvino", "mnn", "numba"]]
     assert "openvino 3.0" in said[1] and "when they were timed" in said[1]
     pick({"weights_sha256": "b"})
     monkeypatch.setattr(engines, "version", lambda name: "2")
@@ -198,7 +198,7 @@ def test_mnns_converter_reports_to_nobody(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in OTHERS if ENGINES[name].module != "tensorflow"])
 def test_engines_report_to_nobody(name, tmp_path):
-    frozen().base.model.save(tmp_path / "tiny.keras")
+    build_base("tiny_chain", ["-1"], 16).model.save(tmp_path / "tiny.keras")
     code = f"""{WATCH}
 import numpy as np
 from features.backbones import build_base

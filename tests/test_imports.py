@@ -8,15 +8,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module imports only from floors below its own.
 FEATURES = [
-    {"errors", "splits", "cache", "runtime", "versions", "lanes"},
+    {"errors", "splits", "cache", "runtime", "versions", "lanes", "toomcook"},
     {"pooling", "progress", "views", "diskfile", "writer", "layout", "cifar10", "manifest", "elpv", "connection"},
-    {"jsontext", "archive", "ownvalues"},
-    {"index"},
-    {"images", "sources", "weights", "store", "kerasfile"},
+    {"jsontext", "archive", "ownvalues", "vectors"},
+    {"index", "winograd_loops"},
+    {"images", "sources", "weights", "store", "kerasfile", "winograd"},
     {"parts", "plan", "ownmodel", "converted"},
     {"backbones"},
     {"frozen"},
-    {"tensorflow_engine", "openvino_engine", "mnn_engine"},
+    {"tensorflow_engine", "openvino_engine", "mnn_engine", "numba_engine"},
     {"engines"},
     {"batchsize"},
     {"options"},

@@ -17,6 +17,19 @@ def Tiny(weights, include_top, input_shape):
     return model
 
 
+def TinyChain(weights, include_top, input_shape):
+    """Convolutions and pools as VGG's; `weights` is ignored: they are always the same random ones."""
+    maps = images = keras.Input(input_shape, name="images")
+    for number, width in enumerate((32, 32, 0, 64, 64, 0), start=1):
+        if width:
+            maps = keras.layers.Conv2D(width, 3, padding="same", activation="relu", name=f"conv{number}")(maps)
+        else:
+            maps = keras.layers.MaxPooling2D((2, 2), name=f"pool{number}")(maps)
+    model, random = keras.Model(images, maps, name="chain"), np.random.default_rng(8)
+    model.set_weights([random.normal(0, 0.1, array.shape) for array in model.get_weights()])
+    return model
+
+
 def preprocess_input(images):
     """Like the applications' own, something other than division by 255."""
     return images / 127.5 - 1.0

@@ -1,0 +1,119 @@
+"""Vectors of floats for functions that Numba compiles, in LLVM's own language: what decides a loop's pace is then ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .errors import EngineError
+
+
+def _register_tile() -> tuple[int, int, int, int]:
+    """Return floats of a vector; tiles of a product, and fewer where fewer are left; its output channels.
+
+    The products' sums fill the registers: 32 of 16 floats with AVX-512, 16 of 8 with AVX2.
+    """
+    has = get_host_cpu_features()
+    if has.get("avx512f"):
+        return 16, 14, 8, 32
+    if has.get("avx2") and has.get("fma"):
+        return 8, 6, 4, 16
+    raise EngineError("numba's convolutions need a processor with AVX2 and FMA.")
+
+
+LANES, ROWS, FEWER, PANEL = _register_tile()
+INT = ir.IntType(64)
+VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_pointer = types.CPointer(types.float32)
+Vectors = Sequence[Any]
+
+
+class Emitter:
+    """What the loops need of LLVM's builder."""
+
+    def __init__(self, builder: Any):
+        self.b = builder
+
+    def at(self, pointer: Any, *offsets: Any) -> Any:
+        """Return a pointer moved on by offsets, in floats."""
+        for offset in offsets:
+            pointer = self.b.gep(pointer, [INT(offset) if isinstance(offset, int) else offset])
+        return pointer
+
+    def load(self, pointer: Any) -> Any:
+        """Return the vector at a pointer."""
+        return self.b.load(self.b.bitcast(pointer, VECTOR.as_pointer()), align=4)
+
+    def store(self, value: Any, pointer: Any) -> None:
+        """Write a vector."""
+        self.b.store(value, self.b.bitcast(pointer, VECTOR.as_pointer()), align=4)
+
+    def prefetch(self, pointer: Any, write: int = 0, level: int = 3) -> None:
+        """Have a line of memory fetched into the caches from `level` on, 3 being the first."""
+        byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+        function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
+        self.b.call(function, [self.b.bitcast(pointer, byte), i32(write), i32(level), i32(1)])
+
+    def fma(self, x: Any, y: Any, z: Any) -> Any:
+        """Return x * y + z, rounded once."""
+        kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
+        return self.b.call(cgutils.get_or_insert_function(self.b.module, kind, f"llvm.fma.v{LANES}f32"), [x, y, z])
+
+    def larger(self, x: Any, y: Any) -> Any:
+        """Return the larger one, x where it is NaN."""
+        return self.b.select(self.b.fcmp_ordered(">", y, x), y, x)
+
+    def splat(self, x: Any) -> Any:
+        """Return a vector of one float."""
+        none, i32 = ir.Constant(VECTOR, ir.Undefined), ir.IntType(32)
+        return self.b.shuffle_vector(
+            self.b.insert_element(none, x, i32(0)), none, ir.Constant(ir.VectorType(i32, LANES), [0] * LANES)
+        )
+
+    def dot(self, row: np.ndarray, x: Vectors) -> Any:
+        """Return the sum of row[i] * x[i], of constants that are not all zero."""
+        total = None
+        for a, v in zip(row, x, strict=True):
+            constant = ir.Constant(VECTOR, [float(np.float32(a))] * LANES)
+            if a and total is None:
+                total = v if a == 1 else self.b.fmul(constant, v)
+            elif a:
+                total = self.b.fadd(total, v) if a == 1 else self.fma(constant, v, total)
+        return total
+
+
+def loop(arguments: str) -> Callable[[Callable[..., None]], Any]:
+    """Make an intrinsic of a tuple of pointers (p) and integers (i) from what emits it."""
+
+    def decorate(body: Callable[..., None]) -> Any:
+        def typing(context: Any, given: Any) -> tuple[Any, Any]:
+            def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+                body(Emitter(builder), *cgutils.unpack_tuple(builder, values[0]))
+                return context.get_dummy_value()
+
+            return types.void(types.Tuple([_pointer if a == "p" else types.intp for a in arguments])), generate
+
+        return intrinsic(typing)
+
+    return decorate
+
+
+def _point(context: Any, array: Any, offset: Any) -> Any:
+    """Point to an element of a contiguous array."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.gep(context.make_array(signature.args[0])(context, builder, values[0]).data, [values[1]])
+
+    return _pointer(array, types.intp), generate
+
+
+at: Any = intrinsic(_point)
+"""Point to an element of a contiguous array, in a compiled function."""
