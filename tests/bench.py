@@ -198,10 +198,20 @@ def torch_runner(options, base, decoded):
 
 
 def _random_weights(model, *_, kept):
-    """Give a model the random weights of the first; a seed of TensorFlow's would make it forget its compiled functions."""
-    kept += [] if kept else model.get_weights()
+    """Give a model the random weights of the first; a seed of TensorFlow's would make it forget its compiled functions.
+
+    They are somewhat smaller than He's, which keeps maps of a usual size: values near 0 take longer to round to float16.
+    """
+    if not kept:
+        random = np.random.default_rng(0)
+        kept += [_draw(random, array) if array.ndim == 4 else array for array in model.get_weights()]
     model.set_weights(kept)
     return Weights("random", fingerprint_weights(model))
+
+
+def _draw(random, kernel):
+    inputs = np.prod(kernel.shape[:2]) * (kernel.shape[2] if kernel.shape[3] > 1 else 1)  # 1: depthwise
+    return random.normal(0, np.sqrt(1.6 / inputs), kernel.shape)
 
 
 def _engine(line):
