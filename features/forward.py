@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -161,7 +161,8 @@ class Buffer:
 
     def _empty(self) -> None:
         self.keys: list[Key] = []
-        self.features: list[dict[str, np.ndarray]] = []
+        self.features: list[Future[dict[str, np.ndarray]]] = []  # of each batch
+        self.held = 0  # bytes that they take, or will
         self.skipped: list[tuple[bytes, str]] = []
         self.since = time.monotonic()
 
@@ -171,8 +172,7 @@ class Buffer:
         self.waiting.append(key)
         if len(self.waiting) == len(self.batch):
             self._forward()
-            held = sum(values.nbytes for features in self.features for values in features.values())
-            if not self._whole and (held >= PART_BYTES or time.monotonic() - self.since >= PART_SECONDS):
+            if not self._whole and (self.held >= PART_BYTES or time.monotonic() - self.since >= PART_SECONDS):
                 self._append()
 
     def flush(self) -> None:
@@ -186,10 +186,10 @@ class Buffer:
     def _forward(self) -> None:
         start = time.perf_counter()
         self.batch[len(self.waiting) :] = 0  # the last batch is padded, so that each has the same shape
-        features = self.engine.run(self.batch)
-        self.features.append(
-            {name: cast_features(name, values[: len(self.waiting)], self.dtype) for name, values in features.items()}
-        )
+        rows = {name: values[: len(self.waiting)] for name, values in self.engine.run(self.batch).items()}
+        # Cast by the thread that writes, while the next batch is computed.
+        self.features.append(self._writer.submit(_cast_all, rows, self.dtype))
+        self.held += sum(values.size for values in rows.values()) * np.dtype(self.dtype).itemsize
         self.keys += self.waiting
         self.waiting = []
         self.stages.forward += time.perf_counter() - start
@@ -199,8 +199,11 @@ class Buffer:
         self._written = self._writer.submit(self._write, self.features, self.keys, self.skipped)
         self._empty()
 
-    def _write(self, batches: list[dict[str, np.ndarray]], keys: list[Key], skipped: list[tuple[bytes, str]]) -> float:
-        start, names = time.perf_counter(), batches[0] if batches else ()
+    def _write(
+        self, cast: list[Future[dict[str, np.ndarray]]], keys: list[Key], skipped: list[tuple[bytes, str]]
+    ) -> float:
+        start, batches = time.perf_counter(), [each.result() for each in cast]  # done: this thread came to them before
+        names = batches[0] if batches else ()
         features = {name: np.concatenate([batch[name] for batch in batches]) for name in names}
         self.parts.append(features, keys, skipped)
         return time.perf_counter() - start
@@ -210,6 +213,10 @@ class Buffer:
         start = time.perf_counter()
         self.stages.write += self._written.result()
         self.stages.blocked += time.perf_counter() - start
+
+
+def _cast_all(features: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    return {name: cast_features(name, values, dtype) for name, values in features.items()}
 
 
 def cast_features(layer: str, values: np.ndarray, dtype: str) -> np.ndarray:
