@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .winograd import Convolution
 
 _CHANNELS = 32  # what outputs have a multiple of
+_SMALLEST = 14  # pixels of a line that are computed together
 
 
 class NumbaEngine:
@@ -30,6 +31,8 @@ class NumbaEngine:
     """
 
     def __init__(self, frozen: Frozen):
+        if frozen.image_size < _SMALLEST:
+            raise EngineError(f"numba takes images of at least {_SMALLEST} px; got {frozen.image_size}.")
         layers, places = _read_chain(frozen.base)
         from .winograd import Chain
 

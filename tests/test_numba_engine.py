@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 
-from features.backbones import build_base
+from features.backbones import BACKBONES, build_base
 from features.engines import ENGINES, make_checked
 from features.errors import EngineError
 from features.frozen import Frozen
@@ -120,7 +121,10 @@ def test_what_is_not_finite_stays_so():
     assert np.isnan(found).all()
 
 
-def test_other_bases_are_refused_by_the_layer():
+def test_other_bases_are_refused_by_the_layer(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "tiny_chain", replace(BACKBONES["tiny_chain"], smallest=8))
+    with pytest.raises(EngineError, match="numba takes images of at least 14 px; got 8"):
+        NumbaEngine(frozen(8))
     with pytest.raises(EngineError, match=r"numba takes 3x3 convolutions .*; conv is none"):
         NumbaEngine(Frozen(build_base("tiny", ["last"], 16), 16, 5))
     images = keras.Input((16, 16, 3))
