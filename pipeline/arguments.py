@@ -99,7 +99,7 @@ def _add_base(add: Any) -> None:
     add("--weights-sha256", metavar="HEX", help="accept weights with this SHA-256")
     add(
         "--engine",
-        choices=("auto", "tensorflow", "tensorflow-xla", "tensorflow-f16", "tensorflow-f16-xla", "openvino", "mnn", "openvino-bf16"),
+        choices=("auto", "tensorflow", "tensorflow-xla", "tensorflow-f16", "tensorflow-f16-xla", "openvino", "mnn", "numba", "openvino-bf16"),
         help="what runs the base (default auto: the fastest of those that are installed and for this device)",
     )  # fmt: skip
     add("--batch-size", type=int, metavar="N", help="images a batch (default 16; found by trial on a GPU)")

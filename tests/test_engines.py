@@ -12,10 +12,11 @@ from conftest import draw
 from features import FeatureStore, engines, extract, mnn_engine
 from features.backbones import build_base
 from features.cache import cache_folder
-from features.engines import ENGINES, describe_engine, is_installed, make_checked, pick_engine
+from features.engines import CHOICES, ENGINES, describe_engine, is_installed, make_checked, pick_engine
 from features.errors import EngineError, RequestError, StoreError
 from features.frozen import Frozen
 from features.verify import verify
+from pipeline.arguments import make_parser
 
 INSTALLED = [name for name in ENGINES if is_installed(name)]
 OTHERS = [name for name in INSTALLED if name != "tensorflow"]
@@ -211,3 +212,9 @@ print(seen, [name for name in sys.modules if name.startswith(talkers)])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["[] []"], done.stdout + done.stderr
+
+
+def test_the_command_line_offers_every_engine():
+    parser = make_parser()
+    for name in CHOICES:
+        assert parser.parse_args(["extract", "--data", "x", "--engine", name]).engine == name
