@@ -37,6 +37,7 @@ class Engine(Protocol):
         Returns
         -------
         features : dict of str to ndarray of shape (batch_size, h, w, channels) or (batch_size, channels), float32
+            New arrays each time: they are written while the next batch is computed.
         """
         ...
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from .winograd import Convolution
 
-_CHANNELS = 32  # what outputs have a multiple of
-_SMALLEST = 14  # pixels of a line that are computed together
+# What any processor's `vectors.PANEL` divides, and the most that `vectors.ROWS` is: the same bases are taken everywhere.
+_CHANNELS, _SMALLEST = 32, 14
 
 
 class NumbaEngine:

@@ -57,9 +57,8 @@ class OpenVINOEngine:
 
 
 def _lane(request: Any, outputs: list[Any]) -> Lane:
-    image = (
-        request.get_input_tensor().data
-    )  # made here: two threads that make OpenVINO's first tensor wait for each other
+    # Made here: two threads that make OpenVINO's first tensor wait for each other, for good.
+    image = request.get_input_tensor().data
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         image[:] = images

@@ -18,7 +18,7 @@ import numpy as np
 
 from .toomcook import POINTS, transform_kernel
 from .vectors import LANES, PANEL, ROWS
-from .winograd_loops import convolve_directly, multiply, pool, transforms
+from .winograd_loops import convolve_directly, input_transform, multiply, output_transform, pool
 
 _LEAST, _FLOATS = 56, 400_000  # tiles of a block at least; floats of its transformed input and output if that is more
 _DEEP, _DEEP_BLOCK = 64, 134  # from fewer tiles an image on, all images together; tiles of a block then
@@ -157,16 +157,16 @@ class Chain:
             for one, other in zip(x, y, strict=True):
                 convolve_directly(one, u, bias, other, border)
             return
-        transform_in, transform_out = transforms(step.m, step.pooled)
+        transform_in, transform_out = input_transform(step.m), output_transform(step.m, step.pooled)
         rows = -(-step.block // ROWS) * ROWS
         # Planes are not of whole pages, which would be in each other's way in caches.
         v, products = (self._buffer((thread, i), (len(u), rows * step.depth[i] + LANES)) for i in (0, 1))
         tiles = len(x) * prod(step.tiles)
         for start in range(0, tiles, step.block):
             count = min(step.block, tiles - start)
-            split(partial(transform_in, x, v, *step.tiles, start), count)
+            split(partial(transform_in, x, v, step.tiles, start), count)
             split(partial(multiply, v, u, products, count), len(u))
-            split(partial(transform_out, products, bias, y, border, step.size, *step.tiles, start), count)
+            split(partial(transform_out, products, bias, y, border, step.size, step.tiles, start), count)
 
     def _divide(self, part: Callable[[int, int], Any], count: int) -> None:
         """Let all threads do parts of a task: more parts than threads, which other work may keep waiting."""

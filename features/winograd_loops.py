@@ -139,51 +139,39 @@ def convolve_directly(x: Any, u: Any, bias: Any, y: Any, border: int) -> None:
 
 
 @cache
-def transforms(m: int, pooled: bool) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Return functions for tiles first..last: the input's transform, and the output's with bias, ReLU and perhaps a pool."""
-    n, side = m + 2, m // 2 if pooled else m
-
-    @loop("piipi")
-    def tile_in(e: Emitter, x: Any, row: Any, pixel: Any, v: Any, plane: Any) -> None:
-        where = [[e.at(x, e.b.mul(row, INT(i)), e.b.mul(pixel, INT(j))) for j in range(n)] for i in range(n)]
-        tile = [[e.load(pointer) for pointer in line] for line in where]
-        for i, line in enumerate(_both(_forward, e, m, tile)):
-            for j, value in enumerate(line):
-                e.store(value, e.at(v, e.b.mul(plane, INT(i * n + j))))
-
-    @loop("pippii")
-    def tile_out(e: Emitter, v: Any, plane: Any, bias: Any, y: Any, row: Any, pixel: Any) -> None:
-        points = [[e.load(e.at(v, e.b.mul(plane, INT(i * n + j)))) for j in range(n)] for i in range(n)]
-        tile: list[Vectors] = _both(_backward, e, m, points)
-        if pooled:
-            wide = [[e.larger(*pair) for pair in zip(line[::2], line[1::2], strict=True)] for line in tile]
-            pairs = zip(wide[::2], wide[1::2], strict=True)
-            tile = [[e.larger(*pair) for pair in zip(*lines, strict=True)] for lines in pairs]
-        shift, zero = e.load(bias), ir.Constant(VECTOR, [0.0] * LANES)
-        for i, line in enumerate(tile):
-            for j, value in enumerate(line):
-                value = e.larger(e.b.fadd(value, shift), zero)
-                e.store(value, e.at(y, e.b.mul(row, INT(i)), e.b.mul(pixel, INT(j))))
+def input_transform(m: int) -> Callable[..., None]:
+    """Return a function that transforms tiles first..last of x, with a border, to v (points, tiles x c)."""
+    tile_in = loop("piipi")(partial(_tile_in, m))
 
     @njit(nogil=True)
-    def transform_in(x: Any, v: Any, down: int, across: int, start: int, first: int, last: int) -> None:
+    def transform(x: Any, v: Any, tiles: tuple[int, int], start: int, first: int, last: int) -> None:
         height, width, c = x.shape[1:]
         for t in range(first, last):
-            image, rest = divmod(start + t, down * across)
-            i, j = divmod(rest, across)
+            image, rest = divmod(start + t, tiles[0] * tiles[1])
+            i, j = divmod(rest, tiles[1])
             corner = ((image * height + i * m) * width + j * m) * c
             for channel in range(0, c, LANES):
                 tile_in((at(x, corner + channel), width * c, c, at(v, t * c + channel), v.shape[1]))
 
+    return transform
+
+
+@cache
+def output_transform(m: int, pooled: bool) -> Callable[..., None]:
+    """Return a function that makes tiles first..last of y, (n, h, w, k) with a border, from products (points, tiles x k)."""
+    side = m // 2 if pooled else m
+    tile_out = loop("pippii")(partial(_tile_out, m, pooled))
+
     @njit(nogil=True)
-    def transform_out(
-        v: Any, bias: Any, y: Any, border: int, size: Any, down: int, across: int, start: int, first: int, last: int
-    ) -> None:
+    def transform(
+        v: Any, bias: Any, y: Any, border: int, size: tuple[int, int], tiles: tuple[int, int],
+        start: int, first: int, last: int,
+    ) -> None:  # fmt: skip
         height, width, k = y.shape[1:]
-        edge = np.empty(side * side * LANES, np.float32)
+        edge = np.empty((side, side, LANES), np.float32)
         for t in range(first, last):
-            image, rest = divmod(start + t, down * across)
-            i, j = divmod(rest, across)
+            image, rest = divmod(start + t, tiles[0] * tiles[1])
+            i, j = divmod(rest, tiles[1])
             i, j = i * side, j * side
             rows, columns = min(side, size[0] - i), min(side, size[1] - j)
             corner = ((image * height + i + border) * width + j + border) * k
@@ -196,11 +184,34 @@ def transforms(m: int, pooled: bool) -> tuple[Callable[..., None], Callable[...,
                     for a in range(rows):
                         for b in range(columns):
                             for lane in range(LANES):
-                                y[image, i + border + a, j + border + b, channel + lane] = edge[
-                                    (a * side + b) * LANES + lane
-                                ]
+                                y[image, i + border + a, j + border + b, channel + lane] = edge[a, b, lane]
 
-    return transform_in, transform_out
+    return transform
+
+
+def _tile_in(m: int, e: Emitter, x: Any, row: Any, pixel: Any, v: Any, plane: Any) -> None:
+    n = m + 2
+    where = [[e.at(x, e.b.mul(row, INT(i)), e.b.mul(pixel, INT(j))) for j in range(n)] for i in range(n)]
+    tile = [[e.load(pointer) for pointer in line] for line in where]
+    for i, line in enumerate(_both(_forward, e, m, tile)):
+        for j, value in enumerate(line):
+            e.store(value, e.at(v, e.b.mul(plane, INT(i * n + j))))
+
+
+def _tile_out(m: int, pooled: bool, e: Emitter, v: Any, plane: Any, bias: Any, y: Any, row: Any, pixel: Any) -> None:
+    """Emit a tile's output with bias, ReLU and perhaps a 2x2 max pool."""
+    n = m + 2
+    points = [[e.load(e.at(v, e.b.mul(plane, INT(i * n + j)))) for j in range(n)] for i in range(n)]
+    tile: list[Vectors] = _both(_backward, e, m, points)
+    if pooled:
+        wide = [[e.larger(*pair) for pair in zip(line[::2], line[1::2], strict=True)] for line in tile]
+        pairs = zip(wide[::2], wide[1::2], strict=True)
+        tile = [[e.larger(*pair) for pair in zip(*lines, strict=True)] for lines in pairs]
+    shift, zero = e.load(bias), ir.Constant(VECTOR, [0.0] * LANES)
+    for i, line in enumerate(tile):
+        for j, value in enumerate(line):
+            value = e.larger(e.b.fadd(value, shift), zero)
+            e.store(value, e.at(y, e.b.mul(row, INT(i)), e.b.mul(pixel, INT(j))))
 
 
 @njit(nogil=True)
