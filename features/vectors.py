@@ -78,6 +78,23 @@ class Emitter:
             self.b.insert_element(none, x, i32(0)), none, ir.Constant(ir.VectorType(i32, LANES), [0] * LANES)
         )
 
+    def fold(self, count: Any, values: Sequence[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+        """Return what becomes of values by ``values = body(i, values)`` for i below a count."""
+        b, before = self.b, self.b.block
+        head, inside, after = [b.append_basic_block() for _ in range(3)]
+        b.branch(head)
+        b.position_at_end(head)
+        i, carried = b.phi(INT), [b.phi(value.type) for value in values]
+        b.cbranch(b.icmp_signed("<", i, count), inside, after)
+        b.position_at_end(inside)
+        pairs = zip([i, *carried], [INT(0), *values], [b.add(i, INT(1)), *body(i, carried)], strict=True)
+        for phi, first, again in list(pairs):
+            phi.add_incoming(first, before)
+            phi.add_incoming(again, b.block)
+        b.branch(head)
+        b.position_at_end(after)
+        return carried
+
     def dot(self, row: np.ndarray, x: Vectors) -> Any:
         """Return the sum of row[i] * x[i], of constants that are not all zero."""
         total = None

@@ -8,16 +8,30 @@ import keras
 import numpy as np
 import pytest
 
-from features.backbones import BACKBONES, build_base
+from features.backbones import build_base
 from features.engines import ENGINES, make_checked
 from features.errors import EngineError
 from features.frozen import Frozen
 from features.numba_engine import NumbaEngine
-from features.toomcook import POINTS, matrices, transform_kernel
+from features.toomcook import matrices, transform_kernel
 
 pytest.importorskip("numba", reason="the extra numba is not installed")
 
-LAYERS = ["conv1", "conv2", "pool3", "conv4", "conv5", "pool6"]
+CHAIN = ["conv1", "conv2", "pool3", "conv4", "conv5", "pool6"]
+GRAPH = [
+    "stem",
+    "stem_bn",
+    "pool",
+    "add",
+    "trunk",
+    "sum",
+    "five_relu",
+    "both",
+    "mixed",
+    "grown",
+    "reduced",
+    "last_relu",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +43,9 @@ def processor():
         pytest.skip(str(error))
 
 
-def frozen(size, layers=("pool6",), pool="none", batch_size=5):
-    """Return the tiny chain."""
-    return Frozen(build_base("tiny_chain", layers, size), size, batch_size, pool)
+def frozen(size, layers=("pool6",), pool="none", batch_size=5, name="tiny_chain"):
+    """Return a tiny base."""
+    return Frozen(build_base(name, layers, size), size, batch_size, pool)
 
 
 def draw(size, count=5, seed=0):
@@ -39,28 +53,42 @@ def draw(size, count=5, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("m", POINTS)
-def test_the_method_is_a_convolution(m):
+@pytest.mark.parametrize("taps", [(4, 3), (7, 3), (4, 5), (6, 7), (1, 1)])
+def test_the_method_is_a_convolution(taps):
     """Against numpy's."""
-    (a, g, b), random = matrices(m), np.random.default_rng(0)
-    signal, taps = random.normal(size=m + 2), random.normal(size=3)
-    np.testing.assert_allclose(a @ ((g @ taps) * (b @ signal)), np.correlate(signal, taps, "valid"), atol=1e-12)
-    kernel = random.normal(size=(3, 3, 2, 4)).astype(np.float32)
-    np.testing.assert_allclose(transform_kernel(kernel, m), np.einsum("xi,yj,ijck->xyck", g, g, kernel), rtol=1e-5)
+    (m, r), (a, g, b), random = taps, matrices(*taps), np.random.default_rng(0)
+    signal, filter_ = random.normal(size=m + r - 1), random.normal(size=r)
+    np.testing.assert_allclose(a @ ((g @ filter_) * (b @ signal)), np.correlate(signal, filter_, "valid"), atol=1e-12)
+    kernel = random.normal(size=(r, 1, 2, 4)).astype(np.float32)
+    np.testing.assert_allclose(
+        transform_kernel(kernel, (m, 1)), np.einsum("xi,ijck->xjck", g, kernel), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("size", [16, 17, 33, 75])
-@pytest.mark.parametrize("layers", [LAYERS, ["pool6"], ["conv2", "conv5"]])
-def test_features_are_those_of_the_model(size, layers):
+@pytest.mark.parametrize("layers", [CHAIN, ["pool6"], ["conv2", "conv5"]])
+def test_features_of_a_chain_are_those_of_the_model(size, layers):
     """Maps that are large and small, of even and odd sides, with and without the layer before a pool."""
-    images, whole = draw(size), frozen(size, layers)
+    compare(frozen(size, layers))
+
+
+@pytest.mark.parametrize("size", [33, 64, 150, 223])
+@pytest.mark.parametrize("layers", [GRAPH, ["last_relu"], ["short_bn", "c_bn", "e_relu", "tall_relu", "mean"]])
+def test_features_of_a_graph_are_those_of_the_model(size, layers):
+    """What is folded into a convolution, and what is not since something else reads it; maps within others."""
+    compare(frozen(size, layers, name="tiny_graph"))
+
+
+def compare(whole):
+    """Compare each layer's features with Keras'."""
+    images = draw(whole.image_size)
     found = NumbaEngine(whole).run(images)
     expected = whole.base.model(whole.base.preprocess(images.astype(np.float32)))
-    assert list(found) == layers
+    assert list(found) == list(whole.layers)
     for layer, values in expected.items():
         values = np.asarray(values)
         assert found[layer].shape == values.shape and found[layer].dtype == np.float32
-        assert np.linalg.norm(found[layer] - values) < 1e-4 * np.linalg.norm(values)
+        assert np.linalg.norm(found[layer] - values) < 1e-4 * np.linalg.norm(values), layer
     assert 0 < make_checked("numba", whole, images).parity <= ENGINES["numba"].allowed
 
 
@@ -72,15 +100,21 @@ def test_maps_are_pooled(pool):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [20, 75])
+@pytest.mark.parametrize(
+    "name, size", [("tiny_chain", 20), ("tiny_chain", 75), ("tiny_graph", 35), ("tiny_graph", 224)]
+)
 @pytest.mark.parametrize("pool", ["none", "avg"])
-def test_an_images_features_are_the_same_bits_whatever_is_beside_it(size, pool, monkeypatch):
-    images, whole = draw(size), frozen(size, LAYERS, pool)
+@pytest.mark.parametrize("large", [False, True], ids=["", "kernels shared by threads"])
+def test_an_images_features_are_the_same_bits_whatever_is_beside_it(name, size, pool, large, monkeypatch):
+    if large:
+        monkeypatch.setattr("features.convolution._LARGE", 0)
+    layers = CHAIN if name == "tiny_chain" else GRAPH
+    images, whole = draw(size), frozen(size, layers, pool, name=name)
     straight = NumbaEngine(whole).run(images)
     others = draw(size, 7, seed=1)
     others[6] = images[2]
-    beside = NumbaEngine(frozen(size, LAYERS, pool, 7)).run(others)
-    alone = NumbaEngine(frozen(size, LAYERS, pool, 1)).run(images[2:3])
+    beside = NumbaEngine(frozen(size, layers, pool, 7, name)).run(others)
+    alone = NumbaEngine(frozen(size, layers, pool, 1, name)).run(images[2:3])
     for count in (1, 3):
         monkeypatch.setattr("features.numba_engine.cores", lambda count=count: count)
         for layer, values in NumbaEngine(whole).run(images).items():
@@ -90,8 +124,10 @@ def test_an_images_features_are_the_same_bits_whatever_is_beside_it(size, pool, 
         np.testing.assert_array_equal(alone[layer][0], values[2])
 
 
-def test_narrow_vectors_give_the_same_bits(tmp_path):
+@pytest.mark.parametrize("name, size", [("tiny_chain", 33), ("tiny_graph", 150)])
+def test_narrow_vectors_give_the_same_bits(name, size, tmp_path):
     """As a processor without AVX-512 has them."""
+    layers = CHAIN if name == "tiny_chain" else GRAPH
     code = f"""
 import sys; sys.path.insert(0, "tests")
 import llvmlite.binding
@@ -103,35 +139,46 @@ import test_numba_engine as those
 from features.backbones import BACKBONES, Backbone
 from features import vectors
 BACKBONES["tiny_chain"] = Backbone("tiny", "TinyChain", "pool6", 16, 16)
+BACKBONES["tiny_graph"] = Backbone("tiny", "TinyGraph", "last_relu", 64, 32)
 assert vectors.LANES == 8
-np.save({str(tmp_path / "x.npy")!r}, those.NumbaEngine(those.frozen(33)).run(those.draw(33))["pool6"])
+base = those.frozen({size}, {layers!r}, name={name!r})
+np.savez({str(tmp_path / "x.npz")!r}, **those.NumbaEngine(base).run(those.draw({size})))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), NumbaEngine(frozen(33)).run(draw(33))["pool6"])
+    with np.load(tmp_path / "x.npz") as narrow:
+        for layer, values in NumbaEngine(frozen(size, layers, name=name)).run(draw(size)).items():
+            np.testing.assert_array_equal(narrow[layer], values)
 
 
 def test_what_is_not_finite_stays_so():
-    from features.winograd import Chain
-
-    kernel, bias = np.ones((3, 3, 3, 32), np.float32), np.zeros(32, np.float32)
+    base = build_base("tiny_chain", ["conv2"], 16)
+    kernel, bias = base.model.get_layer("conv1").get_weights()
     kernel[..., 5] = np.nan
-    deeper = np.ones((3, 3, 32, 32), np.float32)
-    (found,) = Chain([(kernel, bias), (deeper, bias)], 2, 1, 16, [1]).run(np.ones((1, 16, 16, 3), np.float32)).values()
+    base.model.get_layer("conv1").set_weights([kernel, bias])
+    (found,) = NumbaEngine(Frozen(base, 16, 5)).run(draw(16)).values()
     assert np.isnan(found).all()
 
 
-def test_other_bases_are_refused_by_the_layer(monkeypatch):
-    monkeypatch.setitem(BACKBONES, "tiny_chain", replace(BACKBONES["tiny_chain"], smallest=8))
-    with pytest.raises(EngineError, match="numba takes images of at least 14 px; got 8"):
-        NumbaEngine(frozen(8))
-    with pytest.raises(EngineError, match=r"numba takes 3x3 convolutions .*; conv is none"):
-        NumbaEngine(Frozen(build_base("tiny", ["last"], 16), 16, 5))
-    images = keras.Input((16, 16, 3))
-    one, other = (
-        keras.layers.Conv2D(32, 3, padding="same", activation="relu", name=name)(images) for name in ("a", "b")
-    )
-    base = build_base("tiny_chain", ["pool6"], 16)
-    branched = type(base)(keras.Model(images, {"b": other, "a": one}), base.layers, base.preprocess, base.weights)
-    with pytest.raises(EngineError, match=r"numba takes chains of layers alone; \w+ comes after another branch"):
-        NumbaEngine(Frozen(branched, 16, 5))
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (keras.layers.Conv2D(24, 3), "convolutions to a multiple of 16 channels; got 24"),
+        (keras.layers.Conv2D(32, 3, dilation_rate=2), r"no Conv2D with dilation_rate \(2, 2\), which odd is"),
+        (keras.layers.Conv2D(32, 3, activation="gelu"), "no Conv2D with activation 'gelu'"),
+        (keras.layers.ReLU(6.0), "no ReLU with max_value 6.0"),
+        (keras.layers.DepthwiseConv2D(3), "no layers of kind DepthwiseConv2D, which odd is"),
+        (keras.layers.MaxPooling2D(), "pools of a multiple of 16 channels; got 3"),
+    ],
+)
+def test_other_bases_are_refused_by_the_layer(layer, why):
+    images, base = keras.Input((32, 32, 3)), build_base("tiny_chain", ["pool6"], 16)
+    layer = type(layer).from_config({**layer.get_config(), "name": "odd"})
+    other = replace(base, model=keras.Model(images, {"odd": layer(images)}))
+    with pytest.raises(EngineError, match=f"numba (has|takes) {why}"):
+        NumbaEngine(Frozen(other, 32, 5))
+
+
+def test_padding_that_is_asked_for_is_refused():
+    with pytest.raises(EngineError, match="pool_pad"):
+        NumbaEngine(frozen(64, ["pool_pad"], name="tiny_graph"))

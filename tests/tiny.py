@@ -30,6 +30,44 @@ def TinyChain(weights, include_top, input_shape):
     return model
 
 
+def TinyGraph(weights, include_top, input_shape):
+    """What ResNet, Inception and DenseNet are made of; `weights` is ignored: they are always the same random ones."""
+    layers = keras.layers
+
+    def conv(x, width, size, name, relu=True, **options):
+        x = layers.Conv2D(width, size, use_bias=False, name=name, **options)(x)
+        x = layers.BatchNormalization(scale=relu, name=f"{name}_bn")(x)
+        return layers.Activation("relu", name=f"{name}_relu")(x) if relu else x
+
+    images = keras.Input(input_shape, name="images")
+    x = layers.ZeroPadding2D(3, name="pad")(images)
+    x = conv(x, 32, 7, "stem", strides=2)
+    x = layers.ZeroPadding2D(1, name="pool_pad")(x)
+    x = layers.MaxPooling2D(3, strides=2, name="pool")(x)
+    short = conv(x, 80, 1, "short", relu=False, strides=2)
+    x = conv(conv(x, 48, 1, "a", strides=2), 48, 3, "b", padding="same")
+    x = layers.Add(name="add")([short, conv(x, 80, 1, "c", relu=False)])
+    x = trunk = layers.ReLU(name="trunk")(x)
+    x = layers.Add(name="sum")([x, conv(x, 80, 3, "d", relu=False, padding="same")])
+    five = conv(conv(x, 48, 1, "e"), 64, 5, "five", padding="same")
+    seven = conv(conv(x, 32, (1, 7), "f", padding="same"), 32, (7, 1), "seven", padding="same")
+    split = conv(x, 64, 3, "split", padding="same")
+    both = [conv(split, 16, (1, 3), "wide", padding="same"), conv(split, 16, (3, 1), "tall", padding="same")]
+    mean = layers.AveragePooling2D(3, strides=1, padding="same", name="mean")(x)
+    x = layers.Concatenate(name="mixed")([trunk, five, seven, layers.Concatenate(name="both")(both), mean, trunk])
+    dense = conv(layers.ReLU(name="norm_relu")(layers.BatchNormalization(name="norm")(x)), 32, 1, "dense")
+    x = layers.Concatenate(name="grown")([x, dense])
+    small = layers.MaxPooling2D(3, strides=2, padding="same", name="small")(x)
+    x = layers.Concatenate(name="reduced")([conv(x, 48, 3, "g", strides=2, padding="same"), small])
+    model, random = (keras.Model(images, conv(x, 32, 1, "last"), name="graph"), np.random.default_rng(9))
+    for layer in model.layers:
+        weights = [random.uniform(0.3, 1.5, array.shape) for array in layer.get_weights()]
+        if isinstance(layer, layers.Conv2D):
+            weights = [random.normal(0, np.sqrt(2 / array[..., 0].size), array.shape) for array in weights]
+        layer.set_weights(weights)
+    return model
+
+
 def preprocess_input(images):
     """Like the applications' own, something other than division by 255."""
     return images / 127.5 - 1.0

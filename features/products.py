@@ -1,0 +1,205 @@
+"""Products of rows with a kernel's matrix, and what lays rows out: the innermost loops of all our convolutions.
+
+Feature maps are flat arrays whose pixels lie one after another, channels last. Each sum is taken in one order, whatever else
+is computed beside it and however wide a vector is, so that an image's features always have the same bits.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from .vectors import FEWER, INT, LANES, PANEL, ROWS, VECTOR, Emitter, at, loop
+
+
+def pack(kernel: np.ndarray) -> np.ndarray:
+    """Return matrices (points, c, k) in the order in which products read them: flat, in panels of channels of outputs.
+
+    A panel is (c, PANEL); the last one of each matrix is half as wide where k is not a multiple of PANEL.
+    """
+    packed = large_zeros(kernel.size)
+    for matrix, place in zip(kernel, packed.reshape(len(kernel), -1), strict=True):
+        start = 0
+        for first in range(0, matrix.shape[1], PANEL):
+            panel = matrix[:, first : first + PANEL].ravel()
+            place[start : start + panel.size] = panel
+            start += panel.size
+    return packed
+
+
+_PAGE = 1 << 21  # bytes
+
+
+def large_zeros(count: int) -> np.ndarray:
+    """Return zeros, float32, that begin at a large page, of which NumPy lets the system make use."""
+    raw = np.zeros(4 * count + _PAGE, np.uint8)
+    start = -raw.ctypes.data % _PAGE
+    return raw[start : start + 4 * count].view(np.float32)
+
+
+def _product(
+    rows: int, width: int, e: Emitter, a: Any, row: Any, segment: Any, segments: Any, u: Any, length: Any,
+    start: Any, start_row: Any, bias: Any, floor: Any, out: Any, out_row: Any, soon_u: Any, step_u: Any, soon_a: Any,
+    step_a: Any,
+) -> None:  # fmt: skip
+    """Emit out[r] = max(start[r] + sum over s, i of a[r * row + s * segment + i] * u[s, i] + bias, floor), r < rows.
+
+    `width` is how many vectors a row of out has. What is soon needed of u and a is fetched from memory meanwhile.
+    """
+    b, places = e.b, [(r, LANES * j) for r in range(rows) for j in range(width)]
+    before, (outer, inner, latch, after) = (b.block, [b.append_basic_block() for _ in range(4)])
+    first = [e.load(e.at(start, b.mul(start_row, INT(r)), j)) for r, j in places]
+    lowest = e.splat(b.load(floor))
+    for r, j in places:
+        e.prefetch(e.at(out, b.mul(out_row, INT(r)), j), write=1)
+    b.branch(outer)
+
+    b.position_at_end(outer)
+    s, s_sums = b.phi(INT), [b.phi(VECTOR) for _ in places]
+    s_a = [e.at(a, b.mul(s, segment), b.mul(row, INT(r))) for r in range(rows)]
+    s_u = e.at(u, b.mul(s, b.mul(length, INT(width * LANES))))
+    b.branch(inner)
+
+    b.position_at_end(inner)
+    i, sums = b.phi(INT), [b.phi(VECTOR) for _ in places]
+    right = {LANES * j: e.load(e.at(s_u, b.mul(i, INT(width * LANES)), LANES * j)) for j in range(width)}
+    left = [e.splat(b.load(e.at(pointer, i))) for pointer in s_a]
+    e.prefetch(e.at(soon_u, b.mul(i, step_u)), level=2)
+    e.prefetch(e.at(soon_a, b.mul(i, step_a)), level=2)
+    new = [e.fma(left[r], right[j], old) for (r, j), old in zip(places, sums, strict=True)]
+    i_next = b.add(i, INT(1))
+    b.cbranch(b.icmp_signed("<", i_next, length), inner, latch)
+
+    b.position_at_end(latch)
+    s_next = b.add(s, INT(1))
+    b.cbranch(b.icmp_signed("<", s_next, segments), outer, after)
+    s_values, values = (zip(s_sums, first, new, strict=True), zip(sums, s_sums, new, strict=True))
+    for phi, initial, again in ((s, INT(0), s_next), *s_values):
+        phi.add_incoming(initial, before)
+        phi.add_incoming(again, latch)
+    for phi, initial, again in ((i, INT(0), i_next), *values):
+        phi.add_incoming(initial, outer)
+        phi.add_incoming(again, inner)
+
+    b.position_at_end(after)
+    shift = {LANES * j: e.load(e.at(bias, LANES * j)) for j in range(width)}
+    for (r, j), value in zip(places, new, strict=True):
+        e.store(e.larger(b.fadd(value, shift[j]), lowest), e.at(out, b.mul(out_row, INT(r)), j))
+
+
+_zeros = np.zeros(PANEL, np.float32)
+_whole, _half = PANEL // LANES, PANEL // LANES // 2
+_many, _fewer, _one, _many_half, _fewer_half, _one_half = (
+    loop("piiipipipppipipi")(partial(_product, rows, width)) for width in (_whole, _half) for rows in (ROWS, FEWER, 1)
+)
+
+
+@njit(nogil=True, inline="always")
+def _panel(rows: int, whole: bool, given: Any) -> None:
+    if whole:
+        if rows == ROWS:
+            _many(given)
+        elif rows == FEWER:
+            _fewer(given)
+        else:
+            _one(given)
+    elif rows == ROWS:
+        _many_half(given)
+    elif rows == FEWER:
+        _fewer_half(given)
+    else:
+        _one_half(given)
+
+
+@njit(nogil=True)
+def multiply(
+    a: Any, a_at: int, rows: int, u: Any, u_at: int, c: int, k: int, start: Any, start_at: int, start_row: int,
+    bias: Any, floor: Any, out: Any, out_at: int, out_row: int, room: bool, soon_at: int,
+) -> None:  # fmt: skip
+    """Set out (rows, k) to max(start + a @ u + bias, floor), a (rows, c) contiguous, u packed (c, k).
+
+    With room a few rows more may be read and written. `soon_at` is where the next a will be.
+    """
+    panels, blocks = -(-k // PANEL), -(-rows // ROWS)
+    step_u, step_a = (-(-PANEL // blocks), -(-ROWS * PANEL // k))  # what comes next is fetched evenly beforehand
+    for panel in range(panels):
+        done = 0
+        while done < rows:
+            rest, count = rows - done, 1
+            if rest >= ROWS or (room and rest > FEWER):
+                count = ROWS
+            elif room:
+                count = FEWER
+            elif rows >= ROWS:
+                done, count = rows - ROWS, ROWS  # some once more
+            block = done // ROWS
+            _panel(count, (panel + 1) * PANEL <= k, (
+                at(a, a_at + done * c), c, 0, 1, at(u, u_at + panel * c * PANEL), c,
+                at(start, start_at + done * start_row + panel * PANEL), start_row,
+                at(bias, panel * PANEL), at(floor, 0),
+                at(out, out_at + done * out_row + panel * PANEL), out_row,
+                at(u, u_at + ((panel + 1) * PANEL + block * step_u) * c), step_u,
+                at(a, soon_at + (panel * blocks + block) * c * step_a), step_a,
+            ))  # fmt: skip
+            done += count
+
+
+@njit(nogil=True)
+def multiply_points(
+    v: Any, plane: int, tiles: int, u: Any, c: int, k: int, zeros: Any, floor: Any, out: Any, out_plane: int, first: int,
+    last: int,
+) -> None:  # fmt: skip
+    """Set planes first..last of out, (tiles, k) each, to those of v, (tiles, c), @ u, packed (points, c, k)."""
+    for point in range(first, last):
+        multiply(
+            v, point * plane, tiles, u, point * c * k, c, k, zeros, 0, 0, zeros, floor,
+            out, point * out_plane, k, True, (point + 1) * plane,
+        )  # fmt: skip
+
+
+@njit(nogil=True)
+def convolve_rows(
+    x: Any, x_at: int, row: int, c: int, window: tuple[int, int], strides: tuple[int, int], u: Any, bias: Any, floor: Any,
+    y: Any, y_at: int, y_pixel: int, size: tuple[int, int],
+) -> None:  # fmt: skip
+    """Convolve an image in place, its pixels c apart and its rows `row`, to y of a size (h, w), w >= ROWS."""
+    (height, width), k = size, len(bias)
+    for i in range(height):
+        for begin in range(0, width, ROWS):
+            j = min(begin, width - ROWS)
+            for panel in range(-(-k // PANEL)):
+                _panel(ROWS, (panel + 1) * PANEL <= k, (
+                    at(x, x_at + i * strides[0] * row + j * strides[1] * c), strides[1] * c, row, window[0],
+                    at(u, panel * window[0] * window[1] * c * PANEL), window[1] * c,
+                    at(bias, panel * PANEL), 0, at(_zeros, 0), at(floor, 0),
+                    at(y, y_at + (i * width + j) * y_pixel + panel * PANEL), y_pixel,
+                    at(u, 0), 0, at(x, 0), 0,
+                ))  # fmt: skip
+
+
+@njit(nogil=True)
+def gather(
+    x: Any, x_at: int, shape: tuple[int, int, int], window: tuple[int, int], strides: tuple[int, int],
+    before: tuple[int, int], size: tuple[int, int], a: Any, first: int, last: int,
+) -> None:  # fmt: skip
+    """Lay out in rows of a what pixels first..last of outputs are computed from: images of x one after another."""
+    (height, width, c), (kh, kw), (h, w), to = shape, window, size, 0
+    for pixel in range(first, last):
+        image, rest = divmod(pixel, h * w)
+        i, j = divmod(rest, w)
+        top, left = i * strides[0] - before[0], j * strides[1] - before[1]
+        for di in range(kh):
+            start = x_at + ((image * height + top + di) * width + left) * c
+            low, high = max(-left, 0) * c, min(width - left, kw) * c
+            if not 0 <= top + di < height:
+                low, high = 0, 0
+            for t in range(low):
+                a[to + t] = 0.0
+            for t in range(low, high):
+                a[to + t] = x[start + t]
+            for t in range(high, kw * c):
+                a[to + t] = 0.0
+            to += kw * c

@@ -1,0 +1,145 @@
+"""Transforms of tiles for Winograd's convolutions, compiled by Numba.
+
+Lavin and Gray 2016 (arXiv 1509.09308): tiles of the input are transformed, multiplied with the transformed kernel point by
+point of the tile, and the products transformed back. Channels lie last and are what vectors run along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from .toomcook import firsts, matrices, singles_and_firsts
+from .vectors import INT, LANES, Emitter, Vectors, at, loop
+
+Tile = tuple[tuple[int, int], tuple[int, int]]
+"""Outputs and taps down, outputs and taps across."""
+
+Transform = Callable[[Emitter, tuple[int, int], Vectors], Vectors]
+
+
+def _forward(e: Emitter, side: tuple[int, int], x: Vectors) -> Vectors:
+    """Return B^T @ x; the rows of a point and its negative share their sums of even and of odd powers."""
+    out, bt, n = [], matrices(*side)[2], sum(side) - 1
+    for i in singles_and_firsts(n):
+        if i in firsts(n):
+            even, odd = e.dot(bt[i, ::2], x[::2]), e.dot(bt[i, 1::2], x[1::2])
+            out += [e.b.fadd(even, odd), e.b.fsub(*((odd, even) if n % 2 else (even, odd)))]
+        else:
+            out.append(e.dot(bt[i], x))
+    return out
+
+
+def _backward(e: Emitter, side: tuple[int, int], x: Vectors) -> Vectors:
+    """Return A^T @ x; columns of a point and its negative are added for even powers, subtracted for odd ones."""
+    n = sum(side) - 1
+    at, columns = matrices(*side)[0], singles_and_firsts(n)
+    parts = [[combine(x[i], x[i + 1]) if i in firsts(n) else x[i] for i in columns] for combine in (e.b.fadd, e.b.fsub)]
+    return [e.dot(at[i, columns], parts[i % 2]) for i in range(side[0])]
+
+
+def _both(transform: Transform, e: Emitter, tile: Tile, x: Sequence[Vectors]) -> list[Vectors]:
+    """Return x[i][j] transformed across and down."""
+    half = [transform(e, tile[1], row) for row in x]
+    columns = [transform(e, tile[0], list(column)) for column in zip(*half, strict=True)]
+    return list(zip(*columns, strict=True))
+
+
+_copy = loop("pp")(lambda e, to, of: e.store(e.load(of), to))
+
+
+@cache
+def input_transform(tile: Tile) -> Callable[..., None]:
+    """Return a function that transforms tiles first..last of x to planes of v, one for each point: (tiles, c)."""
+    (m, _), (m_across, _) = tile
+    n, n_across = (sum(side) - 1 for side in tile)
+    tile_in = loop("piipi")(partial(_tile_in, tile))
+
+    @njit(nogil=True)
+    def transform(
+        x: Any, x_at: int, shape: tuple[int, int, int], before: tuple[int, int], tiles: tuple[int, int], v: Any,
+        plane: int, start: int, first: int, last: int,
+    ) -> None:  # fmt: skip
+        height, width, c = shape
+        edge = np.empty(n * n_across * LANES, np.float32)
+        for t in range(first, last):
+            image, rest = divmod(start + t, tiles[0] * tiles[1])
+            i, j = divmod(rest, tiles[1])
+            top, left = i * m - before[0], j * m_across - before[1]
+            corner = x_at + ((image * height + top) * width + left) * c
+            if top >= 0 and left >= 0 and top + n <= height and left + n_across <= width:
+                for channel in range(0, c, LANES):
+                    tile_in((at(x, corner + channel), width * c, c, at(v, t * c + channel), plane))
+            else:  # partly outside, where x is 0
+                edge[:] = 0.0
+                for channel in range(0, c, LANES):
+                    for a in range(max(-top, 0), min(height - top, n)):
+                        for b in range(max(-left, 0), min(width - left, n_across)):
+                            _copy((at(edge, (a * n_across + b) * LANES), at(x, corner + (a * width + b) * c + channel)))
+                    tile_in((at(edge, 0), n_across * LANES, LANES, at(v, t * c + channel), plane))
+
+    return transform
+
+
+@cache
+def output_transform(tile: Tile, pooled: bool) -> Callable[..., None]:
+    """Return a function that makes tiles first..last of y from planes of products, one for each point: (tiles, k)."""
+    side, across = (m // 2 if pooled else m for m, _ in tile)
+    tile_out = loop("pippiip")(partial(_tile_out, tile, pooled))
+
+    @njit(nogil=True)
+    def transform(
+        v: Any, plane: int, bias: Any, floor: Any, y: Any, y_at: int, y_pixel: int, size: tuple[int, int],
+        tiles: tuple[int, int], start: int, first: int, last: int,
+    ) -> None:  # fmt: skip
+        (height, width), k = size, len(bias)
+        edge = np.empty(side * across * LANES, np.float32)
+        for t in range(first, last):
+            image, rest = divmod(start + t, tiles[0] * tiles[1])
+            i, j = divmod(rest, tiles[1])
+            i, j = i * side, j * across
+            rows, columns = min(side, height - i), min(across, width - j)
+            corner = y_at + ((image * height + i) * width + j) * y_pixel
+            for channel in range(0, k, LANES):
+                source, shift, low = (at(v, t * k + channel), at(bias, channel), at(floor, 0))
+                if rows == side and columns == across:
+                    tile_out((source, plane, shift, at(y, corner + channel), width * y_pixel, y_pixel, low))
+                else:
+                    tile_out((source, plane, shift, at(edge, 0), across * LANES, LANES, low))
+                    for a in range(rows):
+                        for b in range(columns):
+                            to = at(y, corner + (a * width + b) * y_pixel + channel)
+                            _copy((to, at(edge, (a * across + b) * LANES)))
+
+    return transform
+
+
+def _tile_in(tile: Tile, e: Emitter, x: Any, row: Any, pixel: Any, v: Any, plane: Any) -> None:
+    n, across = (sum(side) - 1 for side in tile)
+    where = [[e.at(x, e.b.mul(row, INT(i)), e.b.mul(pixel, INT(j))) for j in range(across)] for i in range(n)]
+    values = [[e.load(pointer) for pointer in line] for line in where]
+    for i, line in enumerate(_both(_forward, e, tile, values)):
+        for j, value in enumerate(line):
+            e.store(value, e.at(v, e.b.mul(plane, INT(i * across + j))))
+
+
+def _tile_out(
+    tile: Tile, pooled: bool, e: Emitter, v: Any, plane: Any, bias: Any, y: Any, row: Any, pixel: Any, floor: Any
+) -> None:
+    """Emit a tile's output with bias, perhaps a 2x2 max pool, and floor."""
+    n, across = (sum(side) - 1 for side in tile)
+    points = [[e.load(e.at(v, e.b.mul(plane, INT(i * across + j)))) for j in range(across)] for i in range(n)]
+    values: list[Vectors] = _both(_backward, e, tile, points)
+    if pooled:
+        wide = [[e.larger(*pair) for pair in zip(line[::2], line[1::2], strict=True)] for line in values]
+        pairs = zip(wide[::2], wide[1::2], strict=True)
+        values = [[e.larger(*pair) for pair in zip(*lines, strict=True)] for lines in pairs]
+    shift, lowest = e.load(bias), e.splat(e.b.load(floor))
+    for i, line in enumerate(values):
+        for j, value in enumerate(line):
+            value = e.larger(e.b.fadd(value, shift), lowest)
+            e.store(value, e.at(y, e.b.mul(row, INT(i)), e.b.mul(pixel, INT(j))))
