@@ -84,22 +84,21 @@ def decode(data: bytes, size: int, resize: str = "bilinear") -> np.ndarray:
         With the reason, if the bytes are no whole image of an accepted format.
     """
     check_resize(resize)
-    return np.asarray(_upright(data).resize((size, size), RESIZE[resize]))
+    image = _turn_upright(_open(data))
+    if image.mode == "L":  # the same bytes as of three equal channels, in a third of the time
+        return np.asarray(_to_rgb(image.resize((size, size), RESIZE[resize])))
+    return np.asarray(_to_rgb(image).resize((size, size), RESIZE[resize]))
 
 
 def decode_whole(data: bytes) -> np.ndarray:
     """Decode an image file's bytes as `decode` does, at the image's own size: (height, width, 3), uint8."""
-    return np.asarray(_upright(data))
+    return np.asarray(_to_rgb(_turn_upright(_open(data))))
 
 
 def check_resize(resize: str) -> None:
     """Raise RequestError unless `resize` is a known rule."""
     if resize not in RESIZE:
         raise must_be_one_of("resize", RESIZE, resize)
-
-
-def _upright(data: bytes) -> Image.Image:
-    return _to_rgb(_turn_upright(_open(data)))
 
 
 def _open(data: bytes) -> Image.Image:

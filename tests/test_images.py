@@ -45,6 +45,14 @@ def test_exif_orientation_is_applied(pixels, orientation):
     np.testing.assert_array_equal(images.decode(encode(np.ascontiguousarray(stored), exif=exif), 6), pixels)
 
 
+@pytest.mark.parametrize("resize", images.RESIZE)
+def test_grey_is_as_three_equal_channels(resize):
+    grey = np.random.default_rng(0).integers(0, 256, (31, 23)).astype(np.uint8)
+    for size in (7, 40):
+        found = images.decode(encode(grey), size, resize)
+        np.testing.assert_array_equal(found, images.decode(encode(np.stack([grey] * 3, axis=2)), size, resize))
+
+
 def test_16_bit_grey_is_scaled_not_clipped():
     grey = np.linspace(0, 65535, 36).astype(np.uint16).reshape(6, 6)
     decoded = images.decode(encode(grey), 6)
