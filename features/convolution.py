@@ -298,7 +298,8 @@ def plan_convolution(of: Convolution, shape: tuple[int, int, int], size: Pair, p
             return Winograd(of, of.y, shape, size, tile, False, tiles, u)
         return Winograd(of, pool_y, shape, (size[0] // 2, size[1] // 2), tile, True, tiles, u)
     u = pack(of.kernel.reshape(1, -1, of.kernel.shape[3]))
-    wide = of.border == ((0, 0), (0, 0)) and size[1] >= ROWS and of.kernel.shape[:2] != (1, 1) and of.residual is None
+    window, none = of.kernel.shape[:2], ((0, 0), (0, 0))
+    wide = of.border == none and size[1] >= ROWS and of.residual is None and not window == of.strides == (1, 1)
     return Straight(of, shape, size, u) if wide else Rows(of, shape, size, u)
 
 
