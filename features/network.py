@@ -1,9 +1,9 @@
-"""A `features.layergraph.LayerGraph` run on batches of images: which memory its feature maps have, and which thread does what."""
+"""A `features.layergraph.LayerGraph` run on batches of images: which thread does what, in which memory."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import prod
@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from .convolution import Adding, Pooling, Split, Step, plan_convolution, whole
+from .convolution import Adding, Place, Pooling, Split, Step, plan_convolution, whole
 from .layergraph import Convolution, LayerGraph, Maps, Operation, Pool, Sum
 from .products import large_zeros
 
-_HEAVY = 2  # so many times the floats of its input a kernel has from which on all images are computed together
+# From the first kernel on that has so many times the floats of its input a thread computes some images together, from the
+# first of so many floats on all threads compute all.
+_HEAVY, _HUGE = 2, 8_000_000
+_GROUP = 4  # images that a thread computes together
 
 
 class Network:
     """A graph of layers for batches of one size.
 
-    While maps are large each thread takes images of its own, whose maps stay in its core's cache; where they are small, and
-    kernels large, all threads work on all images, so that a kernel is read for many.
+    While maps are large each thread computes one image after the other, whose maps stay in its core's cache; then, where
+    kernels are large, some together, so that a kernel is read for all of them; and where they are huge, as VGG's, all threads
+    compute all images, each with a part of the kernel.
 
     Parameters
     ----------
@@ -32,16 +36,28 @@ class Network:
     """
 
     def __init__(self, graph: LayerGraph, threads: int, batch_size: int):
-        self._threads, self._batch_size = threads, batch_size
+        self._threads = threads
         self._executor = ThreadPoolExecutor(threads)
         self._image, graph = _pad_image(graph)
         self._maps, self._outputs = graph.maps, graph.outputs
-        self._steps = _plan(graph)
-        heavy = (
-            j for j, (of, step) in enumerate(self._steps) if step.weight > _HEAVY * prod(self._shape(of.sources[0]))
-        )
-        self._together = next(heavy, len(self._steps))  # from this step on
-        self._lay_out()
+        planned = _plan(graph)
+        self._steps = [step for _, step in planned]
+        inputs = [prod(self._maps[of.sources[0]].shape) for of, _ in planned]
+        huge = [j for j, step in enumerate(self._steps) if step.weight > _HUGE]
+        heavy = [j for j, step in enumerate(self._steps) if step.weight > _HEAVY * inputs[j]]
+        last = huge[0] if huge else len(planned)
+        self._ends = (min([last, *heavy]), last, len(planned))
+        self._group = 1 if self._ends[0] == last else max(1, min(_GROUP, batch_size // threads))
+        touched: dict[int, list[int]] = {0: [-1]}
+        written: dict[int, int] = {}
+        for j, (of, step) in enumerate(planned):
+            for number in (*of.sources, step.y):
+                touched.setdefault(self._maps[number].inside, []).append(j)
+            written[self._maps[step.y].inside] = j
+        self._finished: dict[int, list[str]] = {}  # layers that are asked for, by the last step that makes them
+        for name, number in self._outputs.items():
+            self._finished.setdefault(written[self._maps[number].inside], []).append(name)
+        self._memory = _Memory(self._maps, touched, self._ends, (1, self._group, batch_size))
 
     def run(self, images: np.ndarray, prepare: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs.
@@ -56,38 +72,30 @@ class Network:
         -------
         outputs : dict of str to ndarray of shape (batch_size, h, w, k), float32
         """
-        out = {
-            name: np.empty((len(images), *self._shape(number)), np.float32) for name, number in self._outputs.items()
-        }
-        queue = iter(range(len(images)))
+        shapes = {name: (len(images), *self._maps[number].shape) for name, number in self._outputs.items()}
+        out = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+        firsts = iter(range(0, len(images), self._group))
 
-        def alone(_: int) -> None:
-            for i in queue:
-                place = self._placing(i)
-                x, x_at, depth = place(0)
-                height, width, _ = self._shape(0)
-                whole_image = x[x_at : x_at + height * width * depth].reshape(height, width, depth)
-                whole_image[self._image] = prepare(images[i : i + 1])[0]
-                self._go(0, self._together, place, slice(i, i + 1), whole, out)
+        def work(_: int) -> None:
+            for first in firsts:
+                group = range(first, min(first + self._group, len(images)))
+                for i in group:
+                    self._memory.array(0, i)[self._image] = prepare(images[i : i + 1])[0]
+                    self._go(0, self._ends[0], i, 1, whole, out)
+                self._go(self._ends[0], self._ends[1], first, len(group), whole, out)
 
-        list(self._executor.map(alone, range(self._threads)))
-        self._go(self._together, len(self._steps), self._placing(0), slice(0, len(images)), self._divide, out)
+        list(self._executor.map(work, range(self._threads)))
+        self._go(self._ends[1], self._ends[2], 0, len(images), self._divide, out)
         return out
 
-    def _shape(self, number: int) -> tuple[int, int, int]:
-        return self._maps[number].shape
-
-    def _go(self, first: int, last: int, place: Any, images: slice, split: Split, out: dict[str, np.ndarray]) -> None:
-        count = images.stop - images.start
-        for j in range(first, last):
-            self._steps[j][1].run(place, count, split)
+    def _go(self, begin: int, end: int, first: int, count: int, split: Split, out: dict[str, np.ndarray]) -> None:
+        """Take steps begin..end with `count` images."""
+        place = self._memory.placing(first)
+        for j in range(begin, end):
+            self._steps[j].run(place, count, split)
             for name in self._finished.get(j, ()):
-                number = self._outputs[name]
-                x, x_at, pixel = place(number)
-                pixels = count * prod(self._shape(number)[:2])
-                rows = x[x_at - self._maps[number].start :][: pixels * pixel].reshape(pixels, pixel)
-                start = self._maps[number].start
-                out[name][images] = rows[:, start : start + self._shape(number)[2]].reshape(out[name][images].shape)
+                for i in range(first, first + count):
+                    out[name][i] = self._memory.array(self._outputs[name], i)
 
     def _divide(self, part: Callable[[int, int], Any], count: int) -> None:
         """Let all threads do parts of a task: more parts than threads, which other work may keep waiting."""
@@ -95,59 +103,76 @@ class Network:
         ends = [count * i // parts for i in range(parts + 1)]
         list(self._executor.map(part, ends[:-1], ends[1:]))
 
-    def _lay_out(self) -> None:
-        """Give each feature map memory: that of a thread where images are computed one by one, else of the batch."""
-        used: dict[int, list[int]] = {0: [-1]}
-        written: dict[int, int] = {}
-        for j, (of, step) in enumerate(self._steps):
-            for number in (*of.sources, step.y):
-                used.setdefault(self._maps[number].inside, []).append(j)
-            written[self._maps[step.y].inside] = j
-        self._finished: dict[int, list[str]] = {}
-        for name, number in self._outputs.items():
-            self._finished.setdefault(written[self._maps[number].inside], []).append(name)
-        self._slots: dict[int, tuple[bool, int]] = {}  # of a feature map: whether it is the batch's, and which
-        self._sizes: dict[tuple[bool, int], int] = {}
-        free: list[tuple[bool, int]] = []
-        batch = {number: max(steps) >= self._together for number, steps in used.items()}
-        # Maps of the batch that images write one by one are all in use from the start.
-        begin = {
-            number: -1 if batch[number] and min(steps) < self._together else min(steps)
-            for number, steps in used.items()
+
+class _Memory:
+    """Where feature maps lie: memory is used again for later ones.
+
+    Parameters
+    ----------
+    maps : sequence of Maps
+    touched : dict of int to list of int
+        Steps that read or write each map that is in no other.
+    ends : sequence of int
+        Of the steps with one image, with some, and with all.
+    counts : sequence of int
+        How many images that is. All threads share the memory of the last kind.
+    """
+
+    def __init__(self, maps: Sequence[Maps], touched: dict[int, list[int]], ends: Sequence[int], counts: Sequence[int]):
+        self._maps, self._counts = maps, counts
+        self._slots: dict[int, tuple[int, int]] = {}  # of a feature map: its kind, and which of this kind
+        sizes: list[list[int]] = [[] for _ in counts]  # floats of an image
+        free: list[list[int]] = [[] for _ in counts]
+        kinds = {
+            number: next(kind for kind, end in enumerate(ends) if max(steps) < end) for number, steps in touched.items()
         }
-        for j in range(-1, len(self._steps)):
-            for number in (number for number, first in begin.items() if first == j):
-                kind, size = batch[number], prod(self._shape(number))
-                fitting = sorted(
-                    (slot for slot in free if slot[0] == kind),
-                    key=lambda slot: (self._sizes[slot] < size, abs(self._sizes[slot] - size)),
-                )
-                slot = fitting[0] if fitting else (kind, len(self._sizes))
-                if fitting:
-                    free.remove(slot)
-                self._sizes[slot] = max(size, self._sizes.get(slot, 0))
-                self._slots[number] = slot
-            free += [self._slots[number] for number, steps in used.items() if max(steps) == j and number]
-        self._shared = {slot: large_zeros(size * self._batch_size) for slot, size in self._sizes.items() if slot[0]}
-        self._own = threading.local()
+        # What images write one by one is in use from the start on.
+        lives = {
+            number: (-1 if kinds[number] and min(steps) < ends[kinds[number] - 1] else min(steps), max(steps))
+            for number, steps in touched.items()
+        }
+        for j in range(-1, ends[-1]):
+            for number in (number for number, (begin, _) in lives.items() if begin == j):
+                kind, size = kinds[number], prod(maps[number].shape)
+                if not free[kind]:
+                    free[kind].append(len(sizes[kind]))
+                    sizes[kind].append(0)
+                slot = min(free[kind], key=lambda slot, kind=kind, size=size: abs(sizes[kind][slot] - size))
+                free[kind].remove(slot)
+                sizes[kind][slot] = max(size, sizes[kind][slot])
+                self._slots[number] = kind, slot
+            for number in (number for number, (_, end) in lives.items() if end == j and number):
+                free[kinds[number]].append(self._slots[number][1])  # not the image's, whose border stays 0
+        self._sizes, self._own = sizes, threading.local()
+        self._shared = [large_zeros(counts[-1] * size) for size in sizes[-1]]
 
-    def _memory(self, slot: tuple[bool, int]) -> np.ndarray:
-        if slot[0]:
-            return self._shared[slot]
-        arrays: dict[Any, np.ndarray] = self._own.__dict__
-        if slot not in arrays:
-            arrays[slot] = large_zeros(self._sizes[slot])
-        return arrays[slot]
-
-    def _placing(self, image: int) -> Callable[[int], tuple[np.ndarray, int, int]]:
+    def placing(self, first: int) -> Place:
         """Return what tells where feature maps of images from this one on lie."""
 
         def place(number: int) -> tuple[np.ndarray, int, int]:
             maps = self._maps[number]
-            slot, shape = self._slots[maps.inside], self._shape(maps.inside)
-            return (self._memory(slot), maps.start + (image * prod(shape) if slot[0] else 0), shape[2])
+            kind, slot = self._slots[maps.inside]
+            floats = prod(self._maps[maps.inside].shape)
+            at = first % self._counts[kind] * floats + maps.start
+            return self._array(kind, slot), at, self._maps[maps.inside].shape[2]
 
         return place
+
+    def array(self, number: int, image: int) -> np.ndarray:
+        """Return a feature map of one image as an array (height, width, channels)."""
+        x, at, depth = self.placing(image)(number)
+        height, width, channels = self._maps[number].shape
+        start = self._maps[number].start
+        whole = x[at - start : at - start + height * width * depth].reshape(height, width, depth)
+        return whole[..., start : start + channels]
+
+    def _array(self, kind: int, slot: int) -> np.ndarray:
+        if kind == len(self._counts) - 1:
+            return self._shared[slot]
+        own: dict[Any, np.ndarray] = self._own.__dict__
+        if (kind, slot) not in own:
+            own[kind, slot] = large_zeros(self._counts[kind] * self._sizes[kind][slot])
+        return own[kind, slot]
 
 
 def _pad_image(graph: LayerGraph) -> tuple[Any, LayerGraph]:
