@@ -16,10 +16,12 @@ from .options import ExtractOptions
 from .parts import Key, Parts
 from .plan import Content, Plan, ahead
 from .progress import Progress
+from .runtime import import_keras
 from .views import make_view
 
 PART_BYTES, PART_SECONDS = 64 << 20, 30.0  # a kill loses at most two parts: one is written while the next fills
 PART_IMAGES = 512  # of a part on a cluster at most: under a minute of work at ten images a second
+_ROUNDS_TO_INFINITY = 65520.0  # in float16, and all above
 _SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no mostly broken set
 
 
@@ -227,15 +229,18 @@ def cast_features(layer: str, values: np.ndarray, dtype: str) -> np.ndarray:
     StoreError
         If it cannot hold them.
     """
-    with np.errstate(over="ignore"):
-        cast = values.astype(dtype)
-    if not np.isfinite(cast).all():
-        if np.isfinite(values).all():
-            raise StoreError(
-                f"values of {layer} reach {np.abs(values).max():.0f}; float16 ends at 65504. Use --dtype float32"
-            )
+    largest = max(float(values.max()), -float(values.min()))
+    if not np.isfinite(largest):
         raise StoreError(f"the base gives values of {layer} that are not finite. Check its weights and --preprocess.")
-    return cast
+    if dtype != "float16":
+        return values.astype(dtype)
+    if largest >= _ROUNDS_TO_INFINITY:
+        raise StoreError(f"values of {layer} reach {largest:.0f}; float16 ends at 65504. Use --dtype float32")
+    import_keras()
+    import tensorflow as tf
+
+    with tf.device("cpu"):  # the same bits as NumPy's, in a seventh of the time
+        return tf.cast(values, tf.float16).numpy()
 
 
 def allowed_skips(total: int, options: ExtractOptions) -> int:

@@ -137,7 +137,7 @@ class _Memory:
                 if not free[kind]:
                     free[kind].append(len(sizes[kind]))
                     sizes[kind].append(0)
-                slot = min(free[kind], key=lambda slot, kind=kind, size=size: abs(sizes[kind][slot] - size))
+                _, slot = min((abs(sizes[kind][slot] - size), slot) for slot in free[kind])
                 free[kind].remove(slot)
                 sizes[kind][slot] = max(size, sizes[kind][slot])
                 self._slots[number] = kind, slot
