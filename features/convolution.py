@@ -16,20 +16,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .layergraph import Convolution, Pair, Pool, Sum
+from .layergraph import CHANNELS, MOST_CHANNELS, Convolution, Pair, Pool, Sum
 from .maploops import add, pool
 from .products import convolve_rows, gather, large_zeros, multiply, multiply_points, pack
 from .tiles import Tile, input_transform, output_transform
 from .toomcook import transform_kernel
 from .vectors import ROWS
 
-_LEAST, _FLOATS = (56, 400_000)  # tiles of a block at least; floats of its transformed input and output if that is more
-_LARGE, _LARGE_BLOCK = (2_000_000, 134)  # floats of a kernel that threads share; tiles of a block then
+_LEAST, _FLOATS = 56, 400_000  # tiles of a block at least; floats of its transformed input and output if that is more
+_LARGE, _LARGE_BLOCK = 2_000_000, 134  # floats of a kernel that threads share; tiles of a block then
 _FEW = 64  # 4x4 tiles of an image: of fewer, larger ones may be taken
-_ROW_FLOATS, _MOST_ROWS = (1 << 16, 32 * ROWS)  # floats of a block of rows; rows of a block
+_ROW_FLOATS, _MOST_ROWS = 1 << 16, 32 * ROWS  # floats of a block of rows; rows of a block
 _APART = 16  # floats between planes that would else be of whole pages, which are in each other's way in caches
 
-CHANNELS = 16  # of which inputs of Winograd's convolutions and all outputs have a multiple
 _OUTPUTS: dict[Pair, tuple[Pair, ...]] = {
     (3, 3): ((4, 4), (7, 7)), (5, 5): ((4, 4),), (1, 7): ((1, 6),), (7, 1): ((6, 1),),
 }  # fmt: skip
@@ -59,7 +58,7 @@ class Step(Protocol):
         ...
 
 
-class Scratch(threading.local):
+class _Scratch(threading.local):
     """Memory of each thread that lasts and grows."""
 
     def __init__(self) -> None:
@@ -72,8 +71,12 @@ class Scratch(threading.local):
         return self._arrays[name]
 
 
-_scratch = Scratch()
-_NOTHING, _ZEROS, _NO_FLOOR = (np.zeros(0, np.float32), np.zeros(1 << 14, np.float32), np.full(1, -np.inf, np.float32))
+_scratch = _Scratch()
+_NOTHING, _ZEROS, _NO_FLOOR = (
+    np.zeros(0, np.float32),
+    np.zeros(MOST_CHANNELS, np.float32),
+    np.full(1, -np.inf, np.float32),
+)
 
 
 def whole(part: Callable[[int, int], Any], count: int) -> None:
@@ -132,7 +135,7 @@ class Winograd:
         x, x_at, _ = place(self.convolution.x)
         y, y_at, y_pixel = place(self.y)
         before = (self.convolution.border[0][0], self.convolution.border[1][0])
-        transform_in, transform_out = (input_transform(self.tile), output_transform(self.tile, self.pooled))
+        transform_in, transform_out = input_transform(self.tile), output_transform(self.tile, self.pooled)
         split(partial(transform_in, x, x_at, self.shape, before, self.tiles, v, planes[0], start), count)
         split(
             partial(multiply_points, v, planes[0], count, self.u, c, k, _ZEROS, _NO_FLOOR, products, planes[1]), points

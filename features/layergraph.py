@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 Pair = tuple[int, int]
 Border = tuple[Pair, Pair]  # rows above and below, columns left and right
+CHANNELS, MOST_CHANNELS = (
+    16,
+    1 << 14,
+)  # maps that operations make have a multiple of the first, and no more than the second
 _NONE: Border = ((0, 0), (0, 0))
 
 
@@ -214,7 +218,7 @@ class _Reader:
         _want(layer, data_format="channels_last")
         window, strides = tuple(config["pool_size"]), tuple(config["strides"])
         source, border = self._with_border(layer, config, window)
-        zeros, mean = (id(layer.input) in self._borders, type(layer).__name__.startswith("Average"))
+        zeros, mean = id(layer.input) in self._borders, type(layer).__name__.startswith("Average")
         self._add(layer, lambda y: Pool(source, y, window, strides, border, mean, zeros))
 
     def _with_border(self, layer: keras.Layer, config: dict[str, Any], window: Pair) -> tuple[int, Border]:
@@ -243,7 +247,7 @@ class _Reader:
             new = replace(old, kernel=kernel.astype(np.float32), bias=bias.astype(np.float32))
             self._fold(layer, old, new)
         else:
-            source, scale, shift = (self._source(layer.input), scale.astype(np.float32), shift.astype(np.float32))
+            source, scale, shift = self._source(layer.input), scale.astype(np.float32), shift.astype(np.float32)
             self._add(layer, lambda y: Sum((source,), y, scale, shift))
 
     def _read_relu(self, layer: keras.Layer) -> None:

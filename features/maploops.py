@@ -25,7 +25,7 @@ def _window(
     depth: Any,
 ) -> None:
     """Emit y = mean of x, its sum divided by count, or the largest of x and `first`, over rows and columns."""
-    combine, divisor, begin = (e.b.fadd if mean else e.larger, e.splat(e.b.load(count)), e.splat(e.b.load(first)))
+    combine, divisor, begin = e.b.fadd if mean else e.larger, e.splat(e.b.load(count)), e.splat(e.b.load(first))
 
     def channels(i: Any, _: list[Any]) -> list[Any]:
         corner = e.at(x, e.b.mul(i, INT(LANES)))

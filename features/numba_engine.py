@@ -6,11 +6,9 @@ import numpy as np
 
 from .errors import EngineError
 from .frozen import Frozen
-from .layergraph import Convolution, read_layers
+from .layergraph import CHANNELS, MOST_CHANNELS, Convolution, read_layers
 from .pooling import pool_maps
 from .runtime import cores
-
-_CHANNELS = 16  # of which outputs of convolutions have a multiple
 
 
 class NumbaEngine:
@@ -25,9 +23,11 @@ class NumbaEngine:
     def __init__(self, frozen: Frozen):
         graph = read_layers(frozen.base.model)
         for of in graph.operations:
-            depth, kind = (graph.maps[of.y].shape[2], "convolutions to" if isinstance(of, Convolution) else "pools of")
-            if depth % _CHANNELS:
-                raise EngineError(f"numba takes {kind} a multiple of {_CHANNELS} channels; got {depth}.")
+            depth, kind = graph.maps[of.y].shape[2], "convolutions to" if isinstance(of, Convolution) else "pools of"
+            if depth % CHANNELS or depth > MOST_CHANNELS:
+                raise EngineError(
+                    f"numba takes {kind} a multiple of {CHANNELS} channels, {MOST_CHANNELS} at most; got {depth}."
+                )
         from .network import Network
 
         self._frozen = frozen

@@ -50,7 +50,7 @@ def _product(
     `width` is how many vectors a row of out has. What is soon needed of u and a is fetched from memory meanwhile.
     """
     b, places = e.b, [(r, LANES * j) for r in range(rows) for j in range(width)]
-    before, (outer, inner, latch, after) = (b.block, [b.append_basic_block() for _ in range(4)])
+    before, (outer, inner, latch, after) = b.block, [b.append_basic_block() for _ in range(4)]
     first = [e.load(e.at(start, b.mul(start_row, INT(r)), j)) for r, j in places]
     lowest = e.splat(b.load(floor))
     for r, j in places:
@@ -76,7 +76,7 @@ def _product(
     b.position_at_end(latch)
     s_next = b.add(s, INT(1))
     b.cbranch(b.icmp_signed("<", s_next, segments), outer, after)
-    s_values, values = (zip(s_sums, first, new, strict=True), zip(sums, s_sums, new, strict=True))
+    s_values, values = zip(s_sums, first, new, strict=True), zip(sums, s_sums, new, strict=True)
     for phi, initial, again in ((s, INT(0), s_next), *s_values):
         phi.add_incoming(initial, before)
         phi.add_incoming(again, latch)
@@ -124,7 +124,7 @@ def multiply(
     With room a few rows more may be read and written. `soon_at` is where the next a will be.
     """
     panels, blocks = -(-k // PANEL), -(-rows // ROWS)
-    step_u, step_a = (-(-PANEL // blocks), -(-ROWS * PANEL // k))  # what comes next is fetched evenly beforehand
+    step_u, step_a = -(-PANEL // blocks), -(-ROWS * PANEL // k)  # what comes next is fetched evenly beforehand
     for panel in range(panels):
         done = 0
         while done < rows:

@@ -105,7 +105,7 @@ def output_transform(tile: Tile, pooled: bool) -> Callable[..., None]:
             rows, columns = min(side, height - i), min(across, width - j)
             corner = y_at + ((image * height + i) * width + j) * y_pixel
             for channel in range(0, k, LANES):
-                source, shift, low = (at(v, t * k + channel), at(bias, channel), at(floor, 0))
+                source, shift, low = at(v, t * k + channel), at(bias, channel), at(floor, 0)
                 if rows == side and columns == across:
                     tile_out((source, plane, shift, at(y, corner + channel), width * y_pixel, y_pixel, low))
                 else:

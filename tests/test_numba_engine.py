@@ -163,12 +163,12 @@ def test_what_is_not_finite_stays_so():
 @pytest.mark.parametrize(
     ("layer", "why"),
     [
-        (keras.layers.Conv2D(24, 3), "convolutions to a multiple of 16 channels; got 24"),
+        (keras.layers.Conv2D(24, 3), "convolutions to a multiple of 16 channels, 16384 at most; got 24"),
         (keras.layers.Conv2D(32, 3, dilation_rate=2), r"no Conv2D with dilation_rate \(2, 2\), which odd is"),
         (keras.layers.Conv2D(32, 3, activation="gelu"), "no Conv2D with activation 'gelu'"),
         (keras.layers.ReLU(6.0), "no ReLU with max_value 6.0"),
         (keras.layers.DepthwiseConv2D(3), "no layers of kind DepthwiseConv2D, which odd is"),
-        (keras.layers.MaxPooling2D(), "pools of a multiple of 16 channels; got 3"),
+        (keras.layers.MaxPooling2D(), "pools of a multiple of 16 channels, 16384 at most; got 3"),
     ],
 )
 def test_other_bases_are_refused_by_the_layer(layer, why):
