@@ -276,6 +276,16 @@ class _Reader:
         sources = tuple(map(self._source, tensors))
         self._add(layer, lambda y: Sum(sources, y))
 
+    def _read_scaled_sum(self, layer: keras.Layer) -> None:
+        """Read InceptionResNetV2's own layer: a map and another one times a number."""
+        one, other = layer.input
+        old = self._folds(other)
+        if not isinstance(old, Convolution) or old.residual is not None or one is other:
+            raise EngineError(f"numba scales what a convolution makes alone; {layer.name} does not.")
+        scale = np.float32(layer.scale)
+        scaled = replace(old, kernel=old.kernel * scale, bias=old.bias * scale, residual=self._source(one))
+        self._fold(layer, old, scaled, last=True)
+
     def _read_concatenation(self, layer: keras.Layer) -> None:
         _want(layer, axis=(-1, 3))
         number = self._new(tuple(layer.output.shape[1:]))
@@ -293,6 +303,7 @@ _READ: dict[str, Callable[[_Reader, Any], None]] = {
     "Activation": _Reader._read_relu,
     "ReLU": _Reader._read_relu,
     "Add": _Reader._read_sum,
+    "CustomScaleLayer": _Reader._read_scaled_sum,
     "Concatenate": _Reader._read_concatenation,
 }
 

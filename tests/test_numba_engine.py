@@ -8,12 +8,13 @@ import keras
 import numpy as np
 import pytest
 
-from features.backbones import build_base
+from features.backbones import BACKBONES, build_base
 from features.engines import ENGINES, make_checked
 from features.errors import EngineError
 from features.frozen import Frozen
 from features.numba_engine import NumbaEngine
 from features.toomcook import matrices, transform_kernel
+from features.weights import Weights
 
 pytest.importorskip("numba", reason="the extra numba is not installed")
 
@@ -77,6 +78,13 @@ def test_features_of_a_chain_are_those_of_the_model(size, layers):
 def test_features_of_a_graph_are_those_of_the_model(size, layers):
     """What is folded into a convolution, and what is not since something else reads it; maps within others."""
     compare(frozen(size, layers, name="tiny_graph"))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50_v2", "inception_v3", "inception_resnet_v2", "densenet121"])
+def test_bases_of_keras_are_taken(name, monkeypatch):
+    """With Keras' random weights: plumbing."""
+    monkeypatch.setattr("features.backbones.load_weights", lambda *_: Weights("random", ""))
+    compare(frozen(75, [BACKBONES[name].layer], name=name))
 
 
 def compare(whole):
