@@ -148,8 +148,8 @@ class Winograd:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """A convolution by rows of what each pixel is computed from, laid out first unless they lie so."""
+class _Direct:
+    """A convolution by the kernel's matrix: shape of its input, height and width of its output, the packed kernel."""
 
     convolution: Convolution
     shape: tuple[int, int, int]
@@ -165,6 +165,10 @@ class Rows:
     def y(self) -> int:
         """See `Step`."""
         return self.convolution.y
+
+
+class Rows(_Direct):
+    """A convolution by rows of what each pixel is computed from, laid out first unless they lie so."""
 
     def run(self, place: Place, count: int, split: Split) -> None:
         """See `Step`."""
@@ -197,24 +201,8 @@ class Rows:
         split(part, -(-rows // block))
 
 
-@dataclass(frozen=True, eq=False)
-class Straight:
+class Straight(_Direct):
     """A convolution without a border to maps that are wide: rows are read where they are."""
-
-    convolution: Convolution
-    shape: tuple[int, int, int]
-    size: Pair
-    u: np.ndarray
-
-    @property
-    def weight(self) -> int:
-        """See `Step`."""
-        return self.u.size
-
-    @property
-    def y(self) -> int:
-        """See `Step`."""
-        return self.convolution.y
 
     def run(self, place: Place, count: int, split: Split) -> None:
         """See `Step`."""

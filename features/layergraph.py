@@ -162,6 +162,8 @@ class _Reader:
                     self._insert(Sum((source,), part), number)
                 start += depth
         outputs = {name: self._numbers[id(tensor)] for name, tensor in self._outputs.items()}
+        if 0 in outputs.values():
+            raise EngineError("numba gives feature maps, not the image itself.")
         return LayerGraph(self._operations, self._maps, outputs)
 
     def _insert(self, copy: Sum, number: int) -> None:

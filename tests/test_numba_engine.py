@@ -187,6 +187,7 @@ def test_other_bases_are_refused_by_the_layer(layer, why):
         NumbaEngine(Frozen(other, 32, 5))
 
 
-def test_padding_that_is_asked_for_is_refused():
-    with pytest.raises(EngineError, match="pool_pad"):
-        NumbaEngine(frozen(64, ["pool_pad"], name="tiny_graph"))
+@pytest.mark.parametrize(("layer", "why"), [("pool_pad", "pool_pad is not"), ("images", "not the image itself")])
+def test_what_is_no_feature_map_is_refused(layer, why):
+    with pytest.raises(EngineError, match=why):
+        NumbaEngine(frozen(64, [layer, "stem"], name="tiny_graph"))
