@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .layergraph import CHANNELS, MOST_CHANNELS, Convolution, Pair, Pool, Sum
+from .layergraph import CHANNELS, MOST_CHANNELS, NO_BORDER, Convolution, Pair, Pool, Sum
 from .maploops import add, pool
 from .products import convolve_rows, gather, large_zeros, multiply, multiply_points, pack
 from .tiles import Tile, input_transform, output_transform
@@ -176,7 +176,7 @@ class Rows(_Direct):
         rows, k = count * prod(self.size), len(of.bias)
         block = min(max(_LEAST, _ROW_FLOATS // c // ROWS * ROWS), _MOST_ROWS)
         window, before = of.kernel.shape[:2], (of.border[0][0], of.border[1][0])
-        laid_out = window == of.strides == (1, 1) and of.border == ((0, 0), (0, 0))
+        laid_out = window == of.strides == (1, 1) and of.border == NO_BORDER
         x, x_at, _ = place(of.x)
         y, y_at, y_pixel = place(of.y)
 
@@ -289,8 +289,8 @@ def plan_convolution(of: Convolution, shape: tuple[int, int, int], size: Pair, p
             return Winograd(of, of.y, shape, size, tile, False, tiles, u)
         return Winograd(of, pool_y, shape, (size[0] // 2, size[1] // 2), tile, True, tiles, u)
     u = pack(of.kernel.reshape(1, -1, of.kernel.shape[3]))
-    window, none = of.kernel.shape[:2], ((0, 0), (0, 0))
-    wide = of.border == none and size[1] >= ROWS and of.residual is None and not window == of.strides == (1, 1)
+    window = of.kernel.shape[:2]
+    wide = of.border == NO_BORDER and size[1] >= ROWS and of.residual is None and not window == of.strides == (1, 1)
     return Straight(of, shape, size, u) if wide else Rows(of, shape, size, u)
 
 

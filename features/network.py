@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .convolution import Adding, Place, Pooling, Split, Step, plan_convolution, whole
-from .layergraph import Convolution, LayerGraph, Maps, Operation, Pool, Sum
+from .layergraph import NO_BORDER, Convolution, LayerGraph, Maps, Operation, Pool, Sum
 from .products import large_zeros
 
 # From the first kernel on that has so many times the floats of its input a thread computes some images together, from the
@@ -184,7 +184,7 @@ def _pad_image(graph: LayerGraph) -> tuple[Any, LayerGraph]:
         return (slice(0, height), slice(0, width)), graph
     (above, below), (left, right) = first.border
     maps = [Maps((height + above + below, width + left + right, depth), 0), *graph.maps[1:]]
-    operations = [replace(first, border=((0, 0), (0, 0))), *graph.operations[1:]]
+    operations = [replace(first, border=NO_BORDER), *graph.operations[1:]]
     inner = (slice(above, above + height), slice(left, left + width))
     return inner, replace(graph, operations=operations, maps=maps)
 
@@ -212,5 +212,5 @@ def _pool_after(of: Convolution, graph: LayerGraph) -> Pool | None:
     if len(readers) != 1 or of.y in graph.outputs.values() or not isinstance(readers[0], Pool):
         return None
     pool = readers[0]
-    halves = not pool.mean and pool.window == pool.strides == (2, 2) and pool.border == ((0, 0), (0, 0))
+    halves = not pool.mean and pool.window == pool.strides == (2, 2) and pool.border == NO_BORDER
     return pool if halves else None

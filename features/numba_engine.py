@@ -6,7 +6,8 @@ import numpy as np
 
 from .errors import EngineError
 from .frozen import Frozen
-from .layergraph import CHANNELS, MOST_CHANNELS, Convolution, read_layers
+from .layergraph import CHANNELS, MOST_CHANNELS, Convolution
+from .layerreader import read_layers
 from .pooling import pool_maps
 from .runtime import cores
 

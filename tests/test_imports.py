@@ -11,7 +11,7 @@ FEATURES = [
     {"errors", "splits", "cache", "runtime", "versions", "lanes", "toomcook"},
     {"pooling", "progress", "views", "diskfile", "writer", "layout", "cifar10", "manifest", "elpv", "connection"},
     {"jsontext", "archive", "ownvalues", "vectors", "layergraph"},
-    {"index", "products", "tiles", "maploops"},
+    {"index", "layerreader", "products", "tiles", "maploops"},
     {"images", "sources", "weights", "store", "kerasfile", "convolution"},
     {"parts", "plan", "ownmodel", "converted", "network"},
     {"backbones"},

@@ -1,0 +1,241 @@
+"""Reads a Keras model into a `features.layergraph.LayerGraph`: what can be is folded into the convolution before it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import EngineError
+from .layergraph import NO_BORDER, Border, Convolution, LayerGraph, Maps, Operation, Pair, Pool, Sum
+
+if TYPE_CHECKING:
+    import keras
+
+
+def read_layers(model: keras.Model) -> LayerGraph:
+    """Read a model from one image to a dict of outputs.
+
+    Raises
+    ------
+    EngineError
+        If a layer is of a kind that is not known here.
+    """
+    reader = _Reader(model)
+    for layer in model.layers:
+        reader.read(layer)
+    return reader.finish()
+
+
+class _Reader:
+    def __init__(self, model: keras.Model):
+        self._outputs = dict(model.output)
+        self._uses = Counter(id(tensor) for layer in model.layers for tensor in _inputs(layer))
+        self._uses.update(id(tensor) for tensor in self._outputs.values())
+        self._operations: list[Operation] = []
+        self._maps: list[Maps] = []
+        self._numbers: dict[int, int] = {}  # of a tensor's feature map
+        self._borders: dict[int, Border] = {}  # zeros that are to be around it
+        self._joined: list[tuple[list[int], int]] = []  # feature maps that are put together
+
+    def read(self, layer: keras.Layer) -> None:
+        kind = type(layer).__name__
+        if len(layer._inbound_nodes) != 1 and kind != "InputLayer":  # Keras has no public name for it
+            raise EngineError(f"numba takes layers that are used once; {layer.name} is not.")
+        if kind not in _READ:
+            raise EngineError(f"numba has no layers of kind {kind}, which {layer.name} is.")
+        _READ[kind](self, layer)
+
+    def finish(self) -> LayerGraph:
+        uses = Counter(source for operation in self._operations for source in operation.sources)
+        uses.update(self._numbers[id(tensor)] for tensor in self._outputs.values())
+        uses.update(source for sources, _ in self._joined for source in sources)
+        made = {operation.y for operation in self._operations} | {number for _, number in self._joined}
+        for sources, number in reversed(self._joined):
+            whole, start = self._maps[number], 0
+            for source in sources:
+                depth, place = self._maps[source].shape[2], whole.start + start
+                if uses[source] == 1 and source in made:
+                    self._maps[source] = replace(self._maps[source], inside=whole.inside, start=place)
+                else:
+                    part = self._new((*whole.shape[:2], depth), whole.inside, place)
+                    self._insert(Sum((source,), part), number)
+                start += depth
+        outputs = {name: self._numbers[id(tensor)] for name, tensor in self._outputs.items()}
+        if 0 in outputs.values():
+            raise EngineError("numba gives feature maps, not the image itself.")
+        return LayerGraph(self._operations, self._maps, outputs)
+
+    def _insert(self, copy: Sum, number: int) -> None:
+        """Put a copy into a concatenation before whatever reads it."""
+        inside = self._maps[number].inside
+        readers = (
+            i for i, each in enumerate(self._operations) if any(self._maps[x].inside == inside for x in each.sources)
+        )
+        self._operations.insert(next(readers, len(self._operations)), copy)
+
+    def _new(self, shape: tuple[int, int, int], inside: int | None = None, start: int = 0) -> int:
+        number = len(self._maps)
+        self._maps.append(Maps(shape, number if inside is None else inside, start))
+        return number
+
+    def _add(self, layer: keras.Layer, make: Callable[[int], Operation]) -> None:
+        number = self._new(tuple(layer.output.shape[1:]))
+        self._numbers[id(layer.output)] = number
+        self._operations.append(make(number))
+
+    def _source(self, tensor: Any) -> int:
+        if id(tensor) in self._borders:
+            raise EngineError("numba takes zero padding before convolutions and pools alone.")
+        return self._numbers[id(tensor)]
+
+    def _folds(self, tensor: Any) -> Convolution | Sum | None:
+        """Return the operation that made a tensor if nothing else reads it and no ReLU has come after it."""
+        if self._uses[id(tensor)] != 1 or id(tensor) in self._borders:
+            return None
+        number = self._numbers[id(tensor)]
+        made = next((each for each in self._operations if each.y == number), None)
+        return None if made is None or isinstance(made, Pool) or made.relu else made
+
+    def _fold(self, layer: keras.Layer, old: Operation, new: Operation, last: bool = False) -> None:
+        place = self._operations.index(old)
+        self._operations[place : place + 1] = [] if last else [new]
+        self._operations += [new] * last
+        self._numbers[id(layer.output)] = new.y
+
+    def _read_image(self, layer: keras.Layer) -> None:
+        self._numbers[id(layer.output)] = self._new(tuple(layer.output.shape[1:]))
+
+    def _read_convolution(self, layer: keras.Layer) -> None:
+        config = layer.get_config()
+        _want(layer, data_format="channels_last", dilation_rate=(1, 1), groups=1, activation=("linear", "relu"))
+        kernel, *bias = layer.get_weights()
+        source, border = self._with_border(layer, config, kernel.shape[:2])
+        shift = bias[0] if bias else np.zeros(config["filters"], np.float32)
+        relu = config["activation"] == "relu"
+        self._add(layer, lambda y: Convolution(source, y, kernel, shift, tuple(config["strides"]), border, relu))
+
+    def _read_pool(self, layer: keras.Layer) -> None:
+        config = layer.get_config()
+        _want(layer, data_format="channels_last")
+        window, strides = tuple(config["pool_size"]), tuple(config["strides"])
+        source, border = self._with_border(layer, config, window)
+        zeros, mean = id(layer.input) in self._borders, type(layer).__name__.startswith("Average")
+        self._add(layer, lambda y: Pool(source, y, window, strides, border, mean, zeros))
+
+    def _with_border(self, layer: keras.Layer, config: dict[str, Any], window: Pair) -> tuple[int, Border]:
+        given = self._borders.get(id(layer.input), NO_BORDER)
+        if config["padding"] == "same":
+            if given != NO_BORDER:
+                raise EngineError(f"numba takes no zero padding before {layer.name}, which pads itself.")
+            sides = zip(layer.input.shape[1:3], config["strides"], window, strict=True)
+            down, across = (_same(size, stride, taps) for size, stride, taps in sides)
+            given = (down, across)
+        return self._numbers[id(layer.input)], given
+
+    def _read_padding(self, layer: keras.Layer) -> None:
+        if id(layer.input) in self._borders or any(layer.output is tensor for tensor in self._outputs.values()):
+            raise EngineError(f"numba takes zero padding before convolutions and pools alone; {layer.name} is not.")
+        self._numbers[id(layer.output)] = self._numbers[id(layer.input)]
+        down, across = layer.get_config()["padding"]
+        self._borders[id(layer.output)] = (tuple(down), tuple(across))
+
+    def _read_norm(self, layer: keras.Layer) -> None:
+        _want(layer, axis=(-1, 3, [-1], [3]))
+        scale, shift = _affine(layer)
+        old = self._folds(layer.input)
+        if isinstance(old, Convolution) and old.residual is None:
+            kernel, bias = old.kernel * scale, old.bias * scale + shift  # in float64
+            new = replace(old, kernel=kernel.astype(np.float32), bias=bias.astype(np.float32))
+            self._fold(layer, old, new)
+        else:
+            source, scale, shift = self._source(layer.input), scale.astype(np.float32), shift.astype(np.float32)
+            self._add(layer, lambda y: Sum((source,), y, scale, shift))
+
+    def _read_relu(self, layer: keras.Layer) -> None:
+        if type(layer).__name__ == "Activation":
+            _want(layer, activation="relu")
+        else:
+            _want(layer, max_value=None, negative_slope=0, threshold=0)
+        old = self._folds(layer.input)
+        if old is None:
+            source = self._source(layer.input)
+            self._add(layer, lambda y: Sum((source,), y, relu=True))
+        else:
+            self._fold(layer, old, replace(old, relu=True))
+
+    def _read_sum(self, layer: keras.Layer) -> None:
+        tensors = list(layer.input)
+        if len({tuple(tensor.shape) for tensor in tensors}) != 1:
+            raise EngineError(f"numba adds maps of one size alone; {layer.name} does not.")
+        if len(tensors) != 2:
+            raise EngineError(f"numba adds two maps alone; {layer.name} does not.")
+        for one, other in (tensors[::-1], tensors):
+            old = self._folds(one)
+            if isinstance(old, Convolution) and old.residual is None:
+                self._fold(layer, old, replace(old, residual=self._source(other)), last=True)
+                return
+        sources = tuple(map(self._source, tensors))
+        self._add(layer, lambda y: Sum(sources, y))
+
+    def _read_scaled_sum(self, layer: keras.Layer) -> None:
+        """Read InceptionResNetV2's own layer: a map and another one times a number."""
+        one, other = layer.input
+        old = self._folds(other)
+        if not isinstance(old, Convolution) or old.residual is not None or one is other:
+            raise EngineError(f"numba scales what a convolution makes alone; {layer.name} does not.")
+        scale = np.float32(layer.scale)
+        scaled = replace(old, kernel=old.kernel * scale, bias=old.bias * scale, residual=self._source(one))
+        self._fold(layer, old, scaled, last=True)
+
+    def _read_concatenation(self, layer: keras.Layer) -> None:
+        _want(layer, axis=(-1, 3))
+        number = self._new(tuple(layer.output.shape[1:]))
+        self._numbers[id(layer.output)] = number
+        self._joined.append(([self._source(tensor) for tensor in layer.input], number))
+
+
+_READ: dict[str, Callable[[_Reader, Any], None]] = {
+    "InputLayer": _Reader._read_image,
+    "Conv2D": _Reader._read_convolution,
+    "MaxPooling2D": _Reader._read_pool,
+    "AveragePooling2D": _Reader._read_pool,
+    "ZeroPadding2D": _Reader._read_padding,
+    "BatchNormalization": _Reader._read_norm,
+    "Activation": _Reader._read_relu,
+    "ReLU": _Reader._read_relu,
+    "Add": _Reader._read_sum,
+    "CustomScaleLayer": _Reader._read_scaled_sum,
+    "Concatenate": _Reader._read_concatenation,
+}
+
+
+def _inputs(layer: keras.Layer) -> list[Any]:
+    return (
+        [] if type(layer).__name__ == "InputLayer" else layer.input if isinstance(layer.input, list) else [layer.input]
+    )
+
+
+def _want(layer: keras.Layer, **wanted: Any) -> None:
+    """Raise EngineError unless a layer's options are as wanted, or among what is."""
+    config = layer.get_config()
+    for name, values in wanted.items():
+        value = tuple(config[name]) if name == "dilation_rate" else config[name]
+        if value != values and not (isinstance(values, tuple) and value in values):
+            raise EngineError(f"numba has no {type(layer).__name__} with {name} {value!r}, which {layer.name} is.")
+
+
+def _same(size: int, stride: int, taps: int) -> Pair:
+    """Return TensorFlow's padding 'same': what is odd comes after."""
+    missing = max((-(-size // stride) - 1) * stride + taps - size, 0)
+    return missing // 2, missing - missing // 2
+
+
+def _affine(layer: keras.Layer) -> tuple[np.ndarray, np.ndarray]:
+    """Return a BatchNormalization's scale and shift, float64."""
+    weights = {weight.name: np.asarray(weight, np.float64) for weight in layer.weights}
+    scale = weights.get("gamma", 1.0) / np.sqrt(weights["moving_variance"] + layer.epsilon)
+    return scale, weights.get("beta", 0.0) - weights["moving_mean"] * scale
