@@ -63,17 +63,8 @@ def pool(
         corner = x_at + ((image * height + max(top, 0)) * width + max(left, 0)) * c
         start[0] = 0.0 if mean or (zeros and rows * columns < taps) else -np.inf
         count[0] = taps if zeros else rows * columns
-        given = (
-            at(x, corner),
-            width * c,
-            c,
-            rows,
-            columns,
-            at(start, 0),
-            at(count, 0),
-            at(y, y_at + pixel * y_pixel),
-            c,
-        )
+        to = at(y, y_at + pixel * y_pixel)
+        given = at(x, corner), width * c, c, rows, columns, at(start, 0), at(count, 0), to, c
         if mean:
             _mean(given)
         else:
