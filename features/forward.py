@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,6 @@ from .options import ExtractOptions
 from .parts import Key, Parts
 from .plan import Content, Plan, ahead
 from .progress import Progress
-from .runtime import import_keras
 from .views import make_view
 
 PART_BYTES, PART_SECONDS = 64 << 20, 30.0  # a kill loses at most two parts: one is written while the next fills
@@ -232,15 +232,14 @@ def cast_features(layer: str, values: np.ndarray, dtype: str) -> np.ndarray:
     largest = max(float(values.max()), -float(values.min()))
     if not np.isfinite(largest):
         raise StoreError(f"the base gives values of {layer} that are not finite. Check its weights and --preprocess.")
-    if dtype != "float16":
-        return values.astype(dtype)
-    if largest >= _ROUNDS_TO_INFINITY:
+    if dtype == "float16" and largest >= _ROUNDS_TO_INFINITY:
         raise StoreError(f"values of {layer} reach {largest:.0f}; float16 ends at 65504. Use --dtype float32")
-    import_keras()
-    import tensorflow as tf
+    if dtype == "float16" and "tensorflow" in sys.modules:  # as with a real base; it takes seconds to import
+        import tensorflow as tf
 
-    with tf.device("cpu"):  # the same bits as NumPy's, in a seventh of the time
-        return tf.cast(values, tf.float16).numpy()
+        with tf.device("cpu"):  # the same bits as NumPy's, in a seventh of the time
+            return tf.cast(values, tf.float16).numpy()
+    return values.astype(dtype)
 
 
 def allowed_skips(total: int, options: ExtractOptions) -> int:

@@ -109,9 +109,8 @@ def test_a_worker_that_is_cut_off_for_a_while_costs_time_alone(tree, tmp_path, s
         pytest.skip(str(error))
     with closing(cable), Machines(tmp_path / "dask", seconds=0.1, host=cable.here) as machines:
         machines.start_scheduler().start_worker("far", before=cable.inside, host=cable.there)
-        after_parts(tmp_path / "many.h5", 1, cable.cut)
         mend = threading.Timer(3, cable.mend)
-        mend.start()
+        after_parts(tmp_path / "many.h5", 1, lambda: (cable.cut(), mend.start()))
         done = run(tree, tmp_path / "many.h5", cluster=machines.address)
         assert done.computed == 32 and mend.finished.is_set()  # there was no other worker
     assert_same_stores(tmp_path / "one.h5", tmp_path / "many.h5")

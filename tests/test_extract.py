@@ -15,7 +15,9 @@ from conftest import assert_same_stores, draw, draw_tree
 from features import FeatureStore, extract, images, parts
 from features.backbones import BACKBONES, Backbone
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
+from features.forward import cast_features
 from features.images import decode
+from features.runtime import import_keras
 from features.verify import verify
 from features.views import make_view
 from features.weights import fingerprint_weights, recall_sha256
@@ -316,3 +318,11 @@ def test_callers_arrays_and_files_stay_as_they_were(tmp_path):
     before = {path: path.read_bytes() for path in tree.rglob("*.png")}
     run(tree, tmp_path / "s.h5")
     assert {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e-4, 1.0, 1e4])
+def test_float16_is_rounded_as_numpy_rounds(scale):
+    import_keras()  # TensorFlow rounds where it is loaded
+    values = np.random.default_rng(0).normal(0, scale, (50, 40)).astype(np.float32)
+    found = cast_features("maps", values, "float16")
+    np.testing.assert_array_equal(found.view(np.uint16), values.astype(np.float16).view(np.uint16))
