@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .layergraph import CHANNELS, MOST_CHANNELS, NO_BORDER, Convolution, Pair, Pixels, Pool, Sum, Window
+from .layergraph import CHANNELS, MOST_CHANNELS, NO_BORDER, Convolution, Pair, Pool, Sum
 from .maploops import add, pool
 from .products import convolve_rows, gather, large_zeros, multiply, multiply_points, pack
 from .tiles import Tile, input_transform, output_transform
@@ -34,8 +34,8 @@ _OUTPUTS: dict[Pair, tuple[Pair, ...]] = {
 }  # fmt: skip
 """Taps down and across, and how many outputs a tile may have."""
 
-Place = Callable[[int], Pixels]
-"""From the number of a feature map to those of the first image."""
+Place = Callable[[int], tuple[np.ndarray, int, int]]
+"""From the number of a feature map to a flat array, where in it the first image's begins, and from pixel to pixel."""
 Split = Callable[[Callable[[int, int], Any], int], Any]
 """Does parts of a task, first..last of so many, perhaps side by side."""
 
@@ -72,7 +72,11 @@ class _Scratch(threading.local):
 
 
 _scratch = _Scratch()
-_ZEROS, _NO_FLOOR = np.zeros(MOST_CHANNELS, np.float32), np.full(1, -np.inf, np.float32)
+_NOTHING, _ZEROS, _NO_FLOOR = (
+    np.zeros(0, np.float32),
+    np.zeros(MOST_CHANNELS, np.float32),
+    np.full(1, -np.inf, np.float32),
+)
 
 
 def whole(part: Callable[[int, int], Any], count: int) -> None:
@@ -82,11 +86,6 @@ def whole(part: Callable[[int, int], Any], count: int) -> None:
 
 def _floor(relu: bool) -> np.ndarray:
     return _ZEROS if relu else _NO_FLOOR
-
-
-def _from(maps: Pixels, pixel: int) -> Pixels:
-    """Return what begins at a later pixel."""
-    return maps._replace(at=maps.at + pixel * maps.step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,16 +132,17 @@ class Winograd:
         k, rows = len(bias), -(-count // ROWS) * ROWS
         planes = [rows * depth + _APART for depth in (c, k)]
         v, products = (_scratch.take(name, points * plane) for name, plane in zip("vp", planes, strict=True))
-        x, y = place(self.convolution.x), place(self.y)
+        x, x_at, _ = place(self.convolution.x)
+        y, y_at, y_pixel = place(self.y)
         before = (self.convolution.border[0][0], self.convolution.border[1][0])
         transform_in, transform_out = input_transform(self.tile), output_transform(self.tile, self.pooled)
-        split(partial(transform_in, x, self.shape, before, self.tiles, v, planes[0], start), count)
+        split(partial(transform_in, x, x_at, self.shape, before, self.tiles, v, planes[0], start), count)
         split(
             partial(multiply_points, v, planes[0], count, self.u, c, k, _ZEROS, _NO_FLOOR, products, planes[1]), points
         )
         floor = _floor(self.convolution.relu)
         split(
-            partial(transform_out, products, planes[1], bias, floor, y, self.size, self.tiles, start),
+            partial(transform_out, products, planes[1], bias, floor, y, y_at, y_pixel, self.size, self.tiles, start),
             count,
         )
 
@@ -175,26 +175,28 @@ class Rows(_Direct):
         of, c = self.convolution, self.convolution.kernel[..., 0].size
         rows, k = count * prod(self.size), len(of.bias)
         block = min(max(_LEAST, _ROW_FLOATS // c // ROWS * ROWS), _MOST_ROWS)
-        window = Window(of.kernel.shape[:2], of.strides, (of.border[0][0], of.border[1][0]))
-        laid_out = window.taps == of.strides == (1, 1) and of.border == NO_BORDER
-        x, y = place(of.x), place(of.y)
-        residual = None if of.residual is None else place(of.residual)
+        window, before = of.kernel.shape[:2], (of.border[0][0], of.border[1][0])
+        laid_out = window == of.strides == (1, 1) and of.border == NO_BORDER
+        x, x_at, _ = place(of.x)
+        y, y_at, y_pixel = place(of.y)
 
         def part(first: int, last: int) -> None:
             for start in range(first * block, min(last * block, rows), block):
                 begin = max(min(start, rows - ROWS), 0)  # at the end some once more
                 end = min(start + block, rows)
                 if laid_out:
-                    a = _from(x, begin)
+                    a, a_at = x, x_at + begin * c
                 else:
-                    a = Pixels(_scratch.take("a", block * c), 0, c)
-                    gather(x, self.shape, window, self.size, a.values, begin, end)
-                if residual is None:
-                    sums, bias = Pixels(of.bias, 0, 0), _ZEROS
-                else:
-                    sums, bias = _from(residual, begin), of.bias
-                soon = a.at + (end - begin) * c
-                multiply(a, end - begin, self.u, 0, k, sums, bias, _floor(of.relu), _from(y, begin), False, soon)
+                    a, a_at = _scratch.take("a", block * c), 0
+                    gather(x, x_at, self.shape, window, of.strides, before, self.size, a, begin, end)
+                sums, sums_at, sums_row, bias = of.bias, 0, 0, _ZEROS
+                if of.residual is not None:
+                    sums, residual_at, sums_row = place(of.residual)
+                    sums_at, bias = residual_at + begin * sums_row, of.bias
+                multiply(
+                    a, a_at, end - begin, self.u, 0, c, k, sums, sums_at, sums_row, bias, _floor(of.relu),
+                    y, y_at + begin * y_pixel, y_pixel, False, a_at + (end - begin) * c,
+                )  # fmt: skip
 
         split(part, -(-rows // block))
 
@@ -205,12 +207,15 @@ class Straight(_Direct):
     def run(self, place: Place, count: int, split: Split) -> None:
         """See `Step`."""
         of, (_, width, c) = self.convolution, self.shape
-        x, y, window = place(of.x), place(of.y), Window(of.kernel.shape[:2], of.strides, (0, 0))
+        x, x_at, _ = place(of.x)
+        y, y_at, y_pixel = place(of.y)
 
         def part(first: int, last: int) -> None:
             for image in range(first, last):
-                source, to = _from(x, image * prod(self.shape[:2])), _from(y, image * prod(self.size))
-                convolve_rows(source, width * c, window, self.u, of.bias, _floor(of.relu), to, self.size)
+                convolve_rows(
+                    x, x_at + image * prod(self.shape), width * c, c, of.kernel.shape[:2], of.strides, self.u, of.bias,
+                    _floor(of.relu), y, y_at + image * prod(self.size) * y_pixel, y_pixel, self.size,
+                )  # fmt: skip
 
         split(part, count)
 
@@ -231,9 +236,9 @@ class Pooling:
 
     def run(self, place: Place, count: int, split: Split) -> None:
         """See `Step`."""
-        of = self.pool
-        window = Window(of.window, of.strides, (of.border[0][0], of.border[1][0]))
-        given = place(of.x), self.shape, window, of.mean, of.zeros, place(of.y), self.size
+        of, before = self.pool, (self.pool.border[0][0], self.pool.border[1][0])
+        x, x_at, _ = place(of.x)
+        given = (x, x_at, self.shape, of.window, of.strides, before, of.mean, of.zeros, *place(of.y), self.size)
         split(partial(pool, *given), count * prod(self.size))
 
 
@@ -253,10 +258,12 @@ class Adding:
     def run(self, place: Place, count: int, split: Split) -> None:
         """See `Step`."""
         of, (height, width, c) = self.sum, self.shape
-        other = place(of.sources[1]) if len(of.sources) > 1 else Pixels(_ZEROS[:0], 0, 0)
+        x, x_at, _ = place(of.sources[0])
+        other, other_at, _ = place(of.sources[1]) if len(of.sources) > 1 else (_NOTHING, 0, 0)
+        y, y_at, y_pixel = place(of.y)
         scale, shift = (np.full(c, 1 - i, np.float32) if v is None else v for i, v in enumerate((of.scale, of.shift)))
         floor = np.float32(0.0 if of.relu else -np.inf)
-        given = place(of.sources[0]), other, c, scale, shift, floor, place(of.y)
+        given = x, x_at, other, other_at, c, scale, shift, floor, y, y_at, y_pixel
         split(lambda first, last: add(*given, first, last), count * height * width)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,22 +11,6 @@ Border = tuple[Pair, Pair]  # rows above and below, columns left and right
 # Maps that operations make have a multiple of the first, and no more than the second.
 CHANNELS, MOST_CHANNELS = 16, 1 << 14
 NO_BORDER: Border = ((0, 0), (0, 0))
-
-
-class Pixels(NamedTuple):
-    """Feature maps in a flat array: where the first pixel begins, and how many floats it is from one to the next."""
-
-    values: np.ndarray
-    at: int
-    step: int
-
-
-class Window(NamedTuple):
-    """What an output is made from: taps, strides and the border before it, each down and across."""
-
-    taps: Pair
-    strides: Pair
-    before: Pair
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .layergraph import Pixels, Window
 from .vectors import INT, LANES, Emitter, at, loop
 
 
@@ -47,24 +46,25 @@ _mean, _largest = (loop("piiiipppi")(partial(_window, mean)) for mean in (True, 
 
 @njit(nogil=True)
 def pool(
-    x: Pixels, shape: tuple[int, int, int], window: Window, mean: bool, zeros: bool, y: Pixels, size: tuple[int, int],
+    x: Any, x_at: int, shape: tuple[int, int, int], window: tuple[int, int], strides: tuple[int, int],
+    before: tuple[int, int], mean: bool, zeros: bool, y: Any, y_at: int, y_pixel: int, size: tuple[int, int],
     first: int, last: int,
 ) -> None:  # fmt: skip
     """Set pixels first..last of y to the largest or mean value of windows; outside x is 0 where `zeros`, else nothing."""
-    (height, width, c), (h, w), ((down, across), strides, before) = shape, size, window
+    (height, width, c), (h, w) = shape, size
     start, count = np.zeros(1, np.float32), np.ones(1, np.float32)
     for pixel in range(first, last):
         image, rest = divmod(pixel, h * w)
         i, j = divmod(rest, w)
         top, left = i * strides[0] - before[0], j * strides[1] - before[1]
-        rows = min(top + down, height) - max(top, 0)
-        columns = min(left + across, width) - max(left, 0)
-        taps = down * across
-        corner = x.at + ((image * height + max(top, 0)) * width + max(left, 0)) * c
+        rows = min(top + window[0], height) - max(top, 0)
+        columns = min(left + window[1], width) - max(left, 0)
+        taps = window[0] * window[1]
+        corner = x_at + ((image * height + max(top, 0)) * width + max(left, 0)) * c
         start[0] = 0.0 if mean or (zeros and rows * columns < taps) else -np.inf
         count[0] = taps if zeros else rows * columns
-        to = at(y.values, y.at + pixel * y.step)
-        given = at(x.values, corner), width * c, c, rows, columns, at(start, 0), at(count, 0), to, c
+        to = at(y, y_at + pixel * y_pixel)
+        given = at(x, corner), width * c, c, rows, columns, at(start, 0), at(count, 0), to, c
         if mean:
             _mean(given)
         else:
@@ -73,14 +73,15 @@ def pool(
 
 @njit(nogil=True)
 def add(
-    x: Pixels, other: Pixels, c: int, scale: Any, shift: Any, floor: Any, y: Pixels, first: int, last: int,
+    x: Any, x_at: int, other: Any, other_at: int, c: int, scale: Any, shift: Any, floor: Any, y: Any, y_at: int,
+    y_pixel: int, first: int, last: int,
 ) -> None:  # fmt: skip
     """Set pixels first..last of y to max((x + other) * scale + shift, floor); an empty `other` is nothing."""
     for pixel in range(first, last):
-        of, to = pixel * c, y.at + pixel * y.step
+        of, to = pixel * c, y_at + pixel * y_pixel
         for channel in range(c):
-            value = x.values[x.at + of + channel]
-            if len(other.values):
-                value += other.values[other.at + of + channel]
+            value = x[x_at + of + channel]
+            if len(other):
+                value += other[other_at + of + channel]
             value = value * scale[channel] + shift[channel]
-            y.values[to + channel] = max(value, floor)
+            y[to + channel] = max(value, floor)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .convolution import Adding, Place, Pooling, Split, Step, plan_convolution, whole
-from .layergraph import NO_BORDER, Convolution, LayerGraph, Maps, Operation, Pixels, Pool, Sum
+from .layergraph import NO_BORDER, Convolution, LayerGraph, Maps, Operation, Pool, Sum
 from .products import large_zeros
 
 # From the first kernel on that has so many times the floats of its input a thread computes some images together, from the
@@ -149,12 +149,12 @@ class _Memory:
     def placing(self, first: int) -> Place:
         """Return what tells where feature maps of images from this one on lie."""
 
-        def place(number: int) -> Pixels:
+        def place(number: int) -> tuple[np.ndarray, int, int]:
             maps = self._maps[number]
             kind, slot = self._slots[maps.inside]
             floats = prod(self._maps[maps.inside].shape)
             at = first % self._counts[kind] * floats + maps.start
-            return Pixels(self._array(kind, slot), at, self._maps[maps.inside].shape[2])
+            return self._array(kind, slot), at, self._maps[maps.inside].shape[2]
 
         return place
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .layergraph import Pixels, Window
 from .vectors import FEWER, INT, LANES, PANEL, ROWS, VECTOR, Emitter, at, loop
 
 
@@ -117,14 +116,14 @@ def _panel(rows: int, whole: bool, given: Any) -> None:
 
 @njit(nogil=True)
 def multiply(
-    a: Pixels, rows: int, u: Any, u_at: int, k: int, start: Pixels, bias: Any, floor: Any, out: Pixels, room: bool,
-    soon_at: int,
+    a: Any, a_at: int, rows: int, u: Any, u_at: int, c: int, k: int, start: Any, start_at: int, start_row: int,
+    bias: Any, floor: Any, out: Any, out_at: int, out_row: int, room: bool, soon_at: int,
 ) -> None:  # fmt: skip
     """Set out (rows, k) to max(start + a @ u + bias, floor), a (rows, c) contiguous, u packed (c, k).
 
     With room a few rows more may be read and written. `soon_at` is where the next a will be.
     """
-    c, panels, blocks = a.step, -(-k // PANEL), -(-rows // ROWS)
+    panels, blocks = -(-k // PANEL), -(-rows // ROWS)
     step_u, step_a = -(-PANEL // blocks), -(-ROWS * PANEL // k)  # what comes next is fetched evenly beforehand
     for panel in range(panels):
         done = 0
@@ -138,12 +137,12 @@ def multiply(
                 done, count = rows - ROWS, ROWS  # some once more
             block = done // ROWS
             _panel(count, (panel + 1) * PANEL <= k, (
-                at(a.values, a.at + done * c), c, 0, 1, at(u, u_at + panel * c * PANEL), c,
-                at(start.values, start.at + done * start.step + panel * PANEL), start.step,
+                at(a, a_at + done * c), c, 0, 1, at(u, u_at + panel * c * PANEL), c,
+                at(start, start_at + done * start_row + panel * PANEL), start_row,
                 at(bias, panel * PANEL), at(floor, 0),
-                at(out.values, out.at + done * out.step + panel * PANEL), out.step,
+                at(out, out_at + done * out_row + panel * PANEL), out_row,
                 at(u, u_at + ((panel + 1) * PANEL + block * step_u) * c), step_u,
-                at(a.values, soon_at + (panel * blocks + block) * c * step_a), step_a,
+                at(a, soon_at + (panel * blocks + block) * c * step_a), step_a,
             ))  # fmt: skip
             done += count
 
@@ -156,49 +155,51 @@ def multiply_points(
     """Set planes first..last of out, (tiles, k) each, to those of v, (tiles, c), @ u, packed (points, c, k)."""
     for point in range(first, last):
         multiply(
-            Pixels(v, point * plane, c), tiles, u, point * c * k, k, Pixels(zeros, 0, 0), zeros, floor,
-            Pixels(out, point * out_plane, k), True, (point + 1) * plane,
+            v, point * plane, tiles, u, point * c * k, c, k, zeros, 0, 0, zeros, floor,
+            out, point * out_plane, k, True, (point + 1) * plane,
         )  # fmt: skip
 
 
 @njit(nogil=True)
 def convolve_rows(
-    x: Pixels, row: int, window: Window, u: Any, bias: Any, floor: Any, y: Pixels, size: tuple[int, int],
+    x: Any, x_at: int, row: int, c: int, window: tuple[int, int], strides: tuple[int, int], u: Any, bias: Any, floor: Any,
+    y: Any, y_at: int, y_pixel: int, size: tuple[int, int],
 ) -> None:  # fmt: skip
-    """Convolve an image in place, its rows `row` apart, to y of a size (h, w), w >= ROWS."""
-    (height, width), k, c, (taps, strides, _) = size, len(bias), x.step, window
+    """Convolve an image in place, its pixels c apart and its rows `row`, to y of a size (h, w), w >= ROWS."""
+    (height, width), k = size, len(bias)
     for i in range(height):
         for begin in range(0, width, ROWS):
             j = min(begin, width - ROWS)
             for panel in range(-(-k // PANEL)):
                 _panel(ROWS, (panel + 1) * PANEL <= k, (
-                    at(x.values, x.at + i * strides[0] * row + j * strides[1] * c), strides[1] * c, row, taps[0],
-                    at(u, panel * taps[0] * taps[1] * c * PANEL), taps[1] * c,
+                    at(x, x_at + i * strides[0] * row + j * strides[1] * c), strides[1] * c, row, window[0],
+                    at(u, panel * window[0] * window[1] * c * PANEL), window[1] * c,
                     at(bias, panel * PANEL), 0, at(_zeros, 0), at(floor, 0),
-                    at(y.values, y.at + (i * width + j) * y.step + panel * PANEL), y.step,
-                    at(u, 0), 0, at(x.values, 0), 0,
+                    at(y, y_at + (i * width + j) * y_pixel + panel * PANEL), y_pixel,
+                    at(u, 0), 0, at(x, 0), 0,
                 ))  # fmt: skip
 
 
 @njit(nogil=True)
 def gather(
-    x: Pixels, shape: tuple[int, int, int], window: Window, size: tuple[int, int], a: Any, first: int, last: int,
+    x: Any, x_at: int, shape: tuple[int, int, int], window: tuple[int, int], strides: tuple[int, int],
+    before: tuple[int, int], size: tuple[int, int], a: Any, first: int, last: int,
 ) -> None:  # fmt: skip
     """Lay out in rows of a what pixels first..last of outputs are computed from: images of x one after another."""
-    (height, width, c), ((kh, kw), strides, before), (h, w), to = shape, window, size, 0
+    (height, width, c), (kh, kw), (h, w), to = shape, window, size, 0
     for pixel in range(first, last):
         image, rest = divmod(pixel, h * w)
         i, j = divmod(rest, w)
         top, left = i * strides[0] - before[0], j * strides[1] - before[1]
         for di in range(kh):
-            start = x.at + ((image * height + top + di) * width + left) * c
+            start = x_at + ((image * height + top + di) * width + left) * c
             low, high = max(-left, 0) * c, min(width - left, kw) * c
             if not 0 <= top + di < height:
                 low, high = 0, 0
             for t in range(low):
                 a[to + t] = 0.0
             for t in range(low, high):
-                a[to + t] = x.values[start + t]
+                a[to + t] = x[start + t]
             for t in range(high, kw * c):
                 a[to + t] = 0.0
             to += kw * c

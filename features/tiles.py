@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .layergraph import Pixels
 from .toomcook import firsts, matrices, singles_and_firsts
 from .vectors import INT, LANES, Emitter, Vectors, at, loop
 
@@ -62,8 +61,8 @@ def input_transform(tile: Tile) -> Callable[..., None]:
 
     @njit(nogil=True)
     def transform(
-        x: Pixels, shape: tuple[int, int, int], before: tuple[int, int], tiles: tuple[int, int], v: Any, plane: int,
-        start: int, first: int, last: int,
+        x: Any, x_at: int, shape: tuple[int, int, int], before: tuple[int, int], tiles: tuple[int, int], v: Any,
+        plane: int, start: int, first: int, last: int,
     ) -> None:  # fmt: skip
         height, width, c = shape
         edge = np.empty(n * n_across * LANES, np.float32)
@@ -71,21 +70,16 @@ def input_transform(tile: Tile) -> Callable[..., None]:
             image, rest = divmod(start + t, tiles[0] * tiles[1])
             i, j = divmod(rest, tiles[1])
             top, left = i * m - before[0], j * m_across - before[1]
-            corner = x.at + ((image * height + top) * width + left) * c
+            corner = x_at + ((image * height + top) * width + left) * c
             if top >= 0 and left >= 0 and top + n <= height and left + n_across <= width:
                 for channel in range(0, c, LANES):
-                    tile_in((at(x.values, corner + channel), width * c, c, at(v, t * c + channel), plane))
+                    tile_in((at(x, corner + channel), width * c, c, at(v, t * c + channel), plane))
             else:  # partly outside, where x is 0
                 edge[:] = 0.0
                 for channel in range(0, c, LANES):
                     for a in range(max(-top, 0), min(height - top, n)):
                         for b in range(max(-left, 0), min(width - left, n_across)):
-                            _copy(
-                                (
-                                    at(edge, (a * n_across + b) * LANES),
-                                    at(x.values, corner + (a * width + b) * c + channel),
-                                )
-                            )
+                            _copy((at(edge, (a * n_across + b) * LANES), at(x, corner + (a * width + b) * c + channel)))
                     tile_in((at(edge, 0), n_across * LANES, LANES, at(v, t * c + channel), plane))
 
     return transform
@@ -99,8 +93,8 @@ def output_transform(tile: Tile, pooled: bool) -> Callable[..., None]:
 
     @njit(nogil=True)
     def transform(
-        v: Any, plane: int, bias: Any, floor: Any, y: Pixels, size: tuple[int, int], tiles: tuple[int, int],
-        start: int, first: int, last: int,
+        v: Any, plane: int, bias: Any, floor: Any, y: Any, y_at: int, y_pixel: int, size: tuple[int, int],
+        tiles: tuple[int, int], start: int, first: int, last: int,
     ) -> None:  # fmt: skip
         (height, width), k = size, len(bias)
         edge = np.empty(side * across * LANES, np.float32)
@@ -109,16 +103,16 @@ def output_transform(tile: Tile, pooled: bool) -> Callable[..., None]:
             i, j = divmod(rest, tiles[1])
             i, j = i * side, j * across
             rows, columns = min(side, height - i), min(across, width - j)
-            corner = y.at + ((image * height + i) * width + j) * y.step
+            corner = y_at + ((image * height + i) * width + j) * y_pixel
             for channel in range(0, k, LANES):
                 source, shift, low = at(v, t * k + channel), at(bias, channel), at(floor, 0)
                 if rows == side and columns == across:
-                    tile_out((source, plane, shift, at(y.values, corner + channel), width * y.step, y.step, low))
+                    tile_out((source, plane, shift, at(y, corner + channel), width * y_pixel, y_pixel, low))
                 else:
                     tile_out((source, plane, shift, at(edge, 0), across * LANES, LANES, low))
                     for a in range(rows):
                         for b in range(columns):
-                            to = at(y.values, corner + (a * width + b) * y.step + channel)
+                            to = at(y, corner + (a * width + b) * y_pixel + channel)
                             _copy((to, at(edge, (a * across + b) * LANES)))
 
     return transform
