@@ -124,6 +124,14 @@ class Machines:
         )
         return self
 
+    def wait_for_workers(self, count):
+        """Wait until so many have joined."""
+        from distributed import Client
+
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(count, timeout=60)
+        return self
+
     def kill(self, name=None):
         """Kill a worker, or the scheduler where there is no name, as a power cut would."""
         process = self.workers.pop(name) if name else self.scheduler

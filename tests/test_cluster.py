@@ -45,7 +45,7 @@ def run(data, out, **options):
 def machines(tmp_path_factory):
     """A scheduler and two workers."""
     with Machines(tmp_path_factory.mktemp("dask")) as started:
-        yield started.start_scheduler().start_worker("one").start_worker("two")
+        yield started.start_scheduler().start_worker("one").start_worker("two").wait_for_workers(2)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def slow(tmp_path):
     """A scheduler and two workers that take a while for each batch."""
     (tmp_path / "dask").mkdir()
     with Machines(tmp_path / "dask", seconds=0.3) as started:
-        yield started.start_scheduler().start_worker("one").start_worker("two")
+        yield started.start_scheduler().start_worker("one").start_worker("two").wait_for_workers(2)
 
 
 def after_parts(out, count, what):
@@ -206,18 +206,10 @@ def third_worker(machines, **how):
     """Let a worker of another kind join for a while."""
     machines.start_worker("odd", **how)
     try:
-        wait_for_workers(machines, 3)
+        machines.wait_for_workers(3)
         yield
     finally:
         machines.kill("odd")
-
-
-def wait_for_workers(machines, count):
-    """Wait until a cluster has so many."""
-    from distributed import Client
-
-    with Client(machines.address, set_as_default=False) as client:
-        client.wait_for_workers(count, timeout=20)
 
 
 def test_a_worker_that_does_not_see_the_folder_is_named(tree, tmp_path, stand_in, machines):

@@ -55,7 +55,7 @@ def large(tmp_path_factory):
 def machines(tmp_path_factory):
     """A scheduler and two workers."""
     with Machines(tmp_path_factory.mktemp("dask")) as started:
-        yield started.start_scheduler().start_worker("one").start_worker("two")
+        yield started.start_scheduler().start_worker("one").start_worker("two").wait_for_workers(2)
 
 
 def train(store, out, head, **options):
