@@ -52,7 +52,7 @@ def pool(
 ) -> None:  # fmt: skip
     """Set pixels first..last of y to the largest or mean value of windows; outside x is 0 where `zeros`, else nothing."""
     (height, width, c), (h, w) = shape, size
-    start, count = np.zeros(1, np.float32), np.ones(1, np.float32)
+    start, count = np.empty(1, np.float32), np.empty(1, np.float32)
     for pixel in range(first, last):
         image, rest = divmod(pixel, h * w)
         i, j = divmod(rest, w)

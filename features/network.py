@@ -40,7 +40,7 @@ class Network:
         self._executor = ThreadPoolExecutor(threads)
         self._image, graph = _pad_image(graph)
         self._maps, self._outputs = graph.maps, graph.outputs
-        planned = _plan(graph)
+        planned = _plan(graph, self._executor)
         self._steps = [step for _, step in planned]
         inputs = [prod(self._maps[of.sources[0]].shape) for of, _ in planned]
         huge = [j for j, step in enumerate(self._steps) if step.weight > _HUGE]
@@ -189,28 +189,25 @@ def _pad_image(graph: LayerGraph) -> tuple[Any, LayerGraph]:
     return inner, replace(graph, operations=operations, maps=maps)
 
 
-def _plan(graph: LayerGraph) -> list[tuple[Operation, Step]]:
-    steps: list[tuple[Operation, Step]] = []
-    done: list[Operation] = []  # pools that are part of a convolution before
-    for of in graph.operations:
+def _plan(graph: LayerGraph, executor: ThreadPoolExecutor) -> list[tuple[Operation, Step]]:
+    """Return each operation and how it is computed, without pools that are part of a convolution before."""
+
+    def plan(of: Operation) -> Step:
         shape, size = graph.maps[of.sources[0]].shape, graph.maps[of.y].shape[:2]
         if isinstance(of, Convolution):
-            after = _pool_after(of, graph)
-            step = plan_convolution(of, shape, size, after.y if after else None)
-            done += [after] if after and step.y == after.y else []
-            steps.append((of, step))
-        elif isinstance(of, Sum):
-            steps.append((of, Adding(of, shape)))
-        elif of not in done:
-            steps.append((of, Pooling(of, shape, size)))
-    return steps
+            return plan_convolution(of, shape, size, _pool_after(of, graph))
+        return Adding(of, shape) if isinstance(of, Sum) else Pooling(of, shape, size)
+
+    planned = list(zip(graph.operations, executor.map(plan, graph.operations), strict=True))
+    made = {step.y for of, step in planned if isinstance(of, Convolution)}
+    return [(of, step) for of, step in planned if not (isinstance(of, Pool) and of.y in made)]
 
 
-def _pool_after(of: Convolution, graph: LayerGraph) -> Pool | None:
-    """Return the 2x2 max pool that alone reads what a convolution makes."""
+def _pool_after(of: Convolution, graph: LayerGraph) -> int | None:
+    """Return where to the 2x2 max pool goes that alone reads what a convolution makes."""
     readers = [each for each in graph.operations if of.y in each.sources]
     if len(readers) != 1 or of.y in graph.outputs.values() or not isinstance(readers[0], Pool):
         return None
     pool = readers[0]
     halves = not pool.mean and pool.window == pool.strides == (2, 2) and pool.border == NO_BORDER
-    return pool if halves else None
+    return pool.y if halves else None

@@ -171,13 +171,17 @@ def convolve_rows(
         for begin in range(0, width, ROWS):
             j = min(begin, width - ROWS)
             for panel in range(-(-k // PANEL)):
-                _panel(ROWS, (panel + 1) * PANEL <= k, (
+                given = (
                     at(x, x_at + i * strides[0] * row + j * strides[1] * c), strides[1] * c, row, window[0],
                     at(u, panel * window[0] * window[1] * c * PANEL), window[1] * c,
                     at(bias, panel * PANEL), 0, at(_zeros, 0), at(floor, 0),
                     at(y, y_at + (i * width + j) * y_pixel + panel * PANEL), y_pixel,
                     at(u, 0), 0, at(x, 0), 0,
-                ))  # fmt: skip
+                )  # fmt: skip
+                if (panel + 1) * PANEL <= k:
+                    _many(given)
+                else:
+                    _many_half(given)
 
 
 @njit(nogil=True)

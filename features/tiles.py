@@ -71,16 +71,17 @@ def input_transform(tile: Tile) -> Callable[..., None]:
             i, j = divmod(rest, tiles[1])
             top, left = i * m - before[0], j * m_across - before[1]
             corner = x_at + ((image * height + top) * width + left) * c
-            if top >= 0 and left >= 0 and top + n <= height and left + n_across <= width:
-                for channel in range(0, c, LANES):
-                    tile_in((at(x, corner + channel), width * c, c, at(v, t * c + channel), plane))
-            else:  # partly outside, where x is 0
-                edge[:] = 0.0
-                for channel in range(0, c, LANES):
+            inside = top >= 0 and left >= 0 and top + n <= height and left + n_across <= width
+            if not inside:
+                edge[:] = 0.0  # where x is outside
+            for channel in range(0, c, LANES):
+                source, row, pixel = at(x, corner + channel), width * c, c
+                if not inside:
                     for a in range(max(-top, 0), min(height - top, n)):
                         for b in range(max(-left, 0), min(width - left, n_across)):
                             _copy((at(edge, (a * n_across + b) * LANES), at(x, corner + (a * width + b) * c + channel)))
-                    tile_in((at(edge, 0), n_across * LANES, LANES, at(v, t * c + channel), plane))
+                    source, row, pixel = at(edge, 0), n_across * LANES, LANES
+                tile_in((source, row, pixel, at(v, t * c + channel), plane))
 
     return transform
 
@@ -104,12 +105,13 @@ def output_transform(tile: Tile, pooled: bool) -> Callable[..., None]:
             i, j = i * side, j * across
             rows, columns = min(side, height - i), min(across, width - j)
             corner = y_at + ((image * height + i) * width + j) * y_pixel
+            inside = rows == side and columns == across
             for channel in range(0, k, LANES):
-                source, shift, low = at(v, t * k + channel), at(bias, channel), at(floor, 0)
-                if rows == side and columns == across:
-                    tile_out((source, plane, shift, at(y, corner + channel), width * y_pixel, y_pixel, low))
-                else:
-                    tile_out((source, plane, shift, at(edge, 0), across * LANES, LANES, low))
+                to, row, pixel = at(y, corner + channel), width * y_pixel, y_pixel
+                if not inside:
+                    to, row, pixel = at(edge, 0), across * LANES, LANES
+                tile_out((at(v, t * k + channel), plane, at(bias, channel), to, row, pixel, at(floor, 0)))
+                if not inside:
                     for a in range(rows):
                         for b in range(columns):
                             to = at(y, corner + (a * width + b) * y_pixel + channel)

@@ -65,8 +65,13 @@ def transform_kernel(kernel: np.ndarray, outputs: tuple[int, int]) -> np.ndarray
     Computed in float64 without a matrix product, so that every machine gets the same bits.
     """
     down, across = (matrices(m, r)[1] for m, r in zip(outputs, kernel.shape[:2], strict=True))
-    half = [_weigh(row, kernel.astype(np.float64)) for row in down]
-    return np.array([[_weigh(row, line).astype(np.float32) for row in across] for line in half])
+    taps = kernel.astype(np.float64)
+    out = np.empty((len(down), len(across), *kernel.shape[2:]), np.float32)
+    for i, row in enumerate(down):
+        line = _weigh(row, taps)
+        for j, weights in enumerate(across):
+            out[i, j] = _weigh(weights, line)
+    return out
 
 
 def _weigh(row: np.ndarray, taps: np.ndarray) -> np.ndarray:
