@@ -192,12 +192,12 @@ def test_workers_that_join_late_are_looked_at_before_they_get_parts(
             slow.kill(name)
 
     thread = after_parts(tmp_path / "many.h5", 1, join)
-    run(tree, tmp_path / "many.h5", cluster=slow.address, say=said.append, views=3, augment="dihedral", part_images=6)
+    run(tree, tmp_path / "many.h5", cluster=slow.address, say=said.append, views=6, augment="dihedral", part_images=6)
     thread.join()
     (late,) = (line.split()[1] for line in said if line.endswith("joined and is fit"))
     (odd,) = (line.split()[2] for line in said if "is left out: it has pillow 99.0" in line)
     assert late in computed_by and odd not in computed_by and len(computed_by) == 3
-    run(tree, tmp_path / "one.h5", views=3, augment="dihedral")
+    run(tree, tmp_path / "one.h5", views=6, augment="dihedral")
     assert_same_stores(tmp_path / "one.h5", tmp_path / "many.h5")
 
 
