@@ -8,31 +8,20 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .vectors import INT, LANES, Emitter, at, loop
+from .vectors import INT, LANES, Emitter, Pixels, at, loop
 
 
 def _window(
-    mean: bool,
-    e: Emitter,
-    x: Any,
-    row: Any,
-    pixel: Any,
-    rows: Any,
-    columns: Any,
-    first: Any,
-    count: Any,
-    y: Any,
-    depth: Any,
+    mean: bool, e: Emitter, x: Pixels, rows: Any, columns: Any, first: Any, count: Any, y: Any, depth: Any
 ) -> None:
     """Emit y = mean of x, its sum divided by count, or the largest of x and `first`, over rows and columns."""
     combine, divisor, begin = e.b.fadd if mean else e.larger, e.splat(e.b.load(count)), e.splat(e.b.load(first))
 
     def channels(i: Any, _: list[Any]) -> list[Any]:
-        corner = e.at(x, e.b.mul(i, INT(LANES)))
+        corner = x._replace(pointer=e.at(x.pointer, e.b.mul(i, INT(LANES))))
 
         def line(a: Any, values: list[Any]) -> list[Any]:
-            here = e.at(corner, e.b.mul(a, row))
-            return e.fold(columns, values, lambda b, old: [combine(old[0], e.load(e.at(here, e.b.mul(b, pixel))))])
+            return e.fold(columns, values, lambda b, old: [combine(old[0], e.load(e.go_to(corner, a, b)))])
 
         (value,) = e.fold(rows, [begin], line)
         e.store(e.b.fdiv(value, divisor) if mean else value, e.at(y, e.b.mul(i, INT(LANES))))
@@ -41,7 +30,7 @@ def _window(
     e.fold(e.b.sdiv(depth, INT(LANES)), [], channels)
 
 
-_mean, _largest = (loop("piiiipppi")(partial(_window, mean)) for mean in (True, False))
+_mean, _largest = (loop("Piipppi")(partial(_window, mean)) for mean in (True, False))
 
 
 @njit(nogil=True)
@@ -64,7 +53,7 @@ def pool(
         start[0] = 0.0 if mean or (zeros and rows * columns < taps) else -np.inf
         count[0] = taps if zeros else rows * columns
         to = at(y, y_at + pixel * y_pixel)
-        given = at(x, corner), width * c, c, rows, columns, at(start, 0), at(count, 0), to, c
+        given = (at(x, corner), width * c, c), rows, columns, at(start, 0), at(count, 0), to, c
         if mean:
             _mean(given)
         else:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .vectors import FEWER, INT, LANES, PANEL, ROWS, VECTOR, Emitter, at, loop
+from .vectors import FEWER, INT, LANES, PANEL, ROWS, VECTOR, Emitter, Pixels, Steps, at, loop
 
 
 def pack(kernel: np.ndarray) -> np.ndarray:
@@ -41,25 +41,24 @@ def large_zeros(count: int) -> np.ndarray:
 
 
 def _product(
-    rows: int, width: int, e: Emitter, a: Any, row: Any, segment: Any, segments: Any, u: Any, length: Any,
-    start: Any, start_row: Any, bias: Any, floor: Any, out: Any, out_row: Any, soon_u: Any, step_u: Any, soon_a: Any,
-    step_a: Any,
+    rows: int, width: int, e: Emitter, a: Pixels, segments: Any, u: Any, length: Any, start: Steps, bias: Any, floor: Any,
+    out: Steps, soon_u: Steps, soon_a: Steps,
 ) -> None:  # fmt: skip
-    """Emit out[r] = max(start[r] + sum over s, i of a[r * row + s * segment + i] * u[s, i] + bias, floor), r < rows.
+    """Emit out[r] = max(start[r] + sum over s, i of a[s, r][i] * u[s, i] + bias, floor), r < rows.
 
     `width` is how many vectors a row of out has. What is soon needed of u and a is fetched from memory meanwhile.
     """
     b, places = e.b, [(r, LANES * j) for r in range(rows) for j in range(width)]
     before, (outer, inner, latch, after) = b.block, [b.append_basic_block() for _ in range(4)]
-    first = [e.load(e.at(start, b.mul(start_row, INT(r)), j)) for r, j in places]
+    first = [e.load(e.at(e.go(start, r), j)) for r, j in places]
     lowest = e.splat(b.load(floor))
     for r, j in places:
-        e.prefetch(e.at(out, b.mul(out_row, INT(r)), j), write=1)
+        e.prefetch(e.at(e.go(out, r), j), write=1)
     b.branch(outer)
 
     b.position_at_end(outer)
     s, s_sums = b.phi(INT), [b.phi(VECTOR) for _ in places]
-    s_a = [e.at(a, b.mul(s, segment), b.mul(row, INT(r))) for r in range(rows)]
+    s_a = [e.go_to(a, s, r) for r in range(rows)]
     s_u = e.at(u, b.mul(s, b.mul(length, INT(width * LANES))))
     b.branch(inner)
 
@@ -67,8 +66,8 @@ def _product(
     i, sums = b.phi(INT), [b.phi(VECTOR) for _ in places]
     right = {LANES * j: e.load(e.at(s_u, b.mul(i, INT(width * LANES)), LANES * j)) for j in range(width)}
     left = [e.splat(b.load(e.at(pointer, i))) for pointer in s_a]
-    e.prefetch(e.at(soon_u, b.mul(i, step_u)), level=2)
-    e.prefetch(e.at(soon_a, b.mul(i, step_a)), level=2)
+    e.prefetch(e.go(soon_u, i), level=2)
+    e.prefetch(e.go(soon_a, i), level=2)
     new = [e.fma(left[r], right[j], old) for (r, j), old in zip(places, sums, strict=True)]
     i_next = b.add(i, INT(1))
     b.cbranch(b.icmp_signed("<", i_next, length), inner, latch)
@@ -87,13 +86,13 @@ def _product(
     b.position_at_end(after)
     shift = {LANES * j: e.load(e.at(bias, LANES * j)) for j in range(width)}
     for (r, j), value in zip(places, new, strict=True):
-        e.store(e.larger(b.fadd(value, shift[j]), lowest), e.at(out, b.mul(out_row, INT(r)), j))
+        e.store(e.larger(b.fadd(value, shift[j]), lowest), e.at(e.go(out, r), j))
 
 
 _zeros = np.zeros(PANEL, np.float32)
 _whole, _half = PANEL // LANES, PANEL // LANES // 2
 _many, _fewer, _one, _many_half, _fewer_half, _one_half = (
-    loop("piiipipipppipipi")(partial(_product, rows, width)) for width in (_whole, _half) for rows in (ROWS, FEWER, 1)
+    loop("PipiSppSSS")(partial(_product, rows, width)) for width in (_whole, _half) for rows in (ROWS, FEWER, 1)
 )
 
 
@@ -137,12 +136,12 @@ def multiply(
                 done, count = rows - ROWS, ROWS  # some once more
             block = done // ROWS
             _panel(count, (panel + 1) * PANEL <= k, (
-                at(a, a_at + done * c), c, 0, 1, at(u, u_at + panel * c * PANEL), c,
-                at(start, start_at + done * start_row + panel * PANEL), start_row,
+                (at(a, a_at + done * c), 0, c), 1, at(u, u_at + panel * c * PANEL), c,
+                (at(start, start_at + done * start_row + panel * PANEL), start_row),
                 at(bias, panel * PANEL), at(floor, 0),
-                at(out, out_at + done * out_row + panel * PANEL), out_row,
-                at(u, u_at + ((panel + 1) * PANEL + block * step_u) * c), step_u,
-                at(a, soon_at + (panel * blocks + block) * c * step_a), step_a,
+                (at(out, out_at + done * out_row + panel * PANEL), out_row),
+                (at(u, u_at + ((panel + 1) * PANEL + block * step_u) * c), step_u),
+                (at(a, soon_at + (panel * blocks + block) * c * step_a), step_a),
             ))  # fmt: skip
             done += count
 
@@ -172,11 +171,10 @@ def convolve_rows(
             j = min(begin, width - ROWS)
             for panel in range(-(-k // PANEL)):
                 given = (
-                    at(x, x_at + i * strides[0] * row + j * strides[1] * c), strides[1] * c, row, window[0],
+                    (at(x, x_at + i * strides[0] * row + j * strides[1] * c), row, strides[1] * c), window[0],
                     at(u, panel * window[0] * window[1] * c * PANEL), window[1] * c,
-                    at(bias, panel * PANEL), 0, at(_zeros, 0), at(floor, 0),
-                    at(y, y_at + (i * width + j) * y_pixel + panel * PANEL), y_pixel,
-                    at(u, 0), 0, at(x, 0), 0,
+                    (at(bias, panel * PANEL), 0), at(_zeros, 0), at(floor, 0),
+                    (at(y, y_at + (i * width + j) * y_pixel + panel * PANEL), y_pixel), (at(u, 0), 0), (at(x, 0), 0),
                 )  # fmt: skip
                 if (panel + 1) * PANEL <= k:
                     _many(given)

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from .toomcook import firsts, matrices, singles_and_firsts
-from .vectors import INT, LANES, Emitter, Vectors, at, loop
+from .vectors import LANES, Emitter, Pixels, Steps, Vectors, at, loop
 
 Tile = tuple[tuple[int, int], tuple[int, int]]
 """Outputs and taps down, outputs and taps across."""
@@ -57,7 +57,7 @@ def input_transform(tile: Tile) -> Callable[..., None]:
     """Return a function that transforms tiles first..last of x to planes of v, one for each point: (tiles, c)."""
     (m, _), (m_across, _) = tile
     n, n_across = (sum(side) - 1 for side in tile)
-    tile_in = loop("piipi")(partial(_tile_in, tile))
+    tile_in = loop("PS")(partial(_tile_in, tile))
 
     @njit(nogil=True)
     def transform(
@@ -75,13 +75,13 @@ def input_transform(tile: Tile) -> Callable[..., None]:
             if not inside:
                 edge[:] = 0.0  # where x is outside
             for channel in range(0, c, LANES):
-                source, row, pixel = at(x, corner + channel), width * c, c
+                source = at(x, corner + channel), width * c, c
                 if not inside:
                     for a in range(max(-top, 0), min(height - top, n)):
                         for b in range(max(-left, 0), min(width - left, n_across)):
                             _copy((at(edge, (a * n_across + b) * LANES), at(x, corner + (a * width + b) * c + channel)))
-                    source, row, pixel = at(edge, 0), n_across * LANES, LANES
-                tile_in((source, row, pixel, at(v, t * c + channel), plane))
+                    source = at(edge, 0), n_across * LANES, LANES
+                tile_in((source, (at(v, t * c + channel), plane)))
 
     return transform
 
@@ -90,7 +90,7 @@ def input_transform(tile: Tile) -> Callable[..., None]:
 def output_transform(tile: Tile, pooled: bool) -> Callable[..., None]:
     """Return a function that makes tiles first..last of y from planes of products, one for each point: (tiles, k)."""
     side, across = (m // 2 if pooled else m for m, _ in tile)
-    tile_out = loop("pippiip")(partial(_tile_out, tile, pooled))
+    tile_out = loop("SpPp")(partial(_tile_out, tile, pooled))
 
     @njit(nogil=True)
     def transform(
@@ -107,10 +107,10 @@ def output_transform(tile: Tile, pooled: bool) -> Callable[..., None]:
             corner = y_at + ((image * height + i) * width + j) * y_pixel
             inside = rows == side and columns == across
             for channel in range(0, k, LANES):
-                to, row, pixel = at(y, corner + channel), width * y_pixel, y_pixel
+                place = at(y, corner + channel), width * y_pixel, y_pixel
                 if not inside:
-                    to, row, pixel = at(edge, 0), across * LANES, LANES
-                tile_out((at(v, t * k + channel), plane, at(bias, channel), to, row, pixel, at(floor, 0)))
+                    place = at(edge, 0), across * LANES, LANES
+                tile_out(((at(v, t * k + channel), plane), at(bias, channel), place, at(floor, 0)))
                 if not inside:
                     for a in range(rows):
                         for b in range(columns):
@@ -120,21 +120,18 @@ def output_transform(tile: Tile, pooled: bool) -> Callable[..., None]:
     return transform
 
 
-def _tile_in(tile: Tile, e: Emitter, x: Any, row: Any, pixel: Any, v: Any, plane: Any) -> None:
+def _tile_in(tile: Tile, e: Emitter, x: Pixels, v: Steps) -> None:
     n, across = (sum(side) - 1 for side in tile)
-    where = [[e.at(x, e.b.mul(row, INT(i)), e.b.mul(pixel, INT(j))) for j in range(across)] for i in range(n)]
-    values = [[e.load(pointer) for pointer in line] for line in where]
+    values = [[e.load(e.go_to(x, i, j)) for j in range(across)] for i in range(n)]
     for i, line in enumerate(_both(_forward, e, tile, values)):
         for j, value in enumerate(line):
-            e.store(value, e.at(v, e.b.mul(plane, INT(i * across + j))))
+            e.store(value, e.go(v, i * across + j))
 
 
-def _tile_out(
-    tile: Tile, pooled: bool, e: Emitter, v: Any, plane: Any, bias: Any, y: Any, row: Any, pixel: Any, floor: Any
-) -> None:
+def _tile_out(tile: Tile, pooled: bool, e: Emitter, v: Steps, bias: Any, y: Pixels, floor: Any) -> None:
     """Emit a tile's output with bias, perhaps a 2x2 max pool, and floor."""
     n, across = (sum(side) - 1 for side in tile)
-    points = [[e.load(e.at(v, e.b.mul(plane, INT(i * across + j)))) for j in range(across)] for i in range(n)]
+    points = [[e.load(e.go(v, i * across + j)) for j in range(across)] for i in range(n)]
     values: list[Vectors] = _both(_backward, e, tile, points)
     if pooled:
         wide = [[e.larger(*pair) for pair in zip(line[::2], line[1::2], strict=True)] for line in values]
@@ -143,5 +140,4 @@ def _tile_out(
     shift, lowest = e.load(bias), e.splat(e.b.load(floor))
     for i, line in enumerate(values):
         for j, value in enumerate(line):
-            value = e.larger(e.b.fadd(value, shift), lowest)
-            e.store(value, e.at(y, e.b.mul(row, INT(i)), e.b.mul(pixel, INT(j))))
+            e.store(e.larger(e.b.fadd(value, shift), lowest), e.go_to(y, i, j))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -46,6 +46,14 @@ class Emitter:
         for offset in offsets:
             pointer = self.b.gep(pointer, [INT(offset) if isinstance(offset, int) else offset])
         return pointer
+
+    def go(self, along: Steps, count: int | Any) -> Any:
+        """Return the pointer after so many steps."""
+        return self.at(along.pointer, self.b.mul(along.step, INT(count) if isinstance(count, int) else count))
+
+    def go_to(self, pixels: Pixels, i: int | Any, j: int | Any) -> Any:
+        """Return the pointer to a pixel so many rows and pixels further on."""
+        return self.go(Steps(self.go(Steps(pixels.pointer, pixels.row), i), pixels.pixel), j)
 
     def load(self, pointer: Any) -> Any:
         """Return the vector at a pointer."""
@@ -107,16 +115,44 @@ class Emitter:
         return total
 
 
+class Steps(NamedTuple):
+    """A pointer, and how many floats further on each next one of what it points to is."""
+
+    pointer: Any
+    step: Any
+
+
+class Pixels(NamedTuple):
+    """A pointer to a pixel of a feature map, and how many floats further on the next row and the next pixel are."""
+
+    pointer: Any
+    row: Any
+    pixel: Any
+
+
+_KINDS: dict[str, tuple[Any, Callable[..., Any] | None]] = {
+    "p": (_pointer, None),
+    "i": (types.intp, None),
+    "S": (types.Tuple([_pointer, types.intp]), Steps),
+    "P": (types.Tuple([_pointer, types.intp, types.intp]), Pixels),
+}
+
+
 def loop(arguments: str) -> Callable[[Callable[..., None]], Any]:
-    """Make an intrinsic of a tuple of pointers (p) and integers (i) from what emits it."""
+    """Make an intrinsic of a tuple of pointers (p), integers (i), `Steps` (S) and `Pixels` (P) from what emits it."""
+    kinds = [_KINDS[argument] for argument in arguments]
 
     def decorate(body: Callable[..., None]) -> Any:
         def typing(context: Any, given: Any) -> tuple[Any, Any]:
             def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-                body(Emitter(builder), *cgutils.unpack_tuple(builder, values[0]))
+                parts = zip(kinds, cgutils.unpack_tuple(builder, values[0]), strict=True)
+                body(
+                    Emitter(builder),
+                    *(make(*cgutils.unpack_tuple(builder, value)) if make else value for (_, make), value in parts),
+                )
                 return context.get_dummy_value()
 
-            return types.void(types.Tuple([_pointer if a == "p" else types.intp for a in arguments])), generate
+            return types.void(types.Tuple([kind for kind, _ in kinds])), generate
 
         return intrinsic(typing)
 
