@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__
 from .extract import extract
 from .store import FeatureStore
 
 if TYPE_CHECKING:
     from .transformer import ConvFeatures
 
-__all__ = ["ConvFeatures", "FeatureStore", "extract"]
-__version__ = "0.1.0"
+__all__ = ["ConvFeatures", "FeatureStore", "__version__", "extract"]
 
 
 def __getattr__(name: str) -> Any:

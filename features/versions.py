@@ -8,7 +8,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import features
+from ._version import __version__
 
 # Those that are not installed on the client may be on a worker: they are not used.
 _PACKAGES = (
@@ -20,13 +20,8 @@ _PACKAGES = (
 @functools.cache
 def versions() -> dict[str, str]:
     """Return this process's versions by name; ``none`` of what is not installed."""
-    own = Path(features.__file__).parent
-    found = {"Python": platform.python_version(), "cached-features": features.__version__}
-    return (
-        found
-        | {name: _version(name) for name in _PACKAGES}
-        | {"source": digest_code(own, own.parent / "pipeline")[:12]}
-    )
+    found = {"Python": platform.python_version(), "cached-features": __version__}
+    return found | {name: _version(name) for name in _PACKAGES} | {"source": own_source()[:12]}
 
 
 def differences(here: dict[str, str], there: dict[str, str]) -> str:
@@ -38,11 +33,22 @@ def differences(here: dict[str, str], there: dict[str, str]) -> str:
     )
 
 
+@functools.cache
+def own_source() -> str:
+    """Return the SHA-256 of this program's own source, both stages."""
+    stage = Path(__file__).parent
+    return digest_code(stage, stage.parent / "pipeline")
+
+
 def digest_code(*folders: Path) -> str:
-    """Return the SHA-256 of the Python source in some folders, so that what it computes can be told from another's."""
+    """Return the SHA-256 of the Python source below some folders, so that what it computes can be told from another's.
+
+    Each file counts with its path below its folder, so that a moved file changes the digest too.
+    """
     source = hashlib.sha256()
     for folder in folders:
-        for path in sorted(folder.glob("*.py")):
+        for path in sorted(folder.rglob("*.py")):
+            source.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
             source.update(path.read_bytes())
     return source.hexdigest()
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-import features
 from features.archive import read_arrays
 from features.errors import UnsafeFile
 from features.jsontext import parse_json
@@ -23,7 +22,7 @@ from features.layout import Rows
 from features.progress import Progress
 from features.splits import SPLITS
 from features.store import FeatureStore
-from features.versions import digest_code
+from features.versions import own_source
 
 from .heads import HEADS, find_head
 from .matrix import is_by_products, read_features
@@ -124,7 +123,7 @@ class Fits:
             "views": asked.views or self._store.views,
             "seed": asked.seed,
             "select": asked.select,
-            "code": _code(),
+            "code": own_source(),
             "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "keras", "tensorflow")},
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
@@ -155,8 +154,3 @@ def load_result(path: Path) -> Result | None:
         return Result(probabilities=kept["probabilities"], **parse_json(str(kept["result"]), path))
     except (OSError, KeyError, TypeError, UnsafeFile):
         return None
-
-
-def _code() -> str:
-    """Return a hash of the source of both stages, so that no result outlives a change of what computes it."""
-    return digest_code(Path(__file__).parent, Path(features.__file__).parent)

@@ -217,7 +217,7 @@ def test_a_comparison_takes_what_earlier_ones_fitted(tiny_store, here, capsys, m
     assert "from earlier runs" not in run("--heads", "logistic", "--seed", "1")[1]
     for changed in (["--select", "val"], ["--pool", "max"], ["--repeats", "2"], ["--set", "C=1"]):
         assert "from earlier runs" not in run("--heads", "logistic", *changed)[1]
-    monkeypatch.setattr("pipeline.fits._code", lambda: "another version")
+    monkeypatch.setattr("pipeline.fits.own_source", lambda: "another version")
     assert "from earlier runs" not in run("--heads", "logistic")[1]
     for _ in range(2):  # what a class of somebody else's computes may change unseen
         assert "from earlier runs" not in run("--heads", "sklearn.naive_bayes.GaussianNB")[1]

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module imports only from floors below its own.
 FEATURES = [
+    {"_version"},
     {"errors", "splits", "cache", "runtime", "versions", "lanes", "toomcook"},
     {"pooling", "progress", "views", "diskfile", "writer", "layout", "cifar10", "manifest", "elpv", "connection"},
     {"jsontext", "archive", "ownvalues", "vectors", "layergraph"},
