@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError, must_be_one_of
 from .ownmodel import input_side, load_own
-from .runtime import import_keras
+from .runtime.keras_runtime import import_keras
 from .weights import Weights, load_weights
 
 if TYPE_CHECKING:

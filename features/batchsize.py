@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .cache import recall, remember
 from .engines import ENGINES, describe_engine
 from .errors import EngineError
 from .frozen import Frozen
+from .runtime.user_cache import recall, remember
 from .tensorflow_engine import find_device
 
 USUAL = 16

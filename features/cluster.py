@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from .connection import GO_ON, addresses, cluster_lost, open_client, scheduler_there, settle_unfit
 from .errors import ClusterError
 from .fitness import Fitness, absolute
 from .forward import allowed_skips, rows_a_part, too_many_skipped
 from .options import ExtractOptions
 from .parts import Parts
 from .plan import Content
-from .progress import Progress
-from .runtime import count_gpus
-from .versions import versions
+from .runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client, scheduler_there, settle_unfit
+from .runtime.keras_runtime import count_gpus
+from .runtime.progress import Progress
+from .runtime.versions import versions
 from .worker import Done, Failed, Job, Work, compute_part
 
 _ATTEMPTS = 3  # at a part, and of a worker before it is left alone

@@ -17,7 +17,7 @@ from .forward import first_batch, rows_a_part
 from .images import read_bytes
 from .options import ExtractOptions, check_options
 from .plan import Content
-from .runtime import cores
+from .runtime.keras_runtime import cores
 from .sources import Source, load_source
 
 WORKERS = (1, 8, 64)

@@ -26,8 +26,8 @@ from .options import ExtractOptions, check_options
 from .parts import Parts, held_provenance
 from .plan import Plan, check_classes, make_plan
 from .pooling import pooled_shape
-from .progress import Progress
 from .provenance import find_finished, is_current, make_provenance
+from .runtime.progress import Progress
 from .sources import Source, load_source
 from .store import FeatureStore, parts_folder
 from .writer import one_writer

@@ -16,7 +16,7 @@ from .errors import SourceError, StoreError
 from .options import ExtractOptions
 from .parts import Key, Parts
 from .plan import Content, Plan, ahead
-from .progress import Progress
+from .runtime.progress import Progress
 from .views import make_view
 
 PART_BYTES, PART_SECONDS = 64 << 20, 30.0  # a kill loses at most two parts: one is written while the next fills

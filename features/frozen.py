@@ -11,7 +11,7 @@ import numpy as np
 
 from .backbones import Base
 from .pooling import pooled_shape
-from .runtime import import_keras, quiet
+from .runtime.keras_runtime import import_keras, quiet
 
 
 @dataclass(frozen=True)

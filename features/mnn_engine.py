@@ -19,7 +19,7 @@ from .converted import converted
 from .errors import EngineError
 from .frozen import Frozen
 from .lanes import Lanes
-from .runtime import cores, quiet
+from .runtime.keras_runtime import cores, quiet
 
 _CONVERT = "import sys, _tools; sys.exit(0 if _tools.mnnconvert(['mnnconvert', *sys.argv[1:]]) else 1)"
 

@@ -9,7 +9,7 @@ from .frozen import Frozen
 from .layergraph import CHANNELS, MOST_CHANNELS, Convolution
 from .layerreader import read_layers
 from .pooling import pool_maps
-from .runtime import cores
+from .runtime.keras_runtime import cores
 
 
 class NumbaEngine:

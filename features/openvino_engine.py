@@ -14,7 +14,7 @@ import numpy as np
 from .errors import EngineError
 from .frozen import Frozen
 from .lanes import Lane, Lanes
-from .runtime import cores
+from .runtime.keras_runtime import cores
 
 _CONVERTER = "openvino.tools.ovc"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .errors import RequestError, WeightsError
 from .kerasfile import check_model_file
-from .runtime import import_keras
+from .runtime.keras_runtime import import_keras
 from .weights import Weights
 
 if TYPE_CHECKING:

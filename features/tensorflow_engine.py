@@ -10,7 +10,7 @@ import numpy as np
 from .errors import EngineError
 from .frozen import Frozen
 from .lanes import Lanes
-from .runtime import cores
+from .runtime.keras_runtime import cores
 
 _PIECE = 4  # images that a core takes at once: enough for TensorFlow to be busy with more than starting operations
 

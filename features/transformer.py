@@ -16,7 +16,6 @@ from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from . import images
-from .cache import cache_folder
 from .embed import embed
 from .engines import Engine, describe_engine, make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError, must_be_one_of
@@ -29,6 +28,7 @@ from .parts import Key, Parts
 from .plan import Content, distinct_contents, hash_files
 from .pooling import POOLS, pool_maps
 from .provenance import make_provenance
+from .runtime.user_cache import cache_folder
 from .sources import Source
 from .store import parts_folder
 from .writer import one_writer

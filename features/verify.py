@@ -14,7 +14,7 @@ from .embed import rebuild_engine
 from .engines import ENGINES, Engine, is_installed, missing_engine
 from .errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage
 from .plan import hash_files
-from .progress import Progress
+from .runtime.progress import Progress
 from .store import FeatureStore
 from .views import make_view
 

@@ -16,9 +16,9 @@ import h5py
 import numpy as np
 
 from .archive import open_archive
-from .cache import cache_folder, new_file, recall, remember
 from .errors import WeightsError, missing_extra
 from .ownvalues import check_own_values
+from .runtime.user_cache import cache_folder, new_file, recall, remember
 
 if TYPE_CHECKING:
     import keras

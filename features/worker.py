@@ -20,9 +20,9 @@ from .forward import compute, first_batch
 from .options import ExtractOptions
 from .parts import Key, write_part
 from .plan import Content
-from .progress import Progress
-from .runtime import limit_cores
-from .versions import differences, versions
+from .runtime.keras_runtime import limit_cores
+from .runtime.progress import Progress
+from .runtime.versions import differences, versions
 
 Work = list[tuple[Content, list[int]]]
 
@@ -44,7 +44,7 @@ class Job:
         Of the store; it says all that an engine needs.
     options : ExtractOptions
     versions : dict of str to str
-        The client's; see `features.versions`.
+        The client's; see `features.runtime.keras_runtime.versions`.
     """
 
     run: str

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.runtime import import_keras, quiet
+from features.runtime.keras_runtime import import_keras, quiet
 
 from .recipe import Recipe
 from .stream import Block

@@ -13,7 +13,7 @@ import numpy as np
 
 from features.errors import RequestError
 from features.layout import Rows
-from features.progress import Progress
+from features.runtime.progress import Progress
 from features.splits import SPLITS, stratified_split
 from features.store import FeatureStore
 

@@ -19,10 +19,10 @@ from features.archive import read_arrays
 from features.errors import UnsafeFile
 from features.jsontext import parse_json
 from features.layout import Rows
-from features.progress import Progress
+from features.runtime.progress import Progress
+from features.runtime.versions import own_source
 from features.splits import SPLITS
 from features.store import FeatureStore
-from features.versions import own_source
 
 from .heads import HEADS, find_head
 from .matrix import is_by_products, read_features

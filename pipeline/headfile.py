@@ -18,7 +18,7 @@ from features.archive import append_array, open_archive, read_arrays, save_array
 from features.errors import RequestError, UnsafeFile
 from features.jsontext import read_json
 from features.kerasfile import check_config
-from features.runtime import import_keras
+from features.runtime.keras_runtime import import_keras
 
 from .dense import DenseHead
 from .estimators import ScaledEstimator

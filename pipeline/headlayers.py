@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from features.errors import RequestError
-from features.runtime import import_keras
+from features.runtime.keras_runtime import import_keras
 
 from .dense import DenseHead
 from .heads import Classifier

@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from features.errors import RequestError, missing_extra
-from features.runtime import import_keras
+from features.runtime.keras_runtime import import_keras
 
 from .choice import Choice
 from .dense import DenseHead, DenseSearch

@@ -8,7 +8,7 @@ import numpy as np
 
 from features.backbones import Base
 from features.errors import RequestError
-from features.runtime import import_keras
+from features.runtime.keras_runtime import import_keras
 
 from .headlayers import apply_head
 from .pillowresize import resize_as_pillow

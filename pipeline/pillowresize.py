@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.runtime import import_keras
+from features.runtime.keras_runtime import import_keras
 
 _ONE = float(1 << 22)  # Pillow's PRECISION_BITS
 

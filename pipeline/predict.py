@@ -17,7 +17,7 @@ from features.embed import embed, rebuild_engine
 from features.engines import describe_engine
 from features.errors import CachedFeaturesError, RequestError, SourceError
 from features.plan import Content, distinct_contents, hash_files
-from features.progress import Progress
+from features.runtime.progress import Progress
 from features.sources import EXTENSIONS, unicode_name
 from features.store import FeatureStore
 

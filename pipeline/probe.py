@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from features.progress import Progress
+from features.runtime.progress import Progress
 from features.store import FeatureStore
 
 from .compare import compare_with_best, draw_splits, summarise

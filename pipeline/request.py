@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from features.connection import check_cluster
 from features.errors import RequestError, must_be_one_of
+from features.runtime.dask_cluster import check_cluster
 
 from .runs import run_folder
 

@@ -11,9 +11,9 @@ from typing import Any
 from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_limits
 
-from features.connection import addresses, open_client, scheduler_there
 from features.errors import ClusterError
-from features.versions import differences, versions
+from features.runtime.dask_cluster import addresses, open_client, scheduler_there
+from features.runtime.versions import differences, versions
 
 _lock = threading.RLock()
 

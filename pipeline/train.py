@@ -15,7 +15,7 @@ import numpy as np
 
 from features.errors import RequestError
 from features.layout import Rows
-from features.runtime import import_keras
+from features.runtime.keras_runtime import import_keras
 from features.splits import SPLITS, stratified_folds
 from features.store import FeatureStore
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from features import FeatureStore, backbones
-from features.runtime import import_keras
+from features.runtime.keras_runtime import import_keras
 from features.sources import load_source
 from features.splits import SPLITS
 from pipeline.dense import train_heads

@@ -16,7 +16,7 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.svm import SVC
 
 from features import FeatureStore
-from features.runtime import import_keras
+from features.runtime.keras_runtime import import_keras
 from pipeline.dense import train_heads
 from pipeline.kernel import SvmSearch
 from pipeline.linear import Logistic, LogisticSearch

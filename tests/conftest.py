@@ -15,7 +15,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # results of the tests' own
 
 from features import FeatureStore, cost, extract
 from features.backbones import BACKBONES, Backbone
-from features.cache import cache_folder
+from features.runtime.user_cache import cache_folder
 
 HOSTILE = """<img src=x onerror=window.hacked=1>'"&amp;"""
 HOSTILE_CLASSES = (HOSTILE, "</script><script>window.hacked=2</script>")

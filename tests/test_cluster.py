@@ -23,13 +23,14 @@ from conftest import assert_same_stores
 from machines import Cable, Machines
 from torture import child
 
-from features import connection, extract
+from features import extract
 from features.cluster import Run, cut
-from features.connection import settle_unfit
 from features.errors import ClusterError, RequestError, SourceError
 from features.fitness import Fitness
 from features.options import ExtractOptions, check_options
 from features.plan import Content
+from features.runtime import dask_cluster as connection
+from features.runtime.dask_cluster import settle_unfit
 from features.worker import Looked, digest_batch
 
 pytest.importorskip("distributed")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from features.errors import RequestError
-from features.runtime import import_keras
+from features.runtime.keras_runtime import import_keras
 from pipeline import bank
 from pipeline.__main__ import main
 from pipeline.dense import train_heads

@@ -11,10 +11,10 @@ from conftest import draw
 
 from features import FeatureStore, engines, extract, mnn_engine
 from features.backbones import build_base
-from features.cache import cache_folder
 from features.engines import CHOICES, ENGINES, describe_engine, is_installed, make_checked, pick_engine
 from features.errors import EngineError, RequestError, StoreError
 from features.frozen import Frozen
+from features.runtime.user_cache import cache_folder
 from features.verify import verify
 from pipeline.arguments import make_parser
 

@@ -17,7 +17,7 @@ from features.backbones import BACKBONES, Backbone
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
 from features.forward import cast_features
 from features.images import decode
-from features.runtime import import_keras
+from features.runtime.keras_runtime import import_keras
 from features.verify import verify
 from features.views import make_view
 from features.weights import fingerprint_weights, recall_sha256

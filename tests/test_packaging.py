@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import draw_tree
 
-from features.versions import digest_code
+from features.runtime.versions import digest_code
 
 ROOT = Path(__file__).parents[1]
 

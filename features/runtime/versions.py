@@ -8,7 +8,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ._version import __version__
+from .._version import __version__
 
 # Those that are not installed on the client may be on a worker: they are not used.
 _PACKAGES = (
@@ -36,7 +36,7 @@ def differences(here: dict[str, str], there: dict[str, str]) -> str:
 @functools.cache
 def own_source() -> str:
     """Return the SHA-256 of this program's own source, both stages."""
-    stage = Path(__file__).parent
+    stage = Path(__file__).parents[1]
     return digest_code(stage, stage.parent / "pipeline")
 
 

@@ -1,0 +1,1 @@
+"""This machine and others: Keras, the user's cache, memory and cores, progress, versions, Dask."""
