@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import StoreError
 from .layout import runs
-from .ownvalues import check_own_values
+from .safefiles.hdf5 import check_own_values
 
 _OPEN_FILES = 32  # parts that stay open for the next read
 REMEDY = "Extract it again, or restore a copy."

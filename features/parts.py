@@ -18,7 +18,6 @@ import numpy as np
 
 from .diskfile import UNFINISHED, whole_file
 from .errors import StoreError
-from .jsontext import parse_json
 from .layout import (
     Rows,
     Skipped,
@@ -29,7 +28,8 @@ from .layout import (
     write_rows,
     write_skipped,
 )
-from .ownvalues import check_own_values
+from .safefiles.hdf5 import check_own_values
+from .safefiles.json_files import parse_json
 from .store import FeatureStore, check_same, parts_folder
 
 LAYOUTS = ("file", "parts")

@@ -16,7 +16,6 @@ import numpy as np
 
 from .errors import CachedFeaturesError, StoreError, must_be_one_of
 from .index import REMEDY, Index
-from .jsontext import parse_json
 from .layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -26,8 +25,9 @@ from .layout import (
     read_skipped,
     runs,
 )
-from .ownvalues import check_own_values
 from .pooling import check_pool, pool_maps, pooled_shape
+from .safefiles.hdf5 import check_own_values
+from .safefiles.json_files import parse_json
 
 # The provenance that decides feature values; the rest (source, library versions, ...) is told but not compared.
 DECIDING = (

@@ -21,14 +21,14 @@ from .engines import Engine, describe_engine, make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError, must_be_one_of
 from .extract import load_base, settle_batch, tell_apart
 from .forward import first_batch
-from .jsontext import parse_json
 from .options import ExtractOptions, check_options
-from .ownvalues import check_own_values
 from .parts import Key, Parts
 from .plan import Content, distinct_contents, hash_files
 from .pooling import POOLS, pool_maps
 from .provenance import make_provenance
 from .runtime.user_cache import cache_folder
+from .safefiles.hdf5 import check_own_values
+from .safefiles.json_files import parse_json
 from .sources import Source
 from .store import parts_folder
 from .writer import one_writer

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from features.archive import read_arrays
 from features.errors import UnsafeFile
-from features.jsontext import parse_json
 from features.layout import Rows
 from features.runtime.progress import Progress
 from features.runtime.versions import own_source
+from features.safefiles.json_files import parse_json
+from features.safefiles.npz import read_arrays
 from features.splits import SPLITS
 from features.store import FeatureStore
 

@@ -14,11 +14,12 @@ from typing import Any
 import joblib
 import numpy as np
 
-from features.archive import append_array, open_archive, read_arrays, save_arrays
 from features.errors import RequestError, UnsafeFile
-from features.jsontext import read_json
-from features.kerasfile import check_config
 from features.runtime.keras_runtime import import_keras
+from features.safefiles.json_files import read_json
+from features.safefiles.keras_files import check_config
+from features.safefiles.npz import append_array, open_archive, read_arrays, save_arrays
+from features.safefiles.trees import check_trees
 
 from .dense import DenseHead
 from .estimators import ScaledEstimator
@@ -27,7 +28,6 @@ from .kernel import Svm
 from .linearhead import LinearHead
 from .platt import Sigmoids
 from .stream import Matrix, whole_blocks
-from .trees import check_trees
 from .vote import Member, Vote
 
 # Beside the types that skops trusts by itself, NumPy's and scikit-learn's public ones: what trees and networks are

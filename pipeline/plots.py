@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from features.errors import RequestError
-from features.jsontext import read_json
+from features.safefiles.json_files import read_json
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#888888"  # Okabe & Ito's palette, told apart by colour-blind readers
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import RequestError, UnsafeFile
-from features.jsontext import read_json
+from features.safefiles.json_files import read_json
 
 RESULTS = (
     "run.json",

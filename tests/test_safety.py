@@ -19,15 +19,15 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 
 import pipeline
 from features import FeatureStore
-from features.archive import read_arrays, save_arrays
 from features.backbones import build_base
 from features.errors import CachedFeaturesError, RequestError, StoreError, UnsafeFile
 from features.layout import digest_attributes
+from features.safefiles.npz import read_arrays, save_arrays
+from features.safefiles.trees import check_trees
 from pipeline.fits import load_result
 from pipeline.headfile import load_head
 from pipeline.predict import predict
 from pipeline.runs import read_run
-from pipeline.trees import check_trees
 
 HUGE = 10**12
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 
-from .errors import UnsafeFile
+from ..errors import UnsafeFile
 
 # What deflate can make of one byte at the most (RFC 1951: 258 bytes of 2 bits). Zstd can do better on zeros alone.
 _RATIO = 1032

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .errors import UnsafeFile
+from ..errors import UnsafeFile
 
 MAX_BYTES = 64 << 20  # a table of a thousand classes and every setting that was tried takes a few MB
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import h5py
 
-from .archive import open_archive
-from .errors import UnsafeFile
-from .jsontext import parse_json
-from .ownvalues import check_own_values
+from ..errors import UnsafeFile
+from .hdf5 import check_own_values
+from .json_files import parse_json
+from .npz import open_archive
 
 _MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
 # Layers that compute on their inputs alone. Lambda, TFSMLayer, TorchModuleWrapper, JaxLayer and the like run code or open

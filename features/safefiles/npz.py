@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from .errors import UnsafeFile
+from ..errors import UnsafeFile
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
