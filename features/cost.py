@@ -14,7 +14,7 @@ import numpy as np
 from .engines import Engine, describe_engine, make_checked, pick_engine
 from .extract import load_base, row_bytes_of, settle_batch, tell_apart
 from .forward import first_batch, rows_a_part
-from .images import read_bytes
+from .images.decode import read_bytes
 from .options import ExtractOptions, check_options
 from .plan import Content
 from .runtime.keras_runtime import cores

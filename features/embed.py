@@ -16,11 +16,11 @@ from .engines import ENGINES, Engine, is_installed, missing_engine
 from .errors import UnsafeFile, must_be_one_of
 from .forward import cast_features
 from .frozen import Frozen
-from .images import check_resize
+from .images.decode import check_resize
+from .images.views import check_views, make_view
 from .options import DTYPES
 from .plan import Content, ahead
 from .pooling import EXTRACT_POOLS
-from .views import check_views, make_view
 
 _MAX_SIDE, _MAX_BATCH = 4096, 4096
 

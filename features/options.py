@@ -6,16 +6,16 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import images
 from .backbones import check_request, find_backbone
 from .batchsize import USUAL
 from .engines import CHOICES, is_installed, missing_engine
 from .errors import RequestError, must_be_one_of
+from .images import decode as images
+from .images.views import check_views
 from .layout import COMPRESSION
 from .parts import LAYOUTS
 from .pooling import EXTRACT_POOLS
 from .runtime.dask_cluster import check_cluster
-from .views import check_views
 
 DTYPES = ("float16", "float32")
 

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from . import images
 from .errors import SourceError, UnreadableImage
+from .images import decode as images
 from .layout import Rows, Skipped
 from .sources import Source
 

@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from . import images
 from .embed import embed
 from .engines import Engine, describe_engine, make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError, must_be_one_of
 from .extract import load_base, settle_batch, tell_apart
 from .forward import first_batch
+from .images import decode as images
 from .options import ExtractOptions, check_options
 from .parts import Key, Parts
 from .plan import Content, distinct_contents, hash_files

@@ -19,7 +19,7 @@ import numpy as np
 
 from features.embed import rebuild_base
 from features.errors import CachedFeaturesError, RequestError, UnreadableImage, missing_extra
-from features.images import decode_whole, read_bytes
+from features.images.decode import decode_whole, read_bytes
 from features.runtime.keras_runtime import import_keras, quiet
 from features.runtime.progress import Progress
 from features.store import FeatureStore

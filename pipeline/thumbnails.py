@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from features.errors import UnreadableImage
-from features.images import decode, read_bytes
+from features.images.decode import decode, read_bytes
 from features.layout import Rows
 
 

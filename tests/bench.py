@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from features import backbones, extract, images
+from features import backbones, extract
 from features.engines import ENGINES, describe_engine, is_installed, processor
 from features.errors import EngineError
 from features.frozen import Frozen
+from features.images import decode as images
 from features.mnn_engine import cores
 from features.sources import load_source
 from features.weights import Weights, fingerprint_weights

@@ -19,7 +19,7 @@ from test_heads import fit_features as fit_head
 import pipeline
 from features import FeatureStore, extract
 from features.errors import EngineError, RequestError
-from features.images import RESIZE
+from features.images.decode import RESIZE
 from pipeline.__main__ import main
 from pipeline.export import ParityError, _open, _write, export
 from pipeline.headlayers import apply_head

@@ -12,14 +12,15 @@ import pytest
 import tiny as tiny_base
 from conftest import assert_same_stores, draw, draw_tree
 
-from features import FeatureStore, extract, images, parts
+from features import FeatureStore, extract, parts
 from features.backbones import BACKBONES, Backbone
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
 from features.forward import cast_features
-from features.images import decode
+from features.images import decode as images
+from features.images.decode import decode
+from features.images.views import make_view
 from features.runtime.keras_runtime import import_keras
 from features.verify import verify
-from features.views import make_view
 from features.weights import fingerprint_weights, recall_sha256
 
 

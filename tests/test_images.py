@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from features import images
 from features.errors import RequestError, UnreadableImage
+from features.images import decode as images
 
 
 def encode(pixels, mode=None, file_format="PNG", **options):

@@ -10,7 +10,7 @@ import pytest
 from conftest import draw, draw_tree
 
 from features.errors import CachedFeaturesError, SourceError
-from features.images import decode
+from features.images.decode import decode
 from features.sources import load_source
 from features.splits import SPLITS, stratified_folds, stratified_split
 

@@ -21,8 +21,9 @@ import pytest
 import standin
 from conftest import assert_same_stores, draw, draw_tree
 
-from features import FeatureStore, extract, images, parts, writer
+from features import FeatureStore, extract, parts, writer
 from features.errors import SourceError, StoreError
+from features.images import decode as images
 from features.verify import verify
 from features.writer import one_writer
 from pipeline.__main__ import main
@@ -233,7 +234,7 @@ def test_skipped_files_are_remembered_and_retried_when_asked(tree, tmp_path, sta
     run(tree, tmp_path / "s.h5")
     real = images.decode
     monkeypatch.setattr(
-        "features.images.decode",
+        "features.images.decode.decode",
         lambda data, *rest: np.zeros((16, 16, 3), np.uint8) if data[:3] == b"not" else real(data, *rest),
     )
     assert (run(tree, tmp_path / "s.h5").rows, run(tree, tmp_path / "s.h5", retry_skipped=True).rows) == (32, 33)

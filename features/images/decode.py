@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from .errors import UnreadableImage, must_be_one_of
+from ..errors import UnreadableImage, must_be_one_of
 
 # Content decides how a file is decoded. Pillow's other formats stay shut: EPS would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from .errors import RequestError, must_be_one_of
+from ..errors import RequestError, must_be_one_of
 
 # The eight symmetries of the square, in the order in which they become views; for cells, aerial and microscope images.
 _DIHEDRAL = (

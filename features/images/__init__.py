@@ -1,0 +1,1 @@
+"""The bytes of a file become upright RGB of the asked size, and its views."""
