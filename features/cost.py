@@ -18,7 +18,7 @@ from .images.decode import read_bytes
 from .options import ExtractOptions, check_options
 from .plan import Content
 from .runtime.keras_runtime import cores
-from .sources import Source, load_source
+from .sources.load import Source, load_source
 
 WORKERS = (1, 8, 64)
 _BATCHES = 3  # timed, after one that warms up

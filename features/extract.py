@@ -28,7 +28,7 @@ from .plan import Plan, check_classes, make_plan
 from .pooling import pooled_shape
 from .provenance import find_finished, is_current, make_provenance
 from .runtime.progress import Progress
-from .sources import Source, load_source
+from .sources.load import Source, load_source
 from .store import FeatureStore, parts_folder
 from .writer import one_writer
 

@@ -15,7 +15,7 @@ import numpy as np
 from .errors import SourceError, UnreadableImage
 from .images import decode as images
 from .layout import Rows, Skipped
-from .sources import Source
+from .sources.load import Source
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

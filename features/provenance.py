@@ -13,7 +13,7 @@ from .backbones import Base
 from .layout import Rows, Skipped
 from .options import ExtractOptions
 from .plan import Plan
-from .sources import Source
+from .sources.load import Source
 from .store import FeatureStore, fingerprint, parts_folder
 from .weights import recall_sha256
 

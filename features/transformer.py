@@ -29,7 +29,7 @@ from .provenance import make_provenance
 from .runtime.user_cache import cache_folder
 from .safefiles.hdf5 import check_own_values
 from .safefiles.json_files import parse_json
-from .sources import Source
+from .sources.load import Source
 from .store import parts_folder
 from .writer import one_writer
 

@@ -18,7 +18,7 @@ from features.engines import describe_engine
 from features.errors import CachedFeaturesError, RequestError, SourceError
 from features.plan import Content, distinct_contents, hash_files
 from features.runtime.progress import Progress
-from features.sources import EXTENSIONS, unicode_name
+from features.sources.load import EXTENSIONS, unicode_name
 from features.store import FeatureStore
 
 from .trained import Trained, load_trained

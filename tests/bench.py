@@ -25,7 +25,7 @@ from features.errors import EngineError
 from features.frozen import Frozen
 from features.images import decode as images
 from features.mnn_engine import cores
-from features.sources import load_source
+from features.sources.load import load_source
 from features.weights import Weights, fingerprint_weights
 
 PREDICT, PASS = "Keras model.predict alone", "extract, files to store"

@@ -19,7 +19,7 @@ import numpy as np
 
 from features import FeatureStore, backbones
 from features.runtime.keras_runtime import import_keras
-from features.sources import load_source
+from features.sources.load import load_source
 from features.splits import SPLITS
 from pipeline.dense import train_heads
 from pipeline.recipe import Recipe, Schedule

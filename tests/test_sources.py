@@ -11,7 +11,7 @@ from conftest import draw, draw_tree
 
 from features.errors import CachedFeaturesError, SourceError
 from features.images.decode import decode
-from features.sources import load_source
+from features.sources.load import load_source
 from features.splits import SPLITS, stratified_folds, stratified_split
 
 

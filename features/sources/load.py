@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import RequestError, SourceError
+from ..splits import SPLIT_NAMES, SPLITS, Row, count_rows, rank_keys, stratified_split
 from .cifar10 import cifar10_folder
 from .elpv import read_elpv
-from .errors import RequestError, SourceError
 from .manifest import read_manifest
-from .splits import SPLIT_NAMES, SPLITS, Row, count_rows, rank_keys, stratified_split
 
 # What is taken for an image by its name; content decides how it is decoded.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})

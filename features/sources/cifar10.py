@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from .errors import SourceError
-from .runtime.user_cache import cache_folder
+from ..errors import SourceError
+from ..runtime.user_cache import cache_folder
 
 # In the order of the set's labels (Krizhevsky 2009, "Learning multiple layers of features from tiny images").
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from .errors import missing_extra
-from .splits import Row
+from ..errors import missing_extra
+from ..splits import Row
 
 
 def read_elpv() -> tuple[Path, list[Row], dict[str, str]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from .errors import SourceError
-from .splits import SPLIT_NAMES, Row
+from ..errors import SourceError
+from ..splits import SPLIT_NAMES, Row
 
 
 def read_manifest(path: Path) -> list[Row]:
