@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .extract import extract
-from .store import FeatureStore
+from .store.reader import FeatureStore
 
 if TYPE_CHECKING:
     from .transformer import ConvFeatures

@@ -16,21 +16,21 @@ import numpy as np
 
 from .backbones import Base, build_base
 from .batchsize import pick_batch_size
-from .diskfile import free_space
 from .engines import Engine, describe_engine, make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError
 from .forward import PART_BYTES, Stages, allowed_skips, compute, find_work, first_batch, too_many_skipped
 from .frozen import Frozen
-from .layout import Rows, Skipped
 from .options import ExtractOptions, check_options
-from .parts import Parts, held_provenance
 from .plan import Plan, check_classes, make_plan
 from .pooling import pooled_shape
 from .provenance import find_finished, is_current, make_provenance
 from .runtime.progress import Progress
 from .sources.load import Source, load_source
-from .store import FeatureStore, parts_folder
-from .writer import one_writer
+from .store.atomic_file import free_space
+from .store.parts import Parts, held_provenance
+from .store.reader import FeatureStore, parts_folder
+from .store.schema import Rows, Skipped
+from .store.writer_lock import one_writer
 
 
 @dataclass(frozen=True)

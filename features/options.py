@@ -12,10 +12,10 @@ from .engines import CHOICES, is_installed, missing_engine
 from .errors import RequestError, must_be_one_of
 from .images import decode as images
 from .images.views import check_views
-from .layout import COMPRESSION
-from .parts import LAYOUTS
 from .pooling import EXTRACT_POOLS
 from .runtime.dask_cluster import check_cluster
+from .store.parts import LAYOUTS
+from .store.schema import COMPRESSION
 
 DTYPES = ("float16", "float32")
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from .errors import SourceError, UnreadableImage
 from .images import decode as images
-from .layout import Rows, Skipped
 from .sources.load import Source
+from .store.schema import Rows, Skipped
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from .backbones import Base
-from .layout import Rows, Skipped
 from .options import ExtractOptions
 from .plan import Plan
 from .sources.load import Source
-from .store import FeatureStore, fingerprint, parts_folder
+from .store.reader import FeatureStore, fingerprint, parts_folder
+from .store.schema import Rows, Skipped
 from .weights import recall_sha256
 
 

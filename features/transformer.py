@@ -22,7 +22,6 @@ from .extract import load_base, settle_batch, tell_apart
 from .forward import first_batch
 from .images import decode as images
 from .options import ExtractOptions, check_options
-from .parts import Key, Parts
 from .plan import Content, distinct_contents, hash_files
 from .pooling import POOLS, pool_maps
 from .provenance import make_provenance
@@ -30,8 +29,9 @@ from .runtime.user_cache import cache_folder
 from .safefiles.hdf5 import check_own_values
 from .safefiles.json_files import parse_json
 from .sources.load import Source
-from .store import parts_folder
-from .writer import one_writer
+from .store.parts import Key, Parts
+from .store.reader import parts_folder
+from .store.writer_lock import one_writer
 
 _KEPT_AT_ONCE = 512  # images whose features become one part of the cache
 _READY_AT_ONCE = 2  # bases in memory

@@ -16,7 +16,7 @@ from .images import decode as images
 from .images.views import make_view
 from .plan import hash_files
 from .runtime.progress import Progress
-from .store import FeatureStore
+from .store.reader import FeatureStore
 
 # Relative, Frobenius. Rounding to float16 takes up to 5e-4 of it. That another resize rule, preprocessing or order of
 # rows passes it by far is what tests/test_survival.py shows.

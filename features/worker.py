@@ -18,11 +18,11 @@ from .engines import Engine, describe_engine, is_installed, missing_engine
 from .errors import CachedFeaturesError, StoreError
 from .forward import compute, first_batch
 from .options import ExtractOptions
-from .parts import Key, write_part
 from .plan import Content
 from .runtime.keras_runtime import limit_cores
 from .runtime.progress import Progress
 from .runtime.versions import differences, versions
+from .store.parts import Key, write_part
 
 Work = list[tuple[Content, list[int]]]
 

@@ -184,7 +184,7 @@ def _verify(store: str, **options: Any) -> tuple[dict[str, Any], str]:
 
 
 def _inspect(store: str) -> tuple[dict[str, Any], str]:
-    from features.store import FeatureStore
+    from features.store.reader import FeatureStore
 
     with FeatureStore(store) as opened:
         described = opened.describe()

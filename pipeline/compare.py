@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from features.errors import RequestError
-from features.layout import Rows
 from features.runtime.progress import Progress
 from features.splits import SPLITS, stratified_split
-from features.store import FeatureStore
+from features.store.reader import FeatureStore
+from features.store.schema import Rows
 
 from .choice import describe_settings
 from .evaluate import accuracy_interval, difference_interval, holm, paired_test

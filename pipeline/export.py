@@ -22,7 +22,7 @@ from features.errors import CachedFeaturesError, RequestError, UnreadableImage, 
 from features.images.decode import decode_whole, read_bytes
 from features.runtime.keras_runtime import import_keras, quiet
 from features.runtime.progress import Progress
-from features.store import FeatureStore
+from features.store.reader import FeatureStore
 from features.weights import LICENCES
 
 from .onemodel import build_model

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from features.errors import UnsafeFile
-from features.layout import Rows
 from features.runtime.progress import Progress
 from features.runtime.versions import own_source
 from features.safefiles.json_files import parse_json
 from features.safefiles.npz import read_arrays
 from features.splits import SPLITS
-from features.store import FeatureStore
+from features.store.reader import FeatureStore
+from features.store.schema import Rows
 
 from .heads import HEADS, find_head
 from .matrix import is_by_products, read_features

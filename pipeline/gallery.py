@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from features.splits import SPLITS
-from features.store import FeatureStore
+from features.store.reader import FeatureStore
 
 from . import attention
 from .embedding import project

@@ -21,7 +21,7 @@ import numpy as np
 from features.errors import WeightsError
 from features.extract import extract
 from features.splits import SPLITS
-from features.store import FeatureStore
+from features.store.reader import FeatureStore
 
 from .compare import check_repeats, draw_splits
 from .dense import DenseHead, train_heads

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from features.errors import RequestError
-from features.layout import Rows
 from features.pooling import check_pool, pooled_shape
-from features.store import FeatureStore
+from features.store.reader import FeatureStore
+from features.store.schema import Rows
 
 from .dense import DenseSearch
 from .heads import HEADS, find_head

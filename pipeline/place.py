@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from features.errors import StoreError
-from features.layout import Rows
-from features.store import FeatureStore
+from features.store.reader import FeatureStore
+from features.store.schema import Rows
 
 
 @dataclass(frozen=True)

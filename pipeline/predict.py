@@ -19,7 +19,7 @@ from features.errors import CachedFeaturesError, RequestError, SourceError
 from features.plan import Content, distinct_contents, hash_files
 from features.runtime.progress import Progress
 from features.sources.load import EXTENSIONS, unicode_name
-from features.store import FeatureStore
+from features.store.reader import FeatureStore
 
 from .trained import Trained, load_trained
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from features.errors import RequestError
-from features.layout import Rows
 from features.splits import SPLITS
+from features.store.schema import Rows
 
 FILE = "predictions.npz"
 

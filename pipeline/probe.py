@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from features.runtime.progress import Progress
-from features.store import FeatureStore
+from features.store.reader import FeatureStore
 
 from .compare import compare_with_best, draw_splits, summarise
 from .fits import Fits

@@ -10,7 +10,7 @@ import numpy as np
 
 from features.errors import UnsafeFile
 from features.pooling import POOLS, pool_maps
-from features.store import FeatureStore
+from features.store.reader import FeatureStore
 
 from .heads import Classifier
 

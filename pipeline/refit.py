@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from features.layout import Rows
 from features.splits import SPLITS
-from features.store import FeatureStore
+from features.store.reader import FeatureStore
+from features.store.schema import Rows
 
 from .heads import Classifier, find_head
 from .linearhead import LinearHead

@@ -14,7 +14,7 @@ import numpy as np
 
 from features import __version__
 from features.errors import CachedFeaturesError, RequestError
-from features.store import FeatureStore
+from features.store.reader import FeatureStore
 
 from . import figures
 from .compare import best_first, compare_with_best, summarise

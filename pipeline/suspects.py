@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from features.layout import Rows
+from features.store.schema import Rows
 
 
 class Suspect(NamedTuple):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from features.errors import UnreadableImage
 from features.images.decode import decode, read_bytes
-from features.layout import Rows
+from features.store.schema import Rows
 
 
 class Thumbnails:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from features.errors import RequestError
-from features.layout import Rows
 from features.runtime.keras_runtime import import_keras
 from features.splits import SPLITS, stratified_folds
-from features.store import FeatureStore
+from features.store.reader import FeatureStore
+from features.store.schema import Rows
 
 from .bootstrap import bootstrap_intervals
 from .choice import Choice, Grid

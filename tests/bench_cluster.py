@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from features import FeatureStore, cluster, layout, worker
+from features import FeatureStore, cluster, worker
 from features.plan import Content
+from features.store import schema as layout
 
 ROUND = """
 import json, sys

@@ -12,7 +12,7 @@ import pytest
 import tiny as tiny_base
 from conftest import assert_same_stores, draw, draw_tree
 
-from features import FeatureStore, extract, parts
+from features import FeatureStore, extract
 from features.backbones import BACKBONES, Backbone
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
 from features.forward import cast_features
@@ -20,6 +20,7 @@ from features.images import decode as images
 from features.images.decode import decode
 from features.images.views import make_view
 from features.runtime.keras_runtime import import_keras
+from features.store import parts
 from features.verify import verify
 from features.weights import fingerprint_weights, recall_sha256
 

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
 from features.errors import RequestError
-from features.layout import Rows
+from features.store.schema import Rows
 from pipeline import newton
 from pipeline.headfile import load_head, save_head
 from pipeline.heads import HEADS, find_head

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from machines import Machines
 
-from features import FeatureStore, layout
+from features import FeatureStore
 from features.errors import RequestError, StoreError
+from features.store import schema as layout
 from pipeline.compare import compare
 from pipeline.gram import gram, transposed
 from pipeline.headfile import load_head

@@ -21,9 +21,9 @@ import pipeline
 from features import FeatureStore
 from features.backbones import build_base
 from features.errors import CachedFeaturesError, RequestError, StoreError, UnsafeFile
-from features.layout import digest_attributes
 from features.safefiles.npz import read_arrays, save_arrays
 from features.safefiles.trees import check_trees
+from features.store.schema import digest_attributes
 from pipeline.fits import load_result
 from pipeline.headfile import load_head
 from pipeline.predict import predict

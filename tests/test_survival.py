@@ -21,11 +21,13 @@ import pytest
 import standin
 from conftest import assert_same_stores, draw, draw_tree
 
-from features import FeatureStore, extract, parts, writer
+from features import FeatureStore, extract
 from features.errors import SourceError, StoreError
 from features.images import decode as images
+from features.store import parts
+from features.store import writer_lock as writer
+from features.store.writer_lock import one_writer
 from features.verify import verify
-from features.writer import one_writer
 from pipeline.__main__ import main
 
 
@@ -155,7 +157,7 @@ def test_more_parts_than_files_may_be_open_are_all_read(tree, tmp_path, monkeypa
     monkeypatch.setattr("features.forward.PART_BYTES", 1)
     run(tree, tmp_path / "one.h5", batch_size=1)
     run(tree, tmp_path / "many.h5", batch_size=1, layout="parts")
-    monkeypatch.setattr("features.index._OPEN_FILES", 2)
+    monkeypatch.setattr("features.store.part_index._OPEN_FILES", 2)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with FeatureStore(tmp_path / "many.h5") as many, FeatureStore(tmp_path / "one.h5") as one:
         try:
@@ -249,7 +251,7 @@ def test_verify_a_sound_store(tree, tmp_path):
 
 def rewrite(path, change):
     """Copy a store into another with `change` applied, checksums and all: what only computing again can find."""
-    from features import layout
+    from features.store import schema as layout
 
     with h5py.File(path) as old, h5py.File(path.with_name("changed.h5"), "w", libver=("v110", "v110")) as new:
         values, provenance = old["features/last"][:], json.loads(old.attrs["provenance"])

@@ -63,7 +63,7 @@ def test_a_model_of_ones_own_that_is_saved_again_gives_new_features(files, tmp_p
 
 
 def test_a_process_that_finds_another_keeping_features_leaves_them_to_it(files, tmp_path):
-    from features.writer import one_writer
+    from features.store.writer_lock import one_writer
 
     first = make(tmp_path).transform(files[0][:4])
     (kept,) = (tmp_path / "kept").iterdir()

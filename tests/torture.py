@@ -147,7 +147,7 @@ def flip_outcomes(path, times, seed):
 
     from conftest import contents
 
-    from features.store import FeatureStore
+    from features.store.reader import FeatureStore
 
     generator, data = random.Random(seed), path.read_bytes()
     with FeatureStore(path) as store:
@@ -237,7 +237,7 @@ def memory(place, times, real):
 
 def readers(place, times, real):
     """Let ten readers open and read while a writer extends the store."""
-    from features.store import FeatureStore
+    from features.store.reader import FeatureStore
 
     data = make_images(place / "images", 60)
     assert finish(child(data, place / "s.h5", image_size=32))[0] == 0
@@ -268,14 +268,14 @@ def readers(place, times, real):
 
 def speed(place, times, real):
     """Measure size and reading of a store of real VGG16 maps (--store), beside no compression and numpy's file."""
-    from features.store import FeatureStore
+    from features.store.reader import FeatureStore
 
     report, generator = {}, np.random.default_rng(0)
     with FeatureStore(real) as store:
         layer = list(store.layers)[-1]
         values = store.dataset(layer)[:]
     np.save(place / "values.npy", values)
-    from features import layout
+    from features.store import schema as layout
 
     for name in layout.COMPRESSION:
         with h5py.File(place / f"{name}.h5", "w", libver=("v110", "v110")) as file:

@@ -19,7 +19,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from .splits import SPLITS, count_rows
+from ..splits import SPLITS, count_rows
 
 FORMAT, FORMAT_VERSION = "cached-features", 1
 SPLIT_TYPE = h5py.enum_dtype(SPLITS, basetype="u1")

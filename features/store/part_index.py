@@ -12,9 +12,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .errors import StoreError
-from .layout import runs
-from .safefiles.hdf5 import check_own_values
+from ..errors import StoreError
+from ..safefiles.hdf5 import check_own_values
+from .schema import runs
 
 _OPEN_FILES = 32  # parts that stay open for the next read
 REMEDY = "Extract it again, or restore a copy."

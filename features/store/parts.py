@@ -16,21 +16,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .diskfile import UNFINISHED, whole_file
-from .errors import StoreError
-from .layout import (
-    Rows,
-    Skipped,
-    create,
-    link,
-    runs,
-    write_attributes,
-    write_rows,
-    write_skipped,
-)
-from .safefiles.hdf5 import check_own_values
-from .safefiles.json_files import parse_json
-from .store import FeatureStore, check_same, parts_folder
+from ..errors import StoreError
+from ..safefiles.hdf5 import check_own_values
+from ..safefiles.json_files import parse_json
+from .atomic_file import UNFINISHED, whole_file
+from .reader import FeatureStore, check_same, parts_folder
+from .schema import Rows, Skipped, create, link, runs, write_attributes, write_rows, write_skipped
 
 LAYOUTS = ("file", "parts")
 Key = tuple[bytes, int]  # SHA-256 of an image file's bytes, number of a view

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import h5py
 
-from .errors import StoreError
+from ..errors import StoreError
 
 # Object headers, indices and links with checksums; read by HDF5 1.10 and later.
 _LIBVER = ("v110", "v110")

@@ -14,20 +14,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .errors import CachedFeaturesError, StoreError, must_be_one_of
-from .index import REMEDY, Index
-from .layout import (
-    FORMAT,
-    FORMAT_VERSION,
-    digest_attributes,
-    open_layer,
-    read_rows,
-    read_skipped,
-    runs,
-)
-from .pooling import check_pool, pool_maps, pooled_shape
-from .safefiles.hdf5 import check_own_values
-from .safefiles.json_files import parse_json
+from ..errors import CachedFeaturesError, StoreError, must_be_one_of
+from ..pooling import check_pool, pool_maps, pooled_shape
+from ..safefiles.hdf5 import check_own_values
+from ..safefiles.json_files import parse_json
+from .part_index import REMEDY, Index
+from .schema import FORMAT, FORMAT_VERSION, digest_attributes, open_layer, read_rows, read_skipped, runs
 
 # The provenance that decides feature values; the rest (source, library versions, ...) is told but not compared.
 DECIDING = (

@@ -1,0 +1,1 @@
+"""The one owner of the HDF5 format: schema, parts, reader, lock."""
