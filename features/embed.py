@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .backbones import Base, build_base
+from .backbones.keras_base import Base, build_base
 from .engines import ENGINES, Engine, is_installed, missing_engine
 from .errors import UnsafeFile, must_be_one_of
 from .forward import cast_features

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .backbones import Base, build_base
+from .backbones.keras_base import Base, build_base
 from .batchsize import pick_batch_size
 from .engines import Engine, describe_engine, make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError

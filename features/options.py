@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .backbones import check_request, find_backbone
+from .backbones.keras_base import check_request, find_backbone
 from .batchsize import USUAL
 from .engines import CHOICES, is_installed, missing_engine
 from .errors import RequestError, must_be_one_of

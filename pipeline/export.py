@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from features.backbones.weights import LICENCES
 from features.embed import rebuild_base
 from features.errors import CachedFeaturesError, RequestError, UnreadableImage, missing_extra
 from features.images.decode import decode_whole, read_bytes
 from features.runtime.keras_runtime import import_keras, quiet
 from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
-from features.weights import LICENCES
 
 from .onemodel import build_model
 from .trained import Trained, load_trained

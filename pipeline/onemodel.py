@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.backbones import Base
+from features.backbones.keras_base import Base
 from features.errors import RequestError
 from features.runtime.keras_runtime import import_keras
 

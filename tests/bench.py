@@ -19,14 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from features import backbones, extract
+from features import extract
+from features.backbones import keras_base as backbones
+from features.backbones.weights import Weights, fingerprint_weights
 from features.engines import ENGINES, describe_engine, is_installed, processor
 from features.errors import EngineError
 from features.frozen import Frozen
 from features.images import decode as images
 from features.mnn_engine import cores
 from features.sources.load import load_source
-from features.weights import Weights, fingerprint_weights
 
 PREDICT, PASS = "Keras model.predict alone", "extract, files to store"
 LECTURE, BOOK = "files by ImageDataGenerator, model.predict", "files by image_dataset_from_directory, model.predict"

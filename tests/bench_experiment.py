@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from features import FeatureStore, backbones
+from features import FeatureStore
+from features.backbones import keras_base as backbones
 from features.runtime.keras_runtime import import_keras
 from features.sources.load import load_source
 from features.splits import SPLITS

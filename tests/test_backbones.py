@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from features.backbones import BACKBONES, build_base, canonical_names, list_layers
+from features.backbones.keras_base import BACKBONES, build_base, canonical_names, list_layers
+from features.backbones.weights import fingerprint_weights
 from features.engines import ENGINES, TensorFlowEngine, is_installed, make_checked
 from features.errors import EngineError, RequestError, UnsafeFile, WeightsError
 from features.frozen import Frozen
-from features.weights import fingerprint_weights
 
 REAL = sorted(BACKBONES)
 
@@ -82,7 +82,7 @@ def test_weights_that_do_not_fit(random_weights, tmp_path):
 def test_no_weights_anywhere_names_the_ways(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr("features.weights.CARRIERS", {"vgg16": ("no_such_module", "")})
+    monkeypatch.setattr("features.backbones.weights.CARRIERS", {"vgg16": ("no_such_module", "")})
 
     def offline(*arguments, **options):
         raise Exception("URL fetch failure on https://example.org/x.h5: None -- [Errno -2] Name or service not known")

@@ -10,7 +10,7 @@ import tiny as tiny_base
 from conftest import draw
 
 from features import FeatureStore, engines, extract, mnn_engine
-from features.backbones import build_base
+from features.backbones.keras_base import build_base
 from features.engines import CHOICES, ENGINES, describe_engine, is_installed, make_checked, pick_engine
 from features.errors import EngineError, RequestError, StoreError
 from features.frozen import Frozen

@@ -13,7 +13,8 @@ import tiny as tiny_base
 from conftest import assert_same_stores, draw, draw_tree
 
 from features import FeatureStore, extract
-from features.backbones import BACKBONES, Backbone
+from features.backbones.keras_base import BACKBONES, Backbone
+from features.backbones.weights import fingerprint_weights, recall_sha256
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
 from features.forward import cast_features
 from features.images import decode as images
@@ -22,7 +23,6 @@ from features.images.views import make_view
 from features.runtime.keras_runtime import import_keras
 from features.store import parts
 from features.verify import verify
-from features.weights import fingerprint_weights, recall_sha256
 
 
 def run(data, out, **options):

@@ -8,13 +8,13 @@ import keras
 import numpy as np
 import pytest
 
-from features.backbones import BACKBONES, build_base
+from features.backbones.keras_base import BACKBONES, build_base
+from features.backbones.weights import Weights
 from features.engines import ENGINES, make_checked
 from features.errors import EngineError
 from features.frozen import Frozen
 from features.numba_engine import NumbaEngine
 from features.toomcook import matrices, transform_kernel
-from features.weights import Weights
 
 pytest.importorskip("numba", reason="the extra numba is not installed")
 
@@ -83,7 +83,7 @@ def test_features_of_a_graph_are_those_of_the_model(size, layers):
 @pytest.mark.parametrize("name", ["resnet50", "resnet50_v2", "inception_v3", "inception_resnet_v2", "densenet121"])
 def test_bases_of_keras_are_taken(name, monkeypatch):
     """With Keras' random weights: plumbing."""
-    monkeypatch.setattr("features.backbones.load_weights", lambda *_: Weights("random", ""))
+    monkeypatch.setattr("features.backbones.keras_base.load_weights", lambda *_: Weights("random", ""))
     compare(frozen(75, [BACKBONES[name].layer], name=name))
 
 

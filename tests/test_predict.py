@@ -17,10 +17,10 @@ from PIL import Image
 
 import pipeline
 from features import extract
-from features.backbones import BACKBONES
+from features.backbones.keras_base import BACKBONES
+from features.backbones.weights import fingerprint_weights
 from features.embed import rebuild_engine
 from features.errors import RequestError, SourceError, UnsafeFile, WeightsError
-from features.weights import fingerprint_weights
 from pipeline.__main__ import main
 from pipeline.heads import HEADS
 from pipeline.predict import find_images, predict
@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
     """A store of odd files too, of two layers and views, and a run of every head on it."""
     folder = tmp_path_factory.mktemp("predict")
     with pytest.MonkeyPatch.context() as patch:
-        from features.backbones import Backbone
+        from features.backbones.keras_base import Backbone
 
         patch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
         patch.chdir(folder)

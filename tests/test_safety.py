@@ -19,7 +19,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 
 import pipeline
 from features import FeatureStore
-from features.backbones import build_base
+from features.backbones.keras_base import build_base
 from features.errors import CachedFeaturesError, RequestError, StoreError, UnsafeFile
 from features.safefiles.npz import read_arrays, save_arrays
 from features.safefiles.trees import check_trees

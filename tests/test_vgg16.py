@@ -10,7 +10,7 @@ from conftest import draw_tree
 from PIL import Image
 
 from features import FeatureStore, extract
-from features.backbones import build_base
+from features.backbones.keras_base import build_base
 from features.engines import ENGINES, TensorFlowEngine, is_installed
 from features.errors import WeightsError
 from features.frozen import Frozen

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import RequestError, must_be_one_of
-from .ownmodel import input_side, load_own
-from .runtime.keras_runtime import import_keras
+from ..errors import RequestError, must_be_one_of
+from ..runtime.keras_runtime import import_keras
+from .custom_model import input_side, load_own
 from .weights import Weights, load_weights
 
 if TYPE_CHECKING:

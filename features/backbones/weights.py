@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from .errors import WeightsError, missing_extra
-from .runtime.user_cache import cache_folder, new_file, recall, remember
-from .safefiles.hdf5 import check_own_values
-from .safefiles.npz import open_archive
+from ..errors import WeightsError, missing_extra
+from ..runtime.user_cache import cache_folder, new_file, recall, remember
+from ..safefiles.hdf5 import check_own_values
+from ..safefiles.npz import open_archive
 
 if TYPE_CHECKING:
     import keras

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import RequestError, WeightsError
-from .runtime.keras_runtime import import_keras
-from .safefiles.keras_files import check_model_file
+from ..errors import RequestError, WeightsError
+from ..runtime.keras_runtime import import_keras
+from ..safefiles.keras_files import check_model_file
 from .weights import Weights
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Name to a frozen base with checked weights."""
