@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .engines import Engine, describe_engine, make_checked, pick_engine
+from .engines.registry import Engine, describe_engine, make_checked, pick_engine
 from .extract import load_base, row_bytes_of, settle_batch, tell_apart
 from .forward import first_batch, rows_a_part
 from .images.decode import read_bytes

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from .backbones.keras_base import Base, build_base
-from .engines import ENGINES, Engine, is_installed, missing_engine
+from .engines.frozen_graph import Frozen
+from .engines.registry import ENGINES, Engine, is_installed, missing_engine
 from .errors import UnsafeFile, must_be_one_of
 from .forward import cast_features
-from .frozen import Frozen
 from .images.decode import check_resize
 from .images.views import check_views, make_view
 from .options import DTYPES

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from .backbones.keras_base import Base, build_base
-from .batchsize import pick_batch_size
-from .engines import Engine, describe_engine, make_checked, pick_engine
+from .engines.batch_size import pick_batch_size
+from .engines.frozen_graph import Frozen
+from .engines.registry import Engine, describe_engine, make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError
 from .forward import PART_BYTES, Stages, allowed_skips, compute, find_work, first_batch, too_many_skipped
-from .frozen import Frozen
 from .options import ExtractOptions, check_options
 from .plan import Plan, check_classes, make_plan
 from .pooling import pooled_shape

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .engines import Engine
+from .engines.registry import Engine
 from .errors import SourceError, StoreError
 from .images.views import make_view
 from .options import ExtractOptions

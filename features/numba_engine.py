@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .engines.frozen_graph import Frozen
 from .errors import EngineError
-from .frozen import Frozen
 from .layergraph import CHANNELS, MOST_CHANNELS, Convolution
 from .layerreader import read_layers
 from .pooling import pool_maps
@@ -13,7 +13,7 @@ from .runtime.keras_runtime import cores
 
 
 class NumbaEngine:
-    """See `features.engines.Engine`.
+    """See `features.engines.registry.Engine`.
 
     Raises
     ------
@@ -35,7 +35,7 @@ class NumbaEngine:
         self._network = Network(graph, cores(), frozen.batch_size)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """See `features.engines.Engine.run`."""
+        """See `features.engines.registry.Engine.run`."""
         features, pool = self._network.run(images, self._prepare), self._frozen.pool
         return features if pool == "none" else {layer: pool_maps(maps, pool) for layer, maps in features.items()}
 

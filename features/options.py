@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .backbones.keras_base import check_request, find_backbone
-from .batchsize import USUAL
-from .engines import CHOICES, is_installed, missing_engine
+from .engines.batch_size import USUAL
+from .engines.registry import CHOICES, is_installed, missing_engine
 from .errors import RequestError, must_be_one_of
 from .images import decode as images
 from .images.views import check_views

@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from .embed import embed
-from .engines import Engine, describe_engine, make_checked, pick_engine
+from .engines.registry import Engine, describe_engine, make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError, must_be_one_of
 from .extract import load_base, settle_batch, tell_apart
 from .forward import first_batch

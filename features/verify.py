@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from .embed import rebuild_engine
-from .engines import ENGINES, Engine, is_installed, missing_engine
+from .engines.registry import ENGINES, Engine, is_installed, missing_engine
 from .errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage
 from .images import decode as images
 from .images.views import make_view

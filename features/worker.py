@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .embed import rebuild_engine
-from .engines import Engine, describe_engine, is_installed, missing_engine
+from .engines.registry import Engine, describe_engine, is_installed, missing_engine
 from .errors import CachedFeaturesError, StoreError
 from .forward import compute, first_batch
 from .options import ExtractOptions

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from features.embed import embed, rebuild_engine
-from features.engines import describe_engine
+from features.engines.registry import describe_engine
 from features.errors import CachedFeaturesError, RequestError, SourceError
 from features.plan import Content, distinct_contents, hash_files
 from features.runtime.progress import Progress

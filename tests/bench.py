@@ -22,11 +22,11 @@ import numpy as np
 from features import extract
 from features.backbones import keras_base as backbones
 from features.backbones.weights import Weights, fingerprint_weights
-from features.engines import ENGINES, describe_engine, is_installed, processor
+from features.engines.frozen_graph import Frozen
+from features.engines.mnn_engine import cores
+from features.engines.registry import ENGINES, describe_engine, is_installed, processor
 from features.errors import EngineError
-from features.frozen import Frozen
 from features.images import decode as images
-from features.mnn_engine import cores
 from features.sources.load import load_source
 
 PREDICT, PASS = "Keras model.predict alone", "extract, files to store"

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import features.extract  # noqa: F401 - its module, not the function of the same name, is patched
-from features.engines import Checked
+from features.engines.registry import Checked
 
 extract_module = sys.modules["features.extract"]
 SHAPE = (4, 4, 96)
@@ -25,7 +25,7 @@ class StandInEngine:
         self._mix = np.random.default_rng(0).normal(size=(3, SHAPE[2])).astype(np.float32)
 
     def run(self, images):
-        """See `features.engines.Engine`."""
+        """See `features.engines.registry.Engine`."""
         calls.append(len(images))
         side = images.shape[1] // 4 * 4
         patches = images[:, :side, :side].reshape(len(images), 4, side // 4, 4, side // 4, 3)

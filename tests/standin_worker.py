@@ -14,7 +14,7 @@ class Slow(standin.StandInEngine):
     """Takes its time, so that there is a moment to be killed at."""
 
     def run(self, images):
-        """See `features.engines.Engine`."""
+        """See `features.engines.registry.Engine`."""
         time.sleep(SLOW)
         return super().run(images)
 

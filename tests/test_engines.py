@@ -9,11 +9,13 @@ import pytest
 import tiny as tiny_base
 from conftest import draw
 
-from features import FeatureStore, engines, extract, mnn_engine
+from features import FeatureStore, extract
 from features.backbones.keras_base import build_base
-from features.engines import CHOICES, ENGINES, describe_engine, is_installed, make_checked, pick_engine
+from features.engines import mnn_engine
+from features.engines import registry as engines
+from features.engines.frozen_graph import Frozen
+from features.engines.registry import CHOICES, ENGINES, describe_engine, is_installed, make_checked, pick_engine
 from features.errors import EngineError, RequestError, StoreError
-from features.frozen import Frozen
 from features.runtime.user_cache import cache_folder
 from features.verify import verify
 from pipeline.arguments import make_parser

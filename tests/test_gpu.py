@@ -7,9 +7,12 @@ import pytest
 from conftest import draw
 from test_engines import BATCH, frozen, run
 
-from features import FeatureStore, batchsize, engines, tensorflow_engine
-from features.batchsize import find_batch_size
-from features.engines import ENGINES, make_checked
+from features import FeatureStore
+from features.engines import batch_size as batchsize
+from features.engines import registry as engines
+from features.engines import tensorflow_engine
+from features.engines.batch_size import find_batch_size
+from features.engines.registry import ENGINES, make_checked
 from features.errors import EngineError
 
 

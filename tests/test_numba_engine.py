@@ -10,9 +10,9 @@ import pytest
 
 from features.backbones.keras_base import BACKBONES, build_base
 from features.backbones.weights import Weights
-from features.engines import ENGINES, make_checked
+from features.engines.frozen_graph import Frozen
+from features.engines.registry import ENGINES, make_checked
 from features.errors import EngineError
-from features.frozen import Frozen
 from features.numba_engine import NumbaEngine
 from features.toomcook import matrices, transform_kernel
 

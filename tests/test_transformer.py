@@ -44,7 +44,7 @@ def test_pixels_give_what_their_files_give(files, tmp_path):
 
 def test_what_was_computed_is_kept_by_its_content(files, tmp_path, monkeypatch):
     first = make(tmp_path).transform(files[0])
-    monkeypatch.setattr("features.engines.TensorFlowEngine.run", None)  # nothing runs any more
+    monkeypatch.setattr("features.engines.registry.TensorFlowEngine.run", None)  # nothing runs any more
     np.testing.assert_array_equal(make(tmp_path).transform(files[0][::-1]), first[::-1])
     with pytest.raises(TypeError):
         make(tmp_path, layer="relu").transform(files[0])  # others are not taken for them

@@ -11,9 +11,9 @@ from PIL import Image
 
 from features import FeatureStore, extract
 from features.backbones.keras_base import build_base
-from features.engines import ENGINES, TensorFlowEngine, is_installed
+from features.engines.frozen_graph import Frozen
+from features.engines.registry import ENGINES, TensorFlowEngine, is_installed
 from features.errors import WeightsError
-from features.frozen import Frozen
 from pipeline.lecture import lecture
 
 pytestmark = pytest.mark.real

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import EngineError
+from ..runtime.keras_runtime import cores, quiet
 from .converted import converted
-from .errors import EngineError
-from .frozen import Frozen
-from .lanes import Lanes
-from .runtime.keras_runtime import cores, quiet
+from .frozen_graph import Frozen
+from .per_core import Lanes
 
 _CONVERT = "import sys, _tools; sys.exit(0 if _tools.mnnconvert(['mnnconvert', *sys.argv[1:]]) else 1)"
 
 
 class MNNEngine:
-    """See `features.engines.Engine`.
+    """See `features.engines.registry.Engine`.
 
     Each core computes whole images, one at a time: in a larger batch MNN rounds an image otherwise at another place in it,
     by as much as it is away from TensorFlow; and shared among cores, otherwise on another number of them.
@@ -38,7 +38,7 @@ class MNNEngine:
         self._lanes = Lanes([_Lane(path, single).run for _ in range(min(cores(), frozen.batch_size))], 1)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """See `features.engines.Engine.run`."""
+        """See `features.engines.registry.Engine.run`."""
         return self._frozen.named(self._lanes.run(images))
 
 

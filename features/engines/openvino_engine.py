@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from .errors import EngineError
-from .frozen import Frozen
-from .lanes import Lane, Lanes
-from .runtime.keras_runtime import cores
+from ..errors import EngineError
+from ..runtime.keras_runtime import cores
+from .frozen_graph import Frozen
+from .per_core import Lane, Lanes
 
 _CONVERTER = "openvino.tools.ovc"
 
 
 class OpenVINOEngine:
-    """See `features.engines.Engine`.
+    """See `features.engines.registry.Engine`.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class OpenVINOEngine:
         self._lanes = Lanes([_lane(model.create_infer_request(), outputs) for _ in range(count)], 1)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """See `features.engines.Engine.run`."""
+        """See `features.engines.registry.Engine.run`."""
         return self._frozen.named(self._lanes.run(images))
 
 

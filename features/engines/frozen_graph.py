@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .backbones.keras_base import Base
-from .pooling import pooled_shape
-from .runtime.keras_runtime import import_keras, quiet
+from ..backbones.keras_base import Base
+from ..pooling import pooled_shape
+from ..runtime.keras_runtime import import_keras, quiet
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from .runtime.user_cache import cache_folder
+from ..runtime.user_cache import cache_folder
 
 _KEPT = 16  # models; the least recently used go
 

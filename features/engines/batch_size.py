@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .engines import ENGINES, describe_engine
-from .errors import EngineError
-from .frozen import Frozen
-from .runtime.user_cache import recall, remember
+from ..errors import EngineError
+from ..runtime.user_cache import recall, remember
+from .frozen_graph import Frozen
+from .registry import ENGINES, describe_engine
 from .tensorflow_engine import find_device
 
 USUAL = 16

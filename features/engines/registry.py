@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import EngineError, RequestError, missing_extra
-from .frozen import Frozen
+from ..errors import EngineError, RequestError, missing_extra
+from ..numba_engine import NumbaEngine
+from ..runtime.user_cache import recall, remember
+from .frozen_graph import Frozen
 from .mnn_engine import MNNEngine, cores
-from .numba_engine import NumbaEngine
 from .openvino_engine import OpenVINOEngine
-from .runtime.user_cache import recall, remember
 from .tensorflow_engine import TensorFlowEngine, find_device
 
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from .errors import EngineError
-from .frozen import Frozen
-from .lanes import Lanes
-from .runtime.keras_runtime import cores
+from ..errors import EngineError
+from ..runtime.keras_runtime import cores
+from .frozen_graph import Frozen
+from .per_core import Lanes
 
 _PIECE = 4  # images that a core takes at once: enough for TensorFlow to be busy with more than starting operations
 
 
 class TensorFlowEngine:
-    """See `features.engines.Engine`.
+    """See `features.engines.registry.Engine`.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class TensorFlowEngine:
         self._lanes = Lanes([self._compute] * min(cores(), frozen.batch_size // piece), piece)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """See `features.engines.Engine.run`."""
+        """See `features.engines.registry.Engine.run`."""
         try:
             return self._frozen.named(self._lanes.run(images))
         except self._tf.errors.ResourceExhaustedError as error:
