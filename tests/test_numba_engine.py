@@ -12,9 +12,9 @@ from features.backbones.keras_base import BACKBONES, build_base
 from features.backbones.weights import Weights
 from features.engines.frozen_graph import Frozen
 from features.engines.registry import ENGINES, make_checked
+from features.engines.winograd.engine import NumbaEngine
+from features.engines.winograd.loops.toom_cook import matrices, transform_kernel
 from features.errors import EngineError
-from features.numba_engine import NumbaEngine
-from features.toomcook import matrices, transform_kernel
 
 pytest.importorskip("numba", reason="the extra numba is not installed")
 
@@ -115,7 +115,7 @@ def test_maps_are_pooled(pool):
 @pytest.mark.parametrize("large", [False, True], ids=["", "kernels shared by threads"])
 def test_an_images_features_are_the_same_bits_whatever_is_beside_it(name, size, pool, large, monkeypatch):
     if large:
-        monkeypatch.setattr("features.convolution._LARGE", 0)
+        monkeypatch.setattr("features.engines.winograd.operations._LARGE", 0)
     layers = CHAIN if name == "tiny_chain" else GRAPH
     images, whole = draw(size), frozen(size, layers, pool, name=name)
     straight = NumbaEngine(whole).run(images)
@@ -124,7 +124,7 @@ def test_an_images_features_are_the_same_bits_whatever_is_beside_it(name, size, 
     beside = NumbaEngine(frozen(size, layers, pool, 7, name)).run(others)
     alone = NumbaEngine(frozen(size, layers, pool, 1, name)).run(images[2:3])
     for count in (1, 3):
-        monkeypatch.setattr("features.numba_engine.cores", lambda count=count: count)
+        monkeypatch.setattr("features.engines.winograd.engine.cores", lambda count=count: count)
         for layer, values in NumbaEngine(whole).run(images).items():
             np.testing.assert_array_equal(values, straight[layer])
     for layer, values in straight.items():

@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import EngineError, RequestError, missing_extra
-from ..numba_engine import NumbaEngine
 from ..runtime.user_cache import recall, remember
 from .frozen_graph import Frozen
 from .mnn_engine import MNNEngine, cores
 from .openvino_engine import OpenVINOEngine
 from .tensorflow_engine import TensorFlowEngine, find_device
+from .winograd.engine import NumbaEngine
 
 
 class Engine(Protocol):

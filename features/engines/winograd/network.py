@@ -1,4 +1,4 @@
-"""A `features.layergraph.LayerGraph` run on batches of images: which thread does what, in which memory."""
+"""A `features.engines.winograd.graph.LayerGraph` run on batches of images: which thread does what, in which memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .convolution import Adding, Place, Pooling, Split, Step, plan_convolution, whole
-from .layergraph import NO_BORDER, Convolution, LayerGraph, Maps, Operation, Pool, Sum
-from .products import large_zeros
+from .graph import NO_BORDER, Convolution, LayerGraph, Maps, Operation, Pool, Sum
+from .loops.matmul import large_zeros
+from .operations import Adding, Place, Pooling, Split, Step, plan_convolution, whole
 
 # From the first kernel on that has so many times the floats of its input a thread computes some images together, from the
 # first of so many floats on all threads compute all.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .engines.frozen_graph import Frozen
-from .errors import EngineError
-from .layergraph import CHANNELS, MOST_CHANNELS, Convolution
-from .layerreader import read_layers
-from .pooling import pool_maps
-from .runtime.keras_runtime import cores
+from ...errors import EngineError
+from ...pooling import pool_maps
+from ...runtime.keras_runtime import cores
+from ..frozen_graph import Frozen
+from .graph import CHANNELS, MOST_CHANNELS, Convolution
+from .read_keras import read_layers
 
 
 class NumbaEngine:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .toomcook import firsts, matrices, singles_and_firsts
-from .vectors import LANES, Emitter, Pixels, Steps, Vectors, at, loop
+from .simd import LANES, Emitter, Pixels, Steps, Vectors, at, loop
+from .toom_cook import firsts, matrices, singles_and_firsts
 
 Tile = tuple[tuple[int, int], tuple[int, int]]
 """Outputs and taps down, outputs and taps across."""

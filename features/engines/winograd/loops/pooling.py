@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .vectors import INT, LANES, Emitter, Pixels, at, loop
+from .simd import INT, LANES, Emitter, Pixels, at, loop
 
 
 def _window(

@@ -1,4 +1,4 @@
-"""Reads a Keras model into a `features.layergraph.LayerGraph`: what can be is folded into the convolution before it."""
+"""Reads a Keras model into a `features.engines.winograd.graph.LayerGraph`: what can be is folded into the convolution before it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import EngineError
-from .layergraph import NO_BORDER, Border, Convolution, LayerGraph, Maps, Operation, Pair, Pool, Sum
+from ...errors import EngineError
+from .graph import NO_BORDER, Border, Convolution, LayerGraph, Maps, Operation, Pair, Pool, Sum
 
 if TYPE_CHECKING:
     import keras

@@ -1,4 +1,4 @@
-"""Ways to compute an operation of a `features.layergraph.LayerGraph` on one image or many, with Numba's loops.
+"""Ways to compute an operation of a `features.engines.winograd.graph.LayerGraph` on one image or many, with Numba's loops.
 
 Convolutions of 3x3, 5x5, 7x1 and 1x7 with stride 1 are Winograd's (Lavin and Gray 2016, arXiv 1509.09308): a block of tiles
 is transformed, multiplied with the transformed kernel, and transformed back while it is in a core's cache. All others are
@@ -16,12 +16,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .layergraph import CHANNELS, MOST_CHANNELS, NO_BORDER, Convolution, Pair, Pool, Sum
-from .maploops import add, pool
-from .products import convolve_rows, gather, large_zeros, multiply, multiply_points, pack
-from .tiles import Tile, input_transform, output_transform
-from .toomcook import transform_kernel
-from .vectors import ROWS
+from .graph import CHANNELS, MOST_CHANNELS, NO_BORDER, Convolution, Pair, Pool, Sum
+from .loops.matmul import convolve_rows, gather, large_zeros, multiply, multiply_points, pack
+from .loops.pooling import add, pool
+from .loops.simd import ROWS
+from .loops.tiles import Tile, input_transform, output_transform
+from .loops.toom_cook import transform_kernel
 
 _LEAST, _FLOATS = 56, 400_000  # tiles of a block at least; floats of its transformed input and output if that is more
 _LARGE, _LARGE_BLOCK = 2_000_000, 134  # floats of a kernel that threads share; tiles of a block then

@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .errors import EngineError
+from ....errors import EngineError
 
 
 def _register_tile() -> tuple[int, int, int, int]:

@@ -1,0 +1,1 @@
+"""Our own convolutions on a CPU, compiled by Numba; the door is the engine."""

@@ -1,0 +1,1 @@
+"""The loops that the Winograd engine compiles, one kind a file."""
