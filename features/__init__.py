@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .extract import extract
+from .extraction.run import extract
 from .store.reader import FeatureStore
 
 if TYPE_CHECKING:

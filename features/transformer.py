@@ -15,16 +15,16 @@ import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from .embed import embed
 from .engines.registry import Engine, describe_engine, make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError, must_be_one_of
-from .extract import load_base, settle_batch, tell_apart
-from .forward import first_batch
+from .extraction.forward import first_batch
+from .extraction.options import ExtractOptions, check_options
+from .extraction.plan import Content, distinct_contents, hash_files
+from .extraction.provenance import make_provenance
+from .extraction.recompute import embed
+from .extraction.run import load_base, settle_batch, tell_apart
 from .images import decode as images
-from .options import ExtractOptions, check_options
-from .plan import Content, distinct_contents, hash_files
 from .pooling import POOLS, pool_maps
-from .provenance import make_provenance
 from .runtime.user_cache import cache_folder
 from .safefiles.hdf5 import check_own_values
 from .safefiles.json_files import parse_json

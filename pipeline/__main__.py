@@ -43,8 +43,8 @@ def say(line: str) -> None:
 def _extract(
     data: str, layers: str | None = None, plan_only: bool = False, **options: Any
 ) -> tuple[dict[str, Any], str]:
-    from features.cost import plan_cost
-    from features.extract import extract, format_skipped
+    from features.extraction.cost import plan_cost
+    from features.extraction.run import extract, format_skipped
 
     if layers is not None:
         options["layers"] = tuple(layers.split(","))
@@ -173,7 +173,7 @@ def _verify(store: str, **options: Any) -> tuple[dict[str, Any], str]:
     from dataclasses import asdict
 
     from features.errors import StoreError
-    from features.verify import verify
+    from features.extraction.verification import verify
 
     checks = verify(store, say=say, **options)
     failed = [check for check in checks if check.held is False]

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from features.backbones.weights import LICENCES
-from features.embed import rebuild_base
 from features.errors import CachedFeaturesError, RequestError, UnreadableImage, missing_extra
+from features.extraction.recompute import rebuild_base
 from features.images.decode import decode_whole, read_bytes
 from features.runtime.keras_runtime import import_keras, quiet
 from features.runtime.progress import Progress

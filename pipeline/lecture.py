@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from features.errors import WeightsError
-from features.extract import extract
+from features.extraction.run import extract
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from features.embed import embed, rebuild_engine
 from features.engines.registry import describe_engine
 from features.errors import CachedFeaturesError, RequestError, SourceError
-from features.plan import Content, distinct_contents, hash_files
+from features.extraction.plan import Content, distinct_contents, hash_files
+from features.extraction.recompute import embed, rebuild_engine
 from features.runtime.progress import Progress
 from features.sources.load import EXTENSIONS, unicode_name
 from features.store.reader import FeatureStore

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from features import FeatureStore, cluster, worker
-from features.plan import Content
+from features import FeatureStore
+from features.extraction.distributed import run as cluster
+from features.extraction.distributed import worker
+from features.extraction.plan import Content
 from features.store import schema as layout
 
 ROUND = """

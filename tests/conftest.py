@@ -13,8 +13,9 @@ from PIL import Image
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # results of the tests' own base are those of the CPU
 
-from features import FeatureStore, cost, extract
+from features import FeatureStore, extract
 from features.backbones.keras_base import BACKBONES, Backbone
+from features.extraction import cost
 from features.runtime.user_cache import cache_folder
 
 HOSTILE = """<img src=x onerror=window.hacked=1>'"&amp;"""

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-import features.extract  # noqa: F401 - its module, not the function of the same name, is patched
+import features.extraction.run  # noqa: F401 - its module, not the function of the same name, is patched
 from features.engines.registry import Checked
 
-extract_module = sys.modules["features.extract"]
+extract_module = sys.modules["features.extraction.run"]
 SHAPE = (4, 4, 96)
 calls = []  # number of images of each batch, padding included
 

@@ -5,7 +5,7 @@ import time
 
 import standin  # Dask puts this folder on the path
 
-import features.worker
+import features.extraction.distributed.worker
 
 SLOW = float(os.environ.get("STANDIN_SECONDS", "0"))  # a batch
 

@@ -24,14 +24,14 @@ from machines import Cable, Machines
 from torture import child
 
 from features import extract
-from features.cluster import Run, cut
 from features.errors import ClusterError, RequestError, SourceError
-from features.fitness import Fitness
-from features.options import ExtractOptions, check_options
-from features.plan import Content
+from features.extraction.distributed.compatibility import Fitness
+from features.extraction.distributed.run import Run, cut
+from features.extraction.distributed.worker import Looked, digest_batch
+from features.extraction.options import ExtractOptions, check_options
+from features.extraction.plan import Content
 from features.runtime import dask_cluster as connection
 from features.runtime.dask_cluster import settle_unfit
-from features.worker import Looked, digest_batch
 
 pytest.importorskip("distributed")
 
@@ -179,7 +179,7 @@ def test_workers_that_join_late_are_looked_at_before_they_get_parts(
     tree, tmp_path, stand_in, slow, other_pillow, monkeypatch
 ):
     """Those of the start are stopped once others have joined: the rest of the parts is left to the one that is fit."""
-    monkeypatch.setattr("features.cluster._TICK", 0.1)
+    monkeypatch.setattr("features.extraction.distributed.run._TICK", 0.1)
     said, computed_by = [], set()
     adopt = Run._adopt
     monkeypatch.setattr(Run, "_adopt", lambda self, task, done: computed_by.add(done.worker) or adopt(self, task, done))

@@ -16,8 +16,8 @@ from features.engines import registry as engines
 from features.engines.frozen_graph import Frozen
 from features.engines.registry import CHOICES, ENGINES, describe_engine, is_installed, make_checked, pick_engine
 from features.errors import EngineError, RequestError, StoreError
+from features.extraction.verification import verify
 from features.runtime.user_cache import cache_folder
-from features.verify import verify
 from pipeline.arguments import make_parser
 
 INSTALLED = [name for name in ENGINES if is_installed(name)]

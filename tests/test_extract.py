@@ -16,13 +16,13 @@ from features import FeatureStore, extract
 from features.backbones.keras_base import BACKBONES, Backbone
 from features.backbones.weights import fingerprint_weights, recall_sha256
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
-from features.forward import cast_features
+from features.extraction.forward import cast_features
+from features.extraction.verification import verify
 from features.images import decode as images
 from features.images.decode import decode
 from features.images.views import make_view
 from features.runtime.keras_runtime import import_keras
 from features.store import parts
-from features.verify import verify
 
 
 def run(data, out, **options):
@@ -130,7 +130,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("survived", [0, 1, 3])
 def test_killed_run_resumes_and_equals_an_uninterrupted_one(tree, tmp_path, monkeypatch, survived):
     run(tree, tmp_path / "whole.h5")
-    monkeypatch.setattr("features.forward.PART_BYTES", 1)  # a part a batch
+    monkeypatch.setattr("features.extraction.forward.PART_BYTES", 1)  # a part a batch
     append, left = parts.Parts.append, [survived]
 
     def dying(self, *arguments):

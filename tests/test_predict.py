@@ -19,8 +19,8 @@ import pipeline
 from features import extract
 from features.backbones.keras_base import BACKBONES
 from features.backbones.weights import fingerprint_weights
-from features.embed import rebuild_engine
 from features.errors import RequestError, SourceError, UnsafeFile, WeightsError
+from features.extraction.recompute import rebuild_engine
 from pipeline.__main__ import main
 from pipeline.heads import HEADS
 from pipeline.predict import find_images, predict

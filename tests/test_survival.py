@@ -23,11 +23,11 @@ from conftest import assert_same_stores, draw, draw_tree
 
 from features import FeatureStore, extract
 from features.errors import SourceError, StoreError
+from features.extraction.verification import verify
 from features.images import decode as images
 from features.store import parts
 from features.store import writer_lock as writer
 from features.store.writer_lock import one_writer
-from features.verify import verify
 from pipeline.__main__ import main
 
 
@@ -37,7 +37,7 @@ def run(data, out, **options):
 
 
 def test_full_disk_is_a_clear_error_and_resuming_equals(tree, tmp_path, small_disk, monkeypatch, stand_in):
-    monkeypatch.setattr("features.forward.PART_BYTES", 1)
+    monkeypatch.setattr("features.extraction.forward.PART_BYTES", 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12))  # not foreseen
     run(tree, tmp_path / "whole.h5", dtype="float32", compression="none")
     filler = small_disk / "other"
@@ -133,7 +133,7 @@ def test_a_synced_drive_that_cannot_lock_sync_or_tell_its_space_holds_the_same_s
 
 
 def test_parts_with_an_index_read_like_one_file(tree, tmp_path, monkeypatch, stand_in):
-    monkeypatch.setattr("features.forward.PART_BYTES", 1)
+    monkeypatch.setattr("features.extraction.forward.PART_BYTES", 1)
     (tree / "train/red/copy.png").write_bytes((tree / "test/blue/test001.png").read_bytes())
     run(tree, tmp_path / "one.h5")
     run(tree, tmp_path / "many.h5", layout="parts")
@@ -154,7 +154,7 @@ def test_parts_with_an_index_read_like_one_file(tree, tmp_path, monkeypatch, sta
 
 def test_more_parts_than_files_may_be_open_are_all_read(tree, tmp_path, monkeypatch, stand_in):
     """HDF5 itself gives zeros for those that it cannot open."""
-    monkeypatch.setattr("features.forward.PART_BYTES", 1)
+    monkeypatch.setattr("features.extraction.forward.PART_BYTES", 1)
     run(tree, tmp_path / "one.h5", batch_size=1)
     run(tree, tmp_path / "many.h5", batch_size=1, layout="parts")
     monkeypatch.setattr("features.store.part_index._OPEN_FILES", 2)
@@ -170,7 +170,7 @@ def test_more_parts_than_files_may_be_open_are_all_read(tree, tmp_path, monkeypa
 
 
 def test_part_that_goes_away_under_a_reader_is_an_error_not_zeros(tree, tmp_path, monkeypatch, stand_in):
-    monkeypatch.setattr("features.forward.PART_BYTES", 1)
+    monkeypatch.setattr("features.extraction.forward.PART_BYTES", 1)
     run(tree, tmp_path / "s.h5", layout="parts")
     with FeatureStore(tmp_path / "s.h5") as reader:
         run(tree, tmp_path / "s.h5")  # becomes one file; its parts are removed
@@ -198,7 +198,7 @@ def test_broken_files_that_are_gone_count_no_more(tree, tmp_path, stand_in):
 
 
 def test_missing_or_damaged_part_is_an_error_at_open(tree, tmp_path, monkeypatch, stand_in):
-    monkeypatch.setattr("features.forward.PART_BYTES", 1)
+    monkeypatch.setattr("features.extraction.forward.PART_BYTES", 1)
     run(tree, tmp_path / "s.h5", layout="parts")
     part = sorted((tmp_path / "s.h5.parts").glob("part-*.h5"))[3]
     whole = part.read_bytes()
@@ -347,7 +347,7 @@ def test_torture_names_its_trials():
 
 @pytest.mark.parametrize(("slow", "limit"), [("decode", "decode"), ("append", "write")])
 def test_the_summary_names_the_stage_that_set_the_pace(tree, tmp_path, stand_in, monkeypatch, slow, limit):
-    monkeypatch.setattr("features.forward.PART_BYTES", 1)
+    monkeypatch.setattr("features.extraction.forward.PART_BYTES", 1)
     owner = parts.Parts if slow == "append" else images
     real = getattr(owner, slow)
     monkeypatch.setattr(owner, slow, lambda *arguments: time.sleep(0.05) or real(*arguments))

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from .embed import rebuild_engine
-from .engines.registry import Engine, describe_engine, is_installed, missing_engine
-from .errors import CachedFeaturesError, StoreError
-from .forward import compute, first_batch
-from .options import ExtractOptions
-from .plan import Content
-from .runtime.keras_runtime import limit_cores
-from .runtime.progress import Progress
-from .runtime.versions import differences, versions
-from .store.parts import Key, write_part
+from ...engines.registry import Engine, describe_engine, is_installed, missing_engine
+from ...errors import CachedFeaturesError, StoreError
+from ...runtime.keras_runtime import limit_cores
+from ...runtime.progress import Progress
+from ...runtime.versions import differences, versions
+from ...store.parts import Key, write_part
+from ..forward import compute, first_batch
+from ..options import ExtractOptions
+from ..plan import Content
+from ..recompute import rebuild_engine
 
 Work = list[tuple[Content, list[int]]]
 

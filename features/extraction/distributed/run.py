@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ClusterError
-from .fitness import Fitness, absolute
-from .forward import allowed_skips, rows_a_part, too_many_skipped
-from .options import ExtractOptions
-from .plan import Content
-from .runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client, scheduler_there, settle_unfit
-from .runtime.keras_runtime import count_gpus
-from .runtime.progress import Progress
-from .runtime.versions import versions
-from .store.parts import Parts
+from ...errors import ClusterError
+from ...runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client, scheduler_there, settle_unfit
+from ...runtime.keras_runtime import count_gpus
+from ...runtime.progress import Progress
+from ...runtime.versions import versions
+from ...store.parts import Parts
+from ..forward import allowed_skips, rows_a_part, too_many_skipped
+from ..options import ExtractOptions
+from ..plan import Content
+from .compatibility import Fitness, absolute
 from .worker import Done, Failed, Job, Work, compute_part
 
 _ATTEMPTS = 3  # at a part, and of a worker before it is left alone

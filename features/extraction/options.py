@@ -6,16 +6,16 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .backbones.keras_base import check_request, find_backbone
-from .engines.batch_size import USUAL
-from .engines.registry import CHOICES, is_installed, missing_engine
-from .errors import RequestError, must_be_one_of
-from .images import decode as images
-from .images.views import check_views
-from .pooling import EXTRACT_POOLS
-from .runtime.dask_cluster import check_cluster
-from .store.parts import LAYOUTS
-from .store.schema import COMPRESSION
+from ..backbones.keras_base import check_request, find_backbone
+from ..engines.batch_size import USUAL
+from ..engines.registry import CHOICES, is_installed, missing_engine
+from ..errors import RequestError, must_be_one_of
+from ..images import decode as images
+from ..images.views import check_views
+from ..pooling import EXTRACT_POOLS
+from ..runtime.dask_cluster import check_cluster
+from ..store.parts import LAYOUTS
+from ..store.schema import COMPRESSION
 
 DTYPES = ("float16", "float32")
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from .engines.registry import Engine, describe_engine, make_checked, pick_engine
-from .extract import load_base, row_bytes_of, settle_batch, tell_apart
+from ..engines.registry import Engine, describe_engine, make_checked, pick_engine
+from ..images.decode import read_bytes
+from ..runtime.keras_runtime import cores
+from ..sources.load import Source, load_source
 from .forward import first_batch, rows_a_part
-from .images.decode import read_bytes
 from .options import ExtractOptions, check_options
 from .plan import Content
-from .runtime.keras_runtime import cores
-from .sources.load import Source, load_source
+from .run import load_base, row_bytes_of, settle_batch, tell_apart
 
 WORKERS = (1, 8, 64)
 _BATCHES = 3  # timed, after one that warms up

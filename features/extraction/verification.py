@@ -9,14 +9,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .embed import rebuild_engine
-from .engines.registry import ENGINES, Engine, is_installed, missing_engine
-from .errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage
-from .images import decode as images
-from .images.views import make_view
+from ..engines.registry import ENGINES, Engine, is_installed, missing_engine
+from ..errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage
+from ..images import decode as images
+from ..images.views import make_view
+from ..runtime.progress import Progress
+from ..store.reader import FeatureStore
 from .plan import hash_files
-from .runtime.progress import Progress
-from .store.reader import FeatureStore
+from .recompute import rebuild_engine
 
 # Relative, Frobenius. Rounding to float16 takes up to 5e-4 of it. That another resize rule, preprocessing or order of
 # rows passes it by far is what tests/test_survival.py shows.

@@ -14,23 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from .backbones.keras_base import Base, build_base
-from .engines.batch_size import pick_batch_size
-from .engines.frozen_graph import Frozen
-from .engines.registry import Engine, describe_engine, make_checked, pick_engine
-from .errors import RequestError, SourceError, StoreError
+from ..backbones.keras_base import Base, build_base
+from ..engines.batch_size import pick_batch_size
+from ..engines.frozen_graph import Frozen
+from ..engines.registry import Engine, describe_engine, make_checked, pick_engine
+from ..errors import RequestError, SourceError, StoreError
+from ..pooling import pooled_shape
+from ..runtime.progress import Progress
+from ..sources.load import Source, load_source
+from ..store.atomic_file import free_space
+from ..store.parts import Parts, held_provenance
+from ..store.reader import FeatureStore, parts_folder
+from ..store.schema import Rows, Skipped
+from ..store.writer_lock import one_writer
 from .forward import PART_BYTES, Stages, allowed_skips, compute, find_work, first_batch, too_many_skipped
 from .options import ExtractOptions, check_options
 from .plan import Plan, check_classes, make_plan
-from .pooling import pooled_shape
 from .provenance import find_finished, is_current, make_provenance
-from .runtime.progress import Progress
-from .sources.load import Source, load_source
-from .store.atomic_file import free_space
-from .store.parts import Parts, held_provenance
-from .store.reader import FeatureStore, parts_folder
-from .store.schema import Rows, Skipped
-from .store.writer_lock import one_writer
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, s
                 with Progress(count, "images") as progress:
                     stages = compute(todo, len(plan.contents), engine, parts, asked, progress)
             else:
-                from .cluster import cut, pass_on_cluster  # Dask is optional
+                from .distributed.run import cut, pass_on_cluster  # Dask is optional
 
                 works = cut(todo, row_bytes_of(asked, base), asked)
                 with pass_on_cluster(parts, batch, plan.contents, asked, say) as run:

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from .errors import SourceError, UnreadableImage
-from .images import decode as images
-from .sources.load import Source
-from .store.schema import Rows, Skipped
+from ..errors import SourceError, UnreadableImage
+from ..images import decode as images
+from ..sources.load import Source
+from ..store.schema import Rows, Skipped
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .backbones.keras_base import Base
-from .backbones.weights import recall_sha256
+from ..backbones.keras_base import Base
+from ..backbones.weights import recall_sha256
+from ..sources.load import Source
+from ..store.reader import FeatureStore, fingerprint, parts_folder
+from ..store.schema import Rows, Skipped
 from .options import ExtractOptions
 from .plan import Plan
-from .sources.load import Source
-from .store.reader import FeatureStore, fingerprint, parts_folder
-from .store.schema import Rows, Skipped
 
 
 def make_provenance(options: ExtractOptions, source: Source, base: Base, engine: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The pass: plan, decode, forward, append, commit."""

@@ -1,0 +1,1 @@
+"""The parts of a pass as tasks of a cluster."""
