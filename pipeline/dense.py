@@ -11,9 +11,9 @@ import numpy as np
 
 from .bank import LOOK, find_bank
 from .choice import Choice, Grid, combinations
+from .data.row_blocks import Matrix, align, blocks, shuffled_blocks
+from .data.training_data import Pair, Sample
 from .recipe import Recipe, Schedule
-from .sample import Pair, Sample
-from .stream import Matrix, align, blocks, shuffled_blocks
 
 if TYPE_CHECKING:
     import keras

@@ -16,9 +16,9 @@ from sklearn.linear_model import RidgeClassifier
 from features.errors import RequestError
 
 from .choice import Choice, Grid, best_of, combinations
+from .data.training_data import Pair, Sample
 from .linearhead import LinearHead
 from .platt import Sigmoids, calibrate
-from .sample import Pair, Sample
 
 Make = Callable[..., Any]
 

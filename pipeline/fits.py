@@ -24,11 +24,11 @@ from features.splits import SPLITS
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
+from .data.parallel import on_cluster, spread
+from .data.store_ref import Place
 from .heads import HEADS, find_head
 from .matrix import is_by_products, read_features
-from .place import Place
 from .request import Request
-from .spread import on_cluster, spread
 from .train import Result, fit_head, fit_stored
 
 

@@ -21,13 +21,13 @@ from features.safefiles.keras_files import check_config
 from features.safefiles.npz import append_array, open_archive, read_arrays, save_arrays
 from features.safefiles.trees import check_trees
 
+from .data.row_blocks import Matrix, whole_blocks
 from .dense import DenseHead
 from .estimators import ScaledEstimator
 from .heads import Classifier
 from .kernel import Svm
 from .linearhead import LinearHead
 from .platt import Sigmoids
-from .stream import Matrix, whole_blocks
 from .vote import Member, Vote
 
 # Beside the types that skops trusts by itself, NumPy's and scikit-learn's public ones: what trees and networks are

@@ -18,12 +18,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from features.errors import RequestError, must_be_one_of
 
 from .choice import Choice, Grid
+from .data.scaling import SCALES
+from .data.training_data import Pair, Sample
 from .dense import DenseSearch
 from .estimators import EstimatorSearch, NearestMean, find_estimator
 from .kernel import SvmSearch
 from .linear import LogisticSearch
-from .sample import Pair, Sample
-from .scaling import SCALES
 from .vote import VoteSearch
 
 Settings = Mapping[str, tuple[Any, ...]]

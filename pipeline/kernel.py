@@ -13,12 +13,12 @@ from sklearn.svm import SVC
 from features.errors import RequestError
 
 from .choice import Choice, Grid, best_of, combinations
-from .gram import gram, transposed
+from .data.inner_products import gram, transposed
+from .data.row_blocks import Matrix, divided, select, whole_blocks
+from .data.scaling import SCALES
+from .data.training_data import Pair, Sample
 from .linearhead import LinearHead
 from .platt import Sigmoids, calibrate
-from .sample import Pair, Sample
-from .scaling import SCALES
-from .stream import Matrix, divided, select, whole_blocks
 
 _ROWS = 1024  # of a kernel matrix that are computed at once when predicting
 

@@ -24,6 +24,7 @@ from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
 from .compare import check_repeats, draw_splits
+from .data.training_data import Features
 from .dense import DenseHead, train_heads
 from .evaluate import accuracy_interval
 from .matrix import read_features
@@ -31,7 +32,6 @@ from .plots import plot_curves
 from .recipe import Recipe, Schedule
 from .request import Request
 from .runs import run_folder, whole_folder
-from .sample import Features
 
 EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50
 

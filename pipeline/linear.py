@@ -11,11 +11,11 @@ from functools import cached_property
 import numpy as np
 
 from .choice import Choice, Grid, best_of, combinations
+from .data.scaling import measure
+from .data.training_data import Pair, Sample
 from .linearhead import LinearHead
 from .newton import chances, solve
 from .rotation import Rotation, rotate
-from .sample import Pair, Sample
-from .scaling import measure
 
 
 class Logistic(LinearHead):

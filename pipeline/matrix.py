@@ -13,14 +13,14 @@ from features.pooling import check_pool, pooled_shape
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
+from .data.row_blocks import Matrix, Stored
+from .data.store_ref import Place
+from .data.training_data import Features
 from .dense import DenseSearch
 from .heads import HEADS, find_head
 from .kernel import SvmSearch
 from .linear import LogisticSearch
-from .place import Place
 from .request import Request
-from .sample import Features
-from .stream import Matrix, Stored
 
 BY_PRODUCTS = (LogisticSearch, SvmSearch)  # all that they need of rows is how they lie to each other
 

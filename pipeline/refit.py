@@ -12,12 +12,12 @@ from features.splits import SPLITS
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
+from .data.training_data import Features
 from .heads import Classifier, find_head
 from .linearhead import LinearHead
 from .matrix import read_features
 from .predictions import Predictions
 from .request import Request
-from .sample import Features
 from .train import all_classes, take_sample
 
 LINEAR = ("logistic", "ridge", "lda")

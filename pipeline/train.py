@@ -21,20 +21,20 @@ from features.store.schema import Rows
 
 from .bootstrap import bootstrap_intervals
 from .choice import Choice, Grid
+from .data.parallel import on_cluster, spread
+from .data.row_blocks import Stored
+from .data.store_ref import Place
+from .data.training_data import Features, Sample
 from .dense import DenseHead, DenseSearch
 from .evaluate import evaluate
 from .headfile import save_head
 from .heads import Classifier, Head, Settings, check_heads, find_head
 from .history import check_tensorboard, log_history, write_history
 from .matrix import describe_features, describe_rows, find_features, is_by_products, read_features, read_once
-from .place import Place
 from .predictions import save_predictions, write_predictions
 from .reading import Reading, class_probabilities
 from .request import Request
 from .runs import whole_folder
-from .sample import Features, Sample
-from .spread import on_cluster, spread
-from .stream import Stored
 
 FOLDS = 5
 _PREDICT_BYTES = 64 << 20  # features that are predicted on at once

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from .choice import Choice, Grid
+from .data.training_data import Features, Pair, Sample
 from .kernel import Svm, SvmSearch
 from .linearhead import LinearHead
-from .sample import Features, Pair, Sample
 
 KERNELS = ("linear", "rbf")
 

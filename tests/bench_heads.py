@@ -17,12 +17,12 @@ from sklearn.svm import SVC
 
 from features import FeatureStore
 from features.runtime.keras_runtime import import_keras
+from pipeline.data.scaling import measure_scale
+from pipeline.data.training_data import Features, Sample
 from pipeline.dense import train_heads
 from pipeline.kernel import SvmSearch
 from pipeline.linear import Logistic, LogisticSearch
 from pipeline.recipe import Recipe, Schedule
-from pipeline.sample import Features, Sample
-from pipeline.scaling import measure_scale
 
 C = (1.0, 10.0, 100.0, 1000.0, 3000.0)
 FOLDS = 5

@@ -9,10 +9,10 @@ from features.errors import RequestError
 from features.runtime.keras_runtime import import_keras
 from pipeline import bank
 from pipeline.__main__ import main
+from pipeline.data.row_blocks import Stored, blocks, shuffled_blocks
 from pipeline.dense import train_heads
 from pipeline.heads import check_heads, find_head
 from pipeline.recipe import Recipe, Schedule
-from pipeline.stream import Stored, blocks, shuffled_blocks
 
 
 def post_relu(rows=200, features=30, n_classes=2, seed=0):

@@ -21,13 +21,13 @@ from features import FeatureStore, extract
 from features.errors import EngineError, RequestError
 from features.images.decode import RESIZE
 from pipeline.__main__ import main
+from pipeline.data.training_data import Features
 from pipeline.export import ParityError, _open, _write, export
 from pipeline.headlayers import apply_head
 from pipeline.heads import HEADS
 from pipeline.onemodel import _preprocessing
 from pipeline.pillowresize import resize_as_pillow
 from pipeline.predict import predict
-from pipeline.sample import Features
 
 REFUSED = {"knn", "hist-gradient-boosting"}
 

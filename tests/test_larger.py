@@ -12,13 +12,13 @@ from features import FeatureStore
 from features.errors import RequestError, StoreError
 from features.store import schema as layout
 from pipeline.compare import compare
-from pipeline.gram import gram, transposed
+from pipeline.data.inner_products import gram, transposed
+from pipeline.data.row_blocks import Stored
+from pipeline.data.scaling import measure
+from pipeline.data.training_data import Features
 from pipeline.headfile import load_head
 from pipeline.matrix import Reader, find_features
 from pipeline.request import Request
-from pipeline.sample import Features
-from pipeline.scaling import measure
-from pipeline.stream import Stored
 from pipeline.train import train_head
 
 pytest.importorskip("distributed")

@@ -21,12 +21,12 @@ from features.pooling import pool_maps
 from pipeline import attention, curves, suspects
 from pipeline.__main__ import main
 from pipeline.compare import compare
+from pipeline.data.training_data import Features, Sample
 from pipeline.estimators import ScaledEstimator
 from pipeline.heads import find_head
 from pipeline.predictions import load_predictions
 from pipeline.refit import LINEAR, coefficients
 from pipeline.report import gather, load_run, report
-from pipeline.sample import Features, Sample
 from pipeline.train import train_head
 
 

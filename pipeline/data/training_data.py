@@ -10,8 +10,8 @@ import numpy as np
 
 from features.errors import RequestError
 
+from .row_blocks import Matrix, Stored, aligned
 from .scaling import Moments, measure
-from .stream import Matrix, Stored, aligned
 
 Pair = tuple[np.ndarray, np.ndarray]  # masks of images: those to fit on, those to look at
 

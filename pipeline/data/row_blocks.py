@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .spread import spread
+from .parallel import spread
 
 _SPAN = 64  # rows that are read together: few enough to shuffle well, enough to read at the disk's pace
 

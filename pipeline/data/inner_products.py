@@ -14,8 +14,8 @@ from scipy.linalg import blas
 
 from features.errors import RequestError
 
-from .spread import spread
-from .stream import Matrix, Stored, columns, each_block
+from .parallel import spread
+from .row_blocks import Matrix, Stored, columns, each_block
 
 _COLUMNS = 2048  # that are taken to float64 at once,
 _FEW_COLUMNS = 256  # and of a stored matrix, of which that must be little beside a panel

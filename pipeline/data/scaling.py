@@ -8,7 +8,7 @@ from functools import reduce
 
 import numpy as np
 
-from .stream import Matrix, columns, each_block
+from .row_blocks import Matrix, columns, each_block
 
 SCALES = ("layer", "feature", "all")
 _COLUMNS = 2048  # that are taken to float64 at once

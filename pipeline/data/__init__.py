@@ -1,0 +1,1 @@
+"""Rows of features for heads, in memory or in blocks."""
