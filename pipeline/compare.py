@@ -18,7 +18,7 @@ from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from .choice import describe_settings
-from .evaluate import accuracy_interval, difference_interval, holm, paired_test
+from .evaluation.metrics import accuracy_interval, difference_interval, holm, paired_test
 from .fits import Fits
 from .heads import HEADS, check_heads
 from .matrix import describe_rows

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from . import charts, curves
+from . import charts
+from .evaluation import curves
 from .predictions import Predictions
 
 # What the leaderboard shows: key, title, digits, what it is, and whether more is better.

@@ -26,7 +26,7 @@ from features.store.reader import FeatureStore
 from .compare import check_repeats, draw_splits
 from .data.training_data import Features
 from .dense import DenseHead, train_heads
-from .evaluate import accuracy_interval
+from .evaluation.metrics import accuracy_interval
 from .matrix import read_features
 from .plots import plot_curves
 from .recipe import Recipe, Schedule

@@ -19,14 +19,14 @@ from features.splits import SPLITS, stratified_folds
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from .bootstrap import bootstrap_intervals
 from .choice import Choice, Grid
 from .data.parallel import on_cluster, spread
 from .data.row_blocks import Stored
 from .data.store_ref import Place
 from .data.training_data import Features, Sample
 from .dense import DenseHead, DenseSearch
-from .evaluate import evaluate
+from .evaluation.bootstrap import bootstrap_intervals
+from .evaluation.metrics import evaluate
 from .headfile import save_head
 from .heads import Classifier, Head, Settings, check_heads, find_head
 from .history import check_tensorboard, log_history, write_history

@@ -18,11 +18,12 @@ from sklearn.model_selection import cross_val_predict
 
 from features import FeatureStore, extract
 from features.pooling import pool_maps
-from pipeline import attention, curves, suspects
+from pipeline import attention, suspects
 from pipeline.__main__ import main
 from pipeline.compare import compare
 from pipeline.data.training_data import Features, Sample
 from pipeline.estimators import ScaledEstimator
+from pipeline.evaluation import curves
 from pipeline.heads import find_head
 from pipeline.predictions import load_predictions
 from pipeline.refit import LINEAR, coefficients

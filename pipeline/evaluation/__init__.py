@@ -1,0 +1,1 @@
+"""How good a head is: metrics, intervals, paired tests, curves."""
