@@ -75,7 +75,7 @@ def _extract(
 
 
 def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
-    from .choice import describe_settings
+    from .heads.settings import describe_settings
     from .train import train_head
 
     run = train_head(say=say, **options)

@@ -17,10 +17,10 @@ from features.splits import SPLITS, stratified_split
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from .choice import describe_settings
 from .evaluation.metrics import accuracy_interval, difference_interval, holm, paired_test
 from .fits import Fits
-from .heads import HEADS, check_heads
+from .heads.registry import HEADS, check_heads
+from .heads.settings import describe_settings
 from .matrix import describe_rows
 from .plots import plot_comparison
 from .predictions import save_predictions

@@ -26,7 +26,7 @@ from features.store.schema import Rows
 
 from .data.parallel import on_cluster, spread
 from .data.store_ref import Place
-from .heads import HEADS, find_head
+from .heads.registry import HEADS, find_head
 from .matrix import is_by_products, read_features
 from .request import Request
 from .train import Result, fit_head, fit_stored

@@ -22,13 +22,13 @@ from features.safefiles.npz import append_array, open_archive, read_arrays, save
 from features.safefiles.trees import check_trees
 
 from .data.row_blocks import Matrix, whole_blocks
-from .dense import DenseHead
-from .estimators import ScaledEstimator
-from .heads import Classifier
-from .kernel import Svm
-from .linearhead import LinearHead
-from .platt import Sigmoids
-from .vote import Member, Vote
+from .heads.calibration import Sigmoids
+from .heads.dense.search import DenseHead
+from .heads.linear_head import LinearHead
+from .heads.registry import Classifier
+from .heads.sklearn_heads import ScaledEstimator
+from .heads.svm import Svm
+from .heads.voting import Member, Vote
 
 # Beside the types that skops trusts by itself, NumPy's and scikit-learn's public ones: what trees and networks are
 # made of. Each is numbers and no more.

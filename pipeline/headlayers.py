@@ -9,12 +9,12 @@ import numpy as np
 from features.errors import RequestError
 from features.runtime.keras_runtime import import_keras
 
-from .dense import DenseHead
-from .heads import Classifier
-from .kernel import Svm, class_pairs
-from .linearhead import LinearHead
-from .platt import Sigmoids
-from .vote import Vote
+from .heads.calibration import Sigmoids
+from .heads.dense.search import DenseHead
+from .heads.linear_head import LinearHead
+from .heads.registry import Classifier
+from .heads.svm import Svm, class_pairs
+from .heads.voting import Vote
 
 if TYPE_CHECKING:
     import keras

@@ -9,9 +9,9 @@ from pathlib import Path
 from features.errors import RequestError, missing_extra
 from features.runtime.keras_runtime import import_keras
 
-from .choice import Choice
-from .dense import DenseHead, DenseSearch
-from .heads import find_head
+from .heads.dense.search import DenseHead, DenseSearch
+from .heads.registry import find_head
+from .heads.settings import Choice
 from .plots import plot_history
 
 

@@ -25,11 +25,11 @@ from features.store.reader import FeatureStore
 
 from .compare import check_repeats, draw_splits
 from .data.training_data import Features
-from .dense import DenseHead, train_heads
 from .evaluation.metrics import accuracy_interval
+from .heads.dense.config import Recipe, Schedule
+from .heads.dense.search import DenseHead, train_heads
 from .matrix import read_features
 from .plots import plot_curves
-from .recipe import Recipe, Schedule
 from .request import Request
 from .runs import run_folder, whole_folder
 

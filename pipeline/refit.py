@@ -13,8 +13,8 @@ from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from .data.training_data import Features
-from .heads import Classifier, find_head
-from .linearhead import LinearHead
+from .heads.linear_head import LinearHead
+from .heads.registry import Classifier, find_head
 from .matrix import read_features
 from .predictions import Predictions
 from .request import Request

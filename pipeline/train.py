@@ -19,16 +19,16 @@ from features.splits import SPLITS, stratified_folds
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from .choice import Choice, Grid
 from .data.parallel import on_cluster, spread
 from .data.row_blocks import Stored
 from .data.store_ref import Place
 from .data.training_data import Features, Sample
-from .dense import DenseHead, DenseSearch
 from .evaluation.bootstrap import bootstrap_intervals
 from .evaluation.metrics import evaluate
 from .headfile import save_head
-from .heads import Classifier, Head, Settings, check_heads, find_head
+from .heads.dense.search import DenseHead, DenseSearch
+from .heads.registry import Classifier, Head, Settings, check_heads, find_head
+from .heads.settings import Choice, Grid
 from .history import check_tensorboard, log_history, write_history
 from .matrix import describe_features, describe_rows, find_features, is_by_products, read_features, read_once
 from .predictions import save_predictions, write_predictions

@@ -11,7 +11,7 @@ import numpy as np
 from features.errors import UnsafeFile
 
 from .headfile import load_head
-from .heads import Classifier
+from .heads.registry import Classifier
 from .reading import Reading
 from .runs import read_run
 

@@ -22,8 +22,8 @@ from features.backbones import keras_base as backbones
 from features.runtime.keras_runtime import import_keras
 from features.sources.load import load_source
 from features.splits import SPLITS
-from pipeline.dense import train_heads
-from pipeline.recipe import Recipe, Schedule
+from pipeline.heads.dense.config import Recipe, Schedule
+from pipeline.heads.dense.search import train_heads
 
 EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50
 MEASURED = 3  # batches of each kind

@@ -19,10 +19,10 @@ from features import FeatureStore
 from features.runtime.keras_runtime import import_keras
 from pipeline.data.scaling import measure_scale
 from pipeline.data.training_data import Features, Sample
-from pipeline.dense import train_heads
-from pipeline.kernel import SvmSearch
-from pipeline.linear import Logistic, LogisticSearch
-from pipeline.recipe import Recipe, Schedule
+from pipeline.heads.dense.config import Recipe, Schedule
+from pipeline.heads.dense.search import train_heads
+from pipeline.heads.logistic.search import Logistic, LogisticSearch
+from pipeline.heads.svm import SvmSearch
 
 C = (1.0, 10.0, 100.0, 1000.0, 3000.0)
 FOLDS = 5

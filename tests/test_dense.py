@@ -7,12 +7,12 @@ import pytest
 
 from features.errors import RequestError
 from features.runtime.keras_runtime import import_keras
-from pipeline import bank
 from pipeline.__main__ import main
 from pipeline.data.row_blocks import Stored, blocks, shuffled_blocks
-from pipeline.dense import train_heads
-from pipeline.heads import check_heads, find_head
-from pipeline.recipe import Recipe, Schedule
+from pipeline.heads.dense import trainer as bank
+from pipeline.heads.dense.config import Recipe, Schedule
+from pipeline.heads.dense.search import train_heads
+from pipeline.heads.registry import check_heads, find_head
 
 
 def post_relu(rows=200, features=30, n_classes=2, seed=0):

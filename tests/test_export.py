@@ -24,7 +24,7 @@ from pipeline.__main__ import main
 from pipeline.data.training_data import Features
 from pipeline.export import ParityError, _open, _write, export
 from pipeline.headlayers import apply_head
-from pipeline.heads import HEADS
+from pipeline.heads.registry import HEADS
 from pipeline.onemodel import _preprocessing
 from pipeline.pillowresize import resize_as_pillow
 from pipeline.predict import predict

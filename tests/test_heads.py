@@ -7,14 +7,14 @@ from sklearn.svm import SVC
 
 from features.errors import RequestError
 from features.store.schema import Rows
-from pipeline import newton
 from pipeline.data.scaling import measure_scale
 from pipeline.data.training_data import Features, Sample
 from pipeline.headfile import load_head, save_head
-from pipeline.heads import HEADS, find_head
-from pipeline.kernel import SvmSearch
-from pipeline.linear import Logistic, LogisticSearch
-from pipeline.rotation import rotate
+from pipeline.heads.logistic import newton
+from pipeline.heads.logistic.search import Logistic, LogisticSearch
+from pipeline.heads.logistic.svd_basis import rotate
+from pipeline.heads.registry import HEADS, find_head
+from pipeline.heads.svm import SvmSearch
 from pipeline.train import fit_head as fit_features
 
 ALL = sorted(HEADS)

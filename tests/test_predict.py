@@ -22,7 +22,7 @@ from features.backbones.weights import fingerprint_weights
 from features.errors import RequestError, SourceError, UnsafeFile, WeightsError
 from features.extraction.recompute import rebuild_engine
 from pipeline.__main__ import main
-from pipeline.heads import HEADS
+from pipeline.heads.registry import HEADS
 from pipeline.predict import find_images, predict
 
 

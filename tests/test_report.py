@@ -22,9 +22,9 @@ from pipeline import attention, suspects
 from pipeline.__main__ import main
 from pipeline.compare import compare
 from pipeline.data.training_data import Features, Sample
-from pipeline.estimators import ScaledEstimator
 from pipeline.evaluation import curves
-from pipeline.heads import find_head
+from pipeline.heads.registry import find_head
+from pipeline.heads.sklearn_heads import ScaledEstimator
 from pipeline.predictions import load_predictions
 from pipeline.refit import LINEAR, coefficients
 from pipeline.report import gather, load_run, report

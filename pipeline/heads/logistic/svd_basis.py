@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh
 
-from .data.inner_products import gram, transposed
-from .data.row_blocks import Matrix, Stored
+from ...data.inner_products import gram, transposed
+from ...data.row_blocks import Matrix, Stored
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .bank import LOOK, find_bank
-from .choice import Choice, Grid, combinations
-from .data.row_blocks import Matrix, align, blocks, shuffled_blocks
-from .data.training_data import Pair, Sample
-from .recipe import Recipe, Schedule
+from ...data.row_blocks import Matrix, align, blocks, shuffled_blocks
+from ...data.training_data import Pair, Sample
+from ..settings import Choice, Grid, combinations
+from .config import Recipe, Schedule
+from .trainer import LOOK, find_bank
 
 if TYPE_CHECKING:
     import keras

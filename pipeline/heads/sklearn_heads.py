@@ -15,10 +15,10 @@ from sklearn.linear_model import RidgeClassifier
 
 from features.errors import RequestError
 
-from .choice import Choice, Grid, best_of, combinations
-from .data.training_data import Pair, Sample
-from .linearhead import LinearHead
-from .platt import Sigmoids, calibrate
+from ..data.training_data import Pair, Sample
+from .calibration import Sigmoids, calibrate
+from .linear_head import LinearHead
+from .settings import Choice, Grid, best_of, combinations
 
 Make = Callable[..., Any]
 

@@ -17,14 +17,14 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from features.errors import RequestError, must_be_one_of
 
-from .choice import Choice, Grid
-from .data.scaling import SCALES
-from .data.training_data import Pair, Sample
-from .dense import DenseSearch
-from .estimators import EstimatorSearch, NearestMean, find_estimator
-from .kernel import SvmSearch
-from .linear import LogisticSearch
-from .vote import VoteSearch
+from ..data.scaling import SCALES
+from ..data.training_data import Pair, Sample
+from .dense.search import DenseSearch
+from .logistic.search import LogisticSearch
+from .settings import Choice, Grid
+from .sklearn_heads import EstimatorSearch, NearestMean, find_estimator
+from .svm import SvmSearch
+from .voting import VoteSearch
 
 Settings = Mapping[str, tuple[Any, ...]]
 

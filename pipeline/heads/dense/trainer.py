@@ -17,8 +17,8 @@ import numpy as np
 
 from features.runtime.keras_runtime import import_keras, quiet
 
-from .data.row_blocks import Block
-from .recipe import Recipe
+from ...data.row_blocks import Block
+from .config import Recipe
 
 if TYPE_CHECKING:
     import keras

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .choice import Choice, Grid
-from .data.training_data import Features, Pair, Sample
-from .kernel import Svm, SvmSearch
-from .linearhead import LinearHead
+from ..data.training_data import Features, Pair, Sample
+from .linear_head import LinearHead
+from .settings import Choice, Grid
+from .svm import Svm, SvmSearch
 
 KERNELS = ("linear", "rbf")
 

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from features.errors import RequestError
 
-from .data.training_data import Sample
+from ..data.training_data import Sample
 
 
 class Sigmoids:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import expit, softmax
 
-from .rotation import Rotation
+from .svd_basis import Rotation
 
 _NEWTON_STEPS, _CG_STEPS = 50, 100
 _NUMBERS = 1 << 20  # scores that are held at once: problems beyond it are solved after the others

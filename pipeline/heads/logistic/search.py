@@ -10,12 +10,12 @@ from functools import cached_property
 
 import numpy as np
 
-from .choice import Choice, Grid, best_of, combinations
-from .data.scaling import measure
-from .data.training_data import Pair, Sample
-from .linearhead import LinearHead
+from ...data.scaling import measure
+from ...data.training_data import Pair, Sample
+from ..linear_head import LinearHead
+from ..settings import Choice, Grid, best_of, combinations
 from .newton import chances, solve
-from .rotation import Rotation, rotate
+from .svd_basis import Rotation, rotate
 
 
 class Logistic(LinearHead):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit, softmax
 
-from .platt import Sigmoids
+from .calibration import Sigmoids
 
 
 class LinearHead:

@@ -1,0 +1,1 @@
+"""Name to a head, and the calibration of its probabilities."""

@@ -1,0 +1,1 @@
+"""Dense heads: many of them trained in one step."""
