@@ -23,9 +23,9 @@ from .heads.registry import HEADS, check_heads
 from .heads.settings import describe_settings
 from .matrix import describe_rows
 from .plots import plot_comparison
-from .predictions import save_predictions
 from .request import Request
-from .runs import whole_folder
+from .runs.folders import whole_folder
+from .runs.predictions import save_predictions
 from .train import Result
 
 _COLUMNS = (

@@ -26,7 +26,7 @@ from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 
 from .onemodel import build_model
-from .trained import Trained, load_trained
+from .runs.trained_run import Trained, load_trained
 
 # Largest difference of a probability that is not an error. Seen with VGG16: 1e-5, and 2e-4 in ONNX, whose converter takes the
 # rounding to float16 out; 2e-3 in the tests' base of random weights.

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import charts
 from .evaluation import curves
-from .predictions import Predictions
+from .runs.predictions import Predictions
 
 # What the leaderboard shows: key, title, digits, what it is, and whether more is better.
 COLUMNS = (

@@ -11,8 +11,8 @@ from features.store.reader import FeatureStore
 
 from . import attention
 from .embedding import project
-from .predictions import Predictions
 from .refit import Refitted
+from .runs.predictions import Predictions
 from .suspects import closest, copies, label_errors
 from .thumbnails import Thumbnails
 

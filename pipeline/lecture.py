@@ -31,7 +31,7 @@ from .heads.dense.search import DenseHead, train_heads
 from .matrix import read_features
 from .plots import plot_curves
 from .request import Request
-from .runs import run_folder, whole_folder
+from .runs.folders import run_folder, whole_folder
 
 EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50
 

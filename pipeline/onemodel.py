@@ -12,7 +12,7 @@ from features.runtime.keras_runtime import import_keras
 
 from .headlayers import apply_head
 from .pillowresize import resize_as_pillow
-from .trained import Trained
+from .runs.trained_run import Trained
 
 if TYPE_CHECKING:
     import keras

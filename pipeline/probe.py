@@ -16,7 +16,7 @@ from .fits import Fits
 from .matrix import describe_rows
 from .plots import plot_intervals
 from .request import Request
-from .runs import whole_folder
+from .runs.folders import whole_folder
 from .train import Result
 
 

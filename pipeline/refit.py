@@ -16,8 +16,8 @@ from .data.training_data import Features
 from .heads.linear_head import LinearHead
 from .heads.registry import Classifier, find_head
 from .matrix import read_features
-from .predictions import Predictions
 from .request import Request
+from .runs.predictions import Predictions
 from .train import all_classes, take_sample
 
 LINEAR = ("logistic", "ridge", "lda")

@@ -20,8 +20,8 @@ from . import figures
 from .compare import best_first, compare_with_best, summarise
 from .gallery import COLOURS, POINTS, SYMBOLS, Gallery
 from .page import render
-from .predictions import Predictions, load_predictions
 from .refit import refit
+from .runs.predictions import Predictions, load_predictions
 from .thumbnails import Thumbnails
 from .train import Result
 

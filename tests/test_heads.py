@@ -9,12 +9,12 @@ from features.errors import RequestError
 from features.store.schema import Rows
 from pipeline.data.scaling import measure_scale
 from pipeline.data.training_data import Features, Sample
-from pipeline.headfile import load_head, save_head
 from pipeline.heads.logistic import newton
 from pipeline.heads.logistic.search import Logistic, LogisticSearch
 from pipeline.heads.logistic.svd_basis import rotate
 from pipeline.heads.registry import HEADS, find_head
 from pipeline.heads.svm import SvmSearch
+from pipeline.runs.head_file import load_head, save_head
 from pipeline.train import fit_head as fit_features
 
 ALL = sorted(HEADS)

@@ -16,9 +16,9 @@ from pipeline.data.inner_products import gram, transposed
 from pipeline.data.row_blocks import Stored
 from pipeline.data.scaling import measure
 from pipeline.data.training_data import Features
-from pipeline.headfile import load_head
 from pipeline.matrix import Reader, find_features
 from pipeline.request import Request
+from pipeline.runs.head_file import load_head
 from pipeline.train import train_head
 
 pytest.importorskip("distributed")

@@ -25,9 +25,9 @@ from pipeline.data.training_data import Features, Sample
 from pipeline.evaluation import curves
 from pipeline.heads.registry import find_head
 from pipeline.heads.sklearn_heads import ScaledEstimator
-from pipeline.predictions import load_predictions
 from pipeline.refit import LINEAR, coefficients
 from pipeline.report import gather, load_run, report
+from pipeline.runs.predictions import load_predictions
 from pipeline.train import train_head
 
 

@@ -25,9 +25,9 @@ from features.safefiles.npz import read_arrays, save_arrays
 from features.safefiles.trees import check_trees
 from features.store.schema import digest_attributes
 from pipeline.fits import load_result
-from pipeline.headfile import load_head
 from pipeline.predict import predict
-from pipeline.runs import read_run
+from pipeline.runs.folders import read_run
+from pipeline.runs.head_file import load_head
 
 HUGE = 10**12
 

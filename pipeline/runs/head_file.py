@@ -21,14 +21,14 @@ from features.safefiles.keras_files import check_config
 from features.safefiles.npz import append_array, open_archive, read_arrays, save_arrays
 from features.safefiles.trees import check_trees
 
-from .data.row_blocks import Matrix, whole_blocks
-from .heads.calibration import Sigmoids
-from .heads.dense.search import DenseHead
-from .heads.linear_head import LinearHead
-from .heads.registry import Classifier
-from .heads.sklearn_heads import ScaledEstimator
-from .heads.svm import Svm
-from .heads.voting import Member, Vote
+from ..data.row_blocks import Matrix, whole_blocks
+from ..heads.calibration import Sigmoids
+from ..heads.dense.search import DenseHead
+from ..heads.linear_head import LinearHead
+from ..heads.registry import Classifier
+from ..heads.sklearn_heads import ScaledEstimator
+from ..heads.svm import Svm
+from ..heads.voting import Member, Vote
 
 # Beside the types that skops trusts by itself, NumPy's and scikit-learn's public ones: what trees and networks are
 # made of. Each is numbers and no more.
