@@ -8,19 +8,19 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .compare import compare
     from .export import export
     from .plots import plot
     from .predict import predict
     from .report import report
-    from .train import train_head
+    from .training.comparison import compare
+    from .training.fit import train_head
 
-_MODULES = {"train_head": "train", "plot": "plots"}  # where a function is not in the module of its own name
+_MODULES = {"compare": "training.comparison", "train_head": "training.fit", "plot": "plots"}
 __all__ = ["compare", "export", "plot", "predict", "report", "train_head"]
 
 
 class _Package(ModuleType):
-    """Holds its functions by their names: importing ``pipeline.compare`` would put that module in the place of `compare`."""
+    """Holds its functions by their names: importing ``pipeline.training.comparison`` would put that module in the place of `compare`."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in __all__ and isinstance(value, ModuleType)):

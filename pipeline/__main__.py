@@ -76,7 +76,7 @@ def _extract(
 
 def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
     from .heads.settings import describe_settings
-    from .train import train_head
+    from .training.fit import train_head
 
     run = train_head(say=say, **options)
     chosen = describe_settings([run["settings"]], run["tried"])
@@ -97,7 +97,7 @@ def _score(name: str, value: float | None, interval: list[float] | None) -> str:
 
 
 def _compare(heads: str = "all", **options: Any) -> tuple[dict[str, Any], str]:
-    from .compare import compare, format_table
+    from .training.comparison import compare, format_table
 
     comparison = compare(heads=None if heads == "all" else heads.split(","), say=say, **options)
     best = comparison["heads"][0]["head"]
@@ -107,7 +107,7 @@ def _compare(heads: str = "all", **options: Any) -> tuple[dict[str, Any], str]:
 
 
 def _probe(**options: Any) -> tuple[dict[str, Any], str]:
-    from .probe import format_probe, probe
+    from .training.layer_probe import format_probe, probe
 
     probed = probe(say=say, **options)
     say(f"next     python -m pipeline compare --store {probed['store']} --layer {probed['take']}")
@@ -138,7 +138,7 @@ def _layers(backbone: str, image_size: int | None = None) -> tuple[dict[str, Any
 
 
 def _lecture(**options: Any) -> tuple[dict[str, Any], str]:
-    from .lecture import format_lecture, lecture
+    from .training.lecture import format_lecture, lecture
 
     results = lecture(say=say, **options)
     say(f"next     python -m pipeline extract --data {results['data']} --backbone vgg16")

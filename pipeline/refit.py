@@ -15,10 +15,10 @@ from features.store.schema import Rows
 from .data.training_data import Features
 from .heads.linear_head import LinearHead
 from .heads.registry import Classifier, find_head
-from .matrix import read_features
-from .request import Request
 from .runs.predictions import Predictions
-from .train import all_classes, take_sample
+from .training.fit import all_classes, take_sample
+from .training.loading import read_features
+from .training.request import Request
 
 LINEAR = ("logistic", "ridge", "lda")
 

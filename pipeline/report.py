@@ -17,13 +17,13 @@ from features.errors import CachedFeaturesError, RequestError
 from features.store.reader import FeatureStore
 
 from . import figures
-from .compare import best_first, compare_with_best, summarise
 from .gallery import COLOURS, POINTS, SYMBOLS, Gallery
 from .page import render
 from .refit import refit
 from .runs.predictions import Predictions, load_predictions
 from .thumbnails import Thumbnails
-from .train import Result
+from .training.comparison import best_first, compare_with_best, summarise
+from .training.fit import Result
 
 
 @dataclass(frozen=True)

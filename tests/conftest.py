@@ -94,7 +94,7 @@ def hostile_run(tmp_path_factory):
 
     The first class is blue, the second red; an image of its test split is copied into train.
     """
-    from pipeline.compare import compare
+    from pipeline.training.comparison import compare
 
     folder, seed = tmp_path_factory.mktemp("hostile"), 0
     with open(folder / "photos.csv", "w", newline="", encoding="utf-8") as file:

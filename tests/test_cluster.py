@@ -157,7 +157,7 @@ def other_pillow(tmp_path):
 def test_a_worker_with_other_versions_is_named_and_gets_no_part(
     tree, tmp_path, stand_in, machines, other_pillow, tiny_store
 ):
-    from pipeline.compare import compare
+    from pipeline.training.comparison import compare
 
     run(tree, tmp_path / "one.h5")
     unfit = pytest.raises(ClusterError, match=r"worker tcp://127.* is not fit: it has pillow 99.0 instead of")
@@ -326,8 +326,8 @@ def test_without_dask_the_error_names_the_extra(monkeypatch):
 
 
 def test_heads_fitted_on_a_cluster_are_those_of_one_machine(tiny_store, tmp_path, machines):
-    from pipeline.compare import compare
-    from pipeline.probe import probe
+    from pipeline.training.comparison import compare
+    from pipeline.training.layer_probe import probe
 
     heads = ["logistic", "knn", "sklearn.naive_bayes.GaussianNB"]
     alone = compare(tiny_store, heads, repeats=2, out=tmp_path / "alone/c")
@@ -350,7 +350,7 @@ def test_heads_fitted_on_a_cluster_are_those_of_one_machine(tiny_store, tmp_path
 
 @pytest.mark.parametrize("head", ["logistic", "dense", "sklearn.naive_bayes.GaussianNB"])
 def test_a_head_is_trained_on_a_worker_as_it_is_here(tiny_store, tmp_path, machines, head):
-    from pipeline.train import train_head
+    from pipeline.training.fit import train_head
 
     settings = {"epochs": (3,)} if head == "dense" else {}
     runs = [

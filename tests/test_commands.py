@@ -90,7 +90,7 @@ def test_a_run_is_not_overwritten_unless_asked(tiny_store, here):
 
 
 def test_repeats_draw_other_splits_of_the_same_sizes(tiny_store, here):
-    from pipeline.compare import draw_splits
+    from pipeline.training.comparison import draw_splits
 
     with FeatureStore(tiny_store) as store:
         drawn = draw_splits(store.rows, 3, seed=0)
@@ -152,8 +152,8 @@ def test_several_layers_and_views_train_a_head(tree, here, capsys):
 
 
 def test_average_and_maximum_are_scaled_each_by_itself(tiny_store):
-    from pipeline.request import Request
-    from pipeline.train import read_features
+    from pipeline.training.fit import read_features
+    from pipeline.training.request import Request
 
     with FeatureStore(tiny_store) as store:
         channels = store.dataset("last").shape[-1]
@@ -217,7 +217,7 @@ def test_a_comparison_takes_what_earlier_ones_fitted(tiny_store, here, capsys, m
     assert "from earlier runs" not in run("--heads", "logistic", "--seed", "1")[1]
     for changed in (["--select", "val"], ["--pool", "max"], ["--repeats", "2"], ["--set", "C=1"]):
         assert "from earlier runs" not in run("--heads", "logistic", *changed)[1]
-    monkeypatch.setattr("pipeline.fits.own_source", lambda: "another version")
+    monkeypatch.setattr("pipeline.training.fit_cache.own_source", lambda: "another version")
     assert "from earlier runs" not in run("--heads", "logistic")[1]
     for _ in range(2):  # what a class of somebody else's computes may change unseen
         assert "from earlier runs" not in run("--heads", "sklearn.naive_bayes.GaussianNB")[1]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.compare import best_first, compare_with_best
 from pipeline.evaluation.bootstrap import bootstrap_intervals, weighted_metrics
 from pipeline.evaluation.metrics import accuracy_interval, calibration_error, evaluate, holm, paired_test
 from pipeline.heads.settings import best_of
+from pipeline.training.comparison import best_first, compare_with_best
 
 
 def test_metrics_of_a_small_table_computed_by_hand():

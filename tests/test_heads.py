@@ -15,7 +15,7 @@ from pipeline.heads.logistic.svd_basis import rotate
 from pipeline.heads.registry import HEADS, find_head
 from pipeline.heads.svm import SvmSearch
 from pipeline.runs.head_file import load_head, save_head
-from pipeline.train import fit_head as fit_features
+from pipeline.training.fit import fit_head as fit_features
 
 ALL = sorted(HEADS)
 

@@ -11,15 +11,15 @@ from machines import Machines
 from features import FeatureStore
 from features.errors import RequestError, StoreError
 from features.store import schema as layout
-from pipeline.compare import compare
 from pipeline.data.inner_products import gram, transposed
 from pipeline.data.row_blocks import Stored
 from pipeline.data.scaling import measure
 from pipeline.data.training_data import Features
-from pipeline.matrix import Reader, find_features
-from pipeline.request import Request
 from pipeline.runs.head_file import load_head
-from pipeline.train import train_head
+from pipeline.training.comparison import compare
+from pipeline.training.fit import train_head
+from pipeline.training.loading import Reader, find_features
+from pipeline.training.request import Request
 
 pytest.importorskip("distributed")
 

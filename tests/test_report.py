@@ -20,7 +20,6 @@ from features import FeatureStore, extract
 from features.pooling import pool_maps
 from pipeline import attention, suspects
 from pipeline.__main__ import main
-from pipeline.compare import compare
 from pipeline.data.training_data import Features, Sample
 from pipeline.evaluation import curves
 from pipeline.heads.registry import find_head
@@ -28,7 +27,8 @@ from pipeline.heads.sklearn_heads import ScaledEstimator
 from pipeline.refit import LINEAR, coefficients
 from pipeline.report import gather, load_run, report
 from pipeline.runs.predictions import load_predictions
-from pipeline.train import train_head
+from pipeline.training.comparison import compare
+from pipeline.training.fit import train_head
 
 
 def three_classes(rows, seed=0):

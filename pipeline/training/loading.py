@@ -13,13 +13,13 @@ from features.pooling import check_pool, pooled_shape
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from .data.row_blocks import Matrix, Stored
-from .data.store_ref import Place
-from .data.training_data import Features
-from .heads.dense.search import DenseSearch
-from .heads.logistic.search import LogisticSearch
-from .heads.registry import HEADS, find_head
-from .heads.svm import SvmSearch
+from ..data.row_blocks import Matrix, Stored
+from ..data.store_ref import Place
+from ..data.training_data import Features
+from ..heads.dense.search import DenseSearch
+from ..heads.logistic.search import LogisticSearch
+from ..heads.registry import HEADS, find_head
+from ..heads.svm import SvmSearch
 from .request import Request
 
 BY_PRODUCTS = (LogisticSearch, SvmSearch)  # all that they need of rows is how they lie to each other

@@ -11,7 +11,7 @@ from typing import Any
 from features.errors import RequestError, must_be_one_of
 from features.runtime.dask_cluster import check_cluster
 
-from .runs.folders import run_folder
+from ..runs.folders import run_folder
 
 
 @dataclass(frozen=True)

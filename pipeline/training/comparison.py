@@ -17,16 +17,16 @@ from features.splits import SPLITS, stratified_split
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from .evaluation.metrics import accuracy_interval, difference_interval, holm, paired_test
-from .fits import Fits
-from .heads.registry import HEADS, check_heads
-from .heads.settings import describe_settings
-from .matrix import describe_rows
-from .plots import plot_comparison
+from ..evaluation.metrics import accuracy_interval, difference_interval, holm, paired_test
+from ..heads.registry import HEADS, check_heads
+from ..heads.settings import describe_settings
+from ..plots import plot_comparison
+from ..runs.folders import whole_folder
+from ..runs.predictions import save_predictions
+from .fit import Result
+from .fit_cache import Fits
+from .loading import describe_rows
 from .request import Request
-from .runs.folders import whole_folder
-from .runs.predictions import save_predictions
-from .train import Result
 
 _COLUMNS = (
     "head", "layer", "pool", "n_features", "chosen", "accuracy", "accuracy_low", "accuracy_high",

@@ -19,22 +19,22 @@ from features.splits import SPLITS, stratified_folds
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from .data.parallel import on_cluster, spread
-from .data.row_blocks import Stored
-from .data.store_ref import Place
-from .data.training_data import Features, Sample
-from .evaluation.bootstrap import bootstrap_intervals
-from .evaluation.metrics import evaluate
-from .heads.dense.search import DenseHead, DenseSearch
-from .heads.registry import Classifier, Head, Settings, check_heads, find_head
-from .heads.settings import Choice, Grid
-from .history import check_tensorboard, log_history, write_history
-from .matrix import describe_features, describe_rows, find_features, is_by_products, read_features, read_once
+from ..data.parallel import on_cluster, spread
+from ..data.row_blocks import Stored
+from ..data.store_ref import Place
+from ..data.training_data import Features, Sample
+from ..evaluation.bootstrap import bootstrap_intervals
+from ..evaluation.metrics import evaluate
+from ..heads.dense.search import DenseHead, DenseSearch
+from ..heads.registry import Classifier, Head, Settings, check_heads, find_head
+from ..heads.settings import Choice, Grid
+from ..runs.feature_spec import Reading, class_probabilities
+from ..runs.folders import whole_folder
+from ..runs.head_file import save_head
+from ..runs.predictions import save_predictions, write_predictions
+from .learning_curves import check_tensorboard, log_history, write_history
+from .loading import describe_features, describe_rows, find_features, is_by_products, read_features, read_once
 from .request import Request
-from .runs.feature_spec import Reading, class_probabilities
-from .runs.folders import whole_folder
-from .runs.head_file import save_head
-from .runs.predictions import save_predictions, write_predictions
 
 FOLDS = 5
 _PREDICT_BYTES = 64 << 20  # features that are predicted on at once

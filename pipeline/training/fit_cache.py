@@ -24,12 +24,12 @@ from features.splits import SPLITS
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from .data.parallel import on_cluster, spread
-from .data.store_ref import Place
-from .heads.registry import HEADS, find_head
-from .matrix import is_by_products, read_features
+from ..data.parallel import on_cluster, spread
+from ..data.store_ref import Place
+from ..heads.registry import HEADS, find_head
+from .fit import Result, fit_head, fit_stored
+from .loading import is_by_products, read_features
 from .request import Request
-from .train import Result, fit_head, fit_stored
 
 
 class Fits:

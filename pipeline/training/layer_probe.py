@@ -11,13 +11,13 @@ from typing import Any
 from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 
-from .compare import compare_with_best, draw_splits, summarise
-from .fits import Fits
-from .matrix import describe_rows
-from .plots import plot_intervals
+from ..plots import plot_intervals
+from ..runs.folders import whole_folder
+from .comparison import compare_with_best, draw_splits, summarise
+from .fit import Result
+from .fit_cache import Fits
+from .loading import describe_rows
 from .request import Request
-from .runs.folders import whole_folder
-from .train import Result
 
 
 def probe(

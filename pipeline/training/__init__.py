@@ -1,0 +1,1 @@
+"""Choose settings, fit, keep fits, compare, probe; the lecture."""
