@@ -8,14 +8,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .export import export
+    from .deploy.exporting import export
+    from .deploy.prediction import predict
     from .plots import plot
-    from .predict import predict
     from .report import report
     from .training.comparison import compare
     from .training.fit import train_head
 
-_MODULES = {"compare": "training.comparison", "train_head": "training.fit", "plot": "plots"}
+_MODULES = {"compare": "training.comparison", "export": "deploy.exporting", "plot": "plots", "predict": "deploy.prediction", "train_head": "training.fit"}
 __all__ = ["compare", "export", "plot", "predict", "report", "train_head"]
 
 

@@ -146,7 +146,7 @@ def _lecture(**options: Any) -> tuple[dict[str, Any], str]:
 
 
 def _predict(**options: Any) -> tuple[dict[str, Any], str]:
-    from .predict import format_predictions, predict
+    from .deploy.prediction import format_predictions, predict
 
     predicted = predict(say=say, **options)
     for each in predicted["skipped"]:
@@ -157,7 +157,7 @@ def _predict(**options: Any) -> tuple[dict[str, Any], str]:
 
 
 def _export(**options: Any) -> tuple[dict[str, Any], str]:
-    from .export import export
+    from .deploy.exporting import export
 
     exported = export(say=say, **options)
     load = {

@@ -22,12 +22,12 @@ from features.errors import EngineError, RequestError
 from features.images.decode import RESIZE
 from pipeline.__main__ import main
 from pipeline.data.training_data import Features
-from pipeline.export import ParityError, _open, _write, export
-from pipeline.headlayers import apply_head
+from pipeline.deploy.exporting import ParityError, _open, _write, export
+from pipeline.deploy.head_layers import apply_head
+from pipeline.deploy.keras_model import _preprocessing
+from pipeline.deploy.pillow_resize import resize_as_pillow
+from pipeline.deploy.prediction import predict
 from pipeline.heads.registry import HEADS
-from pipeline.onemodel import _preprocessing
-from pipeline.pillowresize import resize_as_pillow
-from pipeline.predict import predict
 
 REFUSED = {"knn", "hist-gradient-boosting"}
 
@@ -193,7 +193,7 @@ def test_what_cannot_be_layers_is_refused_with_another_way(trained, tree, tmp_pa
 
 
 def test_a_model_that_differs_is_not_written(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.onemodel._preprocessing", lambda base: lambda images: images / 99.0)
+    monkeypatch.setattr("pipeline.deploy.keras_model._preprocessing", lambda base: lambda images: images / 99.0)
     with pytest.raises(ParityError, match="Nothing was written"):
         export(trained / "rbf-svm", tmp_path / "m.keras")
     assert not list(tmp_path.iterdir())

@@ -22,8 +22,8 @@ from features.backbones.weights import fingerprint_weights
 from features.errors import RequestError, SourceError, UnsafeFile, WeightsError
 from features.extraction.recompute import rebuild_engine
 from pipeline.__main__ import main
+from pipeline.deploy.prediction import find_images, predict
 from pipeline.heads.registry import HEADS
-from pipeline.predict import find_images, predict
 
 
 def draw_odd(folder):
@@ -101,7 +101,7 @@ def test_of_other_bases_too(trained, tmp_path, monkeypatch, backbone):
     for head in HEADS:
         pipeline.train_head("s.h5", head, select="val", out=head)
     shutil.move("s.h5", "moved.h5")
-    module, engines = sys.modules["pipeline.predict"], []
+    module, engines = sys.modules["pipeline.deploy.prediction"], []
 
     def once(held, weights):
         engines.append(engines[0] if engines else rebuild_engine(held, weights))

@@ -9,12 +9,12 @@ import numpy as np
 from features.errors import RequestError
 from features.runtime.keras_runtime import import_keras
 
-from .heads.calibration import Sigmoids
-from .heads.dense.search import DenseHead
-from .heads.linear_head import LinearHead
-from .heads.registry import Classifier
-from .heads.svm import Svm, class_pairs
-from .heads.voting import Vote
+from ..heads.calibration import Sigmoids
+from ..heads.dense.search import DenseHead
+from ..heads.linear_head import LinearHead
+from ..heads.registry import Classifier
+from ..heads.svm import Svm, class_pairs
+from ..heads.voting import Vote
 
 if TYPE_CHECKING:
     import keras

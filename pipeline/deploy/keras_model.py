@@ -10,9 +10,9 @@ from features.backbones.keras_base import Base
 from features.errors import RequestError
 from features.runtime.keras_runtime import import_keras
 
-from .headlayers import apply_head
-from .pillowresize import resize_as_pillow
-from .runs.trained_run import Trained
+from ..runs.trained_run import Trained
+from .head_layers import apply_head
+from .pillow_resize import resize_as_pillow
 
 if TYPE_CHECKING:
     import keras

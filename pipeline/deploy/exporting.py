@@ -25,8 +25,8 @@ from features.runtime.keras_runtime import import_keras, quiet
 from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 
-from .onemodel import build_model
-from .runs.trained_run import Trained, load_trained
+from ..runs.trained_run import Trained, load_trained
+from .keras_model import build_model
 
 # Largest difference of a probability that is not an error. Seen with VGG16: 1e-5, and 2e-4 in ONNX, whose converter takes the
 # rounding to float16 out; 2e-3 in the tests' base of random weights.

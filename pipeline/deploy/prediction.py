@@ -21,7 +21,7 @@ from features.runtime.progress import Progress
 from features.sources.load import EXTENSIONS, unicode_name
 from features.store.reader import FeatureStore
 
-from .runs.trained_run import Trained, load_trained
+from ..runs.trained_run import Trained, load_trained
 
 _BLOCK = 512  # stored images that are read and predicted at once
 
