@@ -115,7 +115,7 @@ def _probe(**options: Any) -> tuple[dict[str, Any], str]:
 
 
 def _report(**options: Any) -> tuple[dict[str, Any], str]:
-    from .report import report
+    from .reports.build import report
 
     done = report(say=say, **options)
     say(f"written  {done['report']}, {done['bytes'] / 1e6:.1f} MB. Open it in a browser; it needs nothing else")

@@ -11,7 +11,7 @@ import pytest
 from conftest import HOSTILE_CLASSES
 from PIL import Image
 
-from pipeline.report import report
+from pipeline.reports.build import report
 
 
 @pytest.fixture(scope="module")

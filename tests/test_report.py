@@ -18,14 +18,15 @@ from sklearn.model_selection import cross_val_predict
 
 from features import FeatureStore, extract
 from features.pooling import pool_maps
-from pipeline import attention, suspects
 from pipeline.__main__ import main
 from pipeline.data.training_data import Features, Sample
 from pipeline.evaluation import curves
 from pipeline.heads.registry import find_head
 from pipeline.heads.sklearn_heads import ScaledEstimator
-from pipeline.refit import LINEAR, coefficients
-from pipeline.report import gather, load_run, report
+from pipeline.reports.analysis import class_activation as attention
+from pipeline.reports.analysis import label_issues as suspects
+from pipeline.reports.analysis.refit import LINEAR, coefficients
+from pipeline.reports.build import gather, load_run, report
 from pipeline.runs.predictions import load_predictions
 from pipeline.training.comparison import compare
 from pipeline.training.fit import train_head
@@ -157,8 +158,8 @@ def test_repeats_a_trained_head_and_what_cannot_be_shown(tiny_store, tmp_path, m
 
 
 def test_many_images_and_classes_are_bounded(hostile_run, monkeypatch):
-    monkeypatch.setattr("pipeline.gallery.POINTS", 10)
-    monkeypatch.setattr("pipeline.figures.MATRIX_CLASSES", 1)
+    monkeypatch.setattr("pipeline.reports.gallery.POINTS", 10)
+    monkeypatch.setattr("pipeline.reports.figures.MATRIX_CLASSES", 1)
     report(hostile_run, out=hostile_run / "bounded.html")
     html = (hostile_run / "bounded.html").read_text(encoding="utf-8")
     assert "10 of 33 images, drawn at random" in html and html.count("<use href") == 10 + len(HOSTILE_CLASSES)
@@ -166,7 +167,7 @@ def test_many_images_and_classes_are_bounded(hostile_run, monkeypatch):
 
 
 def test_a_changed_or_missing_file_is_not_shown_as_another(tiny_store, tmp_path):
-    from pipeline.thumbnails import Thumbnails
+    from pipeline.reports.thumbnails import Thumbnails
 
     with FeatureStore(tiny_store) as store:
         rows, root = store.rows, Path(store.provenance["source"]["root"])

@@ -20,7 +20,7 @@ from features.store.schema import Rows
 from ..evaluation.metrics import accuracy_interval, difference_interval, holm, paired_test
 from ..heads.registry import HEADS, check_heads
 from ..heads.settings import describe_settings
-from ..plots import plot_comparison
+from ..reports.plots import plot_comparison
 from ..runs.folders import whole_folder
 from ..runs.predictions import save_predictions
 from .fit import Result

@@ -11,7 +11,7 @@ from typing import Any
 from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 
-from ..plots import plot_intervals
+from ..reports.plots import plot_intervals
 from ..runs.folders import whole_folder
 from .comparison import compare_with_best, draw_splits, summarise
 from .fit import Result

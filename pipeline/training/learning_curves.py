@@ -12,7 +12,7 @@ from features.runtime.keras_runtime import import_keras
 from ..heads.dense.search import DenseHead, DenseSearch
 from ..heads.registry import find_head
 from ..heads.settings import Choice
-from ..plots import plot_history
+from ..reports.plots import plot_history
 
 
 def check_tensorboard(head: str) -> None:

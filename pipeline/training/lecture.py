@@ -27,7 +27,7 @@ from ..data.training_data import Features
 from ..evaluation.metrics import accuracy_interval
 from ..heads.dense.config import Recipe, Schedule
 from ..heads.dense.search import DenseHead, train_heads
-from ..plots import plot_curves
+from ..reports.plots import plot_curves
 from ..runs.folders import run_folder, whole_folder
 from .comparison import check_repeats, draw_splits
 from .loading import read_features

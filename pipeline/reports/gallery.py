@@ -9,11 +9,11 @@ import numpy as np
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
-from . import attention
-from .embedding import project
-from .refit import Refitted
-from .runs.predictions import Predictions
-from .suspects import closest, copies, label_errors
+from ..runs.predictions import Predictions
+from .analysis import class_activation as attention
+from .analysis.label_issues import closest, copies, label_errors
+from .analysis.projection import project
+from .analysis.refit import Refitted
 from .thumbnails import Thumbnails
 
 # How many images a page carries, and their sides in pixels: what bounds its size.

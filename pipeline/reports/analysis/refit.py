@@ -12,13 +12,13 @@ from features.splits import SPLITS
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from .data.training_data import Features
-from .heads.linear_head import LinearHead
-from .heads.registry import Classifier, find_head
-from .runs.predictions import Predictions
-from .training.fit import all_classes, take_sample
-from .training.loading import read_features
-from .training.request import Request
+from ...data.training_data import Features
+from ...heads.linear_head import LinearHead
+from ...heads.registry import Classifier, find_head
+from ...runs.predictions import Predictions
+from ...training.fit import all_classes, take_sample
+from ...training.loading import read_features
+from ...training.request import Request
 
 LINEAR = ("logistic", "ridge", "lda")
 

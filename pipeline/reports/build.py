@@ -16,14 +16,14 @@ from features import __version__
 from features.errors import CachedFeaturesError, RequestError
 from features.store.reader import FeatureStore
 
+from ..runs.predictions import Predictions, load_predictions
+from ..training.comparison import best_first, compare_with_best, summarise
+from ..training.fit import Result
 from . import figures
+from .analysis.refit import refit
 from .gallery import COLOURS, POINTS, SYMBOLS, Gallery
-from .page import render
-from .refit import refit
-from .runs.predictions import Predictions, load_predictions
+from .render import render
 from .thumbnails import Thumbnails
-from .training.comparison import best_first, compare_with_best, summarise
-from .training.fit import Result
 
 
 @dataclass(frozen=True)

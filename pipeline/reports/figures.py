@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..evaluation import curves
+from ..runs.predictions import Predictions
 from . import charts
-from .evaluation import curves
-from .runs.predictions import Predictions
 
 # What the leaderboard shows: key, title, digits, what it is, and whether more is better.
 COLUMNS = (

@@ -19,10 +19,10 @@ def render(report: dict[str, Any]) -> str:
     Parameters
     ----------
     report : dict
-        What the template ``report.html`` shows; see `pipeline.report.gather`.
+        What the template ``report.html`` shows; see `pipeline.reports.build.gather`.
     """
     environment = Environment(
-        loader=PackageLoader("pipeline", "templates"),
+        loader=PackageLoader("pipeline.reports", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,1 @@
+"""What the page shows beyond a run's own figures."""
