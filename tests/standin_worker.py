@@ -21,7 +21,7 @@ class Slow(standin.StandInEngine):
 
 def dask_setup(worker):
     """Called by Dask as the worker starts."""
-    features.worker.is_installed = lambda name: True
-    features.worker.describe_engine = lambda name: standin.StandInEngine.name
-    features.worker.limit_cores = lambda count: None
-    features.worker.rebuild_engine = lambda held: Slow()
+    features.extraction.distributed.worker.is_installed = lambda name: True
+    features.extraction.distributed.worker.describe_engine = lambda name: standin.StandInEngine.name
+    features.extraction.distributed.worker.limit_cores = lambda count: None
+    features.extraction.distributed.worker.rebuild_engine = lambda held: Slow()

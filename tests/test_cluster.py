@@ -369,7 +369,7 @@ def test_a_head_is_trained_on_a_worker_as_it_is_here(tiny_store, tmp_path, machi
 
 
 def test_the_cost_of_a_pass_by_hand(tree, stand_in, capsys):
-    from pipeline.__main__ import main
+    from pipeline.cli.commands import main
 
     command = [
         "extract",

@@ -7,7 +7,7 @@ import pytest
 
 from features.errors import RequestError
 from features.runtime.keras_runtime import import_keras
-from pipeline.__main__ import main
+from pipeline.cli.commands import main
 from pipeline.data.row_blocks import Stored, blocks, shuffled_blocks
 from pipeline.heads.dense import trainer as bank
 from pipeline.heads.dense.config import Recipe, Schedule

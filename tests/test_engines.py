@@ -18,7 +18,7 @@ from features.engines.registry import CHOICES, ENGINES, describe_engine, is_inst
 from features.errors import EngineError, RequestError, StoreError
 from features.extraction.verification import verify
 from features.runtime.user_cache import cache_folder
-from pipeline.arguments import make_parser
+from pipeline.cli.parser import make_parser
 
 INSTALLED = [name for name in ENGINES if is_installed(name)]
 OTHERS = [name for name in INSTALLED if name != "tensorflow"]

@@ -20,7 +20,7 @@ import pipeline
 from features import FeatureStore, extract
 from features.errors import EngineError, RequestError
 from features.images.decode import RESIZE
-from pipeline.__main__ import main
+from pipeline.cli.commands import main
 from pipeline.data.training_data import Features
 from pipeline.deploy.exporting import ParityError, _open, _write, export
 from pipeline.deploy.head_layers import apply_head

@@ -21,7 +21,7 @@ from features.backbones.keras_base import BACKBONES
 from features.backbones.weights import fingerprint_weights
 from features.errors import RequestError, SourceError, UnsafeFile, WeightsError
 from features.extraction.recompute import rebuild_engine
-from pipeline.__main__ import main
+from pipeline.cli.commands import main
 from pipeline.deploy.prediction import find_images, predict
 from pipeline.heads.registry import HEADS
 

@@ -18,7 +18,7 @@ from sklearn.model_selection import cross_val_predict
 
 from features import FeatureStore, extract
 from features.pooling import pool_maps
-from pipeline.__main__ import main
+from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Sample
 from pipeline.evaluation import curves
 from pipeline.heads.registry import find_head

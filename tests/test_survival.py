@@ -28,7 +28,7 @@ from features.images import decode as images
 from features.store import parts
 from features.store import writer_lock as writer
 from features.store.writer_lock import one_writer
-from pipeline.__main__ import main
+from pipeline.cli.commands import main
 
 
 def run(data, out, **options):

@@ -31,7 +31,7 @@ import standin
 from features import extract
 from features.errors import CachedFeaturesError
 if {stand_in}: standin.install()
-import features.forward; features.forward.PART_BYTES = {part}
+import features.extraction.forward; features.extraction.forward.PART_BYTES = {part}
 print("started", flush=True)
 try:
     done = extract({data!r}, out={out!r}, backbone={backbone!r}, batch_size=8, say=print, **{options!r})

@@ -44,7 +44,7 @@ class Job:
         Of the store; it says all that an engine needs.
     options : ExtractOptions
     versions : dict of str to str
-        The client's; see `features.runtime.keras_runtime.versions`.
+        The client's; see `features.runtime.versions.versions`.
     """
 
     run: str
