@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from .extraction.recompute import embed
 from .extraction.run import load_base, settle_batch, tell_apart
 from .images import decode as images
 from .pooling import POOLS, pool_maps
+from .runtime.machine import cores
 from .runtime.user_cache import cache_folder
 from .safefiles.hdf5 import check_own_values
 from .safefiles.json_files import parse_json
@@ -248,7 +248,7 @@ def _contents(X: Any) -> tuple[list[bytes], list[Any]]:
     if isinstance(X, str | bytes | Path) or not all(isinstance(each, str | Path) for each in X):
         raise RequestError("images must be a list of paths or an array of pixels, (n, height, width, 3). Give one.")
     files = [Path(each) for each in X]
-    hashed = hash_files(files, os.cpu_count() or 1)
+    hashed = hash_files(files, cores())
     for file, key in zip(files, hashed, strict=True):
         if isinstance(key, str):
             raise SourceError(f"every image must be readable; {file}: {key}. Leave it out.")

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import EngineError
-from ..runtime.keras_runtime import cores, quiet
+from ..runtime.keras_runtime import quiet
+from ..runtime.machine import cores
 from .converted import converted
 from .frozen_graph import Frozen
 from .per_core import Lanes

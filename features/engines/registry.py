@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import EngineError, RequestError, missing_extra
+from ..runtime.machine import cores
 from ..runtime.user_cache import recall, remember
 from .frozen_graph import Frozen
-from .mnn_engine import MNNEngine, cores
+from .mnn_engine import MNNEngine
 from .openvino_engine import OpenVINOEngine
 from .tensorflow_engine import TensorFlowEngine, find_device
 from .winograd.engine import NumbaEngine

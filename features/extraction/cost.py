@@ -13,7 +13,7 @@ import numpy as np
 
 from ..engines.registry import Engine, describe_engine, make_checked, pick_engine
 from ..images.decode import read_bytes
-from ..runtime.keras_runtime import cores
+from ..runtime.machine import cores
 from ..sources.load import Source, load_source
 from .forward import first_batch, rows_a_part
 from .options import ExtractOptions, check_options

@@ -14,6 +14,7 @@ from ..images import decode as images
 from ..images.views import check_views
 from ..pooling import EXTRACT_POOLS
 from ..runtime.dask_cluster import check_cluster
+from ..runtime.machine import cores
 from ..store.parts import LAYOUTS
 from ..store.schema import COMPRESSION
 
@@ -102,7 +103,7 @@ class ExtractOptions:
     retry_skipped: bool = False
     max_skipped: float | None = None
     allow_missing_classes: bool = False
-    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    workers: int = field(default_factory=lambda: min(8, cores()))
     cluster: str | None = None
     skip_unfit: bool = False
     part_images: int | None = None

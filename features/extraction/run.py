@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +18,7 @@ from ..engines.frozen_graph import Frozen
 from ..engines.registry import Engine, describe_engine, make_checked, pick_engine
 from ..errors import RequestError, SourceError, StoreError
 from ..pooling import pooled_shape
+from ..runtime.machine import memory_limit, peak_memory
 from ..runtime.progress import Progress
 from ..sources.load import Source, load_source
 from ..store.atomic_file import free_space
@@ -215,13 +214,13 @@ def _with_pool(
     values = sum(math.prod(shape) for shape in base.layers.values()) * len(plan.contents) * options.views
     options.path.parent.mkdir(parents=True, exist_ok=True)
     free = free_space(options.path.parent)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    room = memory_limit()
     on_disk, in_memory = 2 * values * np.dtype(options.dtype).itemsize, 4 * values
-    if on_disk <= free and in_memory <= memory / 2:
+    if on_disk <= free and in_memory <= room / 2:
         return replace(options, pool="none")
     say(
         f"pool     avg: whole maps would take {on_disk / 1e9:.1f} GB on disk while they are made ({free / 1e9:.1f} GB free) and "
-        f"{in_memory / 1e9:.1f} GB of memory as a matrix ({memory / 1e9:.1f} GB in all). To store them anyway: --pool none"
+        f"{in_memory / 1e9:.1f} GB of memory as a matrix ({room / 1e9:.1f} GB in all). To store them anyway: --pool none"
     )
     return replace(options, pool="avg")
 
@@ -284,8 +283,9 @@ def _start_engine(
     if todo > options.full_batch and options.cluster is None:
         seconds = checked.seconds * todo / options.full_batch
         waiting = (2 * options.full_batch + options.workers) * options.side**2 * 3 + 3 * PART_BYTES
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + waiting
-        say(f"predict  {_duration(seconds)} for the pass, {memory / 1e9:.1f} GB of memory at its peak")
+        used = peak_memory()
+        room = "" if used is None else f", {(used + waiting) / 1e9:.1f} GB of memory at its peak"
+        say(f"predict  {_duration(seconds)} for the pass{room}")
     return checked.engine, checked.parity
 
 

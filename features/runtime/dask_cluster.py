@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ClusterError, RequestError, missing_extra
-from .keras_runtime import cores
+from .machine import cores
 from .versions import differences, versions
 
 GO_ON = "What is done is kept: the same command goes on from there."

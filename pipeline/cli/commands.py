@@ -218,5 +218,3 @@ _COMMANDS: dict[str, Callable[..., tuple[dict[str, Any], str]]] = {
     "inspect": _inspect,
     "verify": _verify,
 }
-
-

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import glob
 import io
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from features.engines.registry import describe_engine
 from features.errors import CachedFeaturesError, RequestError, SourceError
 from features.extraction.plan import Content, distinct_contents, hash_files
 from features.extraction.recompute import embed, rebuild_engine
+from features.runtime.machine import cores
 from features.runtime.progress import Progress
 from features.sources.load import EXTENSIONS, unicode_name
 from features.store.reader import FeatureStore
@@ -72,7 +72,7 @@ def predict(
     trained, files = load_trained(run, joblib), find_images(images)
     predictor = _Predictor(trained, weights, say)
     say(f"head     {trained.name} of {run}, classes {', '.join(trained.class_names)}")
-    keys = hash_files(files, os.cpu_count() or 1)
+    keys = hash_files(files, cores())
     found = predictor.of(distinct_contents(files, keys))
     reasons = [
         (file, key if isinstance(key, str) else predictor.reasons.get(key))
@@ -119,7 +119,7 @@ class _Predictor:
         differs = "" if name == made else f"; the store was made by {made}, which can differ in the last digits"
         self._say(f"engine   {name}{differs}")
         with Progress(len(rest), "images") as progress:
-            for batch in embed(rest, held, engine, reading.views, os.cpu_count() or 1):
+            for batch in embed(rest, held, engine, reading.views, cores()):
                 if batch.keys:
                     found |= dict(
                         zip(batch.keys, self._trained.probabilities(reading.of_maps(batch.features)), strict=True)
