@@ -173,9 +173,9 @@ def _ready(options: ExtractOptions, contents: Sequence[Any]) -> tuple[Engine, di
     key = options, _stamps(options)
     if key not in _READY:
         base = load_base(options)
-        options, frozen = settle_batch(options, None, base, lambda line: None)
+        options, frozen = settle_batch(options, None, base)
         batch = first_batch(contents, options)
-        name = pick_engine(options.engine, None, frozen, tell_apart(options, base), batch, lambda line: None)
+        name = pick_engine(options.engine, None, frozen, tell_apart(options, base), batch)
         while len(_READY) >= _READY_AT_ONCE:
             _READY.pop(next(iter(_READY)))
         engine = make_checked(name, frozen, batch).engine
@@ -219,7 +219,7 @@ class _Cache:
         keys: list[Key] = [(key, 0) for key in made]
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(one_writer(parts_folder(self._path), lambda line: None))
+                stack.enter_context(one_writer(parts_folder(self._path)))
             except StoreError:
                 return
             Parts(self._path, self._held).append({layer: np.stack(list(made.values()))}, keys)

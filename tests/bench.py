@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.util
 import json
+import logging
 import statistics
 import sys
 import tempfile
@@ -104,7 +105,6 @@ def make_contenders(options, folder):
                 layers=layers or None,
                 engine=engine,
                 out=Path(folder) / "s.h5",
-                say=_engine,
             )
         return done.seconds["pass"] + done.seconds["commit"], None
 
@@ -216,11 +216,6 @@ def _draw(random, kernel):
     return random.normal(0, np.sqrt(1.6 / inputs), kernel.shape)
 
 
-def _engine(line):
-    if line.startswith(("engine", "timed", "warning")):
-        print(line, file=sys.stderr)
-
-
 def _full(batch, size):
     return np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
 
@@ -239,4 +234,6 @@ def _ratio(these, those, which):
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level="WARNING", format="%(message)s")
+    logging.getLogger("cached_features").setLevel("INFO")
     main()

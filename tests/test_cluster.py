@@ -155,7 +155,7 @@ def other_pillow(tmp_path):
 
 
 def test_a_worker_with_other_versions_is_named_and_gets_no_part(
-    tree, tmp_path, stand_in, machines, other_pillow, tiny_store
+    tree, tmp_path, stand_in, machines, other_pillow, tiny_store, said
 ):
     from pipeline.training.comparison import compare
 
@@ -165,8 +165,7 @@ def test_a_worker_with_other_versions_is_named_and_gets_no_part(
         with unfit:
             run(tree, tmp_path / "s.h5", cluster=machines.address)
         assert not list(tmp_path.glob("s.h5*"))
-        said = []
-        without = {"cluster": machines.address, "skip_unfit": True, "say": said.append}
+        without = {"cluster": machines.address, "skip_unfit": True}
         run(tree, tmp_path / "s.h5", **without)
         compare(tiny_store, ["majority", "logistic"], repeats=2, out=tmp_path / "c", **without)
     named = [line for line in said if "is left out: it has pillow 99.0 instead of" in line]
@@ -176,11 +175,11 @@ def test_a_worker_with_other_versions_is_named_and_gets_no_part(
 
 
 def test_workers_that_join_late_are_looked_at_before_they_get_parts(
-    tree, tmp_path, stand_in, slow, other_pillow, monkeypatch
+    tree, tmp_path, stand_in, slow, other_pillow, monkeypatch, said
 ):
     """Those of the start are stopped once others have joined: the rest of the parts is left to the one that is fit."""
     monkeypatch.setattr("features.extraction.distributed.run._TICK", 0.1)
-    said, computed_by = [], set()
+    computed_by = set()
     adopt = Run._adopt
     monkeypatch.setattr(Run, "_adopt", lambda self, task, done: computed_by.add(done.worker) or adopt(self, task, done))
 
@@ -193,7 +192,7 @@ def test_workers_that_join_late_are_looked_at_before_they_get_parts(
             slow.kill(name)
 
     thread = after_parts(tmp_path / "many.h5", 1, join)
-    run(tree, tmp_path / "many.h5", cluster=slow.address, say=said.append, views=6, augment="dihedral", part_images=6)
+    run(tree, tmp_path / "many.h5", cluster=slow.address, views=6, augment="dihedral", part_images=6)
     thread.join()
     (late,) = (line.split()[1] for line in said if line.endswith("joined and is fit"))
     (odd,) = (line.split()[2] for line in said if "is left out: it has pillow 99.0" in line)
@@ -222,13 +221,14 @@ def test_a_worker_that_does_not_see_the_folder_is_named(tree, tmp_path, stand_in
         run(tree, tmp_path / "s.h5", cluster=machines.address)
 
 
-def test_a_full_disk_is_reported_with_worker_and_part(tree, stand_in, machines, small_disk, monkeypatch, tmp_path):
+def test_a_full_disk_is_reported_with_worker_and_part(
+    tree, stand_in, machines, small_disk, monkeypatch, tmp_path, said
+):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12))  # not foreseen
     options = {"dtype": "float32", "compression": "none", "cluster": machines.address}
     (small_disk / "other").write_bytes(bytes(100_000))
-    said = []
     with pytest.raises(ClusterError, match=r"part \d of 7 .* failed.* last (on )?worker tcp://.*is full\. Free some"):
-        run(tree, small_disk / "s.h5", **options, say=said.append)
+        run(tree, small_disk / "s.h5", **options)
     assert any(line.startswith("warning  part ") and "failed on worker tcp://" in line for line in said)
     assert not (small_disk / "s.h5").exists() and not list(small_disk.glob("s.h5.parts/unfinished-*"))
     (small_disk / "other").unlink()
@@ -268,7 +268,7 @@ def test_each_process_of_this_machine_gets_a_gpu(monkeypatch):
         ({"why": "it lacks a thing."}, "it lacks a thing"),
     ],
 )
-def test_workers_that_see_other_things_are_refused_or_left_out(second, why):
+def test_workers_that_see_other_things_are_refused_or_left_out(second, why, said):
     """What workers say is made up here."""
     batch = np.zeros((2, 4, 4, 3), np.uint8)
     one = Looked("", "GPU 0 of a", digest_batch(batch), np.ones(4, np.float32))
@@ -279,14 +279,14 @@ def test_workers_that_see_other_things_are_refused_or_left_out(second, why):
         submit=lambda what, *rest, workers, **how: SimpleNamespace(status="finished", result=lambda: told[workers[0]]),
     )
     job = SimpleNamespace(options=ExtractOptions("x"))
-    fitness, said = Fitness(client, job, batch, [], set()), []
+    fitness = Fitness(client, job, batch, [], set())
     bad = fitness.check()
     assert bad.keys() == {"tcp://b"} and fitness.fit.keys() == {"tcp://a", "tcp://c"}
     with pytest.raises(ClusterError, match=f"worker tcp://b is not fit: .*{why}.*--skip-unfit"):
-        settle_unfit(bad, 2, False, said.append)
+        settle_unfit(bad, 2, False)
     with pytest.raises(ClusterError, match="worker tcp://b is not fit"):
-        settle_unfit(bad, 0, True, said.append)  # nobody is left
-    assert not said and settle_unfit(bad, 2, True, said.append) == {"tcp://b"}
+        settle_unfit(bad, 0, True)  # nobody is left
+    assert not said and settle_unfit(bad, 2, True) == {"tcp://b"}
     assert re.fullmatch(f"warning  worker tcp://b is left out: .*{why}.*", said[0])
 
 
@@ -325,7 +325,7 @@ def test_without_dask_the_error_names_the_extra(monkeypatch):
         check_options(ExtractOptions("x", cluster="local:2"))
 
 
-def test_heads_fitted_on_a_cluster_are_those_of_one_machine(tiny_store, tmp_path, machines):
+def test_heads_fitted_on_a_cluster_are_those_of_one_machine(tiny_store, tmp_path, machines, said):
     from pipeline.training.comparison import compare
     from pipeline.training.layer_probe import probe
 
@@ -337,8 +337,7 @@ def test_heads_fitted_on_a_cluster_are_those_of_one_machine(tiny_store, tmp_path
     for name in set(one.files) - {"told"}:  # which tells seconds
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
     assert [each["accuracies"] for each in alone["heads"]] == [each["accuracies"] for each in spread["heads"]]
-    said = []
-    compare(tiny_store, heads[:2], repeats=2, out=tmp_path / "spread/d", cluster="tcp://127.0.0.1:9", say=said.append)
+    compare(tiny_store, heads[:2], repeats=2, out=tmp_path / "spread/d", cluster="tcp://127.0.0.1:9")
     assert any("4 of 4 fits are from earlier runs" in line for line in said)  # nobody is asked for what is kept
     layers = [
         {**each, "fit_seconds": 0, "predict_seconds": 0}

@@ -99,14 +99,14 @@ def test_each_engine_is_checked_against_tensorflow(name, monkeypatch):
         make_checked(name, frozen(), BATCH)
 
 
-def test_auto_times_the_engines_once_and_remembers_the_fastest(monkeypatch):
-    timed, said, rates = [], [], {"tensorflow": 1.0, "openvino": 3.0, "mnn": 2.0, "numba": 1.5}
+def test_auto_times_the_engines_once_and_remembers_the_fastest(monkeypatch, said):
+    timed, rates = [], {"tensorflow": 1.0, "openvino": 3.0, "mnn": 2.0, "numba": 1.5}
     monkeypatch.setattr(engines, "is_installed", lambda name: True)
     monkeypatch.setattr(engines, "version", lambda name: "1")
     monkeypatch.setattr(engines, "_images_per_second", lambda names, *rest: timed.append(names) or rates)
 
     def pick(base):
-        return pick_engine("auto", None, None, base, BATCH, said.append)
+        return pick_engine("auto", None, None, base, BATCH)
 
     assert [pick({"weights_sha256": "a"}), pick({"weights_sha256": "a"})] == ["openvino", "openvino"]
     assert timed == [["tensorflow", "openvino", "mnn", "numba"]]
@@ -121,14 +121,13 @@ def test_auto_times_the_engines_once_and_remembers_the_fastest(monkeypatch):
     assert timed[3:] == [["tensorflow", "tensorflow-xla", "tensorflow-f16", "tensorflow-f16-xla"]]
 
 
-def test_auto_leaves_out_an_engine_that_cannot_take_the_base_and_says_so(monkeypatch):
+def test_auto_leaves_out_an_engine_that_cannot_take_the_base_and_says_so(monkeypatch, said):
     def refuse(frozen):
         raise EngineError("X cannot take this base (why).")
 
     monkeypatch.setitem(ENGINES, "mnn", replace(ENGINES["mnn"], make=refuse))
     monkeypatch.setattr(engines, "is_installed", lambda name: name in ("tensorflow", "mnn"))
-    said = []
-    assert pick_engine("auto", None, frozen(), {"of": "this test"}, BATCH, said.append) == "tensorflow"
+    assert pick_engine("auto", None, frozen(), {"of": "this test"}, BATCH) == "tensorflow"
     assert said[0] == "warning  X cannot take this base (why). It is left out."
     with pytest.raises(EngineError, match=r"\(why\)\. Use another: --engine tensorflow"):
         make_checked("mnn", frozen(), BATCH)
@@ -204,9 +203,9 @@ def test_engines_report_to_nobody(name, tmp_path):
     build_base("tiny_chain", ["-1"], 16).model.save(tmp_path / "tiny.keras")
     code = f"""{WATCH}
 import numpy as np
-from features.backbones import build_base
-from features.engines import ENGINES
-from features.frozen import Frozen
+from features.backbones.keras_base import build_base
+from features.engines.registry import ENGINES
+from features.engines.frozen_graph import Frozen
 images = np.zeros((2, 16, 16, 3), np.uint8)
 ENGINES[{name!r}].make(Frozen(build_base({str(tmp_path / "tiny.keras")!r}, ["-1"], 16), 16, 2)).run(images)
 talkers = ("MNN.tools", "openvino.tools.ovc", "openvino_telemetry", "aliyun")

@@ -248,10 +248,9 @@ def test_store_must_end_in_h5(tree, tmp_path):
         run(tree, tmp_path / "s.hdf5")
 
 
-def test_maps_that_would_not_fit_are_pooled_and_it_is_said(tree, tmp_path, monkeypatch):
-    said = []
+def test_maps_that_would_not_fit_are_pooled_and_it_is_said(tree, tmp_path, monkeypatch, said):
     monkeypatch.setattr("os.sysconf", lambda name: 100)
-    run(tree, tmp_path / "s.h5", say=said.append)
+    run(tree, tmp_path / "s.h5")
     assert any(line.startswith("pool     avg: whole maps would take") for line in said)
     monkeypatch.undo()
     monkeypatch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))

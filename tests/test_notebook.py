@@ -13,8 +13,8 @@ HERE = Path(__file__).parent
 START = f"""
 import sys
 sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
-import features, pipeline
-from features.backbones import BACKBONES, Backbone
+import logging, features, pipeline
+from features.backbones.keras_base import BACKBONES, Backbone
 BACKBONES["tiny"] = Backbone("tiny", "Tiny", "last", 16, 8)
 """
 
@@ -49,11 +49,15 @@ def notebook(tmp_path_factory):
 
 
 def test_a_pass_draws_its_bar_in_place_and_says_what_is_asked_for(notebook):
-    shown = notebook("features.extract('photos', backbone='tiny', out='s.h5', say=print)")
+    shown = notebook(
+        "logging.basicConfig(stream=sys.stdout, level='INFO', force=True); features.extract('photos', backbone='tiny', out='s.h5')"
+    )
     assert "engine   " in shown["stdout"] and "Summary(path=PosixPath('s.h5'), rows=32" in shown["text/plain"]
     bar, *rest = shown["stderr"].split("\r")[-1].splitlines()
     assert "100%" in bar and "32/32" in bar and not rest
-    quiet = notebook("done = features.extract('photos', backbone='tiny', out='again.h5')")
+    quiet = notebook(
+        "logging.getLogger().setLevel('WARNING'); done = features.extract('photos', backbone='tiny', out='again.h5')"
+    )
     assert not quiet["stdout"] and "32/32" in quiet["stderr"]
 
 

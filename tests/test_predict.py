@@ -173,11 +173,10 @@ def test_hostile_files_computed_equal_those_stored(shared, tmp_path, monkeypatch
     assert stored["skipped"] == computed["skipped"] != []
 
 
-def test_a_store_made_with_other_settings_is_not_read(trained, tmp_path, monkeypatch):
+def test_a_store_made_with_other_settings_is_not_read(trained, tmp_path, monkeypatch, said):
     monkeypatch.chdir(tmp_path)
     extract(str(trained / "photos"), backbone="tiny", out="s.h5", resize="nearest")
-    said: list[str] = []
-    predicted = predict(trained / "logistic", [trained / "photos/test"], say=said.append)
+    predicted = predict(trained / "logistic", [trained / "photos/test"])
     assert predicted["from_store"] == 0 and any("other settings" in line for line in said)
 
 

@@ -64,8 +64,8 @@ def test_disk_that_is_too_small_is_refused_before_the_pass(tree, small_disk, sta
 
 def test_second_writer_is_told_who_holds_the_store(tree, tmp_path, stand_in):
     code = (
-        "import sys, pathlib; from features.writer import one_writer\n"
-        "with one_writer(pathlib.Path(sys.argv[1]), print): print('held', flush=True); sys.stdin.read()"
+        "import sys, pathlib; from features.store.writer_lock import one_writer\n"
+        "with one_writer(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     folder = tmp_path / "s.h5.parts"
     root = Path(__file__).parents[1]
@@ -82,17 +82,17 @@ def test_second_writer_is_told_who_holds_the_store(tree, tmp_path, stand_in):
     run(tree, tmp_path / "s.h5")
 
 
-def test_file_system_without_locks_says_so_and_still_has_one_writer(tmp_path, monkeypatch):
+def test_file_system_without_locks_says_so_and_still_has_one_writer(tmp_path, monkeypatch, said):
     def no_locks(handle):
         raise OSError(errno.ENOTSUP, "no locks")
 
     monkeypatch.setattr(writer, "_flock", no_locks)
-    told, folder = [], tmp_path / "s.h5.parts"
-    with one_writer(folder, told.append):
-        assert "without locks" in told[0]
+    folder = tmp_path / "s.h5.parts"
+    with one_writer(folder):
+        assert "without locks" in said[0]
         with (
             pytest.raises(StoreError, match=r"if that process is dead: rm .*writer.json"),
-            one_writer(folder, told.append),
+            one_writer(folder),
         ):
             pass
     assert not folder.exists()
@@ -103,12 +103,12 @@ def test_file_system_without_locks_says_so_and_still_has_one_writer(tmp_path, mo
     (folder / "writer.json").write_text(
         json.dumps({"process": int(dead), "host": socket.gethostname(), "since": "then"})
     )
-    with one_writer(folder, told.append):
+    with one_writer(folder):
         pass
 
 
 def test_a_synced_drive_that_cannot_lock_sync_or_tell_its_space_holds_the_same_store(
-    tree, tmp_path, monkeypatch, stand_in
+    tree, tmp_path, monkeypatch, stand_in, said
 ):
     """What drives that are mounted by FUSE answer, which hosted notebooks use."""
     run(tree, tmp_path / "local.h5")
@@ -122,8 +122,7 @@ def test_a_synced_drive_that_cannot_lock_sync_or_tell_its_space_holds_the_same_s
     monkeypatch.setattr(writer, "_flock", cannot(errno.ENOTSUP))
     monkeypatch.setattr(os, "fsync", cannot(errno.EINVAL))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 0))
-    said = []
-    run(tree, tmp_path / "drive.h5", say=said.append)
+    run(tree, tmp_path / "drive.h5")
     assert any("without locks" in line for line in said) and any("does not tell" in line for line in said)
     assert_same_stores(tmp_path / "local.h5", tmp_path / "drive.h5")
     monkeypatch.setattr(os, "fsync", cannot(errno.EIO))  # no promise refused, but data lost

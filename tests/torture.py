@@ -27,14 +27,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 CHILD = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
+import logging
 import standin
 from features import extract
+logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 from features.errors import CachedFeaturesError
 if {stand_in}: standin.install()
 import features.extraction.forward; features.extraction.forward.PART_BYTES = {part}
 print("started", flush=True)
 try:
-    done = extract({data!r}, out={out!r}, backbone={backbone!r}, batch_size=8, say=print, **{options!r})
+    done = extract({data!r}, out={out!r}, backbone={backbone!r}, batch_size=8, **{options!r})
 except CachedFeaturesError as error:
     sys.exit(f"error {{error}}")
 print("computed", done.computed)
@@ -123,8 +125,8 @@ sys.path[:0] = [{root!r}, {tests!r}]
 import numpy as np
 from conftest import contents
 from features.errors import StoreError
-from features.store import FeatureStore
-from features.verify import verify
+from features.store.reader import FeatureStore
+from features.extraction.verification import verify
 import pickle
 whole = pickle.load(open({whole!r}, "rb"))
 for line in sys.stdin:

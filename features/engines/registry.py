@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import EngineError, RequestError, missing_extra
+from ..runtime.log import log
 from ..runtime.machine import cores
 from ..runtime.user_cache import recall, remember
 from .frozen_graph import Frozen
@@ -121,9 +122,7 @@ def describe_engine(name: str) -> str:
     return f"{name} {version(ENGINES[name].module)}, {device}, {ENGINES[name].precision}"
 
 
-def pick_engine(
-    asked: str, held: str | None, frozen: Frozen, base: Any, batch: np.ndarray, say: Callable[[str], None]
-) -> str:
+def pick_engine(asked: str, held: str | None, frozen: Frozen, base: Any, batch: np.ndarray) -> str:
     """Return the name of the engine to take.
 
     Parameters
@@ -137,8 +136,6 @@ def pick_engine(
         What tells this base from others, as JSON can carry it: its weights' SHA-256, preprocessing, ...
     batch : ndarray of shape (batch_size, image_size, image_size, 3), uint8
         What engines are timed on.
-    say : callable
-        Takes a line for each thing that was found.
 
     Raises
     ------
@@ -160,19 +157,17 @@ def pick_engine(
     key = {"base": base, "engines": versions, "processor": processor(), "cores": cores(), "device": device}
     rates = recall("engines", key)
     if rates is None:
-        rates = _images_per_second(names, frozen, batch, say)
+        rates = _images_per_second(names, frozen, batch)
         remember("engines", key, rates)
         told = "is the fastest here, and remembered"
     else:
         told = "was the fastest when they were timed"
     fastest = max(rates, key=lambda name: rates[name])
-    say(f"timed    {', '.join(f'{name} {rate:.1f}' for name, rate in rates.items())} images/s: {fastest} {told}")
+    log.info(f"timed    {', '.join(f'{name} {rate:.1f}' for name, rate in rates.items())} images/s: {fastest} {told}")
     return fastest
 
 
-def _images_per_second(
-    names: list[str], frozen: Frozen, batch: np.ndarray, say: Callable[[str], None]
-) -> dict[str, float]:
+def _images_per_second(names: list[str], frozen: Frozen, batch: np.ndarray) -> dict[str, float]:
     """Time a batch on each engine after one that sets it up; more than once, in turns, where that is quick."""
     made: dict[str, Engine] = {}
     expected: dict[str, np.ndarray] = {}
@@ -184,7 +179,7 @@ def _images_per_second(
             if ENGINES[name].precision != "float32":  # of the others it would be a fault, which `make_checked` tells
                 _check_parity(name, found, expected)
         except EngineError as error:
-            say(f"warning  {error} It is left out.")
+            log.warning(f"{error} It is left out.")
         else:
             made[name] = engine
     seconds, start = dict.fromkeys(made, float("inf")), time.perf_counter()

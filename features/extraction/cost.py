@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from ..engines.registry import Engine, describe_engine, make_checked, pick_engine
 from ..images.decode import read_bytes
+from ..runtime.log import log
 from ..runtime.machine import cores
 from ..sources.load import Source, load_source
 from .forward import first_batch, rows_a_part
@@ -116,12 +116,14 @@ def estimate(source: Source, row_bytes: int, rate: float, options: ExtractOption
     )
 
 
-def say_cost(cost: Cost, options: ExtractOptions, measured: bool, say: Callable[[str], None]) -> None:
+def log_cost(cost: Cost, options: ExtractOptions, measured: bool) -> None:
     """Say what a pass costs, and where the rate comes from."""
     for line in cost.describe(options.layout):
-        say(line)
+        log.info(line)
     if measured:
-        say(f"         measured on this machine, {cores()} cores, without decoding. Of another: --rate IMAGES_A_SECOND")
+        log.info(
+            f"         measured on this machine, {cores()} cores, without decoding. Of another: --rate IMAGES_A_SECOND"
+        )
 
 
 def _bytes(count: float) -> str:
@@ -132,12 +134,12 @@ def _bytes(count: float) -> str:
     return ""
 
 
-def plan_cost(data: str, *, say: Callable[[str], None] = lambda line: None, **options: Any) -> Cost:
+def plan_cost(data: str, **options: Any) -> Cost:
     """Tell what `extract` would cost on 1, 8 and 64 workers, from a few measured batches; no store is made.
 
     Parameters
     ----------
-    data, say, **options
+    data, **options
         See `extract`. Further options: `images`, so many like the source's; `rate`, images a second of one worker.
 
     Returns
@@ -148,16 +150,16 @@ def plan_cost(data: str, *, say: Callable[[str], None] = lambda line: None, **op
     check_options(asked)
     source = load_source(data, asked.seed, asked.limit, asked.allow_missing_classes)
     base = load_base(asked)
-    asked, frozen = settle_batch(replace(asked, pool=asked.pool or "none"), None, base, say)
+    asked, frozen = settle_batch(replace(asked, pool=asked.pool or "none"), None, base)
     rate = asked.rate
     if rate is None:
         few = (
             Content(hashlib.sha256(read_bytes(file)).digest(), file) for file in map(source.file, range(len(source)))
         )
         batch = first_batch(few, asked)
-        name = pick_engine(asked.engine, None, frozen, tell_apart(asked, base), batch, say)
-        say(f"engine   {describe_engine(name)}, batches of {asked.full_batch}")
+        name = pick_engine(asked.engine, None, frozen, tell_apart(asked, base), batch)
+        log.info(f"engine   {describe_engine(name)}, batches of {asked.full_batch}")
         rate = time_engine(make_checked(name, frozen, batch).engine, batch)
     cost = estimate(source, row_bytes_of(asked, base), rate, asked)
-    say_cost(cost, asked, asked.rate is None, say)
+    log_cost(cost, asked, asked.rate is None)
     return cost

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..engines.frozen_graph import Frozen
 from ..engines.registry import Engine, describe_engine, make_checked, pick_engine
 from ..errors import RequestError, SourceError, StoreError
 from ..pooling import pooled_shape
+from ..runtime.log import log
 from ..runtime.machine import memory_limit, peak_memory
 from ..runtime.progress import Progress
 from ..sources.load import Source, load_source
@@ -57,7 +58,7 @@ class Summary:
     stages: Stages | None = None
 
 
-def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **options: Any) -> Summary:
+def extract(data: str, **options: Any) -> Summary:
     """Run a frozen base once over labelled images and keep its features in one store.
 
     Running it again goes on where it stopped, adds images that are new, and does nothing if there are none.
@@ -66,8 +67,6 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
     ----------
     data : str
         A folder, a CSV manifest or the name of a set; see `load_source`.
-    say : callable
-        Takes each line that tells what was decided.
     **options
         Other fields of `ExtractOptions`.
 
@@ -93,38 +92,38 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
     source = load_source(data, asked.seed, asked.limit, asked.allow_missing_classes)
     plan = make_plan(source, asked.workers)
     for line in plan.describe():
-        say(line)
+        log.info(line)
     finished = find_finished(asked, plan)
     if finished is not None:
         rows, skipped, held = finished
         _check_rows(rows, skipped, asked)
-        say(f"store    {asked.path} is whole and up to date, made by {held['engine']}; nothing to compute")
+        log.info(f"store    {asked.path} is whole and up to date, made by {held['engine']}; nothing to compute")
         clock.lap("plan")
         return Summary(asked.path, len(rows), 0, skipped, clock.laps)
     if not asked.allow_missing_classes:
         check_classes(plan, asked.side, asked.resize)
     clock.lap("plan")
-    return _compute(asked, source, plan, clock, say)
+    return _compute(asked, source, plan, clock)
 
 
-def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, say: Callable[[str], None]) -> Summary:
+def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock) -> Summary:
     """Compute what a store lacks and commit it."""
     held = held_provenance(asked.path)
     base = load_base(asked)
-    asked = _with_pool(asked, held, base, plan, say)
-    asked, frozen = settle_batch(asked, held, base, say)
+    asked = _with_pool(asked, held, base, plan)
+    asked, frozen = settle_batch(asked, held, base)
     batch = first_batch(plan.contents, asked)
-    name = pick_engine(asked.engine, held["engine"] if held else None, frozen, tell_apart(asked, base), batch, say)
+    name = pick_engine(asked.engine, held["engine"] if held else None, frozen, tell_apart(asked, base), batch)
     provenance = make_provenance(asked, source, base, describe_engine(name))
-    with one_writer(parts_folder(asked.path), say):
+    with one_writer(parts_folder(asked.path)):
         parts = Parts(asked.path, provenance | {"parity": held.get("parity") if held else None}, asked.retry_skipped)
         parts.forget(set(plan.keys))
         todo = find_work(plan, parts, asked.views)
         count = sum(len(views) for _, views in todo)
-        _preflight(asked, base, plan, count, say)
+        _preflight(asked, base, plan, count)
         stages = None
         if todo:
-            engine, parts.provenance["parity"] = _start_engine(name, frozen, batch, count, asked, say)
+            engine, parts.provenance["parity"] = _start_engine(name, frozen, batch, count, asked)
             if asked.cluster is None:
                 clock.lap("load")
                 with Progress(count, "images") as progress:
@@ -133,7 +132,7 @@ def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, s
                 from .distributed.run import cut, pass_on_cluster  # Dask is optional
 
                 works = cut(todo, row_bytes_of(asked, base), asked)
-                with pass_on_cluster(parts, batch, plan.contents, asked, say) as run:
+                with pass_on_cluster(parts, batch, plan.contents, asked) as run:
                     clock.lap("load")
                     run(works, len(plan.contents))
             clock.lap("pass")
@@ -148,9 +147,7 @@ def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, s
     return Summary(asked.path, len(rows), computed, skipped, clock.laps, stages)
 
 
-def settle_batch(
-    options: ExtractOptions, held: dict[str, Any] | None, base: Base, say: Callable[[str], None]
-) -> tuple[ExtractOptions, Frozen]:
+def settle_batch(options: ExtractOptions, held: dict[str, Any] | None, base: Base) -> tuple[ExtractOptions, Frozen]:
     """Fill in how many images a batch has, where the request leaves it out, and freeze the base for as many."""
     frozen = Frozen(base, options.side, options.full_batch, options.pool or "none")
     if options.batch_size is not None:
@@ -158,7 +155,7 @@ def settle_batch(
     if held is not None:
         size = held["batch_size"]
     else:
-        size = pick_batch_size(options.engine, frozen, tell_apart(options, base), say)
+        size = pick_batch_size(options.engine, frozen, tell_apart(options, base))
     return replace(options, batch_size=size), frozen if size == options.full_batch else frozen.of_batch(size)
 
 
@@ -203,9 +200,7 @@ def load_base(options: ExtractOptions) -> Base:
     )
 
 
-def _with_pool(
-    options: ExtractOptions, held: dict[str, Any] | None, base: Base, plan: Plan, say: Callable[[str], None]
-) -> ExtractOptions:
+def _with_pool(options: ExtractOptions, held: dict[str, Any] | None, base: Base, plan: Plan) -> ExtractOptions:
     """Fill in how maps are pooled, where the request leaves it out."""
     if options.pool is not None:
         return options
@@ -218,7 +213,7 @@ def _with_pool(
     on_disk, in_memory = 2 * values * np.dtype(options.dtype).itemsize, 4 * values
     if on_disk <= free and in_memory <= room / 2:
         return replace(options, pool="none")
-    say(
+    log.info(
         f"pool     avg: whole maps would take {on_disk / 1e9:.1f} GB on disk while they are made ({free / 1e9:.1f} GB free) and "
         f"{in_memory / 1e9:.1f} GB of memory as a matrix ({room / 1e9:.1f} GB in all). To store them anyway: --pool none"
     )
@@ -249,7 +244,7 @@ def row_bytes_of(options: ExtractOptions, base: Base) -> int:
     return values * np.dtype(options.dtype).itemsize
 
 
-def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int, say: Callable[[str], None]) -> None:
+def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int) -> None:
     """Say what will be done; refuse it where the disk cannot hold it."""
     shapes = {name: pooled_shape(shape, options.pool or "none") for name, shape in base.layers.items()}
     row_bytes = row_bytes_of(options, base)
@@ -257,14 +252,14 @@ def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int, say: 
     free = free_space(parts_folder(options.path))
     room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not tell what is free"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
-    say(
+    log.info(
         f"base     {options.backbone} at {options.side} px, {options.resize}, preprocess {options.preparation}: {layers}"
     )
-    say(f"weights  {options.weights} from {base.weights.origin}, SHA-256 {base.weights.sha256[:12]}...")
-    say(
+    log.info(f"weights  {options.weights} from {base.weights.origin}, SHA-256 {base.weights.sha256[:12]}...")
+    log.info(
         f"store    {options.path}: {todo} of {len(plan.contents) * options.views} images to compute, {options.dtype}, {options.compression}"
     )
-    say(f"disk     at most {whole / 1e6:.0f} MB, and {parts / 1e6:.0f} MB more until it is whole; {room}")
+    log.info(f"disk     at most {whole / 1e6:.0f} MB, and {parts / 1e6:.0f} MB more until it is whole; {room}")
     # Compression is not counted on: what a store needs is known only once it is there.
     if todo and whole + parts > free:
         raise StoreError(
@@ -274,18 +269,18 @@ def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int, say: 
 
 
 def _start_engine(
-    name: str, frozen: Frozen, batch: np.ndarray, todo: int, options: ExtractOptions, say: Callable[[str], None]
+    name: str, frozen: Frozen, batch: np.ndarray, todo: int, options: ExtractOptions
 ) -> tuple[Engine, float]:
     """Make and check the engine, and say how long the pass takes and what it needs."""
     checked = make_checked(name, frozen, batch)
     away = "" if name == "tensorflow" else f"; {checked.parity:.1e} away from TensorFlow's features (relative)"
-    say(f"engine   {describe_engine(name)}, batches of {options.full_batch}{away}")
+    log.info(f"engine   {describe_engine(name)}, batches of {options.full_batch}{away}")
     if todo > options.full_batch and options.cluster is None:
         seconds = checked.seconds * todo / options.full_batch
         waiting = (2 * options.full_batch + options.workers) * options.side**2 * 3 + 3 * PART_BYTES
         used = peak_memory()
         room = "" if used is None else f", {(used + waiting) / 1e9:.1f} GB of memory at its peak"
-        say(f"predict  {_duration(seconds)} for the pass{room}")
+        log.info(f"predict  {_duration(seconds)} for the pass{room}")
     return checked.engine, checked.parity
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from typing import Any
 
 
@@ -33,6 +34,18 @@ def _add(commands: Any, name: str, summary: str, example: str) -> argparse.Argum
     )
     command.set_defaults(command=name)
     command.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    command.set_defaults(level=logging.INFO)
+    told = command.add_mutually_exclusive_group()
+    told.add_argument(
+        "--quiet", action="store_const", const=logging.WARNING, dest="level", help="print warnings and errors alone"
+    )
+    told.add_argument(
+        "--verbose",
+        action="store_const",
+        const=logging.DEBUG,
+        dest="level",
+        help="print more, with the time of each line",
+    )
     return command
 
 

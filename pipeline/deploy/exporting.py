@@ -22,6 +22,7 @@ from features.errors import CachedFeaturesError, RequestError, UnreadableImage, 
 from features.extraction.recompute import rebuild_base
 from features.images.decode import decode_whole, read_bytes
 from features.runtime.keras_runtime import import_keras, quiet
+from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 
@@ -49,7 +50,6 @@ def export(
     weights: str | None = None,
     joblib: bool = False,
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write one model from uint8 RGB images of any size to probabilities, which needs Keras, or ONNX Runtime, alone.
 
@@ -68,8 +68,6 @@ def export(
         Load a head that was saved as a pickle, which can run any code: for your own runs.
     overwrite : bool
         Replace a model of this name.
-    say : callable
-        Takes each line that tells what was decided.
 
     Returns
     -------
@@ -94,19 +92,19 @@ def export(
     _check_request(path, card_path, form, rows, overwrite)
     trained = load_trained(run, joblib)
     model = build_model(rebuild_base(trained.held, weights), trained)
-    say(f"model    {trained.name} on {trained.held['backbone']}: {model.count_params():,} parameters")
+    log.info(f"model    {trained.name} on {trained.held['backbone']}: {model.count_params():,} parameters")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as place:
         unfinished = Path(place) / path.name
         _write(model, unfinished, form)
-        parity = _compare(unfinished, form, trained, rows, say)
+        parity = _compare(unfinished, form, trained, rows)
         card = {"model": str(path), "format": form, **_describe(trained), "parity": parity}
         (Path(place) / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if path.is_dir():
             shutil.move(path, Path(place) / "replaced")
         os.replace(unfinished, path)
         os.replace(Path(place) / "card.json", card_path)
-    say(f"licence  of the weights: {card['weights_licence']}")
+    log.info(f"licence  of the weights: {card['weights_licence']}")
     return card
 
 
@@ -172,7 +170,7 @@ def _open(path: Path, form: str) -> Run:
     return lambda images: np.asarray(loaded.serve(images))
 
 
-def _compare(path: Path, form: str, trained: Trained, rows: int, say: Callable[[str], None]) -> dict[str, Any]:
+def _compare(path: Path, form: str, trained: Trained, rows: int) -> dict[str, Any]:
     """Compare the written model, on image files of the store, with the head on their stored features."""
     computed = _open(path, form)
     rough = str(trained.held.get("engine")).endswith("bfloat16")
@@ -196,7 +194,7 @@ def _compare(path: Path, form: str, trained: Trained, rows: int, say: Callable[[
         "bound": bound,
         "smallest_margin": float(ahead.min()),
     }
-    say(
+    log.info(
         f"parity   {same.sum()} of {len(chosen)} stored images have the same class; probabilities differ by at most "
         f"{differences.max():.1e} (allowed {bound:.0e})"
     )

@@ -6,7 +6,7 @@ import csv
 import glob
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from features.engines.registry import describe_engine
 from features.errors import CachedFeaturesError, RequestError, SourceError
 from features.extraction.plan import Content, distinct_contents, hash_files
 from features.extraction.recompute import embed, rebuild_engine
+from features.runtime.log import log
 from features.runtime.machine import cores
 from features.runtime.progress import Progress
 from features.sources.load import EXTENSIONS, unicode_name
@@ -32,7 +33,6 @@ def predict(
     *,
     weights: str | None = None,
     joblib: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Predict the classes of images.
 
@@ -46,8 +46,6 @@ def predict(
         Where the base's weights, or a model of one's own, lie today, if not where the run had them.
     joblib : bool
         Load a head that was saved as a pickle, which can run any code: for your own runs.
-    say : callable
-        Takes each line that tells what was decided.
 
     Returns
     -------
@@ -70,8 +68,8 @@ def predict(
     >>> predicted["predictions"][0]["class"]   # doctest: +SKIP
     """
     trained, files = load_trained(run, joblib), find_images(images)
-    predictor = _Predictor(trained, weights, say)
-    say(f"head     {trained.name} of {run}, classes {', '.join(trained.class_names)}")
+    predictor = _Predictor(trained, weights)
+    log.info(f"head     {trained.name} of {run}, classes {', '.join(trained.class_names)}")
     keys = hash_files(files, cores())
     found = predictor.of(distinct_contents(files, keys))
     reasons = [
@@ -99,8 +97,8 @@ def predict(
 class _Predictor:
     """Probabilities of contents by one head; the base is built only if a content is not stored."""
 
-    def __init__(self, trained: Trained, weights: str | None, say: Callable[[str], None]):
-        self._trained, self._weights, self._say = trained, weights, say
+    def __init__(self, trained: Trained, weights: str | None):
+        self._trained, self._weights = trained, weights
         self.reasons: dict[bytes, str] = {}
         self.from_store = self.computed = 0
 
@@ -108,7 +106,7 @@ class _Predictor:
         """Return the probabilities of contents by their SHA-256; those without any are in `reasons`."""
         found = self._stored([content.sha256 for content in contents])
         self.from_store = len(found)
-        self._say(f"images   {len(contents)}, of which {len(found)} are in {self._trained.store}")
+        log.info(f"images   {len(contents)}, of which {len(found)} are in {self._trained.store}")
         rest = [content for content in contents if content.sha256 not in found]
         if not rest:
             return found
@@ -117,7 +115,7 @@ class _Predictor:
         made = held["engine"]
         name = describe_engine(made.split()[0])
         differs = "" if name == made else f"; the store was made by {made}, which can differ in the last digits"
-        self._say(f"engine   {name}{differs}")
+        log.info(f"engine   {name}{differs}")
         with Progress(len(rest), "images") as progress:
             for batch in embed(rest, held, engine, reading.views, cores()):
                 if batch.keys:
@@ -134,12 +132,12 @@ class _Predictor:
         path = self._trained.store
         found: dict[bytes, np.ndarray] = {}
         if not path.exists():
-            self._say(f"store    {path} is not there; all images go through the base")
+            log.info(f"store    {path} is not there; all images go through the base")
             return {}
         try:
             with FeatureStore(path) as store:
                 if store.provenance["fingerprint"] != self._trained.held.get("fingerprint"):
-                    self._say(f"store    {path} was made with other settings since; all images go through the base")
+                    log.info(f"store    {path} was made with other settings since; all images go through the base")
                     return {}
                 first = {store.rows.sha256[row].tobytes(): row for row in np.flatnonzero(store.rows.views == 0)}
                 held = [key for key in keys if key in first]
@@ -148,7 +146,7 @@ class _Predictor:
                     X = self._trained.reading.of_store(store, np.array([first[key] for key in some]))
                     found |= dict(zip(some, self._trained.probabilities(X), strict=True))
         except CachedFeaturesError as error:
-            self._say(f"store    {error} All images go through the base")
+            log.info(f"store    {error} All images go through the base")
             return {}
         return found
 

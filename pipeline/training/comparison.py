@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from features.errors import RequestError
+from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.splits import SPLITS, stratified_split
 from features.store.reader import FeatureStore
@@ -47,7 +48,6 @@ def compare(
     heads: Sequence[str] | None = None,
     *,
     repeats: int = 1,
-    say: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> Comparison:
     """Train heads on the same rows of a store and compare them on its test rows.
@@ -60,8 +60,6 @@ def compare(
         Keys of ``HEADS``, or dotted names of scikit-learn classifiers; all of ``HEADS`` if left out.
     repeats : int
         1: the store's own split. More: so many splits drawn anew, stratified, of the same sizes; figures are means.
-    say : callable
-        Takes each line that tells what was decided.
     **options
         Other fields of `Request`.
 
@@ -87,7 +85,7 @@ def compare(
     names = list(dict.fromkeys(heads or HEADS))
     check_heads(names, asked.settings)
     folder = asked.folder("compare")
-    rows, provenance, splits, fitted = _fit(names, asked, repeats, folder.parent / ".fits", say)
+    rows, provenance, splits, fitted = _fit(names, asked, repeats, folder.parent / ".fits")
     results = [summarise(each, splits[0]) for each in fitted]
     compare_with_best(results, fitted, rows.labels, splits)
     for each in results:  # what a store of these features alone would take
@@ -110,7 +108,7 @@ def compare(
             {name: [each.told() for each in those] for name, those in zip(names, fitted, strict=True)},
             {name: [each.probabilities for each in those] for name, those in zip(names, fitted, strict=True)},
         )
-    say(f"written  {folder}/compare.md, compare.csv, compare.json, compare.png, predictions.npz")
+    log.info(f"written  {folder}/compare.md, compare.csv, compare.json, compare.png, predictions.npz")
     return Comparison(comparison, out=str(folder))
 
 
@@ -119,25 +117,26 @@ def _fit(
     asked: Request,
     repeats: int,
     kept: Path,
-    say: Callable[[str], None],
 ) -> tuple[Rows, dict[str, Any], list[np.ndarray], list[list[Result]]]:
     """Return a store's rows and provenance, the splits, and each head's result on each of them."""
     with FeatureStore(asked.store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
         splits = draw_splits(rows, repeats, asked.seed)
-        say(f"store    {asked.store}: {describe_rows(rows, asked.views or opened.views)}")
-        say(
+        log.info(f"store    {asked.store}: {describe_rows(rows, asked.views or opened.views)}")
+        log.info(
             "splits   the store's own"
             if repeats == 1
             else f"splits   {repeats} drawn anew, stratified, seeds from {asked.seed}"
         )
         fits = Fits(opened, rows, splits, kept, asked.fresh)
         if asked.cluster is not None:
-            fits.fill([(name, asked) for name in names], say)
+            fits.fill([(name, asked) for name in names])
         with Progress(len(names) * repeats, "fits") as progress:
             fitted = [fits.of(name, asked, progress) for name in names]
     if fits.loaded:
-        say(f"kept     {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To fit them again: --fresh")
+        log.info(
+            f"kept     {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To fit them again: --fresh"
+        )
     return rows, provenance, splits, fitted
 
 

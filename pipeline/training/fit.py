@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +14,7 @@ import numpy as np
 
 from features.errors import RequestError
 from features.runtime.keras_runtime import import_keras
+from features.runtime.log import log
 from features.splits import SPLITS, stratified_folds
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
@@ -180,7 +180,6 @@ def train_head(
     head: str = "logistic",
     *,
     tensorboard: str | Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train one head on a store and save the run.
@@ -193,8 +192,6 @@ def train_head(
         A key of ``HEADS``, or the dotted name of a scikit-learn classifier.
     tensorboard : path-like, optional
         Folder for TensorBoard's logs of a Dense head's learning curves.
-    say : callable
-        Takes each line that tells what was decided.
     **options
         Other fields of `Request`.
 
@@ -224,9 +221,9 @@ def train_head(
     folder = asked.folder(head)
     with FeatureStore(store) as opened:
         rows, provenance, features = opened.rows.images(), opened.provenance, find_features(opened, head, asked)
-        say(f"store    {store}: {describe_rows(rows, features.views)}")
-        say(f"head     {head} on {describe_features(features, asked)}")
-        with on_cluster(asked.cluster, asked.skip_unfit, say):
+        log.info(f"store    {store}: {describe_rows(rows, features.views)}")
+        log.info(f"head     {head} on {describe_features(features, asked)}")
+        with on_cluster(asked.cluster, asked.skip_unfit):
             if asked.cluster is None or is_by_products(opened, head, asked):
                 whole = read_features(opened, head, asked)
                 result, fitted = fit_head(head, whole, rows, rows.splits, asked.seed, asked.select, asked.settings)
@@ -256,7 +253,7 @@ def train_head(
             write_history(unfinished, fitted.choice)
     if tensorboard is not None and isinstance(fitted.estimator, DenseHead):
         log_history(Path(tensorboard) / folder.name, fitted.estimator, fitted.choice)
-    say(f"run      {folder}")
+    log.info(f"run      {folder}")
     return {**run, "out": str(folder)}
 
 

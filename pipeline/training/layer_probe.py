@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 
@@ -24,7 +24,6 @@ def probe(
     store: str | Path,
     *,
     repeats: int = 5,
-    say: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train a logistic regression on each layer of a store, and on the best two together, on the same rows.
@@ -35,8 +34,6 @@ def probe(
         A finished feature store of several layers.
     repeats : int
         So many stratified splits are drawn; 1 takes the store's own.
-    say : callable
-        Takes each line that tells what was decided.
     **options
         Other fields of `Request`: `layer` names the layers to look at, and maps are pooled to average and maximum side
         by side where `pool` is left out.
@@ -52,7 +49,7 @@ def probe(
     with FeatureStore(store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
         splits = draw_splits(rows, repeats, asked.seed)
-        say(f"store    {store}: {describe_rows(rows, asked.views or opened.views)}")
+        log.info(f"store    {store}: {describe_rows(rows, asked.views or opened.views)}")
         names = asked.layer.split(",") if asked.layer else list(opened.layers)
         fits = Fits(opened, rows, splits, folder.parent / ".fits", asked.fresh)
 
@@ -61,7 +58,7 @@ def probe(
             return replace(asked, layer=layer, pool=(asked.pool or "avg+max") if is_map else asked.pool)
 
         if asked.cluster is not None:
-            fits.fill([("logistic", of_layer(name)) for name in names], say)
+            fits.fill([("logistic", of_layer(name)) for name in names])
         with Progress((len(names) + (len(names) > 1)) * repeats, "fits") as progress:
 
             def measure(layer: str) -> list[Result]:
@@ -88,7 +85,7 @@ def probe(
         bars = [{**result, "head": result["layer"]} for result in results]
         figure = plot_intervals(bars, f"{Path(store).stem}: logistic regression by layer")
         figure.savefig(unfinished / "probe.png")
-    say(f"written  {folder}/probe.md, probe.json, probe.png")
+    log.info(f"written  {folder}/probe.md, probe.json, probe.png")
     return {**probed, "out": str(folder)}
 
 

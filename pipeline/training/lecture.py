@@ -11,7 +11,6 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from features.errors import WeightsError
 from features.extraction.run import extract
+from features.runtime.log import log
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
@@ -65,7 +65,6 @@ def lecture(
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Run the lecture's models, as they were and corrected, on one source.
 
@@ -83,8 +82,6 @@ def lecture(
         Folder of the results; ``runs/<data>-lecture``, numbered where that is taken, if left out.
     overwrite : bool
         Replace earlier results.
-    say : callable
-        Takes each line that tells what was decided.
 
     Returns
     -------
@@ -96,15 +93,15 @@ def lecture(
     folder = run_folder(out, f"{Path(name).stem}-lecture", overwrite)
     models, histories = [], {}
     for model in MODELS:
-        say(f"model    {model.name}")
+        log.info(f"model    {model.name}")
         try:
             store = Path("cache") / f"{Path(name).stem}-lecture-{MODELS.index(model) + 1}.h5"
             extract(
                 data, backbone=model.backbone, layers=(model.layer,), preprocess=model.preprocess, resize=model.resize,
-                image_size=model.image_size, limit=limit, seed=seed, out=store, say=say,
+                image_size=model.image_size, limit=limit, seed=seed, out=store,
             )  # fmt: skip
         except WeightsError as error:
-            say(f"error    {error}")
+            log.info(f"error    {error}")
             models.append({"name": model.name, "error": str(error)})
             continue
         figures, histories[model.name] = _train(model, store, repeats, seed)
@@ -114,7 +111,7 @@ def lecture(
         (unfinished / "lecture.md").write_text(format_lecture(results) + "\n", encoding="utf-8")
         (unfinished / "lecture.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         _write_curves(unfinished, histories)
-    say(f"written  {folder}/lecture.md, lecture.json, curves.csv, curves.png")
+    log.info(f"written  {folder}/lecture.md, lecture.json, curves.csv, curves.png")
     return {**results, "out": str(folder)}
 
 

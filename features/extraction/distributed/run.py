@@ -23,6 +23,7 @@ import numpy as np
 from ...errors import ClusterError
 from ...runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client, scheduler_there, settle_unfit
 from ...runtime.keras_runtime import count_gpus
+from ...runtime.log import log
 from ...runtime.progress import Progress
 from ...runtime.versions import versions
 from ...store.parts import Parts
@@ -73,7 +74,7 @@ def cut(todo: Work, row_bytes: int, options: ExtractOptions) -> list[Work]:
 
 @contextmanager
 def pass_on_cluster(
-    parts: Parts, batch: np.ndarray, contents: Sequence[Content], options: ExtractOptions, say: Callable[[str], None]
+    parts: Parts, batch: np.ndarray, contents: Sequence[Content], options: ExtractOptions
 ) -> Iterator[Callable[[list[Work], int], None]]:
     """Find workers fit for a pass, and yield ``run(works, total)``, which computes and adopts all parts.
 
@@ -86,8 +87,6 @@ def pass_on_cluster(
     contents : sequence of Content
         What the batch was made of.
     options : ExtractOptions
-    say : callable
-        Takes each line that tells what was decided.
 
     Raises
     ------
@@ -96,15 +95,15 @@ def pass_on_cluster(
     """
     folder = parts.folder.absolute()
     gpus = count_gpus() if ", gpu" in parts.provenance["engine"] else 0
-    with open_client(str(options.cluster), say, gpus, options.skip_unfit) as (client, unfit), scheduler_there(client):
+    with open_client(str(options.cluster), gpus, options.skip_unfit) as (client, unfit), scheduler_there(client):
         job = Job(f"run-{secrets.token_hex(8)}", folder, parts.provenance, options, versions())
         (folder / job.run).touch()
         try:
             fitness = Fitness(client, job, batch, contents, unfit)
-            settle_unfit(fitness.check(), len(fitness.fit), options.skip_unfit, say)
+            settle_unfit(fitness.check(), len(fitness.fit), options.skip_unfit)
             apart = f"features of the first image are at most {fitness.apart:.1e} apart (relative)"
-            say(f"workers  {len(fitness.fit)} are fit; {apart}")
-            yield lambda works, total: Run(client, job, parts, total, say, fitness).finish(works)
+            log.info(f"workers  {len(fitness.fit)} are fit; {apart}")
+            yield lambda works, total: Run(client, job, parts, total, fitness).finish(works)
         finally:
             (folder / job.run).unlink(missing_ok=True)
 
@@ -119,13 +118,12 @@ class Run:
     parts : Parts
     total : int
         Contents of the plan, of which some may be skipped.
-    say : callable
     fitness : Fitness
         Workers that are fit get parts; those that join are looked at first.
     """
 
-    def __init__(self, client: Any, job: Job, parts: Parts, total: int, say: Callable[[str], None], fitness: Fitness):
-        self.client, self.job, self.parts, self.total, self.say = client, job, parts, total, say
+    def __init__(self, client: Any, job: Job, parts: Parts, total: int, fitness: Fitness):
+        self.client, self.job, self.parts, self.total = client, job, parts, total
         self.fitness = fitness
         self.failures: Counter[str] = Counter()  # by worker
         self.seconds = 0.0  # of all workers
@@ -186,7 +184,10 @@ class Run:
         if future.status in ("cancelled", "lost"):
             return
         why = self.fitness.judge(name, future)
-        self.say(f"warning  worker {name} is left out: {why}" if why else f"workers  {name} joined and is fit")
+        if why:
+            log.warning(f"worker {name} is left out: {why}")
+        else:
+            log.info(f"workers  {name} joined and is fit")
 
     def _submit(self, task: Task) -> None:
         there = [name for name in self._workers() if name in self._fit] or list(self._fit)
@@ -236,7 +237,7 @@ class Run:
     def _failed(self, task: Task, failed: Failed) -> None:
         """Say so, and give the part to another worker, unless it has failed often enough."""
         self._last_failure = f"worker {failed.worker}: {failed.why}"
-        self.say(f"warning  {self._name(task)} failed on {self._last_failure}")
+        log.warning(f"{self._name(task)} failed on {self._last_failure}")
         if failed.unfit:
             self.fitness.leave_out(failed.worker)
         else:
