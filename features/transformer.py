@@ -28,7 +28,7 @@ from .runtime.machine import cores
 from .runtime.user_cache import cache_folder
 from .safefiles.hdf5 import check_own_values
 from .safefiles.json_files import parse_json
-from .sources.load import Source
+from .sources.source import Source
 from .store.parts import Key, Parts
 from .store.reader import parts_folder
 from .store.writer_lock import one_writer

@@ -14,7 +14,8 @@ from ..engines.registry import Engine, describe_engine, make_checked, pick_engin
 from ..images.decode import read_bytes
 from ..runtime.log import log
 from ..runtime.machine import cores
-from ..sources.load import Source, load_source
+from ..sources.load import load_source
+from ..sources.source import Source
 from .forward import first_batch, rows_a_part
 from .options import ExtractOptions, check_options
 from .plan import Content

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import SourceError, UnreadableImage
 from ..images import decode as images
-from ..sources.load import Source
+from ..sources.source import Source
 from ..store.schema import Rows, Skipped
 
 Item = TypeVar("Item")

@@ -21,7 +21,8 @@ from ..pooling import pooled_shape
 from ..runtime.log import log
 from ..runtime.machine import memory_limit, peak_memory
 from ..runtime.progress import Progress
-from ..sources.load import Source, load_source
+from ..sources.load import load_source
+from ..sources.source import Source
 from ..store.atomic_file import free_space
 from ..store.parts import Parts, held_provenance
 from ..store.reader import FeatureStore, parts_folder

@@ -19,7 +19,8 @@ from features.extraction.recompute import embed, rebuild_engine
 from features.runtime.log import log
 from features.runtime.machine import cores
 from features.runtime.progress import Progress
-from features.sources.load import EXTENSIONS, unicode_name
+from features.sources.folder import unicode_name
+from features.sources.source import EXTENSIONS
 from features.store.reader import FeatureStore
 
 from ..runs.trained_run import Trained, load_trained
