@@ -18,11 +18,11 @@ from .engines.registry import Engine, describe_engine, make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError, must_be_one_of
 from .extraction.forward import first_batch
 from .extraction.options import ExtractOptions, check_options
-from .extraction.plan import Content, distinct_contents, hash_files
 from .extraction.provenance import make_provenance
 from .extraction.recompute import embed
 from .extraction.run import load_base, settle_batch, tell_apart
-from .images import decode as images
+from .images.contents import Content, distinct_contents, hash_files
+from .images.decode import RESIZE
 from .pooling import POOLS, pool_maps
 from .runtime.machine import cores
 from .runtime.user_cache import cache_folder
@@ -233,7 +233,7 @@ class _Pixels:
     pixels: np.ndarray
 
     def image(self, size: int, resize: str) -> np.ndarray:
-        return np.asarray(Image.fromarray(self.pixels).resize((size, size), images.RESIZE[resize]))
+        return np.asarray(Image.fromarray(self.pixels).resize((size, size), RESIZE[resize]))
 
 
 def _contents(X: Any) -> tuple[list[bytes], list[Any]]:

@@ -10,7 +10,7 @@ from machines import Machines
 
 from features import FeatureStore
 from features.errors import RequestError, StoreError
-from features.store import schema as layout
+from features.store import schema
 from pipeline.data.inner_products import gram, transposed
 from pipeline.data.row_blocks import Stored
 from pipeline.data.scaling import measure
@@ -41,14 +41,14 @@ def large(tmp_path_factory):
     maps = np.maximum(random.normal(0, 1, (ROWS, *SHAPE)) + random.normal(0, 0.05, (3, *SHAPE))[labels], 0)
     keys = random.integers(0, 256, (ROWS, 32), dtype=np.uint8)
     names = tuple(f"{row}.png" for row in range(ROWS))
-    rows = layout.Rows(("a", "b", "c"), names, labels, splits, labels, np.zeros(ROWS, np.uint8), keys)
+    rows = schema.Rows(("a", "b", "c"), names, labels, splits, labels, np.zeros(ROWS, np.uint8), keys)
     told = {"layers": ["x"], "dtype": "float16", "fingerprint": "", "views": 1, "pool": "none"}
     with h5py.File(path, "w", libver=("v110", "v110")) as file:
-        layout.create(file, {"x": SHAPE}, "float16", ROWS, "lz4")
+        schema.create(file, {"x": SHAPE}, "float16", ROWS, "lz4")
         file["features/x"][:] = maps
-        layout.write_rows(file, rows)
-        layout.write_skipped(file, [])
-        layout.write_attributes(file, told)
+        schema.write_rows(file, rows)
+        schema.write_skipped(file, [])
+        schema.write_attributes(file, told)
     return path
 
 

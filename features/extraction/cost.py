@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..engines.registry import Engine, describe_engine, make_checked, pick_engine
+from ..images.contents import Content
 from ..images.decode import read_bytes
 from ..runtime.log import log
 from ..runtime.machine import cores
@@ -18,7 +19,6 @@ from ..sources.load import load_source
 from ..sources.source import Source
 from .forward import first_batch, rows_a_part
 from .options import ExtractOptions, check_options
-from .plan import Content
 from .run import load_base, row_bytes_of, settle_batch, tell_apart
 
 WORKERS = (1, 8, 64)

@@ -10,7 +10,7 @@ from ..backbones.keras_base import check_request, find_backbone
 from ..engines.batch_size import USUAL
 from ..engines.registry import CHOICES, is_installed, missing_engine
 from ..errors import RequestError, must_be_one_of
-from ..images import decode as images
+from ..images.decode import check_resize
 from ..images.views import check_views
 from ..pooling import EXTRACT_POOLS
 from ..runtime.dask_cluster import check_cluster
@@ -42,7 +42,7 @@ class ExtractOptions:
     preprocess : {'imagenet', 'rescale', 'none'}
         See `build_base`.
     resize : str
-        A key of ``images.RESIZE``.
+        A key of `features.images.decode.RESIZE`.
     dtype : {'float16', 'float32'}
     engine : str
         What runs the base, one of ``engines.CHOICES``. ``auto``: what a store of this name was made with; else the
@@ -142,7 +142,7 @@ class ExtractOptions:
 def check_options(options: ExtractOptions) -> None:
     """Refuse what can be refused before any file is read."""
     check_request(options.backbone, options.side, options.preparation)
-    images.check_resize(options.resize)
+    check_resize(options.resize)
     if options.dtype not in DTYPES:
         raise must_be_one_of("dtype", DTYPES, options.dtype)
     if options.engine not in CHOICES:

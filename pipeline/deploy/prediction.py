@@ -14,8 +14,8 @@ import numpy as np
 
 from features.engines.registry import describe_engine
 from features.errors import CachedFeaturesError, RequestError, SourceError
-from features.extraction.plan import Content, distinct_contents, hash_files
 from features.extraction.recompute import embed, rebuild_engine
+from features.images.contents import Content, distinct_contents, hash_files
 from features.runtime.log import log
 from features.runtime.machine import cores
 from features.runtime.progress import Progress

@@ -15,13 +15,13 @@ import numpy as np
 
 from ...engines.registry import Engine, describe_engine, is_installed, missing_engine
 from ...errors import CachedFeaturesError, StoreError
+from ...images.contents import Content
 from ...runtime.keras_runtime import limit_threads
 from ...runtime.progress import Progress
 from ...runtime.versions import differences, versions
 from ...store.parts import Key, write_part
 from ..forward import compute, first_batch
 from ..options import ExtractOptions
-from ..plan import Content
 from ..recompute import rebuild_engine
 
 Work = list[tuple[Content, list[int]]]
