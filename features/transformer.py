@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from .engines.registry import Engine, describe_engine, make_checked, pick_engine
+from .engines.registry import Engine, describe_engine
+from .engines.selection import make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError, must_be_one_of
 from .extraction.forward import first_batch
 from .extraction.options import ExtractOptions, check_options

@@ -24,10 +24,10 @@ from features import extract
 from features.backbones import keras_base as backbones
 from features.backbones.weights import Weights, fingerprint_weights
 from features.engines.frozen_graph import Frozen
-from features.engines.registry import ENGINES, describe_engine, is_installed, processor
+from features.engines.registry import ENGINES, describe_engine, is_installed
 from features.errors import EngineError
 from features.images.decode import decode, read_bytes
-from features.runtime.machine import cores
+from features.runtime.machine import cores, processor
 from features.sources.load import load_source
 
 PREDICT, PASS = "Keras model.predict alone", "extract, files to store"

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.registry import Engine, describe_engine, make_checked, pick_engine
+from ..engines.registry import Engine, describe_engine
+from ..engines.selection import make_checked, pick_engine
 from ..images.contents import Content
 from ..images.decode import read_bytes
 from ..runtime.log import log

@@ -15,7 +15,8 @@ import numpy as np
 from ..backbones.keras_base import Base, build_base
 from ..engines.batch_size import pick_batch_size
 from ..engines.frozen_graph import Frozen
-from ..engines.registry import Engine, describe_engine, make_checked, pick_engine
+from ..engines.registry import Engine, describe_engine
+from ..engines.selection import make_checked, pick_engine
 from ..errors import RequestError, SourceError, StoreError
 from ..pooling import pooled_shape
 from ..runtime.log import log

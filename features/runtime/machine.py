@@ -1,4 +1,4 @@
-"""Memory and cores of this machine that are this process's to use.
+"""What this machine is: its processor, and what of its memory and cores is this process's to use.
 
 A container or a job of a batch system may use less than the machine has: Linux limits its control group (cgroup), or one
 above it. Sources: the kernel's ``Documentation/admin-guide/cgroup-v2.rst`` (``memory.max``, ``cpu.max``) and
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -68,6 +69,16 @@ def peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def processor() -> str:
+    """Return the processor's model, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else f"{platform.machine()} {platform.processor()}"
 
 
 def _cgroups(controller: str, root: Path) -> Iterator[Path]:
