@@ -13,7 +13,7 @@ import tiny as tiny_base
 from conftest import assert_same_stores, draw, draw_tree
 
 from features import FeatureStore, extract
-from features.backbones.keras_base import BACKBONES, Backbone
+from features.backbones.registry import BACKBONES, Backbone
 from features.backbones.weights import fingerprint_weights, recall_sha256
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
 from features.extraction.forward import cast_features

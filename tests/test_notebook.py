@@ -14,7 +14,7 @@ START = f"""
 import sys
 sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
 import logging, features, pipeline
-from features.backbones.keras_base import BACKBONES, Backbone
+from features.backbones.registry import BACKBONES, Backbone
 BACKBONES["tiny"] = Backbone("tiny", "Tiny", "last", 16, 8)
 """
 

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from features.backbones.keras_base import BACKBONES, build_base
+from features.backbones.keras_base import build_base
+from features.backbones.registry import BACKBONES
 from features.backbones.weights import Weights
 from features.engines.frozen_graph import Frozen
 from features.engines.registry import ENGINES
@@ -145,7 +146,7 @@ has.update({{name: False for name in has if name.startswith(("avx512", "amx", "a
 llvmlite.binding.get_host_cpu_features = lambda: has
 import numpy as np
 import test_numba_engine as those
-from features.backbones.keras_base import BACKBONES, Backbone
+from features.backbones.registry import BACKBONES, Backbone
 from features.engines.winograd.loops import simd
 BACKBONES["tiny_chain"] = Backbone("tiny", "TinyChain", "pool6", 16, 16)
 BACKBONES["tiny_graph"] = Backbone("tiny", "TinyGraph", "last_relu", 64, 32)

@@ -17,7 +17,7 @@ from PIL import Image
 
 import pipeline
 from features import extract
-from features.backbones.keras_base import BACKBONES
+from features.backbones.registry import BACKBONES
 from features.backbones.weights import fingerprint_weights
 from features.errors import RequestError, SourceError, UnsafeFile, WeightsError
 from features.extraction.recompute import rebuild_engine
@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
     """A store of odd files too, of two layers and views, and a run of every head on it."""
     folder = tmp_path_factory.mktemp("predict")
     with pytest.MonkeyPatch.context() as patch:
-        from features.backbones.keras_base import Backbone
+        from features.backbones.registry import Backbone
 
         patch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
         patch.chdir(folder)

@@ -124,7 +124,8 @@ def _report(**options: Any) -> tuple[dict[str, Any], str]:
 def _layers(backbone: str, image_size: int | None = None) -> tuple[dict[str, Any], str]:
     import math
 
-    from features.backbones.keras_base import find_backbone, list_layers
+    from features.backbones.keras_base import list_layers
+    from features.backbones.registry import find_backbone
 
     shapes = list_layers(backbone, image_size)
     lines = [f"{'layer':<40} {'shape':>18} {'bytes an image (float16)':>25}"]
