@@ -18,7 +18,7 @@ class CachedFeaturesError(Exception):
     exit_status = 1
 
 
-class RequestError(CachedFeaturesError):
+class RequestError(CachedFeaturesError, ValueError):
     """What was asked for cannot be done as asked."""
 
     exit_status = 2
@@ -48,8 +48,18 @@ class ClusterError(CachedFeaturesError):
     """A cluster cannot be reached, was lost, or has a worker that cannot do its part."""
 
 
-class UnreadableImage(Exception):
+class ParityError(CachedFeaturesError):
+    """An exported model does not give what the run gives."""
+
+
+class UnreadableImage(CachedFeaturesError):
     """One file is no usable image; its message is the reason kept in ``/skipped``."""
+
+
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that a misspelt one is nearest to, if one is near."""
+    near = difflib.get_close_matches(name, list(names), 1)
+    return near[0] if near else None
 
 
 def must_be_one_of(what: str, allowed: Iterable[str], got: str, remedy: str = "") -> RequestError:

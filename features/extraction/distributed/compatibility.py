@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...runtime.dask_cluster import addresses, cluster_lost
-from ..options import ExtractOptions
+from ..options import ExtractRequest
 from ..plan import Content
 from .worker import Job, Looked, digest_batch, look
 
@@ -110,7 +110,7 @@ class Fitness:
         return ""
 
 
-def _few(contents: Sequence[Content], batch: np.ndarray, options: ExtractOptions) -> list[Content]:
+def _few(contents: Sequence[Content], batch: np.ndarray, options: ExtractRequest) -> list[Content]:
     """Return the contents behind the first images of a batch."""
     few: list[Content] = []
     for content in contents:
