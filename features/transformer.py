@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,22 @@ import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from .engines.registry import Engine, describe_engine, make_checked, pick_engine
+from .engines.registry import Engine, describe_engine
+from .engines.selection import make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError, must_be_one_of
 from .extraction.forward import first_batch
 from .extraction.options import ExtractRequest, check_options
-from .extraction.plan import Content, distinct_contents, hash_files
 from .extraction.provenance import make_provenance
 from .extraction.recompute import embed
 from .extraction.run import load_base, settle_batch, tell_apart
-from .images import decode as images
+from .images.contents import Content, distinct_contents, hash_files
+from .images.decode import RESIZE
 from .pooling import POOLS, pool_maps
+from .runtime.machine import cores
 from .runtime.user_cache import cache_folder
 from .safefiles.hdf5 import check_own_values
 from .safefiles.json_files import parse_json
-from .sources.load import Source
+from .sources.source import Source
 from .store.parts import Key, Parts
 from .store.reader import parts_folder
 from .store.writer_lock import one_writer
@@ -233,7 +234,7 @@ class _Pixels:
     pixels: np.ndarray
 
     def image(self, size: int, resize: str) -> np.ndarray:
-        return np.asarray(Image.fromarray(self.pixels).resize((size, size), images.RESIZE[resize]))
+        return np.asarray(Image.fromarray(self.pixels).resize((size, size), RESIZE[resize]))
 
 
 def _contents(X: Any) -> tuple[list[bytes], list[Any]]:
@@ -248,7 +249,7 @@ def _contents(X: Any) -> tuple[list[bytes], list[Any]]:
     if isinstance(X, str | bytes | Path) or not all(isinstance(each, str | Path) for each in X):
         raise RequestError("images must be a list of paths or an array of pixels, (n, height, width, 3). Give one.")
     files = [Path(each) for each in X]
-    hashed = hash_files(files, os.cpu_count() or 1)
+    hashed = hash_files(files, cores())
     for file, key in zip(files, hashed, strict=True):
         if isinstance(key, str):
             raise SourceError(f"every image must be readable; {file}: {key}. Leave it out.")

@@ -24,10 +24,10 @@ from features import extract
 from features.backbones import keras_base as backbones
 from features.backbones.weights import Weights, fingerprint_weights
 from features.engines.frozen_graph import Frozen
-from features.engines.mnn_engine import cores
-from features.engines.registry import ENGINES, describe_engine, is_installed, processor
+from features.engines.registry import ENGINES, describe_engine, is_installed
 from features.errors import EngineError
-from features.images import decode as images
+from features.images.decode import decode, read_bytes
+from features.runtime.machine import cores, processor
 from features.sources.load import load_source
 
 PREDICT, PASS = "Keras model.predict alone", "extract, files to store"
@@ -89,7 +89,7 @@ def make_contenders(options, folder):
     source = load_source(options.data, limit=options.images)
     files = [source.file(row) for row in range(len(source))]
     start = _now()
-    decoded = np.stack([images.decode(images.read_bytes(file), options.size) for file in files])
+    decoded = np.stack([decode(read_bytes(file), options.size) for file in files])
     print(f"decoding and resizing: {len(files) / (_now() - start)[1]:.0f} images/s a core", file=sys.stderr)
     base = backbones.build_base(options.backbone, [backbones.find_backbone(options.backbone).layer], options.size)
     frozen = Frozen(base, options.size, options.batch_size)

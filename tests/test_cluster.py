@@ -29,8 +29,8 @@ from features.extraction.distributed.compatibility import Fitness
 from features.extraction.distributed.run import Run, cut
 from features.extraction.distributed.worker import Looked, digest_batch
 from features.extraction.options import ExtractRequest, check_options
-from features.extraction.plan import Content
-from features.runtime import dask_cluster as connection
+from features.images.contents import Content
+from features.runtime import dask_cluster
 from features.runtime.dask_cluster import settle_unfit
 
 pytest.importorskip("distributed")
@@ -251,12 +251,12 @@ def test_each_process_of_this_machine_gets_a_gpu(monkeypatch):
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with (
-        connection._local_cluster(distributed, 2, gpus=2) as address,
+        dask_cluster._local_cluster(distributed, 2, gpus=2) as address,
         distributed.Client(address, set_as_default=False) as client,
     ):
         assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["0", "1"]
     with pytest.raises(RequestError, match="local:N must be at most 2, a process a GPU"):
-        connection._local_cluster(distributed, 3, gpus=2).__enter__()
+        dask_cluster._local_cluster(distributed, 3, gpus=2).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -306,8 +306,8 @@ def test_what_is_no_cluster(spec):
 
 
 def test_nobody_there_and_no_workers(tree, tmp_path, stand_in, monkeypatch):
-    monkeypatch.setattr(connection, "_CONNECT", 0.5)
-    monkeypatch.setattr(connection, "_FIRST_WORKER", 0.5)
+    monkeypatch.setattr(dask_cluster, "_CONNECT", 0.5)
+    monkeypatch.setattr(dask_cluster, "_FIRST_WORKER", 0.5)
     with pytest.raises(ClusterError, match=r"tcp://127.0.0.1:9 does not answer"):
         run(tree, tmp_path / "s.h5", cluster="tcp://127.0.0.1:9")
     with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(ClusterError, match="does not answer"):

@@ -165,7 +165,7 @@ assert "onnxruntime" not in sys.modules or "keras" not in sys.modules
     assert done.returncode == 0, done.stderr[-2000:]
     found = np.array(json.loads(done.stdout.splitlines()[-1]))
     predicted = predict(trained / "rbf-svm", [root / path for path in paths]).predictions
-    np.testing.assert_allclose(found, [list(each["probabilities"].values()) for each in predicted], atol=5e-3)
+    np.testing.assert_allclose(found, [list(each.probabilities.values()) for each in predicted], atol=5e-3)
 
 
 def test_layers_views_and_pooling_at_extraction(tree, tmp_path):

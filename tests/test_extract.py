@@ -18,10 +18,10 @@ from features.backbones.weights import fingerprint_weights, recall_sha256
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
 from features.extraction.forward import cast_features
 from features.extraction.verification import verify
-from features.images import decode as images
 from features.images.decode import decode
 from features.images.views import make_view
 from features.runtime.keras_runtime import import_keras
+from features.runtime.log import log
 from features.store import parts
 
 
@@ -85,17 +85,18 @@ def test_broken_files_are_listed_and_the_run_goes_on(tree, tmp_path):
     assert reasons["train/red/empty.jpg"] == "empty file" and "No such file" in reasons["train/red/nowhere.jpg"]
 
 
-def test_file_that_changes_during_the_pass_is_an_error_and_nothing_is_lost(tree, tmp_path, monkeypatch):
-    changing, real = tree / "val/red/val001.png", images.decode
+def test_file_that_changes_during_the_pass_is_an_error_and_nothing_is_lost(tree, tmp_path, said):
+    def change(record):
+        if record.getMessage().startswith("weights"):  # once files are hashed, and before they are decoded
+            (tree / "val/red/val001.png").write_bytes((tree / "val/red/val002.png").read_bytes())
+        return True
 
-    def change(data, *rest):
-        if changing.exists():
-            changing.write_bytes((tree / "val/red/val002.png").read_bytes())
-        return real(data, *rest)
-
-    with monkeypatch.context() as patch, pytest.raises(SourceError, match=r"val001\.png changed during the pass"):
-        patch.setattr(images, "decode", change)
-        run(tree, tmp_path / "s.h5", workers=1)
+    log.addFilter(change)
+    try:
+        with pytest.raises(SourceError, match=r"val001\.png changed during the pass"):
+            run(tree, tmp_path / "s.h5")
+    finally:
+        log.removeFilter(change)
     assert run(tree, tmp_path / "s.h5").rows == 32
 
 

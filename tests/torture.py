@@ -277,11 +277,11 @@ def speed(place, times, real):
         layer = list(store.layers)[-1]
         values = store.dataset(layer)[:]
     np.save(place / "values.npy", values)
-    from features.store import schema as layout
+    from features.store import schema
 
-    for name in layout.COMPRESSION:
+    for name in schema.COMPRESSION:
         with h5py.File(place / f"{name}.h5", "w", libver=("v110", "v110")) as file:
-            layout.create(file, {"x": values.shape[1:]}, str(values.dtype), len(values), name)
+            schema.create(file, {"x": values.shape[1:]}, str(values.dtype), len(values), name)
             file["features/x"][:] = values
 
     def timed(read, size):
@@ -302,7 +302,7 @@ def speed(place, times, real):
 
     rates = {}
     for _ in range(times):
-        for name in layout.COMPRESSION:
+        for name in schema.COMPRESSION:
             with h5py.File(place / f"{name}.h5") as file:
                 rates.setdefault((name, "scan"), []).append(timed(lambda: scan(file["features/x"]), values.nbytes))
                 batch = 40 * 32 * values[0].nbytes
@@ -312,7 +312,7 @@ def speed(place, times, real):
         report.setdefault(name, {})[f"{what} MB/s"] = [
             round(rate) for rate in sorted(found)[:: max(1, len(found) // 2)]
         ]
-    for name in layout.COMPRESSION:
+    for name in schema.COMPRESSION:
         report[name]["smaller"] = round(values.nbytes / (place / f"{name}.h5").stat().st_size, 2)
     return report
 

@@ -10,15 +10,17 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from ..engines.registry import Engine, describe_engine, make_checked, pick_engine
+from ..engines.registry import Engine, describe_engine
+from ..engines.selection import make_checked, pick_engine
+from ..images.contents import Content
 from ..images.decode import read_bytes
 from ..options import PlanOptions, takes
-from ..runtime.keras_runtime import cores
 from ..runtime.log import log
-from ..sources.load import Source, load_source
+from ..runtime.machine import cores
+from ..sources.load import load_source
+from ..sources.source import Source
 from .forward import first_batch, rows_a_part
 from .options import ExtractRequest, check_options
-from .plan import Content
 from .run import load_base, row_bytes_of, settle_batch, tell_apart
 
 WORKERS = (1, 8, 64)

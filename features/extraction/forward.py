@@ -13,11 +13,12 @@ import numpy as np
 
 from ..engines.registry import Engine
 from ..errors import SourceError, StoreError
+from ..images.contents import Content, ahead
 from ..images.views import make_view
 from ..runtime.progress import Progress
 from ..store.parts import Key, Parts
 from .options import ExtractRequest
-from .plan import Content, Plan, ahead
+from .plan import Plan
 
 PART_BYTES, PART_SECONDS = 64 << 20, 30.0  # a kill loses at most two parts: one is written while the next fills
 PART_IMAGES = 512  # of a part on a cluster at most: under a minute of work at ten images a second

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..backbones.keras_base import Base
 from ..backbones.weights import recall_sha256
-from ..sources.load import Source
+from ..sources.source import Source
 from ..store.reader import FeatureStore, fingerprint, parts_folder
 from ..store.schema import Rows, Skipped
 from .options import ExtractRequest

@@ -15,12 +15,12 @@ from ..backbones.keras_base import Base, build_base
 from ..engines.frozen_graph import Frozen
 from ..engines.registry import ENGINES, Engine, is_installed, missing_engine
 from ..errors import CachedFeaturesError, UnsafeFile, must_be_one_of
+from ..images.contents import Content, ahead
 from ..images.decode import check_resize
 from ..images.views import check_views, make_view
 from ..pooling import EXTRACT_POOLS
 from .forward import cast_features
 from .options import DTYPES
-from .plan import Content, ahead
 
 _MAX_SIDE, _MAX_BATCH = 4096, 4096
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,19 +15,30 @@ import numpy as np
 from ..backbones.keras_base import Base, build_base
 from ..engines.batch_size import pick_batch_size
 from ..engines.frozen_graph import Frozen
-from ..engines.registry import Engine, describe_engine, make_checked, pick_engine
+from ..engines.registry import Engine, describe_engine
+from ..engines.selection import make_checked, pick_engine
 from ..errors import RequestError, SourceError, StoreError
 from ..options import ExtractOptions, takes
 from ..pooling import pooled_shape
 from ..runtime.log import log
+from ..runtime.machine import memory_limit, peak_memory
 from ..runtime.progress import Progress
-from ..sources.load import Source, load_source
+from ..sources.load import load_source
+from ..sources.source import Source
 from ..store.atomic_file import free_space
 from ..store.parts import Parts, held_provenance
 from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
 from ..store.writer_lock import one_writer
-from .forward import PART_BYTES, Stages, allowed_skips, compute, find_work, first_batch, too_many_skipped
+from .forward import (
+    PART_BYTES,
+    Stages,
+    allowed_skips,
+    compute,
+    find_work,
+    first_batch,
+    too_many_skipped,
+)
 from .options import ExtractRequest, check_options
 from .plan import Plan, check_classes, make_plan
 from .provenance import find_finished, is_current, make_provenance
@@ -219,13 +228,13 @@ def _with_pool(options: ExtractRequest, held: dict[str, Any] | None, base: Base,
     values = sum(math.prod(shape) for shape in base.layers.values()) * len(plan.contents) * options.views
     options.path.parent.mkdir(parents=True, exist_ok=True)
     free = free_space(options.path.parent)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    room = memory_limit()
     on_disk, in_memory = 2 * values * np.dtype(options.dtype).itemsize, 4 * values
-    if on_disk <= free and in_memory <= memory / 2:
+    if on_disk <= free and in_memory <= room / 2:
         return replace(options, pool="none")
     log.info(
         f"pool     avg: whole maps would take {on_disk / 1e9:.1f} GB on disk while they are made ({free / 1e9:.1f} GB free) and "
-        f"{in_memory / 1e9:.1f} GB of memory as a matrix ({memory / 1e9:.1f} GB in all). To store them anyway: --pool none"
+        f"{in_memory / 1e9:.1f} GB of memory as a matrix ({room / 1e9:.1f} GB in all). To store them anyway: --pool none"
     )
     return replace(options, pool="avg")
 
@@ -288,8 +297,9 @@ def _start_engine(
     if todo > options.full_batch and options.cluster is None:
         seconds = checked.seconds * todo / options.full_batch
         waiting = (2 * options.full_batch + options.workers) * options.side**2 * 3 + 3 * PART_BYTES
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + waiting
-        log.info(f"predict  {_duration(seconds)} for the pass, {memory / 1e9:.1f} GB of memory at its peak")
+        used = peak_memory()
+        room = "" if used is None else f", {(used + waiting) / 1e9:.1f} GB of memory at its peak"
+        log.info(f"predict  {_duration(seconds)} for the pass{room}")
     return checked.engine, checked.parity
 
 

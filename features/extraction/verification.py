@@ -10,12 +10,12 @@ import numpy as np
 
 from ..engines.registry import ENGINES, Engine, is_installed, missing_engine
 from ..errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage
-from ..images import decode as images
+from ..images.contents import hash_files
+from ..images.decode import decode, read_bytes
 from ..images.views import make_view
 from ..runtime.log import log
 from ..runtime.progress import Progress
 from ..store.reader import FeatureStore
-from .plan import hash_files
 from .recompute import rebuild_engine
 
 # Relative, Frobenius. Rounding to float16 takes up to 5e-4 of it. That another resize rule, preprocessing or order of
@@ -138,7 +138,7 @@ def _check_computed(store: FeatureStore, rows: int, seed: int) -> Check:
 def _image(store: FeatureStore, root: Path, row: int) -> np.ndarray:
     """Return the view of an image that went through the base."""
     held, rows = store.provenance, store.rows
-    image = images.decode(images.read_bytes(root / rows.paths[row]), held["image_size"], held["resize"])
+    image = decode(read_bytes(root / rows.paths[row]), held["image_size"], held["resize"])
     augment = held["augment"].split(",")[0]
     return make_view(image, augment, int(rows.views[row]), rows.sha256[row].tobytes(), held["seed"])
 

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ClusterError, RequestError, missing_extra
-from .keras_runtime import cores
 from .log import log
+from .machine import cores
 from .versions import differences, versions
 
 GO_ON = "What is done is kept: the same command goes on from there."

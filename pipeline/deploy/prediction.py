@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import glob
 import io
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -16,12 +15,14 @@ import numpy as np
 
 from features.engines.registry import describe_engine
 from features.errors import CachedFeaturesError, RequestError, SourceError
-from features.extraction.plan import Content, distinct_contents, hash_files
 from features.extraction.recompute import embed, rebuild_engine
+from features.images.contents import Content, distinct_contents, hash_files
 from features.options import takes
 from features.runtime.log import log
+from features.runtime.machine import cores
 from features.runtime.progress import Progress
-from features.sources.load import EXTENSIONS, unicode_name
+from features.sources.folder import unicode_name
+from features.sources.source import EXTENSIONS
 from features.store.reader import FeatureStore
 
 from ..options import PredictOptions
@@ -135,7 +136,7 @@ def predict(run: str | Path, images: Iterable[str | Path], **options: Unpack[Pre
     trained, files = load_trained(run, options.get("joblib", False)), find_images(images)
     predictor = _Predictor(trained, options.get("weights"))
     log.info(f"head     {trained.name} of {run}, classes {', '.join(trained.class_names)}")
-    keys = hash_files(files, os.cpu_count() or 1)
+    keys = hash_files(files, cores())
     found = predictor.of(distinct_contents(files, keys))
     reasons = [
         (file, key if isinstance(key, str) else predictor.reasons.get(key))
@@ -182,7 +183,7 @@ class _Predictor:
         differs = "" if name == made else f"; the store was made by {made}, which can differ in the last digits"
         log.info(f"engine   {name}{differs}")
         with Progress(len(rest), "images") as progress:
-            for batch in embed(rest, held, engine, reading.views, os.cpu_count() or 1):
+            for batch in embed(rest, held, engine, reading.views, cores()):
                 if batch.keys:
                     found |= dict(
                         zip(batch.keys, self._trained.probabilities(reading.of_maps(batch.features)), strict=True)

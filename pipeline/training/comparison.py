@@ -20,7 +20,12 @@ from features.splits import SPLITS, stratified_split
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from ..evaluation.metrics import accuracy_interval, difference_interval, holm, paired_test
+from ..evaluation.metrics import (
+    accuracy_interval,
+    difference_interval,
+    holm,
+    paired_test,
+)
 from ..heads.registry import HEADS, check_heads
 from ..heads.settings import describe_settings
 from ..options import CompareOptions

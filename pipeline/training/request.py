@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from features.errors import RequestError, must_be_one_of
 from features.runtime.dask_cluster import check_cluster
+from features.runtime.machine import memory_limit
 
 from ..runs.folders import run_folder
 
@@ -86,7 +86,7 @@ class Request:
         """Bytes that a matrix of features may take."""
         if self.memory is not None:
             return self.memory * 1e9
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+        return memory_limit() / 2
 
     def for_any_machine(self) -> Request:
         """Return a request that decides the same on another machine, whatever its memory is."""

@@ -21,7 +21,15 @@ from typing import Any
 import numpy as np
 
 from ...errors import ClusterError
-from ...runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client, scheduler_there, settle_unfit
+from ...images.contents import Content
+from ...runtime.dask_cluster import (
+    GO_ON,
+    addresses,
+    cluster_lost,
+    open_client,
+    scheduler_there,
+    settle_unfit,
+)
 from ...runtime.keras_runtime import count_gpus
 from ...runtime.log import log
 from ...runtime.progress import Progress
@@ -29,7 +37,6 @@ from ...runtime.versions import versions
 from ...store.parts import Parts
 from ..forward import allowed_skips, rows_a_part, too_many_skipped
 from ..options import ExtractRequest
-from ..plan import Content
 from .compatibility import Fitness, absolute
 from .worker import Done, Failed, Job, Work, compute_part
 
