@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     run, as_json, level = _COMMANDS[command], options.pop("json"), options.pop("level")
-    from features.errors import CachedFeaturesError
+    from features.errors import CachedFeaturesError, on_command_line
 
-    with messages_on_stderr(level):
+    with messages_on_stderr(level), on_command_line(_PROGRAM):
         try:
             with contextlib.redirect_stdout(sys.stderr):  # libraries print where they like; results alone go to stdout
                 result, text = run(**{name: value for name, value in options.items() if value is not None})
