@@ -18,7 +18,7 @@ from .engines.registry import Engine, describe_engine
 from .engines.selection import make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError, must_be_one_of
 from .extraction.forward import first_batch
-from .extraction.options import ExtractOptions, check_options
+from .extraction.options import ExtractRequest, check_options
 from .extraction.provenance import make_provenance
 from .extraction.recompute import embed
 from .extraction.run import load_base, settle_batch, tell_apart
@@ -51,7 +51,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
     pool : {'avg', 'max', 'avg+max', 'flatten'}
         How a map becomes a vector.
     image_size, preprocess, resize, weights, weights_sha256, dtype, batch_size, engine
-        See ``ExtractOptions``.
+        See ``ExtractRequest``.
     cache : path-like or None
         Folder in which features are kept by the SHA-256 of what they were computed from, in the parts of a store, one for
         each set of parameters that decides them; the per-user cache if left out. None keeps nothing.
@@ -76,7 +76,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
     >>> model.fit(["cat.jpg", "dog.jpg"], [0, 1])   # doctest: +SKIP
     """
 
-    # Fields of ExtractOptions one by one, and not the record: scikit-learn clones an estimator by its arguments, and a
+    # Fields of ExtractRequest one by one, and not the record: scikit-learn clones an estimator by its arguments, and a
     # search sets each by its name.
     def __init__(
         self,
@@ -149,13 +149,13 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         tags.no_validation = True
         return tags
 
-    def _options(self) -> ExtractOptions:
-        asked = self.get_params(deep=False)
+    def _options(self) -> ExtractRequest:
+        asked: dict[str, Any] = self.get_params(deep=False)
         del asked["cache"]
         layer, pool = asked.pop("layer"), asked.pop("pool")
         if pool not in POOLS:
             raise must_be_one_of("pool", POOLS, pool)
-        return ExtractOptions(
+        return ExtractRequest(
             data="arrays",
             out="features.h5",
             layers=None if layer is None else (str(layer),),
@@ -169,7 +169,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         return cache_folder() / "features" if self.cache == "default" else Path(self.cache)
 
 
-def _ready(options: ExtractOptions, contents: Sequence[Any]) -> tuple[Engine, dict[str, Any]]:
+def _ready(options: ExtractRequest, contents: Sequence[Any]) -> tuple[Engine, dict[str, Any]]:
     """Return the engine, checked on the first images, and its provenance: made once for all folds of a search."""
     key = options, _stamps(options)
     if key not in _READY:
@@ -184,7 +184,7 @@ def _ready(options: ExtractOptions, contents: Sequence[Any]) -> tuple[Engine, di
     return _READY[key]
 
 
-def _stamps(options: ExtractOptions) -> tuple[int, ...]:
+def _stamps(options: ExtractRequest) -> tuple[int, ...]:
     """Return what tells that a file of one's own has changed."""
     return tuple(Path(name).stat().st_mtime_ns for name in (options.backbone, options.weights) if Path(name).is_file())
 

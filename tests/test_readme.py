@@ -32,7 +32,7 @@ def test_examples_run_in_their_order(tmp_path, monkeypatch):
         for name, instead in {"vgg16": "tiny", "block4_pool": "relu", "block5_pool": "last"}.items():
             example = example.replace(name, instead)
         if "photos.keras" in example:
-            pipeline.export(scope["run"]["out"], "photos.keras", rows=4)
+            pipeline.export(scope["run"].out, "photos.keras", rows=4)
         exec("\n".join(line for line in example.splitlines() if not line.startswith("%")), scope)
     assert scope["X"].shape == (32, 6) and scope["search"].best_score_ > 0.5
     assert Path("photos.onnx").exists() and Path("drive/compare/report.html").exists()

@@ -22,7 +22,7 @@ DTYPES = ("float16", "float32")
 
 
 @dataclass(frozen=True)
-class ExtractOptions:
+class ExtractRequest:
     """What to extract. Fields left None take the backbone's default.
 
     Attributes
@@ -139,7 +139,7 @@ class ExtractOptions:
         return self.preprocess or find_backbone(self.backbone).preprocess
 
 
-def check_options(options: ExtractOptions) -> None:
+def check_options(options: ExtractRequest) -> None:
     """Refuse what can be refused before any file is read."""
     check_request(options.backbone, options.side, options.preparation)
     check_resize(options.resize)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ..engines.frozen_graph import Frozen
 from ..engines.registry import Engine, describe_engine
 from ..engines.selection import make_checked, pick_engine
 from ..errors import RequestError, SourceError, StoreError
+from ..options import ExtractOptions, takes
 from ..pooling import pooled_shape
 from ..runtime.log import log
 from ..runtime.machine import memory_limit, peak_memory
@@ -29,8 +30,16 @@ from ..store.parts import Parts, held_provenance
 from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
 from ..store.writer_lock import one_writer
-from .forward import PART_BYTES, Stages, allowed_skips, compute, find_work, first_batch, too_many_skipped
-from .options import ExtractOptions, check_options
+from .forward import (
+    PART_BYTES,
+    Stages,
+    allowed_skips,
+    compute,
+    find_work,
+    first_batch,
+    too_many_skipped,
+)
+from .options import ExtractRequest, check_options
 from .plan import Plan, check_classes, make_plan
 from .provenance import find_finished, is_current, make_provenance
 
@@ -59,8 +68,19 @@ class Summary:
     seconds: dict[str, float]
     stages: Stages | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        return {
+            "store": str(self.path),
+            "rows": self.rows,
+            "computed": self.computed,
+            "skipped": [{"path": each.path, "reason": each.reason} for each in self.skipped],
+            "seconds": self.seconds,
+        }
 
-def extract(data: str, **options: Any) -> Summary:
+
+@takes(ExtractOptions)
+def extract(data: str, **options: Unpack[ExtractOptions]) -> Summary:
     """Run a frozen base once over labelled images and keep its features in one store.
 
     Running it again goes on where it stopped, adds images that are new, and does nothing if there are none.
@@ -70,7 +90,6 @@ def extract(data: str, **options: Any) -> Summary:
     data : str
         A folder, a CSV manifest or the name of a set; see `load_source`.
     **options
-        Other fields of `ExtractOptions`.
 
     Returns
     -------
@@ -85,10 +104,8 @@ def extract(data: str, **options: Any) -> Summary:
     --------
     >>> features.extract("photos", backbone="vgg16", out="cache/photos.h5")   # doctest: +SKIP
     """
-    asked, clock = ExtractOptions(data=data, **options), _Clock()
+    asked, clock = ExtractRequest(data=data, **options), _Clock()
     check_options(asked)
-    if asked.images is not None or asked.rate is not None:
-        raise RequestError("images and rate must go with --plan-only; got them without. For fewer images: --limit N")
     if asked.part_images is not None and asked.cluster is None:
         raise RequestError("part-images must go with --cluster; got it without. Leave it out.")
     source = load_source(data, asked.seed, asked.limit, asked.allow_missing_classes)
@@ -108,7 +125,7 @@ def extract(data: str, **options: Any) -> Summary:
     return _compute(asked, source, plan, clock)
 
 
-def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock) -> Summary:
+def _compute(asked: ExtractRequest, source: Source, plan: Plan, clock: _Clock) -> Summary:
     """Compute what a store lacks and commit it."""
     held = held_provenance(asked.path)
     base = load_base(asked)
@@ -149,7 +166,7 @@ def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock) -
     return Summary(asked.path, len(rows), computed, skipped, clock.laps, stages)
 
 
-def settle_batch(options: ExtractOptions, held: dict[str, Any] | None, base: Base) -> tuple[ExtractOptions, Frozen]:
+def settle_batch(options: ExtractRequest, held: dict[str, Any] | None, base: Base) -> tuple[ExtractRequest, Frozen]:
     """Fill in how many images a batch has, where the request leaves it out, and freeze the base for as many."""
     frozen = Frozen(base, options.side, options.full_batch, options.pool or "none")
     if options.batch_size is not None:
@@ -161,7 +178,7 @@ def settle_batch(options: ExtractOptions, held: dict[str, Any] | None, base: Bas
     return replace(options, batch_size=size), frozen if size == options.full_batch else frozen.of_batch(size)
 
 
-def tell_apart(options: ExtractOptions, base: Base) -> dict[str, Any]:
+def tell_apart(options: ExtractRequest, base: Base) -> dict[str, Any]:
     """Return what decides how fast each engine runs a base."""
     return {
         "weights_sha256": base.weights.sha256,
@@ -173,7 +190,7 @@ def tell_apart(options: ExtractOptions, base: Base) -> dict[str, Any]:
     }
 
 
-def _is_current(options: ExtractOptions, rows: Rows, skipped: list[Skipped]) -> bool:
+def _is_current(options: ExtractRequest, rows: Rows, skipped: list[Skipped]) -> bool:
     if not options.path.exists():
         return False
     with FeatureStore(options.path) as store:
@@ -190,7 +207,7 @@ class _Clock:
         self.laps[name], self._last = now - self._last, now
 
 
-def load_base(options: ExtractOptions) -> Base:
+def load_base(options: ExtractRequest) -> Base:
     """Return the base that is asked for, with its weights."""
     return build_base(
         options.backbone,
@@ -202,7 +219,7 @@ def load_base(options: ExtractOptions) -> Base:
     )
 
 
-def _with_pool(options: ExtractOptions, held: dict[str, Any] | None, base: Base, plan: Plan) -> ExtractOptions:
+def _with_pool(options: ExtractRequest, held: dict[str, Any] | None, base: Base, plan: Plan) -> ExtractRequest:
     """Fill in how maps are pooled, where the request leaves it out."""
     if options.pool is not None:
         return options
@@ -222,7 +239,7 @@ def _with_pool(options: ExtractOptions, held: dict[str, Any] | None, base: Base,
     return replace(options, pool="avg")
 
 
-def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractOptions) -> None:
+def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractRequest) -> None:
     total = len(rows) + len(skipped)
     allowed = allowed_skips(total, options)
     if len(skipped) > allowed:
@@ -240,13 +257,13 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractOptions) -> 
             )
 
 
-def row_bytes_of(options: ExtractOptions, base: Base) -> int:
+def row_bytes_of(options: ExtractRequest, base: Base) -> int:
     """Return what the features of one image take, before they are compressed."""
     values = sum(math.prod(pooled_shape(shape, options.pool or "none")) for shape in base.layers.values())
     return values * np.dtype(options.dtype).itemsize
 
 
-def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int) -> None:
+def _preflight(options: ExtractRequest, base: Base, plan: Plan, todo: int) -> None:
     """Say what will be done; refuse it where the disk cannot hold it."""
     shapes = {name: pooled_shape(shape, options.pool or "none") for name, shape in base.layers.items()}
     row_bytes = row_bytes_of(options, base)
@@ -271,7 +288,7 @@ def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int) -> No
 
 
 def _start_engine(
-    name: str, frozen: Frozen, batch: np.ndarray, todo: int, options: ExtractOptions
+    name: str, frozen: Frozen, batch: np.ndarray, todo: int, options: ExtractRequest
 ) -> tuple[Engine, float]:
     """Make and check the engine, and say how long the pass takes and what it needs."""
     checked = make_checked(name, frozen, batch)

@@ -21,7 +21,7 @@ from ...runtime.progress import Progress
 from ...runtime.versions import differences, versions
 from ...store.parts import Key, write_part
 from ..forward import compute, first_batch
-from ..options import ExtractOptions
+from ..options import ExtractRequest
 from ..recompute import rebuild_engine
 
 Work = list[tuple[Content, list[int]]]
@@ -42,7 +42,7 @@ class Job:
         Where parts lie, on a file system that client and workers share.
     provenance : dict
         Of the store; it says all that an engine needs.
-    options : ExtractOptions
+    options : ExtractRequest
     versions : dict of str to str
         The client's; see `features.runtime.versions.versions`.
     """
@@ -50,7 +50,7 @@ class Job:
     run: str
     folder: Path
     provenance: dict[str, Any]
-    options: ExtractOptions
+    options: ExtractRequest
     versions: dict[str, str]
 
 
