@@ -1,6 +1,7 @@
 """Metrics and intervals against values from elsewhere."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,7 +128,7 @@ def by_bins(y, probabilities):
     """Return the calibration error, bin by bin."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
     edges = np.append(np.arange(15) / 15, np.inf)  # of the last one 1 is a part
-    bins = [(confidence >= low) & (confidence < high) for low, high in zip(edges, edges[1:], strict=False)]
+    bins = [(confidence >= low) & (confidence < high) for low, high in itertools.pairwise(edges)]
     return sum(abs(right[each].sum() - confidence[each].sum()) for each in bins) / len(y)
 
 
