@@ -13,7 +13,7 @@ from pipeline.heads.logistic import newton
 from pipeline.heads.logistic.search import Logistic, LogisticSearch
 from pipeline.heads.logistic.svd_basis import rotate
 from pipeline.heads.registry import HEADS, find_head
-from pipeline.heads.svm import SvmSearch
+from pipeline.heads.svm.search import SvmSearch
 from pipeline.runs.head_file import load_head, save_head
 from pipeline.training.fit import fit_head as fit_features
 

@@ -13,8 +13,8 @@ from ..heads.calibration import Sigmoids
 from ..heads.dense.search import DenseHead
 from ..heads.linear_head import LinearHead
 from ..heads.registry import Classifier
-from ..heads.svm import Svm, class_pairs
-from ..heads.voting import Vote
+from ..heads.svm.search import Svm, class_pairs
+from ..heads.svm.voting import Vote
 
 if TYPE_CHECKING:
     import keras

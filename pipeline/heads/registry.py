@@ -23,8 +23,8 @@ from .dense.search import DenseSearch
 from .logistic.search import LogisticSearch
 from .settings import Choice, Grid
 from .sklearn_heads import EstimatorSearch, NearestMean, find_estimator
-from .svm import SvmSearch
-from .voting import VoteSearch
+from .svm.search import SvmSearch
+from .svm.voting import VoteSearch
 
 Settings = Mapping[str, tuple[Any, ...]]
 

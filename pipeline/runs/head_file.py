@@ -27,8 +27,8 @@ from ..heads.dense.search import DenseHead
 from ..heads.linear_head import LinearHead
 from ..heads.registry import Classifier
 from ..heads.sklearn_heads import ScaledEstimator
-from ..heads.svm import Svm
-from ..heads.voting import Member, Vote
+from ..heads.svm.search import Svm
+from ..heads.svm.voting import Member, Vote
 
 # Beside the types that skops trusts by itself, NumPy's and scikit-learn's public ones: what trees and networks are
 # made of. Each is numbers and no more.

@@ -19,7 +19,7 @@ from ..data.training_data import Features
 from ..heads.dense.search import DenseSearch
 from ..heads.logistic.search import LogisticSearch
 from ..heads.registry import HEADS, find_head
-from ..heads.svm import SvmSearch
+from ..heads.svm.search import SvmSearch
 from .request import Request
 
 BY_PRODUCTS = (LogisticSearch, SvmSearch)  # all that they need of rows is how they lie to each other

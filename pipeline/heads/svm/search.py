@@ -12,13 +12,13 @@ from sklearn.svm import SVC
 
 from features.errors import RequestError
 
-from ..data.inner_products import gram, transposed
-from ..data.row_blocks import Matrix, divided, select, whole_blocks
-from ..data.scaling import SCALES
-from ..data.training_data import Pair, Sample
-from .calibration import Sigmoids, calibrate
-from .linear_head import LinearHead
-from .settings import Choice, Grid, best_of, combinations
+from ...data.inner_products import gram, transposed
+from ...data.row_blocks import Matrix, divided, select, whole_blocks
+from ...data.scaling import SCALES
+from ...data.training_data import Pair, Sample
+from ..calibration import Sigmoids, calibrate
+from ..linear_head import LinearHead
+from ..settings import Choice, Grid, best_of, combinations
 
 _ROWS = 1024  # of a kernel matrix that are computed at once when predicting
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..data.training_data import Features, Pair, Sample
-from .linear_head import LinearHead
-from .settings import Choice, Grid
-from .svm import Svm, SvmSearch
+from ...data.training_data import Features, Pair, Sample
+from ..linear_head import LinearHead
+from ..settings import Choice, Grid
+from .search import Svm, SvmSearch
 
 KERNELS = ("linear", "rbf")
 
