@@ -25,8 +25,9 @@ from features.store.reader import FeatureStore
 
 from ..data.training_data import Features
 from ..evaluation.significance import accuracy_interval
+from ..heads.dense.classifier import DenseHead
 from ..heads.dense.config import Recipe, Schedule
-from ..heads.dense.search import DenseHead, train_heads
+from ..heads.dense.search import train_heads
 from ..reports.plots import plot_curves
 from ..runs.folders import run_folder, whole_folder
 from .loading import read_features
