@@ -192,19 +192,6 @@ def test_inspect_needs_no_tensorflow(tiny_store):
     assert done.stdout.splitlines()[-1] == "False"
 
 
-def test_readme_shows_only_options_that_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r"python -m pipeline ([a-z-]+)([^`\n]*)", text)
-    assert shown
-    for command, rest in shown:
-        helped = subprocess.run(
-            [sys.executable, "-m", "pipeline", command, "--help"], capture_output=True, text=True, cwd=ROOT
-        )
-        assert helped.returncode == 0, command
-        for option in re.findall(r"--[a-z0-9-]+", rest):
-            assert option in helped.stdout, f"{command} {option}"
-
-
 def test_a_comparison_takes_what_earlier_ones_fitted(tiny_store, here, capsys, monkeypatch):
     def run(*options):
         assert main(["compare", "--store", str(tiny_store), "--json", *options]) == 0

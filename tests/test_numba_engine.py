@@ -12,10 +12,9 @@ from features.backbones.keras_base import build_base
 from features.backbones.registry import BACKBONES
 from features.backbones.weights import Weights
 from features.engines.frozen_graph import Frozen
-from features.engines.registry import ENGINES, make_checked
-from features.engines.winograd import WinogradEngine
 from features.engines.registry import ENGINES
 from features.engines.selection import make_checked
+from features.engines.winograd import WinogradEngine
 from features.engines.winograd.loops.toom_cook import matrices, transform_kernel
 from features.errors import EngineError
 

@@ -129,10 +129,7 @@ def _load_estimator(name: str, folder: Path, allow_joblib: bool) -> Any:
     if name != "head.skops":
         raise ValueError(f"a head in {str(name)[:40]!r}")
     import skops.io
-    from skops.io.exceptions import (
-        UnsupportedTypeException,
-        UntrustedTypesFoundException,
-    )
+    from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
 
     with open_archive(folder / name):
         pass

@@ -15,14 +15,6 @@ import numpy as np
 
 from .graph import MOST_CHANNELS, NO_PADDING, Convolution, Pair, Pool, Sum
 from .loops.matmul import convolve_rows, im2col, multiply, multiply_points
-from .loops.matmul import (
-    convolve_rows,
-    gather,
-    large_zeros,
-    multiply,
-    multiply_points,
-    pack,
-)
 from .loops.pooling import add, pool
 from .loops.simd import ROWS
 from .loops.tiles import Tile, input_transform, output_transform

@@ -11,17 +11,6 @@ import numpy as np
 
 from ...errors import EngineError
 from .graph import NO_PADDING, Convolution, FeatureMap, LayerGraph, Operation, Padding, Pair, Pool, Sum
-from .graph import (
-    NO_BORDER,
-    Border,
-    Convolution,
-    LayerGraph,
-    Maps,
-    Operation,
-    Pair,
-    Pool,
-    Sum,
-)
 
 if TYPE_CHECKING:
     import keras

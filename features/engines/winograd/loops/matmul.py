@@ -16,19 +16,6 @@ from numba import njit
 
 from .huge_pages import large_zeros
 from .simd import FEWER, INT, LANES, PANEL, ROWS, VECTOR, Emitter, Pixels, Steps, at, loop
-from .simd import (
-    FEWER,
-    INT,
-    LANES,
-    PANEL,
-    ROWS,
-    VECTOR,
-    Emitter,
-    Pixels,
-    Steps,
-    at,
-    loop,
-)
 
 
 def pack(kernel: np.ndarray) -> np.ndarray:
