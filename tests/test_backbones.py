@@ -67,7 +67,7 @@ def test_numbered_layers_keep_their_names_in_a_second_model():
 
 def test_weights_of_unknown_origin_need_their_fingerprint(random_weights):
     path, sha256, _ = random_weights("vgg19")
-    with pytest.raises(WeightsError, match=f"--weights-sha256 {sha256}"):
+    with pytest.raises(WeightsError, match=f"weights_sha256='{sha256}'"):
         build_base("vgg19", ["block5_pool"], 32, weights=str(path))
     with pytest.raises(WeightsError, match="must have SHA-256 0000"):
         build_base("vgg19", ["block5_pool"], 32, weights=str(path), weights_sha256="0000")
@@ -109,7 +109,7 @@ def test_preprocessing_inside_the_model_is_not_done_twice():
 
 
 def test_smallest_size_is_enforced():
-    with pytest.raises(RequestError, match=r"at least 71 for xception; got 32\. Enlarge the images: --image-size 71"):
+    with pytest.raises(RequestError, match=r"at least 71 for xception; got 32\. Enlarge the images: image_size=71"):
         build_base("xception", ["-1"], 32)
 
 

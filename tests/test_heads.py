@@ -297,7 +297,7 @@ def test_a_scikit_learn_classifier_by_its_dotted_name():
     forest = [fit_head("sklearn.ensemble.RandomForestClassifier", X, y, splits, 2, seed=3) for _ in range(2)]
     np.testing.assert_array_equal(forest[0].probabilities, forest[1].probabilities)
     for name in ("sklearn.naive_bayes.Gaussian", "sklearn.linear_model.Ridge", "nowhere.Nothing"):
-        with pytest.raises(RequestError, match=r"--head sklearn\.naive_bayes\.GaussianNB"):
+        with pytest.raises(RequestError, match=r"head=.sklearn\.naive_bayes\.GaussianNB"):
             find_head(name)
 
 

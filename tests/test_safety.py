@@ -206,7 +206,7 @@ def test_a_pickle_is_loaded_only_where_that_is_asked_for(tiny_store, tmp_path, m
 
 def test_a_head_of_unknown_types_is_refused_as_it_is_saved(tiny_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RequestError, match=r"has sklearn\.gaussian_process.* --joblib"):
+    with pytest.raises(RequestError, match=r"has sklearn\.gaussian_process.* joblib=True"):
         pipeline.train_head(tiny_store, "sklearn.gaussian_process.GaussianProcessClassifier", out="run")
     assert not Path("run").exists()
 

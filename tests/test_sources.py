@@ -202,7 +202,7 @@ def test_cifar10_comes_from_keras_once_and_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", offline)
     assert load_source("cifar10").paths == source.paths
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
-    with pytest.raises(SourceError, match=r"CIFAR-10 cannot be had .*--data FOLDER"):
+    with pytest.raises(SourceError, match=r"CIFAR-10 cannot be had .*name a folder of the images: data"):
         load_source("cifar10")
 
 

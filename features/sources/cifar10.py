@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import SourceError
+from ..errors import SourceError, option
 from ..runtime.user_cache import cache_folder
 from .folder import read_folder
 from .source import Source
@@ -42,7 +42,7 @@ def _folder() -> Path:
     except Exception as error:  # Keras' get_file raises plain Exception when a host cannot be reached
         raise SourceError(
             f"CIFAR-10 cannot be had ({str(error).splitlines()[0][:120]}). Run once where Keras can download it (it keeps it in "
-            f"~/.keras/datasets), or name a folder of the images: --data FOLDER"
+            f"~/.keras/datasets), or name a folder of the images: {option('data')}"
         ) from error
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:

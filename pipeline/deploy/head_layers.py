@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from features.errors import RequestError
+from features.errors import RequestError, command, option
 
 from ..heads.contract import Classifier
 from ..heads.linear_head import affine
@@ -36,7 +36,7 @@ def apply_head(head: Classifier, features: keras.KerasTensor, n_classes: int, na
     if found is None:
         raise RequestError(
             f"an exported head must be a function that layers compute; {name} looks up training rows, or branches. "
-            "Train another on the same store, such as --head rbf-svm or logistic, or use python -m pipeline predict"
+            f"Train another on the same store, such as {option('head', 'rbf-svm')} or logistic, or use {command('predict')}"
         )
     if np.array_equal(head.classes_, np.arange(n_classes)):
         return found

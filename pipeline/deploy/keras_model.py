@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from features.backbones.keras_base import Base
-from features.errors import RequestError
+from features.errors import RequestError, option
 from features.runtime.keras_runtime import import_keras
 
 from ..runs.trained_run import Trained
@@ -49,7 +49,7 @@ def build_model(base: Base, trained: Trained) -> keras.Model:
     if reading.views > 1 and augment == "lecture":
         raise RequestError(
             "views of an exported model must be flips and turns; those of augment lecture depend on each file's hash. "
-            "Train the head on the images themselves: --views 1"
+            f"Train the head on the images themselves: {option('views', 1)}"
         )
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
     resized = resize_as_pillow(images, held["image_size"], held["resize"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import RequestError
+from features.errors import RequestError, option
 from features.splits import SPLITS
 from features.store.schema import Rows
 
@@ -92,11 +92,11 @@ def load_predictions(folder: Path) -> Predictions:
             }
     except FileNotFoundError:
         raise RequestError(
-            f"{folder} must hold {FILE}; it has none. Run the same compare or train-head again, with --overwrite"
+            f"{folder} must hold {FILE}; it has none. Run the same compare or train-head again, with {option('overwrite', True)}"
         ) from None
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RequestError(
-            f"{folder / FILE} cannot be read ({error}). Run the same compare or train-head again, with --overwrite"
+            f"{folder / FILE} cannot be read ({error}). Run the same compare or train-head again, with {option('overwrite', True)}"
         ) from error
     return Predictions(Rows(**held), splits, told, probabilities)
 

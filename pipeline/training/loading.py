@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import RequestError
+from features.errors import RequestError, option
 from features.pooling import check_pool, pooled_shape
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
@@ -114,9 +114,13 @@ def _check_streamed(X: Matrix, head: str, asked: Request) -> None:
     )
     if streams == "no":
         able = ", ".join(name for name, each in HEADS.items() if each.kind.streams != "no")
-        raise RequestError(f"{needed}. Pool them: --pool avg, use {able}, or allow more: --memory GB")
+        raise RequestError(
+            f"{needed}. Pool them: {option('pool', 'avg')}, use {able}, or allow more: {option('memory')}"
+        )
     if streams == "products" and rows >= n_features:
-        raise RequestError(f"{needed}, and more for products of rows. Use --head dense, or allow more: --memory GB")
+        raise RequestError(
+            f"{needed}, and more for products of rows. Use {option('head', 'dense')}, or allow more: {option('memory')}"
+        )
     if 16 * n_features > asked.memory_bytes:
         raise RequestError(
             f"memory must hold four rows of {4 * n_features} bytes at least; got {asked.memory} GB. Raise it."
