@@ -40,7 +40,7 @@ def test_a_folder_takes_the_place_of_another_only_where_it_may(tmp_path):
             (new / "below").mkdir(parents=True)
             (new / "below/file").write_text("new")
 
-    with pytest.raises(OSError) as raised:  # noqa: PT011 - its number is what counts
+    with pytest.raises(OSError) as raised:
         write()
     assert raised.value.errno in (errno.ENOTEMPTY, errno.EEXIST) and (folder / "old").exists()
     write(replace=True)
