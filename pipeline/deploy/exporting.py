@@ -6,9 +6,6 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from features.errors import ParityError, RequestError, UnreadableImage, command,
 from features.extraction.recompute import rebuild_base
 from features.images.decode import decode_whole, read_bytes
 from features.options import takes
+from features.runtime.atomic import written_whole
 from features.runtime.keras_runtime import import_keras, quiet
 from features.runtime.log import log
 from features.runtime.progress import Progress
@@ -105,17 +103,11 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
     trained = load_trained(run, options.get("joblib", False))
     model = build_model(rebuild_base(trained.held, options.get("weights")), trained)
     log.info(f"model    {trained.name} on {trained.held['backbone']}: {model.count_params():,} parameters")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as place:
-        unfinished = Path(place) / path.name
+    with written_whole(card_path) as unfinished_card, written_whole(path, replace=True) as unfinished:
         _write(model, unfinished, form)
         parity = _compare(unfinished, form, trained, rows)
         card = {"model": str(path), "format": form, **_describe(trained), "parity": parity}
-        (Path(place) / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        if path.is_dir():
-            shutil.move(path, Path(place) / "replaced")
-        os.replace(unfinished, path)
-        os.replace(Path(place) / "card.json", card_path)
+        unfinished_card.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     log.info(f"licence  of the weights: {card['weights_licence']}")
     return ExportedModel(path, form, card["class_names"], parity, card)
 

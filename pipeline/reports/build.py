@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -14,6 +12,7 @@ import numpy as np
 from features import __version__
 from features.errors import CachedFeaturesError, RequestError, command
 from features.options import takes
+from features.runtime.atomic import written_whole
 from features.runtime.log import log
 from features.store.reader import FeatureStore
 
@@ -99,7 +98,8 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
     page = gather(opened)
     html = render(page)
     path = Path(out) if out is not None else opened.folder / "report.html"
-    _write_whole(html, path)
+    with written_whole(path) as new:
+        new.write_text(html, encoding="utf-8")
     left_out = {name: page[name]["why"] for name in ("attention", "map", "suspects", "closest") if "why" in page[name]}
     for name, why in left_out.items():
         log.info(f"left out {name}: {why}")
@@ -265,11 +265,3 @@ def _flat(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_flat(each)}" for name, each in value.items())
     return ", ".join(map(_flat, value)) if isinstance(value, list) else "–" if value is None else str(value)
-
-
-def _write_whole(html: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        file.write(html)
-    Path(file.name).chmod(0o644)
-    os.replace(file.name, path)

@@ -21,9 +21,9 @@ from features.store.schema import Rows
 from ..evaluation.metrics import METRICS
 from ..heads.registry import HEADS, check_heads
 from ..options import CompareOptions
-from ..reports.plots import plot_comparison
 from ..runs.folders import whole_folder
 from ..runs.frames import make_frame
+from ..runs.plots import plot_comparison
 from ..runs.predictions import save_predictions
 from .fit import Result
 from .fit_cache import Fits

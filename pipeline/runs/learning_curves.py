@@ -12,7 +12,7 @@ from features.runtime.keras_runtime import import_keras
 from ..heads.contract import Classifier
 from ..heads.registry import HEADS, find_head
 from ..heads.settings import Choice
-from ..reports.plots import plot_history
+from .plots import plot_history
 
 
 def check_tensorboard(head: str) -> None:
