@@ -34,6 +34,8 @@ class Backbone:
         Default and smallest side of an image, in pixels.
     prepared : bool
         The model does its own preprocessing, so that it takes RGB in 0..255.
+    build : callable, optional
+        Of a base of another library than Keras: from layers, image size, preprocessing, weights and their SHA-256 to a `Base`.
     """
 
     module: str
@@ -42,6 +44,7 @@ class Backbone:
     image_size: int
     smallest: int = 32
     prepared: bool = False
+    build: Callable[..., Base] | None = None
 
     @property
     def preprocess(self) -> str:
@@ -86,12 +89,15 @@ class Base:
     preprocess : callable
         From float32 RGB in 0..255, (n, h, w, 3), to what the base was trained on.
     weights : Weights
+    library : str
+        Engines that run bases of this library can run it.
     """
 
     model: keras.Model
     layers: dict[str, tuple[int, ...]]
     preprocess: Callable[[Any], Any]
     weights: Weights
+    library: str = "keras"
 
 
 def _rescale(images: Any) -> Any:
@@ -176,6 +182,8 @@ def build_base(
     backbone = find_backbone(name)
     preprocess = preprocess or backbone.preprocess
     check_request(name, image_size, preprocess)
+    if backbone.build is not None:
+        return backbone.build(layers, image_size, preprocess, weights, weights_sha256)
     keras = import_keras()
     if backbone.module:
         shape = {"include_top": False, "input_shape": (image_size, image_size, 3)}

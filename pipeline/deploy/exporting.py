@@ -19,7 +19,7 @@ import numpy as np
 
 from features.backbones.weights import LICENCES
 from features.errors import CachedFeaturesError, RequestError, UnreadableImage, missing_extra
-from features.extraction.recompute import rebuild_base
+from features.extraction.recompute import prepare_again
 from features.images.decode import decode_whole, read_bytes
 from features.runtime.keras_runtime import import_keras, quiet
 from features.runtime.log import log
@@ -91,8 +91,8 @@ def export(
     form = {".keras": "keras", ".onnx": "onnx"}.get(path.suffix, "savedmodel")
     _check_request(path, card_path, form, rows, overwrite)
     trained = load_trained(run, joblib)
-    model = build_model(rebuild_base(trained.held, weights), trained)
-    log.info(f"model    {trained.name} on {trained.held['backbone']}: {model.count_params():,} parameters")
+    model = build_model(prepare_again(trained.made, weights).base, trained)
+    log.info(f"model    {trained.name} on {trained.made.spec.backbone}: {model.count_params():,} parameters")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as place:
         unfinished = Path(place) / path.name
@@ -110,8 +110,8 @@ def export(
 
 def _describe(trained: Trained) -> dict[str, Any]:
     """Return what whoever gets the model should know of it."""
-    held = trained.held
-    licence = LICENCES.get(held["backbone"]) if held["weights"] == "imagenet" else None
+    made = trained.made
+    licence = LICENCES.get(made.spec.backbone) if made.weights == "imagenet" else None
     return {
         "class_names": list(trained.class_names),
         "input": "images: uint8, (n, height, width, 3), RGB, upright; any size, one size a batch",
@@ -121,7 +121,7 @@ def _describe(trained: Trained) -> dict[str, Any]:
         "reading": trained.reading.to_json(),
         "weights_licence": licence or "not known here: ask whoever made the weights",
         "versions": {name: version(name) for name in ("keras", "tensorflow", "numpy", "pillow")},
-        "provenance": held,
+        "provenance": made.to_json(),
     }
 
 
@@ -173,10 +173,9 @@ def _open(path: Path, form: str) -> Run:
 def _compare(path: Path, form: str, trained: Trained, rows: int) -> dict[str, Any]:
     """Compare the written model, on image files of the store, with the head on their stored features."""
     computed = _open(path, form)
-    rough = str(trained.held.get("engine")).endswith("bfloat16")
-    bound = ROUGH_TOLERANCE if rough else TOLERANCE
+    bound = ROUGH_TOLERANCE if trained.made.spec.engine.precision == "bfloat16" else TOLERANCE
     with FeatureStore(trained.store) as store:
-        if store.provenance["fingerprint"] != trained.held.get("fingerprint"):
+        if store.made.spec != trained.made.spec:
             raise RequestError(
                 f"{trained.store} must be the store that the head was trained on; it was made with other settings since. "
                 "Train the head again."
