@@ -16,13 +16,9 @@ OPTIONS ?=
 DEMO_SIZE ?= 160
 
 BIN := .venv/bin
-EXTRAS := demo,openvino,mnn,numba,dask,export,test,lint
+EXTRAS := demo,openvino,mnn,numba,dask,export,pandas,test,lint
 PIPELINE := $(BIN)/python -m pipeline
 RUNS = runs/$(basename $(notdir $(STORE)))
-RUFF := --line-length 120 --target-version py311
-RULES := --select E,F,W,I,B,C4,D,N,UP,RET,SIM,PTH,PERF,RUF --ignore E501,N818,D417,D105,D107,D203,D213,D413,N803,N806,PTH207,PTH208,PTH123,PTH105,PTH108,RUF001,RUF002,RUF003,RUF012
-# Tests: their names say what they do.
-RULES += --per-file-ignores 'tests/*:D,tests/*:N'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo extract train-head compare predict export probe report lecture layers inspect verify bench bench-heads bench-growth bench-cluster test lint format pins clean
@@ -97,14 +93,15 @@ bench-cluster: $(BIN)/.ready  ## two workers beside one process, an index of 10,
 test: $(BIN)/.ready  ## run all tests
 	$(BIN)/python -m pytest
 
-lint: $(BIN)/.ready  ## check style, docstrings and types
-	$(BIN)/ruff check $(RUFF) $(RULES) features pipeline tests
-	$(BIN)/ruff format $(RUFF) --check features pipeline tests
+lint: $(BIN)/.ready  ## check style, docstrings, types and which package imports which
+	$(BIN)/ruff check features pipeline tests
+	$(BIN)/ruff format --check features pipeline tests
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(BIN)/.ready  ## rewrite the code in the project's style
-	$(BIN)/ruff check $(RUFF) $(RULES) --fix features pipeline tests
-	$(BIN)/ruff format $(RUFF) features pipeline tests
+	$(BIN)/ruff check --fix features pipeline tests
+	$(BIN)/ruff format features pipeline tests
 
 pins: setup.cfg  ## resolve the newest versions into .ci/constraints.txt, in an environment of their own
 	rm -rf .venv && $(PYTHON) -m venv .venv

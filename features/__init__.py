@@ -6,14 +6,46 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
+from .errors import (
+    CachedFeaturesError,
+    ClusterError,
+    EngineError,
+    ParityError,
+    RequestError,
+    SourceError,
+    StoreError,
+    UnsafeFile,
+    WeightsError,
+)
 
 if TYPE_CHECKING:
+    from .extraction.cost import plan_cost
     from .extraction.run import extract
     from .store.reader import FeatureStore
     from .transformer import ConvFeatures
 
-__all__ = ["ConvFeatures", "FeatureStore", "__version__", "extract"]
-_WHERE = {"ConvFeatures": "transformer", "FeatureStore": "store.reader", "extract": "extraction.run"}
+__all__ = [
+    "CachedFeaturesError",
+    "ClusterError",
+    "ConvFeatures",
+    "EngineError",
+    "FeatureStore",
+    "ParityError",
+    "RequestError",
+    "SourceError",
+    "StoreError",
+    "UnsafeFile",
+    "WeightsError",
+    "__version__",
+    "extract",
+    "plan_cost",
+]
+_WHERE = {
+    "ConvFeatures": "transformer",
+    "FeatureStore": "store.reader",
+    "extract": "extraction.run",
+    "plan_cost": "extraction.cost",
+}
 
 
 def __getattr__(name: str) -> Any:

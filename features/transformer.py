@@ -141,7 +141,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         return tags
 
     def _options(self) -> FeatureOptions:
-        asked = self.get_params(deep=False)
+        asked: dict[str, Any] = self.get_params(deep=False)
         del asked["cache"]
         layer, pool = asked.pop("layer"), asked.pop("pool")
         if pool not in POOLS:

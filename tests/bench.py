@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from features import extract
-from features.backbones import keras_base as backbones
+from features.backbones import keras_base
+from features.backbones.registry import find_backbone
 from features.backbones.weights import Weights, fingerprint_weights
 from features.engines.frozen_graph import Frozen
 from features.engines.registry import ENGINES, describe_engine, is_installed
@@ -50,7 +51,7 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all seconds there too")
     options = parser.parse_args()
     if options.random:
-        backbones.load_weights = functools.partial(_random_weights, kept=[])
+        keras_base.load_weights = functools.partial(_random_weights, kept=[])
     with tempfile.TemporaryDirectory() as folder:
         measure(options, make_contenders(options, Path(folder)))
 
@@ -91,7 +92,7 @@ def make_contenders(options, folder):
     start = _now()
     decoded = np.stack([decode(read_bytes(file), options.size) for file in files])
     print(f"decoding and resizing: {len(files) / (_now() - start)[1]:.0f} images/s a core", file=sys.stderr)
-    base = backbones.build_base(options.backbone, [backbones.find_backbone(options.backbone).layer], options.size)
+    base = keras_base.build_base(options.backbone, [find_backbone(options.backbone).layer], options.size)
     frozen = Frozen(base, options.size, options.batch_size)
 
     def through(*layers, engine="auto"):

@@ -15,7 +15,7 @@ from PIL import Image
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # results of the tests' own base are those of the CPU
 
 from features import FeatureStore, extract
-from features.backbones.keras_base import BACKBONES, Backbone
+from features.backbones.registry import BACKBONES, Backbone
 from features.runtime.log import log
 from features.runtime.user_cache import cache_folder
 

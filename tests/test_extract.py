@@ -17,7 +17,7 @@ from features import FeatureStore, extract
 from features.backbones.weights import fingerprint_weights, recall_sha256
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
 from features.extraction.forward import PassLimits, cast_features
-from features.extraction.options import ExtractOptions
+from features.extraction.options import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
 from features.images.decode import decode
@@ -30,7 +30,7 @@ from features.store import parts
 def run(data, out, limits=None, **options):
     """Extract with the tiny base."""
     options = {"backbone": "tiny", "batch_size": 5, "dtype": "float32", **options}
-    return run_pass(ExtractOptions(str(data), out=out, **options), limits=limits or PassLimits())
+    return run_pass(ExtractRequest(str(data), out=out, **options), limits=limits or PassLimits())
 
 
 run_in_small_parts = partial(run, limits=PassLimits(part_bytes=1))  # a part for each batch

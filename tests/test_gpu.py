@@ -13,7 +13,7 @@ from features.engines.batch_size import find_batch_size, pick_batch_size
 from features.engines.registry import ENGINES
 from features.engines.selection import images_per_second, make_checked
 from features.errors import EngineError
-from features.extraction.options import ExtractOptions
+from features.extraction.options import ExtractRequest
 from features.extraction.prepare import prepare
 from features.extraction.run import run_pass
 from features.store.provenance import Device
@@ -73,7 +73,7 @@ def test_a_store_keeps_the_batch_that_was_found(gpu, tree, tmp_path):
     pick = partial(pick_batch_size, rate=lambda name, of: tried.append(of.batch_size) or of.batch_size, largest=32)
 
     def extract(out, engine="auto"):
-        asked = ExtractOptions(str(tree), out=tmp_path / out, backbone="tiny", dtype="float32", engine=engine)
+        asked = ExtractRequest(str(tree), out=tmp_path / out, backbone="tiny", dtype="float32", engine=engine)
         return run_pass(asked, prepare=partial(prepare, pick_batch=pick))
 
     extract("s.h5", engine="tensorflow")

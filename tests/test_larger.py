@@ -87,12 +87,12 @@ def by_parts(large, tmp_path_factory):
 def test_a_store_of_ten_times_the_memory_gives_the_head_of_one_that_fits(large, tmp_path, head, by_parts):
     whole, expected = train(large, tmp_path / "whole", head)
     run, found, peak = by_parts[head]
-    assert [each["accuracy"] for each in run["tried"]] == [each["accuracy"] for each in whole["tried"]]
-    assert run["settings"] == whole["settings"]
+    assert [each["accuracy"] for each in run.tried] == [each["accuracy"] for each in whole.tried]
+    assert run.settings == whole.settings
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert peak < BYTES / 2  # features, their products and what a head is made of
     with FeatureStore(large) as store:
-        again = load_head(run["out"]).predict_proba(store.read(rows=np.arange(96, ROWS)))
+        again = load_head(run.out).predict_proba(store.read(rows=np.arange(96, ROWS)))
     np.testing.assert_allclose(again, found, atol=1e-4)
 
 

@@ -1,20 +1,53 @@
-"""What the README shows in Python runs as it stands."""
+"""What the READMEs show is so: examples run, commands and options exist, tables are complete, links lead somewhere."""
 
 import re
-import textwrap
+import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import draw, draw_tree
 
+import features
 import pipeline
+from features.backbones.registry import BACKBONES
 from features.engines.registry import ENGINES
+from pipeline.cli.parser import make_parser
+from pipeline.evaluation.metrics import evaluate
+from pipeline.heads.registry import HEADS
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-EXAMPLES = [textwrap.dedent(block) for block in re.findall(r"(?:^ {4}.*\n|^\n)+", README, re.M)]
-EXAMPLES = [block for block in EXAMPLES if re.search(r"^(import|from) ", block, re.M)]
-EXAMPLES = [block for block in EXAMPLES if "dask_jobqueue" not in block]  # which needs a job queue
+ROOT = Path(__file__).parents[1]
+FACE, STAGE_ONE, STAGE_TWO = READMES = ("README.md", "features/README.md", "pipeline/README.md")
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in (*READMES, "tests/README.md", "CHANGELOG.md")}
+
+
+def fenced(name, language):
+    """Return the code blocks of a README in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXTS[name], re.M | re.S)
+
+
+def shown_commands(name):
+    """Return the command lines of a README, in blocks and within sentences, without placeholders for a whole command."""
+    prose = re.sub(r"^```.*?^```", "", TEXTS[name], flags=re.M | re.S)
+    lines = [line for block in fenced(name, "sh") for line in block.splitlines()]
+    lines += [line[2:] for block in fenced(name, "text") for line in block.splitlines() if line.startswith("$ ")]
+    lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
+    return [line for line in lines if re.match(r"(make|python -m pipeline|cached-features) [a-z]", line)]
+
+
+def parsed(line):
+    """Return what the command line makes of a command; an argument that it does not take ends the test."""
+    _, arguments = re.split(r"-m pipeline |^cached-features ", line, maxsplit=1)
+    return make_parser().parse_args(shlex.split(arguments, comments=True))
+
+
+def helped(command, capsys):
+    """Return the help of a command, or of the program."""
+    with pytest.raises(SystemExit):
+        make_parser().parse_args([*command.split(), "--help"])
+    return capsys.readouterr().out
 
 
 def test_examples_run_in_their_order(tmp_path, monkeypatch):
@@ -27,12 +60,79 @@ def test_examples_run_in_their_order(tmp_path, monkeypatch):
     draw(tmp_path / "new/chelsea.png", 77)
     (tmp_path / "drive").mkdir()
     scope = {"paths": files, "labels": [file.parent.name for file in files]}
-    assert len(EXAMPLES) == 4
-    for example in EXAMPLES:
+    examples = [block for name in READMES for block in fenced(name, "python")]
+    examples = [block for block in examples if "dask_jobqueue" not in block]  # which needs a job queue
+    assert len(examples) == 5
+    for example in examples:
         for name, instead in {"vgg16": "tiny", "block4_pool": "relu", "block5_pool": "last"}.items():
             example = example.replace(name, instead)
         if "photos.keras" in example:
-            pipeline.export(scope["run"]["out"], "photos.keras", rows=4)
+            pipeline.export(scope["run"].out, "photos.keras", rows=4)
         exec("\n".join(line for line in example.splitlines() if not line.startswith("%")), scope)
-    assert scope["X"].shape == (32, 6) and scope["search"].best_score_ > 0.5
+    assert scope["X"].shape == (32, 6) and scope["y"].shape == (32,) and scope["search"].best_score_ > 0.5
     assert Path("photos.onnx").exists() and Path("drive/compare/report.html").exists()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_commands_shown_are_accepted(name):
+    """By the parser; those of make by what it would run."""
+    lines = shown_commands(name)
+    assert lines or name == "CHANGELOG.md"
+    for line in lines:
+        if not line.startswith("make "):
+            parsed(line)
+            continue
+        words = shlex.split(line, comments=True)
+        dry = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert dry.returncode == 0, f"{line}: {dry.stderr}"
+        for run in dry.stdout.splitlines():
+            if "-m pipeline " in run:
+                parsed(run)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_files_named_and_links_lead_somewhere(name):
+    text = TEXTS[name]
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if link.startswith("https://"):
+            continue
+        path, _, part = link.partition("#")
+        target = ((ROOT / name).parent / path).resolve() if path else ROOT / name
+        assert target.exists(), link
+        if part:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M)
+            assert part in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, link
+    for file in re.findall(r"\btests/[\w/]+\.py\b", text):
+        assert (ROOT / file).is_file(), file
+
+
+def test_every_option_is_documented_and_every_documented_one_exists(capsys):
+    commands = re.findall(r"^    ([a-z-]+)(?: |$)", helped("", capsys), re.M)
+    assert {"extract", "compare"} <= set(commands)
+    offered = {option for each in commands for option in re.findall(r"--[a-z][a-z0-9-]+", helped(each, capsys))}
+    tables = TEXTS[STAGE_ONE] + TEXTS[STAGE_TWO]
+    told = set(re.findall(r"`(--[a-z][a-z0-9-]+)", tables))
+    listed = {
+        option for row in re.findall(r"^\| `--.*$", tables, re.M) for option in re.findall(r"`(--[a-z0-9-]+)", row)
+    }
+    assert offered <= told, sorted(offered - told)
+    assert listed <= offered, sorted(listed - offered)
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "entries"),
+    [
+        (STAGE_ONE, "Backbones", set(BACKBONES)),
+        (STAGE_ONE, "Engines", set(ENGINES)),
+        (STAGE_TWO, "Heads", set(HEADS)),
+        (STAGE_TWO, "Metrics and tests", set(evaluate(np.array([0, 1]), np.eye(2)))),
+        (STAGE_ONE, "Map", {each.parent.name for each in Path(features.__file__).parent.glob("*/__init__.py")}),
+        (STAGE_TWO, "Map", {each.parent.name for each in Path(pipeline.__file__).parent.glob("*/__init__.py")}),
+    ],
+)
+def test_tables_are_complete(name, section, entries):
+    """Each entry of a registry, and each package, has its row."""
+    text = re.search(rf"^## {section}\n(.*?)(^## |\Z)", TEXTS[name], re.M | re.S)[1]
+    first = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
+    told = {entry.rstrip("/") for cell in first for entry in re.findall(r"`([^`]+)`", cell)}
+    assert entries <= told, sorted(entries - told)

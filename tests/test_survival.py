@@ -25,7 +25,7 @@ from conftest import assert_same_stores, draw, draw_tree
 from features import FeatureStore
 from features.errors import SourceError, StoreError
 from features.extraction.forward import PassLimits
-from features.extraction.options import ExtractOptions
+from features.extraction.options import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
 from features.images import contents
@@ -37,7 +37,7 @@ from pipeline.cli.commands import main
 
 def run(data, out, limits=None, **options):
     """Extract with small batches."""
-    asked = ExtractOptions(str(data), out=out, **{"backbone": "tiny", "batch_size": 5, **options})
+    asked = ExtractRequest(str(data), out=out, **{"backbone": "tiny", "batch_size": 5, **options})
     return run_pass(asked, limits=limits or PassLimits())
 
 

@@ -30,14 +30,14 @@ sys.path[:0] = [{root!r}, {tests!r}]
 import logging
 import standin
 from features.extraction.forward import PassLimits
-from features.extraction.options import ExtractOptions
+from features.extraction.options import ExtractRequest
 from features.extraction.run import run_pass
 logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 from features.errors import CachedFeaturesError
 if {stand_in}: standin.install()
 print("started", flush=True)
 try:
-    asked = ExtractOptions({data!r}, out={out!r}, backbone={backbone!r}, batch_size=8, **{options!r})
+    asked = ExtractRequest({data!r}, out={out!r}, backbone={backbone!r}, batch_size=8, **{options!r})
     done = run_pass(asked, limits=PassLimits(part_bytes={part}))
 except CachedFeaturesError as error:
     sys.exit(f"error {{error}}")

@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 
 from ..errors import WeightsError, missing_extra
-from ..runtime.user_cache import cache_folder, new_file, recall, remember
+from ..runtime.atomic import written_whole
+from ..runtime.user_cache import cache_folder, recall, remember
 from ..safefiles.hdf5 import check_own_values
 from ..safefiles.npz import open_archive
 
@@ -256,5 +257,5 @@ def _only(arrays: dict[str, Any], part: str, end: str, path: Path) -> Any:
 
 def _keep(model: keras.Model, path: Path) -> None:
     """Keep converted weights in the per-user cache."""
-    with new_file(path) as new:
+    with written_whole(path) as new:
         model.save_weights(new)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import EngineError
+from ..runtime.atomic import written_whole
 from ..runtime.keras_runtime import quiet
 from ..runtime.machine import cores
 from ..runtime.user_cache import cache_folder
@@ -84,12 +86,11 @@ def _converted(graph: bytes) -> Path:
             os.utime(path)
             return path
         path.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        new = Path(place) / "model"
-        convert(graph, new)
-        path = folder / f"{name}-{_digest(new)}"
-        os.replace(new, path)
+    with tempfile.TemporaryDirectory() as place:
+        convert(graph, Path(place) / "model")
+        path = folder / f"{name}-{_digest(Path(place) / 'model')}"
+        with written_whole(path) as new:
+            shutil.copyfile(Path(place) / "model", new)
     _forget(folder)
     return path
 

@@ -17,7 +17,7 @@ from .frozen_graph import Frozen
 from .mnn_engine import MNNEngine
 from .openvino_engine import OpenVINOEngine
 from .tensorflow_engine import TensorFlowEngine, find_device
-from .winograd.engine import NumbaEngine
+from .winograd import WinogradEngine
 
 
 class Engine(Protocol):
@@ -77,7 +77,7 @@ ENGINES = {
     "tensorflow": _TF(TensorFlowEngine, allowed=0.0, auto_on=("cpu", "gpu")),
     "openvino": EngineKind(OpenVINOEngine, "openvino", "openvino", 1e-5),
     "mnn": EngineKind(MNNEngine, "MNN", "mnn", 3e-4),  # Winograd's transforms round more
-    "numba": EngineKind(NumbaEngine, "numba", "numba", 1e-4),
+    "numba": EngineKind(WinogradEngine, "numba", "numba", 1e-4),
     # Has eight bits of precision: for those who ask for it.
     "openvino-bf16": EngineKind(
         partial(OpenVINOEngine, precision="bf16"), "openvino", "openvino", 3e-2, "bfloat16", auto_on=()

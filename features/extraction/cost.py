@@ -6,19 +6,20 @@ import hashlib
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from ..engines.registry import Engine
 from ..images.contents import Content
 from ..images.decode import read_bytes
+from ..options import PlanOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores
 from ..sources.load import load_source
 from ..sources.source import Source
 from .forward import rows_a_part
-from .options import ExtractOptions, check_options
+from .options import ExtractRequest, check_options
 from .prepare import prepare
 
 WORKERS = (1, 8, 64)
@@ -88,7 +89,7 @@ def time_engine(engine: Engine, batch: np.ndarray) -> float:
     return len(batch) / min(seconds)
 
 
-def estimate(source: Source, row_bytes: int, rate: float, options: ExtractOptions) -> Cost:
+def estimate(source: Source, row_bytes: int, rate: float, options: ExtractRequest) -> Cost:
     """Return what a pass costs, for the source or for `options.images` like its own.
 
     Parameters
@@ -98,7 +99,7 @@ def estimate(source: Source, row_bytes: int, rate: float, options: ExtractOption
         Of the features of one image.
     rate : float
         Images a second of one worker.
-    options : ExtractOptions
+    options : ExtractRequest
     """
     images = options.images or len(source)
     sample = [source.file(int(row)) for row in np.linspace(0, len(source) - 1, min(_SAMPLE, len(source)))]
@@ -117,7 +118,7 @@ def estimate(source: Source, row_bytes: int, rate: float, options: ExtractOption
     )
 
 
-def log_cost(cost: Cost, options: ExtractOptions, measured: bool) -> None:
+def log_cost(cost: Cost, options: ExtractRequest, measured: bool) -> None:
     """Say what a pass costs, and where the rate comes from."""
     for line in cost.describe(options.layout):
         log.info(line)
@@ -135,7 +136,8 @@ def _bytes(count: float) -> str:
     return ""
 
 
-def plan_cost(data: str, **options: Any) -> Cost:
+@takes(PlanOptions)
+def plan_cost(data: str, **options: Unpack[PlanOptions]) -> Cost:
     """Tell what `extract` would cost on 1, 8 and 64 workers, from a few measured batches; no store is made.
 
     Parameters
@@ -147,7 +149,7 @@ def plan_cost(data: str, **options: Any) -> Cost:
     -------
     Cost
     """
-    asked = ExtractOptions(data=data, **options)
+    asked = ExtractRequest(data=data, **options)
     check_options(asked)
     source = load_source(data, asked.seed, asked.limit, asked.allow_missing_classes)
     few = (Content(hashlib.sha256(read_bytes(file)).digest(), file) for file in map(source.file, range(len(source))))

@@ -16,7 +16,7 @@ from ..images.contents import Content, ahead
 from ..images.views import make_view
 from ..runtime.progress import Progress
 from ..store.parts import Key, Parts
-from .options import ExtractOptions
+from .options import ExtractRequest
 from .plan import Plan
 
 PART_IMAGES = 512  # of a part on a cluster at most: under a minute of work at ten images a second
@@ -44,14 +44,14 @@ class PassLimits:
 USUAL_LIMITS = PassLimits()
 
 
-def rows_a_part(row_bytes: int, options: ExtractOptions) -> int:
+def rows_a_part(row_bytes: int, options: ExtractRequest) -> int:
     """Return how many rows a part on a cluster has: whole batches; it depends on what is asked for alone.
 
     Parameters
     ----------
     row_bytes : int
         Of the features of one row.
-    options : ExtractOptions
+    options : ExtractRequest
     """
     rows = min(options.part_images or PART_IMAGES, max(1, PassLimits.part_bytes // row_bytes))
     batches = max(1, rows // options.full_batch)
@@ -112,7 +112,7 @@ def compute(
     total: int,
     engine: Engine,
     parts: Sink,
-    options: ExtractOptions,
+    options: ExtractRequest,
     progress: Progress,
     limits: PassLimits | None = USUAL_LIMITS,
 ) -> Stages:
@@ -159,7 +159,7 @@ class Buffer:
         self,
         parts: Sink,
         engine: Engine,
-        options: ExtractOptions,
+        options: ExtractRequest,
         writer: ThreadPoolExecutor,
         stages: Stages,
         limits: PassLimits | None,
@@ -257,7 +257,7 @@ def cast_features(layer: str, values: np.ndarray, dtype: str) -> np.ndarray:
     return values.astype(dtype)
 
 
-def allowed_skips(total: int, options: ExtractOptions) -> int:
+def allowed_skips(total: int, options: ExtractRequest) -> int:
     """Return how many of `total` files may be unusable before a run stops."""
     if options.max_skipped is not None:
         return int(options.max_skipped * total)

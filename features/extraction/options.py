@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..backbones.keras_base import check_request, find_backbone
+from ..backbones.registry import check_request, find_backbone
 from ..engines.batch_size import USUAL
 from ..engines.registry import CHOICES, is_installed, missing_engine
 from ..errors import RequestError, must_be_one_of
@@ -93,7 +93,7 @@ class FeatureOptions:
 
 
 @dataclass(frozen=True)
-class ExtractOptions(FeatureOptions):
+class ExtractRequest(FeatureOptions):
     """An extraction: features of what, and how they are kept.
 
     Attributes
@@ -184,7 +184,7 @@ def check_features(options: FeatureOptions) -> None:
         raise RequestError(f"batch-size must be {bounds}; got {options.batch_size}. Leave it out for what is usual.")
 
 
-def check_options(options: ExtractOptions) -> None:
+def check_options(options: ExtractRequest) -> None:
     """Refuse what can be refused before any file is read."""
     check_features(options)
     if options.compression not in COMPRESSION:

@@ -15,7 +15,7 @@ from ..sources.source import Source
 from ..store.provenance import Provenance
 from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
-from .options import ExtractOptions, asked_settings
+from .options import ExtractRequest, asked_settings
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def check_classes(plan: Plan, size: int, resize: str) -> None:
             )
 
 
-def find_finished(options: ExtractOptions, plan: Plan) -> tuple[Rows, list[Skipped], Provenance] | None:
+def find_finished(options: ExtractRequest, plan: Plan) -> tuple[Rows, list[Skipped], Provenance] | None:
     """Return rows, skipped files and provenance of a store that is whole and all that is asked for, else None.
 
     Files of the source were read and hashed for the plan. Weights count as those that were loaded and hashed before if
@@ -134,14 +134,14 @@ def find_finished(options: ExtractOptions, plan: Plan) -> tuple[Rows, list[Skipp
         return (rows, skipped, held) if is_current(store, options, rows, skipped) else None
 
 
-def is_current(store: FeatureStore, options: ExtractOptions, rows: Rows, skipped: list[Skipped]) -> bool:
+def is_current(store: FeatureStore, options: ExtractRequest, rows: Rows, skipped: list[Skipped]) -> bool:
     """Tell whether a store holds exactly these rows, kept as asked."""
     same = all(np.array_equal(getattr(store.rows, each.name), getattr(rows, each.name)) for each in fields(Rows))
     kept = (store.made.compression, "parts" if store.parts else "file")
     return same and store.skipped == skipped and kept == (options.compression, options.layout)
 
 
-def _has_settings(held: Provenance, options: ExtractOptions) -> bool:
+def _has_settings(held: Provenance, options: ExtractRequest) -> bool:
     """Tell whether a store's settings are those asked for; one that cannot be told without TensorFlow is not."""
     spec, sha256 = held.spec, recall_sha256(options.backbone, options.weights)
     # An index among the layers says the same only while Keras builds the same list of them.

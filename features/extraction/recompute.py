@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..engines.registry import ENGINES, Engine
-from ..errors import UnsafeFile, must_be_one_of
+from ..errors import CachedFeaturesError, UnsafeFile, must_be_one_of
 from ..images.contents import Content, ahead
 from ..images.decode import check_resize
 from ..images.views import check_views, make_view
@@ -93,6 +93,8 @@ def _described() -> Iterator[None]:
     """Raise UnsafeFile where a provenance passed its checks but describes what no library can build."""
     try:
         yield
+    except CachedFeaturesError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnsafeFile(f"provenance must say how features were made; {error!r}. Make the run again.") from error
 

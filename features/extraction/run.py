@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ..errors import RequestError, SourceError, StoreError
+from ..options import ExtractOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import peak_memory
 from ..runtime.progress import Progress
@@ -22,7 +23,7 @@ from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
 from ..store.writer_lock import one_writer
 from .forward import USUAL_LIMITS, PassLimits, Stages, allowed_skips, compute, find_work, too_many_skipped
-from .options import ExtractOptions, check_options
+from .options import ExtractRequest, check_options
 from .plan import Plan, check_classes, find_finished, is_current, make_plan
 from .prepare import Prepared, prepare
 
@@ -51,8 +52,19 @@ class Summary:
     seconds: dict[str, float]
     stages: Stages | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        return {
+            "store": str(self.path),
+            "rows": self.rows,
+            "computed": self.computed,
+            "skipped": [{"path": each.path, "reason": each.reason} for each in self.skipped],
+            "seconds": self.seconds,
+        }
 
-def extract(data: str, **options: Any) -> Summary:
+
+@takes(ExtractOptions)
+def extract(data: str, **options: Unpack[ExtractOptions]) -> Summary:
     """Run a frozen base once over labelled images and keep its features in one store.
 
     Running it again goes on where it stopped, adds images that are new, and does nothing if there are none.
@@ -62,7 +74,6 @@ def extract(data: str, **options: Any) -> Summary:
     data : str
         A folder, a CSV manifest or the name of a set; see `load_source`.
     **options
-        Other fields of `ExtractOptions`.
 
     Returns
     -------
@@ -77,27 +88,25 @@ def extract(data: str, **options: Any) -> Summary:
     --------
     >>> features.extract("photos", backbone="vgg16", out="cache/photos.h5")   # doctest: +SKIP
     """
-    return run_pass(ExtractOptions(data=data, **options))
+    return run_pass(ExtractRequest(data=data, **options))
 
 
 def run_pass(
-    asked: ExtractOptions,
+    asked: ExtractRequest,
     *,
-    prepare: Callable[..., Prepared[ExtractOptions]] = prepare,
+    prepare: Callable[..., Prepared[ExtractRequest]] = prepare,
     limits: PassLimits = USUAL_LIMITS,
 ) -> Summary:
     """Extract what a request asks for; see `extract`.
 
     Parameters
     ----------
-    asked : ExtractOptions
+    asked : ExtractRequest
     prepare : callable
         See `prepare`.
     limits : PassLimits
     """
     check_options(asked)
-    if asked.images is not None or asked.rate is not None:
-        raise RequestError("images and rate must go with --plan-only; got them without. For fewer images: --limit N")
     if asked.part_images is not None and asked.cluster is None:
         raise RequestError("part-images must go with --cluster; got it without. Leave it out.")
     clock = _Clock()
@@ -129,7 +138,7 @@ def run_pass(
     return _compute(prepared, plan, limits, clock)
 
 
-def _compute(prepared: Prepared[ExtractOptions], plan: Plan, limits: PassLimits, clock: _Clock) -> Summary:
+def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits, clock: _Clock) -> Summary:
     """Compute what a store lacks and commit it."""
     asked, provenance = prepared.options, prepared.provenance
     with one_writer(parts_folder(asked.path)):
@@ -165,7 +174,7 @@ def _compute(prepared: Prepared[ExtractOptions], plan: Plan, limits: PassLimits,
     return Summary(asked.path, len(rows), computed, skipped, clock.laps, stages)
 
 
-def _is_current(options: ExtractOptions, rows: Rows, skipped: list[Skipped]) -> bool:
+def _is_current(options: ExtractRequest, rows: Rows, skipped: list[Skipped]) -> bool:
     if not options.path.exists():
         return False
     with FeatureStore(options.path) as store:
@@ -182,7 +191,7 @@ class _Clock:
         self.laps[name], self._last = now - self._last, now
 
 
-def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractOptions) -> None:
+def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractRequest) -> None:
     total = len(rows) + len(skipped)
     allowed = allowed_skips(total, options)
     if len(skipped) > allowed:
@@ -200,7 +209,7 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractOptions) -> 
             )
 
 
-def _preflight(prepared: Prepared[ExtractOptions], plan: Plan, todo: int) -> None:
+def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int) -> None:
     """Say what will be done; refuse it where the disk cannot hold it."""
     options, weights, row_bytes = prepared.options, prepared.base.weights, prepared.row_bytes
     whole, parts = row_bytes * len(plan.contents) * options.views, row_bytes * todo
@@ -223,7 +232,7 @@ def _preflight(prepared: Prepared[ExtractOptions], plan: Plan, todo: int) -> Non
         )
 
 
-def _start_engine(prepared: Prepared[ExtractOptions], todo: int, limits: PassLimits) -> None:
+def _start_engine(prepared: Prepared[ExtractRequest], todo: int, limits: PassLimits) -> None:
     """Make and check the engine, and say how long the pass takes and what it needs."""
     options, engine, checked = prepared.options, prepared.engine, prepared.checked
     away = "" if engine.name == "tensorflow" else f"; {checked.parity:.1e} away from TensorFlow's features (relative)"

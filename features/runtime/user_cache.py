@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
+from .atomic import written_whole
+
 
 def cache_folder() -> Path:
-    """Return ``$XDG_CACHE_HOME/cached-features``, else ``~/.cache/cached-features``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cached-features"
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """Yield a name to write to, which becomes `path` once all is well; others may do the same at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        yield Path(folder) / path.name
-        os.replace(Path(folder) / path.name, path)
+    """Return the folder; on Linux ``$XDG_CACHE_HOME/cached-features``, or ``~/.cache/cached-features`` where that is not set."""
+    return user_cache_path("cached-features", appauthor=False)
 
 
 def recall(what: str, key: Any) -> Any:
@@ -37,7 +28,7 @@ def recall(what: str, key: Any) -> Any:
 
 def remember(what: str, key: Any, value: Any) -> None:
     """Keep a value that took long to find, for this user and machine; key and value as JSON has them."""
-    with new_file(_note(what, key)) as path:
+    with written_whole(_note(what, key)) as path:
         path.write_text(json.dumps({"key": key, "value": value}, indent=1), encoding="utf-8")
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
+import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import SourceError
+from ..runtime.atomic import written_whole
 from ..runtime.user_cache import cache_folder
 from .folder import read_folder
 from .source import Source
@@ -44,12 +43,13 @@ def _folder() -> Path:
             f"CIFAR-10 cannot be had ({str(error).splitlines()[0][:120]}). Run once where Keras can download it (it keeps it in "
             f"~/.keras/datasets), or name a folder of the images: --data FOLDER"
         ) from error
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-        _write(Path(place) / "cifar10", {"train": train, "test": test})
-        with contextlib.suppress(FileExistsError, OSError):  # another process was quicker, with the same files
-            os.replace(Path(place) / "cifar10", folder)
-    return folder
+    try:
+        with written_whole(folder, sync=False) as unfinished:  # of 60,000 files, that would take minutes
+            _write(unfinished, {"train": train, "test": test})
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+    return folder  # else another process was quicker, with the same files
 
 
 def _write(folder: Path, sets: dict[str, Any]) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +12,10 @@ from pathlib import Path
 import h5py
 
 from ..errors import StoreError
+from ..runtime.atomic import sync_path, written_whole
 
 # Object headers, indices and links with checksums; read by HDF5 1.10 and later.
 _LIBVER = ("v110", "v110")
-_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of drives that promise nothing, such as synced ones
 UNFINISHED = "unfinished-"  # how names of folders with files in the making begin; a killed run leaves them
 
 
@@ -72,14 +70,6 @@ class Unfailing:
         """Return the current place."""
         return self._file.tell()
 
-    def sync(self) -> None:
-        """Wait until everything is on disk."""
-        try:
-            if self.error is None:
-                _sync(self._file.fileno())
-        except OSError as error:
-            self.error = error
-
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -94,13 +84,11 @@ def whole_file(path: Path, folder: Path) -> Iterator[h5py.File]:
     StoreError
         If the disk is full or fails; nothing is left but what was there before.
     """
-    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as place:
-        name = Path(place) / path.name
+    with written_whole(path, folder=folder, prefix=UNFINISHED, sync=False) as name:
         raw = Unfailing(str(name))
         try:
             with h5py.File(raw, "w", libver=_LIBVER) as file:
                 yield file
-            raw.sync()
         except Exception:
             if raw.error is None:
                 raise
@@ -108,8 +96,8 @@ def whole_file(path: Path, folder: Path) -> Iterator[h5py.File]:
             raw.close()
         if raw.error is not None:
             raise _disk_error(raw.error, folder)
-        os.replace(name, path)
-    _sync_folder(path.parent)
+        _sync(name, folder)
+    _sync(path.parent, path.parent)
 
 
 def free_space(folder: Path) -> float:
@@ -118,24 +106,11 @@ def free_space(folder: Path) -> float:
     return usage.free if usage.total else math.inf
 
 
-def _sync_folder(folder: Path) -> None:
-    """Wait until a folder's entries are on disk."""
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path, folder: Path) -> None:
     try:
-        _sync(handle)
+        sync_path(path)
     except OSError as error:
         raise _disk_error(error, folder) from error
-    finally:
-        os.close(handle)
-
-
-def _sync(handle: int) -> None:
-    """Wait until a file or folder is on disk, where its file system can tell."""
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
-            raise
 
 
 def _disk_error(error: OSError, folder: Path) -> StoreError:

@@ -7,8 +7,9 @@ import glob
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from features.engines.registry import describe_engine
 from features.errors import CachedFeaturesError, RequestError, SourceError
 from features.extraction.recompute import embed, rebuild_engine
 from features.images.contents import Content, distinct_contents, hash_files
+from features.options import takes
 from features.runtime.log import log
 from features.runtime.machine import cores
 from features.runtime.progress import Progress
@@ -23,18 +25,88 @@ from features.sources.folder import unicode_name
 from features.sources.source import EXTENSIONS
 from features.store.reader import FeatureStore
 
+from ..options import PredictOptions
+from ..runs.frames import make_frame
 from ..runs.trained_run import Trained, load_trained
 
 _BLOCK = 512  # stored images that are read and predicted at once
 
 
-def predict(
-    run: str | Path,
-    images: Iterable[str | Path],
-    *,
-    weights: str | None = None,
-    joblib: bool = False,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Prediction:
+    """Of one image.
+
+    Attributes
+    ----------
+    path, class_name : str
+    probability, margin : float
+        Of that class, from 0 to 1, and by how much it is above that of the next class.
+    probabilities : dict of str to float
+        Of every class.
+    """
+
+    path: str
+    class_name: str
+    probability: float
+    margin: float
+    probabilities: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        return {
+            "path": self.path,
+            "class": self.class_name,
+            "probability": self.probability,
+            "margin": self.margin,
+            "probabilities": self.probabilities,
+        }
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What `predict` found.
+
+    Attributes
+    ----------
+    run, head : str
+    class_names : list of str
+    predictions : list of Prediction
+        One per image that could be used, in the order asked for.
+    skipped : list of dict
+        ``path`` and ``reason`` of the others.
+    from_store, computed : int
+        How many contents were read from the store, and how many went through the base.
+    """
+
+    run: str
+    head: str
+    class_names: list[str]
+    predictions: list[Prediction]
+    skipped: list[dict[str, str]]
+    from_store: int
+    computed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**told, "predictions": [each.to_json() for each in self.predictions]}
+
+    def to_frame(self) -> Any:
+        """Return one row per image as a ``pandas.DataFrame``: path, class, probability, margin, p(class) of every class."""
+        return make_frame([dict(zip(self.columns, self.row(each), strict=True)) for each in self.predictions])
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of a table of predictions."""
+        return ["path", "class", "probability", "margin", *(f"p({name})" for name in self.class_names)]
+
+    def row(self, of: Prediction) -> list[Any]:
+        """Return one image's row of a table of predictions."""
+        return [of.path, of.class_name, of.probability, of.margin, *of.probabilities.values()]
+
+
+@takes(PredictOptions)
+def predict(run: str | Path, images: Iterable[str | Path], **options: Unpack[PredictOptions]) -> Predicted:
     """Predict the classes of images.
 
     Parameters
@@ -43,18 +115,11 @@ def predict(
         The folder of a trained head.
     images : iterable of path-like
         Files, folders (all images below them), patterns with ``*``, or ``-`` for a list of paths on standard input.
-    weights : str, optional
-        Where the base's weights, or a model of one's own, lie today, if not where the run had them.
-    joblib : bool
-        Load a head that was saved as a pickle, which can run any code: for your own runs.
+    **options
 
     Returns
     -------
-    predicted : dict
-        ``class_names``; ``predictions``, for each image that could be used its ``path``, ``class``, ``probability``,
-        ``margin`` (of the probability over that of the next class) and ``probabilities``, one a class; ``skipped``,
-        the ``path`` and ``reason`` of the others; ``from_store`` and ``computed``, how many contents were read and how
-        many went through the base.
+    predicted : Predicted
 
     Raises
     ------
@@ -66,10 +131,10 @@ def predict(
     Examples
     --------
     >>> predicted = pipeline.predict("runs/photos-vgg16-logistic", ["new", "more/*.jpg"])   # doctest: +SKIP
-    >>> predicted["predictions"][0]["class"]   # doctest: +SKIP
+    >>> predicted.predictions[0].class_name   # doctest: +SKIP
     """
-    trained, files = load_trained(run, joblib), find_images(images)
-    predictor = _Predictor(trained, weights)
+    trained, files = load_trained(run, options.get("joblib", False)), find_images(images)
+    predictor = _Predictor(trained, options.get("weights"))
     log.info(f"head     {trained.name} of {run}, classes {', '.join(trained.class_names)}")
     keys = hash_files(files, cores())
     found = predictor.of(distinct_contents(files, keys))
@@ -84,15 +149,15 @@ def predict(
             "Check the files."
         )
     names = trained.class_names
-    return {
-        "run": str(run),
-        "head": trained.name,
-        "class_names": list(names),
-        "predictions": [_tell(file, found[key], names) for file, key in zip(files, keys, strict=True) if key in found],
-        "skipped": skipped,
-        "from_store": predictor.from_store,
-        "computed": predictor.computed,
-    }
+    return Predicted(
+        run=str(run),
+        head=trained.name,
+        class_names=list(names),
+        predictions=[_tell(file, found[key], names) for file, key in zip(files, keys, strict=True) if key in found],
+        skipped=skipped,
+        from_store=predictor.from_store,
+        computed=predictor.computed,
+    )
 
 
 class _Predictor:
@@ -190,23 +255,22 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
 
 
-def _tell(file: Path, chances: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+def _tell(file: Path, chances: np.ndarray, names: Sequence[str]) -> Prediction:
     second, first = np.sort(chances)[-2:]
-    return {
-        "path": unicode_name(str(file)),
-        "class": names[int(chances.argmax())],
-        "probability": float(first),
-        "margin": float(first - second),
-        "probabilities": dict(zip(names, map(float, chances), strict=True)),
-    }
+    return Prediction(
+        path=unicode_name(str(file)),
+        class_name=names[int(chances.argmax())],
+        probability=float(first),
+        margin=float(first - second),
+        probabilities=dict(zip(names, map(float, chances), strict=True)),
+    )
 
 
-def format_predictions(predicted: dict[str, Any]) -> str:
+def format_predictions(predicted: Predicted) -> str:
     """Return predictions as CSV: path, class, probability, margin, and each class's probability."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["path", "class", "probability", "margin", *(f"p({name})" for name in predicted["class_names"])])
-    for each in predicted["predictions"]:
-        numbers = [each["probability"], each["margin"], *each["probabilities"].values()]
-        table.writerow([each["path"], each["class"], *(f"{number:.6f}" for number in numbers)])
+    table.writerow(predicted.columns)
+    for path, name, *numbers in map(predicted.row, predicted.predictions):
+        table.writerow([path, name, *(f"{number:.6f}" for number in numbers)])
     return text.getvalue().rstrip("\n")

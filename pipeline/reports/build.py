@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from features import __version__
 from features.errors import CachedFeaturesError, RequestError
+from features.options import takes
+from features.runtime.atomic import written_whole
 from features.runtime.log import log
 from features.store.reader import FeatureStore
 
+from ..options import ReportOptions
 from ..runs.predictions import Predictions, load_predictions
-from ..training.comparison import best_first, compare_with_best, summarise
 from ..training.fit import Result
+from ..training.summary import best_first, compare_with_best, summarise
 from . import figures
 from .analysis.refit import refit
 from .gallery import COLOURS, POINTS, SYMBOLS, Gallery
@@ -46,20 +47,42 @@ class Run:
     predictions: Predictions
 
 
-def report(run: str | Path, *, out: str | Path | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class WrittenReport:
+    """What `report` wrote.
+
+    Attributes
+    ----------
+    path : Path
+    bytes : int
+        Its size.
+    left_out : dict of str to str
+        What it cannot show, and why.
+    """
+
+    path: Path
+    bytes: int
+    left_out: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        return {"report": str(self.path), "bytes": self.bytes, "left_out": self.left_out}
+
+
+@takes(ReportOptions)
+def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
     """Write one self-contained HTML page about a comparison or a trained head.
 
     Parameters
     ----------
     run : path-like
         A folder that ``compare`` or ``train_head`` wrote.
-    out : path-like, optional
-        The page; ``report.html`` in the folder if left out. One that is there is replaced.
+    **options
 
     Returns
     -------
-    done : dict
-        ``report``: where the page is; ``bytes``: its size; ``left_out``: what it cannot show, and why.
+    written : WrittenReport
+        A page that was there is replaced.
 
     Raises
     ------
@@ -68,13 +91,15 @@ def report(run: str | Path, *, out: str | Path | None = None) -> dict[str, Any]:
 
     Examples
     --------
-    >>> pipeline.report("runs/photos-vgg16-compare")["report"]   # doctest: +SKIP
+    >>> pipeline.report("runs/photos-vgg16-compare").path   # doctest: +SKIP
     """
+    out = options.get("out")
     opened = load_run(Path(run))
     page = gather(opened)
     html = render(page)
     path = Path(out) if out is not None else opened.folder / "report.html"
-    _write_whole(html, path)
+    with written_whole(path) as new:
+        new.write_text(html, encoding="utf-8")
     left_out = {name: page[name]["why"] for name in ("attention", "map", "suspects", "closest") if "why" in page[name]}
     for name, why in left_out.items():
         log.info(f"left out {name}: {why}")
@@ -82,7 +107,7 @@ def report(run: str | Path, *, out: str | Path | None = None) -> dict[str, Any]:
         log.info(
             f"left out {len(page['missing'])} thumbnails, such as {page['missing'][0][0]}: {page['missing'][0][1]}"
         )
-    return {"report": str(path), "bytes": len(html.encode()), "left_out": left_out}
+    return WrittenReport(path, len(html.encode()), left_out)
 
 
 def load_run(folder: Path) -> Run:
@@ -240,11 +265,3 @@ def _flat(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_flat(each)}" for name, each in value.items())
     return ", ".join(map(_flat, value)) if isinstance(value, list) else "–" if value is None else str(value)
-
-
-def _write_whole(html: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        file.write(html)
-    Path(file.name).chmod(0o644)
-    os.replace(file.name, path)

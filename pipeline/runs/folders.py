@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from features.errors import RequestError, UnsafeFile
+from features.runtime.atomic import written_whole
 from features.safefiles.json_files import read_json
 
 RESULTS = (
@@ -37,18 +35,13 @@ def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
 @contextmanager
 def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """Give a folder to write into that appears as `folder` only once it is whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as place:
-        unfinished = Path(place) / "run"
+    with written_whole(folder, replace=overwrite) as unfinished:
         unfinished.mkdir()
         yield unfinished
-        if overwrite and folder.exists():
-            if not any((folder / name).exists() for name in RESULTS):
-                raise RequestError(
-                    f"{folder} must be an earlier run to be replaced; it is something else. Choose another --out"
-                )
-            shutil.move(folder, Path(place) / "replaced")
-        os.replace(unfinished, folder)
+        if overwrite and folder.exists() and not any((folder / name).exists() for name in RESULTS):
+            raise RequestError(
+                f"{folder} must be an earlier run to be replaced; it is something else. Choose another --out"
+            )
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from features.errors import UnsafeFile
 from features.store.provenance import Provenance
 
-from ..heads.registry import Classifier
+from ..heads.contract import Classifier
 from .feature_spec import Reading
 from .folders import read_run
 from .head_file import load_head

@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from features.errors import RequestError
-from features.runtime.keras_runtime import import_keras
+from features.options import takes
 from features.runtime.log import log
 from features.splits import SPLITS, stratified_folds
 from features.store.reader import FeatureStore
@@ -25,9 +25,10 @@ from ..data.store_ref import Place
 from ..data.training_data import Features, Sample
 from ..evaluation.bootstrap import bootstrap_intervals
 from ..evaluation.metrics import evaluate
-from ..heads.dense.search import DenseHead, DenseSearch
-from ..heads.registry import Classifier, Head, Settings, check_heads, find_head
+from ..heads.contract import Classifier, Head, Settings
+from ..heads.registry import check_heads, find_head
 from ..heads.settings import Choice, Grid
+from ..options import TrainHeadOptions
 from ..runs.feature_spec import Reading, class_probabilities
 from ..runs.folders import whole_folder
 from ..runs.head_file import save_head
@@ -130,8 +131,7 @@ def fit_head(
     if not val.any():
         raise RequestError("val must have an image; got none. Add images.")
     sample = take_sample(features, rows, learn, val, seed)
-    if head.search is DenseSearch:
-        import_keras()  # before the clock starts
+    head.kind.warm_up()
     started = time.perf_counter()
     search = head.search(sample, _grid(head, features))
     choice = search.choose(sample.pairs(select))
@@ -175,13 +175,63 @@ def _grid(head: Head, features: Features) -> Grid:
     return head.grid
 
 
-def train_head(
-    store: str | Path,
-    head: str = "logistic",
-    *,
-    tensorboard: str | Path | None = None,
-    **options: Any,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainedHead:
+    """What `train_head` made: the content of ``run.json``, and where it is.
+
+    Attributes
+    ----------
+    head, layer, pool : str
+    views, n_features : int
+    settings : dict
+        Chosen within train and val.
+    tried : list of dict
+        Settings that were tried, each with its score.
+    val, test : dict of str to float or None
+        Metric → value; None where it is not defined.
+    intervals : dict of str to tuple or None
+        Metric → 95 % interval of its test value.
+    fit_seconds, predict_seconds : float
+    select : {'cv', 'val'}
+    seed : int
+    store, head_file, out : str
+        What it was trained on, the file of the head, and the folder of both.
+    class_names : list of str
+    rows : dict
+        Split → class → number of images.
+    reading, provenance : dict
+        How the head's input is made of features, and how features were made.
+    """
+
+    head: str
+    layer: str
+    pool: str
+    views: int
+    n_features: int
+    settings: dict[str, Any]
+    tried: list[dict[str, Any]]
+    val: dict[str, float | None]
+    test: dict[str, float | None]
+    intervals: dict[str, tuple[float, float] | None]
+    fit_seconds: float
+    predict_seconds: float
+    select: str
+    seed: int
+    store: str
+    class_names: list[str]
+    rows: dict[str, dict[str, int]]
+    reading: dict[str, Any]
+    provenance: dict[str, Any]
+    head_file: str
+    out: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@takes(TrainHeadOptions)
+def train_head(store: str | Path, head: str = "logistic", **options: Unpack[TrainHeadOptions]) -> TrainedHead:
     """Train one head on a store and save the run.
 
     Parameters
@@ -190,16 +240,11 @@ def train_head(
         A finished feature store.
     head : str
         A key of ``HEADS``, or the dotted name of a scikit-learn classifier.
-    tensorboard : path-like, optional
-        Folder for TensorBoard's logs of a Dense head's learning curves.
     **options
-        Other fields of `Request`.
 
     Returns
     -------
-    run : dict
-        What ``run.json`` holds: ``head``, ``val``, ``test``, ``fit_seconds`` and how it came to be. Also ``out``, the
-        folder that it was written to.
+    run : TrainedHead
 
     Raises
     ------
@@ -212,9 +257,10 @@ def train_head(
     Examples
     --------
     >>> run = pipeline.train_head("cache/photos.h5", "logistic", settings={"C": (1.0, 10.0)})   # doctest: +SKIP
-    >>> run["test"]["accuracy"], run["intervals"]["accuracy"]   # doctest: +SKIP
+    >>> run.test["accuracy"], run.intervals["accuracy"]   # doctest: +SKIP
     """
-    asked = Request(store, **options)
+    tensorboard = options.get("tensorboard")
+    asked = Request.of(store, options)
     check_heads([head], asked.settings)
     if tensorboard is not None:
         check_tensorboard(head)
@@ -230,7 +276,7 @@ def train_head(
             else:
                 call = Place.of(opened), head, asked.for_any_machine(), rows.splits
                 ((result, fitted),) = spread(fit_stored, [call])
-    run = {
+    run: dict[str, Any] = {
         **{name: value for name, value in result.told().items() if name != "history"},
         "val": _without_nan(result.val),
         "test": _without_nan(result.test),
@@ -251,10 +297,10 @@ def train_head(
         save_predictions(unfinished, rows, [rows.splits], {head: [result.told()]}, {head: [tested]})
         if fitted.choice.history:
             write_history(unfinished, fitted.choice)
-    if tensorboard is not None and isinstance(fitted.estimator, DenseHead):
+    if tensorboard is not None:
         log_history(Path(tensorboard) / folder.name, fitted.estimator, fitted.choice)
     log.info(f"run      {folder}")
-    return {**run, "out": str(folder)}
+    return TrainedHead(**run, out=str(folder))
 
 
 def fit_stored(place: Place, head: str, asked: Request, splits: np.ndarray) -> tuple[Result, Fitted]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from features.errors import UnsafeFile
+from features.runtime.atomic import written_whole
 from features.runtime.progress import Progress
 from features.runtime.versions import own_source
 from features.safefiles.json_files import parse_json
@@ -141,10 +140,8 @@ def _of_test(result: Result, split: np.ndarray) -> Result:
 
 def save_result(result: Result, path: Path) -> None:
     """Write a result so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+    with written_whole(path) as new, open(new, "wb") as file:  # given a name, numpy may change its ending
         np.savez(file, probabilities=result.probabilities, result=json.dumps(result.told()))
-    os.replace(file.name, path)
 
 
 def load_result(path: Path) -> Result | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,12 @@ class Request:
             raise RequestError(
                 f"memory must be above 0 gigabytes; got {self.memory}. Leave it out for half of the machine's."
             )
+
+    @classmethod
+    def of(cls, store: str | Path, options: Mapping[str, Any]) -> Request:
+        """Return the request that a function's options make; options that are no fields are the function's own."""
+        known = {each.name for each in fields(cls)}
+        return cls(store, **{name: value for name, value in options.items() if name in known})
 
     @property
     def memory_bytes(self) -> float:

@@ -29,7 +29,7 @@ from ...runtime.progress import Progress
 from ...runtime.versions import versions
 from ...store.parts import Parts
 from ..forward import allowed_skips, rows_a_part, too_many_skipped
-from ..options import ExtractOptions
+from ..options import ExtractRequest
 from .compatibility import Fitness, absolute
 from .worker import Done, Failed, Job, Work, compute_part
 
@@ -57,7 +57,7 @@ class Task:
         return sum(len(views) for _, views in self.work)
 
 
-def cut(todo: Work, row_bytes: int, options: ExtractOptions) -> list[Work]:
+def cut(todo: Work, row_bytes: int, options: ExtractRequest) -> list[Work]:
     """Cut what is to be computed into parts, which depend on nothing but that: whole batches of images in their order.
 
     Parameters
@@ -66,7 +66,7 @@ def cut(todo: Work, row_bytes: int, options: ExtractOptions) -> list[Work]:
         See `find_work`.
     row_bytes : int
         Of the features of one image.
-    options : ExtractOptions
+    options : ExtractRequest
     """
     step = rows_a_part(row_bytes, options) // options.views
     return [todo[first : first + step] for first in range(0, len(todo), step)]
@@ -74,7 +74,7 @@ def cut(todo: Work, row_bytes: int, options: ExtractOptions) -> list[Work]:
 
 @contextmanager
 def pass_on_cluster(
-    parts: Parts, batch: np.ndarray, contents: Sequence[Content], options: ExtractOptions
+    parts: Parts, batch: np.ndarray, contents: Sequence[Content], options: ExtractRequest
 ) -> Iterator[Callable[[list[Work], int], None]]:
     """Find workers fit for a pass, and yield ``run(works, total)``, which computes and adopts all parts.
 
@@ -86,7 +86,7 @@ def pass_on_cluster(
         The client's first batch, which workers must decode to the same pixels.
     contents : sequence of Content
         What the batch was made of.
-    options : ExtractOptions
+    options : ExtractRequest
 
     Raises
     ------

@@ -21,7 +21,7 @@ from ...runtime.versions import differences, versions
 from ...store.parts import Key, write_part
 from ...store.provenance import FeatureSpec, Provenance
 from ..forward import compute
-from ..options import ExtractOptions
+from ..options import ExtractRequest
 from ..prepare import first_batch
 from ..recompute import rebuild_engine
 
@@ -43,7 +43,7 @@ class Job:
         Where parts lie, on a file system that client and workers share.
     provenance : Provenance
         Of the store; it says all that an engine needs.
-    options : ExtractOptions
+    options : ExtractRequest
     versions : dict of str to str
         The client's; see `features.runtime.versions.versions`.
     """
@@ -51,7 +51,7 @@ class Job:
     run: str
     folder: Path
     provenance: Provenance
-    options: ExtractOptions
+    options: ExtractRequest
     versions: dict[str, str]
 
 
