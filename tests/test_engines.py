@@ -11,13 +11,14 @@ from conftest import draw
 
 from features import FeatureStore, extract
 from features.backbones.keras_base import build_base
-from features.engines import mnn_engine, selection
+from features.engines import mnn_engine
 from features.engines.frozen_graph import Frozen
 from features.engines.registry import CHOICES, ENGINES, describe_engine, is_installed
 from features.engines.selection import make_checked, pick_engine
 from features.errors import EngineError, RequestError, StoreError
 from features.extraction.verification import verify
 from features.runtime.user_cache import cache_folder
+from features.store.provenance import CPU, Device
 from pipeline.cli.parser import make_parser
 
 INSTALLED = [name for name in ENGINES if is_installed(name)]
@@ -100,22 +101,24 @@ def test_each_engine_is_checked_against_tensorflow(name, monkeypatch):
 
 
 def test_auto_times_the_engines_once_and_remembers_the_fastest(monkeypatch, said):
-    timed, rates = [], {"tensorflow": 1.0, "openvino": 3.0, "mnn": 2.0, "numba": 1.5}
-    monkeypatch.setattr(selection, "is_installed", lambda name: True)
-    monkeypatch.setattr(selection, "version", lambda name: "1")
-    monkeypatch.setattr(selection, "_images_per_second", lambda names, *rest: timed.append(names) or rates)
+    timed, rates, whole = [], {"tensorflow": 1.0, "openvino": 3.0, "mnn": 2.0, "numba": 1.5}, frozen()
 
-    def pick(base):
-        return pick_engine("auto", None, None, base, BATCH)
+    def change(**how):
+        for name, kind in list(ENGINES.items()):
+            monkeypatch.setitem(ENGINES, name, replace(kind, **how))
 
+    def pick(key):
+        return pick_engine(None, whole, key, BATCH, lambda names, *rest: timed.append(names) or rates)
+
+    change(module="numpy", device=lambda: CPU)  # all are installed
     assert [pick({"weights_sha256": "a"}), pick({"weights_sha256": "a"})] == ["openvino", "openvino"]
     assert timed == [["tensorflow", "openvino", "mnn", "numba"]]
     assert "openvino 3.0" in said[1] and "when they were timed" in said[1]
     pick({"weights_sha256": "b"})
-    monkeypatch.setattr(selection, "version", lambda name: "2")
+    change(module="h5py")
     pick({"weights_sha256": "a"})
     assert len(timed) == 3  # other weights, another version
-    monkeypatch.setattr(selection, "find_device", lambda: "gpu X")
+    change(device=lambda: Device("gpu", "X"))
     rates["tensorflow-f16"] = 9.0
     assert pick({"weights_sha256": "a"}) == "tensorflow-f16"
     assert timed[3:] == [["tensorflow", "tensorflow-xla", "tensorflow-f16", "tensorflow-f16-xla"]]
@@ -126,8 +129,9 @@ def test_auto_leaves_out_an_engine_that_cannot_take_the_base_and_says_so(monkeyp
         raise EngineError("X cannot take this base (why).")
 
     monkeypatch.setitem(ENGINES, "mnn", replace(ENGINES["mnn"], make=refuse))
-    monkeypatch.setattr(selection, "is_installed", lambda name: name in ("tensorflow", "mnn"))
-    assert pick_engine("auto", None, frozen(), {"of": "this test"}, BATCH) == "tensorflow"
+    for name in ENGINES.keys() - {"tensorflow", "mnn"}:
+        monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], module="not_installed"))
+    assert pick_engine(None, frozen(), {"of": "this test"}, BATCH) == "tensorflow"
     assert said[0] == "warning  X cannot take this base (why). It is left out."
     with pytest.raises(EngineError, match=r"\(why\)\. Use another: --engine tensorflow"):
         make_checked("mnn", frozen(), BATCH)
@@ -138,8 +142,8 @@ def test_a_store_keeps_its_engine(tree, tmp_path, name, monkeypatch):
     need(name)
     run(tree, tmp_path / "s.h5", engine=name)
     with FeatureStore(tmp_path / "s.h5") as store:
-        assert store.provenance["engine"] == describe_engine(name)
-        assert 0 < store.provenance["parity"] <= ENGINES[name].allowed
+        assert store.made.spec.engine == describe_engine(name)
+        assert 0 < store.made.parity <= ENGINES[name].allowed
     draw(tree / "train/red/added.png", 1001)
     with pytest.raises(StoreError, match=f"engine: holds {name} .*, asked for tensorflow .*--out"):
         run(tree, tmp_path / "s.h5", engine="tensorflow")
@@ -152,7 +156,7 @@ def test_a_store_keeps_its_engine(tree, tmp_path, name, monkeypatch):
         assert [check.held for check in verify(tmp_path / "s.h5")][2] is None
     assert run(tree, tmp_path / "s.h5").computed == 1
     with FeatureStore(tmp_path / "s.h5") as store:
-        assert store.provenance["engine"] == describe_engine(name)
+        assert store.made.spec.engine == describe_engine(name)
     assert [check.held for check in verify(tmp_path / "s.h5")] == [True, True, True]
 
 
@@ -167,17 +171,17 @@ def test_an_engine_that_is_not_installed_is_refused_before_any_work(tree, tmp_pa
 def test_a_model_is_converted_once_and_again_when_its_file_is_damaged(monkeypatch, tmp_path):
     need("mnn")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    converted, real = [], mnn_engine.convert
-    monkeypatch.setattr(mnn_engine, "convert", lambda graph, to: converted.append(to) or real(graph, to))
     expected = mnn_engine.MNNEngine(frozen()).run(BATCH)
-    mnn_engine.MNNEngine(frozen())
-    assert len(converted) == 1
     (file,) = (cache_folder() / "converted").iterdir()
+    made = file.stat().st_ino
+    mnn_engine.MNNEngine(frozen())
+    assert file.stat().st_ino == made
     damaged = bytearray(file.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     file.write_bytes(damaged)
     found = mnn_engine.MNNEngine(frozen()).run(BATCH)
-    assert len(converted) == 2 and len(list((cache_folder() / "converted").iterdir())) == 1
+    (again,) = (cache_folder() / "converted").iterdir()
+    assert again.read_bytes() != damaged
     for layer, values in expected.items():
         np.testing.assert_array_equal(found[layer], values)
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import h5py
 import keras
@@ -13,10 +14,11 @@ import tiny as tiny_base
 from conftest import assert_same_stores, draw, draw_tree
 
 from features import FeatureStore, extract
-from features.backbones.registry import BACKBONES, Backbone
 from features.backbones.weights import fingerprint_weights, recall_sha256
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
-from features.extraction.forward import cast_features
+from features.extraction.forward import PassLimits, cast_features
+from features.extraction.options import ExtractRequest
+from features.extraction.run import run_pass
 from features.extraction.verification import verify
 from features.images.decode import decode
 from features.images.views import make_view
@@ -25,9 +27,13 @@ from features.runtime.log import log
 from features.store import parts
 
 
-def run(data, out, **options):
+def run(data, out, limits=None, **options):
     """Extract with the tiny base."""
-    return extract(str(data), out=out, **{"backbone": "tiny", "batch_size": 5, "dtype": "float32", **options})
+    options = {"backbone": "tiny", "batch_size": 5, "dtype": "float32", **options}
+    return run_pass(ExtractRequest(str(data), out=out, **options), limits=limits or PassLimits())
+
+
+run_in_small_parts = partial(run, limits=PassLimits(part_bytes=1))  # a part for each batch
 
 
 @pytest.mark.parametrize("preprocess", ["imagenet", "rescale"])
@@ -130,8 +136,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("survived", [0, 1, 3])
 def test_killed_run_resumes_and_equals_an_uninterrupted_one(tree, tmp_path, monkeypatch, survived):
-    run(tree, tmp_path / "whole.h5")
-    monkeypatch.setattr("features.extraction.forward.PART_BYTES", 1)  # a part a batch
+    run_in_small_parts(tree, tmp_path / "whole.h5")
     append, left = parts.Parts.append, [survived]
 
     def dying(self, *arguments):
@@ -142,9 +147,9 @@ def test_killed_run_resumes_and_equals_an_uninterrupted_one(tree, tmp_path, monk
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(parts.Parts, "append", dying)
-        run(tree, tmp_path / "killed.h5")
+        run_in_small_parts(tree, tmp_path / "killed.h5")
     assert not (tmp_path / "killed.h5").exists()
-    assert run(tree, tmp_path / "killed.h5").computed == 32 - 5 * survived
+    assert run_in_small_parts(tree, tmp_path / "killed.h5").computed == 32 - 5 * survived
     assert_same_stores(tmp_path / "whole.h5", tmp_path / "killed.h5")
     assert not (tmp_path / "killed.h5.parts").exists()
 
@@ -249,12 +254,9 @@ def test_store_must_end_in_h5(tree, tmp_path):
         run(tree, tmp_path / "s.hdf5")
 
 
-def test_maps_that_would_not_fit_are_pooled_and_it_is_said(tree, tmp_path, monkeypatch, said):
-    monkeypatch.setattr("os.sysconf", lambda name: 100)
-    run(tree, tmp_path / "s.h5")
+def test_maps_that_would_not_fit_are_pooled_and_it_is_said(tree, tmp_path, said):
+    run(tree, tmp_path / "s.h5", limits=PassLimits(memory=10_000))
     assert any(line.startswith("pool     avg: whole maps would take") for line in said)
-    monkeypatch.undo()
-    monkeypatch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
     assert run(tree, tmp_path / "s.h5").computed == 0  # the store's own pooling is asked for again
     with FeatureStore(tmp_path / "s.h5") as store:
         assert store.layers == {"last": (6,)}

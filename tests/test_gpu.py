@@ -1,25 +1,32 @@
 """What a GPU changes, with the CPU standing in for one: precision, batches and what `auto` takes. Its pace is not seen here."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from conftest import draw
-from test_engines import BATCH, frozen, run
+from test_engines import BATCH, frozen
 
 from features import FeatureStore
-from features.engines import batch_size, registry, selection, tensorflow_engine
-from features.engines.batch_size import find_batch_size
+from features.engines.batch_size import find_batch_size, pick_batch_size
 from features.engines.registry import ENGINES
-from features.engines.selection import make_checked
+from features.engines.selection import images_per_second, make_checked
 from features.errors import EngineError
+from features.extraction.options import ExtractRequest
+from features.extraction.prepare import prepare
+from features.extraction.run import run_pass
+from features.store.provenance import Device
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Say that the device is a GPU."""
-    for module in (batch_size, registry, selection, tensorflow_engine):
-        monkeypatch.setattr(module, "find_device", lambda: "gpu stand-in")
+    """Say that TensorFlow's device is a GPU."""
+    device = Device("gpu", "stand-in")
+    for name, kind in list(ENGINES.items()):
+        if kind.module == "tensorflow":
+            make = partial(kind.make, device=device)
+            monkeypatch.setitem(ENGINES, name, replace(kind, make=make, device=lambda: device))
 
 
 def test_layers_compute_in_half_precision_and_the_model_stays_as_it_was(gpu):
@@ -38,7 +45,7 @@ def test_half_precision_needs_a_gpu():
 
 def test_auto_leaves_out_a_precision_that_the_base_does_not_bear(gpu, monkeypatch, said):
     monkeypatch.setitem(ENGINES, "tensorflow-f16", replace(ENGINES["tensorflow-f16"], allowed=1e-9))
-    rates = selection._images_per_second(["tensorflow", "tensorflow-f16"], frozen(), BATCH)
+    rates = images_per_second(["tensorflow", "tensorflow-f16"], frozen(), BATCH)
     assert list(rates) == ["tensorflow"]
     assert said[0].startswith("warning  features of tensorflow-f16 must be within 1e-09 of TensorFlow's")
 
@@ -61,19 +68,23 @@ def test_a_batch_is_doubled_while_that_gains(rates, best):
     assert find_batch_size(rate, 64) == best
 
 
-def test_a_store_keeps_the_batch_that_was_found(gpu, monkeypatch, tree, tmp_path):
+def test_a_store_keeps_the_batch_that_was_found(gpu, tree, tmp_path):
     tried = []
-    monkeypatch.setattr(batch_size, "_images_per_second", lambda name, of: tried.append(of.batch_size) or of.batch_size)
-    monkeypatch.setattr(batch_size, "_LARGEST", 32)
-    run(tree, tmp_path / "s.h5", batch_size=None, engine="tensorflow")
+    pick = partial(pick_batch_size, rate=lambda name, of: tried.append(of.batch_size) or of.batch_size, largest=32)
+
+    def extract(out, engine="auto"):
+        asked = ExtractRequest(str(tree), out=tmp_path / out, backbone="tiny", dtype="float32", engine=engine)
+        return run_pass(asked, prepare=partial(prepare, pick_batch=pick))
+
+    extract("s.h5", engine="tensorflow")
     draw(tree / "train/red/added.png", 1001)
-    assert run(tree, tmp_path / "s.h5", batch_size=None).computed == 1
-    run(tree, tmp_path / "other.h5", batch_size=None, engine="tensorflow")
+    assert extract("s.h5").computed == 1
+    extract("other.h5", engine="tensorflow")
     assert tried == [16, 32]  # once, and remembered
     for name in ("s.h5", "other.h5"):
         with FeatureStore(tmp_path / name) as store:
-            assert store.provenance["batch_size"] == 32
-            assert store.provenance["engine"].endswith(", gpu stand-in, float32")
+            assert store.made.batch_size == 32
+            assert store.made.spec.engine.device == Device("gpu", "stand-in")
 
 
 def test_a_batch_that_does_not_fit_is_one_line_with_the_remedy(gpu):

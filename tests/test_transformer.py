@@ -1,5 +1,7 @@
 """Features for scikit-learn: what the store would hold, kept, and at home in its tools."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks
 
 from features import ConvFeatures, FeatureStore, extract
+from features.engines.registry import ENGINES
 from features.errors import RequestError, SourceError
 
 
@@ -43,13 +46,26 @@ def test_pixels_give_what_their_files_give(files, tmp_path):
 
 
 def test_what_was_computed_is_kept_by_its_content(files, tmp_path, monkeypatch):
-    first = make(tmp_path).transform(files[0])
-    monkeypatch.setattr("features.engines.registry.TensorFlowEngine.run", None)  # nothing runs any more
-    np.testing.assert_array_equal(make(tmp_path).transform(files[0][::-1]), first[::-1])
-    with pytest.raises(TypeError):
-        make(tmp_path, layer="relu").transform(files[0])  # others are not taken for them
-    with pytest.raises(TypeError):
-        ConvFeatures("tiny", cache=None).transform(files[0])
+    kind, runs = ENGINES["tensorflow"], []
+
+    class Watched:
+        def __init__(self, frozen):
+            self.real = kind.make(frozen)
+
+        def run(self, images):
+            runs.append(len(images))
+            return self.real.run(images)
+
+    monkeypatch.setitem(ENGINES, "tensorflow", replace(kind, make=Watched))
+    asked = {"resize": "nearest"}  # as in no other test, so that its engine is made here
+    first = make(tmp_path, **asked).transform(files[0])
+    count = len(runs)
+    np.testing.assert_array_equal(make(tmp_path, **asked).transform(files[0][::-1]), first[::-1])
+    assert len(runs) == count > 0
+    make(tmp_path, layer="relu", **asked).transform(files[0])  # others are not taken for them
+    assert len(runs) >= count + 7
+    make(tmp_path, **asked).set_params(cache=None).transform(files[0])
+    assert len(runs) >= count + 14
 
 
 def test_a_model_of_ones_own_that_is_saved_again_gives_new_features(files, tmp_path):

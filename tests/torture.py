@@ -29,14 +29,16 @@ import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 import logging
 import standin
-from features import extract
+from features.extraction.forward import PassLimits
+from features.extraction.options import ExtractRequest
+from features.extraction.run import run_pass
 logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 from features.errors import CachedFeaturesError
 if {stand_in}: standin.install()
-import features.extraction.forward; features.extraction.forward.PART_BYTES = {part}
 print("started", flush=True)
 try:
-    done = extract({data!r}, out={out!r}, backbone={backbone!r}, batch_size=8, **{options!r})
+    asked = ExtractRequest({data!r}, out={out!r}, backbone={backbone!r}, batch_size=8, **{options!r})
+    done = run_pass(asked, limits=PassLimits(part_bytes={part}))
 except CachedFeaturesError as error:
     sys.exit(f"error {{error}}")
 print("computed", done.computed)

@@ -32,12 +32,15 @@ class Base:
     preprocess : callable
         From float32 RGB in 0..255, (n, h, w, 3), to what the base was trained on.
     weights : Weights
+    library : str
+        Engines that run bases of this library can run it.
     """
 
     model: keras.Model
     layers: dict[str, tuple[int, ...]]
     preprocess: Callable[[Any], Any]
     weights: Weights
+    library: str = "keras"
 
 
 def _rescale(images: Any) -> Any:
@@ -85,6 +88,8 @@ def build_base(
     backbone = find_backbone(name)
     preprocess = preprocess or backbone.preprocess
     check_request(name, image_size, preprocess)
+    if backbone.build is not None:
+        return backbone.build(layers, image_size, preprocess, weights, weights_sha256)
     keras = import_keras()
     if backbone.module:
         shape = {"include_top": False, "input_shape": (image_size, image_size, 3)}
