@@ -85,12 +85,12 @@ def option(name: str, value: Any = None) -> str:
     name : str
         Of the argument.
     value : object, optional
-        True for a switch, a dict for the settings of a head; the name alone is returned if left out.
+        True for a switch, a dict for the settings of a head; dots stand for it, or nothing, if left out.
     """
     if isinstance(value, Path):
         value = str(value)
     if _program is None:
-        return name if value is None else f"{name}={value!r}"
+        return f"{name}=..." if value is None else f"{name}={value!r}"
     if isinstance(value, tuple):
         value = ",".join(value)
     if isinstance(value, Mapping):

@@ -282,7 +282,7 @@ def test_workers_that_see_other_things_are_refused_or_left_out(second, why, said
     fitness = Fitness(client, job, batch, [], set())
     bad = fitness.check()
     assert bad.keys() == {"tcp://b"} and fitness.fit.keys() == {"tcp://a", "tcp://c"}
-    with pytest.raises(ClusterError, match=f"worker tcp://b is not fit: .*{why}.*--skip-unfit"):
+    with pytest.raises(ClusterError, match=f"worker tcp://b is not fit: .*{why}.*skip_unfit=True"):
         settle_unfit(bad, 2, False)
     with pytest.raises(ClusterError, match="worker tcp://b is not fit"):
         settle_unfit(bad, 0, True)  # nobody is left

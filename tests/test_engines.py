@@ -96,7 +96,7 @@ def test_each_engine_is_checked_against_tensorflow(name, monkeypatch):
             }
 
     monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], make=Wrong))
-    with pytest.raises(EngineError, match=rf"features of {name} must be within .* --engine tensorflow"):
+    with pytest.raises(EngineError, match=rf"features of {name} must be within .* engine=.tensorflow"):
         make_checked(name, frozen(), BATCH)
 
 
@@ -133,7 +133,7 @@ def test_auto_leaves_out_an_engine_that_cannot_take_the_base_and_says_so(monkeyp
         monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], module="not_installed"))
     assert pick_engine(None, frozen(), {"of": "this test"}, BATCH) == "tensorflow"
     assert said[0] == "warning  X cannot take this base (why). It is left out."
-    with pytest.raises(EngineError, match=r"\(why\)\. Use another: --engine tensorflow"):
+    with pytest.raises(EngineError, match=r"\(why\)\. Use another: engine=.tensorflow"):
         make_checked("mnn", frozen(), BATCH)
 
 
@@ -145,7 +145,7 @@ def test_a_store_keeps_its_engine(tree, tmp_path, name, monkeypatch):
         assert store.made.spec.engine == describe_engine(name)
         assert 0 < store.made.parity <= ENGINES[name].allowed
     draw(tree / "train/red/added.png", 1001)
-    with pytest.raises(StoreError, match=f"engine: holds {name} .*, asked for tensorflow .*--out"):
+    with pytest.raises(StoreError, match=f"engine: holds {name} .*, asked for tensorflow .*out="):
         run(tree, tmp_path / "s.h5", engine="tensorflow")
     with monkeypatch.context() as patch:
         patch.setitem(ENGINES, name, replace(ENGINES[name], module="not_installed"))

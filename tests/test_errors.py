@@ -15,7 +15,7 @@ def test_all_errors_are_public_and_derive_from_one():
 
 
 def test_remedies_name_arguments_or_flags():
-    assert option("image_size", 96) == "image_size=96" and option("limit") == "limit"
+    assert option("image_size", 96) == "image_size=96" and option("limit") == "limit=..."
     assert option("overwrite", True) == "overwrite=True"
     assert command("train-head", store="s.h5") == "pipeline.train_head(store='s.h5')"
     assert command("extract", data="my photos") == "features.extract(data='my photos')"

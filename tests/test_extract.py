@@ -68,7 +68,7 @@ def test_float16_holds_what_float32_holds_to_half_precision(tree, tmp_path):
 
 def test_values_beyond_float16_are_an_error_not_infinity(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_base, "preprocess_input", lambda images: images * 1e4)
-    with pytest.raises(StoreError, match="Use --dtype float32"):
+    with pytest.raises(StoreError, match="Use dtype=.float32"):
         run(tree, tmp_path / "s.h5", dtype="float16")
     assert not (tmp_path / "s.h5").exists()
 
@@ -250,7 +250,7 @@ def test_wrong_requests_name_the_remedy(tree, tmp_path, options, message):
 
 
 def test_store_must_end_in_h5(tree, tmp_path):
-    with pytest.raises(RequestError, match=r"Use --out .*s.h5"):
+    with pytest.raises(RequestError, match=r"Use out=.*s.h5"):
         run(tree, tmp_path / "s.hdf5")
 
 

@@ -39,7 +39,7 @@ def test_layers_compute_in_half_precision_and_the_model_stays_as_it_was(gpu):
 
 
 def test_half_precision_needs_a_gpu():
-    with pytest.raises(EngineError, match=r"float16 on a GPU alone\. Use another: --engine tensorflow"):
+    with pytest.raises(EngineError, match=r"float16 on a GPU alone\. Use another: engine=.tensorflow"):
         make_checked("tensorflow-f16", frozen(), BATCH)
 
 
@@ -94,5 +94,5 @@ def test_a_batch_that_does_not_fit_is_one_line_with_the_remedy(gpu):
         raise engine._tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
     engine._function = full
-    with pytest.raises(EngineError, match=r"memory of gpu stand-in; 5 images of 16 px do not\. .*--batch-size 2"):
+    with pytest.raises(EngineError, match=r"memory of gpu stand-in; 5 images of 16 px do not\. .*batch_size=2"):
         engine.run(np.zeros((5, 16, 16, 3), np.uint8))
