@@ -1,20 +1,55 @@
 """Stage one: run a frozen convolutional base once over labelled images and keep its feature maps in one HDF5 file."""
 
+from __future__ import annotations
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .extraction.run import extract
-from .store.reader import FeatureStore
+from .errors import (
+    CachedFeaturesError,
+    ClusterError,
+    EngineError,
+    ParityError,
+    RequestError,
+    SourceError,
+    StoreError,
+    UnsafeFile,
+    WeightsError,
+)
 
 if TYPE_CHECKING:
+    from .extraction.cost import plan_cost
+    from .extraction.run import extract
+    from .store.reader import FeatureStore
     from .transformer import ConvFeatures
 
-__all__ = ["ConvFeatures", "FeatureStore", "__version__", "extract"]
+__all__ = [
+    "CachedFeaturesError",
+    "ClusterError",
+    "ConvFeatures",
+    "EngineError",
+    "FeatureStore",
+    "ParityError",
+    "RequestError",
+    "SourceError",
+    "StoreError",
+    "UnsafeFile",
+    "WeightsError",
+    "__version__",
+    "extract",
+    "plan_cost",
+]
+_WHERE = {
+    "ConvFeatures": "transformer",
+    "FeatureStore": "store.reader",
+    "extract": "extraction.run",
+    "plan_cost": "extraction.cost",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ConvFeatures":  # imported on first use: opening a store needs no scikit-learn
-        from .transformer import ConvFeatures
-
-        return ConvFeatures
+    # Imported on first use: the command line's help needs no numpy, opening a store no scikit-learn.
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,22 @@ import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from .engines.registry import Engine, describe_engine, make_checked, pick_engine
+from .engines.registry import Engine, describe_engine
+from .engines.selection import make_checked, pick_engine
 from .errors import RequestError, SourceError, StoreError, must_be_one_of
 from .extraction.forward import first_batch
-from .extraction.options import ExtractOptions, check_options
-from .extraction.plan import Content, distinct_contents, hash_files
+from .extraction.options import ExtractRequest, check_options
 from .extraction.provenance import make_provenance
 from .extraction.recompute import embed
 from .extraction.run import load_base, settle_batch, tell_apart
-from .images import decode as images
+from .images.contents import Content, distinct_contents, hash_files
+from .images.decode import RESIZE
 from .pooling import POOLS, pool_maps
+from .runtime.machine import cores
 from .runtime.user_cache import cache_folder
 from .safefiles.hdf5 import check_own_values
 from .safefiles.json_files import parse_json
-from .sources.load import Source
+from .sources.source import Source
 from .store.parts import Key, Parts
 from .store.reader import parts_folder
 from .store.writer_lock import one_writer
@@ -50,7 +51,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
     pool : {'avg', 'max', 'avg+max', 'flatten'}
         How a map becomes a vector.
     image_size, preprocess, resize, weights, weights_sha256, dtype, batch_size, engine
-        See ``ExtractOptions``.
+        See ``ExtractRequest``.
     cache : path-like or None
         Folder in which features are kept by the SHA-256 of what they were computed from, in the parts of a store, one for
         each set of parameters that decides them; the per-user cache if left out. None keeps nothing.
@@ -75,7 +76,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
     >>> model.fit(["cat.jpg", "dog.jpg"], [0, 1])   # doctest: +SKIP
     """
 
-    # Fields of ExtractOptions one by one, and not the record: scikit-learn clones an estimator by its arguments, and a
+    # Fields of ExtractRequest one by one, and not the record: scikit-learn clones an estimator by its arguments, and a
     # search sets each by its name.
     def __init__(
         self,
@@ -148,13 +149,13 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         tags.no_validation = True
         return tags
 
-    def _options(self) -> ExtractOptions:
-        asked = self.get_params(deep=False)
+    def _options(self) -> ExtractRequest:
+        asked: dict[str, Any] = self.get_params(deep=False)
         del asked["cache"]
         layer, pool = asked.pop("layer"), asked.pop("pool")
         if pool not in POOLS:
             raise must_be_one_of("pool", POOLS, pool)
-        return ExtractOptions(
+        return ExtractRequest(
             data="arrays",
             out="features.h5",
             layers=None if layer is None else (str(layer),),
@@ -168,14 +169,14 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         return cache_folder() / "features" if self.cache == "default" else Path(self.cache)
 
 
-def _ready(options: ExtractOptions, contents: Sequence[Any]) -> tuple[Engine, dict[str, Any]]:
+def _ready(options: ExtractRequest, contents: Sequence[Any]) -> tuple[Engine, dict[str, Any]]:
     """Return the engine, checked on the first images, and its provenance: made once for all folds of a search."""
     key = options, _stamps(options)
     if key not in _READY:
         base = load_base(options)
-        options, frozen = settle_batch(options, None, base, lambda line: None)
+        options, frozen = settle_batch(options, None, base)
         batch = first_batch(contents, options)
-        name = pick_engine(options.engine, None, frozen, tell_apart(options, base), batch, lambda line: None)
+        name = pick_engine(options.engine, None, frozen, tell_apart(options, base), batch)
         while len(_READY) >= _READY_AT_ONCE:
             _READY.pop(next(iter(_READY)))
         engine = make_checked(name, frozen, batch).engine
@@ -183,7 +184,7 @@ def _ready(options: ExtractOptions, contents: Sequence[Any]) -> tuple[Engine, di
     return _READY[key]
 
 
-def _stamps(options: ExtractOptions) -> tuple[int, ...]:
+def _stamps(options: ExtractRequest) -> tuple[int, ...]:
     """Return what tells that a file of one's own has changed."""
     return tuple(Path(name).stat().st_mtime_ns for name in (options.backbone, options.weights) if Path(name).is_file())
 
@@ -219,7 +220,7 @@ class _Cache:
         keys: list[Key] = [(key, 0) for key in made]
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(one_writer(parts_folder(self._path), lambda line: None))
+                stack.enter_context(one_writer(parts_folder(self._path)))
             except StoreError:
                 return
             Parts(self._path, self._held).append({layer: np.stack(list(made.values()))}, keys)
@@ -233,7 +234,7 @@ class _Pixels:
     pixels: np.ndarray
 
     def image(self, size: int, resize: str) -> np.ndarray:
-        return np.asarray(Image.fromarray(self.pixels).resize((size, size), images.RESIZE[resize]))
+        return np.asarray(Image.fromarray(self.pixels).resize((size, size), RESIZE[resize]))
 
 
 def _contents(X: Any) -> tuple[list[bytes], list[Any]]:
@@ -248,7 +249,7 @@ def _contents(X: Any) -> tuple[list[bytes], list[Any]]:
     if isinstance(X, str | bytes | Path) or not all(isinstance(each, str | Path) for each in X):
         raise RequestError("images must be a list of paths or an array of pixels, (n, height, width, 3). Give one.")
     files = [Path(each) for each in X]
-    hashed = hash_files(files, os.cpu_count() or 1)
+    hashed = hash_files(files, cores())
     for file, key in zip(files, hashed, strict=True):
         if isinstance(key, str):
             raise SourceError(f"every image must be readable; {file}: {key}. Leave it out.")

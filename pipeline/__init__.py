@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from .reports.plots import plot
     from .training.comparison import compare
     from .training.fit import train_head
+    from .training.layer_probe import probe
 
-__all__ = ["compare", "export", "plot", "predict", "report", "train_head"]
+__all__ = ["compare", "export", "plot", "predict", "probe", "report", "train_head"]
 _WHERE = {
     "compare": "training.comparison",
     "export": "deploy.exporting",
     "plot": "reports.plots",
     "predict": "deploy.prediction",
+    "probe": "training.layer_probe",
     "report": "reports.build",
     "train_head": "training.fit",
 }

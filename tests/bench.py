@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.util
 import json
+import logging
 import statistics
 import sys
 import tempfile
@@ -20,13 +21,14 @@ from pathlib import Path
 import numpy as np
 
 from features import extract
-from features.backbones import keras_base as backbones
+from features.backbones import keras_base
+from features.backbones.registry import find_backbone
 from features.backbones.weights import Weights, fingerprint_weights
 from features.engines.frozen_graph import Frozen
-from features.engines.mnn_engine import cores
-from features.engines.registry import ENGINES, describe_engine, is_installed, processor
+from features.engines.registry import ENGINES, describe_engine, is_installed
 from features.errors import EngineError
-from features.images import decode as images
+from features.images.decode import decode, read_bytes
+from features.runtime.machine import cores, processor
 from features.sources.load import load_source
 
 PREDICT, PASS = "Keras model.predict alone", "extract, files to store"
@@ -49,7 +51,7 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all seconds there too")
     options = parser.parse_args()
     if options.random:
-        backbones.load_weights = functools.partial(_random_weights, kept=[])
+        keras_base.load_weights = functools.partial(_random_weights, kept=[])
     with tempfile.TemporaryDirectory() as folder:
         measure(options, make_contenders(options, Path(folder)))
 
@@ -88,9 +90,9 @@ def make_contenders(options, folder):
     source = load_source(options.data, limit=options.images)
     files = [source.file(row) for row in range(len(source))]
     start = _now()
-    decoded = np.stack([images.decode(images.read_bytes(file), options.size) for file in files])
+    decoded = np.stack([decode(read_bytes(file), options.size) for file in files])
     print(f"decoding and resizing: {len(files) / (_now() - start)[1]:.0f} images/s a core", file=sys.stderr)
-    base = backbones.build_base(options.backbone, [backbones.find_backbone(options.backbone).layer], options.size)
+    base = keras_base.build_base(options.backbone, [find_backbone(options.backbone).layer], options.size)
     frozen = Frozen(base, options.size, options.batch_size)
 
     def through(*layers, engine="auto"):
@@ -104,7 +106,6 @@ def make_contenders(options, folder):
                 layers=layers or None,
                 engine=engine,
                 out=Path(folder) / "s.h5",
-                say=_engine,
             )
         return done.seconds["pass"] + done.seconds["commit"], None
 
@@ -216,11 +217,6 @@ def _draw(random, kernel):
     return random.normal(0, np.sqrt(1.6 / inputs), kernel.shape)
 
 
-def _engine(line):
-    if line.startswith(("engine", "timed", "warning")):
-        print(line, file=sys.stderr)
-
-
 def _full(batch, size):
     return np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
 
@@ -239,4 +235,6 @@ def _ratio(these, those, which):
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level="WARNING", format="%(message)s")
+    logging.getLogger("cached_features").setLevel("INFO")
     main()

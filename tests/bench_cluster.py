@@ -19,8 +19,8 @@ import numpy as np
 from features import FeatureStore
 from features.extraction.distributed import run as cluster
 from features.extraction.distributed import worker
-from features.extraction.plan import Content
-from features.store import schema as layout
+from features.images.contents import Content
+from features.store import schema
 
 ROUND = """
 import json, sys
@@ -58,21 +58,21 @@ def index(place, options):
     places = []
     for number in range(count):
         part = folder / f"part-{number:06d}.h5"
-        with layout.h5py.File(part, "w", libver=("v110", "v110")) as file:
-            layout.create(file, {"x": (64,)}, "float16", 4, "lz4")
+        with schema.h5py.File(part, "w", libver=("v110", "v110")) as file:
+            schema.create(file, {"x": (64,)}, "float16", 4, "lz4")
             file["features/x"][:] = number % 1000
             file["sha256"] = np.zeros((4, 32), np.uint8)
         places += [(part, row) for row in range(4)]
-    rows = layout.Rows(
+    rows = schema.Rows(
         ("a", "b"), tuple(f"a/{row}.png" for row in range(4 * count)), np.zeros(4 * count, np.int32),
         np.zeros(4 * count, np.uint8), np.zeros(4 * count, np.int32), np.zeros(4 * count, np.uint8),
         np.zeros((4 * count, 32), np.uint8),
     )  # fmt: skip
-    with layout.h5py.File(path, "w", libver=("v110", "v110")) as file:
-        layout.link(file, {"x": (64,)}, "float16", places, place)
-        layout.write_rows(file, rows)
-        layout.write_skipped(file, [])
-        layout.write_attributes(file, provenance)
+    with schema.h5py.File(path, "w", libver=("v110", "v110")) as file:
+        schema.link(file, {"x": (64,)}, "float16", places, place)
+        schema.write_rows(file, rows)
+        schema.write_skipped(file, [])
+        schema.write_attributes(file, provenance)
     opened, read = [], []
     for _ in range(options.rounds):
         start = time.perf_counter()
@@ -128,7 +128,7 @@ def simulate(place, options):
         distributed.Client(machines, set_as_default=False) as client,
     ):
         cluster.allowed_skips = lambda total, asked: 0
-        run = cluster.Run(client, job, Nothing(), count, print, Everyone(client))
+        run = cluster.Run(client, job, Nothing(), count, Everyone(client))
         start = time.perf_counter()
         run.finish(works)
         wall = time.perf_counter() - start

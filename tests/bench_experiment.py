@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from features import FeatureStore
-from features.backbones import keras_base as backbones
+from features.backbones.keras_base import build_base
 from features.runtime.keras_runtime import import_keras
 from features.sources.load import load_source
 from features.splits import SPLITS
@@ -100,7 +100,7 @@ def lecture(folder):
         place = folder / source.class_names[source.labels[row]]
         place.mkdir(exist_ok=True)
         (place / f"{row}.png").symlink_to(source.file(row).resolve())
-    base = backbones.build_base("vgg16", ["block5_pool"], 224).model
+    base = build_base("vgg16", ["block5_pool"], 224).model
     base.trainable = False
     inputs = keras.Input((224, 224, 3))
     hidden = keras.layers.Dense(10, activation="relu")(

@@ -1,6 +1,7 @@
 """Images made on the spot, a tiny base, and stores of both."""
 
 import csv
+import logging
 import os
 import shutil
 import subprocess
@@ -14,8 +15,9 @@ from PIL import Image
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # results of the tests' own base are those of the CPU
 
 from features import FeatureStore, extract
-from features.backbones.keras_base import BACKBONES, Backbone
+from features.backbones.registry import BACKBONES, Backbone
 from features.extraction import cost
+from features.runtime.log import log
 from features.runtime.user_cache import cache_folder
 
 HOSTILE = """<img src=x onerror=window.hacked=1>'"&amp;"""
@@ -144,6 +146,23 @@ def small_disk():
     yield place
     subprocess.run(["umount", "-l", place], check=True)
     place.rmdir()
+
+
+@pytest.fixture
+def said():
+    """Collect the program's messages; those of a higher level than INFO behind its name."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(
+        record.getMessage()
+        if record.levelno == logging.INFO
+        else f"{record.levelname.lower():<8} {record.getMessage()}"
+    )
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield lines
+    log.removeHandler(handler)
+    log.setLevel(logging.NOTSET)
 
 
 def contents(path):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import features.extraction.run  # noqa: F401 - its module, not the function of the same name, is patched
-from features.engines.registry import Checked
+from features.engines.selection import Checked
 
 extract_module = sys.modules["features.extraction.run"]
 SHAPE = (4, 4, 96)

@@ -23,5 +23,5 @@ def dask_setup(worker):
     """Called by Dask as the worker starts."""
     features.extraction.distributed.worker.is_installed = lambda name: True
     features.extraction.distributed.worker.describe_engine = lambda name: standin.StandInEngine.name
-    features.extraction.distributed.worker.limit_cores = lambda count: None
+    features.extraction.distributed.worker.limit_threads = lambda count: None
     features.extraction.distributed.worker.rebuild_engine = lambda held: Slow()

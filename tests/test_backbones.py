@@ -6,10 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from features.backbones.keras_base import BACKBONES, build_base, canonical_names, list_layers
+from features.backbones.keras_base import build_base, canonical_names, list_layers
+from features.backbones.registry import BACKBONES
 from features.backbones.weights import fingerprint_weights
 from features.engines.frozen_graph import Frozen
-from features.engines.registry import ENGINES, TensorFlowEngine, is_installed, make_checked
+from features.engines.registry import ENGINES, TensorFlowEngine, is_installed
+from features.engines.selection import make_checked
 from features.errors import EngineError, RequestError, UnsafeFile, WeightsError
 
 REAL = sorted(BACKBONES)

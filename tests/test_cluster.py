@@ -28,9 +28,9 @@ from features.errors import ClusterError, RequestError, SourceError
 from features.extraction.distributed.compatibility import Fitness
 from features.extraction.distributed.run import Run, cut
 from features.extraction.distributed.worker import Looked, digest_batch
-from features.extraction.options import ExtractOptions, check_options
-from features.extraction.plan import Content
-from features.runtime import dask_cluster as connection
+from features.extraction.options import ExtractRequest, check_options
+from features.images.contents import Content
+from features.runtime import dask_cluster
 from features.runtime.dask_cluster import settle_unfit
 
 pytest.importorskip("distributed")
@@ -155,7 +155,7 @@ def other_pillow(tmp_path):
 
 
 def test_a_worker_with_other_versions_is_named_and_gets_no_part(
-    tree, tmp_path, stand_in, machines, other_pillow, tiny_store
+    tree, tmp_path, stand_in, machines, other_pillow, tiny_store, said
 ):
     from pipeline.training.comparison import compare
 
@@ -165,8 +165,7 @@ def test_a_worker_with_other_versions_is_named_and_gets_no_part(
         with unfit:
             run(tree, tmp_path / "s.h5", cluster=machines.address)
         assert not list(tmp_path.glob("s.h5*"))
-        said = []
-        without = {"cluster": machines.address, "skip_unfit": True, "say": said.append}
+        without = {"cluster": machines.address, "skip_unfit": True}
         run(tree, tmp_path / "s.h5", **without)
         compare(tiny_store, ["majority", "logistic"], repeats=2, out=tmp_path / "c", **without)
     named = [line for line in said if "is left out: it has pillow 99.0 instead of" in line]
@@ -176,11 +175,11 @@ def test_a_worker_with_other_versions_is_named_and_gets_no_part(
 
 
 def test_workers_that_join_late_are_looked_at_before_they_get_parts(
-    tree, tmp_path, stand_in, slow, other_pillow, monkeypatch
+    tree, tmp_path, stand_in, slow, other_pillow, monkeypatch, said
 ):
     """Those of the start are stopped once others have joined: the rest of the parts is left to the one that is fit."""
     monkeypatch.setattr("features.extraction.distributed.run._TICK", 0.1)
-    said, computed_by = [], set()
+    computed_by = set()
     adopt = Run._adopt
     monkeypatch.setattr(Run, "_adopt", lambda self, task, done: computed_by.add(done.worker) or adopt(self, task, done))
 
@@ -193,7 +192,7 @@ def test_workers_that_join_late_are_looked_at_before_they_get_parts(
             slow.kill(name)
 
     thread = after_parts(tmp_path / "many.h5", 1, join)
-    run(tree, tmp_path / "many.h5", cluster=slow.address, say=said.append, views=6, augment="dihedral", part_images=6)
+    run(tree, tmp_path / "many.h5", cluster=slow.address, views=6, augment="dihedral", part_images=6)
     thread.join()
     (late,) = (line.split()[1] for line in said if line.endswith("joined and is fit"))
     (odd,) = (line.split()[2] for line in said if "is left out: it has pillow 99.0" in line)
@@ -222,13 +221,14 @@ def test_a_worker_that_does_not_see_the_folder_is_named(tree, tmp_path, stand_in
         run(tree, tmp_path / "s.h5", cluster=machines.address)
 
 
-def test_a_full_disk_is_reported_with_worker_and_part(tree, stand_in, machines, small_disk, monkeypatch, tmp_path):
+def test_a_full_disk_is_reported_with_worker_and_part(
+    tree, stand_in, machines, small_disk, monkeypatch, tmp_path, said
+):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12))  # not foreseen
     options = {"dtype": "float32", "compression": "none", "cluster": machines.address}
     (small_disk / "other").write_bytes(bytes(100_000))
-    said = []
     with pytest.raises(ClusterError, match=r"part \d of 7 .* failed.* last (on )?worker tcp://.*is full\. Free some"):
-        run(tree, small_disk / "s.h5", **options, say=said.append)
+        run(tree, small_disk / "s.h5", **options)
     assert any(line.startswith("warning  part ") and "failed on worker tcp://" in line for line in said)
     assert not (small_disk / "s.h5").exists() and not list(small_disk.glob("s.h5.parts/unfinished-*"))
     (small_disk / "other").unlink()
@@ -251,12 +251,12 @@ def test_each_process_of_this_machine_gets_a_gpu(monkeypatch):
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with (
-        connection._local_cluster(distributed, 2, gpus=2) as address,
+        dask_cluster._local_cluster(distributed, 2, gpus=2) as address,
         distributed.Client(address, set_as_default=False) as client,
     ):
         assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["0", "1"]
     with pytest.raises(RequestError, match="local:N must be at most 2, a process a GPU"):
-        connection._local_cluster(distributed, 3, gpus=2).__enter__()
+        dask_cluster._local_cluster(distributed, 3, gpus=2).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_each_process_of_this_machine_gets_a_gpu(monkeypatch):
         ({"why": "it lacks a thing."}, "it lacks a thing"),
     ],
 )
-def test_workers_that_see_other_things_are_refused_or_left_out(second, why):
+def test_workers_that_see_other_things_are_refused_or_left_out(second, why, said):
     """What workers say is made up here."""
     batch = np.zeros((2, 4, 4, 3), np.uint8)
     one = Looked("", "GPU 0 of a", digest_batch(batch), np.ones(4, np.float32))
@@ -278,21 +278,21 @@ def test_workers_that_see_other_things_are_refused_or_left_out(second, why):
         scheduler_info=lambda n_workers: {"workers": told},
         submit=lambda what, *rest, workers, **how: SimpleNamespace(status="finished", result=lambda: told[workers[0]]),
     )
-    job = SimpleNamespace(options=ExtractOptions("x"))
-    fitness, said = Fitness(client, job, batch, [], set()), []
+    job = SimpleNamespace(options=ExtractRequest("x"))
+    fitness = Fitness(client, job, batch, [], set())
     bad = fitness.check()
     assert bad.keys() == {"tcp://b"} and fitness.fit.keys() == {"tcp://a", "tcp://c"}
     with pytest.raises(ClusterError, match=f"worker tcp://b is not fit: .*{why}.*--skip-unfit"):
-        settle_unfit(bad, 2, False, said.append)
+        settle_unfit(bad, 2, False)
     with pytest.raises(ClusterError, match="worker tcp://b is not fit"):
-        settle_unfit(bad, 0, True, said.append)  # nobody is left
-    assert not said and settle_unfit(bad, 2, True, said.append) == {"tcp://b"}
+        settle_unfit(bad, 0, True)  # nobody is left
+    assert not said and settle_unfit(bad, 2, True) == {"tcp://b"}
     assert re.fullmatch(f"warning  worker tcp://b is left out: .*{why}.*", said[0])
 
 
 def test_parts_are_cut_by_what_is_lacking_alone():
     work = [(Content(bytes([number] * 32), Path("x")), [0, 1]) for number in range(100)]
-    options = ExtractOptions("x", batch_size=8, views=2)
+    options = ExtractRequest("x", batch_size=8, views=2)
     assert [len(part) for part in cut(work, 1000, options)] == [100]
     assert [len(part) for part in cut(work, 1000, replace(options, part_images=50))] == [24, 24, 24, 24, 4]
     assert [len(part) for part in cut(work, 1 << 30, options)] == [4] * 25
@@ -302,12 +302,12 @@ def test_parts_are_cut_by_what_is_lacking_alone():
 @pytest.mark.parametrize("spec", ["local:0", "local:x", "localhost:8786", "tcp:8786", "8786"])
 def test_what_is_no_cluster(spec):
     with pytest.raises(RequestError, match=r"cluster must be local:N.*got .*Start one: dask scheduler"):
-        check_options(ExtractOptions("x", cluster=spec))
+        check_options(ExtractRequest("x", cluster=spec))
 
 
 def test_nobody_there_and_no_workers(tree, tmp_path, stand_in, monkeypatch):
-    monkeypatch.setattr(connection, "_CONNECT", 0.5)
-    monkeypatch.setattr(connection, "_FIRST_WORKER", 0.5)
+    monkeypatch.setattr(dask_cluster, "_CONNECT", 0.5)
+    monkeypatch.setattr(dask_cluster, "_FIRST_WORKER", 0.5)
     with pytest.raises(ClusterError, match=r"tcp://127.0.0.1:9 does not answer"):
         run(tree, tmp_path / "s.h5", cluster="tcp://127.0.0.1:9")
     with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(ClusterError, match="does not answer"):
@@ -322,10 +322,10 @@ def test_nobody_there_and_no_workers(tree, tmp_path, stand_in, monkeypatch):
 def test_without_dask_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(RequestError, match=r"pip install 'cached-features\[dask\]'"):
-        check_options(ExtractOptions("x", cluster="local:2"))
+        check_options(ExtractRequest("x", cluster="local:2"))
 
 
-def test_heads_fitted_on_a_cluster_are_those_of_one_machine(tiny_store, tmp_path, machines):
+def test_heads_fitted_on_a_cluster_are_those_of_one_machine(tiny_store, tmp_path, machines, said):
     from pipeline.training.comparison import compare
     from pipeline.training.layer_probe import probe
 
@@ -336,14 +336,13 @@ def test_heads_fitted_on_a_cluster_are_those_of_one_machine(tiny_store, tmp_path
     assert one.files == two.files
     for name in set(one.files) - {"told"}:  # which tells seconds
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
-    assert [each["accuracies"] for each in alone["heads"]] == [each["accuracies"] for each in spread["heads"]]
-    said = []
-    compare(tiny_store, heads[:2], repeats=2, out=tmp_path / "spread/d", cluster="tcp://127.0.0.1:9", say=said.append)
+    assert [each["accuracies"] for each in alone.heads] == [each["accuracies"] for each in spread.heads]
+    compare(tiny_store, heads[:2], repeats=2, out=tmp_path / "spread/d", cluster="tcp://127.0.0.1:9")
     assert any("4 of 4 fits are from earlier runs" in line for line in said)  # nobody is asked for what is kept
     layers = [
         {**each, "fit_seconds": 0, "predict_seconds": 0}
         for where in ({"cluster": machines.address}, {})
-        for each in probe(tiny_store, repeats=2, out=tmp_path / f"{len(where)}/p", **where)["layers"]
+        for each in probe(tiny_store, repeats=2, out=tmp_path / f"{len(where)}/p", **where).layers
     ]
     assert layers[0] == layers[1]
 
@@ -359,7 +358,7 @@ def test_a_head_is_trained_on_a_worker_as_it_is_here(tiny_store, tmp_path, machi
     ]
     here, there = ({**run, "fit_seconds": 0, "predict_seconds": 0, "out": ""} for run in runs)
     assert here == there
-    one, two = (np.load(f"{run['out']}/head.npz") for run in runs)
+    one, two = (np.load(f"{run.out}/head.npz") for run in runs)
     assert one.files == two.files
     for name in one.files:
         np.testing.assert_array_equal(one[name], two[name])

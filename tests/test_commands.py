@@ -2,15 +2,20 @@
 
 import csv
 import json
+import logging
+import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import features
 import pipeline
-from features import FeatureStore
+from features import FeatureStore, RequestError
+from features.options import ExtractOptions, PlanOptions, flags_of
 from pipeline.cli.commands import main
 
 ROOT = Path(__file__).parents[1]
@@ -73,12 +78,12 @@ def test_predictions_a_row_agree_with_the_metrics(tiny_store, here):
         assert [row["path"] for row in table] == list(store.rows.paths)
     for split in ("val", "test"):
         hits = [row["label"] == row["predicted"] for row in table if row["split"] == split]
-        assert np.mean(hits) == run[split]["accuracy"]
+        assert np.mean(hits) == getattr(run, split)["accuracy"]
 
 
 def test_a_run_is_not_overwritten_unless_asked(tiny_store, here):
     for expected in ("runs/tiny-majority", "runs/tiny-majority-2"):
-        assert pipeline.train_head(tiny_store, "majority")["out"] == expected
+        assert pipeline.train_head(tiny_store, "majority").out == expected
     assert main(["train-head", "--store", str(tiny_store), "--head", "majority", "--out", "runs/tiny-majority"]) == 2
     assert main(["train-head", "--store", str(tiny_store), "--out", "runs/tiny-majority", "--overwrite"]) == 0
     assert json.loads((here / "runs/tiny-majority/run.json").read_text())["head"] == "logistic"
@@ -138,10 +143,10 @@ def test_several_layers_and_views_train_a_head(tree, here, capsys):
     options = ["--data", "photos", "--backbone", "tiny", "--layers", "relu,last", "--views", "2", "--augment", "hflip"]
     assert main(["extract", *options, "--out", "s.h5"]) == 0
     run = pipeline.train_head("s.h5", "logistic", layer="relu,last", out="r")
-    assert run["layer"] == "relu+last" and run["views"] == 2
+    assert run.layer == "relu+last" and run.views == 2
     with open("r/predictions.csv", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 32
-    assert pipeline.train_head("s.h5", "logistic", views=1, out="r1")["views"] == 1
+    assert pipeline.train_head("s.h5", "logistic", views=1, out="r1").views == 1
     assert main(["train-head", "--store", "s.h5", "--views", "3"]) == 2
     for views in ("1", "2"):  # neither is taken for the other by a comparison
         assert main(["compare", "--store", "s.h5", "--heads", "logistic", "--views", views]) == 0
@@ -210,3 +215,69 @@ def test_a_comparison_takes_what_earlier_ones_fitted(tiny_store, here, capsys, m
     for kept in (here / "runs/.fits").iterdir():  # damaged: made anew
         kept.write_bytes(kept.read_bytes()[:100])
     assert "from earlier runs" not in run("--heads", "logistic")[1]
+
+
+def test_a_misspelt_option_names_the_nearest(tiny_store, here):
+    with pytest.raises(ValueError, match=r"compare has no option repeat\. Did you mean repeats\?"):
+        pipeline.compare(tiny_store, repeat=3)
+    with pytest.raises(RequestError, match=r"extract has no option xyz\. It has data, "):
+        features.extract("photos", xyz=1)
+
+
+def test_choices_are_those_of_the_code():
+    from features.images.decode import RESIZE
+    from features.images.views import AUGMENT
+    from features.pooling import EXTRACT_POOLS, POOLS
+    from features.store.parts import LAYOUTS
+    from features.store.schema import COMPRESSION
+    from pipeline.options import TrainingOptions
+
+    declared = {name: typing.get_args(kind) for name, (kind, _) in flags_of(ExtractOptions).items()}
+    assert set(declared["resize"]) == set(RESIZE) and declared["augment"] == tuple(AUGMENT)
+    assert set(declared["compression"]) == set(COMPRESSION) and declared["layout"] == LAYOUTS
+    assert typing.get_args(declared["pool"][0]) == EXTRACT_POOLS
+    assert typing.get_args(typing.get_args(flags_of(TrainingOptions)["pool"][0])[0]) == POOLS
+
+
+def test_every_option_is_used(tiny_store):
+    """The records behind the functions have each option, so that none is accepted and ignored."""
+    from dataclasses import fields
+
+    from features.extraction.options import ExtractRequest
+    from pipeline.options import CompareOptions, ProbeOptions, TrainHeadOptions
+    from pipeline.training.request import Request
+
+    assert set(flags_of(PlanOptions)) == {each.name for each in fields(ExtractRequest)} - {"data"}
+    asked = {each.name for each in fields(Request)}
+    for options, own in (
+        (CompareOptions, {"repeats"}),
+        (ProbeOptions, {"repeats"}),
+        (TrainHeadOptions, {"tensorboard"}),
+    ):
+        assert set(flags_of(options)) - own <= asked
+
+
+def test_results_become_json_and_frames(tiny_store, here):
+    found = pipeline.compare(tiny_store, ["logistic", "majority"], out="c")
+    kept = json.loads((here / "c/compare.json").read_text())
+    assert json.loads(json.dumps(found.to_json())) == {**kept, "out": "c"}
+    frame = found.to_frame()
+    assert list(frame["head"]) == [head["head"] for head in found.heads] and frame["accuracy_low"].notna().all()
+    run = pipeline.train_head(tiny_store, "logistic", out="r")
+    assert json.loads(json.dumps(run.to_json())) == {**json.loads((here / "r/run.json").read_text()), "out": "r"}
+
+
+def test_version_quiet_verbose_and_no_command(tiny_store, here, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"cached-features {features.__version__}\n"
+    assert main([]) == 0 and "commands:" in capsys.readouterr().out
+    train = ["train-head", "--store", str(tiny_store), "--head", "majority", "--out", "m", "--overwrite"]
+    assert main([*train, "--quiet"]) == 0 and not capsys.readouterr().err
+    assert main(["inspect", "gone.h5", "--quiet"]) == 1 and capsys.readouterr().err.startswith("error    gone.h5")
+    assert main(train) == 0
+    usual = capsys.readouterr().err.splitlines()
+    assert main([*train, "--verbose"]) == 0
+    verbose = capsys.readouterr().err.splitlines()
+    assert len(verbose) >= len(usual) and all(re.match(r" +\d+\.\d\d s  ", line) for line in verbose)
+    assert not logging.getLogger("cached_features").handlers

@@ -9,7 +9,7 @@ from features.errors import RequestError
 from features.runtime.keras_runtime import import_keras
 from pipeline.cli.commands import main
 from pipeline.data.row_blocks import Stored, blocks, shuffled_blocks
-from pipeline.heads.dense import trainer as bank
+from pipeline.heads.dense import trainer
 from pipeline.heads.dense.config import Recipe, Schedule
 from pipeline.heads.dense.search import train_heads
 from pipeline.heads.registry import check_heads, find_head
@@ -48,8 +48,8 @@ def test_trains_as_keras_own_loop_does(n_classes, optimizer):
 @pytest.mark.parametrize("large", [0, 1 << 17])
 def test_heads_side_by_side_are_what_each_is_alone(large, monkeypatch):
     """Compiled, as wide heads are, and not."""
-    monkeypatch.setattr(bank, "_LARGE", large)
-    bank.find_bank.cache_clear()
+    monkeypatch.setattr(trainer, "_LARGE", large)
+    trainer.find_bank.cache_clear()
     X, y = post_relu()
     fit, look = np.arange(150), np.arange(150, 200)
     recipes = [

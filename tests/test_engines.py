@@ -11,10 +11,10 @@ from conftest import draw
 
 from features import FeatureStore, extract
 from features.backbones.keras_base import build_base
-from features.engines import mnn_engine
-from features.engines import registry as engines
+from features.engines import mnn_engine, selection
 from features.engines.frozen_graph import Frozen
-from features.engines.registry import CHOICES, ENGINES, describe_engine, is_installed, make_checked, pick_engine
+from features.engines.registry import CHOICES, ENGINES, describe_engine, is_installed
+from features.engines.selection import make_checked, pick_engine
 from features.errors import EngineError, RequestError, StoreError
 from features.extraction.verification import verify
 from features.runtime.user_cache import cache_folder
@@ -99,36 +99,35 @@ def test_each_engine_is_checked_against_tensorflow(name, monkeypatch):
         make_checked(name, frozen(), BATCH)
 
 
-def test_auto_times_the_engines_once_and_remembers_the_fastest(monkeypatch):
-    timed, said, rates = [], [], {"tensorflow": 1.0, "openvino": 3.0, "mnn": 2.0, "numba": 1.5}
-    monkeypatch.setattr(engines, "is_installed", lambda name: True)
-    monkeypatch.setattr(engines, "version", lambda name: "1")
-    monkeypatch.setattr(engines, "_images_per_second", lambda names, *rest: timed.append(names) or rates)
+def test_auto_times_the_engines_once_and_remembers_the_fastest(monkeypatch, said):
+    timed, rates = [], {"tensorflow": 1.0, "openvino": 3.0, "mnn": 2.0, "numba": 1.5}
+    monkeypatch.setattr(selection, "is_installed", lambda name: True)
+    monkeypatch.setattr(selection, "version", lambda name: "1")
+    monkeypatch.setattr(selection, "_images_per_second", lambda names, *rest: timed.append(names) or rates)
 
     def pick(base):
-        return pick_engine("auto", None, None, base, BATCH, said.append)
+        return pick_engine("auto", None, None, base, BATCH)
 
     assert [pick({"weights_sha256": "a"}), pick({"weights_sha256": "a"})] == ["openvino", "openvino"]
     assert timed == [["tensorflow", "openvino", "mnn", "numba"]]
     assert "openvino 3.0" in said[1] and "when they were timed" in said[1]
     pick({"weights_sha256": "b"})
-    monkeypatch.setattr(engines, "version", lambda name: "2")
+    monkeypatch.setattr(selection, "version", lambda name: "2")
     pick({"weights_sha256": "a"})
     assert len(timed) == 3  # other weights, another version
-    monkeypatch.setattr(engines, "find_device", lambda: "gpu X")
+    monkeypatch.setattr(selection, "find_device", lambda: "gpu X")
     rates["tensorflow-f16"] = 9.0
     assert pick({"weights_sha256": "a"}) == "tensorflow-f16"
     assert timed[3:] == [["tensorflow", "tensorflow-xla", "tensorflow-f16", "tensorflow-f16-xla"]]
 
 
-def test_auto_leaves_out_an_engine_that_cannot_take_the_base_and_says_so(monkeypatch):
+def test_auto_leaves_out_an_engine_that_cannot_take_the_base_and_says_so(monkeypatch, said):
     def refuse(frozen):
         raise EngineError("X cannot take this base (why).")
 
     monkeypatch.setitem(ENGINES, "mnn", replace(ENGINES["mnn"], make=refuse))
-    monkeypatch.setattr(engines, "is_installed", lambda name: name in ("tensorflow", "mnn"))
-    said = []
-    assert pick_engine("auto", None, frozen(), {"of": "this test"}, BATCH, said.append) == "tensorflow"
+    monkeypatch.setattr(selection, "is_installed", lambda name: name in ("tensorflow", "mnn"))
+    assert pick_engine("auto", None, frozen(), {"of": "this test"}, BATCH) == "tensorflow"
     assert said[0] == "warning  X cannot take this base (why). It is left out."
     with pytest.raises(EngineError, match=r"\(why\)\. Use another: --engine tensorflow"):
         make_checked("mnn", frozen(), BATCH)
@@ -204,9 +203,9 @@ def test_engines_report_to_nobody(name, tmp_path):
     build_base("tiny_chain", ["-1"], 16).model.save(tmp_path / "tiny.keras")
     code = f"""{WATCH}
 import numpy as np
-from features.backbones import build_base
-from features.engines import ENGINES
-from features.frozen import Frozen
+from features.backbones.keras_base import build_base
+from features.engines.registry import ENGINES
+from features.engines.frozen_graph import Frozen
 images = np.zeros((2, 16, 16, 3), np.uint8)
 ENGINES[{name!r}].make(Frozen(build_base({str(tmp_path / "tiny.keras")!r}, ["-1"], 16), 16, 2)).run(images)
 talkers = ("MNN.tools", "openvino.tools.ovc", "openvino_telemetry", "aliyun")

@@ -7,7 +7,13 @@ import pytest
 from scipy import stats
 
 from pipeline.evaluation.bootstrap import bootstrap_intervals, weighted_metrics
-from pipeline.evaluation.metrics import accuracy_interval, calibration_error, evaluate, holm, paired_test
+from pipeline.evaluation.metrics import (
+    accuracy_interval,
+    calibration_error,
+    evaluate,
+    holm,
+    paired_test,
+)
 from pipeline.heads.settings import best_of
 from pipeline.training.comparison import best_first, compare_with_best
 

@@ -164,8 +164,8 @@ assert "onnxruntime" not in sys.modules or "keras" not in sys.modules
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     found = np.array(json.loads(done.stdout.splitlines()[-1]))
-    predicted = predict(trained / "rbf-svm", [root / path for path in paths])["predictions"]
-    np.testing.assert_allclose(found, [list(each["probabilities"].values()) for each in predicted], atol=5e-3)
+    predicted = predict(trained / "rbf-svm", [root / path for path in paths]).predictions
+    np.testing.assert_allclose(found, [list(each.probabilities.values()) for each in predicted], atol=5e-3)
 
 
 def test_layers_views_and_pooling_at_extraction(tree, tmp_path):
@@ -173,7 +173,7 @@ def test_layers_views_and_pooling_at_extraction(tree, tmp_path):
     extract(str(tree), out=tmp_path / "s.h5", dtype="float32", **options)
     for head in ("logistic", "linear-svm", "vote"):  # averages of probabilities, of features, and of parts of them
         pipeline.train_head(tmp_path / "s.h5", head, layer="relu,last", out=tmp_path / head)
-        parity = export(tmp_path / head, tmp_path / f"{head}.keras", rows=0)["parity"]
+        parity = export(tmp_path / head, tmp_path / f"{head}.keras", rows=0).parity
         assert parity["same_class"] == 32 and parity["largest_difference"] < 1e-3
 
 

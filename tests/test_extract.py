@@ -13,15 +13,15 @@ import tiny as tiny_base
 from conftest import assert_same_stores, draw, draw_tree
 
 from features import FeatureStore, extract
-from features.backbones.keras_base import BACKBONES, Backbone
+from features.backbones.registry import BACKBONES, Backbone
 from features.backbones.weights import fingerprint_weights, recall_sha256
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
 from features.extraction.forward import cast_features
 from features.extraction.verification import verify
-from features.images import decode as images
 from features.images.decode import decode
 from features.images.views import make_view
 from features.runtime.keras_runtime import import_keras
+from features.runtime.log import log
 from features.store import parts
 
 
@@ -85,17 +85,18 @@ def test_broken_files_are_listed_and_the_run_goes_on(tree, tmp_path):
     assert reasons["train/red/empty.jpg"] == "empty file" and "No such file" in reasons["train/red/nowhere.jpg"]
 
 
-def test_file_that_changes_during_the_pass_is_an_error_and_nothing_is_lost(tree, tmp_path, monkeypatch):
-    changing, real = tree / "val/red/val001.png", images.decode
+def test_file_that_changes_during_the_pass_is_an_error_and_nothing_is_lost(tree, tmp_path, said):
+    def change(record):
+        if record.getMessage().startswith("weights"):  # once files are hashed, and before they are decoded
+            (tree / "val/red/val001.png").write_bytes((tree / "val/red/val002.png").read_bytes())
+        return True
 
-    def change(data, *rest):
-        if changing.exists():
-            changing.write_bytes((tree / "val/red/val002.png").read_bytes())
-        return real(data, *rest)
-
-    with monkeypatch.context() as patch, pytest.raises(SourceError, match=r"val001\.png changed during the pass"):
-        patch.setattr(images, "decode", change)
-        run(tree, tmp_path / "s.h5", workers=1)
+    log.addFilter(change)
+    try:
+        with pytest.raises(SourceError, match=r"val001\.png changed during the pass"):
+            run(tree, tmp_path / "s.h5")
+    finally:
+        log.removeFilter(change)
     assert run(tree, tmp_path / "s.h5").rows == 32
 
 
@@ -248,10 +249,9 @@ def test_store_must_end_in_h5(tree, tmp_path):
         run(tree, tmp_path / "s.hdf5")
 
 
-def test_maps_that_would_not_fit_are_pooled_and_it_is_said(tree, tmp_path, monkeypatch):
-    said = []
+def test_maps_that_would_not_fit_are_pooled_and_it_is_said(tree, tmp_path, monkeypatch, said):
     monkeypatch.setattr("os.sysconf", lambda name: 100)
-    run(tree, tmp_path / "s.h5", say=said.append)
+    run(tree, tmp_path / "s.h5")
     assert any(line.startswith("pool     avg: whole maps would take") for line in said)
     monkeypatch.undo()
     monkeypatch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))

@@ -8,18 +8,17 @@ from conftest import draw
 from test_engines import BATCH, frozen, run
 
 from features import FeatureStore
-from features.engines import batch_size as batchsize
-from features.engines import registry as engines
-from features.engines import tensorflow_engine
+from features.engines import batch_size, registry, selection, tensorflow_engine
 from features.engines.batch_size import find_batch_size
-from features.engines.registry import ENGINES, make_checked
+from features.engines.registry import ENGINES
+from features.engines.selection import make_checked
 from features.errors import EngineError
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     """Say that the device is a GPU."""
-    for module in (batchsize, engines, tensorflow_engine):
+    for module in (batch_size, registry, selection, tensorflow_engine):
         monkeypatch.setattr(module, "find_device", lambda: "gpu stand-in")
 
 
@@ -37,10 +36,9 @@ def test_half_precision_needs_a_gpu():
         make_checked("tensorflow-f16", frozen(), BATCH)
 
 
-def test_auto_leaves_out_a_precision_that_the_base_does_not_bear(gpu, monkeypatch):
-    said = []
+def test_auto_leaves_out_a_precision_that_the_base_does_not_bear(gpu, monkeypatch, said):
     monkeypatch.setitem(ENGINES, "tensorflow-f16", replace(ENGINES["tensorflow-f16"], allowed=1e-9))
-    rates = engines._images_per_second(["tensorflow", "tensorflow-f16"], frozen(), BATCH, said.append)
+    rates = selection._images_per_second(["tensorflow", "tensorflow-f16"], frozen(), BATCH)
     assert list(rates) == ["tensorflow"]
     assert said[0].startswith("warning  features of tensorflow-f16 must be within 1e-09 of TensorFlow's")
 
@@ -65,8 +63,8 @@ def test_a_batch_is_doubled_while_that_gains(rates, best):
 
 def test_a_store_keeps_the_batch_that_was_found(gpu, monkeypatch, tree, tmp_path):
     tried = []
-    monkeypatch.setattr(batchsize, "_images_per_second", lambda name, of: tried.append(of.batch_size) or of.batch_size)
-    monkeypatch.setattr(batchsize, "_LARGEST", 32)
+    monkeypatch.setattr(batch_size, "_images_per_second", lambda name, of: tried.append(of.batch_size) or of.batch_size)
+    monkeypatch.setattr(batch_size, "_LARGEST", 32)
     run(tree, tmp_path / "s.h5", batch_size=None, engine="tensorflow")
     draw(tree / "train/red/added.png", 1001)
     assert run(tree, tmp_path / "s.h5", batch_size=None).computed == 1

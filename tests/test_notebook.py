@@ -13,8 +13,8 @@ HERE = Path(__file__).parent
 START = f"""
 import sys
 sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
-import features, pipeline
-from features.backbones import BACKBONES, Backbone
+import logging, features, pipeline
+from features.backbones.registry import BACKBONES, Backbone
 BACKBONES["tiny"] = Backbone("tiny", "Tiny", "last", 16, 8)
 """
 
@@ -49,20 +49,24 @@ def notebook(tmp_path_factory):
 
 
 def test_a_pass_draws_its_bar_in_place_and_says_what_is_asked_for(notebook):
-    shown = notebook("features.extract('photos', backbone='tiny', out='s.h5', say=print)")
+    shown = notebook(
+        "logging.basicConfig(stream=sys.stdout, level='INFO', force=True); features.extract('photos', backbone='tiny', out='s.h5')"
+    )
     assert "engine   " in shown["stdout"] and "Summary(path=PosixPath('s.h5'), rows=32" in shown["text/plain"]
     bar, *rest = shown["stderr"].split("\r")[-1].splitlines()
     assert "100%" in bar and "32/32" in bar and not rest
-    quiet = notebook("done = features.extract('photos', backbone='tiny', out='again.h5')")
+    quiet = notebook(
+        "logging.getLogger().setLevel('WARNING'); done = features.extract('photos', backbone='tiny', out='again.h5')"
+    )
     assert not quiet["stdout"] and "32/32" in quiet["stderr"]
 
 
 def test_a_comparison_is_shown_as_its_table_and_drawn(notebook):
     notebook("features.extract('photos', backbone='tiny', out='c.h5')")
     shown = notebook("found = pipeline.compare('c.h5', ['mlp', 'majority']); found")
-    assert shown["text/markdown"].startswith("| head | features |") and "'heads'" in shown["text/plain"]
-    assert "image/png" in notebook("pipeline.plot(found['out'])")
-    assert "image/png" in notebook("pipeline.plot(pipeline.train_head('c.h5', 'mlp')['out'])")
+    assert shown["text/markdown"].startswith("| head | features |") and "Comparison(heads=" in shown["text/plain"]
+    assert "image/png" in notebook("pipeline.plot(found.out)")
+    assert "image/png" in notebook("pipeline.plot(pipeline.train_head('c.h5', 'mlp').out)")
 
 
 def test_figures_are_matplotlibs_and_only_of_runs_that_have_one(tiny_store, tmp_path, monkeypatch):
@@ -70,7 +74,7 @@ def test_figures_are_matplotlibs_and_only_of_runs_that_have_one(tiny_store, tmp_
     pipeline.compare(tiny_store, ["logistic", "majority"], out="c")
     (axes,) = pipeline.plot("c").axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["logistic", "majority"]
-    best = pipeline.train_head(tiny_store, "dense", out="d")["settings"]["epochs"]
+    best = pipeline.train_head(tiny_store, "dense", out="d").settings["epochs"]
     loss, accuracy = pipeline.plot("d").axes
     assert loss.get_ylabel() == "loss" and f"kept: epoch {best}" in accuracy.get_legend_handles_labels()[1]
     pipeline.train_head(tiny_store, "logistic", out="r")

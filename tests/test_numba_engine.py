@@ -8,10 +8,12 @@ import keras
 import numpy as np
 import pytest
 
-from features.backbones.keras_base import BACKBONES, build_base
+from features.backbones.keras_base import build_base
+from features.backbones.registry import BACKBONES
 from features.backbones.weights import Weights
 from features.engines.frozen_graph import Frozen
-from features.engines.registry import ENGINES, make_checked
+from features.engines.registry import ENGINES
+from features.engines.selection import make_checked
 from features.engines.winograd.engine import NumbaEngine
 from features.engines.winograd.loops.toom_cook import matrices, transform_kernel
 from features.errors import EngineError
@@ -144,11 +146,11 @@ has.update({{name: False for name in has if name.startswith(("avx512", "amx", "a
 llvmlite.binding.get_host_cpu_features = lambda: has
 import numpy as np
 import test_numba_engine as those
-from features.backbones import BACKBONES, Backbone
-from features import vectors
+from features.backbones.registry import BACKBONES, Backbone
+from features.engines.winograd.loops import simd
 BACKBONES["tiny_chain"] = Backbone("tiny", "TinyChain", "pool6", 16, 16)
 BACKBONES["tiny_graph"] = Backbone("tiny", "TinyGraph", "last_relu", 64, 32)
-assert vectors.LANES == 8
+assert simd.LANES == 8
 base = those.frozen({size}, {layers!r}, name={name!r})
 np.savez({str(tmp_path / "x.npz")!r}, **those.NumbaEngine(base).run(those.draw({size})))
 """

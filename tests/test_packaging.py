@@ -80,7 +80,7 @@ BARE = """
 import sys
 import features
 assert 'site' in features.__file__, features.__file__
-from features.backbones import BACKBONES, Backbone
+from features.backbones.registry import BACKBONES, Backbone
 BACKBONES["tiny"] = Backbone("tiny", "Tiny", "last", 16, 8)
 from pipeline.__main__ import main
 sys.exit(main(sys.argv[1:]))

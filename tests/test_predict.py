@@ -17,7 +17,7 @@ from PIL import Image
 
 import pipeline
 from features import extract
-from features.backbones.keras_base import BACKBONES
+from features.backbones.registry import BACKBONES
 from features.backbones.weights import fingerprint_weights
 from features.errors import RequestError, SourceError, UnsafeFile, WeightsError
 from features.extraction.recompute import rebuild_engine
@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
     """A store of odd files too, of two layers and views, and a run of every head on it."""
     folder = tmp_path_factory.mktemp("predict")
     with pytest.MonkeyPatch.context() as patch:
-        from features.backbones.keras_base import Backbone
+        from features.backbones.registry import Backbone
 
         patch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
         patch.chdir(folder)
@@ -75,14 +75,14 @@ def test_equals_the_evaluation_row_by_row(trained, tmp_path, monkeypatch, head, 
 def check_predictions(run, photos, from_store):
     """Compare predictions for 16 test photos with the run's evaluation of them."""
     expected, predicted = evaluation(run), predict(run, [photos])
-    assert len(predicted["predictions"]) == len(expected) == 16 and not predicted["skipped"]
-    assert (predicted["from_store"], predicted["computed"]) == (from_store, 16 - from_store)
-    for each in predicted["predictions"]:
-        name, chances = expected[str(each["path"]).split("photos/")[1]]
-        assert each["class"] == name
-        np.testing.assert_allclose(list(each["probabilities"].values()), chances, atol=2e-6)
-        first, second = sorted(each["probabilities"].values())[::-1]
-        assert each["probability"] == first and each["margin"] == pytest.approx(first - second)
+    assert len(predicted.predictions) == len(expected) == 16 and not predicted.skipped
+    assert (predicted.from_store, predicted.computed) == (from_store, 16 - from_store)
+    for each in predicted.predictions:
+        name, chances = expected[each.path.split("photos/")[1]]
+        assert each.class_name == name
+        np.testing.assert_allclose(list(each.probabilities.values()), chances, atol=2e-6)
+        first, second = sorted(each.probabilities.values())[::-1]
+        assert each.probability == first and each.margin == pytest.approx(first - second)
 
 
 @pytest.mark.real
@@ -164,21 +164,18 @@ def test_hostile_files_computed_equal_those_stored(shared, tmp_path, monkeypatch
     stored = predict("run", ["images"])
     shutil.move("s.h5", "moved.h5")
     computed = predict("run", ["images"])
-    assert stored["from_store"] > 40 and not computed["from_store"] and len(computed["predictions"]) >= done.rows
-    for one, other in zip(stored["predictions"], computed["predictions"], strict=True):
-        assert one["path"] == other["path"] and one["class"] == other["class"]
-        np.testing.assert_allclose(
-            list(one["probabilities"].values()), list(other["probabilities"].values()), atol=1e-6
-        )
-    assert stored["skipped"] == computed["skipped"] != []
+    assert stored.from_store > 40 and not computed.from_store and len(computed.predictions) >= done.rows
+    for one, other in zip(stored.predictions, computed.predictions, strict=True):
+        assert one.path == other.path and one.class_name == other.class_name
+        np.testing.assert_allclose(list(one.probabilities.values()), list(other.probabilities.values()), atol=1e-6)
+    assert stored.skipped == computed.skipped != []
 
 
-def test_a_store_made_with_other_settings_is_not_read(trained, tmp_path, monkeypatch):
+def test_a_store_made_with_other_settings_is_not_read(trained, tmp_path, monkeypatch, said):
     monkeypatch.chdir(tmp_path)
     extract(str(trained / "photos"), backbone="tiny", out="s.h5", resize="nearest")
-    said: list[str] = []
-    predicted = predict(trained / "logistic", [trained / "photos/test"], say=said.append)
-    assert predicted["from_store"] == 0 and any("other settings" in line for line in said)
+    predicted = predict(trained / "logistic", [trained / "photos/test"])
+    assert predicted.from_store == 0 and any("other settings" in line for line in said)
 
 
 def test_a_model_of_ones_own_that_moved_and_one_that_changed(trained, tmp_path, monkeypatch):
@@ -193,8 +190,8 @@ def test_a_model_of_ones_own_that_moved_and_one_that_changed(trained, tmp_path, 
         predict("run", [trained / "photos/test"])
     predicted = predict("run", [trained / "photos/test"], weights="moved.keras")
     expected = evaluation(tmp_path / "run")
-    assert [each["class"] for each in predicted["predictions"]] == [
-        expected[each["path"].split("photos/")[1]][0] for each in predicted["predictions"]
+    assert [each.class_name for each in predicted.predictions] == [
+        expected[each.path.split("photos/")[1]][0] for each in predicted.predictions
     ]
     keras.Sequential([*layers[:2], keras.layers.Conv2D(5, 3, name="maps")]).save("other.keras")
     with pytest.raises(WeightsError, match="must have SHA-256"):

@@ -13,7 +13,7 @@ from standin import extract_module
 import features
 import pipeline
 from features import transformer
-from features.backbones.keras_base import BACKBONES
+from features.backbones.registry import BACKBONES
 from features.engines.registry import ENGINES
 from pipeline.cli.parser import make_parser
 from pipeline.evaluation.metrics import evaluate
@@ -63,12 +63,12 @@ def test_examples_run_in_their_order(tmp_path, monkeypatch):
     scope = {"paths": files, "labels": [file.parent.name for file in files]}
     examples = [block for name in READMES for block in fenced(name, "python")]
     examples = [block for block in examples if "dask_jobqueue" not in block]  # which needs a job queue
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         for name, instead in {"vgg16": "tiny", "block4_pool": "relu", "block5_pool": "last"}.items():
             example = example.replace(name, instead)
         if "photos.keras" in example:
-            pipeline.export(scope["run"]["out"], "photos.keras", rows=4)
+            pipeline.export(scope["run"].out, "photos.keras", rows=4)
         exec("\n".join(line for line in example.splitlines() if not line.startswith("%")), scope)
     assert scope["X"].shape == (32, 6) and scope["y"].shape == (32,) and scope["search"].best_score_ > 0.5
     assert Path("photos.onnx").exists() and Path("drive/compare/report.html").exists()

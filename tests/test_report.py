@@ -23,8 +23,8 @@ from pipeline.data.training_data import Features, Sample
 from pipeline.evaluation import curves
 from pipeline.heads.registry import find_head
 from pipeline.heads.sklearn_heads import ScaledEstimator
-from pipeline.reports.analysis import class_activation as attention
-from pipeline.reports.analysis import label_issues as suspects
+from pipeline.reports.analysis.class_activation import activation_maps
+from pipeline.reports.analysis.label_issues import label_errors
 from pipeline.reports.analysis.refit import LINEAR, coefficients
 from pipeline.reports.build import gather, load_run, report
 from pipeline.runs.predictions import load_predictions
@@ -76,7 +76,7 @@ def test_the_mean_of_an_activation_map_is_the_score(name, pool):
         settings = {key: values[1] for key, values in find_head(name).grid.items()}
         fitted = search.fit(settings, sample.everything)
         coef, intercept = coefficients(fitted, 3)
-        scores = attention.activation_maps(maps, coef, pool).mean(axis=(1, 2)) + intercept
+        scores = activation_maps(maps, coef, pool).mean(axis=(1, 2)) + intercept
         if isinstance(fitted, ScaledEstimator):
             expected = fitted.estimator_.decision_function(X / fitted.scale_)
         else:
@@ -91,11 +91,11 @@ def test_turned_labels_are_the_surest_to_be_doubted():
     given = y.copy()
     given[wrong] = (given[wrong] + 1) % 3
     p = cross_val_predict(LogisticRegression(), X, given, method="predict_proba")
-    found = suspects.label_errors(given, p)
+    found = label_errors(given, p)
     assert {each.row for each in found[:3]} == set(wrong.tolist())
     assert all(each.suggested == y[each.row] and each.likelier > each.given for each in found[:3])
     p[77] = np.nan  # nobody has said anything of it
-    assert 77 not in {each.row for each in suspects.label_errors(given, p)}
+    assert 77 not in {each.row for each in label_errors(given, p)}
 
 
 def test_the_page_is_made_of_the_run(hostile_run, capsys):

@@ -24,9 +24,9 @@ from conftest import assert_same_stores, draw, draw_tree
 from features import FeatureStore, extract
 from features.errors import SourceError, StoreError
 from features.extraction.verification import verify
-from features.images import decode as images
-from features.store import parts
-from features.store import writer_lock as writer
+from features.images import contents
+from features.images.decode import decode
+from features.store import parts, writer_lock
 from features.store.writer_lock import one_writer
 from pipeline.cli.commands import main
 
@@ -64,8 +64,8 @@ def test_disk_that_is_too_small_is_refused_before_the_pass(tree, small_disk, sta
 
 def test_second_writer_is_told_who_holds_the_store(tree, tmp_path, stand_in):
     code = (
-        "import sys, pathlib; from features.writer import one_writer\n"
-        "with one_writer(pathlib.Path(sys.argv[1]), print): print('held', flush=True); sys.stdin.read()"
+        "import sys, pathlib; from features.store.writer_lock import one_writer\n"
+        "with one_writer(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     folder = tmp_path / "s.h5.parts"
     root = Path(__file__).parents[1]
@@ -82,17 +82,17 @@ def test_second_writer_is_told_who_holds_the_store(tree, tmp_path, stand_in):
     run(tree, tmp_path / "s.h5")
 
 
-def test_file_system_without_locks_says_so_and_still_has_one_writer(tmp_path, monkeypatch):
+def test_file_system_without_locks_says_so_and_still_has_one_writer(tmp_path, monkeypatch, said):
     def no_locks(handle):
         raise OSError(errno.ENOTSUP, "no locks")
 
-    monkeypatch.setattr(writer, "_flock", no_locks)
-    told, folder = [], tmp_path / "s.h5.parts"
-    with one_writer(folder, told.append):
-        assert "without locks" in told[0]
+    monkeypatch.setattr(writer_lock, "_flock", no_locks)
+    folder = tmp_path / "s.h5.parts"
+    with one_writer(folder):
+        assert "without locks" in said[0]
         with (
             pytest.raises(StoreError, match=r"if that process is dead: rm .*writer.json"),
-            one_writer(folder, told.append),
+            one_writer(folder),
         ):
             pass
     assert not folder.exists()
@@ -103,12 +103,12 @@ def test_file_system_without_locks_says_so_and_still_has_one_writer(tmp_path, mo
     (folder / "writer.json").write_text(
         json.dumps({"process": int(dead), "host": socket.gethostname(), "since": "then"})
     )
-    with one_writer(folder, told.append):
+    with one_writer(folder):
         pass
 
 
 def test_a_synced_drive_that_cannot_lock_sync_or_tell_its_space_holds_the_same_store(
-    tree, tmp_path, monkeypatch, stand_in
+    tree, tmp_path, monkeypatch, stand_in, said
 ):
     """What drives that are mounted by FUSE answer, which hosted notebooks use."""
     run(tree, tmp_path / "local.h5")
@@ -119,11 +119,10 @@ def test_a_synced_drive_that_cannot_lock_sync_or_tell_its_space_holds_the_same_s
 
         return refuse
 
-    monkeypatch.setattr(writer, "_flock", cannot(errno.ENOTSUP))
+    monkeypatch.setattr(writer_lock, "_flock", cannot(errno.ENOTSUP))
     monkeypatch.setattr(os, "fsync", cannot(errno.EINVAL))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 0))
-    said = []
-    run(tree, tmp_path / "drive.h5", say=said.append)
+    run(tree, tmp_path / "drive.h5")
     assert any("without locks" in line for line in said) and any("does not tell" in line for line in said)
     assert_same_stores(tmp_path / "local.h5", tmp_path / "drive.h5")
     monkeypatch.setattr(os, "fsync", cannot(errno.EIO))  # no promise refused, but data lost
@@ -234,10 +233,9 @@ def test_copies_and_grown_sources_cost_forward_passes_for_new_contents_only(tree
 def test_skipped_files_are_remembered_and_retried_when_asked(tree, tmp_path, stand_in, monkeypatch):
     (tree / "train/red/odd.png").write_bytes(b"not yet readable")
     run(tree, tmp_path / "s.h5")
-    real = images.decode
     monkeypatch.setattr(
-        "features.images.decode.decode",
-        lambda data, *rest: np.zeros((16, 16, 3), np.uint8) if data[:3] == b"not" else real(data, *rest),
+        "features.images.contents.decode",
+        lambda data, *rest: np.zeros((16, 16, 3), np.uint8) if data[:3] == b"not" else decode(data, *rest),
     )
     assert (run(tree, tmp_path / "s.h5").rows, run(tree, tmp_path / "s.h5", retry_skipped=True).rows) == (32, 33)
 
@@ -251,16 +249,16 @@ def test_verify_a_sound_store(tree, tmp_path):
 
 def rewrite(path, change):
     """Copy a store into another with `change` applied, checksums and all: what only computing again can find."""
-    from features.store import schema as layout
+    from features.store import schema
 
     with h5py.File(path) as old, h5py.File(path.with_name("changed.h5"), "w", libver=("v110", "v110")) as new:
         values, provenance = old["features/last"][:], json.loads(old.attrs["provenance"])
         values, provenance = change(values, provenance)
-        layout.create(new, {"last": values.shape[1:]}, str(values.dtype), len(values), "none")
+        schema.create(new, {"last": values.shape[1:]}, str(values.dtype), len(values), "none")
         new["features/last"][:] = values
-        layout.write_rows(new, layout.read_rows(old))
-        layout.write_skipped(new, [])
-        layout.write_attributes(new, provenance)
+        schema.write_rows(new, schema.read_rows(old))
+        schema.write_skipped(new, [])
+        schema.write_attributes(new, provenance)
     return path.with_name("changed.h5")
 
 
@@ -348,7 +346,7 @@ def test_torture_names_its_trials():
 @pytest.mark.parametrize(("slow", "limit"), [("decode", "decode"), ("append", "write")])
 def test_the_summary_names_the_stage_that_set_the_pace(tree, tmp_path, stand_in, monkeypatch, slow, limit):
     monkeypatch.setattr("features.extraction.forward.PART_BYTES", 1)
-    owner = parts.Parts if slow == "append" else images
+    owner = parts.Parts if slow == "append" else contents
     real = getattr(owner, slow)
     monkeypatch.setattr(owner, slow, lambda *arguments: time.sleep(0.05) or real(*arguments))
     stages = run(tree, tmp_path / "s.h5", workers=1).stages

@@ -68,7 +68,7 @@ def test_a_process_that_finds_another_keeping_features_leaves_them_to_it(files, 
     first = make(tmp_path).transform(files[0][:4])
     (kept,) = (tmp_path / "kept").iterdir()
     parts = sorted(kept.glob("part-*.h5"))
-    with one_writer(kept, print):
+    with one_writer(kept):
         again = make(tmp_path).transform(files[0][:8])
         assert sorted(kept.glob("part-*.h5")) == parts
     np.testing.assert_array_equal(again[:4], first)

@@ -27,14 +27,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 CHILD = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
+import logging
 import standin
 from features import extract
+logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 from features.errors import CachedFeaturesError
 if {stand_in}: standin.install()
 import features.extraction.forward; features.extraction.forward.PART_BYTES = {part}
 print("started", flush=True)
 try:
-    done = extract({data!r}, out={out!r}, backbone={backbone!r}, batch_size=8, say=print, **{options!r})
+    done = extract({data!r}, out={out!r}, backbone={backbone!r}, batch_size=8, **{options!r})
 except CachedFeaturesError as error:
     sys.exit(f"error {{error}}")
 print("computed", done.computed)
@@ -123,8 +125,8 @@ sys.path[:0] = [{root!r}, {tests!r}]
 import numpy as np
 from conftest import contents
 from features.errors import StoreError
-from features.store import FeatureStore
-from features.verify import verify
+from features.store.reader import FeatureStore
+from features.extraction.verification import verify
 import pickle
 whole = pickle.load(open({whole!r}, "rb"))
 for line in sys.stdin:
@@ -275,11 +277,11 @@ def speed(place, times, real):
         layer = list(store.layers)[-1]
         values = store.dataset(layer)[:]
     np.save(place / "values.npy", values)
-    from features.store import schema as layout
+    from features.store import schema
 
-    for name in layout.COMPRESSION:
+    for name in schema.COMPRESSION:
         with h5py.File(place / f"{name}.h5", "w", libver=("v110", "v110")) as file:
-            layout.create(file, {"x": values.shape[1:]}, str(values.dtype), len(values), name)
+            schema.create(file, {"x": values.shape[1:]}, str(values.dtype), len(values), name)
             file["features/x"][:] = values
 
     def timed(read, size):
@@ -300,7 +302,7 @@ def speed(place, times, real):
 
     rates = {}
     for _ in range(times):
-        for name in layout.COMPRESSION:
+        for name in schema.COMPRESSION:
             with h5py.File(place / f"{name}.h5") as file:
                 rates.setdefault((name, "scan"), []).append(timed(lambda: scan(file["features/x"]), values.nbytes))
                 batch = 40 * 32 * values[0].nbytes
@@ -310,7 +312,7 @@ def speed(place, times, real):
         report.setdefault(name, {})[f"{what} MB/s"] = [
             round(rate) for rate in sorted(found)[:: max(1, len(found) // 2)]
         ]
-    for name in layout.COMPRESSION:
+    for name in schema.COMPRESSION:
         report[name]["smaller"] = round(values.nbytes / (place / f"{name}.h5").stat().st_size, 2)
     return report
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError
+from ..runtime.log import log
 from ..runtime.user_cache import recall, remember
 from .frozen_graph import Frozen
 from .registry import ENGINES, describe_engine
@@ -19,7 +20,7 @@ _LARGEST = 1024
 _GAIN = 1.05  # images/s, for which a batch is doubled
 
 
-def pick_batch_size(asked: str, frozen: Frozen, base: Any, say: Callable[[str], None]) -> int:
+def pick_batch_size(asked: str, frozen: Frozen, base: Any) -> int:
     """Return the batch size for an engine, found by trial on a GPU and remembered.
 
     Parameters
@@ -30,8 +31,6 @@ def pick_batch_size(asked: str, frozen: Frozen, base: Any, say: Callable[[str], 
     frozen : Frozen
     base : dict
         What tells this base from others; see `pick_engine`.
-    say : callable
-        Takes a line that tells what was found.
     """
     name = "tensorflow" if asked == "auto" else asked
     if find_device() == "cpu" or ENGINES[name].module != "tensorflow":
@@ -45,7 +44,7 @@ def pick_batch_size(asked: str, frozen: Frozen, base: Any, say: Callable[[str], 
     if size is None:
         size = find_batch_size(rate, _LARGEST)
         remember("batches", key, size)
-    say(f"batches  of {size} images are what this GPU is fastest with")
+    log.info(f"batches  of {size} images are what this GPU is fastest with")
     return int(size)
 
 

@@ -7,6 +7,8 @@ install packages.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,12 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import EngineError
-from ..runtime.keras_runtime import cores, quiet
-from .converted import converted
+from ..runtime.keras_runtime import quiet
+from ..runtime.machine import cores
+from ..runtime.user_cache import cache_folder
 from .frozen_graph import Frozen
 from .per_core import Lanes
 
 _CONVERT = "import sys, _tools; sys.exit(0 if _tools.mnnconvert(['mnnconvert', *sys.argv[1:]]) else 1)"
+_KEPT = 16  # converted models; the least recently used go
 
 
 class MNNEngine:
@@ -33,7 +37,7 @@ class MNNEngine:
 
     def __init__(self, frozen: Frozen):
         single = frozen.of_batch(1)
-        path = converted(single.graph(), f"mnn-{version('mnn')}", convert)
+        path = _converted(single.graph())
         self._frozen = frozen
         self._lanes = Lanes([_Lane(path, single).run for _ in range(min(cores(), frozen.batch_size))], 1)
 
@@ -65,6 +69,41 @@ class _Lane:
         self._input.copyFrom(self._tensor(images.shape, self._input.getDataType(), images, self._order))
         self._interpreter.runSession(self._session)
         return [np.array(output.getNumpyData()) for output in self._outputs]
+
+
+def _converted(graph: bytes) -> Path:
+    """Return the file of a converted graph, from the per-user cache or made now.
+
+    A file is named by the graph it is made from (the SHA-256 of all that decides it: weights, layers, size, batch,
+    preprocessing, pooling), by MNN's version, and by its own SHA-256, which is looked at each time: one that is damaged is
+    made again.
+    """
+    folder, name = cache_folder() / "converted", f"mnn-{version('mnn')}-{hashlib.sha256(graph).hexdigest()[:32]}"
+    for path in folder.glob(f"{name}-*"):
+        if path.name == f"{name}-{_digest(path)}":
+            os.utime(path)
+            return path
+        path.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        new = Path(place) / "model"
+        convert(graph, new)
+        path = folder / f"{name}-{_digest(new)}"
+        os.replace(new, path)
+    _forget(folder)
+    return path
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def _forget(folder: Path) -> None:
+    """Remove the models that were not used for longest."""
+    by_age = sorted((path for path in folder.iterdir() if path.is_file()), key=lambda path: path.stat().st_mtime)
+    for path in by_age[:-_KEPT]:
+        path.unlink(missing_ok=True)
 
 
 def convert(graph: bytes, to: Path) -> None:

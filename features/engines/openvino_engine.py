@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError
-from ..runtime.keras_runtime import cores
+from ..runtime.machine import cores
 from .frozen_graph import Frozen
 from .per_core import Lane, Lanes
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from ..engines.registry import Engine, describe_engine, make_checked, pick_engine
+from ..engines.registry import Engine, describe_engine
+from ..engines.selection import make_checked, pick_engine
+from ..images.contents import Content
 from ..images.decode import read_bytes
-from ..runtime.keras_runtime import cores
-from ..sources.load import Source, load_source
+from ..options import PlanOptions, takes
+from ..runtime.log import log
+from ..runtime.machine import cores
+from ..sources.load import load_source
+from ..sources.source import Source
 from .forward import first_batch, rows_a_part
-from .options import ExtractOptions, check_options
-from .plan import Content
+from .options import ExtractRequest, check_options
 from .run import load_base, row_bytes_of, settle_batch, tell_apart
 
 WORKERS = (1, 8, 64)
@@ -87,7 +90,7 @@ def time_engine(engine: Engine, batch: np.ndarray) -> float:
     return len(batch) / min(seconds)
 
 
-def estimate(source: Source, row_bytes: int, rate: float, options: ExtractOptions) -> Cost:
+def estimate(source: Source, row_bytes: int, rate: float, options: ExtractRequest) -> Cost:
     """Return what a pass costs, for the source or for `options.images` like its own.
 
     Parameters
@@ -97,7 +100,7 @@ def estimate(source: Source, row_bytes: int, rate: float, options: ExtractOption
         Of the features of one image.
     rate : float
         Images a second of one worker.
-    options : ExtractOptions
+    options : ExtractRequest
     """
     images = options.images or len(source)
     sample = [source.file(int(row)) for row in np.linspace(0, len(source) - 1, min(_SAMPLE, len(source)))]
@@ -116,12 +119,14 @@ def estimate(source: Source, row_bytes: int, rate: float, options: ExtractOption
     )
 
 
-def say_cost(cost: Cost, options: ExtractOptions, measured: bool, say: Callable[[str], None]) -> None:
+def log_cost(cost: Cost, options: ExtractRequest, measured: bool) -> None:
     """Say what a pass costs, and where the rate comes from."""
     for line in cost.describe(options.layout):
-        say(line)
+        log.info(line)
     if measured:
-        say(f"         measured on this machine, {cores()} cores, without decoding. Of another: --rate IMAGES_A_SECOND")
+        log.info(
+            f"         measured on this machine, {cores()} cores, without decoding. Of another: --rate IMAGES_A_SECOND"
+        )
 
 
 def _bytes(count: float) -> str:
@@ -132,32 +137,33 @@ def _bytes(count: float) -> str:
     return ""
 
 
-def plan_cost(data: str, *, say: Callable[[str], None] = lambda line: None, **options: Any) -> Cost:
+@takes(PlanOptions)
+def plan_cost(data: str, **options: Unpack[PlanOptions]) -> Cost:
     """Tell what `extract` would cost on 1, 8 and 64 workers, from a few measured batches; no store is made.
 
     Parameters
     ----------
-    data, say, **options
+    data, **options
         See `extract`. Further options: `images`, so many like the source's; `rate`, images a second of one worker.
 
     Returns
     -------
     Cost
     """
-    asked = ExtractOptions(data=data, **options)
+    asked = ExtractRequest(data=data, **options)
     check_options(asked)
     source = load_source(data, asked.seed, asked.limit, asked.allow_missing_classes)
     base = load_base(asked)
-    asked, frozen = settle_batch(replace(asked, pool=asked.pool or "none"), None, base, say)
+    asked, frozen = settle_batch(replace(asked, pool=asked.pool or "none"), None, base)
     rate = asked.rate
     if rate is None:
         few = (
             Content(hashlib.sha256(read_bytes(file)).digest(), file) for file in map(source.file, range(len(source)))
         )
         batch = first_batch(few, asked)
-        name = pick_engine(asked.engine, None, frozen, tell_apart(asked, base), batch, say)
-        say(f"engine   {describe_engine(name)}, batches of {asked.full_batch}")
+        name = pick_engine(asked.engine, None, frozen, tell_apart(asked, base), batch)
+        log.info(f"engine   {describe_engine(name)}, batches of {asked.full_batch}")
         rate = time_engine(make_checked(name, frozen, batch).engine, batch)
     cost = estimate(source, row_bytes_of(asked, base), rate, asked)
-    say_cost(cost, asked, asked.rate is None, say)
+    log_cost(cost, asked, asked.rate is None)
     return cost

@@ -13,11 +13,12 @@ import numpy as np
 
 from ..engines.registry import Engine
 from ..errors import SourceError, StoreError
+from ..images.contents import Content, ahead
 from ..images.views import make_view
 from ..runtime.progress import Progress
 from ..store.parts import Key, Parts
-from .options import ExtractOptions
-from .plan import Content, Plan, ahead
+from .options import ExtractRequest
+from .plan import Plan
 
 PART_BYTES, PART_SECONDS = 64 << 20, 30.0  # a kill loses at most two parts: one is written while the next fills
 PART_IMAGES = 512  # of a part on a cluster at most: under a minute of work at ten images a second
@@ -25,14 +26,14 @@ _ROUNDS_TO_INFINITY = 65520.0  # in float16, and all above
 _SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no mostly broken set
 
 
-def rows_a_part(row_bytes: int, options: ExtractOptions) -> int:
+def rows_a_part(row_bytes: int, options: ExtractRequest) -> int:
     """Return how many rows a part on a cluster has: whole batches; it depends on what is asked for alone.
 
     Parameters
     ----------
     row_bytes : int
         Of the features of one row.
-    options : ExtractOptions
+    options : ExtractRequest
     """
     rows = min(options.part_images or PART_IMAGES, max(1, PART_BYTES // row_bytes))
     batches = max(1, rows // options.full_batch)
@@ -49,7 +50,7 @@ def find_work(plan: Plan, parts: Parts, views: int) -> list[tuple[Content, list[
     return found
 
 
-def first_batch(contents: Iterable[Content], options: ExtractOptions) -> np.ndarray:
+def first_batch(contents: Iterable[Content], options: ExtractRequest) -> np.ndarray:
     """Return the first images, as many as a batch has; where there are fewer, zeros follow."""
     batch = np.zeros((options.full_batch, options.side, options.side, 3), np.uint8)
     decoded = (content.image(options.side, options.resize) for content in contents)
@@ -103,7 +104,7 @@ def compute(
     total: int,
     engine: Engine,
     parts: Sink,
-    options: ExtractOptions,
+    options: ExtractRequest,
     progress: Progress,
     whole: bool = False,
 ) -> Stages:
@@ -150,7 +151,7 @@ class Buffer:
         self,
         parts: Sink,
         engine: Engine,
-        options: ExtractOptions,
+        options: ExtractRequest,
         writer: ThreadPoolExecutor,
         stages: Stages,
         whole: bool = False,
@@ -242,7 +243,7 @@ def cast_features(layer: str, values: np.ndarray, dtype: str) -> np.ndarray:
     return values.astype(dtype)
 
 
-def allowed_skips(total: int, options: ExtractOptions) -> int:
+def allowed_skips(total: int, options: ExtractRequest) -> int:
     """Return how many of `total` files may be unusable before a run stops."""
     if options.max_skipped is not None:
         return int(options.max_skipped * total)

@@ -6,14 +6,15 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..backbones.keras_base import check_request, find_backbone
+from ..backbones.registry import check_request, find_backbone
 from ..engines.batch_size import USUAL
 from ..engines.registry import CHOICES, is_installed, missing_engine
 from ..errors import RequestError, must_be_one_of
-from ..images import decode as images
+from ..images.decode import check_resize
 from ..images.views import check_views
 from ..pooling import EXTRACT_POOLS
 from ..runtime.dask_cluster import check_cluster
+from ..runtime.machine import cores
 from ..store.parts import LAYOUTS
 from ..store.schema import COMPRESSION
 
@@ -21,7 +22,7 @@ DTYPES = ("float16", "float32")
 
 
 @dataclass(frozen=True)
-class ExtractOptions:
+class ExtractRequest:
     """What to extract. Fields left None take the backbone's default.
 
     Attributes
@@ -41,7 +42,7 @@ class ExtractOptions:
     preprocess : {'imagenet', 'rescale', 'none'}
         See `build_base`.
     resize : str
-        A key of ``images.RESIZE``.
+        A key of `features.images.decode.RESIZE`.
     dtype : {'float16', 'float32'}
     engine : str
         What runs the base, one of ``engines.CHOICES``. ``auto``: what a store of this name was made with; else the
@@ -102,7 +103,7 @@ class ExtractOptions:
     retry_skipped: bool = False
     max_skipped: float | None = None
     allow_missing_classes: bool = False
-    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    workers: int = field(default_factory=lambda: min(8, cores()))
     cluster: str | None = None
     skip_unfit: bool = False
     part_images: int | None = None
@@ -138,10 +139,10 @@ class ExtractOptions:
         return self.preprocess or find_backbone(self.backbone).preprocess
 
 
-def check_options(options: ExtractOptions) -> None:
+def check_options(options: ExtractRequest) -> None:
     """Refuse what can be refused before any file is read."""
     check_request(options.backbone, options.side, options.preparation)
-    images.check_resize(options.resize)
+    check_resize(options.resize)
     if options.dtype not in DTYPES:
         raise must_be_one_of("dtype", DTYPES, options.dtype)
     if options.engine not in CHOICES:

@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from ..errors import SourceError, UnreadableImage
-from ..images import decode as images
-from ..sources.load import Source
+from ..errors import SourceError
+from ..images.contents import Content, distinct_contents, hash_files
+from ..sources.source import Source
 from ..store.schema import Rows, Skipped
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Content:
-    """What is in one or more image files: the SHA-256 of the bytes, and one file that has them."""
-
-    sha256: bytes
-    file: Path
-
-    def image(self, size: int, resize: str) -> np.ndarray | str:
-        """Return the decoded image, or the reason why there is none.
-
-        Raises
-        ------
-        SourceError
-            If the file no longer has this content.
-        """
-        try:
-            data = images.read_bytes(self.file)
-            if hashlib.sha256(data).digest() != self.sha256:
-                raise SourceError(f"{self.file} changed during the pass. Run the same command again; nothing is lost.")
-            return images.decode(data, size, resize)
-        except UnreadableImage as error:
-            return str(error)
 
 
 @dataclass(frozen=True)
@@ -126,28 +94,6 @@ def make_plan(source: Source, workers: int) -> Plan:
     return Plan(source, tuple(keys), tuple(distinct_contents(files, keys)))
 
 
-def distinct_contents(files: Sequence[Path], keys: Sequence[bytes | str]) -> list[Content]:
-    """Return the distinct contents of files whose keys `hash_files` gave, in the order of their first files."""
-    first: dict[bytes, Content] = {}
-    for file, key in zip(files, keys, strict=True):
-        if isinstance(key, bytes) and key not in first:
-            first[key] = Content(key, file)
-    return list(first.values())
-
-
-def hash_files(files: Sequence[Path], workers: int) -> list[bytes | str]:
-    """Return the SHA-256 of each file's bytes, or the reason why it cannot be read."""
-
-    def key(file: Path) -> bytes | str:
-        try:
-            return hashlib.sha256(images.read_bytes(file)).digest()
-        except UnreadableImage as error:
-            return str(error)
-
-    with ThreadPoolExecutor(workers) as pool:
-        return list(ahead(pool, key, files, 4 * workers))
-
-
 def check_classes(plan: Plan, size: int, resize: str) -> None:
     """Raise SourceError if a class has no readable image; one that decodes is enough, so this is quick."""
     source, files = plan.source, {content.sha256: content for content in plan.contents}
@@ -164,20 +110,3 @@ def check_classes(plan: Plan, size: int, resize: str) -> None:
                 f"every class must have a readable image; all {len(reasons)} of {name!r} are broken ({reasons[0]}). "
                 f"Repair them, move the class away, or accept it: --allow-missing-classes"
             )
-
-
-def ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
-) -> Iterator[Result]:
-    """Yield ``work(item)`` in order, computed by the pool at most `depth` items ahead, so that memory stays flat."""
-    pending: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) >= depth:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()

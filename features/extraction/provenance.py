@@ -11,14 +11,14 @@ import numpy as np
 
 from ..backbones.keras_base import Base
 from ..backbones.weights import recall_sha256
-from ..sources.load import Source
+from ..sources.source import Source
 from ..store.reader import FeatureStore, fingerprint, parts_folder
 from ..store.schema import Rows, Skipped
-from .options import ExtractOptions
+from .options import ExtractRequest
 from .plan import Plan
 
 
-def make_provenance(options: ExtractOptions, source: Source, base: Base, engine: str) -> dict[str, Any]:
+def make_provenance(options: ExtractRequest, source: Source, base: Base, engine: str) -> dict[str, Any]:
     """Return what is kept in a store about how it was made, as JSON can carry it."""
     made = {
         **asked_settings(options),
@@ -46,7 +46,7 @@ def make_provenance(options: ExtractOptions, source: Source, base: Base, engine:
     return {**made, "fingerprint": fingerprint(made)}
 
 
-def asked_settings(options: ExtractOptions) -> dict[str, Any]:
+def asked_settings(options: ExtractRequest) -> dict[str, Any]:
     """Return what the request alone says of the fields that decide feature values."""
     return {
         "backbone": Path(options.backbone).name,
@@ -58,7 +58,7 @@ def asked_settings(options: ExtractOptions) -> dict[str, Any]:
     }
 
 
-def find_finished(options: ExtractOptions, plan: Plan) -> tuple[Rows, list[Skipped], dict[str, Any]] | None:
+def find_finished(options: ExtractRequest, plan: Plan) -> tuple[Rows, list[Skipped], dict[str, Any]] | None:
     """Return rows, skipped files and provenance of a store that is whole and all that is asked for, else None.
 
     Files of the source were read and hashed for the plan. Weights count as those that were loaded and hashed before if
@@ -75,14 +75,14 @@ def find_finished(options: ExtractOptions, plan: Plan) -> tuple[Rows, list[Skipp
         return (rows, skipped, held) if is_current(store, options, rows, skipped) else None
 
 
-def is_current(store: FeatureStore, options: ExtractOptions, rows: Rows, skipped: list[Skipped]) -> bool:
+def is_current(store: FeatureStore, options: ExtractRequest, rows: Rows, skipped: list[Skipped]) -> bool:
     """Tell whether a store holds exactly these rows, kept as asked."""
     same = all(np.array_equal(getattr(store.rows, each.name), getattr(rows, each.name)) for each in fields(Rows))
     kept = (store.provenance["compression"], "parts" if store.parts else "file")
     return same and store.skipped == skipped and kept == (options.compression, options.layout)
 
 
-def _has_settings(held: dict[str, Any], options: ExtractOptions) -> bool:
+def _has_settings(held: dict[str, Any], options: ExtractRequest) -> bool:
     """Tell whether a store's settings are those asked for; one that cannot be told without TensorFlow is not."""
     sha256 = recall_sha256(options.backbone, options.weights)
     # An index among the layers says the same only while Keras builds the same list of them.

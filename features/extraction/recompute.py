@@ -14,13 +14,13 @@ import numpy as np
 from ..backbones.keras_base import Base, build_base
 from ..engines.frozen_graph import Frozen
 from ..engines.registry import ENGINES, Engine, is_installed, missing_engine
-from ..errors import UnsafeFile, must_be_one_of
+from ..errors import CachedFeaturesError, UnsafeFile, must_be_one_of
+from ..images.contents import Content, ahead
 from ..images.decode import check_resize
 from ..images.views import check_views, make_view
 from ..pooling import EXTRACT_POOLS
 from .forward import cast_features
 from .options import DTYPES
-from .plan import Content, ahead
 
 _MAX_SIDE, _MAX_BATCH = 4096, 4096
 
@@ -95,6 +95,8 @@ def rebuild_engine(held: dict[str, Any], weights: str | None = None) -> Engine:
 def _described() -> Iterator[None]:
     try:
         yield
+    except CachedFeaturesError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnsafeFile(f"provenance must say how features were made; {error!r}. Make the run again.") from error
 

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import math
-import os
-import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from ..backbones.keras_base import Base, build_base
 from ..engines.batch_size import pick_batch_size
 from ..engines.frozen_graph import Frozen
-from ..engines.registry import Engine, describe_engine, make_checked, pick_engine
+from ..engines.registry import Engine, describe_engine
+from ..engines.selection import make_checked, pick_engine
 from ..errors import RequestError, SourceError, StoreError
+from ..options import ExtractOptions, takes
 from ..pooling import pooled_shape
+from ..runtime.log import log
+from ..runtime.machine import memory_limit, peak_memory
 from ..runtime.progress import Progress
-from ..sources.load import Source, load_source
+from ..sources.load import load_source
+from ..sources.source import Source
 from ..store.atomic_file import free_space
 from ..store.parts import Parts, held_provenance
 from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
 from ..store.writer_lock import one_writer
-from .forward import PART_BYTES, Stages, allowed_skips, compute, find_work, first_batch, too_many_skipped
-from .options import ExtractOptions, check_options
+from .forward import (
+    PART_BYTES,
+    Stages,
+    allowed_skips,
+    compute,
+    find_work,
+    first_batch,
+    too_many_skipped,
+)
+from .options import ExtractRequest, check_options
 from .plan import Plan, check_classes, make_plan
 from .provenance import find_finished, is_current, make_provenance
 
@@ -57,8 +68,19 @@ class Summary:
     seconds: dict[str, float]
     stages: Stages | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        return {
+            "store": str(self.path),
+            "rows": self.rows,
+            "computed": self.computed,
+            "skipped": [{"path": each.path, "reason": each.reason} for each in self.skipped],
+            "seconds": self.seconds,
+        }
 
-def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **options: Any) -> Summary:
+
+@takes(ExtractOptions)
+def extract(data: str, **options: Unpack[ExtractOptions]) -> Summary:
     """Run a frozen base once over labelled images and keep its features in one store.
 
     Running it again goes on where it stopped, adds images that are new, and does nothing if there are none.
@@ -67,10 +89,7 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
     ----------
     data : str
         A folder, a CSV manifest or the name of a set; see `load_source`.
-    say : callable
-        Takes each line that tells what was decided.
     **options
-        Other fields of `ExtractOptions`.
 
     Returns
     -------
@@ -85,47 +104,45 @@ def extract(data: str, *, say: Callable[[str], None] = lambda line: None, **opti
     --------
     >>> features.extract("photos", backbone="vgg16", out="cache/photos.h5")   # doctest: +SKIP
     """
-    asked, clock = ExtractOptions(data=data, **options), _Clock()
+    asked, clock = ExtractRequest(data=data, **options), _Clock()
     check_options(asked)
-    if asked.images is not None or asked.rate is not None:
-        raise RequestError("images and rate must go with --plan-only; got them without. For fewer images: --limit N")
     if asked.part_images is not None and asked.cluster is None:
         raise RequestError("part-images must go with --cluster; got it without. Leave it out.")
     source = load_source(data, asked.seed, asked.limit, asked.allow_missing_classes)
     plan = make_plan(source, asked.workers)
     for line in plan.describe():
-        say(line)
+        log.info(line)
     finished = find_finished(asked, plan)
     if finished is not None:
         rows, skipped, held = finished
         _check_rows(rows, skipped, asked)
-        say(f"store    {asked.path} is whole and up to date, made by {held['engine']}; nothing to compute")
+        log.info(f"store    {asked.path} is whole and up to date, made by {held['engine']}; nothing to compute")
         clock.lap("plan")
         return Summary(asked.path, len(rows), 0, skipped, clock.laps)
     if not asked.allow_missing_classes:
         check_classes(plan, asked.side, asked.resize)
     clock.lap("plan")
-    return _compute(asked, source, plan, clock, say)
+    return _compute(asked, source, plan, clock)
 
 
-def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, say: Callable[[str], None]) -> Summary:
+def _compute(asked: ExtractRequest, source: Source, plan: Plan, clock: _Clock) -> Summary:
     """Compute what a store lacks and commit it."""
     held = held_provenance(asked.path)
     base = load_base(asked)
-    asked = _with_pool(asked, held, base, plan, say)
-    asked, frozen = settle_batch(asked, held, base, say)
+    asked = _with_pool(asked, held, base, plan)
+    asked, frozen = settle_batch(asked, held, base)
     batch = first_batch(plan.contents, asked)
-    name = pick_engine(asked.engine, held["engine"] if held else None, frozen, tell_apart(asked, base), batch, say)
+    name = pick_engine(asked.engine, held["engine"] if held else None, frozen, tell_apart(asked, base), batch)
     provenance = make_provenance(asked, source, base, describe_engine(name))
-    with one_writer(parts_folder(asked.path), say):
+    with one_writer(parts_folder(asked.path)):
         parts = Parts(asked.path, provenance | {"parity": held.get("parity") if held else None}, asked.retry_skipped)
         parts.forget(set(plan.keys))
         todo = find_work(plan, parts, asked.views)
         count = sum(len(views) for _, views in todo)
-        _preflight(asked, base, plan, count, say)
+        _preflight(asked, base, plan, count)
         stages = None
         if todo:
-            engine, parts.provenance["parity"] = _start_engine(name, frozen, batch, count, asked, say)
+            engine, parts.provenance["parity"] = _start_engine(name, frozen, batch, count, asked)
             if asked.cluster is None:
                 clock.lap("load")
                 with Progress(count, "images") as progress:
@@ -134,7 +151,7 @@ def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, s
                 from .distributed.run import cut, pass_on_cluster  # Dask is optional
 
                 works = cut(todo, row_bytes_of(asked, base), asked)
-                with pass_on_cluster(parts, batch, plan.contents, asked, say) as run:
+                with pass_on_cluster(parts, batch, plan.contents, asked) as run:
                     clock.lap("load")
                     run(works, len(plan.contents))
             clock.lap("pass")
@@ -149,9 +166,7 @@ def _compute(asked: ExtractOptions, source: Source, plan: Plan, clock: _Clock, s
     return Summary(asked.path, len(rows), computed, skipped, clock.laps, stages)
 
 
-def settle_batch(
-    options: ExtractOptions, held: dict[str, Any] | None, base: Base, say: Callable[[str], None]
-) -> tuple[ExtractOptions, Frozen]:
+def settle_batch(options: ExtractRequest, held: dict[str, Any] | None, base: Base) -> tuple[ExtractRequest, Frozen]:
     """Fill in how many images a batch has, where the request leaves it out, and freeze the base for as many."""
     frozen = Frozen(base, options.side, options.full_batch, options.pool or "none")
     if options.batch_size is not None:
@@ -159,11 +174,11 @@ def settle_batch(
     if held is not None:
         size = held["batch_size"]
     else:
-        size = pick_batch_size(options.engine, frozen, tell_apart(options, base), say)
+        size = pick_batch_size(options.engine, frozen, tell_apart(options, base))
     return replace(options, batch_size=size), frozen if size == options.full_batch else frozen.of_batch(size)
 
 
-def tell_apart(options: ExtractOptions, base: Base) -> dict[str, Any]:
+def tell_apart(options: ExtractRequest, base: Base) -> dict[str, Any]:
     """Return what decides how fast each engine runs a base."""
     return {
         "weights_sha256": base.weights.sha256,
@@ -175,7 +190,7 @@ def tell_apart(options: ExtractOptions, base: Base) -> dict[str, Any]:
     }
 
 
-def _is_current(options: ExtractOptions, rows: Rows, skipped: list[Skipped]) -> bool:
+def _is_current(options: ExtractRequest, rows: Rows, skipped: list[Skipped]) -> bool:
     if not options.path.exists():
         return False
     with FeatureStore(options.path) as store:
@@ -192,7 +207,7 @@ class _Clock:
         self.laps[name], self._last = now - self._last, now
 
 
-def load_base(options: ExtractOptions) -> Base:
+def load_base(options: ExtractRequest) -> Base:
     """Return the base that is asked for, with its weights."""
     return build_base(
         options.backbone,
@@ -204,9 +219,7 @@ def load_base(options: ExtractOptions) -> Base:
     )
 
 
-def _with_pool(
-    options: ExtractOptions, held: dict[str, Any] | None, base: Base, plan: Plan, say: Callable[[str], None]
-) -> ExtractOptions:
+def _with_pool(options: ExtractRequest, held: dict[str, Any] | None, base: Base, plan: Plan) -> ExtractRequest:
     """Fill in how maps are pooled, where the request leaves it out."""
     if options.pool is not None:
         return options
@@ -215,18 +228,18 @@ def _with_pool(
     values = sum(math.prod(shape) for shape in base.layers.values()) * len(plan.contents) * options.views
     options.path.parent.mkdir(parents=True, exist_ok=True)
     free = free_space(options.path.parent)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    room = memory_limit()
     on_disk, in_memory = 2 * values * np.dtype(options.dtype).itemsize, 4 * values
-    if on_disk <= free and in_memory <= memory / 2:
+    if on_disk <= free and in_memory <= room / 2:
         return replace(options, pool="none")
-    say(
+    log.info(
         f"pool     avg: whole maps would take {on_disk / 1e9:.1f} GB on disk while they are made ({free / 1e9:.1f} GB free) and "
-        f"{in_memory / 1e9:.1f} GB of memory as a matrix ({memory / 1e9:.1f} GB in all). To store them anyway: --pool none"
+        f"{in_memory / 1e9:.1f} GB of memory as a matrix ({room / 1e9:.1f} GB in all). To store them anyway: --pool none"
     )
     return replace(options, pool="avg")
 
 
-def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractOptions) -> None:
+def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractRequest) -> None:
     total = len(rows) + len(skipped)
     allowed = allowed_skips(total, options)
     if len(skipped) > allowed:
@@ -244,13 +257,13 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractOptions) -> 
             )
 
 
-def row_bytes_of(options: ExtractOptions, base: Base) -> int:
+def row_bytes_of(options: ExtractRequest, base: Base) -> int:
     """Return what the features of one image take, before they are compressed."""
     values = sum(math.prod(pooled_shape(shape, options.pool or "none")) for shape in base.layers.values())
     return values * np.dtype(options.dtype).itemsize
 
 
-def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int, say: Callable[[str], None]) -> None:
+def _preflight(options: ExtractRequest, base: Base, plan: Plan, todo: int) -> None:
     """Say what will be done; refuse it where the disk cannot hold it."""
     shapes = {name: pooled_shape(shape, options.pool or "none") for name, shape in base.layers.items()}
     row_bytes = row_bytes_of(options, base)
@@ -258,14 +271,14 @@ def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int, say: 
     free = free_space(parts_folder(options.path))
     room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not tell what is free"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
-    say(
+    log.info(
         f"base     {options.backbone} at {options.side} px, {options.resize}, preprocess {options.preparation}: {layers}"
     )
-    say(f"weights  {options.weights} from {base.weights.origin}, SHA-256 {base.weights.sha256[:12]}...")
-    say(
+    log.info(f"weights  {options.weights} from {base.weights.origin}, SHA-256 {base.weights.sha256[:12]}...")
+    log.info(
         f"store    {options.path}: {todo} of {len(plan.contents) * options.views} images to compute, {options.dtype}, {options.compression}"
     )
-    say(f"disk     at most {whole / 1e6:.0f} MB, and {parts / 1e6:.0f} MB more until it is whole; {room}")
+    log.info(f"disk     at most {whole / 1e6:.0f} MB, and {parts / 1e6:.0f} MB more until it is whole; {room}")
     # Compression is not counted on: what a store needs is known only once it is there.
     if todo and whole + parts > free:
         raise StoreError(
@@ -275,17 +288,18 @@ def _preflight(options: ExtractOptions, base: Base, plan: Plan, todo: int, say: 
 
 
 def _start_engine(
-    name: str, frozen: Frozen, batch: np.ndarray, todo: int, options: ExtractOptions, say: Callable[[str], None]
+    name: str, frozen: Frozen, batch: np.ndarray, todo: int, options: ExtractRequest
 ) -> tuple[Engine, float]:
     """Make and check the engine, and say how long the pass takes and what it needs."""
     checked = make_checked(name, frozen, batch)
     away = "" if name == "tensorflow" else f"; {checked.parity:.1e} away from TensorFlow's features (relative)"
-    say(f"engine   {describe_engine(name)}, batches of {options.full_batch}{away}")
+    log.info(f"engine   {describe_engine(name)}, batches of {options.full_batch}{away}")
     if todo > options.full_batch and options.cluster is None:
         seconds = checked.seconds * todo / options.full_batch
         waiting = (2 * options.full_batch + options.workers) * options.side**2 * 3 + 3 * PART_BYTES
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + waiting
-        say(f"predict  {_duration(seconds)} for the pass, {memory / 1e9:.1f} GB of memory at its peak")
+        used = peak_memory()
+        room = "" if used is None else f", {(used + waiting) / 1e9:.1f} GB of memory at its peak"
+        log.info(f"predict  {_duration(seconds)} for the pass{room}")
     return checked.engine, checked.parity
 
 

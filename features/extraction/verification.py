@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,12 @@ import numpy as np
 
 from ..engines.registry import ENGINES, Engine, is_installed, missing_engine
 from ..errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage
-from ..images import decode as images
+from ..images.contents import hash_files
+from ..images.decode import decode, read_bytes
 from ..images.views import make_view
+from ..runtime.log import log
 from ..runtime.progress import Progress
 from ..store.reader import FeatureStore
-from .plan import hash_files
 from .recompute import rebuild_engine
 
 # Relative, Frobenius. Rounding to float16 takes up to 5e-4 of it. That another resize rule, preprocessing or order of
@@ -32,9 +32,7 @@ class Check:
     seen: str
 
 
-def verify(
-    path: str | Path, rows: int = 16, seed: int = 0, say: Callable[[str], None] = lambda line: None
-) -> list[Check]:
+def verify(path: str | Path, rows: int = 16, seed: int = 0) -> list[Check]:
     """Check a store.
 
     Every chunk is read against its checksum; files of the source are hashed and compared with their rows, where they
@@ -49,8 +47,6 @@ def verify(
         How many random rows to compute again; 0 leaves it out, and needs no TensorFlow.
     seed : int
         Of the choice of rows.
-    say : callable
-        Takes a line for each check.
 
     Returns
     -------
@@ -68,7 +64,7 @@ def verify(
         for make in (_check_values, _check_source, lambda each: _check_computed(each, rows, seed)):
             checks.append(make(store))
             mark = {True: "ok", False: "FAILED", None: "not checked"}[checks[-1].held]
-            say(f"{checks[-1].name:<8} {mark}: {checks[-1].seen}")
+            log.info(f"{checks[-1].name:<8} {mark}: {checks[-1].seen}")
     return checks
 
 
@@ -142,7 +138,7 @@ def _check_computed(store: FeatureStore, rows: int, seed: int) -> Check:
 def _image(store: FeatureStore, root: Path, row: int) -> np.ndarray:
     """Return the view of an image that went through the base."""
     held, rows = store.provenance, store.rows
-    image = images.decode(images.read_bytes(root / rows.paths[row]), held["image_size"], held["resize"])
+    image = decode(read_bytes(root / rows.paths[row]), held["image_size"], held["resize"])
     augment = held["augment"].split(",")[0]
     return make_view(image, augment, int(rows.views[row]), rows.sha256[row].tobytes(), held["seed"])
 

@@ -1,1 +1,1 @@
-"""This machine and others: Keras, the user's cache, memory and cores, progress, versions, Dask."""
+"""What the machine and others offer: Keras, the user's cache, memory and cores, progress, versions, Dask."""

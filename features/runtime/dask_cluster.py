@@ -8,14 +8,15 @@ import os
 import platform
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ClusterError, RequestError, missing_extra
-from .keras_runtime import cores
+from .log import log
+from .machine import cores
 from .versions import differences, versions
 
 GO_ON = "What is done is kept: the same command goes on from there."
@@ -44,17 +45,13 @@ def check_cluster(spec: str | None, skip_unfit: bool = False) -> None:
 
 
 @contextmanager
-def open_client(
-    spec: str, say: Callable[[str], None], gpus: int = 0, skip_unfit: bool = False
-) -> Iterator[tuple[Any, set[str]]]:
+def open_client(spec: str, gpus: int = 0, skip_unfit: bool = False) -> Iterator[tuple[Any, set[str]]]:
     """Yield a client of a cluster whose workers have this process's versions, and the addresses of those that have not.
 
     Parameters
     ----------
     spec : str
         ``local:N`` or a scheduler's address.
-    say : callable
-        Takes each line that tells what was found.
     gpus : int
         GPUs of this machine that the workers of ``local:N`` are to have, one each.
     skip_unfit : bool
@@ -86,7 +83,7 @@ def open_client(
             client.wait_for_workers(1, timeout=_FIRST_WORKER)
         except TimeoutError as error:
             raise ClusterError(f"{spec} has no workers. Start some: dask worker {address} --nthreads 1") from error
-        yield client, _check_versions(client, skip_unfit, say)
+        yield client, _check_versions(client, skip_unfit)
 
 
 def _hear(address: str) -> None:
@@ -98,7 +95,7 @@ def _hear(address: str) -> None:
                 raise ConnectionError(f"{address} hung up")
 
 
-def settle_unfit(bad: dict[str, str], fit: int, skip: bool, say: Callable[[str], None]) -> set[str]:
+def settle_unfit(bad: dict[str, str], fit: int, skip: bool) -> set[str]:
     """Raise ClusterError if there are unfit workers, {address: why}; where others are fit, they may be left out, by name.
 
     Parameters
@@ -108,7 +105,6 @@ def settle_unfit(bad: dict[str, str], fit: int, skip: bool, say: Callable[[str],
         How many there are beside them.
     skip : bool
         Go on without them.
-    say : callable
     """
     if bad and not (skip and fit):
         name = min(bad)
@@ -116,7 +112,7 @@ def settle_unfit(bad: dict[str, str], fit: int, skip: bool, say: Callable[[str],
         without = " Or go on without: --skip-unfit" if fit else ""
         raise ClusterError(f"worker {name} is not fit: {bad[name]}{others}{without}")
     for name, why in sorted(bad.items()):
-        say(f"warning  worker {name} is left out: {why}")
+        log.warning(f"worker {name} is left out: {why}")
     return set(bad)
 
 
@@ -147,7 +143,7 @@ def scheduler_there(client: Any) -> Iterator[None]:
         raise cluster_lost(client) from error
 
 
-def _check_versions(client: Any, skip_unfit: bool, say: Callable[[str], None]) -> set[str]:
+def _check_versions(client: Any, skip_unfit: bool) -> set[str]:
     found = client.run(_describe, on_error="return")
     bad = {}
     for name, seen in found.items():
@@ -155,18 +151,18 @@ def _check_versions(client: Any, skip_unfit: bool, say: Callable[[str], None]) -
             bad[name] = f"it cannot tell its versions ({seen}). Install this program there."
         elif differs := differences(versions(), seen[0]):
             bad[name] = f"it has {differs}. Install the client's versions there and start it again."
-    unfit = settle_unfit(bad, len(found) - len(bad), skip_unfit, say)
+    unfit = settle_unfit(bad, len(found) - len(bad), skip_unfit)
     threads, has = Counter[str](), {}
     for name, worker in client.scheduler_info(n_workers=-1)["workers"].items():
         if name in found.keys() - unfit:
             _, node, has[node] = found[name]
             threads[node] += worker["nthreads"]
-    say(
+    log.info(
         f"cluster  {client.scheduler.address}: {len(found) - len(unfit)} workers, {sum(threads.values())} threads on {len(has)} machines"
     )
     for node, count in threads.items():
         if count > has[node]:
-            say(f"warning  {node} has {has[node]} cores and workers with {count} threads: they slow each other down")
+            log.warning(f"{node} has {has[node]} cores and workers with {count} threads: they slow each other down")
     return unfit
 
 

@@ -9,19 +9,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-_core_limit: int | None = None
+from .machine import limit_cores
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, _core_limit or allowed)
-
-
-def limit_cores(count: int) -> None:
+def limit_threads(count: int) -> None:
     """Let engines that are made from now on use so many cores; TensorFlow must not have computed yet."""
-    global _core_limit
-    _core_limit = count
+    limit_cores(count)
     import_keras()
     import tensorflow as tf
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,25 @@ from PIL import Image
 
 from ..errors import SourceError
 from ..runtime.user_cache import cache_folder
+from .folder import read_folder
+from .source import Source
 
 # In the order of the set's labels (Krizhevsky 2009, "Learning multiple layers of features from tiny images").
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def cifar10_folder() -> Path:
-    """Return a folder ``{train,test}/<class>/<number>.png`` in the per-user cache, made on the first call.
+def read_cifar10() -> Source:
+    """Read the set as a folder ``{train,test}/<class>/<number>.png`` of the per-user cache, made on the first call.
 
     Raises
     ------
     SourceError
         If Keras has the set neither in its cache nor by download.
     """
+    return replace(read_folder(_folder()), kind="cifar10")
+
+
+def _folder() -> Path:
     folder = cache_folder() / "cifar10"
     if folder.exists():
         return folder

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from ..errors import missing_extra
 from ..splits import Row
+from .source import Source, make_source
 
 
-def read_elpv() -> tuple[Path, list[Row], dict[str, str]]:
-    """Return the folder of the cells, their rows, and the type of the module that each was cut from.
+def read_elpv() -> Source:
+    """Read the solar cells; splits are stratified by label and module type, as the published benchmark's are.
 
     Defective means a defect probability above 0.5, as in Deitsch et al. 2019 (arXiv 1807.02894).
     """
@@ -24,4 +25,4 @@ def read_elpv() -> tuple[Path, list[Row], dict[str, str]]:
         path, probability, module_type = line.split()
         rows.append((path, "defective" if float(probability) > 0.5 else "functional", None))
         module_types[path] = module_type
-    return root, rows, module_types
+    return make_source("elpv", root, rows, strata=module_types)

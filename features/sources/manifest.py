@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ..errors import SourceError
 from ..splits import SPLIT_NAMES, Row
+from .source import Source, make_source
 
 
-def read_manifest(path: Path) -> list[Row]:
+def read_csv(path: Path) -> Source:
     """Read a CSV file with the columns path, label and optionally split; paths are relative to its folder.
 
     Raises
@@ -61,4 +62,4 @@ def read_manifest(path: Path) -> list[Row]:
         )
     if len({split is None for _, _, split in rows}) == 2:
         raise SourceError(f"{path} must give a split on every line or on none. Fill in the column split.")
-    return rows
+    return make_source("csv", root, rows)

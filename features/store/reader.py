@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,19 @@ import numpy as np
 
 from ..errors import CachedFeaturesError, StoreError, must_be_one_of
 from ..pooling import check_pool, pool_maps, pooled_shape
+from ..runtime.machine import memory_limit
 from ..safefiles.hdf5 import check_own_values
 from ..safefiles.json_files import parse_json
 from .part_index import REMEDY, Index
-from .schema import FORMAT, FORMAT_VERSION, digest_attributes, open_layer, read_rows, read_skipped, runs
+from .schema import (
+    FORMAT,
+    FORMAT_VERSION,
+    digest_attributes,
+    open_layer,
+    read_rows,
+    read_skipped,
+    runs,
+)
 
 # The provenance that decides feature values; the rest (source, library versions, ...) is told but not compared.
 DECIDING = (
@@ -167,7 +175,13 @@ class FeatureStore:
             "provenance": self.provenance,
         }
 
-    def read(self, layer: str | None = None, pool: str = "flatten", rows: np.ndarray | None = None) -> np.ndarray:
+    def read(
+        self,
+        layer: str | None = None,
+        pool: str = "flatten",
+        rows: np.ndarray | None = None,
+        memory: float | None = None,
+    ) -> np.ndarray:
         """Read one layer as a matrix for heads.
 
         Parameters
@@ -178,6 +192,8 @@ class FeatureStore:
             How a map of h x w becomes a vector; pooled features stay as they are under ``flatten``.
         rows : ndarray of int, optional
             Which rows, in which order; all if left out.
+        memory : float, optional
+            Bytes that the matrix may take; all that this process may use if left out.
 
         Returns
         -------
@@ -186,16 +202,16 @@ class FeatureStore:
         Raises
         ------
         StoreError
-            If values fail their checksum, or the matrix would be larger than the machine's memory.
+            If values fail their checksum, or the matrix would be larger than the memory.
         """
         data = self.dataset(layer or list(self.layers)[-1])
         check_pool(pool, data.shape[1:], str(self.path))
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         shape = (len(rows), math.prod(pooled_shape(data.shape[1:], pool)))
-        needed, memory = 4 * math.prod(shape), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed > memory:
+        needed, room = 4 * math.prod(shape), memory_limit() if memory is None else memory
+        if needed > room:
             raise StoreError(
-                f"{data.name} of {self.path} as a matrix, {shape[0]:,} x {shape[1]:,}, must fit into {memory / 1e9:.1f} GB of "
+                f"{data.name} of {self.path} as a matrix, {shape[0]:,} x {shape[1]:,}, must fit into {room / 1e9:.1f} GB of "
                 f"memory; it takes {needed / 1e9:.1f} GB. Pool it: --pool avg, or read some of its rows"
             )
         X = np.empty(shape, np.float32)

@@ -8,21 +8,22 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import StoreError
+from ..runtime.log import log
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextmanager
-def one_writer(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def one_writer(folder: Path) -> Iterator[None]:
     """Hold the right to write a store's parts in `folder`, which is made if need be.
 
     The operating system's lock on a file there is released when its process ends, however it ends. Where the file
-    system has no locks, the file's being there is the lock, and `say` is told.
+    system has no locks, the file's being there is the lock, and a warning says so.
 
     Raises
     ------
@@ -30,7 +31,7 @@ def one_writer(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         If another process holds it: which one, on which host, since when, and what to do if it is dead.
     """
     lock, told = folder / "writer.lock", folder / "writer.json"
-    handle = _take(lock, told, say)
+    handle = _take(lock, told)
     try:
         yield
     finally:
@@ -42,7 +43,7 @@ def one_writer(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
             folder.rmdir()
 
 
-def _take(lock: Path, told: Path, say: Callable[[str], None]) -> int | None:
+def _take(lock: Path, told: Path) -> int | None:
     """Return the handle that holds the lock, or None where the file `told` itself is the lock."""
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -61,14 +62,14 @@ def _take(lock: Path, told: Path, say: Callable[[str], None]) -> int | None:
             os.close(handle)
             if error.errno not in _NO_LOCKS:
                 raise
-            _take_without_system(told, say)
+            _take_without_system(told)
             return None
         os.close(handle)
 
 
-def _take_without_system(told: Path, say: Callable[[str], None]) -> None:
+def _take_without_system(told: Path) -> None:
     """Make the file `told`, which must not be there, unless a dead process of this host left it."""
-    say(f"warning  {told.parent} is on a file system without locks; {told.name} stands in for one")
+    log.warning(f"{told.parent} is on a file system without locks; {told.name} stands in for one")
     holder = _holder(told)
     if holder.get("host") == socket.gethostname() and not _alive(int(holder.get("process", 0))):
         told.unlink(missing_ok=True)

@@ -6,91 +6,95 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from features.runtime.log import log
+
+from .messages import messages_on_stderr
 from .parser import make_parser
+
+_PROGRAM = "cached-features" if Path(sys.argv[0]).name == "cached-features" else "python -m pipeline"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done; 1 the run failed; 2 the request was wrong."""
-    options = vars(make_parser().parse_args(arguments))
-    run, as_json = _COMMANDS[options.pop("command")], options.pop("json")
-    from features.errors import CachedFeaturesError
+    parser = make_parser(_PROGRAM)
+    options = vars(parser.parse_args(arguments))
+    command = options.pop("command")
+    if command is None:
+        parser.print_help()
+        return 0
+    run, as_json, level = _COMMANDS[command], options.pop("json"), options.pop("level")
+    from features.errors import CachedFeaturesError, on_command_line
 
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # libraries print where they like; results alone go to stdout
-            result, text = run(**{name: value for name, value in options.items() if value is not None})
-    except CachedFeaturesError as error:
-        say(f"error    {error}")
-        return error.exit_status
-    except OSError as error:
-        if error.filename is None:
-            raise
-        say(f"error    {error.filename}: {error.strerror}. Check the path and its permissions.")
-        return 1
-    except KeyboardInterrupt:
-        say("stopped  What was committed is kept; the same command goes on from there.")
-        return 130
+    with messages_on_stderr(level), on_command_line(_PROGRAM):
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # libraries print where they like; results alone go to stdout
+                result, text = run(**{name: value for name, value in options.items() if value is not None})
+        except CachedFeaturesError as error:
+            log.error(str(error))
+            return error.exit_status
+        except OSError as error:
+            if error.filename is None:
+                raise
+            log.error(f"{error.filename}: {error.strerror}. Check the path and its permissions.")
+            return 1
+        except KeyboardInterrupt:
+            log.error("What was committed is kept; the same command goes on from there.", extra={"word": "stopped"})
+            return 130
     print(json.dumps(result, ensure_ascii=False) if as_json else text)
     return 0
 
 
-def say(line: str) -> None:
-    """Print a message for people."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def _extract(
-    data: str, layers: str | None = None, plan_only: bool = False, **options: Any
+    data: str, plan_only: bool = False, images: int | None = None, rate: float | None = None, **options: Any
 ) -> tuple[dict[str, Any], str]:
+    from features.errors import RequestError
     from features.extraction.cost import plan_cost
     from features.extraction.run import extract, format_skipped
 
-    if layers is not None:
-        options["layers"] = tuple(layers.split(","))
     if plan_only:
-        cost = plan_cost(data, say=say, **options)
-        say(f"next     the same without --plan-only: python -m pipeline extract --data {data}")
+        given: Any = {name: value for name, value in (("images", images), ("rate", rate)) if value is not None}
+        cost = plan_cost(data, **options, **given)
+        log.info(f"next     the same without --plan-only: {_PROGRAM} extract --data {data}")
         return cost.to_json(), f"{cost.hours[1]:.3g} h on one worker"
-    done = extract(data, say=say, **options)
+    if images is not None or rate is not None:
+        raise RequestError(
+            "--images and --rate must go with --plan-only; got them without. For fewer images: --limit N"
+        )
+    done = extract(data, **options)
     if done.skipped:
-        say(f"skipped  {len(done.skipped)} files; the store lists them under /skipped")
+        log.info(f"skipped  {len(done.skipped)} files; the store lists them under /skipped")
         for line in format_skipped(done.skipped):
-            say(line)
+            log.info(line)
     if done.stages is not None:
         busy = ", ".join(f"{name} {getattr(done.stages, name):.1f} s" for name in ("decode", "forward", "write"))
-        say(f"pass     {busy}, side by side; {done.stages.limit} was the limit")
+        log.info(f"pass     {busy}, side by side; {done.stages.limit} was the limit")
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in done.seconds.items())
-    rate = f" ({done.computed / done.seconds['pass']:.1f} images/s in the pass)" if done.computed else ""
-    say(f"done     {done.rows} rows, {done.computed} computed{rate}: {stages}")
-    say(f"next     python -m pipeline compare --store {done.path}")
-    result = {
-        "store": str(done.path),
-        "rows": done.rows,
-        "computed": done.computed,
-        "skipped": [{"path": each.path, "reason": each.reason} for each in done.skipped],
-        "seconds": done.seconds,
-    }
-    return result, str(done.path)
+    rate_seen = f" ({done.computed / done.seconds['pass']:.1f} images/s in the pass)" if done.computed else ""
+    log.info(f"done     {done.rows} rows, {done.computed} computed{rate_seen}: {stages}")
+    log.info(f"next     {_PROGRAM} compare --store {done.path}")
+    return done.to_json(), str(done.path)
 
 
 def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
     from ..heads.settings import describe_settings
     from ..training.fit import train_head
 
-    run = train_head(say=say, **options)
-    chosen = describe_settings([run["settings"]], run["tried"])
-    lines = [f"{run['head']}: {chosen}" if chosen else run["head"]]
-    for split in ("val", "test"):
-        intervals = run["intervals"] if split == "test" else {}
-        scores = (_score(name, value, intervals.get(name)) for name, value in run[split].items())
-        lines.append(f"{split:<5} {', '.join(scores)}")
-    lines.append(f"fitted in {run['fit_seconds']:.2f} s")
-    say(f"next     python -m pipeline predict --run {run['out']} IMAGES")
-    return run, "\n".join(lines)
+    run = train_head(**options)
+    chosen = describe_settings([run.settings], run.tried)
+    lines = [f"{run.head}: {chosen}" if chosen else run.head]
+    for split, scores in (("val", run.val), ("test", run.test)):
+        intervals = run.intervals if split == "test" else {}
+        told = ", ".join(_score(name, value, intervals.get(name)) for name, value in scores.items())
+        lines.append(f"{split:<5} {told}")
+    lines.append(f"fitted in {run.fit_seconds:.2f} s")
+    log.info(f"next     {_PROGRAM} predict --run {run.out} IMAGES")
+    return run.to_json(), "\n".join(lines)
 
 
-def _score(name: str, value: float | None, interval: list[float] | None) -> str:
+def _score(name: str, value: float | None, interval: Sequence[float] | None) -> str:
     if value is None:
         return f"{name} -"
     return f"{name} {value:.4f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
@@ -99,74 +103,74 @@ def _score(name: str, value: float | None, interval: list[float] | None) -> str:
 def _compare(heads: str = "all", **options: Any) -> tuple[dict[str, Any], str]:
     from ..training.comparison import compare, format_table
 
-    comparison = compare(heads=None if heads == "all" else heads.split(","), say=say, **options)
-    best = comparison["heads"][0]["head"]
-    say(f"next     python -m pipeline train-head --store {comparison['store']} --head {best}")
-    say(f"         python -m pipeline report --run {comparison['out']}")
-    return comparison, format_table(comparison)
+    comparison = compare(heads=None if heads == "all" else heads.split(","), **options)
+    log.info(f"next     {_PROGRAM} train-head --store {comparison.store} --head {comparison.best['head']}")
+    log.info(f"         {_PROGRAM} report --run {comparison.out}")
+    return comparison.to_json(), format_table(comparison.to_json())
 
 
 def _probe(**options: Any) -> tuple[dict[str, Any], str]:
     from ..training.layer_probe import format_probe, probe
 
-    probed = probe(say=say, **options)
-    say(f"next     python -m pipeline compare --store {probed['store']} --layer {probed['take']}")
-    return probed, format_probe(probed)
+    probed = probe(**options)
+    log.info(f"next     {_PROGRAM} compare --store {probed.store} --layer {probed.take}")
+    return probed.to_json(), format_probe(probed.to_json())
 
 
 def _report(**options: Any) -> tuple[dict[str, Any], str]:
     from ..reports.build import report
 
-    done = report(say=say, **options)
-    say(f"written  {done['report']}, {done['bytes'] / 1e6:.1f} MB. Open it in a browser; it needs nothing else")
-    return done, done["report"]
+    written = report(**options)
+    log.info(f"written  {written.path}, {written.bytes / 1e6:.1f} MB. Open it in a browser; it needs nothing else")
+    return written.to_json(), str(written.path)
 
 
 def _layers(backbone: str, image_size: int | None = None) -> tuple[dict[str, Any], str]:
     import math
 
-    from features.backbones.keras_base import find_backbone, list_layers
+    from features.backbones.keras_base import list_layers
+    from features.backbones.registry import find_backbone
 
     shapes = list_layers(backbone, image_size)
-    lines = [f"{'layer':<40} {'shape':>18} {'bytes an image (float16)':>25}"]
+    lines = [f"{'layer':<40} {'shape':>18} {'bytes per image (float16)':>25}"]
     for name, shape in shapes.items():
         lines.append(f"{name:<40} {'x'.join(map(str, shape)):>18} {2 * math.prod(shape):>25,}")
     default = find_backbone(backbone).layer
     default = list(shapes)[int(default)] if default.lstrip("-").isdigit() else default
-    say(f"next     python -m pipeline extract --data SOURCE --backbone {backbone} --layers {default}")
+    log.info(f"next     {_PROGRAM} extract --data SOURCE --backbone {backbone} --layers {default}")
     return {"backbone": backbone, "default": default, "layers": shapes}, "\n".join(lines)
 
 
 def _lecture(**options: Any) -> tuple[dict[str, Any], str]:
     from ..training.lecture import format_lecture, lecture
 
-    results = lecture(say=say, **options)
-    say(f"next     python -m pipeline extract --data {results['data']} --backbone vgg16")
+    results = lecture(**options)
+    log.info(f"next     {_PROGRAM} extract --data {results['data']} --backbone vgg16")
     return results, format_lecture(results)
 
 
 def _predict(**options: Any) -> tuple[dict[str, Any], str]:
     from ..deploy.prediction import format_predictions, predict
 
-    predicted = predict(say=say, **options)
-    for each in predicted["skipped"]:
-        say(f"skipped  {each['path']}: {each['reason']}")
-    say(f"done     {len(predicted['predictions'])} images predicted, {len(predicted['skipped'])} skipped")
-    say(f"next     python -m pipeline export --run {predicted['run']} --out model.keras")
-    return predicted, format_predictions(predicted)
+    predicted = predict(**options)
+    for each in predicted.skipped:
+        log.info(f"skipped  {each['path']}: {each['reason']}")
+    log.info(f"done     {len(predicted.predictions)} images predicted, {len(predicted.skipped)} skipped")
+    log.info(f"next     {_PROGRAM} export --run {predicted.run} --out model.keras")
+    return predicted.to_json(), format_predictions(predicted)
 
 
 def _export(**options: Any) -> tuple[dict[str, Any], str]:
     from ..deploy.exporting import export
 
-    exported = export(say=say, **options)
+    exported = export(**options)
     load = {
         "keras": "import keras; keras.saving.load_model",
         "onnx": "import onnxruntime; onnxruntime.InferenceSession",
         "savedmodel": "import tensorflow; tensorflow.saved_model.load",
     }
-    say(f"next     python -c \"{load[exported['format']]}('{exported['model']}')\"")
-    return exported, exported["model"]
+    log.info(f"next     python -c \"{load[exported.format]}('{exported.path}')\"")
+    return exported.to_json(), str(exported.path)
 
 
 def _verify(store: str, **options: Any) -> tuple[dict[str, Any], str]:
@@ -175,11 +179,11 @@ def _verify(store: str, **options: Any) -> tuple[dict[str, Any], str]:
     from features.errors import StoreError
     from features.extraction.verification import verify
 
-    checks = verify(store, say=say, **options)
+    checks = verify(store, **options)
     failed = [check for check in checks if check.held is False]
     if failed:
         raise StoreError(f"{store} fails {len(failed)} of {len(checks)} checks. {failed[0].seen}")
-    say(f"next     python -m pipeline compare --store {store}")
+    log.info(f"next     {_PROGRAM} compare --store {store}")
     return {"store": store, "checks": [asdict(check) for check in checks]}, f"{store} is sound"
 
 
@@ -188,7 +192,7 @@ def _inspect(store: str) -> tuple[dict[str, Any], str]:
 
     with FeatureStore(store) as opened:
         described = opened.describe()
-    say(f"next     python -m pipeline compare --store {store}")
+    log.info(f"next     {_PROGRAM} compare --store {store}")
     held, rows = described["provenance"], described["rows"]
     lines = [
         f"store    {store}: {sum(sum(each.values()) for each in rows.values())} rows, {described['bytes'] / 1e6:.1f} MB"
@@ -218,5 +222,3 @@ _COMMANDS: dict[str, Callable[..., tuple[dict[str, Any], str]]] = {
     "inspect": _inspect,
     "verify": _verify,
 }
-
-

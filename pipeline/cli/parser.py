@@ -1,253 +1,190 @@
-"""What the command line accepts. Nothing heavy is imported, so that ``--help`` answers at once."""
+"""What the command line accepts, made from the options that functions declare. Nothing heavy is imported for ``--help``."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import logging
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from features._version import __version__
+from features.options import ExtractOptions, Flag, PlanOptions, flags_of
+
+from ..options import (
+    CompareOptions,
+    ExportOptions,
+    LectureOptions,
+    PredictOptions,
+    ProbeOptions,
+    ReportOptions,
+    TrainHeadOptions,
+)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; a command's name comes out as ``command``."""
+class _Nothing(typing.TypedDict):
+    """Options of commands that have none."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What a command takes beside a function's options."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: what it takes, and how it is explained."""
+
+    name: str
+    summary: str
+    example: str
+    arguments: tuple[Argument, ...]
+    options: type = _Nothing
+
+
+def _argument(name: str, help: str, metavar: str | None = None, **settings: Any) -> Argument:
+    return Argument(name, {"help": help, **({"metavar": metavar} if metavar else {}), **settings})
+
+
+_DATA = _argument(
+    "--data",
+    "folder (split/class/file or class/file), CSV (path,label[,split]), elpv or cifar10",
+    "SOURCE",
+    required=True,
+)
+_STORE = _argument("--store", "a finished feature store", "STORE.h5", required=True)
+_RUN = _argument("--run", "the folder of a trained head", "RUN", required=True)
+_SIZE = flags_of(ExtractOptions)["image_size"][1].help
+_PLAN_ONLY = _argument(
+    "--plan-only", "tell what it would cost on 1, 8 and 64 workers, and compute no store", action="store_true"
+)
+
+COMMANDS = (
+    Command(
+        "extract", "run a frozen base once over labelled images and keep its features",
+        "extract --data photos --backbone vgg16 --out cache/photos.h5", (_DATA, _PLAN_ONLY), PlanOptions,
+    ),
+    Command(
+        "train-head", "train one head on a store and save the run",
+        "train-head --store cache/elpv-vgg16.h5 --head logistic",
+        (_STORE, _argument(
+            "--head", "one of the reference's table, or a scikit-learn classifier's dotted name (default logistic)", "NAME"
+        )),
+        TrainHeadOptions,
+    ),
+    Command(
+        "compare", "train many heads on the same rows and compare them",
+        "compare --store cache/elpv-vgg16.h5 --heads logistic,rbf-svm --repeats 5",
+        (_STORE, _argument("--heads", "which heads (default all)", "all|A,B")), CompareOptions,
+    ),
+    Command(
+        "probe", "show accuracy layer by layer, and which layer to take",
+        "probe --store cache/elpv-layers.h5 --repeats 5", (_STORE,), ProbeOptions,
+    ),
+    Command(
+        "report", "write one self-contained HTML page about a comparison or a trained head",
+        "report --run runs/elpv-vgg16-compare",
+        (_argument("--run", "what compare or train-head wrote", "FOLDER", required=True),), ReportOptions,
+    ),
+    Command(
+        "predict", "tell the classes of new images by a trained head",
+        "predict --run runs/photos-vgg16-logistic photos/new 'more/*.jpg'",
+        (_RUN, _argument("images", "files, folders, patterns, or - for a list of paths on standard input", "IMAGES", nargs="+")),
+        PredictOptions,
+    ),
+    Command(
+        "export", "make one model of base and head, from pixels to probabilities",
+        "export --run runs/photos-vgg16-logistic --out photos.keras",
+        (_RUN, _argument("--out", "NAME.keras, NAME.onnx, or a folder for TensorFlow's SavedModel", "NAME", required=True)),
+        ExportOptions,
+    ),
+    Command(
+        "lecture", "run the lecture's models as they were, and corrected", "lecture --data photos", (_DATA,), LectureOptions
+    ),
+    Command(
+        "layers", "list a backbone's layers, their shapes and bytes per image", "layers vgg16 --image-size 96",
+        (_argument("backbone", "see extract --backbone", "NAME"), _argument("--image-size", _SIZE, "PX", type=int)),
+    ),
+    Command(
+        "inspect", "tell what a store holds", "inspect cache/elpv-vgg16.h5",
+        (_argument("store", "a feature store", "STORE.h5"),),
+    ),
+    Command(
+        "verify", "check a store's checksums, its source, and some rows computed again",
+        "verify cache/elpv-vgg16.h5 --rows 32",
+        (_argument("store", "a feature store", "STORE.h5"),
+         _argument("--rows", "random rows to compute again (default 16; 0: none)", "N", type=int),
+         _argument("--seed", "of the choice of rows (default 0)", "N", type=int)),
+    ),
+)  # fmt: skip
+
+
+def make_parser(prog: str = "python -m pipeline") -> argparse.ArgumentParser:
+    """Return the parser of all commands; a command's name comes out as ``command``, None where there is none."""
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline",
+        prog=prog,
         description="Image classifiers from small labelled sets: cache a frozen base's features once, train heads in seconds.",
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_extract(commands)
-    _add_train_head(commands)
-    _add_compare(commands)
-    _add_probe(commands)
-    _add_report(commands)
-    _add_lecture(commands)
-    _add_layers(commands)
-    _add_predict(commands)
-    _add_export(commands)
-    _add_inspect(commands)
-    _add_verify(commands)
+    parser.add_argument("--version", action="version", version=f"cached-features {__version__}")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in COMMANDS:
+        _add(commands, command, prog)
     return parser
 
 
-def _add(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(
-        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"example: {example}"
+def _add(commands: Any, command: Command, prog: str) -> None:
+    summary = command.summary
+    added = commands.add_parser(
+        command.name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example: {prog} {command.example}",
     )
-    command.set_defaults(command=name)
-    command.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
-    return command
-
-
-def _add_extract(commands: Any) -> None:
-    command = _add(
-        commands, "extract", "run a frozen base once over labelled images and keep its features",
-        "python -m pipeline extract --data photos --backbone vgg16 --out cache/photos.h5",
-    )  # fmt: skip
-    _add_images(command.add_argument_group("images").add_argument)
-    _add_base(command.add_argument_group("base").add_argument)
-    _add_store(command.add_argument_group("store").add_argument)
-    _add_machines(command.add_argument_group("more machines").add_argument)
-
-
-def _add_images(add: Any) -> None:
-    add(
-        "--data",
-        required=True,
-        metavar="SOURCE",
-        help="folder (split/class/file or class/file), CSV (path,label[,split]), elpv or cifar10",
+    added.set_defaults(command=command.name, level=logging.INFO)
+    for argument in command.arguments:
+        added.add_argument(argument.name, **argument.settings)
+    groups: dict[str, Any] = {"options": added}
+    for name, (kind, flag) in flags_of(command.options).items():
+        if flag.group not in groups:
+            groups[flag.group] = added.add_argument_group(flag.group)
+        _add_flag(groups[flag.group], name, kind, flag)
+    told = added.add_argument_group("messages")
+    told.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    quietly = told.add_mutually_exclusive_group()
+    quietly.add_argument(
+        "--quiet", action="store_const", const=logging.WARNING, dest="level", help="print warnings and errors alone"
     )
-    add("--limit", type=int, metavar="N", help="a stratified subset of N images")
-    add(
-        "--seed",
-        type=int,
-        metavar="N",
-        help="of splits that the source does not give, of --limit and --augment lecture (default 0)",
-    )
-    add(
-        "--resize",
-        choices=("bilinear", "nearest", "box", "bicubic", "lanczos"),
-        help="resize rule (default bilinear, antialiased)",
-    )
-    add("--views", type=int, metavar="N", help="rows an image: itself and N - 1 augmented copies (default 1)")
-    add("--augment", choices=("none", "hflip", "dihedral", "lecture"), help="what the copies are (default none)")
-    add(
-        "--max-skipped",
-        type=float,
-        metavar="FRACTION",
-        help="stop when more files than this cannot be used (default 0.05, and 5 files)",
-    )
-    add("--retry-skipped", action="store_true", default=None, help="try again files that could not be used before")
-    add("--allow-missing-classes", action="store_true", help="accept classes without a readable image in some split")
-
-
-def _add_base(add: Any) -> None:
-    add(
-        "--backbone",
-        metavar="NAME",
-        help="vgg16 (default) or another of README's table, or FILE.keras, a model of your own",
-    )
-    add("--layers", metavar="L[,L]", help="layers by name or index (default: the last feature map)")
-    add(
-        "--image-size",
-        type=int,
-        metavar="PX",
-        help="side of the square that images are resized to (default: the base's)",
-    )
-    add(
-        "--preprocess", choices=("imagenet", "rescale", "none"),
-        help="the base's own, division by 255, or RGB as it is (default: the base's own; none for FILE.keras)",
-    )  # fmt: skip
-    add("--weights", metavar="FILE", help="file of weights instead of finding ImageNet's")
-    add("--weights-sha256", metavar="HEX", help="accept weights with this SHA-256")
-    add(
-        "--engine",
-        choices=("auto", "tensorflow", "tensorflow-xla", "tensorflow-f16", "tensorflow-f16-xla", "openvino", "mnn", "numba", "openvino-bf16"),
-        help="what runs the base (default auto: the fastest of those that are installed and for this device)",
-    )  # fmt: skip
-    add("--batch-size", type=int, metavar="N", help="images a batch (default 16; found by trial on a GPU)")
-
-
-def _add_store(add: Any) -> None:
-    add("--out", metavar="NAME.h5", help="the store (default cache/SOURCE-BACKBONE.h5)")
-    add(
-        "--pool",
-        choices=("none", "avg", "max", "avg+max"),
-        help="pool maps over space before storing them (default none, if they fit)",
-    )
-    add("--dtype", choices=("float16", "float32"), help="stored precision (default float16)")
-    add(
-        "--compression",
-        choices=("lz4", "zstd", "gzip", "none"),
-        help="of values (default lz4; plain h5py reads gzip and none)",
-    )
-    add(
-        "--layout",
-        choices=("file", "parts"),
-        help="one file, or parts that stay with an index over them (default file)",
+    quietly.add_argument(
+        "--verbose",
+        action="store_const",
+        const=logging.DEBUG,
+        dest="level",
+        help="print more, with the time of each line",
     )
 
 
-def _add_machines(add: Any) -> None:
-    _add_cluster(add)
-    add("--plan-only", action="store_true", help="tell what it would cost on 1, 8 and 64 workers, and compute no store")
-    add("--images", type=int, metavar="N", help="with --plan-only: for so many images like the source's")
-    add("--rate", type=float, metavar="R", help="with --plan-only: images/s of a worker (default: measured here)")
-    add("--part-images", type=int, metavar="N", help="images of a part on a cluster at most (default 512)")
-
-
-def _add_cluster(add: Any) -> None:
-    add("--cluster", metavar="WHERE", help="who computes: a Dask scheduler, tcp://host:8786, or local:N processes here")
-    add("--skip-unfit", action="store_true", help="go on without workers that are not fit; each is named")
-
-
-def _add_train_head(commands: Any) -> None:
-    command = _add(
-        commands, "train-head", "train one head on a store and save the run",
-        "python -m pipeline train-head --store cache/elpv-vgg16.h5 --head logistic",
-    )  # fmt: skip
-    command.add_argument(
-        "--head",
-        metavar="NAME",
-        help="one of README's table, or a scikit-learn classifier's dotted name (default logistic)",
-    )
-    command.add_argument(
-        "--tensorboard", metavar="FOLDER", help="write the learning curves of a Dense head for TensorBoard"
-    )
-    _add_stage_two(command)
-    _add_cluster(command.add_argument)
-    command.add_argument(
-        "--joblib",
-        action="store_true",
-        help="pickle a scikit-learn head that cannot be saved safely; for yourself alone",
-    )
-
-
-def _add_predict(commands: Any) -> None:
-    command = _add(
-        commands, "predict", "tell the classes of new images by a trained head",
-        "python -m pipeline predict --run runs/photos-vgg16-logistic photos/new 'more/*.jpg'",
-    )  # fmt: skip
-    _add_run(command)
-    command.add_argument(
-        "images",
-        nargs="+",
-        metavar="IMAGES",
-        help="files, folders, patterns, or - for a list of paths on standard input",
-    )
-
-
-def _add_export(commands: Any) -> None:
-    command = _add(
-        commands, "export", "make one model of base and head, from pixels to probabilities",
-        "python -m pipeline export --run runs/photos-vgg16-logistic --out photos.keras",
-    )  # fmt: skip
-    _add_run(command)
-    command.add_argument(
-        "--out", required=True, metavar="NAME", help="NAME.keras, NAME.onnx, or a folder for TensorFlow's SavedModel"
-    )
-    command.add_argument(
-        "--rows", type=int, metavar="N", help="stored images to compare the model with the run on (default 100; 0: all)"
-    )
-    command.add_argument("--overwrite", action="store_true", help="replace a model of this name")
-
-
-def _add_run(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--run", required=True, metavar="RUN", help="the folder of a trained head")
-    command.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="where the base's weights, or FILE.keras, lie today (default: where the run says)",
-    )
-    command.add_argument("--joblib", action="store_true", help="load a pickled head, which can run any code: your own")
-
-
-def _add_compare(commands: Any) -> None:
-    command = _add(
-        commands, "compare", "train many heads on the same rows and compare them",
-        "python -m pipeline compare --store cache/elpv-vgg16.h5 --heads logistic,rbf-svm --repeats 5",
-    )  # fmt: skip
-    command.add_argument("--heads", metavar="all|A,B", help="which heads (default all)")
-    command.add_argument("--repeats", type=int, metavar="N", help="draw N stratified splits instead of the store's own")
-    _add_fresh(command)
-    _add_stage_two(command)
-
-
-def _add_fresh(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--fresh", action="store_true", help="fit again what earlier runs have fitted")
-    _add_cluster(command.add_argument)
-
-
-def _add_stage_two(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--store", required=True, metavar="STORE.h5")
-    command.add_argument("--views", type=int, metavar="N", help="use the first N views of each image (default: all)")
-    command.add_argument(
-        "--layer",
-        metavar="L[,L]",
-        help="stored layers (default: the last; probe: all); train-head and compare join them",
-    )
-    command.add_argument(
-        "--pool", choices=("flatten", "avg", "max", "avg+max"), help="maps to vectors (default: the head's own)"
-    )
-    command.add_argument(
-        "--seed", type=int, metavar="N", help="of the head's random start, and of drawn splits (default 0)"
-    )
-    command.add_argument(
-        "--select",
-        choices=("cv", "val"),
-        help="choose settings by cross-validation within train and val, or by a look at val (default cv)",
-    )
-    command.add_argument(
-        "--set",
-        dest="settings",
-        action=_Setting,
-        metavar="NAME=V[,V]",
-        help="try these values of a head's setting instead of the usual ones (README lists them); may be repeated",
-    )
-    command.add_argument(
-        "--memory",
-        type=float,
-        metavar="GB",
-        help="what features may take; of larger ones a part at a time is read (default: half of the machine's)",
-    )
-    _add_results(command)
+def _add_flag(group: Any, name: str, kind: Any, flag: Flag) -> None:
+    """Add an option whose type says how its value is read. What is not given stays None, so that functions decide."""
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    first = kinds[0]
+    settings: dict[str, Any] = {"dest": name, "help": flag.help}
+    if first is bool:
+        settings |= {"action": "store_true", "default": None}
+    elif typing.get_origin(first) is Literal:
+        settings["choices"] = typing.get_args(first)
+    elif typing.get_origin(first) is tuple:
+        settings |= {"type": lambda text: tuple(text.split(",")), "metavar": flag.metavar}
+    elif typing.get_origin(first) is Mapping:
+        settings |= {"action": _Setting, "metavar": flag.metavar}
+    else:
+        settings |= {"type": first, "metavar": flag.metavar}
+    group.add_argument(f"--{flag.name or name.replace('_', '-')}", **settings)
 
 
 class _Setting(argparse.Action):
@@ -268,69 +205,3 @@ def _value(text: str) -> Any:
         except ValueError:
             continue
     return {"True": True, "False": False, "None": None}.get(text, text)
-
-
-def _add_results(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--out", metavar="FOLDER", help="folder for the results (default below runs/)")
-    command.add_argument("--overwrite", action="store_true", help="replace earlier results")
-
-
-def _add_probe(commands: Any) -> None:
-    command = _add(
-        commands, "probe", "show accuracy layer by layer, and which layer to take",
-        "python -m pipeline probe --store cache/elpv-layers.h5 --repeats 5",
-    )  # fmt: skip
-    _add_stage_two(command)
-    _add_fresh(command)
-    command.add_argument(
-        "--repeats", type=int, metavar="N", help="stratified splits to draw (default 5; 1: the store's own)"
-    )
-
-
-def _add_report(commands: Any) -> None:
-    command = _add(
-        commands, "report", "write one self-contained HTML page about a comparison or a trained head",
-        "python -m pipeline report --run runs/elpv-vgg16-compare",
-    )  # fmt: skip
-    command.add_argument("--run", required=True, metavar="FOLDER", help="what compare or train-head wrote")
-    command.add_argument("--out", metavar="FILE.html", help="the page (default: report.html in the folder)")
-
-
-def _add_lecture(commands: Any) -> None:
-    command = _add(
-        commands, "lecture", "run the lecture's models as they were, and corrected",
-        "python -m pipeline lecture --data photos",
-    )  # fmt: skip
-    command.add_argument("--data", required=True, metavar="SOURCE", help="see extract")
-    command.add_argument("--limit", type=int, metavar="N", help="a stratified subset of N images")
-    command.add_argument(
-        "--repeats", type=int, metavar="N", help="draw N stratified splits instead of the source's own"
-    )
-    command.add_argument(
-        "--seed", type=int, metavar="N", help="of the heads' random start, and of drawn splits (default 0)"
-    )
-    _add_results(command)
-
-
-def _add_layers(commands: Any) -> None:
-    command = _add(
-        commands, "layers", "list a backbone's layers, their shapes and bytes an image",
-        "python -m pipeline layers vgg16 --image-size 96",
-    )  # fmt: skip
-    command.add_argument("backbone", metavar="NAME", help="see extract --backbone")
-    command.add_argument("--image-size", type=int, metavar="PX", help="side of the images (default: the base's)")
-
-
-def _add_inspect(commands: Any) -> None:
-    command = _add(commands, "inspect", "tell what a store holds", "python -m pipeline inspect cache/elpv-vgg16.h5")
-    command.add_argument("store", metavar="STORE.h5")
-
-
-def _add_verify(commands: Any) -> None:
-    command = _add(
-        commands, "verify", "check a store's checksums, its source, and some rows computed again",
-        "python -m pipeline verify cache/elpv-vgg16.h5 --rows 32",
-    )  # fmt: skip
-    command.add_argument("store", metavar="STORE.h5")
-    command.add_argument("--rows", type=int, metavar="N", help="random rows to compute again (default 16; 0: none)")
-    command.add_argument("--seed", type=int, metavar="N", help="of the choice of rows (default 0)")

@@ -6,13 +6,13 @@ that follow pass by. No number is a sum over panels: whoever computes them, and 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.linalg import blas
 
 from features.errors import RequestError
+from features.runtime.machine import memory_limit
 
 from .parallel import spread
 from .row_blocks import Matrix, Stored, columns, each_block
@@ -21,7 +21,7 @@ _COLUMNS = 2048  # that are taken to float64 at once,
 _FEW_COLUMNS = 256  # and of a stored matrix, of which that must be little beside a panel
 
 
-def gram(X: Matrix, mean: np.ndarray, scales: Sequence[np.ndarray]) -> list[np.ndarray]:
+def gram(X: Matrix, mean: np.ndarray, scales: Sequence[np.ndarray], memory: float | None = None) -> list[np.ndarray]:
     """Return the inner products of all pairs of rows, for each of some scales, with sums in float64.
 
     Parameters
@@ -32,6 +32,8 @@ def gram(X: Matrix, mean: np.ndarray, scales: Sequence[np.ndarray]) -> list[np.n
         What is taken from each row,
     scales : sequence of ndarray of shape (n_features,)
         and what it is divided by then.
+    memory : float, optional
+        Bytes of memory, half of which the products of a stored matrix may take; all that this process may use if left out.
 
     Returns
     -------
@@ -41,15 +43,15 @@ def gram(X: Matrix, mean: np.ndarray, scales: Sequence[np.ndarray]) -> list[np.n
     Raises
     ------
     RequestError
-        If they would take more than half of the machine's memory.
+        If they would take more than half of the memory.
     """
     if isinstance(X, np.ndarray):
         return [_gram(X, mean, scale) for scale in scales]
-    n, memory = len(X), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    n, room = len(X), memory_limit() if memory is None else memory
     needed = 8 * n**2 * (2 * len(scales) + 3)  # what is made of each, and of one what its decomposition takes
-    if needed > memory / 2:
+    if needed > room / 2:
         raise RequestError(
-            f"inner products of rows may take half of the memory, {memory / 2e9:.1f} GB; {n} rows need {needed / 1e9:.1f} GB. "
+            f"inner products of rows may take half of the memory, {room / 2e9:.1f} GB; {n} rows need {needed / 1e9:.1f} GB. "
             f"Use --head dense, or fewer images: --limit"
         )
     found = [np.zeros((n, n), order="F") for _ in scales]

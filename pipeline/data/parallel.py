@@ -19,7 +19,7 @@ _lock = threading.RLock()
 
 
 @contextmanager
-def on_cluster(cluster: str | None, skip_unfit: bool, say: Callable[[str], None]) -> Iterator[None]:
+def on_cluster(cluster: str | None, skip_unfit: bool) -> Iterator[None]:
     """Let `spread` run on a cluster, without unfit workers where that is asked for; where it is None, here.
 
     Raises
@@ -30,7 +30,7 @@ def on_cluster(cluster: str | None, skip_unfit: bool, say: Callable[[str], None]
     if cluster is None:
         yield
         return
-    with open_client(cluster, say, skip_unfit=skip_unfit) as (client, unfit), scheduler_there(client):
+    with open_client(cluster, skip_unfit=skip_unfit) as (client, unfit), scheduler_there(client):
         fit = {"workers": sorted(set(addresses(client)) - unfit)} if unfit else {}
         with parallel_config("dask", client=client, **fit):
             yield

@@ -11,20 +11,24 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from features.backbones.weights import LICENCES
-from features.errors import CachedFeaturesError, RequestError, UnreadableImage, missing_extra
+from features.errors import ParityError, RequestError, UnreadableImage, missing_extra
 from features.extraction.recompute import rebuild_base
 from features.images.decode import decode_whole, read_bytes
+from features.options import takes
 from features.runtime.keras_runtime import import_keras, quiet
+from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 
+from ..options import ExportOptions
 from ..runs.trained_run import Trained, load_trained
 from .keras_model import build_model
 
@@ -37,20 +41,35 @@ _ROWS, _BATCH = 100, 8
 Run = Callable[[np.ndarray], np.ndarray]
 
 
-class ParityError(CachedFeaturesError):
-    """An exported model does not give what the run gives."""
+@dataclass(frozen=True)
+class ExportedModel:
+    """What `export` wrote.
+
+    Attributes
+    ----------
+    path : Path
+    format : {'keras', 'onnx', 'savedmodel'}
+    class_names : list of str
+        In the order of the model's probabilities.
+    parity : dict
+        How far the model's probabilities are from the run's: see ``<out>.json``.
+    card : dict
+        All that ``<out>.json`` holds: these, the input, licence, versions and provenance.
+    """
+
+    path: Path
+    format: str
+    class_names: list[str]
+    parity: dict[str, Any]
+    card: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the card, as JSON can carry it."""
+        return self.card
 
 
-def export(
-    run: str | Path,
-    out: str | Path,
-    *,
-    rows: int = _ROWS,
-    weights: str | None = None,
-    joblib: bool = False,
-    overwrite: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+@takes(ExportOptions)
+def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -> ExportedModel:
     """Write one model from uint8 RGB images of any size to probabilities, which needs Keras, or ONNX Runtime, alone.
 
     Parameters
@@ -60,21 +79,11 @@ def export(
     out : path-like
         ``NAME.keras``, ``NAME.onnx``, or a folder for TensorFlow's SavedModel. What is known of the model goes to
         ``<out>.json`` beside it.
-    rows : int
-        How many random images of the store to compare the model with the run on; 0: all.
-    weights : str, optional
-        Where the base's weights, or a model of one's own, lie today, if not where the run had them.
-    joblib : bool
-        Load a head that was saved as a pickle, which can run any code: for your own runs.
-    overwrite : bool
-        Replace a model of this name.
-    say : callable
-        Takes each line that tells what was decided.
+    **options
 
     Returns
     -------
-    card : dict
-        What ``<out>.json`` holds.
+    exported : ExportedModel
 
     Raises
     ------
@@ -85,29 +94,30 @@ def export(
 
     Examples
     --------
-    >>> card = pipeline.export("runs/photos-vgg16-logistic", "photos.onnx", rows=0)   # doctest: +SKIP
-    >>> card["parity"]["same_class"], card["class_names"]   # doctest: +SKIP
+    >>> exported = pipeline.export("runs/photos-vgg16-logistic", "photos.onnx", rows=0)   # doctest: +SKIP
+    >>> exported.parity["same_class"], exported.class_names   # doctest: +SKIP
     """
+    rows = options.get("rows", _ROWS)
     path = Path(out)
     card_path = Path(f"{path}.json")
     form = {".keras": "keras", ".onnx": "onnx"}.get(path.suffix, "savedmodel")
-    _check_request(path, card_path, form, rows, overwrite)
-    trained = load_trained(run, joblib)
-    model = build_model(rebuild_base(trained.held, weights), trained)
-    say(f"model    {trained.name} on {trained.held['backbone']}: {model.count_params():,} parameters")
+    _check_request(path, card_path, form, rows, options.get("overwrite", False))
+    trained = load_trained(run, options.get("joblib", False))
+    model = build_model(rebuild_base(trained.held, options.get("weights")), trained)
+    log.info(f"model    {trained.name} on {trained.held['backbone']}: {model.count_params():,} parameters")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as place:
         unfinished = Path(place) / path.name
         _write(model, unfinished, form)
-        parity = _compare(unfinished, form, trained, rows, say)
+        parity = _compare(unfinished, form, trained, rows)
         card = {"model": str(path), "format": form, **_describe(trained), "parity": parity}
         (Path(place) / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if path.is_dir():
             shutil.move(path, Path(place) / "replaced")
         os.replace(unfinished, path)
         os.replace(Path(place) / "card.json", card_path)
-    say(f"licence  of the weights: {card['weights_licence']}")
-    return card
+    log.info(f"licence  of the weights: {card['weights_licence']}")
+    return ExportedModel(path, form, card["class_names"], parity, card)
 
 
 def _describe(trained: Trained) -> dict[str, Any]:
@@ -172,7 +182,7 @@ def _open(path: Path, form: str) -> Run:
     return lambda images: np.asarray(loaded.serve(images))
 
 
-def _compare(path: Path, form: str, trained: Trained, rows: int, say: Callable[[str], None]) -> dict[str, Any]:
+def _compare(path: Path, form: str, trained: Trained, rows: int) -> dict[str, Any]:
     """Compare the written model, on image files of the store, with the head on their stored features."""
     computed = _open(path, form)
     rough = str(trained.held.get("engine")).endswith("bfloat16")
@@ -196,7 +206,7 @@ def _compare(path: Path, form: str, trained: Trained, rows: int, say: Callable[[
         "bound": bound,
         "smallest_margin": float(ahead.min()),
     }
-    say(
+    log.info(
         f"parity   {same.sum()} of {len(chosen)} stored images have the same class; probabilities differ by at most "
         f"{differences.max():.1e} (allowed {bound:.0e})"
     )

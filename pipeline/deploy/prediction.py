@@ -5,35 +5,108 @@ from __future__ import annotations
 import csv
 import glob
 import io
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from features.engines.registry import describe_engine
 from features.errors import CachedFeaturesError, RequestError, SourceError
-from features.extraction.plan import Content, distinct_contents, hash_files
 from features.extraction.recompute import embed, rebuild_engine
+from features.images.contents import Content, distinct_contents, hash_files
+from features.options import takes
+from features.runtime.log import log
+from features.runtime.machine import cores
 from features.runtime.progress import Progress
-from features.sources.load import EXTENSIONS, unicode_name
+from features.sources.folder import unicode_name
+from features.sources.source import EXTENSIONS
 from features.store.reader import FeatureStore
 
+from ..options import PredictOptions
+from ..runs.frames import make_frame
 from ..runs.trained_run import Trained, load_trained
 
 _BLOCK = 512  # stored images that are read and predicted at once
 
 
-def predict(
-    run: str | Path,
-    images: Iterable[str | Path],
-    *,
-    weights: str | None = None,
-    joblib: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Prediction:
+    """Of one image.
+
+    Attributes
+    ----------
+    path, class_name : str
+    probability, margin : float
+        Of that class, from 0 to 1, and by how much it is above that of the next class.
+    probabilities : dict of str to float
+        Of every class.
+    """
+
+    path: str
+    class_name: str
+    probability: float
+    margin: float
+    probabilities: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        return {
+            "path": self.path,
+            "class": self.class_name,
+            "probability": self.probability,
+            "margin": self.margin,
+            "probabilities": self.probabilities,
+        }
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What `predict` found.
+
+    Attributes
+    ----------
+    run, head : str
+    class_names : list of str
+    predictions : list of Prediction
+        One per image that could be used, in the order asked for.
+    skipped : list of dict
+        ``path`` and ``reason`` of the others.
+    from_store, computed : int
+        How many contents were read from the store, and how many went through the base.
+    """
+
+    run: str
+    head: str
+    class_names: list[str]
+    predictions: list[Prediction]
+    skipped: list[dict[str, str]]
+    from_store: int
+    computed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**told, "predictions": [each.to_json() for each in self.predictions]}
+
+    def to_frame(self) -> Any:
+        """Return one row per image as a ``pandas.DataFrame``: path, class, probability, margin, p(class) of every class."""
+        return make_frame([dict(zip(self.columns, self.row(each), strict=True)) for each in self.predictions])
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of a table of predictions."""
+        return ["path", "class", "probability", "margin", *(f"p({name})" for name in self.class_names)]
+
+    def row(self, of: Prediction) -> list[Any]:
+        """Return one image's row of a table of predictions."""
+        return [of.path, of.class_name, of.probability, of.margin, *of.probabilities.values()]
+
+
+@takes(PredictOptions)
+def predict(run: str | Path, images: Iterable[str | Path], **options: Unpack[PredictOptions]) -> Predicted:
     """Predict the classes of images.
 
     Parameters
@@ -42,20 +115,11 @@ def predict(
         The folder of a trained head.
     images : iterable of path-like
         Files, folders (all images below them), patterns with ``*``, or ``-`` for a list of paths on standard input.
-    weights : str, optional
-        Where the base's weights, or a model of one's own, lie today, if not where the run had them.
-    joblib : bool
-        Load a head that was saved as a pickle, which can run any code: for your own runs.
-    say : callable
-        Takes each line that tells what was decided.
+    **options
 
     Returns
     -------
-    predicted : dict
-        ``class_names``; ``predictions``, for each image that could be used its ``path``, ``class``, ``probability``,
-        ``margin`` (of the probability over that of the next class) and ``probabilities``, one a class; ``skipped``,
-        the ``path`` and ``reason`` of the others; ``from_store`` and ``computed``, how many contents were read and how
-        many went through the base.
+    predicted : Predicted
 
     Raises
     ------
@@ -67,12 +131,12 @@ def predict(
     Examples
     --------
     >>> predicted = pipeline.predict("runs/photos-vgg16-logistic", ["new", "more/*.jpg"])   # doctest: +SKIP
-    >>> predicted["predictions"][0]["class"]   # doctest: +SKIP
+    >>> predicted.predictions[0].class_name   # doctest: +SKIP
     """
-    trained, files = load_trained(run, joblib), find_images(images)
-    predictor = _Predictor(trained, weights, say)
-    say(f"head     {trained.name} of {run}, classes {', '.join(trained.class_names)}")
-    keys = hash_files(files, os.cpu_count() or 1)
+    trained, files = load_trained(run, options.get("joblib", False)), find_images(images)
+    predictor = _Predictor(trained, options.get("weights"))
+    log.info(f"head     {trained.name} of {run}, classes {', '.join(trained.class_names)}")
+    keys = hash_files(files, cores())
     found = predictor.of(distinct_contents(files, keys))
     reasons = [
         (file, key if isinstance(key, str) else predictor.reasons.get(key))
@@ -85,22 +149,22 @@ def predict(
             "Check the files."
         )
     names = trained.class_names
-    return {
-        "run": str(run),
-        "head": trained.name,
-        "class_names": list(names),
-        "predictions": [_tell(file, found[key], names) for file, key in zip(files, keys, strict=True) if key in found],
-        "skipped": skipped,
-        "from_store": predictor.from_store,
-        "computed": predictor.computed,
-    }
+    return Predicted(
+        run=str(run),
+        head=trained.name,
+        class_names=list(names),
+        predictions=[_tell(file, found[key], names) for file, key in zip(files, keys, strict=True) if key in found],
+        skipped=skipped,
+        from_store=predictor.from_store,
+        computed=predictor.computed,
+    )
 
 
 class _Predictor:
     """Probabilities of contents by one head; the base is built only if a content is not stored."""
 
-    def __init__(self, trained: Trained, weights: str | None, say: Callable[[str], None]):
-        self._trained, self._weights, self._say = trained, weights, say
+    def __init__(self, trained: Trained, weights: str | None):
+        self._trained, self._weights = trained, weights
         self.reasons: dict[bytes, str] = {}
         self.from_store = self.computed = 0
 
@@ -108,7 +172,7 @@ class _Predictor:
         """Return the probabilities of contents by their SHA-256; those without any are in `reasons`."""
         found = self._stored([content.sha256 for content in contents])
         self.from_store = len(found)
-        self._say(f"images   {len(contents)}, of which {len(found)} are in {self._trained.store}")
+        log.info(f"images   {len(contents)}, of which {len(found)} are in {self._trained.store}")
         rest = [content for content in contents if content.sha256 not in found]
         if not rest:
             return found
@@ -117,9 +181,9 @@ class _Predictor:
         made = held["engine"]
         name = describe_engine(made.split()[0])
         differs = "" if name == made else f"; the store was made by {made}, which can differ in the last digits"
-        self._say(f"engine   {name}{differs}")
+        log.info(f"engine   {name}{differs}")
         with Progress(len(rest), "images") as progress:
-            for batch in embed(rest, held, engine, reading.views, os.cpu_count() or 1):
+            for batch in embed(rest, held, engine, reading.views, cores()):
                 if batch.keys:
                     found |= dict(
                         zip(batch.keys, self._trained.probabilities(reading.of_maps(batch.features)), strict=True)
@@ -134,12 +198,12 @@ class _Predictor:
         path = self._trained.store
         found: dict[bytes, np.ndarray] = {}
         if not path.exists():
-            self._say(f"store    {path} is not there; all images go through the base")
+            log.info(f"store    {path} is not there; all images go through the base")
             return {}
         try:
             with FeatureStore(path) as store:
                 if store.provenance["fingerprint"] != self._trained.held.get("fingerprint"):
-                    self._say(f"store    {path} was made with other settings since; all images go through the base")
+                    log.info(f"store    {path} was made with other settings since; all images go through the base")
                     return {}
                 first = {store.rows.sha256[row].tobytes(): row for row in np.flatnonzero(store.rows.views == 0)}
                 held = [key for key in keys if key in first]
@@ -148,7 +212,7 @@ class _Predictor:
                     X = self._trained.reading.of_store(store, np.array([first[key] for key in some]))
                     found |= dict(zip(some, self._trained.probabilities(X), strict=True))
         except CachedFeaturesError as error:
-            self._say(f"store    {error} All images go through the base")
+            log.info(f"store    {error} All images go through the base")
             return {}
         return found
 
@@ -192,23 +256,22 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
 
 
-def _tell(file: Path, chances: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+def _tell(file: Path, chances: np.ndarray, names: Sequence[str]) -> Prediction:
     second, first = np.sort(chances)[-2:]
-    return {
-        "path": unicode_name(str(file)),
-        "class": names[int(chances.argmax())],
-        "probability": float(first),
-        "margin": float(first - second),
-        "probabilities": dict(zip(names, map(float, chances), strict=True)),
-    }
+    return Prediction(
+        path=unicode_name(str(file)),
+        class_name=names[int(chances.argmax())],
+        probability=float(first),
+        margin=float(first - second),
+        probabilities=dict(zip(names, map(float, chances), strict=True)),
+    )
 
 
-def format_predictions(predicted: dict[str, Any]) -> str:
+def format_predictions(predicted: Predicted) -> str:
     """Return predictions as CSV: path, class, probability, margin, and each class's probability."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["path", "class", "probability", "margin", *(f"p({name})" for name in predicted["class_names"])])
-    for each in predicted["predictions"]:
-        numbers = [each["probability"], each["margin"], *each["probabilities"].values()]
-        table.writerow([each["path"], each["class"], *(f"{number:.6f}" for number in numbers)])
+    table.writerow(predicted.columns)
+    for path, name, *numbers in map(predicted.row, predicted.predictions):
+        table.writerow([path, name, *(f"{number:.6f}" for number in numbers)])
     return text.getvalue().rstrip("\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from joblib import Parallel, delayed
 from sklearn.svm import SVC
 
 from features.errors import RequestError
+from features.runtime.machine import cores, memory_limit
 
 from ..data.inner_products import gram, transposed
 from ..data.row_blocks import Matrix, divided, select, whole_blocks
@@ -117,15 +117,15 @@ class SvmSearch:
 
     def __init__(self, sample: Sample, grid: Grid):
         self.sample, self.grid = sample, grid
-        n, memory = len(sample.y), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        n, room = len(sample.y), memory_limit()
         # Products a scale in float32; a kernel in float64 and what it is made of; and each thread's copy of a fold.
         held, a_thread = (4 * len(SCALES) + 24) * n**2, 8 * n**2
-        if held + a_thread > memory / 2:
+        if held + a_thread > room / 2:
             raise RequestError(
-                f"an SVM's kernel matrices may take half of the memory, {memory / 2e9:.1f} GB; {n} rows need "
+                f"an SVM's kernel matrices may take half of the memory, {room / 2e9:.1f} GB; {n} rows need "
                 f"{(held + a_thread) / 1e9:.1f} GB. Use --head logistic, or fewer images: --limit"
             )
-        self._threads = int(min(os.cpu_count() or 1, (memory / 2 - held) // a_thread))
+        self._threads = int(min(cores(), (room / 2 - held) // a_thread))
         self._held: dict[str, np.ndarray] = {}
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from features import __version__
 from features.errors import CachedFeaturesError, RequestError
+from features.options import takes
+from features.runtime.log import log
 from features.store.reader import FeatureStore
 
+from ..options import ReportOptions
 from ..runs.predictions import Predictions, load_predictions
 from ..training.comparison import best_first, compare_with_best, summarise
 from ..training.fit import Result
@@ -46,24 +48,42 @@ class Run:
     predictions: Predictions
 
 
-def report(
-    run: str | Path, *, out: str | Path | None = None, say: Callable[[str], None] = lambda line: None
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class WrittenReport:
+    """What `report` wrote.
+
+    Attributes
+    ----------
+    path : Path
+    bytes : int
+        Its size.
+    left_out : dict of str to str
+        What it cannot show, and why.
+    """
+
+    path: Path
+    bytes: int
+    left_out: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        return {"report": str(self.path), "bytes": self.bytes, "left_out": self.left_out}
+
+
+@takes(ReportOptions)
+def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
     """Write one self-contained HTML page about a comparison or a trained head.
 
     Parameters
     ----------
     run : path-like
         A folder that ``compare`` or ``train_head`` wrote.
-    out : path-like, optional
-        The page; ``report.html`` in the folder if left out. One that is there is replaced.
-    say : callable
-        Takes each line that tells what was decided.
+    **options
 
     Returns
     -------
-    done : dict
-        ``report``: where the page is; ``bytes``: its size; ``left_out``: what it cannot show, and why.
+    written : WrittenReport
+        A page that was there is replaced.
 
     Raises
     ------
@@ -72,19 +92,22 @@ def report(
 
     Examples
     --------
-    >>> pipeline.report("runs/photos-vgg16-compare")["report"]   # doctest: +SKIP
+    >>> pipeline.report("runs/photos-vgg16-compare").path   # doctest: +SKIP
     """
+    out = options.get("out")
     opened = load_run(Path(run))
-    page = gather(opened, say)
+    page = gather(opened)
     html = render(page)
     path = Path(out) if out is not None else opened.folder / "report.html"
     _write_whole(html, path)
     left_out = {name: page[name]["why"] for name in ("attention", "map", "suspects", "closest") if "why" in page[name]}
     for name, why in left_out.items():
-        say(f"left out {name}: {why}")
+        log.info(f"left out {name}: {why}")
     if page["missing"]:
-        say(f"left out {len(page['missing'])} thumbnails, such as {page['missing'][0][0]}: {page['missing'][0][1]}")
-    return {"report": str(path), "bytes": len(html.encode()), "left_out": left_out}
+        log.info(
+            f"left out {len(page['missing'])} thumbnails, such as {page['missing'][0][0]}: {page['missing'][0][1]}"
+        )
+    return WrittenReport(path, len(html.encode()), left_out)
 
 
 def load_run(folder: Path) -> Run:
@@ -111,12 +134,12 @@ def _summary(predictions: Predictions) -> list[dict[str, Any]]:
     return best_first(summaries)
 
 
-def gather(run: Run, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def gather(run: Run) -> dict[str, Any]:
     """Return all that the page shows."""
     predictions, heads = run.predictions, run.heads
     thumbnails = Thumbnails(Path(run.told["provenance"]["source"]["root"]), predictions.rows)
     gallery = Gallery(predictions, thumbnails)
-    say(f"run      {run.folder}: {len(heads)} heads, {len(predictions.rows)} images")
+    log.info(f"run      {run.folder}: {len(heads)} heads, {len(predictions.rows)} images")
     page = {
         "title": Path(run.told["store"]).stem,
         "leaderboard": figures.leaderboard(heads),
@@ -141,18 +164,18 @@ def gather(run: Run, say: Callable[[str], None] = lambda line: None) -> dict[str
         "n_splits": len(predictions.splits),
         "bounds": {"points": POINTS, "colours": COLOURS, "symbols": SYMBOLS},
         "version": __version__,
-        **_from_store(run, gallery, say),
+        **_from_store(run, gallery),
     }
     return {**page, "missing": sorted(thumbnails.missing.items())}
 
 
-def _from_store(run: Run, gallery: Gallery, say: Callable[[str], None]) -> dict[str, Any]:
+def _from_store(run: Run, gallery: Gallery) -> dict[str, Any]:
     """Return what needs features: where the head looked, the map, likely label errors, near copies."""
     names = ("attention", "map", "suspects", "closest")
     try:
         with FeatureStore(run.told["store"]) as store:
             _check_same(store, run)
-            say("features where the head looked, map, labels, near copies")
+            log.info("features where the head looked, map, labels, near copies")
             ranked = [head["head"] for head in run.heads]
             head = refit(store, run.predictions, ranked, run.told["seed"], run.told["select"])
             layer = head.features.layer.split("+")[0]

@@ -10,7 +10,7 @@ from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
 from ..runs.predictions import Predictions
-from .analysis import class_activation as attention
+from .analysis import class_activation
 from .analysis.label_issues import closest, copies, label_errors
 from .analysis.projection import project
 from .analysis.refit import Refitted
@@ -73,14 +73,14 @@ class Gallery:
                 "is gone. Extract it whole to see it: python -m pipeline extract --pool none"
             }
         tests = np.flatnonzero(self.split == SPLITS["test"])
-        kinds = attention.pick(self.rows.labels[tests], head.probabilities)
+        kinds = class_activation.pick(self.rows.labels[tests], head.probabilities)
         chosen = [place for places in kinds.values() for place in places]
         maps = store.read(layers[0], "flatten", tests[chosen] * store.views).reshape(len(chosen), *shape)
-        added = attention.activation_maps(maps, head.coef, head.features.pool)
+        added = class_activation.activation_maps(maps, head.coef, head.features.pool)
         predicted = head.probabilities[chosen].argmax(axis=1)
         of_predicted = added[np.arange(len(chosen)), :, :, predicted]
         top = float(np.quantile(np.abs(of_predicted), 0.98))
-        heats = {place: attention.heat(one, top) for place, one in zip(chosen, of_predicted, strict=True)}
+        heats = {place: class_activation.heat(one, top) for place, one in zip(chosen, of_predicted, strict=True)}
         groups = []
         for kind, places in kinds.items():
             cards = [

@@ -14,7 +14,7 @@ from typing import Any
 import joblib
 import numpy as np
 
-from features.errors import RequestError, UnsafeFile
+from features.errors import CachedFeaturesError, RequestError, UnsafeFile
 from features.runtime.keras_runtime import import_keras
 from features.safefiles.json_files import read_json
 from features.safefiles.keras_files import check_config
@@ -140,6 +140,8 @@ def load_head(folder: str | Path, allow_joblib: bool = False) -> Classifier:
     told, arrays = read_json(folder / "head.json"), read_arrays(folder / "head.npz")
     try:
         return _build(told, arrays, folder, allow_joblib)
+    except CachedFeaturesError:
+        raise
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
         raise UnsafeFile(f"the head in {folder} is damaged ({reason}). Train it again.") from error
@@ -203,7 +205,10 @@ def _load_estimator(name: str, folder: Path, allow_joblib: bool) -> Any:
     if name != "head.skops":
         raise ValueError(f"a head in {str(name)[:40]!r}")
     import skops.io
-    from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
+    from skops.io.exceptions import (
+        UnsupportedTypeException,
+        UntrustedTypesFoundException,
+    )
 
     with open_archive(folder / name):
         pass

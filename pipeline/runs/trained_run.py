@@ -10,10 +10,10 @@ import numpy as np
 
 from features.errors import UnsafeFile
 
-from .head_file import load_head
 from ..heads.registry import Classifier
 from .feature_spec import Reading
 from .folders import read_run
+from .head_file import load_head
 
 
 @dataclass(frozen=True)

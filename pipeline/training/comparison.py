@@ -5,23 +5,33 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from features.errors import RequestError
+from features.options import takes
+from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.splits import SPLITS, stratified_split
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from ..evaluation.metrics import accuracy_interval, difference_interval, holm, paired_test
+from ..evaluation.metrics import (
+    accuracy_interval,
+    difference_interval,
+    holm,
+    paired_test,
+)
 from ..heads.registry import HEADS, check_heads
 from ..heads.settings import describe_settings
+from ..options import CompareOptions
 from ..reports.plots import plot_comparison
 from ..runs.folders import whole_folder
+from ..runs.frames import make_frame
 from ..runs.predictions import save_predictions
 from .fit import Result
 from .fit_cache import Fits
@@ -35,21 +45,52 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-class Comparison(dict[str, Any]):
-    """What `compare` found; a notebook shows its table."""
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found; a notebook shows its table.
+
+    Attributes
+    ----------
+    heads : list of dict
+        Test figures of each head, best first: ``head``, ``accuracy``, ``accuracy_interval``, ``behind``, ``p_value``, ...
+    store, out : str
+        What was compared on, and the folder that it was written to.
+    rows : dict
+        Split → class → number of images.
+    repeats, seed : int
+    select : {'cv', 'val'}
+    provenance : dict
+        Of the store.
+    """
+
+    heads: list[dict[str, Any]]
+    store: str
+    rows: dict[str, dict[str, int]]
+    repeats: int
+    seed: int
+    select: str
+    provenance: dict[str, Any]
+    out: str
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The head with the highest accuracy."""
+        return self.heads[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def to_frame(self) -> Any:
+        """Return one row per head, best first, as a ``pandas.DataFrame`` with the columns of ``compare.csv``."""
+        return make_frame([{name: row.get(name) for name in _COLUMNS} for row in map(_table_row, self.heads)])
 
     def _repr_markdown_(self) -> str:
-        return format_table(self)
+        return format_table(self.to_json())
 
 
-def compare(
-    store: str | Path,
-    heads: Sequence[str] | None = None,
-    *,
-    repeats: int = 1,
-    say: Callable[[str], None] = lambda line: None,
-    **options: Any,
-) -> Comparison:
+@takes(CompareOptions)
+def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Unpack[CompareOptions]) -> Comparison:
     """Train heads on the same rows of a store and compare them on its test rows.
 
     Parameters
@@ -58,18 +99,11 @@ def compare(
         A finished feature store.
     heads : sequence of str, optional
         Keys of ``HEADS``, or dotted names of scikit-learn classifiers; all of ``HEADS`` if left out.
-    repeats : int
-        1: the store's own split. More: so many splits drawn anew, stratified, of the same sizes; figures are means.
-    say : callable
-        Takes each line that tells what was decided.
     **options
-        Other fields of `Request`.
 
     Returns
     -------
     comparison : Comparison
-        A dict. ``heads``: a list, best first, with test figures. Also ``store``, ``rows``, ``repeats``, ``provenance`` and
-        ``out``, the folder that it was written to.
 
     Raises
     ------
@@ -81,18 +115,19 @@ def compare(
     Examples
     --------
     >>> found = pipeline.compare("cache/photos.h5", ["logistic", "rbf-svm"], repeats=5)   # doctest: +SKIP
-    >>> found["heads"][0]["head"], found["heads"][0]["accuracy_interval"]   # doctest: +SKIP
+    >>> found.best["head"], found.best["accuracy_interval"]   # doctest: +SKIP
     """
-    asked = Request(store, **options)
+    repeats = options.get("repeats", 1)
+    asked = Request.of(store, options)
     names = list(dict.fromkeys(heads or HEADS))
     check_heads(names, asked.settings)
     folder = asked.folder("compare")
-    rows, provenance, splits, fitted = _fit(names, asked, repeats, folder.parent / ".fits", say)
+    rows, provenance, splits, fitted = _fit(names, asked, repeats, folder.parent / ".fits")
     results = [summarise(each, splits[0]) for each in fitted]
     compare_with_best(results, fitted, rows.labels, splits)
     for each in results:  # what a store of these features alone would take
         each["bytes_an_image"] = each["n_features"] * each["views"] * np.dtype(provenance["dtype"]).itemsize
-    comparison = {
+    comparison: dict[str, Any] = {
         "heads": best_first(results),
         "store": str(store),
         "rows": rows.counts(),
@@ -110,8 +145,8 @@ def compare(
             {name: [each.told() for each in those] for name, those in zip(names, fitted, strict=True)},
             {name: [each.probabilities for each in those] for name, those in zip(names, fitted, strict=True)},
         )
-    say(f"written  {folder}/compare.md, compare.csv, compare.json, compare.png, predictions.npz")
-    return Comparison(comparison, out=str(folder))
+    log.info(f"written  {folder}/compare.md, compare.csv, compare.json, compare.png, predictions.npz")
+    return Comparison(**comparison, out=str(folder))
 
 
 def _fit(
@@ -119,25 +154,26 @@ def _fit(
     asked: Request,
     repeats: int,
     kept: Path,
-    say: Callable[[str], None],
 ) -> tuple[Rows, dict[str, Any], list[np.ndarray], list[list[Result]]]:
     """Return a store's rows and provenance, the splits, and each head's result on each of them."""
     with FeatureStore(asked.store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
         splits = draw_splits(rows, repeats, asked.seed)
-        say(f"store    {asked.store}: {describe_rows(rows, asked.views or opened.views)}")
-        say(
+        log.info(f"store    {asked.store}: {describe_rows(rows, asked.views or opened.views)}")
+        log.info(
             "splits   the store's own"
             if repeats == 1
             else f"splits   {repeats} drawn anew, stratified, seeds from {asked.seed}"
         )
         fits = Fits(opened, rows, splits, kept, asked.fresh)
         if asked.cluster is not None:
-            fits.fill([(name, asked) for name in names], say)
+            fits.fill([(name, asked) for name in names])
         with Progress(len(names) * repeats, "fits") as progress:
             fitted = [fits.of(name, asked, progress) for name in names]
     if fits.loaded:
-        say(f"kept     {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To fit them again: --fresh")
+        log.info(
+            f"kept     {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To fit them again: --fresh"
+        )
     return rows, provenance, splits, fitted
 
 
@@ -267,7 +303,10 @@ def _write(comparison: dict[str, Any], folder: Path) -> None:
     with open(folder / "compare.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
         table.writeheader()
-        for head in heads:
-            low, high = head["accuracy_interval"]
-            table.writerow({**head, "accuracy_low": low, "accuracy_high": high})
+        table.writerows(map(_table_row, heads))
     plot_comparison(comparison).savefig(folder / "compare.png")
+
+
+def _table_row(head: dict[str, Any]) -> dict[str, Any]:
+    low, high = head["accuracy_interval"]
+    return {**head, "accuracy_low": low, "accuracy_high": high}

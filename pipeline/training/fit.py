@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from features.errors import RequestError
+from features.options import takes
 from features.runtime.keras_runtime import import_keras
+from features.runtime.log import log
 from features.splits import SPLITS, stratified_folds
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
@@ -28,12 +29,20 @@ from ..evaluation.metrics import evaluate
 from ..heads.dense.search import DenseHead, DenseSearch
 from ..heads.registry import Classifier, Head, Settings, check_heads, find_head
 from ..heads.settings import Choice, Grid
+from ..options import TrainHeadOptions
 from ..runs.feature_spec import Reading, class_probabilities
 from ..runs.folders import whole_folder
 from ..runs.head_file import save_head
 from ..runs.predictions import save_predictions, write_predictions
 from .learning_curves import check_tensorboard, log_history, write_history
-from .loading import describe_features, describe_rows, find_features, is_by_products, read_features, read_once
+from .loading import (
+    describe_features,
+    describe_rows,
+    find_features,
+    is_by_products,
+    read_features,
+    read_once,
+)
 from .request import Request
 
 FOLDS = 5
@@ -175,14 +184,63 @@ def _grid(head: Head, features: Features) -> Grid:
     return head.grid
 
 
-def train_head(
-    store: str | Path,
-    head: str = "logistic",
-    *,
-    tensorboard: str | Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
-    **options: Any,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainedHead:
+    """What `train_head` made: the content of ``run.json``, and where it is.
+
+    Attributes
+    ----------
+    head, layer, pool : str
+    views, n_features : int
+    settings : dict
+        Chosen within train and val.
+    tried : list of dict
+        Settings that were tried, each with its score.
+    val, test : dict of str to float or None
+        Metric → value; None where it is not defined.
+    intervals : dict of str to tuple or None
+        Metric → 95 % interval of its test value.
+    fit_seconds, predict_seconds : float
+    select : {'cv', 'val'}
+    seed : int
+    store, head_file, out : str
+        What it was trained on, the file of the head, and the folder of both.
+    class_names : list of str
+    rows : dict
+        Split → class → number of images.
+    reading, provenance : dict
+        How the head's input is made of features, and how features were made.
+    """
+
+    head: str
+    layer: str
+    pool: str
+    views: int
+    n_features: int
+    settings: dict[str, Any]
+    tried: list[dict[str, Any]]
+    val: dict[str, float | None]
+    test: dict[str, float | None]
+    intervals: dict[str, tuple[float, float] | None]
+    fit_seconds: float
+    predict_seconds: float
+    select: str
+    seed: int
+    store: str
+    class_names: list[str]
+    rows: dict[str, dict[str, int]]
+    reading: dict[str, Any]
+    provenance: dict[str, Any]
+    head_file: str
+    out: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@takes(TrainHeadOptions)
+def train_head(store: str | Path, head: str = "logistic", **options: Unpack[TrainHeadOptions]) -> TrainedHead:
     """Train one head on a store and save the run.
 
     Parameters
@@ -191,18 +249,11 @@ def train_head(
         A finished feature store.
     head : str
         A key of ``HEADS``, or the dotted name of a scikit-learn classifier.
-    tensorboard : path-like, optional
-        Folder for TensorBoard's logs of a Dense head's learning curves.
-    say : callable
-        Takes each line that tells what was decided.
     **options
-        Other fields of `Request`.
 
     Returns
     -------
-    run : dict
-        What ``run.json`` holds: ``head``, ``val``, ``test``, ``fit_seconds`` and how it came to be. Also ``out``, the
-        folder that it was written to.
+    run : TrainedHead
 
     Raises
     ------
@@ -215,25 +266,26 @@ def train_head(
     Examples
     --------
     >>> run = pipeline.train_head("cache/photos.h5", "logistic", settings={"C": (1.0, 10.0)})   # doctest: +SKIP
-    >>> run["test"]["accuracy"], run["intervals"]["accuracy"]   # doctest: +SKIP
+    >>> run.test["accuracy"], run.intervals["accuracy"]   # doctest: +SKIP
     """
-    asked = Request(store, **options)
+    tensorboard = options.get("tensorboard")
+    asked = Request.of(store, options)
     check_heads([head], asked.settings)
     if tensorboard is not None:
         check_tensorboard(head)
     folder = asked.folder(head)
     with FeatureStore(store) as opened:
         rows, provenance, features = opened.rows.images(), opened.provenance, find_features(opened, head, asked)
-        say(f"store    {store}: {describe_rows(rows, features.views)}")
-        say(f"head     {head} on {describe_features(features, asked)}")
-        with on_cluster(asked.cluster, asked.skip_unfit, say):
+        log.info(f"store    {store}: {describe_rows(rows, features.views)}")
+        log.info(f"head     {head} on {describe_features(features, asked)}")
+        with on_cluster(asked.cluster, asked.skip_unfit):
             if asked.cluster is None or is_by_products(opened, head, asked):
                 whole = read_features(opened, head, asked)
                 result, fitted = fit_head(head, whole, rows, rows.splits, asked.seed, asked.select, asked.settings)
             else:
                 call = Place.of(opened), head, asked.for_any_machine(), rows.splits
                 ((result, fitted),) = spread(fit_stored, [call])
-    run = {
+    run: dict[str, Any] = {
         **{name: value for name, value in result.told().items() if name != "history"},
         "val": _without_nan(result.val),
         "test": _without_nan(result.test),
@@ -256,8 +308,8 @@ def train_head(
             write_history(unfinished, fitted.choice)
     if tensorboard is not None and isinstance(fitted.estimator, DenseHead):
         log_history(Path(tensorboard) / folder.name, fitted.estimator, fitted.choice)
-    say(f"run      {folder}")
-    return {**run, "out": str(folder)}
+    log.info(f"run      {folder}")
+    return TrainedHead(**run, out=str(folder))
 
 
 def fit_stored(place: Place, head: str, asked: Request, splits: np.ndarray) -> tuple[Result, Fitted]:

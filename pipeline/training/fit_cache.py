@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -64,7 +64,7 @@ class Fits:
         self._made: dict[str, Result] = {}  # on a cluster, by key
         self.loaded = 0
 
-    def fill(self, wanted: Sequence[tuple[str, Request]], say: Callable[[str], None]) -> None:
+    def fill(self, wanted: Sequence[tuple[str, Request]]) -> None:
         """Let their cluster make what is not kept of some heads, each on every split; `of` finds it then.
 
         Those by inner products of rows are made here, one after the other, and their products on the cluster.
@@ -81,7 +81,7 @@ class Fits:
         _, asked = wanted[0]
         with (
             Progress(len(calls) + len(here), "fits") as progress,
-            on_cluster(asked.cluster, asked.skip_unfit, say),
+            on_cluster(asked.cluster, asked.skip_unfit),
         ):
             made = itertools.chain(spread(_fit, calls, ordered=False), itertools.starmap(_fit, here))
             for key, result in made:

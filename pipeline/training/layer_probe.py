@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from features.options import takes
+from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 
+from ..options import ProbeOptions
 from ..reports.plots import plot_intervals
 from ..runs.folders import whole_folder
 from .comparison import compare_with_best, draw_splits, summarise
@@ -20,39 +22,76 @@ from .loading import describe_rows
 from .request import Request
 
 
-def probe(
-    store: str | Path,
-    *,
-    repeats: int = 5,
-    say: Callable[[str], None] = lambda line: None,
-    **options: Any,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class LayerProbe:
+    """What `probe` found; a notebook shows its table.
+
+    Attributes
+    ----------
+    layers : list of dict
+        Test figures of each layer in the order asked for, then of the best two together, with the difference to the
+        best, ``behind_interval``.
+    take : str
+        The best layer.
+    store, out : str
+        What was looked at, and the folder that it was written to.
+    repeats, seed : int
+    provenance : dict
+        Of the store.
+    """
+
+    layers: list[dict[str, Any]]
+    take: str
+    store: str
+    repeats: int
+    seed: int
+    provenance: dict[str, Any]
+    out: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can carry it."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def _repr_markdown_(self) -> str:
+        return format_probe(self.to_json())
+
+
+@takes(ProbeOptions)
+def probe(store: str | Path, **options: Unpack[ProbeOptions]) -> LayerProbe:
     """Train a logistic regression on each layer of a store, and on the best two together, on the same rows.
 
     Parameters
     ----------
     store : path-like
         A finished feature store of several layers.
-    repeats : int
-        So many stratified splits are drawn; 1 takes the store's own.
-    say : callable
-        Takes each line that tells what was decided.
     **options
-        Other fields of `Request`: `layer` names the layers to look at, and maps are pooled to average and maximum side
-        by side where `pool` is left out.
 
     Returns
     -------
-    probed : dict
-        ``layers``: a list in the order asked for, then the best two together, with test figures and the difference to
-        the best, ``behind_interval``; ``take``: the best layer.
+    probed : LayerProbe
+
+    Raises
+    ------
+    RequestError
+        If there is no such layer, or `out` is taken.
+    StoreError
+        If the store is not there, or damaged.
+
+    Notes
+    -----
+    Maps are pooled to average and maximum side by side where `pool` is left out.
+
+    Examples
+    --------
+    >>> pipeline.probe("cache/photos-layers.h5").take   # doctest: +SKIP
     """
-    asked = Request(store, **options)
+    repeats = options.get("repeats", 5)
+    asked = Request.of(store, options)
     folder = asked.folder("probe")
     with FeatureStore(store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
         splits = draw_splits(rows, repeats, asked.seed)
-        say(f"store    {store}: {describe_rows(rows, asked.views or opened.views)}")
+        log.info(f"store    {store}: {describe_rows(rows, asked.views or opened.views)}")
         names = asked.layer.split(",") if asked.layer else list(opened.layers)
         fits = Fits(opened, rows, splits, folder.parent / ".fits", asked.fresh)
 
@@ -61,7 +100,7 @@ def probe(
             return replace(asked, layer=layer, pool=(asked.pool or "avg+max") if is_map else asked.pool)
 
         if asked.cluster is not None:
-            fits.fill([("logistic", of_layer(name)) for name in names], say)
+            fits.fill([("logistic", of_layer(name)) for name in names])
         with Progress((len(names) + (len(names) > 1)) * repeats, "fits") as progress:
 
             def measure(layer: str) -> list[Result]:
@@ -74,7 +113,7 @@ def probe(
     results = [summarise(each, splits[0]) for each in fitted]
     compare_with_best(results, fitted, rows.labels, splits)
     take = max(results[: len(names)], key=lambda result: result["accuracy"])["layer"]
-    probed = {
+    probed: dict[str, Any] = {
         "layers": results,
         "take": take,
         "store": str(store),
@@ -88,8 +127,8 @@ def probe(
         bars = [{**result, "head": result["layer"]} for result in results]
         figure = plot_intervals(bars, f"{Path(store).stem}: logistic regression by layer")
         figure.savefig(unfinished / "probe.png")
-    say(f"written  {folder}/probe.md, probe.json, probe.png")
-    return {**probed, "out": str(folder)}
+    log.info(f"written  {folder}/probe.md, probe.json, probe.png")
+    return LayerProbe(**probed, out=str(folder))
 
 
 def format_probe(probed: dict[str, Any]) -> str:

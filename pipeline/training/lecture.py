@@ -11,15 +11,16 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
 from features.errors import WeightsError
 from features.extraction.run import extract
+from features.options import takes
+from features.runtime.log import log
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
@@ -27,6 +28,7 @@ from ..data.training_data import Features
 from ..evaluation.metrics import accuracy_interval
 from ..heads.dense.config import Recipe, Schedule
 from ..heads.dense.search import DenseHead, train_heads
+from ..options import LectureOptions
 from ..reports.plots import plot_curves
 from ..runs.folders import run_folder, whole_folder
 from .comparison import check_repeats, draw_splits
@@ -43,8 +45,8 @@ class Model:
     name: str
     backbone: str
     layer: str
-    preprocess: str
-    resize: str
+    preprocess: Literal["imagenet", "rescale", "none"]
+    resize: Literal["bilinear", "nearest"]
     image_size: int
     whole_epochs: bool
 
@@ -57,54 +59,36 @@ MODELS = (
 )
 
 
-def lecture(
-    data: str,
-    *,
-    limit: int | None = None,
-    repeats: int = 1,
-    seed: int = 0,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+@takes(LectureOptions)
+def lecture(data: str, **options: Unpack[LectureOptions]) -> dict[str, Any]:
     """Run the lecture's models, as they were and corrected, on one source.
 
     Parameters
     ----------
     data : str
         See `load_source`; two classes or more.
-    limit : int, optional
-        A stratified subset of so many images.
-    repeats : int
-        1: the source's own split. More: so many splits drawn anew, stratified, of the same sizes; figures are means.
-    seed : int
-        Of the heads' random start, and of splits that the source does not give.
-    out : path-like, optional
-        Folder of the results; ``runs/<data>-lecture``, numbered where that is taken, if left out.
-    overwrite : bool
-        Replace earlier results.
-    say : callable
-        Takes each line that tells what was decided.
+    **options
 
     Returns
     -------
     results : dict
         ``models``: for each model its figures, or ``error`` where its weights cannot be had.
     """
+    repeats, seed, overwrite = options.get("repeats", 1), options.get("seed", 0), options.get("overwrite", False)
     check_repeats(repeats)
     name = Path(data).resolve().name if Path(data).exists() else data
-    folder = run_folder(out, f"{Path(name).stem}-lecture", overwrite)
+    folder = run_folder(options.get("out"), f"{Path(name).stem}-lecture", overwrite)
     models, histories = [], {}
     for model in MODELS:
-        say(f"model    {model.name}")
+        log.info(f"model    {model.name}")
         try:
             store = Path("cache") / f"{Path(name).stem}-lecture-{MODELS.index(model) + 1}.h5"
             extract(
                 data, backbone=model.backbone, layers=(model.layer,), preprocess=model.preprocess, resize=model.resize,
-                image_size=model.image_size, limit=limit, seed=seed, out=store, say=say,
+                image_size=model.image_size, limit=options.get("limit"), seed=seed, out=store,
             )  # fmt: skip
         except WeightsError as error:
-            say(f"error    {error}")
+            log.error(str(error))
             models.append({"name": model.name, "error": str(error)})
             continue
         figures, histories[model.name] = _train(model, store, repeats, seed)
@@ -114,7 +98,7 @@ def lecture(
         (unfinished / "lecture.md").write_text(format_lecture(results) + "\n", encoding="utf-8")
         (unfinished / "lecture.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         _write_curves(unfinished, histories)
-    say(f"written  {folder}/lecture.md, lecture.json, curves.csv, curves.png")
+    log.info(f"written  {folder}/lecture.md, lecture.json, curves.csv, curves.png")
     return {**results, "out": str(folder)}
 
 

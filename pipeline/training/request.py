@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from features.errors import RequestError, must_be_one_of
 from features.runtime.dask_cluster import check_cluster
+from features.runtime.machine import memory_limit
 
 from ..runs.folders import run_folder
 
@@ -75,12 +75,18 @@ class Request:
                 f"memory must be above 0 gigabytes; got {self.memory}. Leave it out for half of the machine's."
             )
 
+    @classmethod
+    def of(cls, store: str | Path, options: Mapping[str, Any]) -> Request:
+        """Return the request that a function's options make; options that are no fields are the function's own."""
+        known = {each.name for each in fields(cls)}
+        return cls(store, **{name: value for name, value in options.items() if name in known})
+
     @property
     def memory_bytes(self) -> float:
         """Bytes that a matrix of features may take."""
         if self.memory is not None:
             return self.memory * 1e9
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+        return memory_limit() / 2
 
     def for_any_machine(self) -> Request:
         """Return a request that decides the same on another machine, whatever its memory is."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...errors import EngineError
 from ...pooling import pool_maps
-from ...runtime.keras_runtime import cores
+from ...runtime.machine import cores
 from ..frozen_graph import Frozen
 from .graph import CHANNELS, MOST_CHANNELS, Convolution
 from .read_keras import read_layers

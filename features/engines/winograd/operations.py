@@ -17,7 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from .graph import CHANNELS, MOST_CHANNELS, NO_BORDER, Convolution, Pair, Pool, Sum
-from .loops.matmul import convolve_rows, gather, large_zeros, multiply, multiply_points, pack
+from .loops.matmul import (
+    convolve_rows,
+    gather,
+    large_zeros,
+    multiply,
+    multiply_points,
+    pack,
+)
 from .loops.pooling import add, pool
 from .loops.simd import ROWS
 from .loops.tiles import Tile, input_transform, output_transform

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import EngineError
-from .graph import NO_BORDER, Border, Convolution, LayerGraph, Maps, Operation, Pair, Pool, Sum
+from .graph import (
+    NO_BORDER,
+    Border,
+    Convolution,
+    LayerGraph,
+    Maps,
+    Operation,
+    Pair,
+    Pool,
+    Sum,
+)
 
 if TYPE_CHECKING:
     import keras

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ...images.contents import Content
 from ...runtime.dask_cluster import addresses, cluster_lost
-from ..options import ExtractOptions
-from ..plan import Content
+from ..options import ExtractRequest
 from .worker import Job, Looked, digest_batch, look
 
 _AGREE = 1e-3  # relative; how far features of two workers may be apart, which is what float16 keeps
@@ -110,7 +110,7 @@ class Fitness:
         return ""
 
 
-def _few(contents: Sequence[Content], batch: np.ndarray, options: ExtractOptions) -> list[Content]:
+def _few(contents: Sequence[Content], batch: np.ndarray, options: ExtractRequest) -> list[Content]:
     """Return the contents behind the first images of a batch."""
     few: list[Content] = []
     for content in contents:

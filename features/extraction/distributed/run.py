@@ -21,14 +21,22 @@ from typing import Any
 import numpy as np
 
 from ...errors import ClusterError
-from ...runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client, scheduler_there, settle_unfit
+from ...images.contents import Content
+from ...runtime.dask_cluster import (
+    GO_ON,
+    addresses,
+    cluster_lost,
+    open_client,
+    scheduler_there,
+    settle_unfit,
+)
 from ...runtime.keras_runtime import count_gpus
+from ...runtime.log import log
 from ...runtime.progress import Progress
 from ...runtime.versions import versions
 from ...store.parts import Parts
 from ..forward import allowed_skips, rows_a_part, too_many_skipped
-from ..options import ExtractOptions
-from ..plan import Content
+from ..options import ExtractRequest
 from .compatibility import Fitness, absolute
 from .worker import Done, Failed, Job, Work, compute_part
 
@@ -56,7 +64,7 @@ class Task:
         return sum(len(views) for _, views in self.work)
 
 
-def cut(todo: Work, row_bytes: int, options: ExtractOptions) -> list[Work]:
+def cut(todo: Work, row_bytes: int, options: ExtractRequest) -> list[Work]:
     """Cut what is to be computed into parts, which depend on nothing but that: whole batches of images in their order.
 
     Parameters
@@ -65,7 +73,7 @@ def cut(todo: Work, row_bytes: int, options: ExtractOptions) -> list[Work]:
         See `find_work`.
     row_bytes : int
         Of the features of one image.
-    options : ExtractOptions
+    options : ExtractRequest
     """
     step = rows_a_part(row_bytes, options) // options.views
     return [todo[first : first + step] for first in range(0, len(todo), step)]
@@ -73,7 +81,7 @@ def cut(todo: Work, row_bytes: int, options: ExtractOptions) -> list[Work]:
 
 @contextmanager
 def pass_on_cluster(
-    parts: Parts, batch: np.ndarray, contents: Sequence[Content], options: ExtractOptions, say: Callable[[str], None]
+    parts: Parts, batch: np.ndarray, contents: Sequence[Content], options: ExtractRequest
 ) -> Iterator[Callable[[list[Work], int], None]]:
     """Find workers fit for a pass, and yield ``run(works, total)``, which computes and adopts all parts.
 
@@ -85,9 +93,7 @@ def pass_on_cluster(
         The client's first batch, which workers must decode to the same pixels.
     contents : sequence of Content
         What the batch was made of.
-    options : ExtractOptions
-    say : callable
-        Takes each line that tells what was decided.
+    options : ExtractRequest
 
     Raises
     ------
@@ -96,15 +102,15 @@ def pass_on_cluster(
     """
     folder = parts.folder.absolute()
     gpus = count_gpus() if ", gpu" in parts.provenance["engine"] else 0
-    with open_client(str(options.cluster), say, gpus, options.skip_unfit) as (client, unfit), scheduler_there(client):
+    with open_client(str(options.cluster), gpus, options.skip_unfit) as (client, unfit), scheduler_there(client):
         job = Job(f"run-{secrets.token_hex(8)}", folder, parts.provenance, options, versions())
         (folder / job.run).touch()
         try:
             fitness = Fitness(client, job, batch, contents, unfit)
-            settle_unfit(fitness.check(), len(fitness.fit), options.skip_unfit, say)
+            settle_unfit(fitness.check(), len(fitness.fit), options.skip_unfit)
             apart = f"features of the first image are at most {fitness.apart:.1e} apart (relative)"
-            say(f"workers  {len(fitness.fit)} are fit; {apart}")
-            yield lambda works, total: Run(client, job, parts, total, say, fitness).finish(works)
+            log.info(f"workers  {len(fitness.fit)} are fit; {apart}")
+            yield lambda works, total: Run(client, job, parts, total, fitness).finish(works)
         finally:
             (folder / job.run).unlink(missing_ok=True)
 
@@ -119,13 +125,12 @@ class Run:
     parts : Parts
     total : int
         Contents of the plan, of which some may be skipped.
-    say : callable
     fitness : Fitness
         Workers that are fit get parts; those that join are looked at first.
     """
 
-    def __init__(self, client: Any, job: Job, parts: Parts, total: int, say: Callable[[str], None], fitness: Fitness):
-        self.client, self.job, self.parts, self.total, self.say = client, job, parts, total, say
+    def __init__(self, client: Any, job: Job, parts: Parts, total: int, fitness: Fitness):
+        self.client, self.job, self.parts, self.total = client, job, parts, total
         self.fitness = fitness
         self.failures: Counter[str] = Counter()  # by worker
         self.seconds = 0.0  # of all workers
@@ -186,7 +191,10 @@ class Run:
         if future.status in ("cancelled", "lost"):
             return
         why = self.fitness.judge(name, future)
-        self.say(f"warning  worker {name} is left out: {why}" if why else f"workers  {name} joined and is fit")
+        if why:
+            log.warning(f"worker {name} is left out: {why}")
+        else:
+            log.info(f"workers  {name} joined and is fit")
 
     def _submit(self, task: Task) -> None:
         there = [name for name in self._workers() if name in self._fit] or list(self._fit)
@@ -236,7 +244,7 @@ class Run:
     def _failed(self, task: Task, failed: Failed) -> None:
         """Say so, and give the part to another worker, unless it has failed often enough."""
         self._last_failure = f"worker {failed.worker}: {failed.why}"
-        self.say(f"warning  {self._name(task)} failed on {self._last_failure}")
+        log.warning(f"{self._name(task)} failed on {self._last_failure}")
         if failed.unfit:
             self.fitness.leave_out(failed.worker)
         else:

@@ -15,13 +15,13 @@ import numpy as np
 
 from ...engines.registry import Engine, describe_engine, is_installed, missing_engine
 from ...errors import CachedFeaturesError, StoreError
-from ...runtime.keras_runtime import limit_cores
+from ...images.contents import Content
+from ...runtime.keras_runtime import limit_threads
 from ...runtime.progress import Progress
 from ...runtime.versions import differences, versions
 from ...store.parts import Key, write_part
 from ..forward import compute, first_batch
-from ..options import ExtractOptions
-from ..plan import Content
+from ..options import ExtractRequest
 from ..recompute import rebuild_engine
 
 Work = list[tuple[Content, list[int]]]
@@ -42,7 +42,7 @@ class Job:
         Where parts lie, on a file system that client and workers share.
     provenance : dict
         Of the store; it says all that an engine needs.
-    options : ExtractOptions
+    options : ExtractRequest
     versions : dict of str to str
         The client's; see `features.runtime.versions.versions`.
     """
@@ -50,7 +50,7 @@ class Job:
     run: str
     folder: Path
     provenance: dict[str, Any]
-    options: ExtractOptions
+    options: ExtractRequest
     versions: dict[str, str]
 
 
@@ -150,7 +150,7 @@ def _load(job: Job) -> Engine:
     if _engine is None or _engine[0] != key:
         name = job.provenance["engine"].split()[0]
         if _engine is None:
-            limit_cores(_threads())
+            limit_threads(_threads())
         found = describe_engine(name)
         if found != job.provenance["engine"]:
             raise StoreError(

@@ -14,7 +14,19 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .simd import FEWER, INT, LANES, PANEL, ROWS, VECTOR, Emitter, Pixels, Steps, at, loop
+from .simd import (
+    FEWER,
+    INT,
+    LANES,
+    PANEL,
+    ROWS,
+    VECTOR,
+    Emitter,
+    Pixels,
+    Steps,
+    at,
+    loop,
+)
 
 
 def pack(kernel: np.ndarray) -> np.ndarray:

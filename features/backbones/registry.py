@@ -1,0 +1,101 @@
+"""Name → a model family of Keras, its own preprocessing, default layer and size; told without TensorFlow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import RequestError, must_be_one_of
+from .custom_model import input_side
+
+PREPROCESS = ("imagenet", "rescale", "none")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model family of ``keras.applications``, or a model of the user's own.
+
+    Attributes
+    ----------
+    module, constructor : str
+        Where its constructor and its ``preprocess_input`` are; of the user's own model the file.
+    layer : str
+        The last feature map, by name or index, which is cached unless another layer is asked for.
+    image_size, smallest : int
+        Default and smallest side of an image, in pixels.
+    prepared : bool
+        The model does its own preprocessing, so that it takes RGB in 0..255.
+    """
+
+    module: str
+    constructor: str
+    layer: str
+    image_size: int
+    smallest: int = 32
+    prepared: bool = False
+
+    @property
+    def preprocess(self) -> str:
+        """What is done to images by default."""
+        return "imagenet" if self.module else "none"
+
+
+_APPLICATIONS = "keras.applications."
+BACKBONES = {
+    "vgg16": Backbone(_APPLICATIONS + "vgg16", "VGG16", "block5_pool", 224),
+    "vgg19": Backbone(_APPLICATIONS + "vgg19", "VGG19", "block5_pool", 224),
+    "resnet50": Backbone(_APPLICATIONS + "resnet", "ResNet50", "conv5_block3_out", 224),
+    "resnet101": Backbone(_APPLICATIONS + "resnet", "ResNet101", "conv5_block3_out", 224),
+    "resnet50_v2": Backbone(_APPLICATIONS + "resnet_v2", "ResNet50V2", "post_relu", 224),
+    "inception_v3": Backbone(_APPLICATIONS + "inception_v3", "InceptionV3", "mixed10", 299, 75),
+    "inception_resnet_v2": Backbone(_APPLICATIONS + "inception_resnet_v2", "InceptionResNetV2", "conv_7b_ac", 299, 75),
+    "xception": Backbone(_APPLICATIONS + "xception", "Xception", "block14_sepconv2_act", 299, 71),
+    "mobilenet_v2": Backbone(_APPLICATIONS + "mobilenet_v2", "MobileNetV2", "out_relu", 224),
+    "mobilenet_v3_large": Backbone(_APPLICATIONS + "mobilenet_v3", "MobileNetV3Large", "-1", 224, prepared=True),
+    "densenet121": Backbone(_APPLICATIONS + "densenet", "DenseNet121", "relu", 224),
+    "efficientnet_v2_b0": Backbone(
+        _APPLICATIONS + "efficientnet_v2", "EfficientNetV2B0", "top_activation", 224, prepared=True
+    ),
+    "efficientnet_v2_s": Backbone(
+        _APPLICATIONS + "efficientnet_v2", "EfficientNetV2S", "top_activation", 384, prepared=True
+    ),
+    "convnext_tiny": Backbone(_APPLICATIONS + "convnext", "ConvNeXtTiny", "-1", 224, prepared=True),
+    "nasnet_mobile": Backbone(_APPLICATIONS + "nasnet", "NASNetMobile", "-1", 224),
+}
+
+
+def find_backbone(name: str) -> Backbone:
+    """Return the entry of the registry, or one made for a file ``*.keras``; without TensorFlow.
+
+    Raises
+    ------
+    RequestError
+        If there is no such entry or file, with the nearest name.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if not name.endswith(".keras"):
+        raise must_be_one_of("backbone", BACKBONES, name, "Or name a model of your own: FILE.keras")
+    return Backbone("", name, "-1", input_side(Path(name)), smallest=1, prepared=True)
+
+
+def check_request(name: str, image_size: int, preprocess: str) -> None:
+    """Raise RequestError unless the backbone takes images of this side, preprocessed so."""
+    backbone = find_backbone(name)
+    if image_size < backbone.smallest:
+        raise RequestError(
+            f"image-size must be at least {backbone.smallest} for {name}; got {image_size}. "
+            f"Enlarge the images: --image-size {backbone.smallest}"
+        )
+    if preprocess not in PREPROCESS:
+        raise must_be_one_of("preprocess", PREPROCESS, preprocess)
+    allowed = PREPROCESS[:2] if not backbone.prepared else PREPROCESS[:1] if backbone.module else PREPROCESS[1:]
+    if preprocess not in allowed:
+        why = (
+            "its own preprocessing is inside the model"
+            if backbone.prepared
+            else "it was trained on preprocessed images"
+        )
+        raise RequestError(
+            f"preprocess must be {' or '.join(allowed)} for {name}, since {why}; got {preprocess!r}. Leave it out."
+        )

@@ -1,0 +1,190 @@
+"""What public functions take by name: one place for an option's type, its help, and how the command line asks for it."""
+
+# Not postponed: the command line reads these annotations.
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from .errors import RequestError, closest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How an option is explained, and asked for on the command line.
+
+    Attributes
+    ----------
+    help : str
+        Half a sentence; it says the default.
+    metavar : str, optional
+        What stands for the value; left out for choices and switches.
+    group : str
+        Heading in the help; options of one group stand together.
+    name : str, optional
+        Of the flag, where it is not the option's own.
+    """
+
+    help: str
+    metavar: str | None = None
+    group: str = "options"
+    name: str | None = None
+
+
+IMAGES, BASE, STORE, MACHINES = "images", "base", "store", "more machines"
+
+
+class ExtractOptions(TypedDict, total=False):
+    """Options of `features.extract`."""
+
+    limit: Annotated[int | None, Flag("a stratified subset of N images", "N", IMAGES)]
+    seed: Annotated[
+        int, Flag("of splits that the source does not give, of --limit and --augment lecture (default 0)", "N", IMAGES)
+    ]
+    resize: Annotated[
+        Literal["bilinear", "nearest", "box", "bicubic", "lanczos"],
+        Flag("resize rule (default bilinear, antialiased)", group=IMAGES),
+    ]
+    views: Annotated[int, Flag("rows per image: itself and N - 1 augmented copies (default 1)", "N", IMAGES)]
+    augment: Annotated[
+        Literal["none", "hflip", "dihedral", "lecture"], Flag("what the copies are (default none)", group=IMAGES)
+    ]
+    max_skipped: Annotated[
+        float | None,
+        Flag("stop when more files than this cannot be used (default 0.05, and 5 files)", "FRACTION", IMAGES),
+    ]
+    retry_skipped: Annotated[bool, Flag("try files again that could not be used before", group=IMAGES)]
+    allow_missing_classes: Annotated[bool, Flag("accept classes without a readable image in some split", group=IMAGES)]
+    workers: Annotated[int, Flag("threads that read and decode (default: one per core, 8 at most)", "N", IMAGES)]
+    backbone: Annotated[
+        str,
+        Flag("one of the reference's table (default vgg16), or FILE.keras, a model of your own", "NAME", BASE),
+    ]
+    layers: Annotated[
+        tuple[str, ...] | None, Flag("layers by name or index (default: the last feature map)", "L[,L]", BASE)
+    ]
+    image_size: Annotated[
+        int | None, Flag("side of the square that images are resized to (default: the base's)", "PX", BASE)
+    ]
+    preprocess: Annotated[
+        Literal["imagenet", "rescale", "none"] | None,
+        Flag(
+            "the base's own, division by 255, or RGB as it is (default: the base's own; none for FILE.keras)",
+            group=BASE,
+        ),
+    ]
+    weights: Annotated[str, Flag("file of weights instead of finding ImageNet's", "FILE", BASE)]
+    weights_sha256: Annotated[str | None, Flag("accept weights with this SHA-256", "HEX", BASE)]
+    engine: Annotated[
+        str,
+        Flag(
+            "what runs the base: auto (default: the fastest of those that are installed and for this device) or one of "
+            "the reference's table",
+            "NAME",
+            BASE,
+        ),
+    ]
+    batch_size: Annotated[int | None, Flag("images per batch (default 16; found by trial on a GPU)", "N", BASE)]
+    out: Annotated[str | Path | None, Flag("the store (default cache/SOURCE-BACKBONE.h5)", "NAME.h5", STORE)]
+    pool: Annotated[
+        Literal["none", "avg", "max", "avg+max"] | None,
+        Flag("pool maps over space before storing them (default none, if they fit)", group=STORE),
+    ]
+    dtype: Annotated[Literal["float16", "float32"], Flag("stored precision (default float16)", group=STORE)]
+    compression: Annotated[
+        Literal["lz4", "zstd", "gzip", "none"],
+        Flag("of values (default lz4; plain h5py reads gzip and none)", group=STORE),
+    ]
+    layout: Annotated[
+        Literal["file", "parts"],
+        Flag("one file, or parts that stay with an index over them (default file)", group=STORE),
+    ]
+    cluster: Annotated[
+        str | None,
+        Flag("who computes: a Dask scheduler, tcp://host:8786, or local:N processes here", "WHERE", MACHINES),
+    ]
+    skip_unfit: Annotated[bool, Flag("go on without workers that are not fit; each is named", group=MACHINES)]
+    part_images: Annotated[int | None, Flag("images of a part on a cluster at most (default 512)", "N", MACHINES)]
+
+
+class PlanOptions(ExtractOptions, total=False):
+    """Options of `features.plan_cost`."""
+
+    images: Annotated[int | None, Flag("with --plan-only: for so many images like the source's", "N", MACHINES)]
+    rate: Annotated[
+        float | None, Flag("with --plan-only: images/s of a worker (default: measured here)", "R", MACHINES)
+    ]
+
+
+def flags_of(options: type) -> dict[str, tuple[Any, Flag]]:
+    """Return the type and the flag of each option that a TypedDict declares."""
+    hints = get_type_hints(options, include_extras=True)
+    return {name: (hint.__origin__, hint.__metadata__[0]) for name, hint in hints.items()}
+
+
+def takes(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a public function whose options a TypedDict declares.
+
+    A name that is no option raises RequestError with the nearest one that is, and the function's documentation lists
+    the options.
+    """
+    flags = flags_of(options)
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        code = function.__code__  # type: ignore[attr-defined]
+        own = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name not in flags and name not in own:
+                    near = closest(name, [*own, *flags])
+                    hint = f"Did you mean {near}?" if near else f"It has {', '.join([*own, *sorted(flags)])}."
+                    raise RequestError(f"{function.__name__} has no option {name}. {hint}")
+            return function(*args, **kwargs)
+
+        listed = "\n".join(
+            f"    {name} : {_type_name(kind)}\n        {flag.help[0].upper()}{flag.help[1:]}."
+            for name, (kind, flag) in flags.items()
+        )
+        checked.__doc__ = (function.__doc__ or "").replace("    **options\n", f"{listed}\n", 1)
+        return checked
+
+    return decorate
+
+
+def _sentence(flag: Flag) -> str:
+    """Return a flag's help as a sentence that names arguments in place of flags."""
+    text = re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), flag.help)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _type_name(kind: Any) -> str:
+    """Return a type as numpydoc writes it: choices in braces, ``optional`` for one that may be None."""
+    if get_origin(kind) in (Union, UnionType):
+        *names, last = (_type_name(each) for each in get_args(kind) if each is not NoneType)
+        return (" or ".join([", ".join(names), last]) if names else last) + (
+            ", optional" if NoneType in get_args(kind) else ""
+        )
+    if get_origin(kind) is Literal:
+        return "{" + ", ".join(map(repr, get_args(kind))) + "}"
+    return (
+        kind.__name__ if get_origin(kind) is None else str(kind).replace("typing.", "").replace("collections.abc.", "")
+    )

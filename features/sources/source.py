@@ -1,0 +1,101 @@
+"""Labelled images in a fixed order, and how a reader of them makes one.
+
+Rows are sorted by the UTF-8 bytes of their path below the source's root, whatever order the file system lists them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import SourceError
+from ..splits import SPLITS, Row, count_rows
+
+# What is taken for an image by its name; content decides how it is decoded.
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled images in a fixed order.
+
+    Attributes
+    ----------
+    kind : str
+        ``folder``, ``csv`` or the name of a set.
+    root : Path
+        The folder that `paths` are relative to.
+    class_names : tuple of str
+        Sorted; a label is an index into it.
+    paths : tuple of str
+        One a row, sorted by their UTF-8 bytes, with ``/`` between folders.
+    labels, splits, strata : ndarray of shape (n_rows,)
+        int32 label, uint8 split (values of ``SPLITS``), int32 stratum: what a stratified split keeps in proportion.
+    rejected : tuple of (str, str)
+        Path and reason of files that cannot be rows by their name or kind.
+    notes : tuple of str
+        What was decided about the rows, for people.
+    """
+
+    kind: str
+    root: Path
+    class_names: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    splits: np.ndarray
+    strata: np.ndarray
+    rejected: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def file(self, row: int) -> Path:
+        """Return where the image of a row lies."""
+        return self.root / self.paths[row]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return rows a split and class: ``{split: {class name: rows}}``."""
+        return count_rows(self.class_names, self.labels, self.splits)
+
+
+def make_source(
+    kind: str,
+    root: Path,
+    rows: list[Row],
+    rejected: Sequence[tuple[str, str]] = (),
+    strata: dict[str, str] | None = None,
+) -> Source:
+    """Build a source from rows in any order; `strata`, by path, adds to the label what a split keeps in proportion.
+
+    Raises
+    ------
+    SourceError
+        If there are no rows, or all are of one class.
+    """
+    if not rows:
+        raise SourceError(
+            f"{root} holds no images (endings {' '.join(sorted(EXTENSIONS))}) at class/file or split/class/file. "
+            f"Look at it: ls -R {root}"
+        )
+    rows = sorted(rows, key=lambda row: row[0].encode())
+    names = tuple(sorted({name for _, name, _ in rows}))
+    if len(names) < 2:
+        raise SourceError(
+            f"{root} holds one class only ({names[0]!r}); a classifier needs two. Sort the images into a folder a class."
+        )
+    keys = [(name, (strata or {}).get(path, "")) for path, name, _ in rows]
+    numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
+    return Source(
+        kind=kind,
+        root=root,
+        class_names=names,
+        paths=tuple(path for path, _, _ in rows),
+        labels=np.array([names.index(name) for _, name, _ in rows], np.int32),
+        splits=np.array([255 if split is None else SPLITS[split] for _, _, split in rows], np.uint8),
+        strata=np.array([numbers[key] for key in keys], np.int32),
+        rejected=tuple(sorted(rejected)),
+    )

@@ -1,0 +1,35 @@
+"""Messages on standard error: one line each, as `features.runtime.log` has them, behind a word that tells the bad ones."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from features.runtime.log import log
+
+_WORDS = {logging.WARNING: "warning", logging.ERROR: "error"}
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        word = getattr(record, "word", _WORDS.get(record.levelno, ""))
+        line = f"{word:<8} {record.getMessage()}" if word else record.getMessage()
+        return f"{record.relativeCreated / 1000:8.2f} s  {line}" if log.level <= logging.DEBUG else line
+
+
+@contextlib.contextmanager
+def messages_on_stderr(level: int) -> Iterator[None]:
+    """Print the program's own messages from this level on while a command runs; then leave the logger as it was."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines())
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(level)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]

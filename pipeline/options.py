@@ -1,0 +1,110 @@
+"""What public functions of stage two take by name; see `features.options`."""
+
+# Not postponed: the command line reads these annotations.
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
+
+from features.options import Flag
+
+FEATURES, HEAD, MACHINES, RESULTS = "features", "head", "more machines", "results"
+
+
+class TrainingOptions(TypedDict, total=False):
+    """What all commands take that fit heads to a store."""
+
+    layer: Annotated[
+        str | None,
+        Flag("stored layers (default: the last; probe: all); train-head and compare join them", "L[,L]", FEATURES),
+    ]
+    pool: Annotated[
+        Literal["flatten", "avg", "max", "avg+max"] | None,
+        Flag("maps to vectors (default: the head's own)", group=FEATURES),
+    ]
+    views: Annotated[int | None, Flag("use the first N views of each image (default: all)", "N", FEATURES)]
+    memory: Annotated[
+        float | None,
+        Flag(
+            "what features may take; of larger ones a part at a time is read (default: half of the machine's)",
+            "GB",
+            FEATURES,
+        ),
+    ]
+    seed: Annotated[int, Flag("of the head's random start, and of drawn splits (default 0)", "N", HEAD)]
+    select: Annotated[
+        Literal["cv", "val"],
+        Flag("choose settings by cross-validation within train and val, or by a look at val (default cv)", group=HEAD),
+    ]
+    settings: Annotated[
+        Mapping[str, tuple[Any, ...]],
+        Flag(
+            "try these values of a head's setting instead of the usual ones (the reference lists them); may be repeated",
+            "NAME=V[,V]",
+            HEAD,
+            "set",
+        ),
+    ]
+    cluster: Annotated[
+        str | None,
+        Flag("who computes: a Dask scheduler, tcp://host:8786, or local:N processes here", "WHERE", MACHINES),
+    ]
+    skip_unfit: Annotated[bool, Flag("go on without workers that are not fit; each is named", group=MACHINES)]
+    out: Annotated[str | Path | None, Flag("folder for the results (default below runs/)", "FOLDER", RESULTS)]
+    overwrite: Annotated[bool, Flag("replace earlier results", group=RESULTS)]
+
+
+class CompareOptions(TrainingOptions, total=False):
+    """Options of `pipeline.compare`."""
+
+    repeats: Annotated[int, Flag("draw N stratified splits instead of the store's own", "N", HEAD)]
+    fresh: Annotated[bool, Flag("fit again what earlier runs have fitted", group=HEAD)]
+
+
+class ProbeOptions(TrainingOptions, total=False):
+    """Options of `pipeline.probe`."""
+
+    repeats: Annotated[int, Flag("stratified splits to draw (default 5; 1: the store's own)", "N", HEAD)]
+    fresh: Annotated[bool, Flag("fit again what earlier runs have fitted", group=HEAD)]
+
+
+class TrainHeadOptions(TrainingOptions, total=False):
+    """Options of `pipeline.train_head`."""
+
+    tensorboard: Annotated[
+        str | Path | None, Flag("write the learning curves of a Dense head for TensorBoard", "FOLDER", RESULTS)
+    ]
+    joblib: Annotated[
+        bool, Flag("pickle a scikit-learn head that cannot be saved safely; for yourself alone", group=RESULTS)
+    ]
+
+
+class PredictOptions(TypedDict, total=False):
+    """Options of `pipeline.predict`."""
+
+    weights: Annotated[
+        str | None, Flag("where the base's weights, or FILE.keras, lie today (default: where the run says)", "FILE")
+    ]
+    joblib: Annotated[bool, Flag("load a pickled head, which can run any code: your own")]
+
+
+class ExportOptions(PredictOptions, total=False):
+    """Options of `pipeline.export`."""
+
+    rows: Annotated[int, Flag("stored images to compare the model with the run on (default 100; 0: all)", "N")]
+    overwrite: Annotated[bool, Flag("replace a model of this name")]
+
+
+class ReportOptions(TypedDict, total=False):
+    """Options of `pipeline.report`."""
+
+    out: Annotated[str | Path | None, Flag("the page (default: report.html in the folder)", "FILE.html")]
+
+
+class LectureOptions(TypedDict, total=False):
+    """Options of the lecture."""
+
+    limit: Annotated[int | None, Flag("a stratified subset of N images", "N")]
+    repeats: Annotated[int, Flag("draw N stratified splits instead of the source's own", "N")]
+    seed: Annotated[int, Flag("of the heads' random start, and of drawn splits (default 0)", "N")]
+    out: Annotated[str | Path | None, Flag("folder for the results (default below runs/)", "FOLDER")]
+    overwrite: Annotated[bool, Flag("replace earlier results")]

@@ -1,0 +1,1 @@
+"""What a trained head is on disk, and read back."""

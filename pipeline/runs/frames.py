@@ -1,0 +1,23 @@
+"""Results as a table of pandas, where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from features.errors import missing_extra
+
+
+def make_frame(rows: Sequence[dict[str, Any]]) -> Any:
+    """Return a ``pandas.DataFrame`` of one row per dict.
+
+    Raises
+    ------
+    RequestError
+        If pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise missing_extra("pandas", "pandas", "to_frame()") from error
+    return pandas.DataFrame(list(rows))
