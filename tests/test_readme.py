@@ -111,13 +111,10 @@ def test_every_option_is_documented_and_every_documented_one_exists(capsys):
     commands = re.findall(r"^    ([a-z-]+)(?: |$)", helped("", capsys), re.M)
     assert {"extract", "compare"} <= set(commands)
     offered = {option for each in commands for option in re.findall(r"--[a-z][a-z0-9-]+", helped(each, capsys))}
-    tables = TEXTS[STAGE_ONE] + TEXTS[STAGE_TWO]
-    told = set(re.findall(r"`(--[a-z][a-z0-9-]+)", tables))
-    listed = {
-        option for row in re.findall(r"^\| `--.*$", tables, re.M) for option in re.findall(r"`(--[a-z0-9-]+)", row)
-    }
-    assert offered <= told, sorted(offered - told)
-    assert listed <= offered, sorted(listed - offered)
+    rows = re.findall(r"^\| `--.*$", TEXTS[STAGE_ONE] + TEXTS[STAGE_TWO], re.M)
+    told = {option for row in rows for option in re.findall(r"`(--[a-z][a-z0-9-]+)", row)}
+    of_all = {"--help", "--json", "--quiet", "--verbose"}  # told in a sentence
+    assert offered - of_all == told, sorted((offered - of_all) ^ told)
 
 
 @pytest.mark.parametrize(
