@@ -22,7 +22,7 @@ from pipeline.data.training_data import Features, Sample
 from pipeline.heads.dense.config import Recipe, Schedule
 from pipeline.heads.dense.search import train_heads
 from pipeline.heads.logistic.search import Logistic, LogisticSearch
-from pipeline.heads.svm import SvmSearch
+from pipeline.heads.svm.search import SvmSearch
 
 C = (1.0, 10.0, 100.0, 1000.0, 3000.0)
 FOLDS = 5

@@ -94,7 +94,7 @@ def test_a_run_is_not_overwritten_unless_asked(tiny_store, here):
 
 
 def test_repeats_draw_other_splits_of_the_same_sizes(tiny_store, here):
-    from pipeline.training.comparison import draw_splits
+    from pipeline.training.splitting import draw_splits
 
     with FeatureStore(tiny_store) as store:
         drawn = draw_splits(store.rows, 3, seed=0)

@@ -1,21 +1,23 @@
 """Metrics and intervals against values from elsewhere."""
 
+import csv
+import itertools
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn import metrics
 
-from pipeline.evaluation.bootstrap import bootstrap_intervals, weighted_metrics
-from pipeline.evaluation.metrics import (
-    accuracy_interval,
-    calibration_error,
-    evaluate,
-    holm,
-    paired_test,
-)
+from pipeline.evaluation.bootstrap import bootstrap_intervals
+from pipeline.evaluation.metrics import METRICS, evaluate, figures_of
+from pipeline.evaluation.significance import accuracy_interval, holm, paired_test
+from pipeline.evaluation.weighted_rows import WeightedRows
 from pipeline.heads.settings import best_of
-from pipeline.training.comparison import best_first, compare_with_best
+from pipeline.reports.figures import leaderboard
+from pipeline.training.summary import best_first, compare_with_best
 
 
 def test_metrics_of_a_small_table_computed_by_hand():
@@ -50,7 +52,7 @@ def test_average_precision_and_calibration_by_hand():
     # Ranked by the second class: right, wrong, right, wrong; precision 1 at recall 1/2 and 2/3 at recall 1.
     assert evaluate(y, probabilities)["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
     # Each row has a bin of its own, of 15: 0.9 right, 0.6 wrong, 0.65 wrong, 0.8 right; 0.6 and 0.65 share one.
-    assert calibration_error(y, probabilities) == pytest.approx((0.1 + 1.25 + 0.2) / 4)
+    assert evaluate(y, probabilities)["calibration_error"] == pytest.approx((0.1 + 1.25 + 0.2) / 4)
 
 
 def test_mcnemar_exact_of_r():
@@ -112,19 +114,80 @@ def test_on_several_splits_intervals_cover_and_equal_heads_are_rarely_told_apart
     assert covered / times >= 0.93 and rejected / times <= 0.06
 
 
+def by_class(score):
+    """Return the mean of a score of two classes: of each class that is present against the rest."""
+
+    def mean(y, probabilities):
+        labels = [1] if probabilities.shape[1] == 2 else np.unique(y)
+        return np.mean([score(y == label, probabilities[:, label]) for label in labels])
+
+    return mean
+
+
+def by_bins(y, probabilities):
+    """Return the calibration error, bin by bin."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
+    edges = np.append(np.arange(15) / 15, np.inf)  # of the last one 1 is a part
+    bins = [(confidence >= low) & (confidence < high) for low, high in itertools.pairwise(edges)]
+    return sum(abs(right[each].sum() - confidence[each].sum()) for each in bins) / len(y)
+
+
+def of_predicted(score, **options):
+    """Return a score of predicted classes, of those present."""
+    return lambda y, p: score(y, p.argmax(axis=1), labels=np.unique(y), average="macro", zero_division=0, **options)
+
+
+ELSEWHERE = {
+    "accuracy": lambda y, p: metrics.accuracy_score(y, p.argmax(axis=1)),
+    "balanced_accuracy": of_predicted(metrics.recall_score),
+    "macro_f1": of_predicted(metrics.f1_score),
+    "roc_auc": by_class(metrics.roc_auc_score),
+    "average_precision": by_class(metrics.average_precision_score),
+    "log_loss": lambda y, p: metrics.log_loss(y, p, labels=np.arange(p.shape[1])),
+    "calibration_error": by_bins,
+}
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 @pytest.mark.parametrize("n_classes", [2, 4])
-def test_the_bootstrap_gives_evaluates_own_figures_of_each_draw(n_classes):
+def test_metrics_under_weights_are_scikit_learns_of_the_rows_as_often(n_classes, metric):
     random = np.random.default_rng(0)
     y = random.integers(0, n_classes, 80)
     probabilities = random.dirichlet(np.ones(n_classes), 80).round(1) + 1e-3  # with ties
     probabilities /= probabilities.sum(axis=1, keepdims=True)
+    probabilities[0] = np.eye(n_classes)[1 - y[0]]  # sure, and wrong
     weights = random.multinomial(80, np.full(80, 1 / 80), 20)
-    several = weighted_metrics(y, probabilities, weights.astype(float))
+    weights[3, y == n_classes - 1] = 0
+    found = figures_of([metric], WeightedRows(y, probabilities, weights.astype(float)))[metric.name]
     for draw, counts in enumerate(weights):
         rows = np.repeat(np.arange(80), counts)
-        expected = evaluate(y[rows], probabilities[rows])
-        for name, values in several.items():
-            assert values[draw] == pytest.approx(expected[name], abs=1e-9), name
+        present, expected = np.unique(y[rows]), np.nan
+        if len(present) > 1 or metric.name not in ("roc_auc", "average_precision"):
+            expected = ELSEWHERE[metric.name](y[rows], probabilities[rows])
+        assert found[draw] == pytest.approx(expected, abs=1e-9, nan_ok=True), draw
+        assert evaluate(y[rows], probabilities[rows])[metric.name] == pytest.approx(expected, abs=1e-9, nan_ok=True)
+
+
+def test_every_metric_is_in_what_compare_writes_on_the_page_and_in_a_readme(hostile_run):
+    names = [metric.name for metric in METRICS]
+    heads = json.loads((hostile_run / "compare.json").read_text(encoding="utf-8"))["heads"]
+    with open(hostile_run / "compare.csv", newline="", encoding="utf-8") as file:
+        header = next(csv.reader(file))
+    assert all(set(names) < set(head) for head in heads) and set(names) < set(header)
+    assert set(heads[0]["intervals"]) == {metric.name for metric in METRICS if metric.interval}
+    table = (hostile_run / "compare.md").read_text(encoding="utf-8").splitlines()[0]
+    assert all(metric.title in table for metric in METRICS if metric.in_table)
+    assert [column[0] for column in leaderboard(heads)["columns"]][: len(names)] == names
+    pages = [Path(__file__).parents[1] / name for name in ("README.md", "pipeline/README.md")]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages if page.exists())
+    assert [name for name in names if name not in text] == []
+
+
+def test_a_leaderboard_of_an_earlier_run_shows_the_metrics_of_its_time(hostile_run):
+    heads = json.loads((hostile_run / "compare.json").read_text(encoding="utf-8"))["heads"]
+    earlier = [{name: value for name, value in head.items() if name != "macro_f1"} for head in heads]
+    shown = [column[0] for column in leaderboard(earlier)["columns"]]
+    assert "macro_f1" not in shown and {"roc_auc", "log_loss"} < set(shown)
 
 
 def test_bootstrap_intervals_cover():

@@ -12,8 +12,8 @@ from pipeline.data.training_data import Features, Sample
 from pipeline.heads.logistic import newton
 from pipeline.heads.logistic.search import Logistic, LogisticSearch
 from pipeline.heads.logistic.svd_basis import rotate
-from pipeline.heads.registry import HEADS, find_head
-from pipeline.heads.svm import SvmSearch
+from pipeline.heads.registry import HEADS, READ_AS, find_head
+from pipeline.heads.svm.search import SvmSearch
 from pipeline.runs.head_file import load_head, save_head
 from pipeline.training.fit import fit_head as fit_features
 
@@ -78,7 +78,29 @@ def test_saved_head_predicts_the_same(name, tmp_path):
     features = Features(X, (X.shape[1],), 1, "layer", "avg")
     estimator = fit_features(name, features, rows_of(y, splits, 2), splits)[1].estimator
     save_head(estimator, tmp_path)
-    np.testing.assert_allclose(load_head(tmp_path).predict_proba(X), estimator.predict_proba(X), rtol=1e-6)
+    loaded = load_head(tmp_path)
+    assert type(loaded) in HEADS[name].kind.read_as
+    np.testing.assert_allclose(loaded.predict_proba(X), estimator.predict_proba(X), rtol=1e-6)
+
+
+def test_what_a_file_says_that_a_head_is_means_one_class():
+    made = {each for head in HEADS.values() for each in head.kind.read_as}
+    assert len({each.kind for each in made}) == len(made) and set(READ_AS.values()) == made
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_head_is_what_it_says_of_itself(name):
+    X, y, splits = blobs(3)
+    features = Features(X, (X.shape[1],), 1, "layer", "avg")
+    result, fitted = fit_features(name, features, rows_of(y, splits, 3), splits)
+    head = HEADS[name]
+    assert head.kind.by_epochs == (fitted.estimator.model_ is not None) == (result.history is not None)
+    if head.linear:
+        coefficients, intercepts = fitted.estimator.coefficients(4)
+        np.testing.assert_allclose(
+            X @ coefficients[:, :3] + intercepts[:3], fitted.estimator.decision_function(X), atol=1e-4
+        )
+        assert not coefficients[:, 3].any()  # of a class that was not trained
 
 
 @pytest.mark.parametrize("name", ALL)

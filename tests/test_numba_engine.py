@@ -14,7 +14,7 @@ from features.backbones.weights import Weights
 from features.engines.frozen_graph import Frozen
 from features.engines.registry import ENGINES
 from features.engines.selection import make_checked
-from features.engines.winograd.engine import NumbaEngine
+from features.engines.winograd import WinogradEngine
 from features.engines.winograd.loops.toom_cook import matrices, transform_kernel
 from features.errors import EngineError
 
@@ -37,11 +37,16 @@ GRAPH = [
 ]
 
 
+def test_numba_is_not_imported_before_it_is_needed():
+    code = "import sys, features.engines.registry; sys.exit('numba' in sys.modules or 'llvmlite' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 @pytest.fixture(autouse=True)
 def processor():
     """Skip where the processor cannot."""
     try:
-        NumbaEngine(frozen(16, ["pool6"]))
+        WinogradEngine(frozen(16, ["pool6"]))
     except EngineError as error:
         pytest.skip(str(error))
 
@@ -92,7 +97,7 @@ def test_bases_of_keras_are_taken(name, monkeypatch):
 def compare(whole):
     """Compare each layer's features with Keras'."""
     images = draw(whole.image_size)
-    found = NumbaEngine(whole).run(images)
+    found = WinogradEngine(whole).run(images)
     expected = whole.base.model(whole.base.preprocess(images.astype(np.float32)))
     assert list(found) == list(whole.layers)
     for layer, values in expected.items():
@@ -105,7 +110,7 @@ def compare(whole):
 @pytest.mark.parametrize("pool", ["avg", "avg+max"])
 def test_maps_are_pooled(pool):
     images = draw(33)
-    found = NumbaEngine(frozen(33, pool=pool)).run(images)["pool6"]
+    found = WinogradEngine(frozen(33, pool=pool)).run(images)["pool6"]
     expected = ENGINES["tensorflow"].make(frozen(33, pool=pool)).run(images)["pool6"]
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
@@ -120,14 +125,13 @@ def test_an_images_features_are_the_same_bits_whatever_is_beside_it(name, size, 
         monkeypatch.setattr("features.engines.winograd.operations._LARGE", 0)
     layers = CHAIN if name == "tiny_chain" else GRAPH
     images, whole = draw(size), frozen(size, layers, pool, name=name)
-    straight = NumbaEngine(whole).run(images)
+    straight = WinogradEngine(whole).run(images)
     others = draw(size, 7, seed=1)
     others[6] = images[2]
-    beside = NumbaEngine(frozen(size, layers, pool, 7, name)).run(others)
-    alone = NumbaEngine(frozen(size, layers, pool, 1, name)).run(images[2:3])
+    beside = WinogradEngine(frozen(size, layers, pool, 7, name)).run(others)
+    alone = WinogradEngine(frozen(size, layers, pool, 1, name)).run(images[2:3])
     for count in (1, 3):
-        monkeypatch.setattr("features.engines.winograd.engine.cores", lambda count=count: count)
-        for layer, values in NumbaEngine(whole).run(images).items():
+        for layer, values in WinogradEngine(whole, threads=count).run(images).items():
             np.testing.assert_array_equal(values, straight[layer])
     for layer, values in straight.items():
         np.testing.assert_array_equal(beside[layer][6], values[2])
@@ -152,12 +156,12 @@ BACKBONES["tiny_chain"] = Backbone("tiny", "TinyChain", "pool6", 16, 16)
 BACKBONES["tiny_graph"] = Backbone("tiny", "TinyGraph", "last_relu", 64, 32)
 assert simd.LANES == 8
 base = those.frozen({size}, {layers!r}, name={name!r})
-np.savez({str(tmp_path / "x.npz")!r}, **those.NumbaEngine(base).run(those.draw({size})))
+np.savez({str(tmp_path / "x.npz")!r}, **those.WinogradEngine(base).run(those.draw({size})))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "x.npz") as narrow:
-        for layer, values in NumbaEngine(frozen(size, layers, name=name)).run(draw(size)).items():
+        for layer, values in WinogradEngine(frozen(size, layers, name=name)).run(draw(size)).items():
             np.testing.assert_array_equal(narrow[layer], values)
 
 
@@ -166,7 +170,7 @@ def test_what_is_not_finite_stays_so():
     kernel, bias = base.model.get_layer("conv1").get_weights()
     kernel[..., 5] = np.nan
     base.model.get_layer("conv1").set_weights([kernel, bias])
-    (found,) = NumbaEngine(Frozen(base, 16, 5)).run(draw(16)).values()
+    (found,) = WinogradEngine(Frozen(base, 16, 5)).run(draw(16)).values()
     assert np.isnan(found).all()
 
 
@@ -179,6 +183,7 @@ def test_what_is_not_finite_stays_so():
         (keras.layers.ReLU(6.0), "no ReLU with max_value 6.0"),
         (keras.layers.DepthwiseConv2D(3), "no layers of kind DepthwiseConv2D, which odd is"),
         (keras.layers.MaxPooling2D(), "pools of a multiple of 16 channels, 16384 at most; got 3"),
+        (keras.layers.BatchNormalization(), "sums of a multiple of 16 channels, 16384 at most; got 3"),
     ],
 )
 def test_other_bases_are_refused_by_the_layer(layer, why):
@@ -186,10 +191,10 @@ def test_other_bases_are_refused_by_the_layer(layer, why):
     layer = type(layer).from_config({**layer.get_config(), "name": "odd"})
     other = replace(base, model=keras.Model(images, {"odd": layer(images)}))
     with pytest.raises(EngineError, match=f"numba (has|takes) {why}"):
-        NumbaEngine(Frozen(other, 32, 5))
+        WinogradEngine(Frozen(other, 32, 5))
 
 
 @pytest.mark.parametrize(("layer", "why"), [("pool_pad", "pool_pad is not"), ("images", "not the image itself")])
 def test_what_is_no_feature_map_is_refused(layer, why):
     with pytest.raises(EngineError, match=why):
-        NumbaEngine(frozen(64, [layer, "stem"], name="tiny_graph"))
+        WinogradEngine(frozen(64, [layer, "stem"], name="tiny_graph"))

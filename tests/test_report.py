@@ -22,10 +22,9 @@ from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Sample
 from pipeline.evaluation import curves
 from pipeline.heads.registry import find_head
-from pipeline.heads.sklearn_heads import ScaledEstimator
 from pipeline.reports.analysis.class_activation import activation_maps
 from pipeline.reports.analysis.label_issues import label_errors
-from pipeline.reports.analysis.refit import LINEAR, coefficients
+from pipeline.reports.analysis.refit import LINEAR
 from pipeline.reports.build import gather, load_run, report
 from pipeline.runs.predictions import load_predictions
 from pipeline.training.comparison import compare
@@ -75,12 +74,9 @@ def test_the_mean_of_an_activation_map_is_the_score(name, pool):
         search = find_head(name).search(sample, find_head(name).grid)
         settings = {key: values[1] for key, values in find_head(name).grid.items()}
         fitted = search.fit(settings, sample.everything)
-        coef, intercept = coefficients(fitted, 3)
+        coef, intercept = fitted.coefficients(3)
         scores = activation_maps(maps, coef, pool).mean(axis=(1, 2)) + intercept
-        if isinstance(fitted, ScaledEstimator):
-            expected = fitted.estimator_.decision_function(X / fitted.scale_)
-        else:
-            expected = fitted.decision_function(X)
+        expected = fitted.decision_function(X)
         found = scores[:, 1] if expected.ndim == 1 else scores
         np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
 

@@ -169,16 +169,38 @@ def test_heads_that_are_put_together_otherwise(runs, tmp_path):
             load_head(folder)
 
 
+@pytest.mark.parametrize(
+    "kind", ["harmful.Head", "pipeline.heads.linear_head.LinearHead", "LinearHead", "", None, 7, ["linear"], {}]
+)
+def test_what_a_head_is_is_looked_up_in_a_table_and_nowhere_else(runs, tmp_path, harmed, monkeypatch, kind):
+    (tmp_path / "harmful.py").write_text(f"open({str(harmed)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for head in ("logistic", "vote"):
+        told = json.loads((runs / head / "head.json").read_text())
+        (told["members"][0] if head == "vote" else told)["kind"] = kind
+        (tmp_path / head).mkdir()
+        with pytest.raises(UnsafeFile, match=rf"the head in .*{head}.crafted is damaged"):
+            load_head(crafted(runs, tmp_path / head, head, head_json=json.dumps(told)))
+
+
+def test_a_head_that_is_called_another_kind_is_refused(runs, tmp_path):
+    for head, kind in (("logistic", "svm"), ("vote", "linear"), ("knn", "dense"), ("dense", "estimator")):
+        told = json.loads((runs / head / "head.json").read_text()) | {"kind": kind}
+        (tmp_path / head).mkdir()
+        with pytest.raises(UnsafeFile, match="is damaged"):
+            load_head(crafted(runs, tmp_path / head, head, head_json=json.dumps(told)))
+
+
 def test_a_pickle_is_loaded_only_where_that_is_asked_for(tiny_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = pipeline.train_head(tiny_store, "sklearn.gaussian_process.GaussianProcessClassifier", out="own", joblib=True)
-    assert run["head_file"] == "head.joblib" == json.loads(Path("own/head.json").read_text())["file"]
+    assert run.head_file == "head.joblib" == json.loads(Path("own/head.json").read_text())["file"]
     with pytest.raises(RequestError, match="is a pickle, which can run any"):
         load_head("own")
     assert load_head("own", allow_joblib=True).classes_.tolist() == [0, 1]
     joblib.dump(Touch(tmp_path / "harmed"), "own/head.joblib")
     with pytest.raises(RequestError, match="is a pickle"):
-        predict("own", [next(Path(run["provenance"]["source"]["root"]).rglob("*.png"))])
+        predict("own", [next(Path(run.provenance["source"]["root"]).rglob("*.png"))])
     assert not (tmp_path / "harmed").exists()
 
 

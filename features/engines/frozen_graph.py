@@ -84,9 +84,7 @@ def _freeze(frozen: Frozen) -> Any:
     base, pool, side = frozen.base, frozen.pool, frozen.image_size
     import_keras()
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     reduce = {"avg": tf.reduce_mean, "max": tf.reduce_max}
 

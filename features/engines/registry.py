@@ -16,7 +16,7 @@ from .frozen_graph import Frozen
 from .mnn_engine import MNNEngine
 from .openvino_engine import OpenVINOEngine
 from .tensorflow_engine import TensorFlowEngine, find_device
-from .winograd.engine import NumbaEngine
+from .winograd import WinogradEngine
 
 
 class Engine(Protocol):
@@ -68,7 +68,7 @@ ENGINES = {
     "tensorflow": EngineKind(TensorFlowEngine, "tensorflow", 0.0, auto_on=("cpu", "gpu")),
     "openvino": EngineKind(OpenVINOEngine, "openvino", 1e-5),
     "mnn": EngineKind(MNNEngine, "MNN", 3e-4),  # Winograd's transforms round more
-    "numba": EngineKind(NumbaEngine, "numba", 1e-4),
+    "numba": EngineKind(WinogradEngine, "numba", 1e-4),
     # Has eight bits of precision: for those who ask for it.
     "openvino-bf16": EngineKind(partial(OpenVINOEngine, precision="bf16"), "openvino", 3e-2, "bfloat16", ()),
     "tensorflow-xla": EngineKind(partial(TensorFlowEngine, xla=True), "tensorflow", 1e-5, auto_on=("gpu",)),

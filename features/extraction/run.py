@@ -30,15 +30,7 @@ from ..store.parts import Parts, held_provenance
 from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
 from ..store.writer_lock import one_writer
-from .forward import (
-    PART_BYTES,
-    Stages,
-    allowed_skips,
-    compute,
-    find_work,
-    first_batch,
-    too_many_skipped,
-)
+from .forward import PART_BYTES, Stages, allowed_skips, compute, find_work, first_batch, too_many_skipped
 from .options import ExtractRequest, check_options
 from .plan import Plan, check_classes, make_plan
 from .provenance import find_finished, is_current, make_provenance

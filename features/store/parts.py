@@ -21,16 +21,7 @@ from ..safefiles.hdf5 import check_own_values
 from ..safefiles.json_files import parse_json
 from .atomic_file import UNFINISHED, whole_file
 from .reader import FeatureStore, check_same, parts_folder
-from .schema import (
-    Rows,
-    Skipped,
-    create,
-    link,
-    runs,
-    write_attributes,
-    write_rows,
-    write_skipped,
-)
+from .schema import Rows, Skipped, create, link, runs, write_attributes, write_rows, write_skipped
 
 LAYOUTS = ("file", "parts")
 Key = tuple[bytes, int]  # SHA-256 of an image file's bytes, number of a view

@@ -19,15 +19,7 @@ from ..runtime.machine import memory_limit
 from ..safefiles.hdf5 import check_own_values
 from ..safefiles.json_files import parse_json
 from .part_index import REMEDY, Index
-from .schema import (
-    FORMAT,
-    FORMAT_VERSION,
-    digest_attributes,
-    open_layer,
-    read_rows,
-    read_skipped,
-    runs,
-)
+from .schema import FORMAT, FORMAT_VERSION, digest_attributes, open_layer, read_rows, read_skipped, runs
 
 # The provenance that decides feature values; the rest (source, library versions, ...) is told but not compared.
 DECIDING = (

@@ -8,10 +8,11 @@ import numpy as np
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
+from .weighted_rows import BINS
+
 Curve = tuple[np.ndarray, np.ndarray]  # x, never falling, and y
 Pair = tuple[np.ndarray, np.ndarray]  # labels, (n_samples,), and probabilities, (n_samples, n_classes)
 
-_BINS = 15  # as in `evaluate.calibration_error`
 _GRID = 1000  # steps of a drawn curve's axes: half a pixel
 
 
@@ -94,9 +95,9 @@ def reliability(pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """
     confidence = np.concatenate([p.max(axis=1) for _, p in pairs])
     correct = np.concatenate([p.argmax(axis=1) == y for y, p in pairs])
-    accuracy, mean = calibration_curve(correct, np.minimum(confidence, 1), n_bins=_BINS)
-    bins = np.searchsorted(np.linspace(0, 1, _BINS + 1)[1:-1], confidence)
-    counts = np.bincount(bins, minlength=_BINS)
+    accuracy, mean = calibration_curve(correct, np.minimum(confidence, 1), n_bins=BINS)
+    bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence)
+    counts = np.bincount(bins, minlength=BINS)
     return mean, accuracy, counts[counts > 0]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.special import expit
@@ -31,6 +31,15 @@ class Sigmoids:
         positive = classes[1:] if scores.shape[1] == 1 else classes
         fitted = [LogisticRegression(C=1e6).fit(scores[:, [k]], y == name) for k, name in enumerate(positive)]
         return cls(np.array([each.coef_[0, 0] for each in fitted]), np.array([each.intercept_[0] for each in fitted]))
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Sigmoids | None:
+        """Return what `to_arrays` told; None if there is none among some arrays."""
+        return cls(arrays["slopes"], arrays["offsets"]) if "slopes" in arrays else None
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return slopes and offsets, for a head's file."""
+        return {"slopes": self.slopes, "offsets": self.offsets}
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Return probabilities, (n_samples, n_classes), of scores as `decision_function` gives them."""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.special import expit, softmax
 
+from features.runtime.keras_runtime import import_keras
+
 from .calibration import Sigmoids
+from .contract import Classifier, Saved
+
+if TYPE_CHECKING:
+    import keras
 
 
-class LinearHead:
+class LinearHead(Classifier):
     """Scores that are linear in the features as they are stored, and probabilities made of them.
 
     Parameters
@@ -24,6 +32,8 @@ class LinearHead:
     ----------
     classes_, coef_, intercept_, sigmoids_
     """
+
+    kind = "linear"
 
     def __init__(
         self, classes: np.ndarray, coefficients: np.ndarray, intercept: np.ndarray, sigmoids: Sigmoids | None = None
@@ -42,6 +52,53 @@ class LinearHead:
             return self.sigmoids_.probabilities(scores)
         return np.column_stack([expit(-scores), expit(scores)]) if scores.ndim == 1 else softmax(scores, axis=1)
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the class of each row of X."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+    def coefficients(self, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return coefficients, (n_features, n_classes), and intercepts; of two classes one is the negative of the other."""
+        coef, intercept = self.coef_.astype(np.float64), self.intercept_
+        if coef.shape[1] == 1:
+            coef, intercept = np.hstack([-coef, coef]), np.concatenate([-intercept, intercept])
+        of_all, offsets = np.zeros((len(coef), n_classes)), np.zeros(n_classes)
+        of_all[:, self.classes_], offsets[self.classes_] = coef, intercept
+        return of_all, offsets
+
+    def to_saved(self) -> Saved:
+        """Return coefficients, intercept and sigmoids."""
+        sigmoids = {} if self.sigmoids_ is None else self.sigmoids_.to_arrays()
+        return Saved({}, {**sigmoids, "coefficients": self.coef_, "intercept": self.intercept_})
+
+    @classmethod
+    def from_saved(cls, classes: np.ndarray, saved: Saved) -> LinearHead:
+        """Return the head that was saved."""
+        coefficients, intercept = saved.arrays["coefficients"], saved.arrays["intercept"]
+        columns = 1 if len(classes) == 2 else len(classes)
+        if coefficients.ndim != 2 or intercept.shape != (columns,) or coefficients.shape[1] != columns:
+            raise ValueError("coefficients and classes must be of one number")
+        return LinearHead(classes, coefficients, intercept, Sigmoids.from_arrays(saved.arrays))
+
+    def as_layers(self, features: keras.KerasTensor) -> keras.KerasTensor:
+        """Return probabilities, (n, n_classes)."""
+        return linear_layers(features, self.coef_, self.intercept_, self.sigmoids_)
+
+
+def affine(
+    x: keras.KerasTensor, kernel: np.ndarray, bias: np.ndarray, activation: str | None = None
+) -> keras.KerasTensor:
+    """Return ``x @ kernel + bias`` by a Keras layer of the precision of x."""
+    layer = import_keras().layers.Dense(kernel.shape[1], activation=activation, dtype=x.dtype)
+    made = layer(x)
+    layer.set_weights([kernel.astype(x.dtype), bias.astype(x.dtype)])
+    return made
+
+
+def linear_layers(
+    x: keras.KerasTensor, kernel: np.ndarray, bias: np.ndarray, sigmoids: Sigmoids | None
+) -> keras.KerasTensor:
+    """Return probabilities of scores that are linear in x; one score says how much the second of two classes is ahead."""
+    slopes, offsets = (np.ones(1), np.zeros(1)) if sigmoids is None else (sigmoids.slopes, sigmoids.offsets)
+    kernel, bias = kernel * slopes, bias * slopes + offsets
+    if len(bias) == 1:
+        return affine(x, np.pad(kernel, ((0, 0), (1, 0))), np.pad(bias, (1, 0)), "softmax")
+    if sigmoids is None:
+        return affine(x, kernel, bias, "softmax")
+    ops, chances = import_keras().ops, affine(x, kernel, bias, "sigmoid")
+    return chances / ops.maximum(ops.sum(chances, axis=1, keepdims=True), 1e-37)

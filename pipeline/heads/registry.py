@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Literal
 
-import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -18,68 +17,20 @@ from sklearn.neighbors import KNeighborsClassifier
 from features.errors import RequestError, must_be_one_of
 
 from ..data.scaling import SCALES
-from ..data.training_data import Pair, Sample
+from .contract import Head, Settings
 from .dense.search import DenseSearch
 from .logistic.search import LogisticSearch
-from .settings import Choice, Grid
+from .settings import Grid
 from .sklearn_heads import EstimatorSearch, NearestMean, find_estimator
-from .svm import SvmSearch
-from .voting import VoteSearch
-
-Settings = Mapping[str, tuple[Any, ...]]
+from .svm.search import SvmSearch
+from .svm.voting import VoteSearch
 
 
-class Classifier(Protocol):
-    """What a head is once it is fitted."""
-
-    classes_: np.ndarray
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the class of each row of X, (n_samples, n_features)."""
-        ...
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return probabilities, (n_samples, n_classes), in the order of `classes_`."""
-        ...
-
-
-class Search(Protocol):
-    """Heads of one kind on one sample."""
-
-    def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return the settings that are best on the images that each pair looks at."""
-        ...
-
-    def fit(self, settings: dict[str, Any], images: np.ndarray) -> Classifier:
-        """Return the head with some settings, fitted to images given by a mask."""
-        ...
-
-
-@dataclass(frozen=True)
-class Head:
-    """One entry of the registry.
-
-    Attributes
-    ----------
-    search : callable
-        ``search(sample, grid)`` returns a `Search`.
-    grid : dict of str to tuple
-        Setting → what is tried, rising. Of a Dense head's epochs all up to the one given.
-    pool : str
-        How stored feature maps become vectors unless the user says otherwise.
-    views : {'rows', 'mean'}
-        Whether an image's views are rows of their own, whose scores are averaged, or their features are averaged:
-        for heads whose cost grows with the square of the rows.
-    """
-
-    search: Callable[[Sample, Grid], Search]
-    grid: Grid = field(default_factory=dict)
-    pool: str = "avg"
-    views: str = "rows"
-
-
-def _estimator(make: Callable[..., Any], views: str = "rows", /, **grid: tuple[Any, ...]) -> Head:
-    return Head(partial(EstimatorSearch, make=make), grid, views=views)
+def _estimator(
+    make: Callable[..., Any], *, views: Literal["rows", "mean"] = "rows", linear: bool = False, **grid: tuple[Any, ...]
+) -> Head:
+    """Return a scikit-learn classifier as a head; `grid` is of its parameters, and of ``scale``."""
+    return Head(EstimatorSearch, grid, views=views, linear=linear, arguments={"make": make})
 
 
 def _dense(
@@ -97,17 +48,21 @@ _C = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 HEADS = {
     "dense": Head(DenseSearch, _dense(), pool="flatten"),
     "mlp": Head(DenseSearch, _dense("256", 0.5, (1e-4, 3e-4, 1e-3, 3e-3), "adam", 64, 100, 10)),
-    "logistic": Head(LogisticSearch, {"scale": SCALES, "C": (*_C, 1000.0, 3000.0)}),
+    "logistic": Head(LogisticSearch, {"scale": SCALES, "C": (*_C, 1000.0, 3000.0)}, linear=True),
     "linear-svm": Head(SvmSearch, {"scale": SCALES, "C": _C}, views="mean"),
     "rbf-svm": Head(SvmSearch, {"scale": SCALES, "gamma": (0.3, 1.0, 3.0), "C": _C}, views="mean"),
     "vote": Head(VoteSearch, {"scale": SCALES, "gamma": (0.3, 1.0, 3.0), "C": _C}, views="mean"),
-    "ridge": _estimator(RidgeClassifier, scale=SCALES, alpha=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
-    "lda": _estimator(partial(LinearDiscriminantAnalysis, "lsqr"), shrinkage=(0.01, 0.03, 0.1, 0.3, 0.6)),
-    "knn": _estimator(partial(KNeighborsClassifier, metric="cosine"), "mean", n_neighbors=(1, 3, 5, 10, 20)),
+    "ridge": _estimator(
+        RidgeClassifier, linear=True, scale=SCALES, alpha=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    ),
+    "lda": _estimator(partial(LinearDiscriminantAnalysis, "lsqr"), linear=True, shrinkage=(0.01, 0.03, 0.1, 0.3, 0.6)),
+    "knn": _estimator(partial(KNeighborsClassifier, metric="cosine"), views="mean", n_neighbors=(1, 3, 5, 10, 20)),
     "nearest-mean": _estimator(NearestMean, scale=SCALES),
-    "hist-gradient-boosting": _estimator(partial(HistGradientBoostingClassifier, early_stopping=False), "mean"),
+    "hist-gradient-boosting": _estimator(partial(HistGradientBoostingClassifier, early_stopping=False), views="mean"),
     "majority": _estimator(DummyClassifier),
 }
+# What a head's file may say that it is → the class that reads it. Nothing else is looked up by what a file says.
+READ_AS = {made.kind: made for head in HEADS.values() for made in head.kind.read_as}
 
 
 def find_head(name: str, settings: Settings = MappingProxyType({})) -> Head:
@@ -132,7 +87,7 @@ def find_head(name: str, settings: Settings = MappingProxyType({})) -> Head:
         raise must_be_one_of("head", HEADS, name)
     make = find_estimator(name)
     given = {each: settings[each] for each in settings if each in make().get_params()}
-    return Head(partial(EstimatorSearch, make=make), given)
+    return Head(EstimatorSearch, given, arguments={"make": make})
 
 
 def check_heads(names: Sequence[str], settings: Settings) -> None:

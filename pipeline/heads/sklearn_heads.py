@@ -17,6 +17,7 @@ from features.errors import RequestError
 
 from ..data.training_data import Pair, Sample
 from .calibration import Sigmoids, calibrate
+from .contract import Classifier, Saved, Search
 from .linear_head import LinearHead
 from .settings import Choice, Grid, best_of, combinations
 
@@ -49,7 +50,7 @@ class NearestMean(ClassifierMixin, BaseEstimator):
         return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
 
 
-class ScaledEstimator:
+class ScaledEstimator(Classifier):
     """A fitted scikit-learn classifier and what features are divided by before it.
 
     Attributes
@@ -61,6 +62,9 @@ class ScaledEstimator:
         For an estimator that gives scores only.
     """
 
+    kind = "estimator"
+    has_estimator = True
+
     def __init__(self, estimator: Any, scale: np.ndarray, sigmoids: Sigmoids | None = None):
         self.classes_, self.scale_, self.estimator_, self.sigmoids_ = estimator.classes_, scale, estimator, sigmoids
 
@@ -70,12 +74,18 @@ class ScaledEstimator:
             return self.estimator_.predict_proba(X / self.scale_)
         return self.sigmoids_.probabilities(self.estimator_.decision_function(X / self.scale_))
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the class of each row of X."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+    def to_saved(self) -> Saved:
+        """Return the estimator, the scale and the sigmoids."""
+        sigmoids = {} if self.sigmoids_ is None else self.sigmoids_.to_arrays()
+        return Saved({}, {**sigmoids, "scale": self.scale_}, self.estimator_)
+
+    @classmethod
+    def from_saved(cls, classes: np.ndarray, saved: Saved) -> ScaledEstimator:
+        """Return the head that was saved, whose classes are the estimator's own."""
+        return cls(saved.estimator, saved.arrays["scale"], Sigmoids.from_arrays(saved.arrays))
 
 
-class EstimatorSearch:
+class EstimatorSearch(Search):
     """scikit-learn classifiers on one sample; see `LogisticSearch`.
 
     Parameters
@@ -87,8 +97,11 @@ class EstimatorSearch:
         ``make(**parameters)`` returns an estimator; it is given ``random_state`` where it takes one.
     """
 
+    read_as = (LinearHead, ScaledEstimator)
+
     def __init__(self, sample: Sample, grid: Grid, make: Make):
-        self.sample, self.grid, self._make = sample, grid, make
+        super().__init__(sample, grid)
+        self._make = make
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:
         """Return the most accurate settings on the images that each pair looks at."""

@@ -19,8 +19,8 @@ from features.store.reader import FeatureStore
 
 from ..options import ReportOptions
 from ..runs.predictions import Predictions, load_predictions
-from ..training.comparison import best_first, compare_with_best, summarise
 from ..training.fit import Result
+from ..training.summary import best_first, compare_with_best, summarise
 from . import figures
 from .analysis.refit import refit
 from .gallery import COLOURS, POINTS, SYMBOLS, Gallery

@@ -9,18 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..evaluation import curves
+from ..evaluation.metrics import METRICS
 from ..runs.predictions import Predictions
 from . import charts
 
 # What the leaderboard shows: key, title, digits, what it is, and whether more is better.
 COLUMNS = (
-    ("accuracy", "Accuracy", 3, "share of test images that are right", True),
-    ("balanced_accuracy", "Balanced", 3, "mean recall of the classes", True),
-    ("macro_f1", "Macro F1", 3, "mean F1 of the classes", True),
-    ("roc_auc", "ROC AUC", 3, "area under the ROC curve", True),
-    ("average_precision", "Avg. pr.", 3, "average precision", True),
-    ("log_loss", "Log loss", 3, "mean negative log-likelihood, in nats", False),
-    ("calibration_error", "Calib.", 3, "calibration error: mean distance of confidence and accuracy, 15 bins", False),
+    *((m.name, m.title[0].upper() + m.title[1:], m.digits, m.help, m.greater_is_better) for m in METRICS),
     ("fit_seconds", "Fit, s", 2, "seconds to choose settings and to fit", False),
     ("predict_seconds", "Predict, s", 3, "seconds to predict the test images", False),
 )
@@ -38,7 +33,8 @@ def leaderboard(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
         place = {name: axis.at(value) for name, value in (("low", low), ("high", high), ("dot", head["accuracy"]))}
         rows.append({**head, "rank": rank, "standing": standing(head), "p": _p(head), "bar": _cut(place)})
     layers = list(dict.fromkeys(head["layer"].replace("+", " + ") for head in heads))
-    return {"columns": COLUMNS, "rows": rows, "layers": layers, "ends": (f"{axis.low:.2f}", f"{axis.high:.2f}")}
+    columns = [each for each in COLUMNS if each[0] in heads[0]]  # an earlier run has only the metrics of its time
+    return {"columns": columns, "rows": rows, "layers": layers, "ends": (f"{axis.low:.2f}", f"{axis.high:.2f}")}
 
 
 def standing(head: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from features.errors import UnsafeFile
 from features.pooling import POOLS, pool_maps
 from features.store.reader import FeatureStore
 
-from ..heads.registry import Classifier
+from ..heads.contract import Classifier
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from features.errors import UnsafeFile
 
-from ..heads.registry import Classifier
+from ..heads.contract import Classifier
 from .feature_spec import Reading
 from .folders import read_run
 from .head_file import load_head

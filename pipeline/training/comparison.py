@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,22 +11,14 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from features.errors import RequestError
 from features.options import takes
 from features.runtime.log import log
 from features.runtime.progress import Progress
-from features.splits import SPLITS, stratified_split
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from ..evaluation.metrics import (
-    accuracy_interval,
-    difference_interval,
-    holm,
-    paired_test,
-)
+from ..evaluation.metrics import METRICS
 from ..heads.registry import HEADS, check_heads
-from ..heads.settings import describe_settings
 from ..options import CompareOptions
 from ..reports.plots import plot_comparison
 from ..runs.folders import whole_folder
@@ -37,11 +28,12 @@ from .fit import Result
 from .fit_cache import Fits
 from .loading import describe_rows
 from .request import Request
+from .splitting import draw_splits
+from .summary import best_first, compare_with_best, summarise
 
 _COLUMNS = (
-    "head", "layer", "pool", "n_features", "chosen", "accuracy", "accuracy_low", "accuracy_high",
-    "behind", "p_value", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision", "log_loss",
-    "calibration_error", "fit_seconds", "predict_seconds", "bytes_an_image",
+    "head", "layer", "pool", "n_features", "chosen", "accuracy", "accuracy_low", "accuracy_high", "behind", "p_value",
+    *(each.name for each in METRICS[1:]), "fit_seconds", "predict_seconds", "bytes_an_image",
 )  # fmt: skip
 
 
@@ -177,41 +169,16 @@ def _fit(
     return rows, provenance, splits, fitted
 
 
-def check_repeats(repeats: int) -> None:
-    """Refuse a number of splits that cannot be drawn."""
-    if repeats < 1:
-        raise RequestError(f"repeats must be at least 1; got {repeats}. Leave it out for the store's own split.")
-
-
-def draw_splits(rows: Rows, repeats: int, seed: int) -> list[np.ndarray]:
-    """Return the store's own split, or so many stratified ones of the same sizes; copies of an image stay together."""
-    check_repeats(repeats)
-    if repeats == 1:
-        return [rows.splits]
-    keys = [key.tobytes() for key in rows.sha256]
-    test = float(np.mean(rows.splits == SPLITS["test"]))
-    val = float(np.mean(rows.splits == SPLITS["val"])) / (1 - test)
-    drawn = []
-    for number in range(seed, seed + repeats):
-        splits = np.full(len(rows), SPLITS["train"], np.uint8)
-        splits[stratified_split(rows.strata, keys, test, number)] = SPLITS["test"]
-        rest = np.flatnonzero(splits == SPLITS["train"])
-        chosen = stratified_split(rows.strata[rest], [keys[row] for row in rest], val, number)
-        splits[rest[chosen]] = SPLITS["val"]
-        drawn.append(splits)
-    return drawn
-
-
 def format_table(comparison: dict[str, Any]) -> str:
     """Return a comparison as a Markdown table."""
-    lines = [
-        "| head | features | chosen | accuracy [95 %] | behind the best (p) | macro F1 | ROC AUC | log loss | fit s | predict s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    metrics = [each for each in METRICS[1:] if each.in_table]
+    titles = ["head", "features", "chosen", "accuracy [95 %]", "behind the best (p)", *(each.title for each in metrics)]
+    titles += ["fit s", "predict s"]
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for head in comparison["heads"]:
         low, high = head["accuracy_interval"]
         scores = " | ".join(
-            "-" if head[name] is None else f"{head[name]:.3f}" for name in ("macro_f1", "roc_auc", "log_loss")
+            "-" if head[each.name] is None else f"{head[each.name]:.{each.digits}f}" for each in metrics
         )
         lines.append(
             f"| {head['head']} | {head['layer']} {head['pool']}, {head['n_features']} | {head['chosen'] or '-'} "
@@ -232,68 +199,6 @@ def _behind(head: dict[str, Any]) -> str:
     if head["p_value"] is None:
         return "best"
     return f"{head['behind']:.3f} ({'<0.001' if head['p_value'] < 0.001 else format(head['p_value'], '.3f')})"
-
-
-def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
-    """Return a head's test figures, means over splits of the sizes of one."""
-
-    def mean(scores: list[float]) -> float | None:
-        value = float(np.mean(scores))
-        return None if math.isnan(value) else value
-
-    accuracies = [each.test["accuracy"] for each in results]
-    n_test = int(np.sum(split == SPLITS["test"]))
-    first = results[0]
-    scores = ("balanced_accuracy", "macro_f1", "roc_auc", "average_precision", "log_loss", "calibration_error")
-    return {
-        "head": first.head,
-        "layer": first.layer,
-        "pool": first.pool,
-        "views": first.views,
-        "n_features": first.n_features,
-        "chosen": describe_settings([each.settings for each in results], first.tried),
-        "accuracy": float(np.mean(accuracies)),
-        "accuracy_interval": list(accuracy_interval(accuracies, len(split) - n_test, n_test)),
-        "accuracies": accuracies,
-        "intervals": {
-            name: None if len(results) > 1 or math.isnan(ends[0]) else ends for name, ends in first.intervals.items()
-        },
-        **{name: mean([each.test[name] for each in results]) for name in scores},
-        "fit_seconds": mean([each.fit_seconds for each in results]),
-        "predict_seconds": mean([each.predict_seconds for each in results]),
-    }
-
-
-def best_first(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return summaries by accuracy: first the one that others were compared with, of equals the fastest to fit."""
-    return sorted(summaries, key=lambda each: (each["p_value"] is not None, -each["accuracy"], each["fit_seconds"]))
-
-
-def compare_with_best(
-    summaries: list[dict[str, Any]], results: list[list[Result]], labels: np.ndarray, splits: Sequence[np.ndarray]
-) -> None:
-    """Add to each summary how far it is behind the most accurate, and whether that can be told from chance.
-
-    ``behind`` is the mean difference of accuracies, ``behind_interval`` its interval where there are several splits,
-    and ``p_value`` that of the paired test, adjusted by Holm for their number; None for the best itself.
-    """
-    tests = [split == SPLITS["test"] for split in splits]
-    correct = [
-        [each.probabilities.argmax(axis=1) == labels[test] for each, test in zip(those, tests, strict=True)]
-        for those in results
-    ]
-    best = max(range(len(summaries)), key=lambda number: summaries[number]["accuracy"])
-    n_test = int(tests[0].sum())
-    n_train = len(labels) - n_test
-    others = [number for number in range(len(summaries)) if number != best]
-    adjusted = holm([paired_test(correct[best], correct[number], n_train) for number in others])
-    for number, summary in enumerate(summaries):
-        differences = np.subtract(summaries[best]["accuracies"], summary["accuracies"])
-        summary["behind"] = float(differences.mean())
-        summary["behind_interval"] = (
-            list(difference_interval(differences, n_train, n_test)) if len(splits) > 1 and number != best else None
-        )
-        summary["p_value"] = None if number == best else adjusted[others.index(number)]
 
 
 def _write(comparison: dict[str, Any], folder: Path) -> None:

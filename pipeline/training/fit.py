@@ -14,7 +14,6 @@ import numpy as np
 
 from features.errors import RequestError
 from features.options import takes
-from features.runtime.keras_runtime import import_keras
 from features.runtime.log import log
 from features.splits import SPLITS, stratified_folds
 from features.store.reader import FeatureStore
@@ -26,8 +25,8 @@ from ..data.store_ref import Place
 from ..data.training_data import Features, Sample
 from ..evaluation.bootstrap import bootstrap_intervals
 from ..evaluation.metrics import evaluate
-from ..heads.dense.search import DenseHead, DenseSearch
-from ..heads.registry import Classifier, Head, Settings, check_heads, find_head
+from ..heads.contract import Classifier, Head, Settings
+from ..heads.registry import check_heads, find_head
 from ..heads.settings import Choice, Grid
 from ..options import TrainHeadOptions
 from ..runs.feature_spec import Reading, class_probabilities
@@ -35,14 +34,7 @@ from ..runs.folders import whole_folder
 from ..runs.head_file import save_head
 from ..runs.predictions import save_predictions, write_predictions
 from .learning_curves import check_tensorboard, log_history, write_history
-from .loading import (
-    describe_features,
-    describe_rows,
-    find_features,
-    is_by_products,
-    read_features,
-    read_once,
-)
+from .loading import describe_features, describe_rows, find_features, is_by_products, read_features, read_once
 from .request import Request
 
 FOLDS = 5
@@ -139,8 +131,7 @@ def fit_head(
     if not val.any():
         raise RequestError("val must have an image; got none. Add images.")
     sample = take_sample(features, rows, learn, val, seed)
-    if head.search is DenseSearch:
-        import_keras()  # before the clock starts
+    head.kind.warm_up()
     started = time.perf_counter()
     search = head.search(sample, _grid(head, features))
     choice = search.choose(sample.pairs(select))
@@ -306,7 +297,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         save_predictions(unfinished, rows, [rows.splits], {head: [result.told()]}, {head: [tested]})
         if fitted.choice.history:
             write_history(unfinished, fitted.choice)
-    if tensorboard is not None and isinstance(fitted.estimator, DenseHead):
+    if tensorboard is not None:
         log_history(Path(tensorboard) / folder.name, fitted.estimator, fitted.choice)
     log.info(f"run      {folder}")
     return TrainedHead(**run, out=str(folder))

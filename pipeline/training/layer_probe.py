@@ -15,11 +15,12 @@ from features.store.reader import FeatureStore
 from ..options import ProbeOptions
 from ..reports.plots import plot_intervals
 from ..runs.folders import whole_folder
-from .comparison import compare_with_best, draw_splits, summarise
 from .fit import Result
 from .fit_cache import Fits
 from .loading import describe_rows
 from .request import Request
+from .splitting import draw_splits
+from .summary import compare_with_best, summarise
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,17 @@ from pathlib import Path
 from features.errors import RequestError, missing_extra
 from features.runtime.keras_runtime import import_keras
 
-from ..heads.dense.search import DenseHead, DenseSearch
-from ..heads.registry import find_head
+from ..heads.contract import Classifier
+from ..heads.registry import HEADS, find_head
 from ..heads.settings import Choice
 from ..reports.plots import plot_history
 
 
 def check_tensorboard(head: str) -> None:
     """Refuse TensorBoard's logs of a head that has no epochs, or without the package."""
-    if find_head(head).search is not DenseSearch:
-        raise RequestError(f"tensorboard must be left out: {head} does not learn by epochs. Use --head dense or mlp")
+    if not find_head(head).kind.by_epochs:
+        able = " or ".join(name for name, each in HEADS.items() if each.kind.by_epochs)
+        raise RequestError(f"tensorboard must be left out: {head} does not learn by epochs. Use --head {able}")
     if importlib.util.find_spec("tensorboard") is None:
         raise missing_extra("tensorboard", "tensorboard", "--tensorboard")
 
@@ -33,9 +34,10 @@ def write_history(folder: Path, choice: Choice) -> None:
     plot_history(history, choice.settings["epochs"]).savefig(folder / "history.png")
 
 
-def log_history(folder: Path, head: DenseHead, choice: Choice) -> None:
-    """Write a head's learning curves into a folder for TensorBoard."""
+def log_history(folder: Path, head: Classifier, choice: Choice) -> None:
+    """Write the learning curves of a head that learnt by epochs into a folder for TensorBoard."""
     keras, model = import_keras(), head.model_
+    assert model is not None
     model.compile(keras.optimizers.get(choice.settings["optimizer"]))  # the callback logs its rate
     model.optimizer.learning_rate = choice.settings["learning_rate"]
     log = keras.callbacks.TensorBoard(folder, write_graph=False)

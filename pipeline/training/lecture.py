@@ -25,15 +25,16 @@ from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
 from ..data.training_data import Features
-from ..evaluation.metrics import accuracy_interval
+from ..evaluation.significance import accuracy_interval
+from ..heads.dense.classifier import DenseHead
 from ..heads.dense.config import Recipe, Schedule
-from ..heads.dense.search import DenseHead, train_heads
+from ..heads.dense.search import train_heads
 from ..options import LectureOptions
 from ..reports.plots import plot_curves
 from ..runs.folders import run_folder, whole_folder
-from .comparison import check_repeats, draw_splits
 from .loading import read_features
 from .request import Request
+from .splitting import check_repeats, draw_splits
 
 EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50
 

@@ -16,13 +16,8 @@ from features.store.schema import Rows
 from ..data.row_blocks import Matrix, Stored
 from ..data.store_ref import Place
 from ..data.training_data import Features
-from ..heads.dense.search import DenseSearch
-from ..heads.logistic.search import LogisticSearch
 from ..heads.registry import HEADS, find_head
-from ..heads.svm import SvmSearch
 from .request import Request
-
-BY_PRODUCTS = (LogisticSearch, SvmSearch)  # all that they need of rows is how they lie to each other
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
 
 def is_by_products(store: FeatureStore, head: str, asked: Request) -> bool:
     """Tell whether a head is fitted by inner products of rows that stay in the store."""
-    return find_head(head).search in BY_PRODUCTS and not in_memory(find_features(store, head, asked), asked)
+    return find_head(head).kind.streams == "products" and not in_memory(find_features(store, head, asked), asked)
 
 
 def in_memory(features: Features, asked: Request) -> bool:
@@ -112,15 +107,15 @@ def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
 
 def _check_streamed(X: Matrix, head: str, asked: Request) -> None:
     """Refuse a head that cannot do with a part of its features at a time."""
-    search, (rows, n_features) = find_head(head).search, X.shape
+    streams, (rows, n_features) = find_head(head).kind.streams, X.shape
     needed = (
         f"features must fit into {asked.memory_bytes / 1e9:.2g} GB; {head} needs {4 * rows * n_features / 1e9:.2g} GB "
         f"for {rows} rows of {n_features}"
     )
-    if search not in (DenseSearch, *BY_PRODUCTS):
-        able = ", ".join(name for name, each in HEADS.items() if each.search in (DenseSearch, *BY_PRODUCTS))
+    if streams == "no":
+        able = ", ".join(name for name, each in HEADS.items() if each.kind.streams != "no")
         raise RequestError(f"{needed}. Pool them: --pool avg, use {able}, or allow more: --memory GB")
-    if search in BY_PRODUCTS and rows >= n_features:
+    if streams == "products" and rows >= n_features:
         raise RequestError(f"{needed}, and more for products of rows. Use --head dense, or allow more: --memory GB")
     if 16 * n_features > asked.memory_bytes:
         raise RequestError(

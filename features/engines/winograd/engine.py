@@ -1,4 +1,4 @@
-"""Numba compiles our own convolutions for bases of convolutions, pools and sums: on a CPU, in float32."""
+"""The engine ``numba``: our own convolutions for bases of convolutions, pools, sums and concatenations, on a CPU in float32."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ from ...errors import EngineError
 from ...pooling import pool_maps
 from ...runtime.machine import cores
 from ..frozen_graph import Frozen
-from .graph import CHANNELS, MOST_CHANNELS, Convolution
+from .graph import CHANNELS, MOST_CHANNELS, Convolution, Pool, Sum
 from .read_keras import read_layers
 
+_KINDS = {Convolution: "convolutions to", Pool: "pools of", Sum: "sums of"}
 
-class NumbaEngine:
+
+class WinogradEngine:
     """See `features.engines.registry.Engine`.
+
+    Parameters
+    ----------
+    frozen : Frozen
+    threads : int, optional
+        As many as there are cores, if not given. Features do not depend on it.
 
     Raises
     ------
@@ -21,18 +29,19 @@ class NumbaEngine:
         If the base has layers of other kinds, or the processor has no AVX2.
     """
 
-    def __init__(self, frozen: Frozen):
+    def __init__(self, frozen: Frozen, threads: int | None = None):
         graph = read_layers(frozen.base.model)
         for of in graph.operations:
-            depth, kind = graph.maps[of.y].shape[2], "convolutions to" if isinstance(of, Convolution) else "pools of"
+            depth = graph.maps[of.y].shape[2]
             if depth % CHANNELS or depth > MOST_CHANNELS:
                 raise EngineError(
-                    f"numba takes {kind} a multiple of {CHANNELS} channels, {MOST_CHANNELS} at most; got {depth}."
+                    f"numba takes {_KINDS[type(of)]} a multiple of {CHANNELS} channels, {MOST_CHANNELS} at most; "
+                    f"got {depth}."
                 )
-        from .network import Network
+        from .network import Network  # imports Numba, which not everyone has
 
         self._frozen = frozen
-        self._network = Network(graph, cores(), frozen.batch_size)
+        self._network = Network(graph, threads or cores(), frozen.batch_size)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `features.engines.registry.Engine.run`."""

@@ -1,4 +1,4 @@
-"""A base's layers as few operations: convolutions with all that can be folded into them, pools, sums, concatenations."""
+"""A base as few operations on feature maps: convolutions with all that can be folded into them, pools and sums."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 Pair = tuple[int, int]
-Border = tuple[Pair, Pair]  # rows above and below, columns left and right
-# Maps that operations make have a multiple of the first, and no more than the second.
+Padding = tuple[Pair, Pair]  # rows above and below, columns left and right
+# Each operation makes a map whose channels are a multiple of the first, and no more than the second.
 CHANNELS, MOST_CHANNELS = 16, 1 << 14
-NO_BORDER: Border = ((0, 0), (0, 0))
+NO_PADDING: Padding = ((0, 0), (0, 0))
 
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """y = x * kernel + bias (+ residual), ReLU or not.
+    """y = x * kernel + bias (+ residual), with a ReLU or without.
 
     Attributes
     ----------
@@ -23,10 +23,10 @@ class Convolution:
         Numbers of feature maps.
     kernel, bias : ndarray of shape (kh, kw, c, k) and (k,), float32
     strides : tuple of int
-    border : Border
+    padding : Padding
         Zeros around x.
     residual : int, optional
-        What is added.
+        Number of the feature map that is added.
     """
 
     x: int
@@ -34,37 +34,37 @@ class Convolution:
     kernel: np.ndarray
     bias: np.ndarray
     strides: Pair
-    border: Border
+    padding: Padding
     relu: bool = False
     residual: int | None = None
 
     @property
     def sources(self) -> tuple[int, ...]:
-        """What it reads."""
+        """Numbers of the feature maps that are read."""
         return (self.x,) if self.residual is None else (self.x, self.residual)
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Largest or mean value of windows; the border counts as zeros where `zeros`, else not at all."""
+    """Largest or mean value of windows; the padding counts as zeros where `zeros`, else not at all."""
 
     x: int
     y: int
     window: Pair
     strides: Pair
-    border: Border
+    padding: Padding
     mean: bool
     zeros: bool
 
     @property
     def sources(self) -> tuple[int, ...]:
-        """What it reads."""
+        """Numbers of the feature maps that are read."""
         return (self.x,)
 
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """y = (sum of sources) * scale + shift, ReLU or not; scale and shift (c,), float32."""
+    """y = (sum of sources) * scale + shift, with a ReLU or without; scale and shift (c,), float32."""
 
     sources: tuple[int, ...]
     y: int
@@ -77,12 +77,22 @@ Operation = Convolution | Pool | Sum
 
 
 @dataclass(frozen=True)
-class Maps:
-    """Where a feature map of one image lies: (height, width, channels) from channel `start` of the map `inside`."""
+class FeatureMap:
+    """A feature map of one image: all channels of a map of its own, or some of a concatenation.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (height, width, channels)
+    whole : int
+        Number of the map that this one is part of: its own number, if of no other.
+    channel : int
+        Where in `whole` its channels begin.
+    """
 
     shape: tuple[int, int, int]
-    inside: int
-    start: int = 0
+    whole: int
+    channel: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,12 +102,12 @@ class LayerGraph:
     Attributes
     ----------
     operations : list of Operation
-    maps : list of Maps
+    maps : list of FeatureMap
         By number; 0 is the image.
     outputs : dict of str to int
-        Name of each layer that is asked for and its feature map.
+        Name of each layer that is asked for and the number of its feature map.
     """
 
     operations: list[Operation]
-    maps: list[Maps]
+    maps: list[FeatureMap]
     outputs: dict[str, int]

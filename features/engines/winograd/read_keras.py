@@ -10,17 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import EngineError
-from .graph import (
-    NO_BORDER,
-    Border,
-    Convolution,
-    LayerGraph,
-    Maps,
-    Operation,
-    Pair,
-    Pool,
-    Sum,
-)
+from .graph import NO_PADDING, Convolution, FeatureMap, LayerGraph, Operation, Padding, Pair, Pool, Sum
 
 if TYPE_CHECKING:
     import keras
@@ -46,9 +36,9 @@ class _Reader:
         self._uses = Counter(id(tensor) for layer in model.layers for tensor in _inputs(layer))
         self._uses.update(id(tensor) for tensor in self._outputs.values())
         self._operations: list[Operation] = []
-        self._maps: list[Maps] = []
+        self._maps: list[FeatureMap] = []
         self._numbers: dict[int, int] = {}  # of a tensor's feature map
-        self._borders: dict[int, Border] = {}  # zeros that are to be around it
+        self._paddings: dict[int, Padding] = {}  # zeros that are to be around it
         self._joined: list[tuple[list[int], int]] = []  # feature maps that are put together
 
     def read(self, layer: keras.Layer) -> None:
@@ -65,15 +55,16 @@ class _Reader:
         uses.update(source for sources, _ in self._joined for source in sources)
         made = {operation.y for operation in self._operations} | {number for _, number in self._joined}
         for sources, number in reversed(self._joined):
-            whole, start = self._maps[number], 0
+            joined = self._maps[number]
+            channel = joined.channel
             for source in sources:
-                depth, place = self._maps[source].shape[2], whole.start + start
+                depth = self._maps[source].shape[2]
                 if uses[source] == 1 and source in made:
-                    self._maps[source] = replace(self._maps[source], inside=whole.inside, start=place)
+                    self._maps[source] = replace(self._maps[source], whole=joined.whole, channel=channel)
                 else:
-                    part = self._new((*whole.shape[:2], depth), whole.inside, place)
+                    part = self._new((*joined.shape[:2], depth), joined.whole, channel)
                     self._insert(Sum((source,), part), number)
-                start += depth
+                channel += depth
         outputs = {name: self._numbers[id(tensor)] for name, tensor in self._outputs.items()}
         if 0 in outputs.values():
             raise EngineError("numba gives feature maps, not the image itself.")
@@ -81,15 +72,15 @@ class _Reader:
 
     def _insert(self, copy: Sum, number: int) -> None:
         """Put a copy into a concatenation before whatever reads it."""
-        inside = self._maps[number].inside
+        whole = self._maps[number].whole
         readers = (
-            i for i, each in enumerate(self._operations) if any(self._maps[x].inside == inside for x in each.sources)
+            i for i, each in enumerate(self._operations) if any(self._maps[x].whole == whole for x in each.sources)
         )
         self._operations.insert(next(readers, len(self._operations)), copy)
 
-    def _new(self, shape: tuple[int, int, int], inside: int | None = None, start: int = 0) -> int:
+    def _new(self, shape: tuple[int, int, int], whole: int | None = None, channel: int = 0) -> int:
         number = len(self._maps)
-        self._maps.append(Maps(shape, number if inside is None else inside, start))
+        self._maps.append(FeatureMap(shape, number if whole is None else whole, channel))
         return number
 
     def _add(self, layer: keras.Layer, make: Callable[[int], Operation]) -> None:
@@ -98,13 +89,13 @@ class _Reader:
         self._operations.append(make(number))
 
     def _source(self, tensor: Any) -> int:
-        if id(tensor) in self._borders:
+        if id(tensor) in self._paddings:
             raise EngineError("numba takes zero padding before convolutions and pools alone.")
         return self._numbers[id(tensor)]
 
     def _folds(self, tensor: Any) -> Convolution | Sum | None:
         """Return the operation that made a tensor if nothing else reads it and no ReLU has come after it."""
-        if self._uses[id(tensor)] != 1 or id(tensor) in self._borders:
+        if self._uses[id(tensor)] != 1 or id(tensor) in self._paddings:
             return None
         number = self._numbers[id(tensor)]
         made = next((each for each in self._operations if each.y == number), None)
@@ -123,23 +114,23 @@ class _Reader:
         config = layer.get_config()
         _want(layer, data_format="channels_last", dilation_rate=(1, 1), groups=1, activation=("linear", "relu"))
         kernel, *bias = layer.get_weights()
-        source, border = self._with_border(layer, config, kernel.shape[:2])
+        source, padding = self._with_padding(layer, config, kernel.shape[:2])
         shift = bias[0] if bias else np.zeros(config["filters"], np.float32)
         relu = config["activation"] == "relu"
-        self._add(layer, lambda y: Convolution(source, y, kernel, shift, tuple(config["strides"]), border, relu))
+        self._add(layer, lambda y: Convolution(source, y, kernel, shift, tuple(config["strides"]), padding, relu))
 
     def _read_pool(self, layer: keras.Layer) -> None:
         config = layer.get_config()
         _want(layer, data_format="channels_last")
         window, strides = tuple(config["pool_size"]), tuple(config["strides"])
-        source, border = self._with_border(layer, config, window)
-        zeros, mean = id(layer.input) in self._borders, type(layer).__name__.startswith("Average")
-        self._add(layer, lambda y: Pool(source, y, window, strides, border, mean, zeros))
+        source, padding = self._with_padding(layer, config, window)
+        zeros, mean = id(layer.input) in self._paddings, type(layer).__name__.startswith("Average")
+        self._add(layer, lambda y: Pool(source, y, window, strides, padding, mean, zeros))
 
-    def _with_border(self, layer: keras.Layer, config: dict[str, Any], window: Pair) -> tuple[int, Border]:
-        given = self._borders.get(id(layer.input), NO_BORDER)
+    def _with_padding(self, layer: keras.Layer, config: dict[str, Any], window: Pair) -> tuple[int, Padding]:
+        given = self._paddings.get(id(layer.input), NO_PADDING)
         if config["padding"] == "same":
-            if given != NO_BORDER:
+            if given != NO_PADDING:
                 raise EngineError(f"numba takes no zero padding before {layer.name}, which pads itself.")
             sides = zip(layer.input.shape[1:3], config["strides"], window, strict=True)
             down, across = (_same(size, stride, taps) for size, stride, taps in sides)
@@ -147,11 +138,11 @@ class _Reader:
         return self._numbers[id(layer.input)], given
 
     def _read_padding(self, layer: keras.Layer) -> None:
-        if id(layer.input) in self._borders or any(layer.output is tensor for tensor in self._outputs.values()):
+        if id(layer.input) in self._paddings or any(layer.output is tensor for tensor in self._outputs.values()):
             raise EngineError(f"numba takes zero padding before convolutions and pools alone; {layer.name} is not.")
         self._numbers[id(layer.output)] = self._numbers[id(layer.input)]
         down, across = layer.get_config()["padding"]
-        self._borders[id(layer.output)] = (tuple(down), tuple(across))
+        self._paddings[id(layer.output)] = (tuple(down), tuple(across))
 
     def _read_norm(self, layer: keras.Layer) -> None:
         _want(layer, axis=(-1, 3, [-1], [3]))

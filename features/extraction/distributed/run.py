@@ -22,14 +22,7 @@ import numpy as np
 
 from ...errors import ClusterError
 from ...images.contents import Content
-from ...runtime.dask_cluster import (
-    GO_ON,
-    addresses,
-    cluster_lost,
-    open_client,
-    scheduler_there,
-    settle_unfit,
-)
+from ...runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client, scheduler_there, settle_unfit
 from ...runtime.keras_runtime import count_gpus
 from ...runtime.log import log
 from ...runtime.progress import Progress

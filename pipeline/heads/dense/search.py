@@ -9,45 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from features.runtime.keras_runtime import import_keras
+
 from ...data.row_blocks import Matrix, align, blocks, shuffled_blocks
 from ...data.training_data import Pair, Sample
+from ..contract import Search
 from ..settings import Choice, Grid, combinations
+from .classifier import DenseHead
 from .config import Recipe, Schedule
 from .trainer import LOOK, find_bank
 
 if TYPE_CHECKING:
     import keras
-
-
-class DenseHead:
-    """A Keras model that was trained on features.
-
-    Parameters
-    ----------
-    model : keras.Model
-        From features, (n, n_features), to probabilities: one column for two classes, else one a class.
-    classes : ndarray of shape (n_classes,)
-
-    Attributes
-    ----------
-    model_, classes_
-    """
-
-    def __init__(self, model: keras.Model, classes: np.ndarray):
-        self.model_, self.classes_ = model, classes
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return probabilities, (n_samples, n_classes)."""
-        # Called in blocks rather than by model.predict, which traces a graph anew for every head.
-        blocks = [np.asarray(self.model_(X[start : start + 1024], training=False)) for start in range(0, len(X), 1024)]
-        scores = np.concatenate(blocks).astype(np.float64)
-        if scores.shape[1] == 1 < len(self.classes_):
-            return np.hstack([1 - scores, scores])
-        return scores / scores.sum(axis=1, keepdims=True)
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the class of each row of X."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
 
 @dataclass(frozen=True)
@@ -149,7 +122,7 @@ def _root_mean_square(X: Matrix, rows: np.ndarray) -> float:
 _RECIPE = tuple(each.name for each in fields(Recipe))
 
 
-class DenseSearch:
+class DenseSearch(Search):
     """Dense heads on one sample, their settings and epoch chosen by the validation loss; see `LogisticSearch`.
 
     Parameters
@@ -159,17 +132,26 @@ class DenseSearch:
         Fields of `Recipe` and `Schedule`; of ``epochs`` the most that are tried.
     """
 
+    read_as = (DenseHead,)
+    streams = "batches"
+    by_epochs = True
+
     def __init__(self, sample: Sample, grid: Grid):
-        self.sample, self._grid = sample, grid
+        super().__init__(sample, grid)
         self._watched: tuple[dict[str, Any], DenseHead] | None = None
+
+    @classmethod
+    def warm_up(cls) -> None:
+        """Import Keras."""
+        import_keras()
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:
         """Return the settings and epoch with the lowest loss on val, fitted on train: no epoch is chosen fold by fold."""
         sample = self.sample
         fit, look = ~sample.val, sample.val & np.isin(sample.y, sample.y[~sample.val])
         tried, trained = [], []
-        for schedule in combinations({name: values for name, values in self._grid.items() if name not in _RECIPE}):
-            recipes = combinations({name: values for name, values in self._grid.items() if name in _RECIPE})
+        for schedule in combinations({name: values for name, values in self.grid.items() if name not in _RECIPE}):
+            recipes = combinations({name: values for name, values in self.grid.items() if name in _RECIPE})
             trained += self._train(recipes, schedule, fit, look)
             tried += [{**recipe, **schedule} for recipe in recipes]
         losses = [min(each.history["val_loss"]) for each in trained]

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...data.scaling import measure
 from ...data.training_data import Pair, Sample
+from ..contract import Search
 from ..linear_head import LinearHead
 from ..settings import Choice, Grid, best_of, combinations
 from .newton import chances, solve
@@ -62,7 +63,7 @@ class Logistic(LinearHead):
         return self
 
 
-class LogisticSearch:
+class LogisticSearch(Search):
     """Logistic regressions on one sample: for all settings and folds on one rotation a scale.
 
     Parameters
@@ -72,8 +73,11 @@ class LogisticSearch:
         Values of ``scale`` and ``C``.
     """
 
+    read_as = (LinearHead,)
+    streams = "products"
+
     def __init__(self, sample: Sample, grid: Grid):
-        self.sample, self.grid = sample, grid
+        super().__init__(sample, grid)
         self._rotations: dict[str, Rotation] = {}
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:

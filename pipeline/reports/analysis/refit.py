@@ -13,14 +13,13 @@ from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from ...data.training_data import Features
-from ...heads.linear_head import LinearHead
-from ...heads.registry import Classifier, find_head
+from ...heads.registry import HEADS, find_head
 from ...runs.predictions import Predictions
 from ...training.fit import all_classes, take_sample
 from ...training.loading import read_features
 from ...training.request import Request
 
-LINEAR = ("logistic", "ridge", "lda")
+LINEAR = tuple(name for name, head in HEADS.items() if head.linear)
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,10 @@ def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], 
     head = find_head(name or "logistic")
     test, val = split == SPLITS["test"], split == SPLITS["val"]
     sample = take_sample(features, rows, ~test, val, seed)
-    search = head.search(sample, head.grid)
+    search = head.search(sample)
     settings = told["settings"] if name else search.choose(sample.pairs(select)).settings
     estimator = search.fit(settings, sample.everything)
-    coef, intercept = coefficients(estimator, len(rows.class_names))
+    coef, intercept = estimator.coefficients(len(rows.class_names))
     return Refitted(
         name=name or "logistic",
         settings=settings,
@@ -97,22 +96,10 @@ def request_of(store: FeatureStore, told: dict[str, Any], seed: int) -> Request:
     return Request(store.path, layer=told["layer"].replace("+", ","), pool=pool, views=told["views"], seed=seed)
 
 
-def coefficients(estimator: Classifier, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a linear head's coefficients and intercepts for features as they are, a column a class."""
-    if not isinstance(estimator, LinearHead):
-        raise TypeError(f"no linear head: {type(estimator).__name__}")
-    coef, intercept = estimator.coef_.astype(np.float64), estimator.intercept_
-    if coef.shape[1] == 1:
-        coef, intercept = np.hstack([-coef, coef]), np.concatenate([-intercept, intercept])
-    of_all, offsets = np.zeros((len(coef), n_classes)), np.zeros(n_classes)
-    of_all[:, estimator.classes_], offsets[estimator.classes_] = coef, intercept
-    return of_all, offsets
-
-
 def _out_of_fold(name: str, settings: dict[str, Any], features: Features, rows: Rows, seed: int) -> np.ndarray:
     everything = np.ones(len(rows), bool)
     sample = take_sample(features, rows, everything, ~everything, seed)
-    search = find_head(name).search(sample, find_head(name).grid)
+    search = find_head(name).search(sample)
     probabilities = np.full((len(rows), len(rows.class_names)), np.nan)
     for fit, look in sample.split(everything):
         estimator = search.fit(settings, fit)

@@ -14,19 +14,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .simd import (
-    FEWER,
-    INT,
-    LANES,
-    PANEL,
-    ROWS,
-    VECTOR,
-    Emitter,
-    Pixels,
-    Steps,
-    at,
-    loop,
-)
+from .huge_pages import large_zeros
+from .simd import FEWER, INT, LANES, PANEL, ROWS, VECTOR, Emitter, Pixels, Steps, at, loop
 
 
 def pack(kernel: np.ndarray) -> np.ndarray:
@@ -42,16 +31,6 @@ def pack(kernel: np.ndarray) -> np.ndarray:
             place[start : start + panel.size] = panel
             start += panel.size
     return packed
-
-
-_PAGE = 1 << 21  # bytes
-
-
-def large_zeros(count: int) -> np.ndarray:
-    """Return zeros, float32, that begin at a large page, of which NumPy lets the system make use."""
-    raw = np.zeros(4 * count + _PAGE, np.uint8)
-    start = -raw.ctypes.data % _PAGE
-    return raw[start : start + 4 * count].view(np.float32)
 
 
 def _product(
@@ -197,7 +176,7 @@ def convolve_rows(
 
 
 @njit(nogil=True)
-def gather(
+def im2col(
     x: Any, x_at: int, shape: tuple[int, int, int], window: tuple[int, int], strides: tuple[int, int],
     before: tuple[int, int], size: tuple[int, int], a: Any, first: int, last: int,
 ) -> None:  # fmt: skip

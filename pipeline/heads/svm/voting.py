@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.training_data import Features, Pair, Sample
-from .linear_head import LinearHead
-from .settings import Choice, Grid
-from .svm import Svm, SvmSearch
+from features.runtime.keras_runtime import import_keras
+
+from ...data.training_data import Features, Pair, Sample
+from ..contract import Classifier, Saved, Search
+from ..linear_head import LinearHead
+from ..settings import Choice, Grid
+from .classifier import Svm
+from .search import SvmSearch
+
+if TYPE_CHECKING:
+    import keras
 
 KERNELS = ("linear", "rbf")
 
@@ -32,7 +39,7 @@ class Member:
     last: int
 
 
-class Vote:
+class Vote(Classifier):
     """Heads on parts of the features; the probability of a class is the mean of theirs.
 
     Parameters
@@ -41,6 +48,8 @@ class Vote:
     members : sequence of Member
     """
 
+    kind = "vote"
+
     def __init__(self, classes: np.ndarray, members: Sequence[Member]):
         self.classes_, self.members_ = classes, tuple(members)
 
@@ -48,12 +57,41 @@ class Vote:
         """Return probabilities, (n_samples, n_classes)."""
         return np.mean([each.head.predict_proba(X[:, each.first : each.last]) for each in self.members_], axis=0)
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the class of each row of X."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+    def to_saved(self) -> Saved:
+        """Return each member with its columns, its arrays under its number."""
+        members: list[dict[str, Any]] = []
+        arrays: dict[str, Any] = {}
+        for number, each in enumerate(self.members_):
+            saved = each.head.to_saved()
+            members.append({"kind": each.head.kind, **saved.told, "first": each.first, "last": each.last})
+            arrays |= {f"{number}.{name}": array for name, array in saved.arrays.items()}
+        return Saved({"members": members}, arrays)
+
+    @classmethod
+    def from_saved(cls, classes: np.ndarray, saved: Saved) -> Vote:
+        """Return the head that was saved."""
+        if not saved.told["members"]:
+            raise ValueError("a vote must have members")
+        return cls(classes, [_load_member(classes, saved, number) for number in range(len(saved.told["members"]))])
+
+    def as_layers(self, features: keras.KerasTensor) -> keras.KerasTensor:
+        """Return probabilities, (n, n_classes)."""
+        ops = import_keras().ops
+        chances = [each.head.as_layers(features[:, each.first : each.last]) for each in self.members_]
+        return ops.mean(ops.stack(chances), axis=0)
 
 
-class VoteSearch:
+def _load_member(classes: np.ndarray, saved: Saved, number: int) -> Member:
+    told, kinds = saved.told["members"][number], {each.kind: each for each in (LinearHead, Svm)}
+    if told["kind"] not in kinds:
+        raise ValueError("a member must be an SVM")
+    named = ((name.partition("."), array) for name, array in saved.arrays.items())
+    own = {name: array for (of, _, name), array in named if of == str(number)}
+    head = kinds[told["kind"]].from_saved(classes, Saved(told, own, path=saved.path))
+    return Member(head, int(told["first"]), int(told["last"]))
+
+
+class VoteSearch(Search):
     """The SVMs of one sample, each with settings of its own; see `LogisticSearch`.
 
     Parameters
@@ -64,8 +102,10 @@ class VoteSearch:
         Values of ``scale``, ``gamma`` and ``C``.
     """
 
+    read_as = (Vote,)
+
     def __init__(self, sample: Sample, grid: Grid):
-        self._sample, self._grid = sample, grid
+        super().__init__(sample, grid)
         self._parts = {name: (features, columns) for name, features, columns in _parts(sample.features)}
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:
@@ -91,8 +131,8 @@ class VoteSearch:
     def _search(self, name: str) -> SvmSearch:
         """Return one member's search, made anew each time: together their kernels would fill the memory."""
         kernel, part = name.split()
-        grid = self._grid if kernel == "rbf" else {name: self._grid[name] for name in ("scale", "C")}
-        return SvmSearch(replace(self._sample, features=self._parts[part][0]), grid)
+        grid = self.grid if kernel == "rbf" else {name: self.grid[name] for name in ("scale", "C")}
+        return SvmSearch(replace(self.sample, features=self._parts[part][0]), grid)
 
 
 def _parts(features: Features) -> list[tuple[str, Features, tuple[int, int]]]:

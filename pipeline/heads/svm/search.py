@@ -12,82 +12,15 @@ from sklearn.svm import SVC
 from features.errors import RequestError
 from features.runtime.machine import cores, memory_limit
 
-from ..data.inner_products import gram, transposed
-from ..data.row_blocks import Matrix, divided, select, whole_blocks
-from ..data.scaling import SCALES
-from ..data.training_data import Pair, Sample
-from .calibration import Sigmoids, calibrate
-from .linear_head import LinearHead
-from .settings import Choice, Grid, best_of, combinations
-
-_ROWS = 1024  # of a kernel matrix that are computed at once when predicting
-
-
-class Svm:
-    """A support vector machine on scaled features: a score for each pair of classes, and probabilities made of them.
-
-    Parameters
-    ----------
-    classes : ndarray of shape (n_classes,)
-    scale : ndarray of shape (n_features,)
-        What features are divided by.
-    gamma : float or None
-        Of the Gaussian kernel ``exp(-gamma |a - b|^2)``; None for the linear one.
-    support : ndarray or Stored of shape (n_support, n_features), float32
-        Support vectors, scaled.
-    weights : ndarray of shape (n_support, n_pairs)
-        Of each support vector in the score of each pair of classes, (0, 1), (0, 2), ...; of two classes the score is
-        for the second, of more it is for the first of the pair.
-    intercept : ndarray of shape (n_pairs,)
-    sigmoids : Sigmoids
-    """
-
-    def __init__(
-        self,
-        classes: np.ndarray,
-        scale: np.ndarray,
-        gamma: float | None,
-        support: Matrix,
-        weights: np.ndarray,
-        intercept: np.ndarray,
-        sigmoids: Sigmoids,
-    ):
-        self.classes_, self.scale_, self.gamma_, self.sigmoids_ = classes, scale, gamma, sigmoids
-        self.support_vectors_, self.weights_, self.intercept_ = support, weights, intercept
-
-    def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """Return scores: (n_samples,) for two classes, else (n_samples, n_classes)."""
-        pairs = np.tile(self.intercept_, (len(X), 1))
-        for rows, support in whole_blocks(self.support_vectors_):
-            for first in range(0, len(X), _ROWS):
-                some = slice(first, first + _ROWS)
-                pairs[some] += kernel_matrix(X[some] / self.scale_, support, self.gamma_) @ self.weights_[rows]
-        return pairs[:, 0] if len(self.classes_) == 2 else join_pairs(pairs, len(self.classes_))
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return probabilities, (n_samples, n_classes)."""
-        return self.sigmoids_.probabilities(self.decision_function(X))
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the class of each row of X."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
-
-
-def class_pairs(n_classes: int) -> np.ndarray:
-    """Return which class each pair's score is for, +1, and against, -1: (n_pairs, n_classes)."""
-    first, second = np.triu_indices(n_classes, 1)
-    signs = np.zeros((len(first), n_classes))
-    signs[np.arange(len(first)), first], signs[np.arange(len(first)), second] = 1, -1
-    return signs
-
-
-def join_pairs(pairs: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return one score a class, (n_samples, n_classes): the sum of its pairs' votes, each weighed by how clear it is.
-
-    A vote is ``tanh`` of the pair's score. Whole votes, as scikit-learn's SVC counts them, put the rows of a class on a
-    few steps, from which no probability can be told.
-    """
-    return np.tanh(pairs) @ class_pairs(n_classes)
+from ...data.inner_products import gram, transposed
+from ...data.row_blocks import divided, select
+from ...data.scaling import SCALES
+from ...data.training_data import Pair, Sample
+from ..calibration import calibrate
+from ..contract import Search
+from ..linear_head import LinearHead
+from ..settings import Choice, Grid, best_of, combinations
+from .classifier import Svm, from_products, join_pairs
 
 
 def _pair_weights(svc: SVC) -> np.ndarray:
@@ -103,7 +36,7 @@ def _pair_weights(svc: SVC) -> np.ndarray:
     return weights
 
 
-class SvmSearch:
+class SvmSearch(Search):
     """SVMs on one sample; see `LogisticSearch`.
 
     Parameters
@@ -115,8 +48,11 @@ class SvmSearch:
         distance of two rows.
     """
 
+    read_as = (LinearHead, Svm)
+    streams = "products"
+
     def __init__(self, sample: Sample, grid: Grid):
-        self.sample, self.grid = sample, grid
+        super().__init__(sample, grid)
         n, room = len(sample.y), memory_limit()
         # Products a scale in float32; a kernel in float64 and what it is made of; and each thread's copy of a fold.
         held, a_thread = (4 * len(SCALES) + 24) * n**2, 8 * n**2
@@ -185,25 +121,13 @@ class SvmSearch:
 
     def _kernel(self, scale: str, gamma: float | None) -> np.ndarray:
         products = self._products(scale)
-        return _from_products(products, np.diagonal(products), np.diagonal(products), self._gamma(scale, gamma))
+        return from_products(products, np.diagonal(products), np.diagonal(products), self._gamma(scale, gamma))
 
 
 def _mirrored(products: np.ndarray) -> np.ndarray:
     """Return a symmetric matrix, float32, of its upper triangle."""
     upper = np.triu(products.astype(np.float32))
     return upper + np.triu(upper, 1).T
-
-
-def kernel_matrix(A: np.ndarray, B: np.ndarray, gamma: float | None) -> np.ndarray:
-    """Return ``exp(-gamma |a - b|^2)``, or products where gamma is None, of rows of A and B, (len(A), len(B)), float64."""
-    return _from_products(A @ B.T, np.einsum("ij,ij->i", A, A), np.einsum("ij,ij->i", B, B), gamma)
-
-
-def _from_products(products: np.ndarray, a: np.ndarray, b: np.ndarray, gamma: float | None) -> np.ndarray:
-    if gamma is None:
-        return products.astype(np.float64)
-    squares = np.maximum(a[:, None] + b - 2 * products, 0)  # rounding can leave a tiny negative
-    return np.exp(-gamma * squares.astype(np.float64))
 
 
 def _fit(kernel: np.ndarray, y: np.ndarray, C: float, rows: np.ndarray) -> SVC:

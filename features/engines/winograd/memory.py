@@ -1,0 +1,147 @@
+"""Where feature maps lie: in flat arrays that later maps use again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .graph import FeatureMap
+from .loops.huge_pages import large_zeros
+
+
+class Stage(NamedTuple):
+    """Steps that are taken with the same number of images at once.
+
+    Attributes
+    ----------
+    begin, end : int
+        Steps begin..end - 1.
+    images : int
+    """
+
+    begin: int
+    end: int
+    images: int
+
+
+class Location(NamedTuple):
+    """Where a feature map of some images lies, one image after another.
+
+    Attributes
+    ----------
+    values : ndarray, float32
+        Flat; pixels lie row by row, channels last.
+    offset : int
+        Where in `values` the first image's map begins.
+    pixel : int
+        Floats from one pixel to the next: more than the map's channels, where it is part of a concatenation.
+    """
+
+    values: np.ndarray
+    offset: int
+    pixel: int
+
+
+class _Lifetime(NamedTuple):
+    """From which step to which a map is in use, and the stage whose images it is kept for."""
+
+    first: int
+    last: int
+    stage: int
+
+
+class _Slot(NamedTuple):
+    """Memory of a stage that one map after another lies in."""
+
+    stage: int
+    number: int
+
+
+class MapMemory:
+    """Memory of all feature maps.
+
+    A map is kept for as many images as the stage of its last reader takes at once. Maps of the last stage are shared by
+    all threads; of the others each thread has its own.
+
+    Parameters
+    ----------
+    maps : sequence of FeatureMap
+        By number; 0 is the image.
+    touched : dict of int to list of int
+        Steps that read or write each map that is part of no other; -1 is before the first.
+    stages : sequence of Stage
+    """
+
+    def __init__(self, maps: Sequence[FeatureMap], touched: dict[int, list[int]], stages: Sequence[Stage]):
+        self._maps, self._stages = maps, stages
+        self._sizes: list[list[int]] = [[] for _ in stages]  # floats of an image, of each slot
+        self._slots: dict[int, _Slot] = {}
+        free: list[list[int]] = [[] for _ in stages]
+        lifetimes = {number: _lifetime(steps, stages) for number, steps in touched.items()}
+        for step in range(-1, stages[-1].end):
+            for number, life in lifetimes.items():
+                if life.first == step:
+                    self._slots[number] = self._take(life.stage, prod(maps[number].shape), free[life.stage])
+            for number, life in lifetimes.items():
+                if life.last == step and number:  # not the image's, whose padding stays 0
+                    free[life.stage].append(self._slots[number].number)
+        self._own = threading.local()
+        self._shared = [large_zeros(stages[-1].images * size) for size in self._sizes[-1]]
+
+    def _take(self, stage: int, size: int, free: list[int]) -> _Slot:
+        """Return the free slot whose size is nearest, or a new one."""
+        sizes = self._sizes[stage]
+        if not free:
+            free.append(len(sizes))
+            sizes.append(0)
+        index = min(free, key=lambda index: (abs(sizes[index] - size), index))
+        free.remove(index)
+        sizes[index] = max(size, sizes[index])
+        return _Slot(stage, index)
+
+    def locate(self, number: int, image: int) -> Location:
+        """Return where a feature map of images from this one on lies, for the thread that asks."""
+        part = self._maps[number]
+        slot, whole = self._slots[part.whole], self._maps[part.whole].shape
+        offset = image % self._stages[slot.stage].images * prod(whole) + part.channel
+        return Location(self._values(slot), offset, whole[2])
+
+    def array(self, number: int, image: int) -> np.ndarray:
+        """Return a feature map of one image as an array (height, width, channels)."""
+        at, (height, width, channels) = self.locate(number, image), self._maps[number].shape
+        channel = self._maps[number].channel
+        start = at.offset - channel
+        whole = at.values[start : start + height * width * at.pixel].reshape(height, width, at.pixel)
+        return whole[..., channel : channel + channels]
+
+    def _values(self, slot: _Slot) -> np.ndarray:
+        if slot.stage == len(self._stages) - 1:
+            return self._shared[slot.number]
+        own: dict[Any, np.ndarray] = self._own.__dict__
+        if slot not in own:
+            own[slot] = large_zeros(self._stages[slot.stage].images * self._sizes[slot.stage][slot.number])
+        return own[slot]
+
+
+def _lifetime(steps: Sequence[int], stages: Sequence[Stage]) -> _Lifetime:
+    first, last = min(steps), max(steps)
+    stage = next(number for number, stage in enumerate(stages) if last < stage.end)
+    # A map that an earlier stage writes, image by image, is in use from the start on.
+    return _Lifetime(-1 if first < stages[stage].begin else first, last, stage)
+
+
+class Scratch(threading.local):
+    """Memory of each thread that lasts and grows."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def take(self, name: str, floats: int) -> np.ndarray:
+        """Return an array of at least so many floats, with anything in it."""
+        if name not in self._arrays or self._arrays[name].size < floats:
+            self._arrays[name] = large_zeros(floats)
+        return self._arrays[name]

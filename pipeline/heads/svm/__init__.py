@@ -1,0 +1,1 @@
+"""Support vector machines: the head, its search, and votes of several."""

@@ -1,0 +1,34 @@
+"""The splits that heads are compared on: the store's own, or several drawn anew."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from features.errors import RequestError
+from features.splits import SPLITS, stratified_split
+from features.store.schema import Rows
+
+
+def check_repeats(repeats: int) -> None:
+    """Refuse a number of splits that cannot be drawn."""
+    if repeats < 1:
+        raise RequestError(f"repeats must be at least 1; got {repeats}. Leave it out for the store's own split.")
+
+
+def draw_splits(rows: Rows, repeats: int, seed: int) -> list[np.ndarray]:
+    """Return the store's own split, or so many stratified ones of the same sizes; copies of an image stay together."""
+    check_repeats(repeats)
+    if repeats == 1:
+        return [rows.splits]
+    keys = [key.tobytes() for key in rows.sha256]
+    test = float(np.mean(rows.splits == SPLITS["test"]))
+    val = float(np.mean(rows.splits == SPLITS["val"])) / (1 - test)
+    drawn = []
+    for number in range(seed, seed + repeats):
+        splits = np.full(len(rows), SPLITS["train"], np.uint8)
+        splits[stratified_split(rows.strata, keys, test, number)] = SPLITS["test"]
+        rest = np.flatnonzero(splits == SPLITS["train"])
+        chosen = stratified_split(rows.strata[rest], [keys[row] for row in rest], val, number)
+        splits[rest[chosen]] = SPLITS["val"]
+        drawn.append(splits)
+    return drawn
