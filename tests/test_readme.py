@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw, draw_tree
+from conftest import ROOT, draw, draw_tree
 
 import features
 import pipeline
@@ -18,7 +18,6 @@ from pipeline.cli.parser import make_parser
 from pipeline.evaluation.metrics import evaluate
 from pipeline.heads.registry import HEADS
 
-ROOT = Path(__file__).parents[1]
 FACE, STAGE_ONE, STAGE_TWO = READMES = ("README.md", "features/README.md", "pipeline/README.md")
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in (*READMES, "tests/README.md", "CHANGELOG.md")}
 

@@ -1,6 +1,6 @@
 """One experiment, the lecture's head for its 30 epochs, from a store and as the lecture ran it; and reading a store.
 
-    .venv/bin/python tests/bench_experiment.py --store cache/elpv-vgg16.h5
+    .venv/bin/python tests/bench/experiment.py --store cache/elpv-vgg16.h5
 
 The lecture sends 10 batches of 20 images to train on and 50 to watch through the frozen base in every epoch. A few of them
 are measured and the rest extrapolated, in turns with ours. The store must be of whole maps of VGG16 at 224 px.

@@ -1,18 +1,16 @@
 """In a real notebook kernel: bars drawn in place, lines where asked for, results and figures shown."""
 
 import os
-from pathlib import Path
 
 import pytest
-from conftest import draw_tree
+from conftest import ROOT, draw_tree
 
 import pipeline
 from features.errors import RequestError
 
-HERE = Path(__file__).parent
 START = f"""
 import sys
-sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]
+sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT)!r}]
 import logging, features, pipeline
 from features.backbones.registry import BACKBONES, Backbone
 BACKBONES["tiny"] = Backbone("tiny", "Tiny", "last", 16, 8)

@@ -1,6 +1,6 @@
 """Parts computed by a Dask cluster of real processes; the engine is the stand-in of tests/standin.py.
 
-The long trials, dozens of kills, are in tests/torture_cluster.py.
+The long trials, dozens of kills, are in tests/torture/cluster.py.
 """
 
 import json
@@ -19,9 +19,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import assert_same_stores
+from conftest import ROOT, assert_same_stores
 from machines import Cable, Machines
-from torture import child
+from torture.store import child
 
 from features import extract
 from features.errors import ClusterError, RequestError, SourceError
@@ -88,7 +88,7 @@ def test_a_cluster_of_this_machine_alone(tree, tmp_path, stand_in, monkeypatch):
     import dask
 
     run(tree, tmp_path / "one.h5")
-    with dask.config.set({"distributed.worker.preload": [str(Path(__file__).parent / "standin_worker.py")]}):
+    with dask.config.set({"distributed.worker.preload": [str(ROOT / "tests/standin_worker.py")]}):
         run(tree, tmp_path / "many.h5", cluster="local:1")
     assert_same_stores(tmp_path / "one.h5", tmp_path / "many.h5")
 

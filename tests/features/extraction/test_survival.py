@@ -1,6 +1,6 @@
 """A store survives: full disks, second writers, missing parts, damage. The engine is a stand-in where files matter only.
 
-The long versions, hundreds of kills and flips, are in tests/torture.py.
+The long versions, hundreds of kills and flips, are in tests/torture/store.py.
 """
 
 import errno
@@ -14,13 +14,12 @@ import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import standin
-from conftest import assert_same_stores, draw, draw_tree
+from conftest import ROOT, assert_same_stores, draw, draw_tree
 
 from features import FeatureStore
 from features.errors import SourceError, StoreError
@@ -75,7 +74,7 @@ def test_second_writer_is_told_who_holds_the_store(tree, tmp_path, stand_in):
         "with one_writer(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     folder = tmp_path / "s.h5.parts"
-    root = Path(__file__).parents[1]
+    root = ROOT
     holder = subprocess.Popen(
         [sys.executable, "-c", code, folder], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -331,8 +330,8 @@ def test_hostile_folder_end_to_end(shared, tmp_path, stand_in, monkeypatch):
 
 
 def test_one_flip_anywhere_is_reported_or_harmless(tree, tmp_path, stand_in):
-    """A small sample of what tests/torture.py does a thousand times."""
-    from torture import flip_outcomes
+    """A small sample of what tests/torture/store.py does a thousand times."""
+    from torture.store import flip_outcomes
 
     run(draw_tree(tmp_path / "few", {"train": 2, "val": 1, "test": 1}), tmp_path / "s.h5")
     outcomes = flip_outcomes(tmp_path / "s.h5", 60, seed=1)
@@ -341,7 +340,7 @@ def test_one_flip_anywhere_is_reported_or_harmless(tree, tmp_path, stand_in):
 
 def test_torture_names_its_trials():
     helped = subprocess.run(
-        [sys.executable, "tests/torture.py", "--help"], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+        [sys.executable, "tests/torture/store.py", "--help"], capture_output=True, text=True, cwd=ROOT
     )
     assert re.search(r"\{.*kills.*flips.*disk.*memory.*readers.*speed.*\}", helped.stdout)
 

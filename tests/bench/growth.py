@@ -1,6 +1,6 @@
 """How the pass's time and memory grow with images and their size: each extraction a process of its own.
 
-    .venv/bin/python tests/bench_growth.py --engine openvino-bf16
+    .venv/bin/python tests/bench/growth.py --engine openvino-bf16
 
 Real VGG16 on cells of elpv-dataset; beyond 2,624 images their flipped views take part. Prints a Markdown table.
 """

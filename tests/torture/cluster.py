@@ -1,6 +1,6 @@
-"""Long trials of a pass on a cluster of real processes on loopback: ``python tests/torture_cluster.py workers --times 20``.
+"""Long trials of a pass on a cluster of real processes on loopback: ``python tests/torture/cluster.py workers --times 20``.
 
-As in tests/torture.py the engine is a numpy stand-in: the trials are about files and processes. What is killed is killed by
+As in tests/torture/store.py the engine is a numpy stand-in: the trials are about files and processes. What is killed is killed by
 SIGKILL at a random moment; a run ends, or fails and is started again as its error says, until the store is there.
 """
 
@@ -16,8 +16,11 @@ import venv
 from collections import Counter
 from pathlib import Path
 
-from machines import Cable, Machines
-from torture import child, finish, make_images, same
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from machines import Cable, Machines  # noqa: E402
+from torture.store import child, finish, make_images, same  # noqa: E402
 
 OPTIONS = {"image_size": 32}
 DEAF = {
@@ -207,7 +210,7 @@ def versions(place, times):
     installed = ["install", "--quiet", "--no-deps", "--target", str(site), "pillow==12.0.0"]
     subprocess.run([sys.executable, "-m", "pip", *installed], check=True, stderr=subprocess.DEVNULL)
     ours = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "ours.pth").write_text("\n".join([*ours, str(Path(__file__).parents[1])]))
+    (site / "ours.pth").write_text("\n".join([*ours, str(ROOT)]))
     with Machines(place / "dask") as machines:
         machines.start_scheduler().start_worker("same").start_worker("odd", python=str(place / "other/bin/python"))
         time.sleep(4)

@@ -1,6 +1,6 @@
 """Stage two against what people do now, on the first 2,000 images of a store of whole maps, alternating in one run.
 
-    python tests/bench_heads.py --store cache/elpv-vgg16.h5 --rounds 3
+    python tests/bench/heads.py --store cache/elpv-vgg16.h5 --rounds 3
 
 Prints a Markdown table: seconds, and the ratio to ours within each round.
 """

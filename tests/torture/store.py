@@ -1,4 +1,4 @@
-"""Long trials of a store's survival, run by hand: ``python tests/torture.py kills --times 100``.
+"""Long trials of a store's survival, run by hand: ``python tests/torture/store.py kills --times 100``.
 
 The engine is a numpy stand-in (tests/standin.py): the trials are about files, and hundreds of starts of TensorFlow would
 only make them slow. `kills --real` uses VGG16.
@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 CHILD = """

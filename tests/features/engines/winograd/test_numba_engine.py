@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -143,7 +144,7 @@ def test_narrow_vectors_give_the_same_bits(name, size, tmp_path):
     """As a processor without AVX-512 has them."""
     layers = CHAIN if name == "tiny_chain" else GRAPH
     code = f"""
-import sys; sys.path.insert(0, "tests")
+import sys; sys.path[:0] = ["tests", {str(Path(__file__).parent)!r}]
 import llvmlite.binding
 has = llvmlite.binding.get_host_cpu_features()
 has.update({{name: False for name in has if name.startswith(("avx512", "amx", "avx10"))}})

@@ -1,4 +1,4 @@
-"""What a cluster costs, run by hand: ``python tests/bench_cluster.py overhead|index|simulate``.
+"""What a cluster costs, run by hand: ``python tests/bench/cluster.py overhead|index|simulate``.
 
 ``overhead``: real VGG16, two workers of one thread against one process with both cores, in turns; the pass alone.
 ``index``: opening a store of 10,000 parts. ``simulate``: 64 workers in one process whose parts sleep instead of computing.

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from samples import blobs, rows_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
 from features.errors import RequestError
-from features.store.schema import Rows
 from pipeline.data.scaling import measure_scale
 from pipeline.data.training_data import Features, Sample
 from pipeline.heads.logistic import newton
@@ -20,14 +20,6 @@ from pipeline.training.fit import fit_head as fit_features
 ALL = sorted(HEADS)
 
 
-def rows_of(y, splits, n_classes):
-    """Return rows of images that are all different."""
-    names = tuple(map(str, range(n_classes)))
-    numbers = np.arange(len(y), dtype="<u4")
-    sha256 = np.pad(numbers[:, None].view(np.uint8), ((0, 0), (0, 28)))
-    return Rows(names, tuple(map(str, numbers)), y, splits, y, np.zeros(len(y), np.uint8), sha256)
-
-
 def fit_head(name, X, y, splits, n_classes, seed=0, views=1, select="cv"):
     """Fit a head on one layer."""
     features = Features(X, (X.shape[1],), views, "layer", "avg")
@@ -38,15 +30,6 @@ def sample_of(X, y, folds=5):
     """Return all rows as a sample of one layer, its first fold being val."""
     number = np.arange(len(y)) // 2 % folds
     return Sample(Features(X, (X.shape[1],), 1, "layer", "avg"), y, number == 0, number)
-
-
-def blobs(n_classes, rows=30, features=12, seed=0):
-    """Return separable X of post-ReLU kind, y and splits, `rows` a class."""
-    random = np.random.default_rng(seed)
-    y = np.tile(np.arange(n_classes), rows)
-    X = random.exponential(1.0, (len(y), features)).astype(np.float32)
-    X[np.arange(len(y)), y] += 8
-    return X, y, np.repeat([0, 1, 2], [len(y) // 2, len(y) // 4, len(y) - len(y) // 2 - len(y) // 4]).astype(np.uint8)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -13,8 +13,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from test_heads import blobs, rows_of
-from test_heads import fit_features as fit_head
+from samples import blobs, rows_of
 
 import pipeline
 from features import FeatureStore, extract
@@ -28,6 +27,7 @@ from pipeline.deploy.keras_model import _preprocessing
 from pipeline.deploy.pillow_resize import resize_as_pillow
 from pipeline.deploy.prediction import predict
 from pipeline.heads.registry import HEADS
+from pipeline.training.fit import fit_head
 
 REFUSED = {"knn", "hist-gradient-boosting"}
 

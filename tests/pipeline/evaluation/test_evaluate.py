@@ -3,11 +3,11 @@
 import csv
 import itertools
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy import stats
 from sklearn import metrics
 
@@ -178,7 +178,7 @@ def test_every_metric_is_in_what_compare_writes_on_the_page_and_in_a_readme(host
     table = (hostile_run / "compare.md").read_text(encoding="utf-8").splitlines()[0]
     assert all(metric.title in table for metric in METRICS if metric.in_table)
     assert [column[0] for column in leaderboard(heads)["columns"]][: len(names)] == names
-    pages = [Path(__file__).parents[1] / name for name in ("README.md", "pipeline/README.md")]
+    pages = [ROOT / name for name in ("README.md", "pipeline/README.md")]
     text = "".join(page.read_text(encoding="utf-8") for page in pages if page.exists())
     assert [name for name in names if name not in text] == []
 

@@ -7,18 +7,16 @@ import re
 import subprocess
 import sys
 import typing
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import features
 import pipeline
 from features import FeatureStore, RequestError
 from features.options import ExtractOptions, PlanOptions, flags_of
 from pipeline.cli.commands import main
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
