@@ -11,7 +11,6 @@ from ..frozen_graph import Frozen
 from .graph import CHANNELS, MOST_CHANNELS, Convolution, Pool, Sum
 from .read_keras import read_layers
 
-
 _KINDS = {Convolution: "convolutions to", Pool: "pools of", Sum: "sums of"}
 
 

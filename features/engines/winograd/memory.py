@@ -149,9 +149,8 @@ class MapMemory:
 
 def _lifetime(steps: Sequence[int], stages: Sequence[Stage]) -> _Lifetime:
     first, last = min(steps), max(steps)
-    stage = next(number for number, stage in enumerate(stages) if last < stage.end)
-    # A map that an earlier stage writes, image by image, is in use from the start on.
-    return _Lifetime(-1 if first < stages[stage].begin else first, last, stage)
+    # A map that an earlier stage writes is in use when its own begins, beside all others that are: each has its own slot.
+    return _Lifetime(first, last, next(number for number, stage in enumerate(stages) if last < stage.end))
 
 
 class Scratch(threading.local):
