@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from features.engines.winograd.graph import FeatureMap
+from features.engines.winograd.loops.huge_pages import large_zeros
 from features.engines.winograd.memory import MapMemory, Stage
 
 STAGES = (Stage(0, 4, 1), Stage(4, 8, 2), Stage(8, 12, 4))
@@ -47,3 +48,10 @@ def test_memory_is_used_again_and_parts_of_a_map_lie_in_it():
     memory.array(2, 0)[:] = np.arange(8)
     np.testing.assert_array_equal(memory.array(4, 0), np.broadcast_to([5, 6, 7], (2, 2, 3)))
     assert memory.locate(4, 0)[1:] == (5, 8)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5_000_000])
+def test_memory_begins_at_a_large_page(count):
+    zeros = large_zeros(count)
+    assert zeros.dtype == np.float32 and zeros.shape == (count,) and not zeros.any()
+    assert zeros.ctypes.data % (2 << 20) == 0 or not count
