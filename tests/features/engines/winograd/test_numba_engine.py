@@ -120,19 +120,37 @@ def test_maps_are_pooled(pool):
     "name, size", [("tiny_chain", 20), ("tiny_chain", 75), ("tiny_graph", 35), ("tiny_graph", 224)]
 )
 @pytest.mark.parametrize("pool", ["none", "avg"])
-@pytest.mark.parametrize("large", [False, True], ids=["", "kernels shared by threads"])
-def test_an_images_features_are_the_same_bits_whatever_is_beside_it(name, size, pool, large, monkeypatch):
-    if large:
-        monkeypatch.setattr("features.engines.winograd.operations._LARGE", 0)
-    layers = CHAIN if name == "tiny_chain" else GRAPH
-    images, whole = draw(size), frozen(size, layers, pool, name=name)
-    straight = WinogradEngine(whole).run(images)
-    others = draw(size, 7, seed=1)
+def test_an_images_features_are_the_same_bits_whatever_is_beside_it(name, size, pool):
+    images, others, layers = draw(size), draw(size, 7, seed=1), CHAIN if name == "tiny_chain" else GRAPH
+    compare_bits(images, others, lambda count: frozen(size, layers, pool, count, name))
+
+
+def test_an_images_features_are_the_same_bits_where_threads_share_kernels():
+    """Kernels of so many floats that all threads compute all images; what comes before and after them too."""
+    layers, size = keras.layers, 13
+    x = picture = keras.Input((size, size, 3))
+    x = layers.Conv2D(512, 3, padding="same", activation="relu")(x)
+    huge = layers.Conv2D(512, 3, padding="same", activation="relu", name="huge")(x)
+    x = layers.Conv2D(512, 1, name="one")(huge)
+    x = layers.Concatenate(name="both")([layers.Add(name="sum")([x, huge]), huge])
+    outputs = {"huge": huge, "both": x, "pooled": layers.MaxPooling2D(name="pooled")(x)}
+    model, random = keras.Model(picture, outputs), np.random.default_rng(3)
+    model.set_weights([random.normal(0, 0.02, array.shape) for array in model.get_weights()])
+    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in outputs.items()}
+    base = replace(build_base("tiny_chain", ["pool6"], 16), model=model, layers=shapes)
+    stages = WinogradEngine(Frozen(base, size, 5))._network._stages
+    assert stages[2].end > stages[2].begin > 0
+    compare_bits(draw(size), draw(size, 7, seed=1), lambda count: Frozen(base, size, count))
+    compare(Frozen(base, size, 5))
+
+
+def compare_bits(images, others, of_batch):
+    """Compare five images' features by any number of threads, one's among seven others', and its alone."""
+    straight = WinogradEngine(of_batch(5)).run(images)
     others[6] = images[2]
-    beside = WinogradEngine(frozen(size, layers, pool, 7, name)).run(others)
-    alone = WinogradEngine(frozen(size, layers, pool, 1, name)).run(images[2:3])
-    for count in (1, 3):
-        for layer, values in WinogradEngine(whole, threads=count).run(images).items():
+    beside, alone = WinogradEngine(of_batch(7)).run(others), WinogradEngine(of_batch(1)).run(images[2:3])
+    for threads in (1, 3):
+        for layer, values in WinogradEngine(of_batch(5), threads).run(images).items():
             np.testing.assert_array_equal(values, straight[layer])
     for layer, values in straight.items():
         np.testing.assert_array_equal(beside[layer][6], values[2])
