@@ -63,7 +63,7 @@ def test_full_disk_is_a_clear_error_and_resuming_equals(tree, tmp_path, small_di
 
 def test_disk_that_is_too_small_is_refused_before_the_pass(tree, small_disk, stand_in):
     (small_disk / "other").write_bytes(bytes(190_000))
-    with pytest.raises(StoreError, match="or store less: pool=.avg"):
+    with pytest.raises(StoreError, match=r"or store less: pool=.avg"):
         run(tree, small_disk / "s.h5")
     assert not (small_disk / "s.h5.parts").exists()
 
