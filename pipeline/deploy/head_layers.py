@@ -35,7 +35,7 @@ def apply_head(head: Classifier, features: keras.KerasTensor, n_classes: int, na
     found = head.as_layers(features)
     if found is None:
         raise RequestError(
-            f"an exported head must be a function that layers compute; {name} looks up training rows, or branches. "
+            f"an exported head must say which layers compute it; {name} says none, as heads that look up training rows or branch. "
             f"Train another on the same store, such as {option('head', 'rbf-svm')} or logistic, or use {command('predict')}"
         )
     if np.array_equal(head.classes_, np.arange(n_classes)):

@@ -62,7 +62,7 @@ HEADS = {
     "majority": _estimator(DummyClassifier),
 }
 # What a head's file may say that it is → the class that reads it. Nothing else is looked up by what a file says.
-READ_AS = {made.kind: made for head in HEADS.values() for made in head.kind.read_as}
+READ_AS = {made.kind: made for head in HEADS.values() for made in head.searcher.read_as}
 
 
 def find_head(name: str, settings: Settings = MappingProxyType({})) -> Head:

@@ -178,7 +178,7 @@ def test_layers_views_and_pooling_at_extraction(tree, tmp_path):
 
 
 def test_what_cannot_be_layers_is_refused_with_another_way(trained, tree, tmp_path):
-    with pytest.raises(RequestError, match=r"looks up training rows.*head=.rbf-svm"):
+    with pytest.raises(RequestError, match=r"look up training rows.*head=.rbf-svm"):
         export(trained / "knn", tmp_path / "m.keras")
     extract(str(tree), backbone="tiny", out=tmp_path / "s.h5", augment="lecture", views=2)
     pipeline.train_head(tmp_path / "s.h5", "logistic", out=tmp_path / "run")

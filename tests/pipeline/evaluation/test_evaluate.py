@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -181,6 +182,8 @@ def test_every_metric_is_in_what_compare_writes_on_the_page_and_in_a_readme(host
     pages = [ROOT / name for name in ("README.md", "pipeline/README.md")]
     text = "".join(page.read_text(encoding="utf-8") for page in pages if page.exists())
     assert [name for name in names if name not in text] == []
+    listed = re.findall(r"^\| `(\w+)` \|.*\| (higher|lower) \|$", text, re.M)  # where there is a list of them
+    assert listed in ([], [(metric.name, "higher" if metric.greater_is_better else "lower") for metric in METRICS])
 
 
 def test_a_leaderboard_of_an_earlier_run_shows_the_metrics_of_its_time(hostile_run):

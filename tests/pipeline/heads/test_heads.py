@@ -62,12 +62,12 @@ def test_saved_head_predicts_the_same(name, tmp_path):
     estimator = fit_features(name, features, rows_of(y, splits, 2), splits)[1].estimator
     save_head(estimator, tmp_path)
     loaded = load_head(tmp_path)
-    assert type(loaded) in HEADS[name].kind.read_as
+    assert type(loaded) in HEADS[name].searcher.read_as
     np.testing.assert_allclose(loaded.predict_proba(X), estimator.predict_proba(X), rtol=1e-6)
 
 
 def test_what_a_file_says_that_a_head_is_means_one_class():
-    made = {each for head in HEADS.values() for each in head.kind.read_as}
+    made = {each for head in HEADS.values() for each in head.searcher.read_as}
     assert len({each.kind for each in made}) == len(made) and set(READ_AS.values()) == made
 
 
@@ -77,7 +77,7 @@ def test_a_head_is_what_it_says_of_itself(name):
     features = Features(X, (X.shape[1],), 1, "layer", "avg")
     result, fitted = fit_features(name, features, rows_of(y, splits, 3), splits)
     head = HEADS[name]
-    assert head.kind.by_epochs == (fitted.estimator.model_ is not None) == (result.history is not None)
+    assert head.searcher.by_epochs == (fitted.estimator.model_ is not None) == (result.history is not None)
     if head.linear:
         coefficients, intercepts = fitted.estimator.coefficients(4)
         np.testing.assert_allclose(
