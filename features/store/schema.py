@@ -35,9 +35,9 @@ COMPRESSION: dict[str, Any] = {
 _CHUNK_BYTES = 32 << 10
 
 
-def _column(name: str, dtype: Any, **options: Any) -> Any:
-    """Return a field of `Rows` that is the dataset ``/rows/<name>``; one with a default of None may be absent."""
-    return field(metadata={"name": name, "dtype": dtype}, **options)
+def _stored(name: str, dtype: Any) -> dict[str, Any]:
+    """Return what makes a field of `Rows` the dataset ``/rows/<name>``; one with a default of None may be absent."""
+    return {"name": name, "dtype": dtype}
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Rows:
     """
 
     class_names: tuple[str, ...]
-    paths: tuple[str, ...] = _column("path", str)
-    labels: np.ndarray = _column("label", np.int32)
-    splits: np.ndarray = _column("split", SPLIT_TYPE)
-    strata: np.ndarray = _column("stratum", np.int32)
-    views: np.ndarray = _column("view", np.uint8)
-    sha256: np.ndarray = _column("sha256", np.uint8)
+    paths: tuple[str, ...] = field(metadata=_stored("path", str))
+    labels: np.ndarray = field(metadata=_stored("label", np.int32))
+    splits: np.ndarray = field(metadata=_stored("split", SPLIT_TYPE))
+    strata: np.ndarray = field(metadata=_stored("stratum", np.int32))
+    views: np.ndarray = field(metadata=_stored("view", np.uint8))
+    sha256: np.ndarray = field(metadata=_stored("sha256", np.uint8))
 
     def __len__(self) -> int:
         return len(self.paths)
