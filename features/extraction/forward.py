@@ -34,11 +34,14 @@ class PassLimits:
         Of features after which a part is committed. A kill loses at most two parts: one is written while the next fills.
     memory : float, optional
         Bytes of memory, half of which whole maps may take; this machine's if left out.
+    disk : float, optional
+        Bytes that are free for the store; what the file system reports if left out.
     """
 
     part_bytes: int = 64 << 20
     part_seconds: float = 30.0
     memory: float | None = None
+    disk: float | None = None
 
 
 USUAL_LIMITS = PassLimits()
