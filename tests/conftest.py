@@ -16,13 +16,13 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # results of the tests' own
 
 from features import FeatureStore, extract
 from features.backbones.registry import BACKBONES, Backbone
-from features.extraction import cost
 from features.runtime.log import log
 from features.runtime.user_cache import cache_folder
 
 HOSTILE = """<img src=x onerror=window.hacked=1>'"&amp;"""
 HOSTILE_CLASSES = (HOSTILE, "</script><script>window.hacked=2</script>")
-SHARED = Path(__file__).parents[2] / "shared"
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(scope="session")
@@ -121,19 +121,8 @@ def hostile_run(tmp_path_factory):
 @pytest.fixture
 def stand_in(monkeypatch):
     """Replace the base and the engine, and count images."""
-    module = standin.extract_module
-    for name in (
-        "load_base",
-        "Frozen",
-        "pick_batch_size",
-        "pick_engine",
-        "describe_engine",
-        "make_checked",
-    ):  # put back afterwards
-        monkeypatch.setattr(module, name, getattr(module, name))
-    standin.install()
-    for name in ("load_base", "pick_engine", "describe_engine", "make_checked"):
-        monkeypatch.setattr(cost, name, getattr(module, name))
+    for registry, name, row in standin.rows():
+        monkeypatch.setitem(registry, name, row)
     standin.calls.clear()
 
 

@@ -1,27 +1,25 @@
 """A base and an engine in numpy that start at once, for tests of what happens to files around them.
 
-Said so wherever it is used: its features are sums over patches of the image and mean nothing.
+They are rows of the registries, as a base of another library would be. Said so wherever it is used: its features are sums
+over patches of the image and mean nothing.
 """
-
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 
-import features.extraction.run  # noqa: F401 - its module, not the function of the same name, is patched
-from features.engines.selection import Checked
+from features.backbones.keras_base import Base
+from features.backbones.registry import BACKBONES, Backbone
+from features.backbones.weights import Weights
+from features.engines.registry import ENGINES, EngineKind
 
-extract_module = sys.modules["features.extraction.run"]
 SHAPE = (4, 4, 96)
 calls = []  # number of images of each batch, padding included
+CHECKS = 2  # of those calls, before a pass: the engine is checked and timed
 
 
 class StandInEngine:
     """Post-ReLU-like float32 maps, (batch, 4, 4, 96), that depend on every pixel."""
 
-    name = "stand-in 1, cpu, float32"
-
-    def __init__(self):
+    def __init__(self, frozen):
         self._mix = np.random.default_rng(0).normal(size=(3, SHAPE[2])).astype(np.float32)
 
     def run(self, images):
@@ -32,13 +30,21 @@ class StandInEngine:
         return {"maps": np.maximum(patches.mean((2, 4), dtype=np.float32) @ self._mix, 0)}
 
 
-def install(module=extract_module):
-    """Make `extract` use the stand-in."""
-    weights = SimpleNamespace(origin="none: a stand-in", sha256="0" * 64)
-    base = SimpleNamespace(layers={"maps": SHAPE}, weights=weights)
-    module.load_base = lambda options: base
-    module.Frozen = lambda base, size, batch_size, pool: None
-    module.pick_batch_size = lambda *arguments: 16
-    module.pick_engine = lambda *arguments: "stand-in"
-    module.describe_engine = lambda name: StandInEngine.name
-    module.make_checked = lambda name, frozen, batch: Checked(StandInEngine(), 0.0, 0.01)
+def build(*asked):
+    """Return the base, whatever layers and weights are asked for."""
+    return Base(None, {"maps": SHAPE}, None, Weights("none: a stand-in", "0" * 64), library="stand-in")
+
+
+ENGINE = EngineKind(StandInEngine, "numpy", "numpy", 0.0, runs="stand-in")
+
+
+def rows(engine=ENGINE):
+    """Return the registries and the rows that make ``tiny`` and ``vgg16`` the stand-in."""
+    base = Backbone("", "stand-in", "maps", 16, 8, prepared=True, build=build)
+    return [(BACKBONES, "tiny", base), (BACKBONES, "vgg16", base), (ENGINES, "stand-in", engine)]
+
+
+def install(engine=ENGINE):
+    """Make this process use the stand-in."""
+    for registry, name, row in rows(engine):
+        registry[name] = row

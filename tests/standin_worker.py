@@ -2,10 +2,9 @@
 
 import os
 import time
+from dataclasses import replace
 
 import standin  # Dask puts this folder on the path
-
-import features.extraction.distributed.worker
 
 SLOW = float(os.environ.get("STANDIN_SECONDS", "0"))  # a batch
 
@@ -21,7 +20,4 @@ class Slow(standin.StandInEngine):
 
 def dask_setup(worker):
     """Called by Dask as the worker starts."""
-    features.extraction.distributed.worker.is_installed = lambda name: True
-    features.extraction.distributed.worker.describe_engine = lambda name: standin.StandInEngine.name
-    features.extraction.distributed.worker.limit_threads = lambda count: None
-    features.extraction.distributed.worker.rebuild_engine = lambda held: Slow()
+    standin.install(replace(standin.ENGINE, make=Slow))

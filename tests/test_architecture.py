@@ -4,14 +4,13 @@ import ast
 import graphlib
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 grimp = pytest.importorskip("grimp", reason="the extra test is not installed")
 pytest.importorskip("importlinter", reason="the extra test is not installed")
 
-ROOT = Path(__file__).parents[1]
 STAGES = ("features", "pipeline")
 PACKAGES = [
     ".".join(path.parent.relative_to(ROOT).parts)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RequestError, must_be_one_of
+from ..errors import RequestError, must_be_one_of, option
 from ..runtime.keras_runtime import import_keras
 from .custom_model import load_own
 from .registry import Backbone, check_request, find_backbone
@@ -32,12 +32,15 @@ class Base:
     preprocess : callable
         From float32 RGB in 0..255, (n, h, w, 3), to what the base was trained on.
     weights : Weights
+    library : str
+        Engines that run bases of this library can run it.
     """
 
     model: keras.Model
     layers: dict[str, tuple[int, ...]]
     preprocess: Callable[[Any], Any]
     weights: Weights
+    library: str = "keras"
 
 
 def _rescale(images: Any) -> Any:
@@ -85,6 +88,8 @@ def build_base(
     backbone = find_backbone(name)
     preprocess = preprocess or backbone.preprocess
     check_request(name, image_size, preprocess)
+    if backbone.build is not None:
+        return backbone.build(layers, image_size, preprocess, weights, weights_sha256)
     keras = import_keras()
     if backbone.module:
         shape = {"include_top": False, "input_shape": (image_size, image_size, 3)}
@@ -94,7 +99,7 @@ def build_base(
     else:
         if weights != "imagenet":
             raise RequestError(
-                f"weights of {name} are in the file itself; got {weights!r} beside it. Leave --weights out."
+                f"weights of {name} are in the file itself; got {weights!r} beside it. Leave {option('weights')} out."
             )
         prepare = _PREPARE[preprocess]
         model, loaded = load_own(Path(name), image_size, weights_sha256)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..errors import RequestError, must_be_one_of
+from ..errors import RequestError, must_be_one_of, option
 from .custom_model import input_side
+
+if TYPE_CHECKING:
+    from .keras_base import Base
 
 PREPROCESS = ("imagenet", "rescale", "none")
 
@@ -25,6 +30,8 @@ class Backbone:
         Default and smallest side of an image, in pixels.
     prepared : bool
         The model does its own preprocessing, so that it takes RGB in 0..255.
+    build : callable, optional
+        Of a base of another library than Keras: from layers, image size, preprocessing, weights and their SHA-256 to a `Base`.
     """
 
     module: str
@@ -33,6 +40,7 @@ class Backbone:
     image_size: int
     smallest: int = 32
     prepared: bool = False
+    build: Callable[..., Base] | None = None
 
     @property
     def preprocess(self) -> str:
@@ -85,7 +93,7 @@ def check_request(name: str, image_size: int, preprocess: str) -> None:
     if image_size < backbone.smallest:
         raise RequestError(
             f"image-size must be at least {backbone.smallest} for {name}; got {image_size}. "
-            f"Enlarge the images: --image-size {backbone.smallest}"
+            f"Enlarge the images: {option('image_size', backbone.smallest)}"
         )
     if preprocess not in PREPROCESS:
         raise must_be_one_of("preprocess", PREPROCESS, preprocess)

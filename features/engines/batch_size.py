@@ -12,15 +12,20 @@ from ..errors import EngineError
 from ..runtime.log import log
 from ..runtime.user_cache import recall, remember
 from .frozen_graph import Frozen
-from .registry import ENGINES, describe_engine
-from .tensorflow_engine import find_device
+from .registry import ENGINES, describe_engine, reference_of
 
 USUAL = 16
 _LARGEST = 1024
 _GAIN = 1.05  # images/s, for which a batch is doubled
 
 
-def pick_batch_size(asked: str, frozen: Frozen, base: Any) -> int:
+def pick_batch_size(
+    asked: str,
+    frozen: Frozen,
+    key: Any,
+    rate: Callable[[str, Frozen], float] | None = None,
+    largest: int = _LARGEST,
+) -> int:
     """Return the batch size for an engine, found by trial on a GPU and remembered.
 
     Parameters
@@ -29,21 +34,25 @@ def pick_batch_size(asked: str, frozen: Frozen, base: Any) -> int:
         One of ``engines.CHOICES``; for ``auto`` TensorFlow's float32 is tried, since an engine is picked for its pace
         with this batch.
     frozen : Frozen
-    base : dict
+    key : dict
         What tells this base from others; see `pick_engine`.
+    rate : callable
+        Returns images per second of an engine on a base; measured if left out.
+    largest : int
+        Images per batch that are tried.
     """
-    name = "tensorflow" if asked == "auto" else asked
-    if find_device() == "cpu" or ENGINES[name].module != "tensorflow":
+    name = reference_of(frozen.base.library) if asked == "auto" else asked
+    if ENGINES[name].device().kind == "cpu":
         return USUAL
 
-    def rate(count: int) -> float:  # a `Frozen` of its own, so that its graph does not stay in memory
-        return _images_per_second(name, Frozen(frozen.base, frozen.image_size, count, frozen.pool))
+    def rate_of(count: int) -> float:  # a `Frozen` of its own, so that its graph does not stay in memory
+        return (rate or _images_per_second)(name, Frozen(frozen.base, frozen.image_size, count, frozen.pool))
 
-    key = {"base": base, "engine": describe_engine(name)}
-    size = recall("batches", key)
+    known = {"base": key, "engine": str(describe_engine(name))}
+    size = recall("batches", known)
     if size is None:
-        size = find_batch_size(rate, _LARGEST)
-        remember("batches", key, size)
+        size = find_batch_size(rate_of, largest)
+        remember("batches", known, size)
     log.info(f"batches  of {size} images are what this GPU is fastest with")
     return int(size)
 

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import RequestError, missing_extra
+from ..store.provenance import CPU, Device, EngineSpec
 from .frozen_graph import Frozen
 from .mnn_engine import MNNEngine
 from .openvino_engine import OpenVINOEngine
@@ -46,35 +47,45 @@ class EngineKind:
     ----------
     make : callable
         From a `Frozen` base to the engine.
-    module : str
-        What is imported; its package has the same name, and so has the extra.
+    module, extra : str
+        What is imported; and the package that has it, which is the name of this project's extra too.
     allowed : float
         How far its features may be from TensorFlow's: relative, Frobenius, of the first batch, layer by layer.
     precision : str
         What it computes in.
     auto_on : tuple of str
-        Where ``auto`` considers it: ``cpu``, ``gpu``.
+        Kinds of device on which ``auto`` considers it: ``cpu``, ``gpu``.
+    device : callable
+        Returns what it computes on.
+    runs : str
+        The library of the bases that it runs; see `Base`. The first engine of a library is what the others are compared with.
     """
 
     make: Callable[[Frozen], Engine]
     module: str
+    extra: str
     allowed: float
     precision: str = "float32"
     auto_on: tuple[str, ...] = ("cpu",)
+    device: Callable[[], Device] = lambda: CPU
+    runs: str = "keras"
 
 
+_TF, _GPU = partial(EngineKind, module="tensorflow", extra="tensorflow", device=find_device), ("gpu",)
 _F16 = partial(TensorFlowEngine, precision="float16")
 ENGINES = {
-    "tensorflow": EngineKind(TensorFlowEngine, "tensorflow", 0.0, auto_on=("cpu", "gpu")),
-    "openvino": EngineKind(OpenVINOEngine, "openvino", 1e-5),
-    "mnn": EngineKind(MNNEngine, "MNN", 3e-4),  # Winograd's transforms round more
-    "numba": EngineKind(WinogradEngine, "numba", 1e-4),
+    "tensorflow": _TF(TensorFlowEngine, allowed=0.0, auto_on=("cpu", "gpu")),
+    "openvino": EngineKind(OpenVINOEngine, "openvino", "openvino", 1e-5),
+    "mnn": EngineKind(MNNEngine, "MNN", "mnn", 3e-4),  # Winograd's transforms round more
+    "numba": EngineKind(WinogradEngine, "numba", "numba", 1e-4),
     # Has eight bits of precision: for those who ask for it.
-    "openvino-bf16": EngineKind(partial(OpenVINOEngine, precision="bf16"), "openvino", 3e-2, "bfloat16", ()),
-    "tensorflow-xla": EngineKind(partial(TensorFlowEngine, xla=True), "tensorflow", 1e-5, auto_on=("gpu",)),
+    "openvino-bf16": EngineKind(
+        partial(OpenVINOEngine, precision="bf16"), "openvino", "openvino", 3e-2, "bfloat16", auto_on=()
+    ),
+    "tensorflow-xla": _TF(partial(TensorFlowEngine, xla=True), allowed=1e-5, auto_on=_GPU),
     # About as far from float32 as the float16 that features are stored in.
-    "tensorflow-f16": EngineKind(_F16, "tensorflow", 2e-3, "float16", ("gpu",)),
-    "tensorflow-f16-xla": EngineKind(partial(_F16, xla=True), "tensorflow", 2e-3, "float16", ("gpu",)),
+    "tensorflow-f16": _TF(_F16, allowed=2e-3, precision="float16", auto_on=_GPU),
+    "tensorflow-f16-xla": _TF(partial(_F16, xla=True), allowed=2e-3, precision="float16", auto_on=_GPU),
 }
 CHOICES = ("auto", *ENGINES)
 
@@ -84,13 +95,18 @@ def is_installed(name: str) -> bool:
     return name in ENGINES and importlib.util.find_spec(ENGINES[name].module) is not None
 
 
+def reference_of(library: str) -> str:
+    """Return the engine that others which run bases of a library are compared with: the first one."""
+    return next(name for name, kind in ENGINES.items() if kind.runs == library)
+
+
 def missing_engine(name: str, why: str = "") -> RequestError:
     """Return the error for an engine that is not installed; `why` it is needed, if it was not asked for by name."""
-    package = name.split("-")[0]
+    package = ENGINES[name].extra
     return missing_extra(package, package, f"the engine {name}{why}")
 
 
-def describe_engine(name: str) -> str:
-    """Return engine, version, device and precision, which are part of a store's fingerprint."""
-    device = find_device() if ENGINES[name].module == "tensorflow" else "cpu"
-    return f"{name} {version(ENGINES[name].module)}, {device}, {ENGINES[name].precision}"
+def describe_engine(name: str) -> EngineSpec:
+    """Return what an engine is here, which is part of a store's fingerprint."""
+    kind = ENGINES[name]
+    return EngineSpec(name, version(kind.module), kind.device(), kind.precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError
+from ..errors import EngineError, option
 from ..runtime.log import log
 from ..runtime.machine import cores, processor
 from ..runtime.user_cache import recall, remember
 from .frozen_graph import Frozen
-from .registry import ENGINES, Engine, is_installed, missing_engine
-from .tensorflow_engine import TensorFlowEngine, find_device
+from .registry import ENGINES, Engine, is_installed, missing_engine, reference_of
 
 _TIMED_SECONDS = 3.0  # after which the engines have been timed enough
 
@@ -39,43 +39,51 @@ class Checked:
     seconds: float
 
 
-def pick_engine(asked: str, held: str | None, frozen: Frozen, base: Any, batch: np.ndarray) -> str:
-    """Return the name of the engine to take.
+def pick_engine(
+    held: str | None,
+    frozen: Frozen,
+    key: Any,
+    batch: np.ndarray,
+    time_engines: Callable[[list[str], Frozen, np.ndarray], dict[str, float]] | None = None,
+) -> str:
+    """Return the name of the engine to take where none was asked for.
 
     Parameters
     ----------
-    asked : str
-        One of ``CHOICES``.
     held : str, optional
-        The engine of the store that is to be resumed or grown, as `describe_engine` gave it.
+        The engine of the store that is to be resumed or grown.
     frozen : Frozen
-    base : dict
+    key : dict
         What tells this base from others, as JSON can carry it: its weights' SHA-256, preprocessing, ...
     batch : ndarray of shape (batch_size, image_size, image_size, 3), uint8
         What engines are timed on.
+    time_engines : callable
+        Returns images per second by engine; see `images_per_second`.
 
     Raises
     ------
     RequestError
         If the store's engine is not installed.
     """
-    if asked != "auto":
-        return asked
     if held is not None:
-        name = held.split()[0]
-        if not is_installed(name):
-            raise missing_engine(name, ", which made this store and goes on with it,")
-        return name
-    device = find_device()
-    names = [name for name, kind in ENGINES.items() if device.split()[0] in kind.auto_on and is_installed(name)]
-    if names == ["tensorflow"]:
-        return "tensorflow"
+        if not is_installed(held):
+            raise missing_engine(held, ", which made this store and goes on with it,")
+        return held
+    reference = reference_of(frozen.base.library)
+    device = ENGINES[reference].device()
+    names = [
+        name
+        for name, kind in ENGINES.items()
+        if kind.runs == frozen.base.library and device.kind in kind.auto_on and is_installed(name)
+    ]
+    if names == [reference]:
+        return reference
     versions = {name: version(ENGINES[name].module) for name in names}
-    key = {"base": base, "engines": versions, "processor": processor(), "cores": cores(), "device": device}
-    rates = recall("engines", key)
+    known = {"base": key, "engines": versions, "processor": processor(), "cores": cores(), "device": str(device)}
+    rates = recall("engines", known)
     if rates is None:
-        rates = _images_per_second(names, frozen, batch)
-        remember("engines", key, rates)
+        rates = (time_engines or images_per_second)(names, frozen, batch)
+        remember("engines", known, rates)
         told = "is the fastest here, and remembered"
     else:
         told = "was the fastest when they were timed"
@@ -84,7 +92,7 @@ def pick_engine(asked: str, held: str | None, frozen: Frozen, base: Any, batch: 
     return fastest
 
 
-def _images_per_second(names: list[str], frozen: Frozen, batch: np.ndarray) -> dict[str, float]:
+def images_per_second(names: list[str], frozen: Frozen, batch: np.ndarray) -> dict[str, float]:
     """Time a batch on each engine after one that sets it up; more than once, in turns, where that is quick."""
     made: dict[str, Engine] = {}
     expected: dict[str, np.ndarray] = {}
@@ -92,7 +100,7 @@ def _images_per_second(names: list[str], frozen: Frozen, batch: np.ndarray) -> d
         try:
             engine = ENGINES[name].make(frozen)
             found = engine.run(batch)
-            expected = expected or found  # TensorFlow comes first
+            expected = expected or found  # the reference comes first
             if ENGINES[name].precision != "float32":  # of the others it would be a fault, which `make_checked` tells
                 _check_parity(name, found, expected)
         except EngineError as error:
@@ -109,22 +117,23 @@ def _images_per_second(names: list[str], frozen: Frozen, batch: np.ndarray) -> d
 
 
 def make_checked(name: str, frozen: Frozen, batch: np.ndarray) -> Checked:
-    """Make an engine and check its features of one batch against TensorFlow's.
+    """Make an engine and check its features of one batch against the reference's, which for Keras is TensorFlow.
 
     Raises
     ------
     EngineError
         If they differ by more than is allowed, or the engine cannot run this base.
     """
-    if ENGINES[name].module == "tensorflow":  # one after the other: a GPU's memory is for one
+    reference = reference_of(frozen.base.library)
+    if ENGINES[name].module == ENGINES[reference].module:  # one after the other: a GPU's memory is for one
         engine = _make(name, frozen)
         found, parity = engine.run(batch), 0.0
-        if name != "tensorflow":
-            parity = _check_parity(name, found, TensorFlowEngine(frozen).run(batch))
-    else:  # TensorFlow computes while the other is made
-        reference = TensorFlowEngine(frozen)
+        if name != reference:
+            parity = _check_parity(name, found, _make(reference, frozen).run(batch))
+    else:  # the reference computes while the other is made
+        first = _make(reference, frozen)
         with ThreadPoolExecutor(1) as aside:
-            expected = aside.submit(reference.run, batch)
+            expected = aside.submit(first.run, batch)
             engine = _make(name, frozen)
             parity = _check_parity(name, engine.run(batch), expected.result())
     return Checked(engine, parity, _seconds(engine, batch))
@@ -134,7 +143,7 @@ def _make(name: str, frozen: Frozen) -> Engine:
     try:
         return ENGINES[name].make(frozen)
     except EngineError as error:
-        raise EngineError(f"{error} Use another: --engine tensorflow") from error
+        raise EngineError(f"{error} Use another: {option('engine', 'tensorflow')}") from error
 
 
 def _check_parity(name: str, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
@@ -145,7 +154,7 @@ def _check_parity(name: str, found: dict[str, np.ndarray], expected: dict[str, n
     if not parity <= allowed:  # so that NaN is refused too
         raise EngineError(
             f"features of {name} must be within {allowed:.0e} of TensorFlow's (relative); those of {worst} are "
-            f"{parity:.1e} away. Use another: --engine tensorflow"
+            f"{parity:.1e} away. Use another: {option('engine', 'tensorflow')}"
         )
     return parity
 

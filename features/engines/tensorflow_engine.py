@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError
+from ..errors import EngineError, option
 from ..runtime.machine import cores
+from ..store.provenance import CPU, Device
 from .frozen_graph import Frozen
 from .per_core import Lanes
 
@@ -25,6 +26,8 @@ class TensorFlowEngine:
         float16 computes in it and adds up in float32, as a GPU's tensor cores do.
     xla : bool
         Compile the graph for this device.
+    device : Device, optional
+        What TensorFlow runs on, found out if left out.
 
     Raises
     ------
@@ -32,14 +35,16 @@ class TensorFlowEngine:
         If float16 is asked for without a GPU; from `run`, if the batch does not fit into memory.
     """
 
-    def __init__(self, frozen: Frozen, precision: str = "float32", xla: bool = False):
+    def __init__(self, frozen: Frozen, precision: str = "float32", xla: bool = False, device: Device | None = None):
         import tensorflow as tf
 
-        if precision != "float32" and find_device() == "cpu":
+        self._device = device or find_device()
+        on_cpu = self._device.kind == "cpu"
+        if precision != "float32" and on_cpu:
             raise EngineError(f"TensorFlow computes in {precision} on a GPU alone.")
         tf.config.experimental.enable_tensor_float_32_execution(False)  # TF32 would round features by 1e-3
-        self._tf, self._frozen, device = tf, frozen, find_device()
-        piece = frozen.batch_size if xla or device != "cpu" else math.gcd(frozen.batch_size, _PIECE)
+        self._tf, self._frozen = tf, frozen
+        piece = frozen.batch_size if xla or not on_cpu else math.gcd(frozen.batch_size, _PIECE)
         graph = frozen.of_precision(precision).of_batch(piece).function
         self._function = tf.function(lambda images: graph(images), jit_compile=True) if xla else graph
         self._lanes = Lanes([self._compute] * min(cores(), frozen.batch_size // piece), piece)
@@ -51,19 +56,19 @@ class TensorFlowEngine:
         except self._tf.errors.ResourceExhaustedError as error:
             count, side = images.shape[:2]
             raise EngineError(
-                f"a batch must fit into the memory of {find_device()}; {count} images of {side} px do not. "
-                f"Take fewer at once: --batch-size {max(1, count // 2)}"
+                f"a batch must fit into the memory of {self._device}; {count} images of {side} px do not. "
+                f"Take fewer at once: {option('batch_size', max(1, count // 2))}"
             ) from error
 
     def _compute(self, images: np.ndarray) -> list[np.ndarray]:
         return [output.numpy() for output in self._function(self._tf.constant(images))]
 
 
-def find_device() -> str:
-    """Return the device that TensorFlow runs on: ``cpu``, or ``gpu`` and its name."""
+def find_device() -> Device:
+    """Return the device that TensorFlow runs on."""
     import tensorflow as tf
 
     gpus: list[Any] = tf.config.list_physical_devices("GPU")
     if not gpus:
-        return "cpu"
-    return "gpu " + tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unknown")
+        return CPU
+    return Device("gpu", tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unknown"))

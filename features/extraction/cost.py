@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Unpack
 
 import numpy as np
 
-from ..engines.registry import Engine, describe_engine
-from ..engines.selection import make_checked, pick_engine
+from ..engines.registry import Engine
+from ..errors import option
 from ..images.contents import Content
 from ..images.decode import read_bytes
 from ..options import PlanOptions, takes
@@ -19,9 +19,9 @@ from ..runtime.log import log
 from ..runtime.machine import cores
 from ..sources.load import load_source
 from ..sources.source import Source
-from .forward import first_batch, rows_a_part
+from .forward import rows_a_part
 from .options import ExtractRequest, check_options
-from .run import load_base, row_bytes_of, settle_batch, tell_apart
+from .prepare import prepare
 
 WORKERS = (1, 8, 64)
 _BATCHES = 3  # timed, after one that warms up
@@ -124,9 +124,7 @@ def log_cost(cost: Cost, options: ExtractRequest, measured: bool) -> None:
     for line in cost.describe(options.layout):
         log.info(line)
     if measured:
-        log.info(
-            f"         measured on this machine, {cores()} cores, without decoding. Of another: --rate IMAGES_A_SECOND"
-        )
+        log.info(f"         measured on this machine, {cores()} cores, without decoding. Of another: {option('rate')}")
 
 
 def _bytes(count: float) -> str:
@@ -153,17 +151,12 @@ def plan_cost(data: str, **options: Unpack[PlanOptions]) -> Cost:
     asked = ExtractRequest(data=data, **options)
     check_options(asked)
     source = load_source(data, asked.seed, asked.limit, asked.allow_missing_classes)
-    base = load_base(asked)
-    asked, frozen = settle_batch(replace(asked, pool=asked.pool or "none"), None, base)
-    rate = asked.rate
+    few = (Content(hashlib.sha256(read_bytes(file)).digest(), file) for file in map(source.file, range(len(source))))
+    prepared, rate = prepare(asked, few), asked.rate
     if rate is None:
-        few = (
-            Content(hashlib.sha256(read_bytes(file)).digest(), file) for file in map(source.file, range(len(source)))
-        )
-        batch = first_batch(few, asked)
-        name = pick_engine(asked.engine, None, frozen, tell_apart(asked, base), batch)
-        log.info(f"engine   {describe_engine(name)}, batches of {asked.full_batch}")
-        rate = time_engine(make_checked(name, frozen, batch).engine, batch)
-    cost = estimate(source, row_bytes_of(asked, base), rate, asked)
+        batch = prepared.batch
+        log.info(f"engine   {prepared.engine}, batches of {len(batch)}")
+        rate = time_engine(prepared.checked.engine, batch)
+    cost = estimate(source, prepared.row_bytes, rate, prepared.options)
     log_cost(cost, asked, asked.rate is None)
     return cost

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from ..engines.registry import Engine
-from ..errors import SourceError, StoreError
+from ..errors import SourceError, StoreError, option
 from ..images.contents import Content, ahead
 from ..images.views import make_view
 from ..runtime.progress import Progress
@@ -20,10 +19,29 @@ from ..store.parts import Key, Parts
 from .options import ExtractRequest
 from .plan import Plan
 
-PART_BYTES, PART_SECONDS = 64 << 20, 30.0  # a kill loses at most two parts: one is written while the next fills
 PART_IMAGES = 512  # of a part on a cluster at most: under a minute of work at ten images a second
 _ROUNDS_TO_INFINITY = 65520.0  # in float16, and all above
 _SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no mostly broken set
+
+
+@dataclass(frozen=True)
+class PassLimits:
+    """How much a pass holds at once.
+
+    Attributes
+    ----------
+    part_bytes, part_seconds : int, float
+        Of features after which a part is committed. A kill loses at most two parts: one is written while the next fills.
+    memory : float, optional
+        Bytes of memory, half of which whole maps may take; this machine's if left out.
+    """
+
+    part_bytes: int = 64 << 20
+    part_seconds: float = 30.0
+    memory: float | None = None
+
+
+USUAL_LIMITS = PassLimits()
 
 
 def rows_a_part(row_bytes: int, options: ExtractRequest) -> int:
@@ -35,7 +53,7 @@ def rows_a_part(row_bytes: int, options: ExtractRequest) -> int:
         Of the features of one row.
     options : ExtractRequest
     """
-    rows = min(options.part_images or PART_IMAGES, max(1, PART_BYTES // row_bytes))
+    rows = min(options.part_images or PART_IMAGES, max(1, PassLimits.part_bytes // row_bytes))
     batches = max(1, rows // options.full_batch)
     return max(1, batches * options.full_batch // options.views) * options.views
 
@@ -48,16 +66,6 @@ def find_work(plan: Plan, parts: Parts, views: int) -> list[tuple[Content, list[
         if lacking and content.sha256 not in parts.skipped:
             found.append((content, lacking))
     return found
-
-
-def first_batch(contents: Iterable[Content], options: ExtractRequest) -> np.ndarray:
-    """Return the first images, as many as a batch has; where there are fewer, zeros follow."""
-    batch = np.zeros((options.full_batch, options.side, options.side, 3), np.uint8)
-    decoded = (content.image(options.side, options.resize) for content in contents)
-    readable = (image for image in decoded if not isinstance(image, str))
-    for place, image in zip(batch, readable, strict=False):
-        place[:] = image
-    return batch
 
 
 @dataclass
@@ -106,9 +114,9 @@ def compute(
     parts: Sink,
     options: ExtractRequest,
     progress: Progress,
-    whole: bool = False,
+    limits: PassLimits | None = USUAL_LIMITS,
 ) -> Stages:
-    """Send contents through the base in full batches and commit a part now and then, or one of the `whole`.
+    """Send contents through the base in full batches and commit a part now and then, or without limits one of the whole.
 
     Returns what took how long.
     """
@@ -125,7 +133,7 @@ def compute(
     asked = time.perf_counter()
     depth = 2 * options.full_batch // options.views + options.workers
     with ThreadPoolExecutor(options.workers) as pool, ThreadPoolExecutor(1) as writer:
-        buffer = Buffer(parts, engine, options, writer, stages, whole)
+        buffer = Buffer(parts, engine, options, writer, stages, limits)
         for sha256, views, seconds in ahead(pool, decode, todo, depth):
             stages.starved += time.perf_counter() - asked
             stages.decode += seconds
@@ -154,9 +162,9 @@ class Buffer:
         options: ExtractRequest,
         writer: ThreadPoolExecutor,
         stages: Stages,
-        whole: bool = False,
+        limits: PassLimits | None,
     ):
-        self.parts, self.engine, self.dtype, self.stages, self._whole = parts, engine, options.dtype, stages, whole
+        self.parts, self.engine, self.dtype, self.stages, self._limits = parts, engine, options.dtype, stages, limits
         self.batch = np.zeros((options.full_batch, options.side, options.side, 3), np.uint8)
         self.waiting: list[Key] = []  # keys of the images in the batch
         self._writer, self._written = writer, writer.submit(float)
@@ -175,8 +183,14 @@ class Buffer:
         self.waiting.append(key)
         if len(self.waiting) == len(self.batch):
             self._forward()
-            if not self._whole and (self.held >= PART_BYTES or time.monotonic() - self.since >= PART_SECONDS):
+            if self._is_full():
                 self._append()
+
+    def _is_full(self) -> bool:
+        limits = self._limits
+        return limits is not None and (
+            self.held >= limits.part_bytes or time.monotonic() - self.since >= limits.part_seconds
+        )
 
     def flush(self) -> None:
         """Compute and commit what is left."""
@@ -232,9 +246,13 @@ def cast_features(layer: str, values: np.ndarray, dtype: str) -> np.ndarray:
     """
     largest = max(float(values.max()), -float(values.min()))
     if not np.isfinite(largest):
-        raise StoreError(f"the base gives values of {layer} that are not finite. Check its weights and --preprocess.")
+        raise StoreError(
+            f"the base gives values of {layer} that are not finite. Check its weights and {option('preprocess')}."
+        )
     if dtype == "float16" and largest >= _ROUNDS_TO_INFINITY:
-        raise StoreError(f"values of {layer} reach {largest:.0f}; float16 ends at 65504. Use --dtype float32")
+        raise StoreError(
+            f"values of {layer} reach {largest:.0f}; float16 ends at 65504. Use {option('dtype', 'float32')}"
+        )
     if dtype == "float16" and "tensorflow" in sys.modules:  # as with a real base; it takes seconds to import
         import tensorflow as tf
 
@@ -254,5 +272,5 @@ def too_many_skipped(skipped: int, total: int, allowed: int) -> SourceError:
     """Return the error for a set that is mostly broken."""
     return SourceError(
         f"skipped files must be at most {allowed} of {total}; got {skipped} so far. Check the data, "
-        f"or accept more: --max-skipped {min(1.0, round(2 * skipped / total + 0.05, 1))}"
+        f"or accept more: {option('max_skipped', min(1.0, round(2 * skipped / total + 0.05, 1)))}"
     )

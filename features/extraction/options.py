@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..backbones.registry import check_request, find_backbone
 from ..engines.batch_size import USUAL
@@ -16,22 +17,18 @@ from ..pooling import EXTRACT_POOLS
 from ..runtime.dask_cluster import check_cluster
 from ..runtime.machine import cores
 from ..store.parts import LAYOUTS
+from ..store.provenance import DTYPES, MAX_BATCH, MAX_SIDE, Augment
 from ..store.schema import COMPRESSION
 
-DTYPES = ("float16", "float32")
 
-
-@dataclass(frozen=True)
-class ExtractRequest:
-    """What to extract. Fields left None take the backbone's default.
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """What decides features, as it is asked for. Fields left None take the backbone's default.
 
     Attributes
     ----------
-    data : str
-        See `load_source`.
-    out : path-like
-        Name of the store; ``cache/<source>-<backbone>.h5`` if left out.
     backbone : str
+        A key of ``BACKBONES``, or ``FILE.keras``.
     layers : tuple of str
         Names or indices.
     pool : {'none', 'avg', 'max', 'avg+max'}
@@ -42,23 +39,71 @@ class ExtractRequest:
     preprocess : {'imagenet', 'rescale', 'none'}
         See `build_base`.
     resize : str
-        A key of `features.images.decode.RESIZE`.
+        A key of ``images.RESIZE``.
     dtype : {'float16', 'float32'}
     engine : str
         What runs the base, one of ``engines.CHOICES``. ``auto``: what a store of this name was made with; else the
         fastest of those that are installed and for this device, which are timed once.
     batch_size : int
-        Images a batch. Left out: what a store of this name has; else 16 on a CPU, what a GPU is fastest with.
+        Images per batch. Left out: what a store of this name has; else 16 on a CPU, what a GPU is fastest with.
     weights, weights_sha256 : str
         See `load_weights`.
-    limit : int
-        A stratified subset of this many images.
     views : int
-        Rows an image: the image itself and so many less one augmented copies.
+        Rows per image: the image itself and so many less one augmented copies.
     augment : str
         A key of ``AUGMENT``: what the copies are.
     seed : int
-        Decides splits that the source does not give, and the copies of ``lecture``.
+        Decides the copies of ``lecture``, and splits that a source does not give.
+    """
+
+    backbone: str = "vgg16"
+    layers: tuple[str, ...] | None = None
+    pool: str | None = None
+    image_size: int | None = None
+    preprocess: str | None = None
+    resize: str = "bilinear"
+    dtype: str = "float16"
+    engine: str = "auto"
+    batch_size: int | None = None
+    weights: str = "imagenet"
+    weights_sha256: str | None = None
+    views: int = 1
+    augment: str = "none"
+    seed: int = 0
+
+    @property
+    def side(self) -> int:
+        """Side of the images in pixels."""
+        return self.image_size or find_backbone(self.backbone).image_size
+
+    @property
+    def full_batch(self) -> int:
+        """Images per batch, as asked for; what is usual until something better has been found."""
+        return self.batch_size or USUAL
+
+    @property
+    def asked_layers(self) -> tuple[str, ...]:
+        """Layers as they are asked for, by name or index."""
+        return tuple(self.layers or (find_backbone(self.backbone).layer,))
+
+    @property
+    def preparation(self) -> str:
+        """How images are preprocessed."""
+        return self.preprocess or find_backbone(self.backbone).preprocess
+
+
+@dataclass(frozen=True)
+class ExtractRequest(FeatureOptions):
+    """An extraction: features of what, and how they are kept.
+
+    Attributes
+    ----------
+    data : str
+        See `load_source`.
+    out : path-like
+        Name of the store; ``cache/<source>-<backbone>.h5`` if left out.
+    limit : int
+        A stratified subset of this many images.
     compression : str
         A key of ``COMPRESSION``; all but ``none`` and ``gzip`` need hdf5plugin to be read by others.
     layout : {'file', 'parts'}
@@ -76,28 +121,14 @@ class ExtractRequest:
     skip_unfit : bool
         Go on without workers that are not fit, each of which is named, instead of refusing.
     part_images : int, optional
-        Images of a part on a cluster at most; 512 if left out.
+        Images per part on a cluster at most; 512 if left out.
     images, rate : int, float, optional
-        For `plan_cost`: how many images like the source's, and images a second of a worker, measured if left out.
+        For `plan_cost`: how many images like the source's, and images per second of a worker, measured if left out.
     """
 
     data: str
     out: str | Path | None = None
-    backbone: str = "vgg16"
-    layers: tuple[str, ...] | None = None
-    pool: str | None = None
-    image_size: int | None = None
-    preprocess: str | None = None
-    resize: str = "bilinear"
-    dtype: str = "float16"
-    engine: str = "auto"
-    batch_size: int | None = None
-    weights: str = "imagenet"
-    weights_sha256: str | None = None
     limit: int | None = None
-    views: int = 1
-    augment: str = "none"
-    seed: int = 0
     compression: str = "lz4"
     layout: str = "file"
     retry_skipped: bool = False
@@ -118,29 +149,21 @@ class ExtractRequest:
         name = Path(self.data).resolve().stem if os.sep in self.data or Path(self.data).exists() else self.data
         return Path("cache") / f"{name}-{Path(self.backbone).stem}.h5"
 
-    @property
-    def side(self) -> int:
-        """Side of the images in pixels."""
-        return self.image_size or find_backbone(self.backbone).image_size
 
-    @property
-    def full_batch(self) -> int:
-        """Images a batch, as asked for; what is usual until something better has been found."""
-        return self.batch_size or USUAL
-
-    @property
-    def asked_layers(self) -> tuple[str, ...]:
-        """Layers as they are asked for, by name or index."""
-        return self.layers or (find_backbone(self.backbone).layer,)
-
-    @property
-    def preparation(self) -> str:
-        """How images are preprocessed."""
-        return self.preprocess or find_backbone(self.backbone).preprocess
+def asked_settings(options: FeatureOptions) -> dict[str, Any]:
+    """Return those fields of `FeatureSpec` that the request alone decides."""
+    return {
+        "backbone": Path(options.backbone).name,
+        "image_size": options.side,
+        "resize": options.resize,
+        "preprocess": options.preparation,
+        "augment": Augment(options.augment, options.seed if options.augment == "lecture" else None),
+        "dtype": options.dtype,
+    }
 
 
-def check_options(options: ExtractRequest) -> None:
-    """Refuse what can be refused before any file is read."""
+def check_features(options: FeatureOptions) -> None:
+    """Refuse features that can be refused before any file is read."""
     check_request(options.backbone, options.side, options.preparation)
     check_resize(options.resize)
     if options.dtype not in DTYPES:
@@ -151,15 +174,25 @@ def check_options(options: ExtractRequest) -> None:
         raise missing_engine(options.engine)
     if options.pool is not None and options.pool not in EXTRACT_POOLS:
         raise must_be_one_of("pool", EXTRACT_POOLS, options.pool)
+    check_views(options.views, options.augment)
+    if options.side > MAX_SIDE:
+        raise RequestError(
+            f"image-size must be at most {MAX_SIDE}; got {options.side}. Leave it out for the base's own."
+        )
+    if options.batch_size is not None and not 1 <= options.batch_size <= MAX_BATCH:
+        bounds = "at least 1" if options.batch_size < 1 else f"at most {MAX_BATCH}"
+        raise RequestError(f"batch-size must be {bounds}; got {options.batch_size}. Leave it out for what is usual.")
+
+
+def check_options(options: ExtractRequest) -> None:
+    """Refuse what can be refused before any file is read."""
+    check_features(options)
     if options.compression not in COMPRESSION:
         raise must_be_one_of("compression", COMPRESSION, options.compression)
     if options.layout not in LAYOUTS:
         raise must_be_one_of("layout", LAYOUTS, options.layout)
     if options.path.suffix != ".h5":
         raise RequestError(f"out must end in .h5; got {options.path}. Use --out {options.path.with_suffix('.h5')}")
-    check_views(options.views, options.augment)
-    if options.batch_size is not None and options.batch_size < 1:
-        raise RequestError(f"batch-size must be at least 1; got {options.batch_size}. Leave it out for what is usual.")
     if options.part_images is not None and options.part_images < 1:
         raise RequestError(f"part-images must be at least 1; got {options.part_images}. Leave it out for 512.")
     for name, value in (("images", options.images), ("rate", options.rate)):

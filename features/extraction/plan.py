@@ -1,16 +1,21 @@
-"""What a pass has to do: the rows of a source, the contents of their files, and which of them share one."""
+"""What a pass has to do: the rows of a source, the contents of their files, and whether a finished store has them already."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib.metadata import version
 
 import numpy as np
 
-from ..errors import SourceError
+from ..backbones.weights import recall_sha256
+from ..errors import SourceError, option
 from ..images.contents import Content, distinct_contents, hash_files
 from ..sources.source import Source
+from ..store.provenance import Provenance
+from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
+from .options import ExtractRequest, asked_settings
 
 
 @dataclass(frozen=True)
@@ -108,5 +113,44 @@ def check_classes(plan: Plan, size: int, resize: str) -> None:
         else:
             raise SourceError(
                 f"every class must have a readable image; all {len(reasons)} of {name!r} are broken ({reasons[0]}). "
-                f"Repair them, move the class away, or accept it: --allow-missing-classes"
+                f"Repair them, move the class away, or accept it: {option('allow_missing_classes', True)}"
             )
+
+
+def find_finished(options: ExtractRequest, plan: Plan) -> tuple[Rows, list[Skipped], Provenance] | None:
+    """Return rows, skipped files and provenance of a store that is whole and all that is asked for, else None.
+
+    Files of the source were read and hashed for the plan. Weights count as those that were loaded and hashed before if
+    the file they come from has kept its size, times and inode.
+    """
+    if not options.path.exists() or (options.layout == "file" and parts_folder(options.path).exists()):
+        return None
+    with FeatureStore(options.path) as store:
+        held = store.made
+        if not _has_settings(held, options):
+            return None
+        reasons = {each.sha256: each.reason for each in store.skipped if each.sha256}
+        rows, skipped = plan.rows(options.views, {} if options.retry_skipped else reasons)
+        return (rows, skipped, held) if is_current(store, options, rows, skipped) else None
+
+
+def is_current(store: FeatureStore, options: ExtractRequest, rows: Rows, skipped: list[Skipped]) -> bool:
+    """Tell whether a store holds exactly these rows, kept as asked."""
+    same = all(np.array_equal(getattr(store.rows, each.name), getattr(rows, each.name)) for each in fields(Rows))
+    kept = (store.made.compression, "parts" if store.parts else "file")
+    return same and store.skipped == skipped and kept == (options.compression, options.layout)
+
+
+def _has_settings(held: Provenance, options: ExtractRequest) -> bool:
+    """Tell whether a store's settings are those asked for; one that cannot be told without TensorFlow is not."""
+    spec, sha256 = held.spec, recall_sha256(options.backbone, options.weights)
+    # An index among the layers says the same only while Keras builds the same list of them.
+    indexed = held.layers_asked == options.asked_layers and held.versions.get("keras") == version("keras")
+    return (
+        all(getattr(spec, name) == value for name, value in asked_settings(options).items())
+        and (indexed or spec.layers == options.asked_layers)
+        and sha256 == spec.weights_sha256
+        and options.weights_sha256 in (None, sha256)
+        and options.pool in (None, spec.pool)
+        and options.engine in ("auto", spec.engine.name)
+    )

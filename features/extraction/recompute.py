@@ -7,22 +7,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ..backbones.keras_base import Base, build_base
-from ..engines.frozen_graph import Frozen
-from ..engines.registry import ENGINES, Engine, is_installed, missing_engine
+from ..engines.registry import ENGINES, Engine
 from ..errors import CachedFeaturesError, UnsafeFile, must_be_one_of
 from ..images.contents import Content, ahead
 from ..images.decode import check_resize
 from ..images.views import check_views, make_view
-from ..pooling import EXTRACT_POOLS
+from ..store.provenance import Provenance
 from .forward import cast_features
-from .options import DTYPES
-
-_MAX_SIDE, _MAX_BATCH = 4096, 4096
+from .options import FeatureOptions
+from .prepare import Prepared, prepare
 
 
 @dataclass(frozen=True)
@@ -44,55 +40,57 @@ class Embedded:
     reasons: dict[bytes, str]
 
 
-def rebuild_base(held: dict[str, Any], weights: str | None = None) -> Base:
-    """Return the base that a provenance describes, its weights checked against their SHA-256.
+def prepare_again(made: Provenance, weights: str | None = None) -> Prepared[FeatureOptions]:
+    """Return what computes features as a provenance says, its weights checked against their SHA-256.
 
     Parameters
     ----------
-    held : dict
-        Provenance of a store.
+    made : Provenance
     weights : str, optional
         Where the weights, or the model of one's own, lie today, if not where the provenance says.
 
     Raises
     ------
-    UnsafeFile
-        If the provenance does not describe one.
     RequestError, WeightsError
+        If there is no such base, or its weights are others.
+    UnsafeFile
+        If no base can be built so.
     """
+    spec, own = made.spec, made.backbone_file
+    check_resize(spec.resize)
+    check_views(made.views, spec.augment.name)
+    if spec.engine.name not in ENGINES:
+        raise must_be_one_of("engine", ENGINES, spec.engine.name)
+    options = FeatureOptions(
+        backbone=(weights or own) if own else spec.backbone,
+        layers=spec.layers,
+        pool=spec.pool,
+        image_size=spec.image_size,
+        preprocess=spec.preprocess,
+        resize=spec.resize,
+        dtype=spec.dtype,
+        engine=spec.engine.name,
+        batch_size=made.batch_size,
+        weights=made.weights if own else weights or made.weights,
+        weights_sha256=spec.weights_sha256,
+        views=made.views,
+        augment=spec.augment.name,
+        seed=made.seed,
+    )
     with _described():
-        check_resize(held["resize"])
-        check_views(held["views"], _augment(held))
-        for name, known in (("dtype", DTYPES), ("pool", EXTRACT_POOLS)):
-            if held[name] not in known:
-                raise must_be_one_of(name, known, str(held[name]))
-        if not (0 < held["image_size"] <= _MAX_SIDE and 0 < held["batch_size"] <= _MAX_BATCH):
-            raise ValueError(f"images of {held['image_size']} px in batches of {held['batch_size']}")
-        own = held["backbone_file"]
-        return build_base(
-            (weights or own) if own else held["backbone"],
-            held["layers"],
-            held["image_size"],
-            held["preprocess"],
-            held["weights"] if own else weights or held["weights"],
-            held["weights_sha256"],
-        )
+        return prepare(options, ())
 
 
-def rebuild_engine(held: dict[str, Any], weights: str | None = None) -> Engine:
-    """Return the engine that a provenance describes; see `rebuild_base`."""
-    base = rebuild_base(held, weights)
+def rebuild_engine(made: Provenance, weights: str | None = None) -> Engine:
+    """Return the engine that a provenance describes; see `prepare_again`."""
+    prepared = prepare_again(made, weights)
     with _described():
-        name = held["engine"].split()[0]
-        if name not in ENGINES:
-            raise must_be_one_of("engine", ENGINES, name)
-        if not is_installed(name):
-            raise missing_engine(name)
-        return ENGINES[name].make(Frozen(base, held["image_size"], held["batch_size"], held["pool"]))
+        return prepared.make_engine()
 
 
 @contextmanager
 def _described() -> Iterator[None]:
+    """Raise UnsafeFile where a provenance passed its checks but describes what no library can build."""
     try:
         yield
     except CachedFeaturesError:
@@ -102,15 +100,14 @@ def _described() -> Iterator[None]:
 
 
 def embed(
-    contents: Sequence[Content], held: dict[str, Any], engine: Engine, views: int, workers: int = 4
+    contents: Sequence[Content], made: Provenance, engine: Engine, views: int, workers: int = 4
 ) -> Iterator[Embedded]:
     """Yield the features of contents, in order, a batch of contents at a time.
 
     Parameters
     ----------
     contents : sequence of Content
-    held : dict
-        Provenance of a store.
+    made : Provenance
     engine : Engine
         See `rebuild_engine`.
     views : int
@@ -118,34 +115,31 @@ def embed(
     workers : int
         Threads that read and decode.
     """
+    spec, size = made.spec, made.batch_size
 
     def decode(content: Content) -> tuple[bytes, np.ndarray | str]:
-        image = content.image(held["image_size"], held["resize"])
+        image = content.image(spec.image_size, spec.resize)
         if isinstance(image, str):
             return content.sha256, image
-        made = [make_view(image, _augment(held), view, content.sha256, held["seed"]) for view in range(views)]
-        return content.sha256, np.stack(made)
+        copies = [make_view(image, spec.augment.name, view, content.sha256, made.seed) for view in range(views)]
+        return content.sha256, np.stack(copies)
 
     with ThreadPoolExecutor(workers) as pool:
-        decoded = ahead(pool, decode, contents, 2 * held["batch_size"] + workers)
-        while some := list(itertools.islice(decoded, held["batch_size"])):
+        decoded = ahead(pool, decode, contents, 2 * size + workers)
+        while some := list(itertools.islice(decoded, size)):
             usable = [(key, images) for key, images in some if not isinstance(images, str)]
             reasons = {key: images for key, images in some if isinstance(images, str)}
-            features = _forward(np.concatenate([images for _, images in usable]), engine, held) if usable else {}
+            features = _forward(np.concatenate([images for _, images in usable]), engine, made) if usable else {}
             yield Embedded([key for key, _ in usable], features, reasons)
 
 
-def _forward(images: np.ndarray, engine: Engine, held: dict[str, Any]) -> dict[str, np.ndarray]:
+def _forward(images: np.ndarray, engine: Engine, made: Provenance) -> dict[str, np.ndarray]:
     """Send images through the base in full batches, as the pass does."""
-    batches = []
-    for first in range(0, len(images), held["batch_size"]):
-        some = images[first : first + held["batch_size"]]
-        batch = np.zeros((held["batch_size"], *images.shape[1:]), np.uint8)
+    batches, size = [], made.batch_size
+    for first in range(0, len(images), size):
+        some = images[first : first + size]
+        batch = np.zeros((size, *images.shape[1:]), np.uint8)
         batch[: len(some)] = some
         features = engine.run(batch).items()
-        batches.append({name: cast_features(name, values[: len(some)], held["dtype"]) for name, values in features})
+        batches.append({name: cast_features(name, values[: len(some)], made.spec.dtype) for name, values in features})
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def _augment(held: dict[str, Any]) -> str:
-    return held["augment"].split(",")[0]  # of `lecture` the seed is told too

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from ..engines.registry import ENGINES, Engine, is_installed, missing_engine
-from ..errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage
+from ..errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage, option
 from ..images.contents import hash_files
 from ..images.decode import decode, read_bytes
 from ..images.views import make_view
@@ -98,7 +98,10 @@ def _damaged_rows(store: FeatureStore, data: h5py.Dataset, rows: np.ndarray) -> 
 
 
 def _check_source(store: FeatureStore) -> Check:
-    root = Path(store.provenance["source"]["root"])
+    try:
+        root = _root(store)
+    except CachedFeaturesError as error:
+        return Check("source", None, str(error))
     if not root.is_dir():
         return Check("source", None, f"{root} cannot be reached")
     found = hash_files([root / path for path in store.rows.paths], workers=4)
@@ -112,41 +115,48 @@ def _check_source(store: FeatureStore) -> Check:
 
 
 def _check_computed(store: FeatureStore, rows: int, seed: int) -> Check:
-    root, held = Path(store.provenance["source"]["root"]), store.provenance
     chosen = np.sort(np.random.default_rng(seed).permutation(len(store))[:rows])
     try:
-        decoded = {row: _image(store, root, row) for row in chosen.tolist()}
+        decoded = {row: _image(store, row) for row in chosen.tolist()}
     except UnreadableImage as error:
         return Check("computed", None, f"a file of the source {error}")
+    except CachedFeaturesError as error:
+        return Check("computed", False, f"cannot be computed again: {error}")
     if not decoded:
         return Check("computed", None, "no rows asked for")
     try:
-        name = str(held["engine"]).split()[0]
+        name = store.made.spec.engine.name
         if name in ENGINES and not is_installed(name):
             return Check("computed", None, str(missing_engine(name)))
-        distances = _distances(store, rebuild_engine(held), decoded)
+        distances = _distances(store, rebuild_engine(store.made), decoded)
     except CachedFeaturesError as error:
         return Check("computed", False, f"cannot be computed again: {error}")
     worst = max(distances, key=lambda row: distances[row])
     seen = f"{len(distances)} rows computed again differ by at most {distances[worst]:.1e} (relative; allowed {TOLERANCE:.0e})"
     if distances[worst] > TOLERANCE:
         wrong = sum(distance > TOLERANCE for distance in distances.values())
-        seen += f"; {wrong} by more, the worst {store.rows.paths[worst]}. Extract to another file: --out OTHER.h5"
+        seen += f"; {wrong} by more, the worst {store.rows.paths[worst]}. Extract to another file: {option('out')}"
     return Check("computed", distances[worst] <= TOLERANCE, seen)
 
 
-def _image(store: FeatureStore, root: Path, row: int) -> np.ndarray:
+def _root(store: FeatureStore) -> Path:
+    origin = store.made.origin
+    if origin is None:
+        raise StoreError(f"{store.path} does not say where its images came from; they cannot be compared.")
+    return Path(origin.root)
+
+
+def _image(store: FeatureStore, row: int) -> np.ndarray:
     """Return the view of an image that went through the base."""
-    held, rows = store.provenance, store.rows
-    image = decode(read_bytes(root / rows.paths[row]), held["image_size"], held["resize"])
-    augment = held["augment"].split(",")[0]
-    return make_view(image, augment, int(rows.views[row]), rows.sha256[row].tobytes(), held["seed"])
+    made, rows = store.made, store.rows
+    image = decode(read_bytes(_root(store) / rows.paths[row]), made.spec.image_size, made.spec.resize)
+    return make_view(image, made.spec.augment.name, int(rows.views[row]), rows.sha256[row].tobytes(), made.seed)
 
 
 def _distances(store: FeatureStore, engine: Engine, decoded: dict[int, np.ndarray]) -> dict[int, float]:
     """Return for each row the largest relative distance, over layers, of what is stored and what is computed."""
     rows, distances = list(decoded), dict.fromkeys(decoded, 0.0)
-    size = store.provenance["batch_size"]
+    size = store.made.batch_size
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
         batch = np.zeros((size, *decoded[some[0]].shape), np.uint8)

@@ -11,15 +11,14 @@ from typing import Any
 
 from .machine import limit_cores
 
+_threads: int | None = None
+
 
 def limit_threads(count: int) -> None:
-    """Let engines that are made from now on use so many cores; TensorFlow must not have computed yet."""
+    """Let engines that are made from now on use so many cores; Keras must not have been imported yet."""
+    global _threads
     limit_cores(count)
-    import_keras()
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(count)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    _threads = count
 
 
 def count_gpus() -> int:
@@ -37,6 +36,10 @@ def import_keras() -> Any:
         import keras
         import tensorflow as tf
 
+        if _threads is not None:
+            with contextlib.suppress(RuntimeError):  # TensorFlow has computed already
+                tf.config.threading.set_intra_op_parallelism_threads(_threads)
+                tf.config.threading.set_inter_op_parallelism_threads(1)
         for gpu in tf.config.list_physical_devices("GPU"):
             with contextlib.suppress(RuntimeError):  # in use already, as its user has set it up
                 tf.config.experimental.set_memory_growth(gpu, True)

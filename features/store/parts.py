@@ -11,16 +11,16 @@ import json
 import shutil
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
-from ..errors import StoreError
+from ..errors import StoreError, option
 from ..safefiles.hdf5 import check_own_values
 from ..safefiles.json_files import parse_json
 from .atomic_file import UNFINISHED, whole_file
-from .reader import FeatureStore, check_same, parts_folder
+from .provenance import Provenance, check_same
+from .reader import FeatureStore, parts_folder
 from .schema import Rows, Skipped, create, link, runs, write_attributes, write_rows, write_skipped
 
 LAYOUTS = ("file", "parts")
@@ -36,7 +36,7 @@ class Parts:
     ----------
     path : Path
         The store's final name; parts lie in ``NAME.h5.parts/`` beside it.
-    provenance : dict
+    provenance : Provenance
         What is asked for, compression included. Contents computed under another fingerprint are refused.
     retry_skipped : bool
         Forget which contents gave no row.
@@ -54,12 +54,12 @@ class Parts:
         If what lies there has another fingerprint or is damaged.
     """
 
-    def __init__(self, path: Path, provenance: dict[str, Any], retry_skipped: bool = False):
-        self.path, self.provenance, self.compression = path, provenance, provenance["compression"]
+    def __init__(self, path: Path, provenance: Provenance, retry_skipped: bool = False):
+        self.path, self.provenance = path, provenance
         self.folder = parts_folder(path)
         self.places: dict[Key, tuple[Path, int]] = {}
         self.skipped: dict[bytes, str] = {}
-        self._compressions = {provenance["compression"]}
+        self._compressions = {provenance.compression}
         for told in self.folder.glob("run-*"):
             told.unlink(missing_ok=True)  # workers of a killed client add no part from here on
         self._sweep()
@@ -67,7 +67,7 @@ class Parts:
             self.adopt(part)
         if path.exists():
             with FeatureStore(path) as store:
-                check_same(store.provenance, provenance, path)
+                check_same(store.made.spec, provenance.spec, path)
                 if not store.parts:
                     self._add(path, store.rows.sha256, store.rows.views)
                 self.skipped |= {each.sha256: each.reason for each in store.skipped if each.sha256}
@@ -110,9 +110,9 @@ class Parts:
         try:
             with h5py.File(part, "r", locking=False) as file:
                 check_own_values(file, part)
-                held = parse_json(file.attrs["provenance"], f"provenance of {part}")
-                check_same(held, self.provenance, self.path)
-                self._compressions.add(held["compression"])
+                held = read_provenance(file, part)
+                check_same(held.spec, self.provenance.spec, self.path)
+                self._compressions.add(held.compression)
                 self._add(part, file["sha256"][:], file["view"][:])
                 self.skipped.update((bytes.fromhex(key), reason) for key, reason in json.loads(file.attrs["skipped"]))
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
@@ -145,23 +145,26 @@ class Parts:
         found = [place for place in places if place is not None]
         if layout == "parts" and any(file == self.path for file, _ in found):
             other = self.path.with_name(f"{self.path.stem}-parts.h5")
-            raise StoreError(f"{self.path} is one file already; its layout cannot become parts. Use --out {other}")
+            raise StoreError(
+                f"{self.path} is one file already; its layout cannot become parts. Use {option('out', other)}"
+            )
         if layout == "parts" and len(self._compressions) > 1:
             other = self.path.with_name(f"{self.path.stem}-2.h5")
             raise StoreError(
-                f"parts of {self.path} must have one compression; got {', '.join(sorted(self._compressions))}. Use --out {other}"
+                f"parts of {self.path} must have one compression; got {', '.join(sorted(self._compressions))}. Use {option('out', other)}"
             )
+        spec = self.provenance.spec
         with h5py.File(found[0][0], "r", locking=False) as first:
-            layers = {name: first["features"][name].shape[1:] for name in self.provenance["layers"]}
+            layers = {name: first["features"][name].shape[1:] for name in spec.layers}
         with whole_file(self.path, self.folder) as file:
             if layout == "parts":
-                link(file, layers, self.provenance["dtype"], found, self.path.parent)
+                link(file, layers, spec.dtype, found, self.path.parent)
             else:
-                create(file, layers, self.provenance["dtype"], len(rows), self.compression)
+                create(file, layers, spec.dtype, len(rows), self.provenance.compression)
                 _copy(file, found)
             write_rows(file, rows)
             write_skipped(file, skipped)
-            write_attributes(file, self.provenance)
+            write_attributes(file, self.provenance.to_json())
 
     def remove(self) -> None:
         """Remove the parts: the store holds all there is."""
@@ -181,7 +184,7 @@ class Parts:
 
 def write_part(
     folder: Path,
-    provenance: dict[str, Any],
+    provenance: Provenance,
     features: dict[str, np.ndarray],
     keys: Sequence[Key],
     skipped: Sequence[tuple[bytes, str]] = (),
@@ -191,33 +194,39 @@ def write_part(
     Its name is decided by all that is in it. So whoever computes the same contents as well, a worker that was taken
     for lost or one of an earlier run, writes the same bytes under the same name.
     """
-    told, reasons = json.dumps(provenance, sort_keys=True), [[key.hex(), reason] for key, reason in skipped]
+    told, reasons = json.dumps(provenance.to_json(), sort_keys=True), [[key.hex(), reason] for key, reason in skipped]
     name = hashlib.sha256(json.dumps([told, [[key.hex(), view] for key, view in keys], reasons]).encode())
     part = folder / f"part-{name.hexdigest()[:24]}.h5"
     with whole_file(part, folder) as file:
         shapes = {layer: values.shape[1:] for layer, values in features.items()}
-        create(file, shapes, provenance["dtype"], len(keys), provenance["compression"])
+        create(file, shapes, provenance.spec.dtype, len(keys), provenance.compression)
         for layer, values in features.items():
             file["features"][layer][:] = values
         file["sha256"] = np.frombuffer(b"".join(key for key, _ in keys), np.uint8).reshape(-1, 32)
         file["view"] = np.array([view for _, view in keys], np.uint8)
         file.attrs["skipped"] = json.dumps(reasons)
-        write_attributes(file, provenance)
+        write_attributes(file, provenance.to_json())
     return part
 
 
-def held_provenance(path: Path) -> dict[str, Any] | None:
+def held_provenance(path: Path) -> Provenance | None:
     """Return the provenance of a store, or of the first of its parts, where there is one."""
     if path.exists():
         with FeatureStore(path) as store:
-            return store.provenance
+            return store.made
     for part in sorted(parts_folder(path).glob("part-*.h5")):
         try:
             with h5py.File(part, "r", locking=False) as file:
-                return parse_json(file.attrs["provenance"], f"provenance of {part}")
+                return read_provenance(file, part)
         except (OSError, KeyError, ValueError):
             return None  # opening the parts will say what is wrong
     return None
+
+
+def read_provenance(part: h5py.File, path: Path) -> Provenance:
+    """Return how a part says that its features were made; raise UnsafeFile if it does not."""
+    where = f"provenance of {path}"
+    return Provenance.from_json(parse_json(part.attrs["provenance"], where), where)
 
 
 def _copy(file: h5py.File, places: Sequence[tuple[Path, int]]) -> None:

@@ -1,10 +1,8 @@
-"""A finished feature store, opened and read; and the rule by which two stores may be mixed."""
+"""A finished feature store, opened and read."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,27 +11,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import CachedFeaturesError, StoreError, must_be_one_of
+from ..errors import CachedFeaturesError, StoreError, command, must_be_one_of, option
 from ..pooling import check_pool, pool_maps, pooled_shape
 from ..runtime.machine import memory_limit
 from ..safefiles.hdf5 import check_own_values
 from ..safefiles.json_files import parse_json
 from .part_index import REMEDY, Index
+from .provenance import Provenance
 from .schema import FORMAT, FORMAT_VERSION, digest_attributes, open_layer, read_rows, read_skipped, runs
 
-# The provenance that decides feature values; the rest (source, library versions, ...) is told but not compared.
-DECIDING = (
-    "backbone",
-    "layers",
-    "weights_sha256",
-    "image_size",
-    "resize",
-    "preprocess",
-    "pool",
-    "augment",
-    "dtype",
-    "engine",
-)
 _READ_BYTES = 32 << 20  # what is read at once when features are pooled on the way
 
 
@@ -48,7 +34,9 @@ class FeatureStore:
     Attributes
     ----------
     provenance : dict
-        Everything that decided the numbers.
+        Everything that decided the numbers, as JSON.
+    made : Provenance
+        The same as a record.
     layers : dict of str to tuple
         Name of each stored layer and the shape of one row: (h, w, channels), or (channels,) where pooled.
     rows : Rows
@@ -72,9 +60,7 @@ class FeatureStore:
         self.path = Path(path)
         if not self.path.exists():
             parts = " It has not been finished: run the same extract again." if parts_folder(self.path).exists() else ""
-            raise StoreError(
-                f"{path} is not there.{parts} Make it: python -m pipeline extract --out {path} --data SOURCE"
-            )
+            raise StoreError(f"{path} is not there.{parts} Make it: {command('extract', out=path, data='SOURCE')}")
         try:
             # A finished store never changes under its name, so no lock is needed and no reader is ever blocked.
             self._file = h5py.File(self.path, "r", locking=False)
@@ -93,7 +79,7 @@ class FeatureStore:
         attributes = self._file.attrs
         if attributes.get("format") != FORMAT:
             raise StoreError(
-                f"{self.path} is an HDF5 file, but no feature store. Make one: python -m pipeline extract --help"
+                f"{self.path} is an HDF5 file, but no feature store. Make one: {command('extract', data='SOURCE')}"
             )
         if attributes["format_version"] != FORMAT_VERSION:
             raise StoreError(
@@ -126,6 +112,11 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @functools.cached_property
+    def made(self) -> Provenance:
+        """The provenance as a record; raises UnsafeFile if it does not say how features were made."""
+        return Provenance.from_json(self.provenance, f"provenance of {self.path}")
+
     @property
     def views(self) -> int:
         """Rows an image: consecutive ones are its views."""
@@ -148,7 +139,7 @@ class FeatureStore:
             If the layer is not stored.
         """
         if layer not in self.layers:
-            remedy = f"Extract it: python -m pipeline extract --layers {layer} --out OTHER.h5"
+            remedy = f"Extract it: {command('extract', layers=layer, out='OTHER.h5')}"
             raise must_be_one_of(f"layer of {self.path}", self.layers, layer, remedy)
         return open_layer(self._file, layer, self.path.parent.resolve())
 
@@ -204,7 +195,7 @@ class FeatureStore:
         if needed > room:
             raise StoreError(
                 f"{data.name} of {self.path} as a matrix, {shape[0]:,} x {shape[1]:,}, must fit into {room / 1e9:.1f} GB of "
-                f"memory; it takes {needed / 1e9:.1f} GB. Pool it: --pool avg, or read some of its rows"
+                f"memory; it takes {needed / 1e9:.1f} GB. Pool it: {option('pool', 'avg')}, or read some of its rows"
             )
         X = np.empty(shape, np.float32)
         for start, block in self.blocks(data, rows):
@@ -262,23 +253,3 @@ def _read_runs(data: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
 def parts_folder(path: str | Path) -> Path:
     """Return the folder in which a store's parts lie, until it is whole or for good."""
     return Path(f"{path}.parts")
-
-
-def fingerprint(provenance: dict[str, Any]) -> str:
-    """Return the SHA-256 over the fields that decide feature values, as hexadecimal."""
-    deciding = {name: provenance[name] for name in DECIDING}
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
-
-
-def check_same(held: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
-    """Raise StoreError, naming the fields that differ, unless two provenances have one fingerprint."""
-    fields = [name for name in DECIDING if held.get(name) != asked[name]]
-    if fields:
-        table = "; ".join(f"{name}: holds {_brief(held.get(name))}, asked for {_brief(asked[name])}" for name in fields)
-        other = path.with_name(f"{path.stem}-2{path.suffix}")
-        raise StoreError(f"{path} was made with other settings. {table}. Extract to another file: --out {other}")
-
-
-def _brief(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."

@@ -16,8 +16,8 @@ from typing import Any, Unpack
 import numpy as np
 
 from features.backbones.weights import LICENCES
-from features.errors import ParityError, RequestError, UnreadableImage, missing_extra
-from features.extraction.recompute import rebuild_base
+from features.errors import ParityError, RequestError, UnreadableImage, command, missing_extra, option
+from features.extraction.recompute import prepare_again
 from features.images.decode import decode_whole, read_bytes
 from features.options import takes
 from features.runtime.atomic import written_whole
@@ -101,8 +101,8 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
     form = {".keras": "keras", ".onnx": "onnx"}.get(path.suffix, "savedmodel")
     _check_request(path, card_path, form, rows, options.get("overwrite", False))
     trained = load_trained(run, options.get("joblib", False))
-    model = build_model(rebuild_base(trained.held, options.get("weights")), trained)
-    log.info(f"model    {trained.name} on {trained.held['backbone']}: {model.count_params():,} parameters")
+    model = build_model(prepare_again(trained.made, options.get("weights")).base, trained)
+    log.info(f"model    {trained.name} on {trained.made.spec.backbone}: {model.count_params():,} parameters")
     with written_whole(card_path) as unfinished_card, written_whole(path, replace=True) as unfinished:
         _write(model, unfinished, form)
         parity = _compare(unfinished, form, trained, rows)
@@ -114,8 +114,8 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
 
 def _describe(trained: Trained) -> dict[str, Any]:
     """Return what whoever gets the model should know of it."""
-    held = trained.held
-    licence = LICENCES.get(held["backbone"]) if held["weights"] == "imagenet" else None
+    made = trained.made
+    licence = LICENCES.get(made.spec.backbone) if made.weights == "imagenet" else None
     return {
         "class_names": list(trained.class_names),
         "input": "images: uint8, (n, height, width, 3), RGB, upright; any size, one size a batch",
@@ -125,7 +125,7 @@ def _describe(trained: Trained) -> dict[str, Any]:
         "reading": trained.reading.to_json(),
         "weights_licence": licence or "not known here: ask whoever made the weights",
         "versions": {name: version(name) for name in ("keras", "tensorflow", "numpy", "pillow")},
-        "provenance": held,
+        "provenance": made.to_json(),
     }
 
 
@@ -135,10 +135,12 @@ def _check_request(path: Path, card: Path, form: str, rows: int, overwrite: bool
     if form == "savedmodel" and path.suffix:
         raise RequestError(f"out must end in .keras or .onnx, or be a folder's name without an ending; got {path}.")
     if (path.exists() or card.exists()) and not overwrite:
-        raise RequestError(f"out must be a new name; {path} is there. Choose another, or replace it: --overwrite")
+        raise RequestError(
+            f"out must be a new name; {path} is there. Choose another, or replace it: {option('overwrite', True)}"
+        )
     if path.is_dir() and not (form == "savedmodel" and (path / "saved_model.pb").exists()):
         raise RequestError(
-            f"{path} must be an earlier model to be replaced; it is another folder. Choose another --out"
+            f"{path} must be an earlier model to be replaced; it is another folder. Choose another {option('out')}"
         )
     if form == "onnx":
         for package in ("tf2onnx", "onnxruntime"):
@@ -177,10 +179,9 @@ def _open(path: Path, form: str) -> Run:
 def _compare(path: Path, form: str, trained: Trained, rows: int) -> dict[str, Any]:
     """Compare the written model, on image files of the store, with the head on their stored features."""
     computed = _open(path, form)
-    rough = str(trained.held.get("engine")).endswith("bfloat16")
-    bound = ROUGH_TOLERANCE if rough else TOLERANCE
+    bound = ROUGH_TOLERANCE if trained.made.spec.engine.precision == "bfloat16" else TOLERANCE
     with FeatureStore(trained.store) as store:
-        if store.provenance["fingerprint"] != trained.held.get("fingerprint"):
+        if store.made.spec != trained.made.spec:
             raise RequestError(
                 f"{trained.store} must be the store that the head was trained on; it was made with other settings since. "
                 "Train the head again."
@@ -207,7 +208,7 @@ def _compare(path: Path, form: str, trained: Trained, rows: int) -> dict[str, An
         worst = store.rows.paths[chosen[int(differences.argmax())]]
         raise ParityError(
             f"the model must give what {trained.name} gives; it differs by {differences.max():.1e} on {worst}. "
-            "Nothing was written; use python -m pipeline predict"
+            f"Nothing was written; use {command('predict')}"
         )
     return parity
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from features.backbones.keras_base import Base
-from features.errors import RequestError
+from features.errors import RequestError, option
 from features.runtime.keras_runtime import import_keras
+from features.store.provenance import FeatureSpec
 
 from ..runs.trained_run import Trained
 from .head_layers import apply_head
@@ -44,19 +45,18 @@ def build_model(base: Base, trained: Trained) -> keras.Model:
         If the head or the views are nothing that layers can compute.
     """
     keras = import_keras()
-    layers, held, reading = keras.layers, trained.held, trained.reading
-    augment = held["augment"].split(",")[0]
-    if reading.views > 1 and augment == "lecture":
+    layers, spec, reading = keras.layers, trained.made.spec, trained.reading
+    if reading.views > 1 and spec.augment.seed is not None:
         raise RequestError(
-            "views of an exported model must be flips and turns; those of augment lecture depend on each file's hash. "
-            "Train the head on the images themselves: --views 1"
+            f"views of an exported model must be flips and turns; those of augment {spec.augment.name} depend on each file's hash. "
+            f"Train the head on the images themselves: {option('views', 1)}"
         )
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
-    resized = resize_as_pillow(images, held["image_size"], held["resize"])
+    resized = resize_as_pillow(images, spec.image_size, spec.resize)
     prepare, features = _preprocessing(base), []
     for view in range(reading.views):
         maps = base.model(prepare(_view(resized, view)))
-        parts = [_pooled(maps[layer], pool, held) for layer, pool in reading.layers]
+        parts = [_pooled(maps[layer], pool, spec) for layer, pool in reading.layers]
         features.append(layers.Concatenate()(parts) if len(parts) > 1 else parts[0])
     if len(features) > 1 and reading.views_as == "mean":
         features = [layers.Average()(features)]
@@ -85,7 +85,7 @@ def _view(images: Any, view: int) -> Any:
     return ops.flip(images, flipped) if flipped else images
 
 
-def _pooled(maps: Any, pool: str, held: dict[str, Any]) -> Any:
+def _pooled(maps: Any, pool: str, spec: FeatureSpec) -> Any:
     """Return a layer's output as the head reads it: pooled and rounded as it was stored, then pooled as it is read."""
     layers, ops = import_keras().layers, import_keras().ops
 
@@ -94,8 +94,8 @@ def _pooled(maps: Any, pool: str, held: dict[str, Any]) -> Any:
         made = [by[name]()(each) for name in pool.split("+")]
         return layers.Concatenate()(made) if len(made) > 1 else made[0]
 
-    if held["pool"] != "none" and len(maps.shape) == 4:
-        maps = pooled(maps, held["pool"])
-    if held["dtype"] == "float16":
+    if spec.pool != "none" and len(maps.shape) == 4:
+        maps = pooled(maps, spec.pool)
+    if spec.dtype == "float16":
         maps = ops.cast(ops.cast(maps, "float16"), "float32")
     return maps if len(maps.shape) == 2 else pooled(maps, pool)

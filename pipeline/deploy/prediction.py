@@ -14,7 +14,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from features.engines.registry import describe_engine
-from features.errors import CachedFeaturesError, RequestError, SourceError
+from features.errors import CachedFeaturesError, RequestError, SourceError, command
 from features.extraction.recompute import embed, rebuild_engine
 from features.images.contents import Content, distinct_contents, hash_files
 from features.options import takes
@@ -176,14 +176,13 @@ class _Predictor:
         rest = [content for content in contents if content.sha256 not in found]
         if not rest:
             return found
-        reading, held = self._trained.reading, self._trained.held
-        engine = rebuild_engine(held, self._weights)
-        made = held["engine"]
-        name = describe_engine(made.split()[0])
-        differs = "" if name == made else f"; the store was made by {made}, which can differ in the last digits"
-        log.info(f"engine   {name}{differs}")
+        reading, made = self._trained.reading, self._trained.made
+        engine = rebuild_engine(made, self._weights)
+        then, now = made.spec.engine, describe_engine(made.spec.engine.name)
+        differs = "" if now == then else f"; the store was made by {then}, which can differ in the last digits"
+        log.info(f"engine   {now}{differs}")
         with Progress(len(rest), "images") as progress:
-            for batch in embed(rest, held, engine, reading.views, cores()):
+            for batch in embed(rest, made, engine, reading.views, cores()):
                 if batch.keys:
                     found |= dict(
                         zip(batch.keys, self._trained.probabilities(reading.of_maps(batch.features)), strict=True)
@@ -202,7 +201,7 @@ class _Predictor:
             return {}
         try:
             with FeatureStore(path) as store:
-                if store.provenance["fingerprint"] != self._trained.held.get("fingerprint"):
+                if store.made.spec != self._trained.made.spec:
                     log.info(f"store    {path} was made with other settings since; all images go through the base")
                     return {}
                 first = {store.rows.sha256[row].tobytes(): row for row in np.flatnonzero(store.rows.views == 0)}
@@ -240,7 +239,7 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
             )
         found += below
     if not found:
-        raise RequestError("images must be named; got none. For instance: python -m pipeline predict --run RUN photos/")
+        raise RequestError(f"images must be named; got none. For instance: {command('predict', 'photos/', run='RUN')}")
     return list(dict.fromkeys(found))
 
 

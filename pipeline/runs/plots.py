@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from features.errors import RequestError
+from features.errors import RequestError, command
 from features.safefiles.json_files import read_json
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#888888"  # Okabe & Ito's palette, told apart by colour-blind readers
@@ -60,7 +60,7 @@ def plot(run: str | Path) -> Figure:
         return plot_history(history, read_json(folder / "run.json")["settings"]["epochs"])
     raise RequestError(
         f"run must be the folder of a comparison, or of a head that learns by epochs (dense, mlp); got {folder}. "
-        "Make one: python -m pipeline compare --store STORE.h5"
+        f"Make one: {command('compare', store='STORE.h5')}"
     )
 
 

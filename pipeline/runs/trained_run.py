@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from features.errors import UnsafeFile
+from features.store.provenance import Provenance
 
 from ..heads.contract import Classifier
 from .feature_spec import Reading
@@ -30,8 +31,8 @@ class Trained:
     class_names : tuple of str
     store : Path
         Where the features were that the head was trained on.
-    held : dict
-        Their provenance.
+    made : Provenance
+        How they were made.
     settings : dict
         Chosen for the head.
     """
@@ -42,7 +43,7 @@ class Trained:
     reading: Reading
     class_names: tuple[str, ...]
     store: Path
-    held: dict[str, Any]
+    made: Provenance
     settings: dict[str, Any]
 
     def probabilities(self, X: np.ndarray) -> np.ndarray:
@@ -65,6 +66,6 @@ def load_trained(folder: str | Path, allow_joblib: bool = False) -> Trained:
         reading=Reading.from_json(told["reading"], str(folder)),
         class_names=tuple(map(str, told["class_names"])),
         store=Path(told["store"]),
-        held=told["provenance"],
+        made=Provenance.from_json(told["provenance"], f"{folder}/run.json"),
         settings=told.get("settings") or {},
     )

@@ -131,7 +131,7 @@ def fit_head(
     if not val.any():
         raise RequestError("val must have an image; got none. Add images.")
     sample = take_sample(features, rows, learn, val, seed)
-    head.kind.warm_up()
+    head.searcher.warm_up()
     started = time.perf_counter()
     search = head.search(sample, _grid(head, features))
     choice = search.choose(sample.pairs(select))

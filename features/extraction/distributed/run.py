@@ -94,7 +94,7 @@ def pass_on_cluster(
         If there is no cluster, or a worker has other versions, files or devices than the client; it is named.
     """
     folder = parts.folder.absolute()
-    gpus = count_gpus() if ", gpu" in parts.provenance["engine"] else 0
+    gpus = count_gpus() if parts.provenance.spec.engine.device.kind == "gpu" else 0
     with open_client(str(options.cluster), gpus, options.skip_unfit) as (client, unfit), scheduler_there(client):
         job = Job(f"run-{secrets.token_hex(8)}", folder, parts.provenance, options, versions())
         (folder / job.run).touch()

@@ -9,25 +9,26 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...engines.registry import Engine, describe_engine, is_installed, missing_engine
-from ...errors import CachedFeaturesError, StoreError
+from ...errors import CachedFeaturesError, StoreError, option
 from ...images.contents import Content
 from ...runtime.keras_runtime import limit_threads
 from ...runtime.progress import Progress
 from ...runtime.versions import differences, versions
 from ...store.parts import Key, write_part
-from ..forward import compute, first_batch
+from ...store.provenance import FeatureSpec, Provenance
+from ..forward import compute
 from ..options import ExtractRequest
+from ..prepare import first_batch
 from ..recompute import rebuild_engine
 
 Work = list[tuple[Content, list[int]]]
 
 _lock = threading.Lock()  # one part at a time in a process, however many threads Dask gives it
-_engine: tuple[str, Engine] | None = None  # the one that was made last, and for what
+_engine: tuple[tuple[FeatureSpec, int], Engine] | None = None  # the one that was made last, and for what
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Job:
         Name of a file among the parts that is there while the client's run is the latest.
     folder : Path
         Where parts lie, on a file system that client and workers share.
-    provenance : dict
+    provenance : Provenance
         Of the store; it says all that an engine needs.
     options : ExtractRequest
     versions : dict of str to str
@@ -49,7 +50,7 @@ class Job:
 
     run: str
     folder: Path
-    provenance: dict[str, Any]
+    provenance: Provenance
     options: ExtractRequest
     versions: dict[str, str]
 
@@ -112,7 +113,7 @@ def compute_part(job: Job, work: Work) -> Done | Failed:
     try:
         with _lock:
             sink = _OnePart(job)
-            compute(work, len(work), _load(job), sink, options, Progress(0, "images"), whole=True)
+            compute(work, len(work), _load(job), sink, options, Progress(0, "images"), limits=None)
         return Done(sink.part.name, worker, time.perf_counter() - start)
     except (CachedFeaturesError, OSError) as error:
         return Failed(worker, str(error))
@@ -136,8 +137,8 @@ def _unfit(job: Job) -> str:
     if differs:
         return f"it has {differs}. Install the client's versions there and start it again."
     if not (job.folder / job.run).exists():
-        return f"it does not see {job.folder / job.run}. Put --out on a file system that client and workers share."
-    name = job.provenance["engine"].split()[0]
+        return f"it does not see {job.folder / job.run}. Put {option('out')} on a file system that client and workers share."
+    name = job.provenance.spec.engine.name
     if not is_installed(name):
         return str(missing_engine(name))
     return ""
@@ -146,16 +147,15 @@ def _unfit(job: Job) -> str:
 def _load(job: Job) -> Engine:
     """Return the job's engine, made once a process; there is no other for a worker to take."""
     global _engine
-    key = f"{job.provenance['fingerprint']} {job.options.full_batch}"
+    spec = job.provenance.spec
+    key = spec, job.provenance.batch_size
     if _engine is None or _engine[0] != key:
-        name = job.provenance["engine"].split()[0]
         if _engine is None:
             limit_threads(_threads())
-        found = describe_engine(name)
-        if found != job.provenance["engine"]:
+        found = describe_engine(spec.engine.name)
+        if found != spec.engine:
             raise StoreError(
-                f"its engine is {found}; the client's is {job.provenance['engine']}. "
-                f"Run client and workers on machines of one kind."
+                f"its engine is {found}; the client's is {spec.engine}. Run client and workers on machines of one kind."
             )
         _engine = key, rebuild_engine(job.provenance)
     return _engine[1]
@@ -163,7 +163,7 @@ def _load(job: Job) -> Engine:
 
 def _device(job: Job) -> str:
     """Return what no two workers may share: a GPU of a machine; empty where the engine runs on the CPU."""
-    if ", gpu" not in job.provenance["engine"]:
+    if job.provenance.spec.engine.device.kind != "gpu":
         return ""
     return f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES', 'any')} of {platform.node()}"
 

@@ -1,0 +1,216 @@
+"""From what is asked and the first images to all that a pass needs: base, graph, engine and provenance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from ..backbones.keras_base import Base, build_base
+from ..engines.batch_size import pick_batch_size
+from ..engines.frozen_graph import Frozen
+from ..engines.registry import ENGINES, Engine, describe_engine, is_installed, missing_engine
+from ..engines.selection import Checked, make_checked, pick_engine
+from ..errors import option
+from ..runtime.log import log
+from ..runtime.machine import memory_limit
+from ..store.atomic_file import free_space
+from ..store.provenance import EngineSpec, FeatureSpec, Provenance
+from .options import FeatureOptions, asked_settings
+
+
+class Images(Protocol):
+    """An image that can be decoded, such as a `Content`."""
+
+    def image(self, size: int, resize: str) -> np.ndarray | str:
+        """See `Content.image`."""
+        ...
+
+
+Options = TypeVar("Options", bound=FeatureOptions)
+
+
+@dataclass(frozen=True)
+class Prepared(Generic[Options]):
+    """What a pass needs. What takes long is made when it is first asked for, and kept.
+
+    Attributes
+    ----------
+    options : FeatureOptions
+        As they were asked for, pooling and batch size filled in.
+    base : Base
+    graph : Frozen
+        The base for batches of this size.
+    contents : iterable of Content
+        What the first batch is made of.
+    held : EngineSpec, optional
+        What made the features that are there already.
+    told : dict
+        Fields of `Provenance` that neither the options nor the base know.
+    """
+
+    options: Options
+    base: Base
+    graph: Frozen
+    contents: Iterable[Images]
+    held: EngineSpec | None = None
+    told: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def batch(self) -> np.ndarray:
+        """The first images, (batch_size, image_size, image_size, 3), uint8."""
+        return first_batch(self.contents, self.options)
+
+    @cached_property
+    def engine(self) -> EngineSpec:
+        """The engine to take; where that is left to this program, engines are timed on the first batch.
+
+        Raises
+        ------
+        RequestError
+            If the engine of features that are there is not installed.
+        """
+        held = None if self.held is None else self.held.name
+        asked = self.options.engine
+        name = asked if asked != "auto" else pick_engine(held, self.graph, _key(self.options, self.base), self.batch)
+        return describe_engine(name)
+
+    @cached_property
+    def checked(self) -> Checked:
+        """The engine, made and compared with the reference on the first batch."""
+        return make_checked(self.engine.name, self.graph, self.batch)
+
+    def make_engine(self) -> Engine:
+        """Return the engine as it was asked for, compared with nothing: what it made once was."""
+        name = self.options.engine
+        if not is_installed(name):
+            raise missing_engine(name)
+        return ENGINES[name].make(self.graph)
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """How features will have been made."""
+        asked, base = self.options, self.base
+        own = asked.backbone.endswith(".keras")
+        return Provenance(
+            spec=FeatureSpec(
+                **asked_settings(asked),
+                layers=tuple(base.layers),
+                weights_sha256=base.weights.sha256,
+                pool=asked.pool or "none",
+                engine=self.engine,
+            ),
+            views=asked.views,
+            seed=asked.seed,
+            batch_size=asked.full_batch,
+            weights=asked.weights if asked.weights == "imagenet" else str(Path(asked.weights).resolve()),
+            weights_origin=base.weights.origin,
+            layers_asked=asked.asked_layers,
+            backbone_file=str(Path(asked.backbone).resolve()) if own else None,
+            versions={name: version(name) for name in ("numpy", "h5py", "pillow", "keras", "tensorflow")},
+            **self.told,
+        )
+
+    @property
+    def row_bytes(self) -> int:
+        """What the features of one image take, before they are compressed."""
+        values = sum(math.prod(shape) for shape in self.graph.layers.values())
+        return values * np.dtype(self.options.dtype).itemsize
+
+
+def prepare(
+    options: Options,
+    contents: Iterable[Images],
+    held: Provenance | None = None,
+    *,
+    folder: Path | None = None,
+    memory: float | None = None,
+    pick_batch: Callable[[str, Frozen, Any], int] = pick_batch_size,
+    **told: Any,
+) -> Prepared[Options]:
+    """Build the base that is asked for, and settle what the request leaves open.
+
+    Parameters
+    ----------
+    options : FeatureOptions
+    contents : iterable of Content
+        The images; where `pool` is left out, all of them.
+    held : Provenance, optional
+        Of features that are there and are to be joined: what it says is taken where the request leaves it out.
+    folder : Path, optional
+        Where features will be kept. Maps that would fit neither there nor in memory are pooled; None keeps them whole.
+    memory : float, optional
+        Bytes of memory; this machine's if left out.
+    pick_batch : callable
+        See `pick_batch_size`.
+    **told
+        Fields of `Provenance`: ``origin``, ``compression``, ``parity``.
+
+    Raises
+    ------
+    RequestError, WeightsError
+    """
+    base = build_base(
+        options.backbone,
+        options.asked_layers,
+        options.side,
+        options.preparation,
+        options.weights,
+        options.weights_sha256,
+    )
+    if options.pool is None:
+        pool = held.spec.pool if held else _pick_pool(options, base, contents, folder, memory)
+        options = replace(options, pool=pool)
+    graph = Frozen(base, options.side, options.full_batch, options.pool or "none")
+    if options.batch_size is None:
+        size = held.batch_size if held else pick_batch(options.engine, graph, _key(options, base))
+        graph = graph if size == options.full_batch else graph.of_batch(size)
+        options = replace(options, batch_size=size)
+    return Prepared(options, base, graph, contents, held.spec.engine if held else None, told)
+
+
+def first_batch(contents: Iterable[Images], options: FeatureOptions) -> np.ndarray:
+    """Return the first images, as many as a batch has; where there are fewer, zeros follow."""
+    batch = np.zeros((options.full_batch, options.side, options.side, 3), np.uint8)
+    decoded = (content.image(options.side, options.resize) for content in contents)
+    readable = (image for image in decoded if not isinstance(image, str))
+    for place, image in zip(batch, readable, strict=False):
+        place[:] = image
+    return batch
+
+
+def _key(options: FeatureOptions, base: Base) -> dict[str, Any]:
+    """Return what decides how fast each engine runs a base, as JSON can carry it."""
+    return {
+        "weights_sha256": base.weights.sha256,
+        "layers": list(base.layers),
+        "image_size": options.side,
+        "batch_size": options.full_batch,
+        "preprocess": options.preparation,
+        "pool": options.pool,
+    }
+
+
+def _pick_pool(
+    options: FeatureOptions, base: Base, contents: Iterable[Images], folder: Path | None, memory: float | None
+) -> str:
+    """Return how maps are pooled: not at all, or by their average where whole ones would not fit."""
+    if folder is None or not isinstance(contents, Sized):
+        return "none"
+    values = sum(math.prod(shape) for shape in base.layers.values()) * len(contents) * options.views
+    folder.mkdir(parents=True, exist_ok=True)
+    free, memory = free_space(folder), memory_limit() if memory is None else memory
+    on_disk, in_memory = 2 * values * np.dtype(options.dtype).itemsize, 4 * values
+    if on_disk <= free and in_memory <= memory / 2:
+        return "none"
+    log.info(
+        f"pool     avg: whole maps would take {on_disk / 1e9:.1f} GB on disk while they are made ({free / 1e9:.1f} GB free) and "
+        f"{in_memory / 1e9:.1f} GB of memory as a matrix ({memory / 1e9:.1f} GB in all). To store them anyway: {option('pool', 'none')}"
+    )
+    return "avg"

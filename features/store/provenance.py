@@ -1,0 +1,313 @@
+"""How features were made: what decides their values, what is only told beside it, and both as a store's JSON.
+
+Within the program these records travel. Their JSON, and the texts in it that people read, such as ``mnn 3.6.0, cpu, float32``,
+are written and parsed here alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import StoreError, UnsafeFile, option
+from ..pooling import EXTRACT_POOLS
+
+DTYPES = ("float16", "float32")
+MAX_SIDE, MAX_BATCH, MAX_VIEWS = 4096, 4096, 256  # beyond which a request or a file is taken for a mistake
+_ENGINE = re.compile(r"(\S+) ([^,]+), (cpu|gpu)(?: (.+))?, (\w+)")
+_AUGMENT = re.compile(r"(\w+)(?:, seed (-?\d+))?")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What an engine computes on: its `kind`, ``cpu`` or ``gpu``, and the name of a GPU."""
+
+    kind: str
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}".rstrip()
+
+
+CPU = Device("cpu")
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What ran the base.
+
+    Attributes
+    ----------
+    name : str
+        A key of ``ENGINES``.
+    version : str
+        Of the library that computes.
+    device : Device
+    precision : {'float32', 'float16', 'bfloat16'}
+    """
+
+    name: str
+    version: str
+    device: Device
+    precision: str
+
+    @classmethod
+    def parse(cls, text: str) -> EngineSpec:
+        """Return what `__str__` wrote; raise ValueError if it is something else."""
+        match = _ENGINE.fullmatch(text)
+        if match is None:
+            raise ValueError(f"no engine: {text[:80]!r}")
+        name, version, kind, device, precision = match.groups()
+        return cls(name, version, Device(kind, device or ""), precision)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}, {self.device}, {self.precision}"
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What an image's views are: a key of ``AUGMENT``, and the seed where views are drawn (``lecture``)."""
+
+    name: str
+    seed: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Augment:
+        """Return what `__str__` wrote; raise ValueError if it is something else."""
+        match = _AUGMENT.fullmatch(text)
+        if match is None:
+            raise ValueError(f"no augment: {text[:80]!r}")
+        return cls(match[1], None if match[2] is None else int(match[2]))
+
+    def __str__(self) -> str:
+        return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """All that decides the values of features. Stores that differ in a field are never mixed.
+
+    Attributes
+    ----------
+    backbone : str
+        A key of ``BACKBONES``, or the name of a file ``*.keras``.
+    layers : tuple of str
+    weights_sha256 : str
+    image_size : int
+        Side in pixels.
+    resize, preprocess : str
+    pool : {'none', 'avg', 'max', 'avg+max'}
+        How maps were pooled before they were stored.
+    augment : Augment
+    dtype : {'float16', 'float32'}
+    engine : EngineSpec
+    """
+
+    backbone: str
+    layers: tuple[str, ...]
+    weights_sha256: str
+    image_size: int
+    resize: str
+    preprocess: str
+    pool: str
+    augment: Augment
+    dtype: str
+    engine: EngineSpec
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON can carry them."""
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        return told | {"layers": list(self.layers), "augment": str(self.augment), "engine": str(self.engine)}
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 over the fields' JSON, as hexadecimal."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where labelled images came from; see `Source`.
+
+    Attributes
+    ----------
+    kind, data : str
+        ``folder``, ``csv`` or a set; and what was asked for.
+    root : str
+        The folder that paths of rows are relative to.
+    limit : int, optional
+    notes : tuple of str
+        What was decided about the rows, for people.
+    """
+
+    kind: str
+    data: str
+    root: str
+    limit: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """A spec, and what is told beside it but does not decide values.
+
+    Attributes
+    ----------
+    spec : FeatureSpec
+    views : int
+        Rows per image.
+    seed : int
+        Of splits that the source does not give, and of drawn views.
+    batch_size : int
+    weights, weights_origin : str
+        ``imagenet`` or the file that was asked for; and where they were found.
+    layers_asked : tuple of str
+        Names or indices, as they were asked for.
+    backbone_file : str, optional
+        Of a model of one's own, where it lay.
+    compression : str
+        A key of ``COMPRESSION``.
+    origin : Origin, optional
+        None for images that came one by one.
+    versions : dict of str to str
+    parity : float, optional
+        Relative distance of the first batch's features from those of the reference engine; None where there was no pass.
+    """
+
+    spec: FeatureSpec
+    views: int
+    seed: int
+    batch_size: int
+    weights: str
+    weights_origin: str
+    layers_asked: tuple[str, ...]
+    backbone_file: str | None = None
+    compression: str = "lz4"
+    origin: Origin | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    parity: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a store keeps it."""
+        origin = None if self.origin is None else asdict(self.origin)
+        notes = [] if origin is None else list(origin.pop("notes"))
+        return {
+            **self.spec.to_json(),
+            "source": origin,
+            "splits": notes,
+            "views": self.views,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "weights": self.weights,
+            "weights_origin": self.weights_origin,
+            "layers_asked": list(self.layers_asked),
+            "backbone_file": self.backbone_file,
+            "compression": self.compression,
+            "versions": dict(self.versions),
+            "fingerprint": self.spec.fingerprint,
+            "parity": self.parity,
+        }
+
+    @classmethod
+    def from_json(cls, told: Any, where: str) -> Provenance:
+        """Return what `to_json` told, now or in an earlier version.
+
+        Parameters
+        ----------
+        told : Any
+            Of a file that is not trusted: types and bounds are checked, names where they are looked up.
+        where : str
+            What file that is, for the error.
+
+        Raises
+        ------
+        UnsafeFile
+            If it does not say how features were made.
+        """
+        try:
+            return cls(
+                spec=_read_spec(told),
+                views=_number(told, "views", MAX_VIEWS),
+                seed=_take(told, "seed", int),
+                batch_size=_number(told, "batch_size", MAX_BATCH),
+                weights=_take(told, "weights", str),
+                weights_origin=_take(told, "weights_origin", str),
+                layers_asked=_texts(told, "layers_asked" if "layers_asked" in told else "layers"),
+                backbone_file=_take(told, "backbone_file", str, type(None)),
+                compression=_take(told, "compression", str),
+                origin=_read_origin(told),
+                versions={str(name): str(each) for name, each in _take(told, "versions", dict).items()},
+                parity=_take(told, "parity", float, int, type(None)) if "parity" in told else None,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnsafeFile(f"{where} must say how features were made; {error!r:.200}. Make it again.") from error
+
+
+def check_same(held: FeatureSpec, asked: FeatureSpec, path: Path) -> None:
+    """Raise StoreError, naming the fields that differ, unless two specs are the same."""
+    one, other = held.to_json(), asked.to_json()
+    differ = [name for name in one if one[name] != other[name]]
+    if differ:
+        table = "; ".join(f"{name}: holds {_brief(one[name])}, asked for {_brief(other[name])}" for name in differ)
+        another = path.with_name(f"{path.stem}-2{path.suffix}")
+        raise StoreError(
+            f"{path} was made with other settings. {table}. Extract to another file: {option('out', another)}"
+        )
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
+
+
+def _read_spec(told: Any) -> FeatureSpec:
+    spec = FeatureSpec(
+        backbone=_take(told, "backbone", str),
+        layers=_texts(told, "layers"),
+        weights_sha256=_take(told, "weights_sha256", str),
+        image_size=_number(told, "image_size", MAX_SIDE),
+        resize=_take(told, "resize", str),
+        preprocess=_take(told, "preprocess", str),
+        pool=_take(told, "pool", str),
+        augment=Augment.parse(_take(told, "augment", str)),
+        dtype=_take(told, "dtype", str),
+        engine=EngineSpec.parse(_take(told, "engine", str)),
+    )
+    for name, value, known in (("pool", spec.pool, EXTRACT_POOLS), ("dtype", spec.dtype, DTYPES)):
+        if value not in known:
+            raise ValueError(f"{name} {value[:40]!r}")
+    return spec
+
+
+def _read_origin(told: Any) -> Origin | None:
+    source = _take(told, "source", dict, type(None))
+    if source is None:
+        return None
+    kind, data, root = (_take(source, name, str) for name in ("kind", "data", "root"))
+    return Origin(kind, data, root, _take(source, "limit", int, type(None)), _texts(told, "splits"))
+
+
+def _take(told: Any, name: str, *kinds: type) -> Any:
+    value = told[name]
+    if type(value) not in kinds:  # a bool is no int here
+        raise TypeError(f"{name} {value!r:.40}")
+    return value
+
+
+def _number(told: Any, name: str, largest: int) -> int:
+    value: int = _take(told, name, int)
+    if not 0 < value <= largest:
+        raise ValueError(f"{name} {value!r:.40}")
+    return value
+
+
+def _texts(told: Any, name: str) -> tuple[str, ...]:
+    values = _take(told, name, list)
+    if not all(isinstance(each, str) for each in values):
+        raise TypeError(f"{name} {values!r:.40}")
+    return tuple(values)

@@ -1,0 +1,131 @@
+"""Features for scikit-learn: what the store would hold, kept, and at home in its tools."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import estimator_checks
+
+from features import ConvFeatures, FeatureStore, extract
+from features.engines.registry import ENGINES
+from features.errors import RequestError, SourceError
+
+
+@pytest.fixture
+def files(tree):
+    """Paths of 32 images, and their classes."""
+    paths = sorted(tree.rglob("*.png"))
+    return paths, np.array([path.parent.name for path in paths])
+
+
+def make(tmp_path, **parameters):
+    """Return a transformer on the tiny base that keeps what it computes below the test's folder."""
+    return ConvFeatures("tiny", cache=tmp_path / "kept", batch_size=5, engine="tensorflow", **parameters)
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "avg+max", "flatten"])
+def test_features_are_those_of_a_store(tree, files, tmp_path, pool):
+    extract(str(tree), backbone="tiny", out=tmp_path / "s.h5", dtype="float32", batch_size=5)
+    with FeatureStore(tmp_path / "s.h5") as store:
+        expected = dict(zip(store.rows.paths, store.read("last", pool), strict=True))
+    found = make(tmp_path, pool=pool, dtype="float32").fit_transform(files[0])
+    for path, row in zip(files[0], found, strict=True):
+        np.testing.assert_allclose(row, expected[str(path.relative_to(tree))], rtol=1e-5, atol=1e-5)
+
+
+def test_pixels_give_what_their_files_give(files, tmp_path):
+    pixels = np.stack([np.asarray(Image.open(path)) for path in files[0]])
+    transformer = make(tmp_path)
+    np.testing.assert_array_equal(transformer.transform(pixels), transformer.transform(files[0]))
+
+
+def test_what_was_computed_is_kept_by_its_content(files, tmp_path, monkeypatch):
+    kind, runs = ENGINES["tensorflow"], []
+
+    class Watched:
+        def __init__(self, frozen):
+            self.real = kind.make(frozen)
+
+        def run(self, images):
+            runs.append(len(images))
+            return self.real.run(images)
+
+    monkeypatch.setitem(ENGINES, "tensorflow", replace(kind, make=Watched))
+    asked = {"resize": "nearest"}  # as in no other test, so that its engine is made here
+    first = make(tmp_path, **asked).transform(files[0])
+    count = len(runs)
+    np.testing.assert_array_equal(make(tmp_path, **asked).transform(files[0][::-1]), first[::-1])
+    assert len(runs) == count > 0
+    make(tmp_path, layer="relu", **asked).transform(files[0])  # others are not taken for them
+    assert len(runs) >= count + 7
+    make(tmp_path, **asked).set_params(cache=None).transform(files[0])
+    assert len(runs) >= count + 14
+
+
+def test_a_model_of_ones_own_that_is_saved_again_gives_new_features(files, tmp_path):
+    transformer = ConvFeatures(str(tmp_path / "own.keras"), cache=tmp_path / "kept", engine="tensorflow")
+    found = []
+    for seed in (1, 2):
+        keras.utils.set_random_seed(seed)
+        keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3)]).save(tmp_path / "own.keras")
+        found.append(transformer.transform(files[0][:2]))
+    assert not np.allclose(*found)
+
+
+def test_a_process_that_finds_another_keeping_features_leaves_them_to_it(files, tmp_path):
+    from features.store.writer_lock import one_writer
+
+    first = make(tmp_path).transform(files[0][:4])
+    (kept,) = (tmp_path / "kept").iterdir()
+    parts = sorted(kept.glob("part-*.h5"))
+    with one_writer(kept):
+        again = make(tmp_path).transform(files[0][:8])
+        assert sorted(kept.glob("part-*.h5")) == parts
+    np.testing.assert_array_equal(again[:4], first)
+
+
+def test_a_search_over_layers_in_a_pipeline(files, tmp_path):
+    model = make_pipeline(make(tmp_path), LogisticRegression())
+    grid = {"convfeatures__layer": ["conv", "last"], "logisticregression__C": [1.0, 10.0]}
+    search = GridSearchCV(model, grid, cv=2).fit(*files)
+    assert search.best_score_ > 0.9 and search.best_params_["convfeatures__layer"] in ("conv", "last")
+    assert (search.predict(files[0][:3]) == files[1][:3]).all()
+    assert len(list((tmp_path / "kept").iterdir())) == 2  # one for each layer
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_parameters_default_constructible,
+        estimator_checks.check_get_params_invariance,
+        estimator_checks.check_set_params,
+        estimator_checks.check_no_attributes_set_in_init,
+        estimator_checks.check_estimator_repr,
+        estimator_checks.check_estimator_cloneable,
+        estimator_checks.check_valid_tag_types,
+    ],
+)
+def test_scikit_learns_checks_that_need_no_table(check):
+    check("ConvFeatures", ConvFeatures())
+    assert clone(ConvFeatures(layer="block4_pool")).layer == "block4_pool"
+
+
+def test_bad_input_is_a_clear_error(files, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    for broken in (tmp_path / "broken.jpg", tmp_path / "gone.jpg"):
+        with pytest.raises(SourceError, match="every image must be readable"):
+            make(tmp_path).transform([files[0][0], broken])
+    for wrong in (np.zeros((3, 8)), np.zeros((2, 8, 8, 3)), "photos", [1, 2]):
+        with pytest.raises(RequestError, match="images must be"):
+            make(tmp_path).transform(wrong)
+    for pool in ("mean", "none"):
+        with pytest.raises(RequestError, match=r"pool must be one of .*flatten"):
+            make(tmp_path, pool=pool).fit([])
+    with pytest.raises(RequestError, match="layer must be one of conv"):
+        make(tmp_path, layer="nothing").fit_transform(files[0][:2])
