@@ -15,7 +15,7 @@ import pytest
 import features
 import pipeline
 from features import FeatureStore, RequestError
-from features.options import ExtractRequest, PlanOptions, flags_of
+from features.options import ExtractOptions, PlanOptions, flags_of
 from pipeline.cli.commands import main
 
 ROOT = Path(__file__).parents[1]
@@ -232,7 +232,7 @@ def test_choices_are_those_of_the_code():
     from features.store.schema import COMPRESSION
     from pipeline.options import TrainingOptions
 
-    declared = {name: typing.get_args(kind) for name, (kind, _) in flags_of(ExtractRequest).items()}
+    declared = {name: typing.get_args(kind) for name, (kind, _) in flags_of(ExtractOptions).items()}
     assert set(declared["resize"]) == set(RESIZE) and declared["augment"] == tuple(AUGMENT)
     assert set(declared["compression"]) == set(COMPRESSION) and declared["layout"] == LAYOUTS
     assert typing.get_args(declared["pool"][0]) == EXTRACT_POOLS
