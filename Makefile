@@ -76,19 +76,19 @@ inspect: $(BIN)/.ready  ## tell what STORE holds
 	$(PIPELINE) inspect '$(STORE)'
 
 bench: $(BIN)/.ready  ## images/s of the pass beside what people do now, alternating in one run
-	$(BIN)/python tests/bench.py $(OPTIONS)
+	$(BIN)/python tests/bench/extraction.py $(OPTIONS)
 
 bench-heads: $(BIN)/.ready  ## seconds of an experiment and of searches on STORE, beside Keras' and scikit-learn's own
-	$(BIN)/python tests/bench_experiment.py --store '$(STORE)'
-	$(BIN)/python tests/bench_heads.py --store '$(STORE)'
+	$(BIN)/python tests/bench/experiment.py --store '$(STORE)'
+	$(BIN)/python tests/bench/heads.py --store '$(STORE)'
 
 bench-growth: $(BIN)/.ready  ## time and memory of the pass as images get more and larger
-	$(BIN)/python tests/bench_growth.py $(OPTIONS)
+	$(BIN)/python tests/bench/growth.py $(OPTIONS)
 
 bench-cluster: $(BIN)/.ready  ## two workers beside one process, an index of 10,000 parts, 64 workers that sleep
-	$(BIN)/python tests/bench_cluster.py overhead
-	$(BIN)/python tests/bench_cluster.py index
-	$(BIN)/python tests/bench_cluster.py simulate
+	$(BIN)/python tests/bench/cluster.py overhead
+	$(BIN)/python tests/bench/cluster.py index
+	$(BIN)/python tests/bench/cluster.py simulate
 
 test: $(BIN)/.ready  ## run all tests
 	$(BIN)/python -m pytest

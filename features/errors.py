@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 _program: str | None = None  # what was typed; None where Python is the caller
@@ -84,10 +85,14 @@ def option(name: str, value: Any = None) -> str:
     name : str
         Of the argument.
     value : object, optional
-        True for a switch, a dict for the settings of a head; the name alone is returned if left out.
+        True for a switch, a dict for the settings of a head; dots stand for it, or nothing, if left out.
     """
+    if isinstance(value, Path):
+        value = str(value)
     if _program is None:
-        return name if value is None else f"{name}={value!r}"
+        return f"{name}=..." if value is None else f"{name}={value!r}"
+    if isinstance(value, tuple):
+        value = ",".join(value)
     if isinstance(value, Mapping):
         return " ".join(f"--set {setting}={','.join(map(str, values))}" for setting, values in value.items())
     flag = f"--{name.replace('_', '-')}"
@@ -100,7 +105,7 @@ def command(name: str, *arguments: str, **options: Any) -> str:
         words = [option(each, value) for each, value in options.items()]
         return " ".join([_program, name, *words, *arguments])
     stage = "features" if name == "extract" else "pipeline"
-    given = [f"{each}={value!r}" for each, value in options.items()]
+    given = [option(each, value) for each, value in options.items()]
     return f"{stage}.{name.replace('-', '_')}({', '.join([*map(repr, arguments), *given])})"
 
 

@@ -150,8 +150,7 @@ def takes(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
             return function(*args, **kwargs)
 
         listed = "\n".join(
-            f"    {name} : {_type_name(kind)}\n        {flag.help[0].upper()}{flag.help[1:]}."
-            for name, (kind, flag) in flags.items()
+            f"    {name} : {_type_name(kind)}\n        {_sentence(flag)}" for name, (kind, flag) in flags.items()
         )
         checked.__doc__ = (function.__doc__ or "").replace("    **options\n", f"{listed}\n", 1)
         return checked

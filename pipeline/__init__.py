@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .deploy.exporting import export
     from .deploy.prediction import predict
     from .reports.build import report
-    from .reports.plots import plot
+    from .runs.plots import plot
     from .training.comparison import compare
     from .training.fit import train_head
     from .training.layer_probe import probe
@@ -18,7 +18,7 @@ __all__ = ["compare", "export", "plot", "predict", "probe", "report", "train_hea
 _WHERE = {
     "compare": "training.comparison",
     "export": "deploy.exporting",
-    "plot": "reports.plots",
+    "plot": "runs.plots",
     "predict": "deploy.prediction",
     "probe": "training.layer_probe",
     "report": "reports.build",

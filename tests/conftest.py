@@ -21,7 +21,8 @@ from features.runtime.user_cache import cache_folder
 
 HOSTILE = """<img src=x onerror=window.hacked=1>'"&amp;"""
 HOSTILE_CLASSES = (HOSTILE, "</script><script>window.hacked=2</script>")
-SHARED = Path(__file__).parents[2] / "shared"
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import draw_tree
+from conftest import ROOT, draw_tree
 
 from features.runtime.versions import digest_code
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_a_change_in_a_nested_file_changes_the_digest(tmp_path):

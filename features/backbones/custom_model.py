@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RequestError, WeightsError
+from ..errors import RequestError, WeightsError, option
 from ..runtime.keras_runtime import import_keras
 from ..safefiles.keras_files import check_model_file
 from .weights import Weights
@@ -37,7 +37,7 @@ def load_own(path: Path, image_size: int, sha256: str | None) -> tuple[keras.Mod
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 not in (None, found):
         raise WeightsError(
-            f"{path} must have SHA-256 {sha256}; it has {found}. If this is the model you want: --weights-sha256 {found}"
+            f"{path} must have SHA-256 {sha256}; it has {found}. If this is the model you want: {option('weights_sha256', found)}"
         )
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)

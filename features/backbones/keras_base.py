@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RequestError, must_be_one_of
+from ..errors import RequestError, must_be_one_of, option
 from ..runtime.keras_runtime import import_keras
 from .custom_model import load_own
 from .registry import Backbone, check_request, find_backbone
@@ -99,7 +99,7 @@ def build_base(
     else:
         if weights != "imagenet":
             raise RequestError(
-                f"weights of {name} are in the file itself; got {weights!r} beside it. Leave --weights out."
+                f"weights of {name} are in the file itself; got {weights!r} beside it. Leave {option('weights')} out."
             )
         prepare = _PREPARE[preprocess]
         model, loaded = load_own(Path(name), image_size, weights_sha256)

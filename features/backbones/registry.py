@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RequestError, must_be_one_of
+from ..errors import RequestError, must_be_one_of, option
 from .custom_model import input_side
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def check_request(name: str, image_size: int, preprocess: str) -> None:
     if image_size < backbone.smallest:
         raise RequestError(
             f"image-size must be at least {backbone.smallest} for {name}; got {image_size}. "
-            f"Enlarge the images: --image-size {backbone.smallest}"
+            f"Enlarge the images: {option('image_size', backbone.smallest)}"
         )
     if preprocess not in PREPROCESS:
         raise must_be_one_of("preprocess", PREPROCESS, preprocess)

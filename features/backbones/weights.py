@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from ..errors import WeightsError, missing_extra
+from ..errors import WeightsError, missing_extra, option
 from ..runtime.atomic import written_whole
 from ..runtime.user_cache import cache_folder, recall, remember
 from ..safefiles.hdf5 import check_own_values
@@ -156,12 +156,12 @@ def _check(model: keras.Model, backbone: str, expected: str | None, where: str) 
     found = fingerprint_weights(model)
     if expected is None:
         raise WeightsError(
-            f"no SHA-256 is known for {backbone}; that of {where} is {found}. If you trust it: --weights-sha256 {found}"
+            f"no SHA-256 is known for {backbone}; that of {where} is {found}. If you trust it: {option('weights_sha256', found)}"
         )
     if found != expected:
         raise WeightsError(
             f"weights of {backbone} must have SHA-256 {expected}; {where} has {found}. "
-            f"Delete the file if it should be ImageNet's; if these are the weights you want: --weights-sha256 {found}"
+            f"Delete the file if it should be ImageNet's; if these are the weights you want: {option('weights_sha256', found)}"
         )
     return found
 
@@ -182,7 +182,7 @@ def _load_keras(
 
 def _nowhere(backbone: str, why: str) -> WeightsError:
     ways = [
-        "name a file: --weights FILE.h5",
+        f"name a file: {option('weights')}",
         "run once where Keras can download them (it keeps them in ~/.keras/models)",
     ]
     if backbone in CARRIERS:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError
+from ..errors import EngineError, option
 from ..runtime.log import log
 from ..runtime.machine import cores, processor
 from ..runtime.user_cache import recall, remember
@@ -143,7 +143,7 @@ def _make(name: str, frozen: Frozen) -> Engine:
     try:
         return ENGINES[name].make(frozen)
     except EngineError as error:
-        raise EngineError(f"{error} Use another: --engine tensorflow") from error
+        raise EngineError(f"{error} Use another: {option('engine', 'tensorflow')}") from error
 
 
 def _check_parity(name: str, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
@@ -154,7 +154,7 @@ def _check_parity(name: str, found: dict[str, np.ndarray], expected: dict[str, n
     if not parity <= allowed:  # so that NaN is refused too
         raise EngineError(
             f"features of {name} must be within {allowed:.0e} of TensorFlow's (relative); those of {worst} are "
-            f"{parity:.1e} away. Use another: --engine tensorflow"
+            f"{parity:.1e} away. Use another: {option('engine', 'tensorflow')}"
         )
     return parity
 

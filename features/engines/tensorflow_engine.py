@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError
+from ..errors import EngineError, option
 from ..runtime.machine import cores
 from ..store.provenance import CPU, Device
 from .frozen_graph import Frozen
@@ -57,7 +57,7 @@ class TensorFlowEngine:
             count, side = images.shape[:2]
             raise EngineError(
                 f"a batch must fit into the memory of {self._device}; {count} images of {side} px do not. "
-                f"Take fewer at once: --batch-size {max(1, count // 2)}"
+                f"Take fewer at once: {option('batch_size', max(1, count // 2))}"
             ) from error
 
     def _compute(self, images: np.ndarray) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from ..engines.registry import Engine
+from ..errors import option
 from ..images.contents import Content
 from ..images.decode import read_bytes
 from ..options import PlanOptions, takes
@@ -123,9 +124,7 @@ def log_cost(cost: Cost, options: ExtractRequest, measured: bool) -> None:
     for line in cost.describe(options.layout):
         log.info(line)
     if measured:
-        log.info(
-            f"         measured on this machine, {cores()} cores, without decoding. Of another: --rate IMAGES_A_SECOND"
-        )
+        log.info(f"         measured on this machine, {cores()} cores, without decoding. Of another: {option('rate')}")
 
 
 def _bytes(count: float) -> str:

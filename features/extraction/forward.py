@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from ..engines.registry import Engine
-from ..errors import SourceError, StoreError
+from ..errors import SourceError, StoreError, option
 from ..images.contents import Content, ahead
 from ..images.views import make_view
 from ..runtime.progress import Progress
@@ -246,9 +246,13 @@ def cast_features(layer: str, values: np.ndarray, dtype: str) -> np.ndarray:
     """
     largest = max(float(values.max()), -float(values.min()))
     if not np.isfinite(largest):
-        raise StoreError(f"the base gives values of {layer} that are not finite. Check its weights and --preprocess.")
+        raise StoreError(
+            f"the base gives values of {layer} that are not finite. Check its weights and {option('preprocess')}."
+        )
     if dtype == "float16" and largest >= _ROUNDS_TO_INFINITY:
-        raise StoreError(f"values of {layer} reach {largest:.0f}; float16 ends at 65504. Use --dtype float32")
+        raise StoreError(
+            f"values of {layer} reach {largest:.0f}; float16 ends at 65504. Use {option('dtype', 'float32')}"
+        )
     if dtype == "float16" and "tensorflow" in sys.modules:  # as with a real base; it takes seconds to import
         import tensorflow as tf
 
@@ -268,5 +272,5 @@ def too_many_skipped(skipped: int, total: int, allowed: int) -> SourceError:
     """Return the error for a set that is mostly broken."""
     return SourceError(
         f"skipped files must be at most {allowed} of {total}; got {skipped} so far. Check the data, "
-        f"or accept more: --max-skipped {min(1.0, round(2 * skipped / total + 0.05, 1))}"
+        f"or accept more: {option('max_skipped', min(1.0, round(2 * skipped / total + 0.05, 1)))}"
     )

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import numpy as np
 
 from ..backbones.weights import recall_sha256
-from ..errors import SourceError
+from ..errors import SourceError, option
 from ..images.contents import Content, distinct_contents, hash_files
 from ..sources.source import Source
 from ..store.provenance import Provenance
@@ -113,7 +113,7 @@ def check_classes(plan: Plan, size: int, resize: str) -> None:
         else:
             raise SourceError(
                 f"every class must have a readable image; all {len(reasons)} of {name!r} are broken ({reasons[0]}). "
-                f"Repair them, move the class away, or accept it: --allow-missing-classes"
+                f"Repair them, move the class away, or accept it: {option('allow_missing_classes', True)}"
             )
 
 

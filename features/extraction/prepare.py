@@ -17,6 +17,7 @@ from ..engines.batch_size import pick_batch_size
 from ..engines.frozen_graph import Frozen
 from ..engines.registry import ENGINES, Engine, describe_engine, is_installed, missing_engine
 from ..engines.selection import Checked, make_checked, pick_engine
+from ..errors import option
 from ..runtime.log import log
 from ..runtime.machine import memory_limit
 from ..store.atomic_file import free_space
@@ -210,6 +211,6 @@ def _pick_pool(
         return "none"
     log.info(
         f"pool     avg: whole maps would take {on_disk / 1e9:.1f} GB on disk while they are made ({free / 1e9:.1f} GB free) and "
-        f"{in_memory / 1e9:.1f} GB of memory as a matrix ({memory / 1e9:.1f} GB in all). To store them anyway: --pool none"
+        f"{in_memory / 1e9:.1f} GB of memory as a matrix ({memory / 1e9:.1f} GB in all). To store them anyway: {option('pool', 'none')}"
     )
     return "avg"

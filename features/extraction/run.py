@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from ..errors import RequestError, SourceError, StoreError
+from ..errors import RequestError, SourceError, StoreError, option
 from ..options import ExtractOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import peak_memory
@@ -108,7 +108,7 @@ def run_pass(
     """
     check_options(asked)
     if asked.part_images is not None and asked.cluster is None:
-        raise RequestError("part-images must go with --cluster; got it without. Leave it out.")
+        raise RequestError(f"part-images must go with {option('cluster')}; got it without. Leave it out.")
     clock = _Clock()
     source = load_source(asked.data, asked.seed, asked.limit, asked.allow_missing_classes)
     plan = make_plan(source, asked.workers)
@@ -205,7 +205,7 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractRequest) -> 
         if empty and not options.allow_missing_classes:
             raise SourceError(
                 f"every class must have a readable image in every split; {split} has none of {', '.join(empty)}. "
-                f"Repair the skipped files, or accept it: --allow-missing-classes"
+                f"Repair the skipped files, or accept it: {option('allow_missing_classes', True)}"
             )
 
 
@@ -228,7 +228,7 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int) -> Non
     if todo and whole + parts > free:
         raise StoreError(
             f"{options.path.parent} has {free / 1e6:.0f} MB free; the store and its parts need up to "
-            f"{(whole + parts) / 1e6:.0f} MB. Free some, use --out on another disk, or store less: --pool avg"
+            f"{(whole + parts) / 1e6:.0f} MB. Free some, use {option('out')} on another disk, or store less: {option('pool', 'avg')}"
         )
 
 

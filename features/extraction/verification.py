@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from ..engines.registry import ENGINES, Engine, is_installed, missing_engine
-from ..errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage
+from ..errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage, option
 from ..images.contents import hash_files
 from ..images.decode import decode, read_bytes
 from ..images.views import make_view
@@ -135,7 +135,7 @@ def _check_computed(store: FeatureStore, rows: int, seed: int) -> Check:
     seen = f"{len(distances)} rows computed again differ by at most {distances[worst]:.1e} (relative; allowed {TOLERANCE:.0e})"
     if distances[worst] > TOLERANCE:
         wrong = sum(distance > TOLERANCE for distance in distances.values())
-        seen += f"; {wrong} by more, the worst {store.rows.paths[worst]}. Extract to another file: --out OTHER.h5"
+        seen += f"; {wrong} by more, the worst {store.rows.paths[worst]}. Extract to another file: {option('out')}"
     return Check("computed", distances[worst] <= TOLERANCE, seen)
 
 

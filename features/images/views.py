@@ -12,7 +12,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from ..errors import RequestError, must_be_one_of
+from ..errors import RequestError, must_be_one_of, option
 
 # The eight symmetries of the square, in the order in which they become views; for cells, aerial and microscope images.
 _DIHEDRAL = (
@@ -37,7 +37,9 @@ def check_views(views: int, augment: str) -> None:
         raise must_be_one_of("augment", AUGMENT, augment)
     if not 1 <= views <= AUGMENT[augment]:
         hint = (
-            "Name one: --augment hflip, dihedral or lecture" if augment == "none" else f"Use --views {AUGMENT[augment]}"
+            f"Name one: {option('augment', 'hflip')}, dihedral or lecture"
+            if augment == "none"
+            else f"Use {option('views', AUGMENT[augment])}"
         )
         raise RequestError(
             f"views must be between 1 and {AUGMENT[augment]} with augment {augment}; got {views}. {hint}"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import ClusterError, RequestError, missing_extra
+from ..errors import ClusterError, RequestError, missing_extra, option
 from .log import log
 from .machine import cores
 from .versions import differences, versions
@@ -32,7 +32,7 @@ def check_cluster(spec: str | None, skip_unfit: bool = False) -> None:
     """
     if spec is None:
         if skip_unfit:
-            raise RequestError("skip-unfit must go with --cluster; got it without. Leave it out.")
+            raise RequestError(f"skip-unfit must go with {option('cluster')}; got it without. Leave it out.")
         return
     kind, _, rest = spec.partition(":")
     local = kind == "local" and rest.isdecimal() and int(rest) > 0
@@ -109,7 +109,7 @@ def settle_unfit(bad: dict[str, str], fit: int, skip: bool) -> set[str]:
     if bad and not (skip and fit):
         name = min(bad)
         others = f" So are {len(bad) - 1} more: {', '.join(sorted(bad)[1:6])}." if len(bad) > 1 else ""
-        without = " Or go on without: --skip-unfit" if fit else ""
+        without = f" Or go on without: {option('skip_unfit', True)}" if fit else ""
         raise ClusterError(f"worker {name} is not fit: {bad[name]}{others}{without}")
     for name, why in sorted(bad.items()):
         log.warning(f"worker {name} is left out: {why}")
@@ -177,7 +177,7 @@ def _import_distributed() -> Any:
         dask.config.set({"logging.distributed": "error"})  # what goes wrong is raised
         import distributed
     except ImportError as error:
-        raise missing_extra("distributed", "dask", "--cluster") from error
+        raise missing_extra("distributed", "dask", f"{option('cluster')}") from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     return distributed
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import SourceError
+from ..errors import SourceError, option
 from ..runtime.atomic import written_whole
 from ..runtime.user_cache import cache_folder
 from .folder import read_folder
@@ -41,7 +41,7 @@ def _folder() -> Path:
     except Exception as error:  # Keras' get_file raises plain Exception when a host cannot be reached
         raise SourceError(
             f"CIFAR-10 cannot be had ({str(error).splitlines()[0][:120]}). Run once where Keras can download it (it keeps it in "
-            f"~/.keras/datasets), or name a folder of the images: --data FOLDER"
+            f"~/.keras/datasets), or name a folder of the images: {option('data')}"
         ) from error
     try:
         with written_whole(folder, sync=False) as unfinished:  # of 60,000 files, that would take minutes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import RequestError, SourceError
+from ..errors import RequestError, SourceError, option
 from ..splits import SPLITS, rank_keys, stratified_split
 from .cifar10 import read_cifar10
 from .elpv import read_elpv
@@ -86,7 +86,7 @@ def _check_splits(source: Source) -> None:
         if missing:
             raise SourceError(
                 f"every class must be in every split; {split} has no image of {', '.join(map(repr, missing))}. "
-                f"Add images (or raise --limit), remove the class, or accept it: --allow-missing-classes"
+                f"Add images (or raise {option('limit')}), remove the class, or accept it: {option('allow_missing_classes', True)}"
             )
 
 

@@ -1,9 +1,11 @@
-"""Labelled images named by a CSV file."""
+"""Labelled images named by a list in a file, and how a CSV file is read as one."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import SourceError
 from ..splits import SPLIT_NAMES, Row
@@ -16,9 +18,8 @@ def read_csv(path: Path) -> Source:
     Raises
     ------
     SourceError
-        With the line: a column or file that is missing, a path that stands twice, a split of another name.
+        If it is no such file; see `source_of_list` too.
     """
-    root = path.parent
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -31,6 +32,27 @@ def read_csv(path: Path) -> Source:
             lines = [(reader.line_num, line) for line in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{path} must be a CSV file in UTF-8; {error}. Save it again as UTF-8.") from error
+    return source_of_list("csv", path, lines)
+
+
+def source_of_list(kind: str, path: Path, lines: Iterable[tuple[int, Mapping[str, Any]]]) -> Source:
+    """Return the source that a list in a file names, whatever its format.
+
+    Parameters
+    ----------
+    kind : str
+        Of the source, for people.
+    path : Path
+        The file, relative to whose folder paths are.
+    lines : iterable of (int, mapping)
+        Number and fields of each line: ``path``, ``label`` and optionally ``split``.
+
+    Raises
+    ------
+    SourceError
+        With the line: a file that is missing, a path that stands twice, a split of another name.
+    """
+    root = path.parent
     seen: dict[str, int] = {}
     rows: list[Row] = []
     absent: list[str] = []
@@ -62,4 +84,4 @@ def read_csv(path: Path) -> Source:
         )
     if len({split is None for _, _, split in rows}) == 2:
         raise SourceError(f"{path} must give a split on every line or on none. Fill in the column split.")
-    return make_source("csv", root, rows)
+    return make_source(kind, root, rows)

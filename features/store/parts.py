@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..errors import StoreError
+from ..errors import StoreError, option
 from ..safefiles.hdf5 import check_own_values
 from ..safefiles.json_files import parse_json
 from .atomic_file import UNFINISHED, whole_file
@@ -145,11 +145,13 @@ class Parts:
         found = [place for place in places if place is not None]
         if layout == "parts" and any(file == self.path for file, _ in found):
             other = self.path.with_name(f"{self.path.stem}-parts.h5")
-            raise StoreError(f"{self.path} is one file already; its layout cannot become parts. Use --out {other}")
+            raise StoreError(
+                f"{self.path} is one file already; its layout cannot become parts. Use {option('out', other)}"
+            )
         if layout == "parts" and len(self._compressions) > 1:
             other = self.path.with_name(f"{self.path.stem}-2.h5")
             raise StoreError(
-                f"parts of {self.path} must have one compression; got {', '.join(sorted(self._compressions))}. Use --out {other}"
+                f"parts of {self.path} must have one compression; got {', '.join(sorted(self._compressions))}. Use {option('out', other)}"
             )
         spec = self.provenance.spec
         with h5py.File(found[0][0], "r", locking=False) as first:

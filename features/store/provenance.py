@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError, UnsafeFile
+from ..errors import StoreError, UnsafeFile, option
 from ..pooling import EXTRACT_POOLS
 
 DTYPES = ("float16", "float32")
@@ -255,7 +255,9 @@ def check_same(held: FeatureSpec, asked: FeatureSpec, path: Path) -> None:
     if differ:
         table = "; ".join(f"{name}: holds {_brief(one[name])}, asked for {_brief(other[name])}" for name in differ)
         another = path.with_name(f"{path.stem}-2{path.suffix}")
-        raise StoreError(f"{path} was made with other settings. {table}. Extract to another file: --out {another}")
+        raise StoreError(
+            f"{path} was made with other settings. {table}. Extract to another file: {option('out', str(another))}"
+        )
 
 
 def _brief(value: Any) -> str:

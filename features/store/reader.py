@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import CachedFeaturesError, StoreError, must_be_one_of
+from ..errors import CachedFeaturesError, StoreError, command, must_be_one_of, option
 from ..pooling import check_pool, pool_maps, pooled_shape
 from ..runtime.machine import memory_limit
 from ..safefiles.hdf5 import check_own_values
@@ -60,9 +60,7 @@ class FeatureStore:
         self.path = Path(path)
         if not self.path.exists():
             parts = " It has not been finished: run the same extract again." if parts_folder(self.path).exists() else ""
-            raise StoreError(
-                f"{path} is not there.{parts} Make it: python -m pipeline extract --out {path} --data SOURCE"
-            )
+            raise StoreError(f"{path} is not there.{parts} Make it: {command('extract', out=path, data='SOURCE')}")
         try:
             # A finished store never changes under its name, so no lock is needed and no reader is ever blocked.
             self._file = h5py.File(self.path, "r", locking=False)
@@ -81,7 +79,7 @@ class FeatureStore:
         attributes = self._file.attrs
         if attributes.get("format") != FORMAT:
             raise StoreError(
-                f"{self.path} is an HDF5 file, but no feature store. Make one: python -m pipeline extract --help"
+                f"{self.path} is an HDF5 file, but no feature store. Make one: {command('extract', data='SOURCE')}"
             )
         if attributes["format_version"] != FORMAT_VERSION:
             raise StoreError(
@@ -141,7 +139,7 @@ class FeatureStore:
             If the layer is not stored.
         """
         if layer not in self.layers:
-            remedy = f"Extract it: python -m pipeline extract --layers {layer} --out OTHER.h5"
+            remedy = f"Extract it: {command('extract', layers=layer, out='OTHER.h5')}"
             raise must_be_one_of(f"layer of {self.path}", self.layers, layer, remedy)
         return open_layer(self._file, layer, self.path.parent.resolve())
 
@@ -197,7 +195,7 @@ class FeatureStore:
         if needed > room:
             raise StoreError(
                 f"{data.name} of {self.path} as a matrix, {shape[0]:,} x {shape[1]:,}, must fit into {room / 1e9:.1f} GB of "
-                f"memory; it takes {needed / 1e9:.1f} GB. Pool it: --pool avg, or read some of its rows"
+                f"memory; it takes {needed / 1e9:.1f} GB. Pool it: {option('pool', 'avg')}, or read some of its rows"
             )
         X = np.empty(shape, np.float32)
         for start, block in self.blocks(data, rows):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,9 +35,16 @@ COMPRESSION: dict[str, Any] = {
 _CHUNK_BYTES = 32 << 10
 
 
+def _stored(name: str, dtype: Any) -> dict[str, Any]:
+    """Return what makes a field of `Rows` the dataset ``/rows/<name>``; one with a default of None may be absent."""
+    return {"name": name, "dtype": dtype}
+
+
 @dataclass(frozen=True)
 class Rows:
     """What a store knows of its rows: row i belongs to row i of every layer.
+
+    A field that is added here with a default of None is written, read, kept with predictions, and absent from older files.
 
     Attributes
     ----------
@@ -56,12 +63,12 @@ class Rows:
     """
 
     class_names: tuple[str, ...]
-    paths: tuple[str, ...]
-    labels: np.ndarray
-    splits: np.ndarray
-    strata: np.ndarray
-    views: np.ndarray
-    sha256: np.ndarray
+    paths: tuple[str, ...] = field(metadata=_stored("path", str))
+    labels: np.ndarray = field(metadata=_stored("label", np.int32))
+    splits: np.ndarray = field(metadata=_stored("split", SPLIT_TYPE))
+    strata: np.ndarray = field(metadata=_stored("stratum", np.int32))
+    views: np.ndarray = field(metadata=_stored("view", np.uint8))
+    sha256: np.ndarray = field(metadata=_stored("sha256", np.uint8))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -71,16 +78,25 @@ class Rows:
         if not self.views.any():
             return self
         mask = self.views == 0
-        kept = {
-            each.name: getattr(self, each.name)[mask]
-            for each in fields(self)
-            if each.name not in ("class_names", "paths")
-        }
-        return Rows(self.class_names, tuple(path for path, keep in zip(self.paths, mask, strict=True) if keep), **kept)
+        kept = {name: _select(values, mask) for name, _, values in self.columns()}
+        return Rows(self.class_names, **kept)
+
+    def columns(self) -> Iterator[tuple[str, Any, Any]]:
+        """Yield (name, how it is stored, values) of each column that these rows have."""
+        for each in fields(self):
+            values = getattr(self, each.name)
+            if each.metadata and values is not None:
+                yield each.name, each.metadata, values
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return rows a split and class: ``{split: {class name: rows}}``."""
         return count_rows(self.class_names, self.labels, self.splits)
+
+
+def _select(values: Any, mask: np.ndarray) -> Any:
+    if isinstance(values, np.ndarray):
+        return values[mask]
+    return tuple(value for value, keep in zip(values, mask, strict=True) if keep)
 
 
 class Skipped(NamedTuple):
@@ -155,26 +171,23 @@ def write_rows(file: h5py.File, rows: Rows) -> None:
     """Write ``/rows``."""
     group = file.create_group("rows")
     group.attrs["class_names"] = list(rows.class_names)
-    _write(group, "path", _fixed(rows.paths))
-    _write(group, "label", rows.labels.astype(np.int32))
-    _write(group, "split", rows.splits.astype(np.uint8), SPLIT_TYPE)
-    _write(group, "stratum", rows.strata.astype(np.int32))
-    _write(group, "view", rows.views.astype(np.uint8))
-    _write(group, "sha256", rows.sha256.astype(np.uint8))
+    for _, stored, values in rows.columns():
+        dtype = stored["dtype"]
+        if dtype is str:
+            _write(group, stored["name"], _fixed(values))
+        else:
+            _write(group, stored["name"], values.astype(np.dtype(dtype)), dtype)
 
 
 def read_rows(file: h5py.File) -> Rows:
     """Read ``/rows``."""
     group = file["rows"]
-    return Rows(
-        class_names=tuple(str(name) for name in group.attrs["class_names"]),
-        paths=tuple(_texts(group["path"])),
-        labels=group["label"][:],
-        splits=group["split"][:],
-        strata=group["stratum"][:],
-        views=group["view"][:],
-        sha256=group["sha256"][:],
-    )
+    held: dict[str, Any] = {
+        each.name: tuple(_texts(group[stored["name"]])) if stored["dtype"] is str else group[stored["name"]][:]
+        for each in fields(Rows)
+        if (stored := each.metadata) and (stored["name"] in group or each.default is not None)
+    }
+    return Rows(class_names=tuple(str(name) for name in group.attrs["class_names"]), **held)
 
 
 def write_skipped(file: h5py.File, skipped: Sequence[Skipped]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.linalg import blas
 
-from features.errors import RequestError
+from features.errors import RequestError, option
 from features.runtime.machine import memory_limit
 
 from .parallel import spread
@@ -52,7 +52,7 @@ def gram(X: Matrix, mean: np.ndarray, scales: Sequence[np.ndarray], memory: floa
     if needed > room / 2:
         raise RequestError(
             f"inner products of rows may take half of the memory, {room / 2e9:.1f} GB; {n} rows need {needed / 1e9:.1f} GB. "
-            f"Use --head dense, or fewer images: --limit"
+            f"Use {option('head', 'dense')}, or fewer images: {option('limit')}"
         )
     found = [np.zeros((n, n), order="F") for _ in scales]
     firsts = range(0, n, 2 * X.block_rows)

@@ -16,7 +16,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from features.backbones.weights import LICENCES
-from features.errors import ParityError, RequestError, UnreadableImage, missing_extra
+from features.errors import ParityError, RequestError, UnreadableImage, command, missing_extra, option
 from features.extraction.recompute import prepare_again
 from features.images.decode import decode_whole, read_bytes
 from features.options import takes
@@ -135,10 +135,12 @@ def _check_request(path: Path, card: Path, form: str, rows: int, overwrite: bool
     if form == "savedmodel" and path.suffix:
         raise RequestError(f"out must end in .keras or .onnx, or be a folder's name without an ending; got {path}.")
     if (path.exists() or card.exists()) and not overwrite:
-        raise RequestError(f"out must be a new name; {path} is there. Choose another, or replace it: --overwrite")
+        raise RequestError(
+            f"out must be a new name; {path} is there. Choose another, or replace it: {option('overwrite', True)}"
+        )
     if path.is_dir() and not (form == "savedmodel" and (path / "saved_model.pb").exists()):
         raise RequestError(
-            f"{path} must be an earlier model to be replaced; it is another folder. Choose another --out"
+            f"{path} must be an earlier model to be replaced; it is another folder. Choose another {option('out')}"
         )
     if form == "onnx":
         for package in ("tf2onnx", "onnxruntime"):
@@ -206,7 +208,7 @@ def _compare(path: Path, form: str, trained: Trained, rows: int) -> dict[str, An
         worst = store.rows.paths[chosen[int(differences.argmax())]]
         raise ParityError(
             f"the model must give what {trained.name} gives; it differs by {differences.max():.1e} on {worst}. "
-            "Nothing was written; use python -m pipeline predict"
+            f"Nothing was written; use {command('predict')}"
         )
     return parity
 

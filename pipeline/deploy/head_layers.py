@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from features.errors import RequestError
+from features.errors import RequestError, command, option
 
 from ..heads.contract import Classifier
 from ..heads.linear_head import affine
@@ -35,8 +35,8 @@ def apply_head(head: Classifier, features: keras.KerasTensor, n_classes: int, na
     found = head.as_layers(features)
     if found is None:
         raise RequestError(
-            f"an exported head must be a function that layers compute; {name} looks up training rows, or branches. "
-            "Train another on the same store, such as --head rbf-svm or logistic, or use python -m pipeline predict"
+            f"an exported head must say which layers compute it; {name} says none, as heads that look up training rows or branch. "
+            f"Train another on the same store, such as {option('head', 'rbf-svm')} or logistic, or use {command('predict')}"
         )
     if np.array_equal(head.classes_, np.arange(n_classes)):
         return found

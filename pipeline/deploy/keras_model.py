@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from features.backbones.keras_base import Base
-from features.errors import RequestError
+from features.errors import RequestError, option
 from features.pooling import pools_of
 from features.runtime.keras_runtime import import_keras
 from features.store.provenance import FeatureSpec
@@ -50,7 +50,7 @@ def build_model(base: Base, trained: Trained) -> keras.Model:
     if reading.views > 1 and spec.augment.seed is not None:
         raise RequestError(
             f"views of an exported model must be flips and turns; those of augment {spec.augment.name} depend on each file's hash. "
-            "Train the head on the images themselves: --views 1"
+            f"Train the head on the images themselves: {option('views', 1)}"
         )
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
     resized = resize_as_pillow(images, spec.image_size, spec.resize)

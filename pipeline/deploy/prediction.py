@@ -14,7 +14,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from features.engines.registry import describe_engine
-from features.errors import CachedFeaturesError, RequestError, SourceError
+from features.errors import CachedFeaturesError, RequestError, SourceError, command
 from features.extraction.recompute import embed, rebuild_engine
 from features.images.contents import Content, distinct_contents, hash_files
 from features.options import takes
@@ -239,7 +239,7 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
             )
         found += below
     if not found:
-        raise RequestError("images must be named; got none. For instance: python -m pipeline predict --run RUN photos/")
+        raise RequestError(f"images must be named; got none. For instance: {command('predict', 'photos/', run='RUN')}")
     return list(dict.fromkeys(found))
 
 

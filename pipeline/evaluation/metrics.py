@@ -43,17 +43,36 @@ class Metric:
     in_table: bool = True
 
 
+def _accuracy(rows: WeightedRows) -> np.ndarray:
+    return rows.mean(rows.correct)
+
+
 def _balanced_accuracy(rows: WeightedRows) -> np.ndarray:
+    """Return the mean recall of the classes present."""
     counts, _, hits = rows.by_class
     return _mean_of_known(hits / counts)
 
 
 def _macro_f1(rows: WeightedRows) -> np.ndarray:
+    """Return the mean F1 of the classes present."""
     counts, calls, hits = rows.by_class
     return _mean_of_known(np.where(counts > 0, 2 * hits / (counts + calls), np.nan))
 
 
+def _roc_auc(rows: WeightedRows) -> np.ndarray:
+    """Return the area under the ROC curve: of two classes that of the second, of more the mean of each against the rest."""
+    areas, _ = rows.ranking
+    return _mean_of_known(areas)
+
+
+def _average_precision(rows: WeightedRows) -> np.ndarray:
+    """Return the average precision, of the classes as in `_roc_auc`."""
+    _, precisions = rows.ranking
+    return _mean_of_known(precisions)
+
+
 def _log_loss(rows: WeightedRows) -> np.ndarray:
+    """Return the mean negative log-likelihood in nats, of probabilities clipped to the float's resolution."""
     tiny = np.finfo(rows.probabilities.dtype).eps
     return rows.mean(-np.log(np.clip(rows.probabilities[np.arange(len(rows.y)), rows.y], tiny, 1 - tiny)))
 
@@ -76,14 +95,13 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
     return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
 
 
-# The first is what heads are ranked by. roc_auc and average_precision: of two classes of the second; of more each against
-# the rest, averaged over those present; nan where only one class is present.
+# The first is what heads are ranked by.
 METRICS = (
-    Metric("accuracy", lambda rows: rows.mean(rows.correct), "accuracy", "share of test images that are right"),
+    Metric("accuracy", _accuracy, "accuracy", "share of test images that are right"),
     Metric("balanced_accuracy", _balanced_accuracy, "balanced", "mean recall of the classes", in_table=False),
     Metric("macro_f1", _macro_f1, "macro F1", "mean F1 of the classes"),
-    Metric("roc_auc", lambda rows: _mean_of_known(rows.ranking[0]), "ROC AUC", "area under the ROC curve"),
-    Metric("average_precision", lambda rows: _mean_of_known(rows.ranking[1]), "avg. pr.", "average precision", in_table=False),
+    Metric("roc_auc", _roc_auc, "ROC AUC", "area under the ROC curve"),
+    Metric("average_precision", _average_precision, "avg. pr.", "average precision", in_table=False),
     Metric("log_loss", _log_loss, "log loss", "mean negative log-likelihood, in nats", greater_is_better=False),
     Metric(
         "calibration_error", _calibration_error, "calib.",
@@ -106,7 +124,7 @@ def evaluate(y: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     Returns
     -------
     scores : dict
-        Name of each of `METRICS` → its value; nan where it has none.
+        Name of each of `METRICS` → its value; nan where it has none, as areas have of rows of one class.
     """
     once = WeightedRows(y, probabilities, np.ones((1, len(y))))
     return {name: float(values[0]) for name, values in figures_of(METRICS, once).items()}

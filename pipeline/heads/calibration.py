@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from features.errors import RequestError
+from features.errors import RequestError, option
 
 from ..data.training_data import Sample
 
@@ -73,7 +73,7 @@ def calibrate(
     if len(np.unique(labels)) < len(classes):
         raise RequestError(
             "this head's probabilities need at least 2 different training rows of each class; got 1. Add images, or use "
-            "--head logistic"
+            f"{option('head', 'logistic')}"
         )
     scores = [score(fit, look).reshape(look.sum() * sample.features.views, -1) for fit, look in pairs]
     return Sigmoids.fit(np.concatenate(scores), labels, classes)

@@ -96,7 +96,7 @@ class Classifier(ABC):
 
 
 class Search(ABC):
-    """Heads of one kind on one sample.
+    """Heads of one sort on one sample.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class Search(ABC):
     Attributes
     ----------
     read_as : tuple of type
-        Classes that a fitted head of this kind is read back as.
+        Classes that a fitted head of this sort is read back as.
     streams : {'no', 'batches', 'products'}
         How it is fitted to features that are larger than the memory: not at all, by batches of rows, or by inner products
         of all pairs of rows.
@@ -141,7 +141,7 @@ class Head:
 
     Attributes
     ----------
-    kind : type of Search
+    searcher : type of Search
     grid : dict of str to tuple
         Setting → what is tried, rising. Of a Dense head's epochs all up to the one given.
     pool : str
@@ -153,10 +153,10 @@ class Head:
         Whether its scores are linear in the features, whatever the number of classes, and weigh them against each other, so
         that a report can show where it looked. Class means and priors, linear as they are, do not claim it.
     arguments : dict
-        Further ones that `kind` takes.
+        Further ones that `searcher` takes.
     """
 
-    kind: type[Search]
+    searcher: type[Search]
     grid: Grid = field(default_factory=dict)
     pool: str = "avg"
     views: Literal["rows", "mean"] = "rows"
@@ -165,5 +165,5 @@ class Head:
 
     def search(self, sample: Sample, grid: Grid | None = None) -> Search:
         """Return the search on a sample, over the head's own grid if none is given."""
-        kind: Callable[..., Search] = self.kind
-        return kind(sample, self.grid if grid is None else grid, **self.arguments)
+        searcher: Callable[..., Search] = self.searcher
+        return searcher(sample, self.grid if grid is None else grid, **self.arguments)

@@ -14,7 +14,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
-from features.errors import RequestError, must_be_one_of
+from features.errors import RequestError, must_be_one_of, option
 
 from ..data.scaling import SCALES
 from .contract import Head, Settings
@@ -62,7 +62,7 @@ HEADS = {
     "majority": _estimator(DummyClassifier),
 }
 # What a head's file may say that it is → the class that reads it. Nothing else is looked up by what a file says.
-READ_AS = {made.kind: made for head in HEADS.values() for made in head.kind.read_as}
+READ_AS = {made.kind: made for head in HEADS.values() for made in head.searcher.read_as}
 
 
 def find_head(name: str, settings: Settings = MappingProxyType({})) -> Head:
@@ -115,6 +115,6 @@ def _values(name: str, usual: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[
         if not isinstance(each, (int, kind)) or each < 0 or (each == 0 and name != "dropout"):
             raise RequestError(
                 f"{name} must be {'a whole number' if kind is int else 'a number'} above 0; got {each!r}. "
-                f"For instance --set {name}={','.join(f'{value:g}' for value in usual)}"
+                f"For instance {option('settings', {name: usual})}"
             )
     return tuple(map(kind, given))

@@ -13,7 +13,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import RidgeClassifier
 
-from features.errors import RequestError
+from features.errors import RequestError, option
 
 from ..data.training_data import Pair, Sample
 from .calibration import Sigmoids, calibrate
@@ -136,7 +136,7 @@ class EstimatorSearch(Search):
             estimator = fit(images)
         except ValueError as error:
             raise RequestError(
-                f"this head cannot be fitted to {images.sum()} images: {error}. Add images, or use --head logistic"
+                f"this head cannot be fitted to {images.sum()} images: {error}. Add images, or use {option('head', 'logistic')}"
             ) from error
         only_scores = not hasattr(estimator, "predict_proba")
         sigmoids = calibrate(sample, images, estimator.classes_, score) if only_scores else None
@@ -183,11 +183,11 @@ def find_estimator(name: str) -> Make:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise RequestError(
             f"head must be of the registry or a classifier's dotted name; {name!r} cannot be made: {error}. "
-            "For instance --head sklearn.naive_bayes.GaussianNB"
+            f"For instance {option('head', 'sklearn.naive_bayes.GaussianNB')}"
         ) from None
     if not fits:
         raise RequestError(
-            f"head must be a classifier; {name!r} is none. For instance --head sklearn.naive_bayes.GaussianNB"
+            f"head must be a classifier; {name!r} is none. For instance {option('head', 'sklearn.naive_bayes.GaussianNB')}"
         )
     return make
 

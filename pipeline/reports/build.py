@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from features import __version__
-from features.errors import CachedFeaturesError, RequestError
+from features.errors import CachedFeaturesError, RequestError, command
 from features.options import takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
@@ -119,7 +119,7 @@ def load_run(folder: Path) -> Run:
             return Run(folder, told, told.get("heads") or _summary(predictions), predictions)
     raise RequestError(
         f"run must be a folder with compare.json or run.json; got {folder}. "
-        "Make one: python -m pipeline compare --store STORE.h5"
+        f"Make one: {command('compare', store='STORE.h5')}"
     )
 
 

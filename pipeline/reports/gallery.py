@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from features.errors import command
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
@@ -70,7 +71,7 @@ class Gallery:
         if len(shape) == 1:
             return {
                 "why": f"The store keeps {layers[0]} pooled over space ({head.features.pool}): where a value came from "
-                "is gone. Extract it whole to see it: python -m pipeline extract --pool none"
+                f"is gone. Extract it whole to see it: {command('extract', pool='none')}"
             }
         tests = np.flatnonzero(self.split == SPLITS["test"])
         kinds = class_activation.pick(self.rows.labels[tests], head.probabilities)

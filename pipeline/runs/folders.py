@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from features.errors import RequestError, UnsafeFile
+from features.errors import RequestError, UnsafeFile, command, option
 from features.runtime.atomic import written_whole
 from features.safefiles.json_files import read_json
 
@@ -23,7 +23,9 @@ def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
     """Return the folder for a run, refusing one that is taken; without `out` a free name below ``runs/``."""
     if out is not None:
         if Path(out).exists() and not overwrite:
-            raise RequestError(f"out must be a new folder; {out} is there. Choose another, or replace it: --overwrite")
+            raise RequestError(
+                f"out must be a new folder; {out} is there. Choose another, or replace it: {option('overwrite', True)}"
+            )
         return Path(out)
     folder, number = Path("runs") / name, 1
     while folder.exists() and not overwrite:
@@ -40,7 +42,7 @@ def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         yield unfinished
         if overwrite and folder.exists() and not any((folder / name).exists() for name in RESULTS):
             raise RequestError(
-                f"{folder} must be an earlier run to be replaced; it is something else. Choose another --out"
+                f"{folder} must be an earlier run to be replaced; it is something else. Choose another {option('out')}"
             )
 
 
@@ -56,7 +58,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
-        raise RequestError(f"{folder} holds no trained head. Train one: python -m pipeline train-head --store STORE.h5")
+        raise RequestError(f"{folder} holds no trained head. Train one: {command('train-head', store='STORE.h5')}")
     run = read_json(path)
     kinds = {"head": str, "store": str, "class_names": list, "reading": dict, "provenance": dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(run.get(name), kind)]

@@ -14,7 +14,7 @@ from typing import Any
 import joblib
 import numpy as np
 
-from features.errors import CachedFeaturesError, RequestError, UnsafeFile
+from features.errors import CachedFeaturesError, RequestError, UnsafeFile, command, option
 from features.safefiles.json_files import read_json
 from features.safefiles.npz import append_array, open_archive, read_arrays, save_arrays
 from features.safefiles.trees import check_trees
@@ -78,7 +78,7 @@ def _save_skops(estimator: Any, path: Path) -> None:
     if unknown:
         raise RequestError(
             f"a head must be of types that can be loaded safely; {type(estimator).__name__} has {', '.join(unknown)}. "
-            "Choose another head, or save it as a pickle, which you alone should load: --joblib"
+            f"Choose another head, or save it as a pickle, which you alone should load: {option('joblib', True)}"
         )
 
 
@@ -101,7 +101,7 @@ def load_head(folder: str | Path, allow_joblib: bool = False) -> Classifier:
     """
     folder = Path(folder)
     if not (folder / "head.json").is_file():
-        raise RequestError(f"{folder} holds no trained head. Train one: python -m pipeline train-head --store STORE.h5")
+        raise RequestError(f"{folder} holds no trained head. Train one: {command('train-head', store='STORE.h5')}")
     told, arrays = read_json(folder / "head.json"), read_arrays(folder / "head.npz")
     try:
         if told["kind"] not in READ_AS:
@@ -123,7 +123,7 @@ def _load_estimator(name: str, folder: Path, allow_joblib: bool) -> Any:
         if not allow_joblib:
             raise RequestError(
                 f"the head of {folder} must be loadable without running code; head.joblib is a pickle, which can run any. "
-                "If it is your own: --joblib"
+                f"If it is your own: {option('joblib', True)}"
             )
         return joblib.load(folder / name)
     if name != "head.skops":
@@ -137,7 +137,7 @@ def _load_estimator(name: str, folder: Path, allow_joblib: bool) -> Any:
         estimator = skops.io.load(folder / name, trusted=list(TRUSTED))
     except (UntrustedTypesFoundException, UnsupportedTypeException, RecursionError) as error:
         raise UnsafeFile(
-            f"{folder / name} must hold known types; {str(error)[:200]}. Train the head again, or save it by --joblib"
+            f"{folder / name} must hold known types; {str(error)[:200]}. Train the head again, or save it by {option('joblib', True)}"
         ) from error
     check_trees(estimator)
     return estimator

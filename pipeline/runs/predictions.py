@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import RequestError
+from features.errors import RequestError, option
 from features.splits import SPLITS
 from features.store.schema import Rows
 
@@ -63,7 +63,8 @@ def save_predictions(
     probabilities: Mapping[str, Sequence[np.ndarray]],
 ) -> None:
     """Write ``predictions.npz``; see `Predictions`."""
-    arrays = {f"rows/{each.name}": np.asarray(getattr(rows, each.name)) for each in fields(rows)}
+    arrays = {f"rows/{name}": np.asarray(values) for name, _, values in rows.columns()}
+    arrays["rows/class_names"] = np.asarray(rows.class_names)
     arrays["splits"] = np.stack(splits)
     for number, head in enumerate(told):
         arrays |= {f"probabilities/{number}/{split}": each for split, each in enumerate(probabilities[head])}
@@ -82,7 +83,11 @@ def load_predictions(folder: Path) -> Predictions:
     """
     try:
         with open(folder / FILE, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            held: dict[str, Any] = {each.name: file[f"rows/{each.name}"] for each in fields(Rows)}
+            held: dict[str, Any] = {
+                each.name: file[f"rows/{each.name}"]
+                for each in fields(Rows)
+                if f"rows/{each.name}" in file or each.default is not None
+            }
             for name in ("class_names", "paths"):
                 held[name] = tuple(str(each) for each in held[name])
             splits, told = file["splits"], json.loads(str(file["told"]))
@@ -92,11 +97,11 @@ def load_predictions(folder: Path) -> Predictions:
             }
     except FileNotFoundError:
         raise RequestError(
-            f"{folder} must hold {FILE}; it has none. Run the same compare or train-head again, with --overwrite"
+            f"{folder} must hold {FILE}; it has none. Run the same compare or train-head again, with {option('overwrite', True)}"
         ) from None
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RequestError(
-            f"{folder / FILE} cannot be read ({error}). Run the same compare or train-head again, with --overwrite"
+            f"{folder / FILE} cannot be read ({error}). Run the same compare or train-head again, with {option('overwrite', True)}"
         ) from error
     return Predictions(Rows(**held), splits, told, probabilities)
 

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from features.errors import option
 from features.options import takes
 from features.runtime.log import log
 from features.runtime.progress import Progress
@@ -20,9 +21,9 @@ from features.store.schema import Rows
 from ..evaluation.metrics import METRICS
 from ..heads.registry import HEADS, check_heads
 from ..options import CompareOptions
-from ..reports.plots import plot_comparison
 from ..runs.folders import whole_folder
 from ..runs.frames import make_frame
+from ..runs.plots import plot_comparison
 from ..runs.predictions import save_predictions
 from .fit import Result
 from .fit_cache import Fits
@@ -164,7 +165,7 @@ def _fit(
             fitted = [fits.of(name, asked, progress) for name in names]
     if fits.loaded:
         log.info(
-            f"kept     {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To fit them again: --fresh"
+            f"kept     {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To fit them again: {option('fresh', True)}"
         )
     return rows, provenance, splits, fitted
 

@@ -33,8 +33,8 @@ from ..options import TrainHeadOptions
 from ..runs.feature_spec import Reading, class_probabilities
 from ..runs.folders import whole_folder
 from ..runs.head_file import save_head
+from ..runs.learning_curves import check_tensorboard, log_history, write_history
 from ..runs.predictions import save_predictions, write_predictions
-from .learning_curves import check_tensorboard, log_history, write_history
 from .loading import describe_features, describe_rows, find_features, is_by_products, read_features, read_once
 from .request import Request
 
@@ -135,7 +135,7 @@ def fit_head(
     if not val.any():
         raise RequestError("val must have an image; got none. Add images.")
     sample = take_sample(features, rows, learn, val, seed)
-    head.kind.warm_up()
+    head.searcher.warm_up()
     started = time.perf_counter()
     search = head.search(sample, _grid(head, features))
     choice = search.choose(sample.pairs(select))

@@ -13,8 +13,8 @@ from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 
 from ..options import ProbeOptions
-from ..reports.plots import plot_intervals
 from ..runs.folders import whole_folder
+from ..runs.plots import plot_intervals
 from .fit import Result
 from .fit_cache import Fits
 from .loading import describe_rows

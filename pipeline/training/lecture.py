@@ -30,8 +30,8 @@ from ..heads.dense.classifier import DenseHead
 from ..heads.dense.config import Recipe, Schedule
 from ..heads.dense.search import train_heads
 from ..options import LectureOptions
-from ..reports.plots import plot_curves
 from ..runs.folders import run_folder, whole_folder
+from ..runs.plots import plot_curves
 from .loading import read_features
 from .request import Request
 from .splitting import check_repeats, draw_splits

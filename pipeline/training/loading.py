@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import RequestError
+from features.errors import RequestError, option
 from features.pooling import check_pool, pooled_shape, pools_of
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
@@ -57,7 +57,7 @@ def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
 
 def is_by_products(store: FeatureStore, head: str, asked: Request) -> bool:
     """Tell whether a head is fitted by inner products of rows that stay in the store."""
-    return find_head(head).kind.streams == "products" and not in_memory(find_features(store, head, asked), asked)
+    return find_head(head).searcher.streams == "products" and not in_memory(find_features(store, head, asked), asked)
 
 
 def in_memory(features: Features, asked: Request) -> bool:
@@ -105,16 +105,20 @@ def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
 
 def _check_streamed(X: Matrix, head: str, asked: Request) -> None:
     """Refuse a head that cannot do with a part of its features at a time."""
-    streams, (rows, n_features) = find_head(head).kind.streams, X.shape
+    streams, (rows, n_features) = find_head(head).searcher.streams, X.shape
     needed = (
         f"features must fit into {asked.memory_bytes / 1e9:.2g} GB; {head} needs {4 * rows * n_features / 1e9:.2g} GB "
         f"for {rows} rows of {n_features}"
     )
     if streams == "no":
-        able = ", ".join(name for name, each in HEADS.items() if each.kind.streams != "no")
-        raise RequestError(f"{needed}. Pool them: --pool avg, use {able}, or allow more: --memory GB")
+        able = ", ".join(name for name, each in HEADS.items() if each.searcher.streams != "no")
+        raise RequestError(
+            f"{needed}. Pool them: {option('pool', 'avg')}, use {able}, or allow more: {option('memory')}"
+        )
     if streams == "products" and rows >= n_features:
-        raise RequestError(f"{needed}, and more for products of rows. Use --head dense, or allow more: --memory GB")
+        raise RequestError(
+            f"{needed}, and more for products of rows. Use {option('head', 'dense')}, or allow more: {option('memory')}"
+        )
     if 16 * n_features > asked.memory_bytes:
         raise RequestError(
             f"memory must hold four rows of {4 * n_features} bytes at least; got {asked.memory} GB. Raise it."

@@ -61,6 +61,16 @@ class _Slot(NamedTuple):
     number: int
 
 
+class _Place(NamedTuple):
+    """A feature map's place in a slot: for how many images, floats of an image, first channel, floats of a pixel."""
+
+    slot: _Slot
+    images: int
+    floats: int
+    channel: int
+    pixel: int
+
+
 class MapMemory:
     """Memory of all feature maps.
 
@@ -79,16 +89,28 @@ class MapMemory:
     def __init__(self, maps: Sequence[FeatureMap], touched: dict[int, list[int]], stages: Sequence[Stage]):
         self._maps, self._stages = maps, stages
         self._sizes: list[list[int]] = [[] for _ in stages]  # floats of an image, of each slot
-        self._slots: dict[int, _Slot] = {}
+        slots: dict[int, _Slot] = {}
         free: list[list[int]] = [[] for _ in stages]
         lifetimes = {number: _lifetime(steps, stages) for number, steps in touched.items()}
         for step in range(-1, stages[-1].end):
             for number, life in lifetimes.items():
                 if life.first == step:
-                    self._slots[number] = self._take(life.stage, prod(maps[number].shape), free[life.stage])
+                    slots[number] = self._take(life.stage, prod(maps[number].shape), free[life.stage])
             for number, life in lifetimes.items():
                 if life.last == step and number:  # not the image's, whose padding stays 0
-                    free[life.stage].append(self._slots[number].number)
+                    free[life.stage].append(slots[number].number)
+        # No step touches the map between a convolution and a pool that became part of it: it lies nowhere.
+        self._places = {
+            number: _Place(
+                slots[of.whole],
+                stages[slots[of.whole].stage].images,
+                prod(maps[of.whole].shape),
+                of.channel,
+                maps[of.whole].shape[2],
+            )
+            for number, of in enumerate(maps)
+            if of.whole in slots
+        }
         self._own = threading.local()
         self._shared = [large_zeros(stages[-1].images * size) for size in self._sizes[-1]]
 
@@ -98,17 +120,15 @@ class MapMemory:
         if not free:
             free.append(len(sizes))
             sizes.append(0)
-        index = min(free, key=lambda index: (abs(sizes[index] - size), index))
-        free.remove(index)
-        sizes[index] = max(size, sizes[index])
-        return _Slot(stage, index)
+        nearest = min(free, key=lambda number: (abs(sizes[number] - size), number))
+        free.remove(nearest)
+        sizes[nearest] = max(size, sizes[nearest])
+        return _Slot(stage, nearest)
 
     def locate(self, number: int, image: int) -> Location:
         """Return where a feature map of images from this one on lies, for the thread that asks."""
-        part = self._maps[number]
-        slot, whole = self._slots[part.whole], self._maps[part.whole].shape
-        offset = image % self._stages[slot.stage].images * prod(whole) + part.channel
-        return Location(self._values(slot), offset, whole[2])
+        slot, images, floats, channel, pixel = self._places[number]
+        return Location(self._values(slot), image % images * floats + channel, pixel)
 
     def array(self, number: int, image: int) -> np.ndarray:
         """Return a feature map of one image as an array (height, width, channels)."""
@@ -129,9 +149,8 @@ class MapMemory:
 
 def _lifetime(steps: Sequence[int], stages: Sequence[Stage]) -> _Lifetime:
     first, last = min(steps), max(steps)
-    stage = next(number for number, stage in enumerate(stages) if last < stage.end)
-    # A map that an earlier stage writes, image by image, is in use from the start on.
-    return _Lifetime(-1 if first < stages[stage].begin else first, last, stage)
+    # A map that an earlier stage writes is in use when its own begins, beside all others that are: each has its own slot.
+    return _Lifetime(first, last, next(number for number, stage in enumerate(stages) if last < stage.end))
 
 
 class Scratch(threading.local):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import option
 from ...images.contents import Content
 from ...runtime.dask_cluster import addresses, cluster_lost
 from ..options import ExtractRequest
@@ -104,7 +105,7 @@ class Fitness:
         if apart > _AGREE:
             return (
                 f"features of the first image must agree between workers to {_AGREE:.0e} (relative); those of {first[0]} are "
-                f"{apart:.1e} away. Use machines of one kind, or another engine: --engine tensorflow"
+                f"{apart:.1e} away. Use machines of one kind, or another engine: {option('engine', 'tensorflow')}"
             )
         self.apart = max(self.apart, apart)
         return ""

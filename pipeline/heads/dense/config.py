@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from features.errors import RequestError, must_be_one_of
+from features.errors import RequestError, must_be_one_of, option
 
 OPTIMIZERS = ("rmsprop", "adam", "sgd")
 CLASS_WEIGHTS = ("none", "balanced")
@@ -32,11 +32,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.units != "none" and not all(each.isdigit() and int(each) for each in self.units.split("-")):
-            raise RequestError(f"units must be like 10, 256-128 or none; got {self.units!r}. --set units=256-128")
+            raise RequestError(
+                f"units must be like 10, 256-128 or none; got {self.units!r}. {option('settings', {'units': ('256-128',)})}"
+            )
         if not 0 <= self.dropout < 1:
-            raise RequestError(f"dropout must be between 0 and 1; got {self.dropout}. --set dropout=0.5")
+            raise RequestError(
+                f"dropout must be between 0 and 1; got {self.dropout}. {option('settings', {'dropout': (0.5,)})}"
+            )
         if not self.learning_rate > 0:
-            raise RequestError(f"learning_rate must be above 0; got {self.learning_rate}. --set learning_rate=0.001")
+            raise RequestError(
+                f"learning_rate must be above 0; got {self.learning_rate}. {option('settings', {'learning_rate': (0.001,)})}"
+            )
         if self.class_weight not in CLASS_WEIGHTS:
             raise must_be_one_of("class_weight", CLASS_WEIGHTS, self.class_weight)
 
@@ -80,6 +86,8 @@ class Schedule:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
-                raise RequestError(f"{name} must be at least 1; got {getattr(self, name)}. --set {name}=20")
+                raise RequestError(
+                    f"{name} must be at least 1; got {getattr(self, name)}. {option('settings', {name: (20,)})}"
+                )
         if self.optimizer not in OPTIMIZERS:
             raise must_be_one_of("optimizer", OPTIMIZERS, self.optimizer)

@@ -9,7 +9,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from sklearn.svm import SVC
 
-from features.errors import RequestError
+from features.errors import RequestError, option
 from features.runtime.machine import cores, memory_limit
 
 from ...data.inner_products import gram, transposed
@@ -59,7 +59,7 @@ class SvmSearch(Search):
         if held + a_thread > room / 2:
             raise RequestError(
                 f"an SVM's kernel matrices may take half of the memory, {room / 2e9:.1f} GB; {n} rows need "
-                f"{(held + a_thread) / 1e9:.1f} GB. Use --head logistic, or fewer images: --limit"
+                f"{(held + a_thread) / 1e9:.1f} GB. Use {option('head', 'logistic')}, or fewer images: {option('limit')}"
             )
         self._threads = int(min(cores(), (room / 2 - held) // a_thread))
         self._held: dict[str, np.ndarray] = {}

@@ -3,7 +3,9 @@
 Feature maps are flat arrays whose pixels lie one after another, channels last. Each sum is taken in one order, whatever else
 is computed beside it and however wide a vector is, so that an image's features always have the same bits.
 
-Functions that Python calls take loose numbers: Numba takes a microsecond to unpack a record, at hundreds of calls an image.
+Functions that Python calls take loose numbers, since Numba takes more than a microsecond to unpack a record, at hundreds of calls
+per image. In all loops x_at is where in x the first image begins, y_pixel the floats from one pixel of y to the next, `before`
+the rows of padding above and the columns to the left, and `floor` what outputs are at least: 0 for a ReLU, else -inf.
 """
 
 from __future__ import annotations
@@ -113,7 +115,8 @@ def multiply(
 ) -> None:  # fmt: skip
     """Set out (rows, k) to max(start + a @ u + bias, floor), a (rows, c) contiguous, u packed (c, k).
 
-    With room a few rows more may be read and written. `soon_at` is where the next a will be.
+    Where there is `room` after a and out, up to ROWS - 1 rows more are read and written, and none by itself.
+    `soon_at` is where the a of the next call begins.
     """
     panels, blocks = -(-k // PANEL), -(-rows // ROWS)
     step_u, step_a = -(-PANEL // blocks), -(-ROWS * PANEL // k)  # what comes next is fetched evenly beforehand

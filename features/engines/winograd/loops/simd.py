@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +15,21 @@ from numba.extending import intrinsic
 from ....errors import EngineError
 
 
-def _register_tile() -> tuple[int, int, int, int]:
-    """Return floats of a vector; tiles of a product, and fewer where fewer are left; its output channels.
+def register_tile(has: Mapping[str, bool]) -> tuple[int, int, int, int]:
+    """Return floats of a vector, and of a product its rows, its rows where fewer are left, and its output channels.
 
-    The products' sums fill the registers: 32 of 16 floats with AVX-512, 16 of 8 with AVX2.
+    The sums of a product fill the registers: 32 of 16 floats with AVX-512, 16 of 8 with AVX2.
+
+    Parameters
+    ----------
+    has : mapping of str to bool
+        LLVM's names of what the processor has.
+
+    Raises
+    ------
+    EngineError
+        If that is neither AVX-512 nor AVX2 and FMA.
     """
-    has = get_host_cpu_features()
     if has.get("avx512f"):
         return 16, 14, 8, 32
     if has.get("avx2") and has.get("fma"):
@@ -28,7 +37,7 @@ def _register_tile() -> tuple[int, int, int, int]:
     raise EngineError("numba's convolutions need a processor with AVX2 and FMA.")
 
 
-LANES, ROWS, FEWER, PANEL = _register_tile()
+LANES, ROWS, FEWER, PANEL = register_tile(get_host_cpu_features())
 INT = ir.IntType(64)
 VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _pointer = types.CPointer(types.float32)

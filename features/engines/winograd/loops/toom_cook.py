@@ -22,9 +22,18 @@ POINTS: dict[int, tuple[str, ...]] = {
 }
 
 
+Matrix = list[list[Fraction]]
+
+
 @cache
 def matrices(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return A^T (m, n), G (n, r) and B^T (n, n), float64, n = m + r - 1: outputs are A^T (G g * B^T d).
+    """Return what `exact_matrices` does as arrays, float64."""
+    at, g, bt = exact_matrices(m, r)
+    return np.array(at, np.float64), np.array(g, np.float64), np.array(bt, np.float64)
+
+
+def exact_matrices(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
+    """Return A^T (m, n), G (n, r) and B^T (n, n), n = m + r - 1: outputs are A^T (G g * B^T d) of taps g and inputs d.
 
     Parameters
     ----------
@@ -46,7 +55,7 @@ def matrices(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             g.append([Fraction(i == r - 1) for i in range(r)])
         else:
             g.append([skipped**i / prod(skipped - point for point in rest) for i in range(r)])
-    return np.array(a, np.float64), np.array(g, np.float64), np.array(b, np.float64)
+    return a, g, b
 
 
 def firsts(n: int) -> range:

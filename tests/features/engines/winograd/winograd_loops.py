@@ -1,0 +1,35 @@
+"""What tests of the loops share."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+from features.errors import EngineError
+
+ZEROS = np.zeros(1 << 10, np.float32)
+FLOORS = {True: np.zeros(1, np.float32), False: np.full(1, -np.inf, np.float32)}
+
+
+def import_loops(name):
+    """Import a module of loops, or skip the tests where Numba or what a processor must have is missing."""
+    pytest.importorskip("numba", reason="the extra numba is not installed")
+    try:
+        return importlib.import_module(f"features.engines.winograd.loops.{name}")
+    except EngineError as error:
+        pytest.skip(str(error), allow_module_level=True)
+
+
+def whole_numbers(seed, *shape):
+    """Return whole numbers, float32, whose sums of products are exact in float32, in any order."""
+    return np.random.default_rng(seed).integers(-9, 10, shape).astype(np.float32)
+
+
+def windows(images, window, strides, before, size, fill=0.0):
+    """Return (n, h, w, kh, kw, c): the window that each output is computed from, `fill` outside the images."""
+    (kh, kw), (h, w) = window, size
+    (top, left), (_, height, width, _) = before, images.shape
+    below, right = (max((h - 1) * strides[0] + kh - top - height, 0), max((w - 1) * strides[1] + kw - left - width, 0))
+    padded = np.pad(images, ((0, 0), (top, below), (left, right), (0, 0)), constant_values=fill)
+    found = np.lib.stride_tricks.sliding_window_view(padded, window, (1, 2)).transpose(0, 1, 2, 4, 5, 3)
+    return found[:, :: strides[0], :: strides[1]][:, :h, :w]

@@ -1,0 +1,27 @@
+"""Errors: one base class, and remedies in the words of whoever asked."""
+
+import inspect
+
+import features
+from features import errors
+from features.errors import command, on_command_line, option
+
+
+def test_all_errors_are_public_and_derive_from_one():
+    found = {name for name, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, Exception)}
+    assert found - {"UnreadableImage"} <= set(features.__all__)
+    assert all(issubclass(getattr(errors, name), features.CachedFeaturesError) for name in found)
+    assert issubclass(features.RequestError, ValueError)
+
+
+def test_remedies_name_arguments_or_flags():
+    assert option("image_size", 96) == "image_size=96" and option("limit") == "limit=..."
+    assert option("overwrite", True) == "overwrite=True"
+    assert command("train-head", store="s.h5") == "pipeline.train_head(store='s.h5')"
+    assert command("extract", data="my photos") == "features.extract(data='my photos')"
+    with on_command_line("cached-features"):
+        assert option("image_size", 96) == "--image-size 96" and option("limit") == "--limit"
+        assert option("overwrite", True) == "--overwrite"
+        assert option("settings", {"C": (1, 10)}) == "--set C=1,10"
+        assert command("train-head", store="my s.h5") == "cached-features train-head --store 'my s.h5'"
+    assert option("settings", {"C": (1, 10)}) == "settings={'C': (1, 10)}"

@@ -1,0 +1,281 @@
+"""The commands, as a user types them."""
+
+import csv
+import json
+import logging
+import re
+import subprocess
+import sys
+import typing
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import features
+import pipeline
+from features import FeatureStore, RequestError
+from features.options import ExtractOptions, PlanOptions, flags_of
+from pipeline.cli.commands import main
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_extract_train_compare_inspect(tree, here, capsys):
+    assert main(["extract", "--data", "photos", "--backbone", "tiny", "--json"]) == 0
+    result = capsys.readouterr()
+    assert json.loads(result.out)["store"] == "cache/photos-tiny.h5" and json.loads(result.out)["rows"] == 32
+    for line in (
+        "train    16: blue 8, red 8",
+        "weights  imagenet from Keras' download",
+        "next     python -m pipeline compare",
+    ):
+        assert line in result.err
+
+    store = ["--store", "cache/photos-tiny.h5"]
+    assert main(["train-head", *store, "--head", "dense", "--json"]) == 0
+    trained = json.loads(capsys.readouterr().out)
+    assert trained["head"] == "dense" and set(trained["val"]) == set(trained["test"]) >= {
+        "accuracy",
+        "macro_f1",
+        "roc_auc",
+    }
+    low, high = trained["intervals"]["accuracy"]
+    assert 0 <= low <= trained["test"]["accuracy"] <= high <= 1
+    assert sorted(path.name for path in (here / "runs/photos-tiny-dense").iterdir()) == [
+        "head.json", "head.npz", "history.csv", "history.png", "predictions.csv", "predictions.npz", "run.json",
+    ]  # fmt: skip
+
+    assert main(["compare", *store, "--heads", "logistic,majority", "--repeats", "3", "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)["heads"]
+    assert [head["head"] for head in compared] == ["logistic", "majority"]
+    assert compared[0]["accuracy"] > compared[1]["accuracy"] == 0.5
+    assert {"accuracy_interval", "macro_f1", "roc_auc", "fit_seconds", "predict_seconds"} <= set(compared[0])
+    assert sorted(path.suffix for path in (here / "runs/photos-tiny-compare").iterdir()) == [
+        ".csv",
+        ".json",
+        ".md",
+        ".npz",
+        ".png",
+    ]
+
+    assert main(["inspect", "cache/photos-tiny.h5"]) == 0
+    assert "layer    last: 3x3x6 float16" in capsys.readouterr().out
+
+
+def test_predictions_a_row_agree_with_the_metrics(tiny_store, here):
+    run = pipeline.train_head(tiny_store, "logistic", out="run")
+    with open("run/predictions.csv", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    with FeatureStore(tiny_store) as store:
+        assert [row["path"] for row in table] == list(store.rows.paths)
+    for split in ("val", "test"):
+        hits = [row["label"] == row["predicted"] for row in table if row["split"] == split]
+        assert np.mean(hits) == getattr(run, split)["accuracy"]
+
+
+def test_a_run_is_not_overwritten_unless_asked(tiny_store, here):
+    for expected in ("runs/tiny-majority", "runs/tiny-majority-2"):
+        assert pipeline.train_head(tiny_store, "majority").out == expected
+    assert main(["train-head", "--store", str(tiny_store), "--head", "majority", "--out", "runs/tiny-majority"]) == 2
+    assert main(["train-head", "--store", str(tiny_store), "--out", "runs/tiny-majority", "--overwrite"]) == 0
+    assert json.loads((here / "runs/tiny-majority/run.json").read_text())["head"] == "logistic"
+    (here / "mine").mkdir()
+    (here / "mine/thesis.txt").write_text("important")
+    assert main(["compare", "--store", str(tiny_store), "--heads", "majority", "--out", "mine", "--overwrite"]) == 2
+    assert (here / "mine/thesis.txt").read_text() == "important"
+
+
+def test_repeats_draw_other_splits_of_the_same_sizes(tiny_store, here):
+    from pipeline.training.splitting import draw_splits
+
+    with FeatureStore(tiny_store) as store:
+        drawn = draw_splits(store.rows, 3, seed=0)
+        assert all((np.bincount(split) == np.bincount(store.rows.splits)).all() for split in drawn)
+        assert len({(split == 2).tobytes() for split in drawn}) == 3  # the test rows differ, and not val alone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["extract", "--data", "none"], 2, "data must be a folder"),
+        (["extract", "--data", "photos", "--backbone", "vgg"], 2, "Did you mean 'vgg16'?"),
+        (["compare", "--store", "none.h5"], 1, "none.h5 is not there"),
+        (["compare", "--store", "none.h5", "--heads", "svm"], 2, "head must be one of"),
+        (["inspect", "none.h5"], 1, "none.h5 is not there"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_status(tree, here, capsys, arguments, status, message):
+    assert main(arguments) == status
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error    ") and message in lines[0]
+
+
+def test_probe_says_which_layer_to_take(tree, here, capsys):
+    assert (
+        main(["extract", "--data", "photos", "--backbone", "tiny", "--layers", "conv,relu,last", "--out", "s.h5"]) == 0
+    )
+    capsys.readouterr()
+    assert main(["probe", "--store", "s.h5", "--repeats", "0"]) == 2
+    assert "repeats must be at least 1" in capsys.readouterr().err
+    assert main(["probe", "--store", "s.h5", "--repeats", "3", "--json", "--out", "p"]) == 0
+    probed = json.loads(capsys.readouterr().out)
+    accuracies = {layer["layer"]: layer["accuracy"] for layer in probed["layers"]}
+    assert len(accuracies) == 4 and accuracies[probed["take"]] == max(
+        accuracies[name] for name in ("conv", "relu", "last")
+    )
+    assert "Take " in (here / "p/probe.md").read_text() and (here / "p/probe.png").exists()
+
+
+def test_layers_are_listed(capsys):
+    assert main(["layers", "tiny", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"]["last"] == [3, 3, 6]
+
+
+def test_several_layers_and_views_train_a_head(tree, here, capsys):
+    options = ["--data", "photos", "--backbone", "tiny", "--layers", "relu,last", "--views", "2", "--augment", "hflip"]
+    assert main(["extract", *options, "--out", "s.h5"]) == 0
+    run = pipeline.train_head("s.h5", "logistic", layer="relu,last", out="r")
+    assert run.layer == "relu+last" and run.views == 2
+    with open("r/predictions.csv", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 32
+    assert pipeline.train_head("s.h5", "logistic", views=1, out="r1").views == 1
+    assert main(["train-head", "--store", "s.h5", "--views", "3"]) == 2
+    for views in ("1", "2"):  # neither is taken for the other by a comparison
+        assert main(["compare", "--store", "s.h5", "--heads", "logistic", "--views", views]) == 0
+        assert "from earlier runs" not in capsys.readouterr().err
+    assert main(["compare", "--store", "s.h5", "--heads", "logistic", "--views", "2"]) == 0
+    assert "from earlier runs" in capsys.readouterr().err
+
+
+def test_average_and_maximum_are_scaled_each_by_itself(tiny_store):
+    from pipeline.training.fit import read_features
+    from pipeline.training.request import Request
+
+    with FeatureStore(tiny_store) as store:
+        channels = store.dataset("last").shape[-1]
+        assert read_features(store, "logistic", Request(tiny_store, pool="avg+max")).widths == (channels, channels)
+        assert read_features(store, "logistic", Request(tiny_store, pool="flatten")).widths == (
+            store.read("last", "flatten").shape[1],
+        )
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from pipeline.__main__ import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print([name for name in ('numpy', 'h5py', 'sklearn', 'tensorflow') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr.strip() == "[]" and "extract" in done.stdout
+
+
+def test_functions_stay_functions_once_their_modules_are_imported():
+    code = (
+        "import pipeline, pipeline.reports.build, pipeline.deploy.prediction, pipeline.deploy.exporting\n"
+        "print([name for name in pipeline.__all__ if getattr(pipeline, name).__name__ != name])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_inspect_needs_no_tensorflow(tiny_store):
+    code = f"import sys; from pipeline.__main__ import main; main(['inspect', {str(tiny_store)!r}]); print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_comparison_takes_what_earlier_ones_fitted(tiny_store, here, capsys, monkeypatch):
+    def run(*options):
+        assert main(["compare", "--store", str(tiny_store), "--json", *options]) == 0
+        told = capsys.readouterr()
+        return json.loads(told.out)["heads"], told.err
+
+    (first,), said = run("--heads", "logistic")
+    assert "from earlier runs" not in said
+    both, said = run("--heads", "logistic,majority")
+    assert "1 of 2 fits are from earlier runs" in said
+    again = next(head for head in both if head["head"] == "logistic")
+    assert {**again, "behind": 0.0, "p_value": None} == {**first, "behind": 0.0, "p_value": None}
+    assert "from earlier runs" not in run("--heads", "logistic", "--fresh")[1]
+    assert "from earlier runs" not in run("--heads", "logistic", "--seed", "1")[1]
+    for changed in (["--select", "val"], ["--pool", "max"], ["--repeats", "2"], ["--set", "C=1"]):
+        assert "from earlier runs" not in run("--heads", "logistic", *changed)[1]
+    monkeypatch.setattr("pipeline.training.fit_cache.own_source", lambda: "another version")
+    assert "from earlier runs" not in run("--heads", "logistic")[1]
+    for _ in range(2):  # what a class of somebody else's computes may change unseen
+        assert "from earlier runs" not in run("--heads", "sklearn.naive_bayes.GaussianNB")[1]
+    for kept in (here / "runs/.fits").iterdir():  # damaged: made anew
+        kept.write_bytes(kept.read_bytes()[:100])
+    assert "from earlier runs" not in run("--heads", "logistic")[1]
+
+
+def test_a_misspelt_option_names_the_nearest(tiny_store, here):
+    with pytest.raises(ValueError, match=r"compare has no option repeat\. Did you mean repeats\?"):
+        pipeline.compare(tiny_store, repeat=3)
+    with pytest.raises(RequestError, match=r"extract has no option xyz\. It has data, "):
+        features.extract("photos", xyz=1)
+
+
+def test_choices_are_those_of_the_code():
+    from features.images.decode import RESIZE
+    from features.images.views import AUGMENT
+    from features.pooling import EXTRACT_POOLS, POOLS
+    from features.store.parts import LAYOUTS
+    from features.store.schema import COMPRESSION
+    from pipeline.options import TrainingOptions
+
+    declared = {name: typing.get_args(kind) for name, (kind, _) in flags_of(ExtractOptions).items()}
+    assert set(declared["resize"]) == set(RESIZE) and declared["augment"] == tuple(AUGMENT)
+    assert set(declared["compression"]) == set(COMPRESSION) and declared["layout"] == LAYOUTS
+    assert typing.get_args(declared["pool"][0]) == EXTRACT_POOLS
+    assert typing.get_args(typing.get_args(flags_of(TrainingOptions)["pool"][0])[0]) == POOLS
+
+
+def test_every_option_is_used(tiny_store):
+    """The records behind the functions have each option, so that none is accepted and ignored."""
+    from dataclasses import fields
+
+    from features.extraction.options import ExtractRequest
+    from pipeline.options import CompareOptions, ProbeOptions, TrainHeadOptions
+    from pipeline.training.request import Request
+
+    assert set(flags_of(PlanOptions)) == {each.name for each in fields(ExtractRequest)} - {"data"}
+    asked = {each.name for each in fields(Request)}
+    for options, own in (
+        (CompareOptions, {"repeats"}),
+        (ProbeOptions, {"repeats"}),
+        (TrainHeadOptions, {"tensorboard"}),
+    ):
+        assert set(flags_of(options)) - own <= asked
+
+
+def test_results_become_json_and_frames(tiny_store, here):
+    found = pipeline.compare(tiny_store, ["logistic", "majority"], out="c")
+    kept = json.loads((here / "c/compare.json").read_text())
+    assert json.loads(json.dumps(found.to_json())) == {**kept, "out": "c"}
+    frame = found.to_frame()
+    assert list(frame["head"]) == [head["head"] for head in found.heads] and frame["accuracy_low"].notna().all()
+    run = pipeline.train_head(tiny_store, "logistic", out="r")
+    assert json.loads(json.dumps(run.to_json())) == {**json.loads((here / "r/run.json").read_text()), "out": "r"}
+
+
+def test_version_quiet_verbose_and_no_command(tiny_store, here, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"cached-features {features.__version__}\n"
+    assert main([]) == 0 and "commands:" in capsys.readouterr().out
+    train = ["train-head", "--store", str(tiny_store), "--head", "majority", "--out", "m", "--overwrite"]
+    assert main([*train, "--quiet"]) == 0 and not capsys.readouterr().err
+    assert main(["inspect", "gone.h5", "--quiet"]) == 1 and capsys.readouterr().err.startswith("error    gone.h5")
+    assert main(train) == 0
+    usual = capsys.readouterr().err.splitlines()
+    assert main([*train, "--verbose"]) == 0
+    verbose = capsys.readouterr().err.splitlines()
+    assert len(verbose) >= len(usual) and all(re.match(r" +\d+\.\d\d s  ", line) for line in verbose)
+    assert not logging.getLogger("cached_features").handlers

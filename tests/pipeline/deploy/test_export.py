@@ -1,0 +1,207 @@
+"""An exported model gives what the run gives, by Keras alone and by ONNX Runtime alone."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from samples import blobs, rows_of
+
+import pipeline
+from features import FeatureStore, extract
+from features.errors import EngineError, RequestError
+from features.images.decode import RESIZE
+from pipeline.cli.commands import main
+from pipeline.data.training_data import Features, Part
+from pipeline.deploy.exporting import ParityError, _open, _write, export
+from pipeline.deploy.head_layers import apply_head
+from pipeline.deploy.keras_model import _preprocessing
+from pipeline.deploy.pillow_resize import resize_as_pillow
+from pipeline.deploy.prediction import predict
+from pipeline.heads.registry import HEADS
+from pipeline.training.fit import fit_head
+
+REFUSED = {"knn", "hist-gradient-boosting"}
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("name", sorted(set(HEADS) - REFUSED))
+def test_heads_as_layers_are_exact(name, n_classes):
+    X, y, splits = blobs(n_classes)
+    X += np.random.default_rng(1).exponential(2, X.shape).astype(np.float32)
+    features = Features(X, (X.shape[1],), 1, (Part("layer", "avg"),))
+    _, fitted = fit_head(name, features, rows_of(y, splits, n_classes), splits)
+    inputs = keras.Input((X.shape[1],))
+    model = keras.Model(inputs, apply_head(fitted.estimator, inputs, n_classes, name))
+    np.testing.assert_allclose(np.asarray(model(X)), fitted.estimator.predict_proba(X), atol=2e-5)
+
+
+def test_a_class_that_was_not_trained_has_probability_zero():
+    X, y, splits = blobs(3)
+    y = np.where(y == 1, 3, y)
+    features = Features(X, (X.shape[1],), 1, (Part("layer", "avg"),))
+    head = fit_head("logistic", features, rows_of(y, splits, 4), splits)[1].estimator
+    inputs = keras.Input((X.shape[1],))
+    found = np.asarray(keras.Model(inputs, apply_head(head, inputs, 4, "logistic"))(X))
+    assert (found[:, 1] == 0).all()
+    np.testing.assert_allclose(found[:, [0, 2, 3]], head.predict_proba(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["keras", "onnx"])
+@pytest.mark.parametrize("rule", sorted(RESIZE))
+def test_resizing_is_pillows(rule, form, tmp_path):
+    """To the level, in either order of the two passes, where pixels fall on the edges of a filter too."""
+    inputs = keras.Input((None, None, 3), dtype="uint8")
+    model, random = keras.Model(inputs, resize_as_pillow(inputs, 48, rule)), np.random.default_rng(0)
+    if form == "onnx":
+        pytest.importorskip("tf2onnx", reason="the extra export is not installed")
+        _write(model, tmp_path / "m.onnx", form)
+    run = _open(tmp_path / "m.onnx", form) if form == "onnx" else model
+    shapes = (
+        *((48, 48), (100, 130), (130, 100), (47, 49), (20, 24), (24, 20), (200, 30), (30, 200), (1, 1)),
+        *((480, 96), (500, 300), (224, 225), (640, 480), (375, 499)),
+    )
+    for shape in shapes:
+        image = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        expected = np.asarray(Image.fromarray(image).resize((48, 48), RESIZE[rule]))
+        np.testing.assert_array_equal(np.asarray(run(image[None]))[0], expected, err_msg=str(shape))
+
+
+@pytest.mark.parametrize("module", ["vgg16", "resnet_v2", "densenet", "inception_v3", "efficientnet_v2"])
+def test_preprocessing_as_a_layer(module):
+    prepare = getattr(keras.applications, module).preprocess_input
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
+    layer = _preprocessing(SimpleNamespace(preprocess=prepare))
+    np.testing.assert_allclose(np.asarray(layer(images)), prepare(images.copy()), atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_store, tmp_path_factory):
+    """Runs, and the folder of their images."""
+    folder = tmp_path_factory.mktemp("export")
+    pipeline.train_head(tiny_store, "rbf-svm", out=folder / "rbf-svm")
+    pipeline.train_head(tiny_store, "knn", out=folder / "knn")
+    return folder
+
+
+FORMS = {"m.keras": "keras", "m": "savedmodel", "m.onnx": "onnx"}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_gives_what_the_run_gives_on_all_rows(trained, tmp_path, name, capsys):
+    if name.endswith(".onnx"):
+        pytest.importorskip("tf2onnx", reason="the extra export is not installed")
+    assert (
+        main(["export", "--run", str(trained / "rbf-svm"), "--out", str(tmp_path / name), "--rows", "0", "--json"]) == 0
+    )
+    card = json.loads(capsys.readouterr().out)
+    assert card == json.loads((tmp_path / f"{name}.json").read_text())
+    assert card["format"] == FORMS[name] and card["class_names"] == ["blue", "red"]
+    parity = card["parity"]
+    # ONNX's converter takes the rounding to float16 out.
+    bound = 5e-3 if name.endswith(".onnx") else 1e-3
+    assert parity["rows"] == parity["same_class"] == 32 and parity["largest_difference"] < bound
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, f"{name}.json"])
+    assert main(["export", "--run", str(trained / "rbf-svm"), "--out", str(tmp_path / name)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["export", "--run", str(trained / "rbf-svm"), "--out", str(tmp_path / name), "--overwrite"]) == 0
+
+
+def test_a_run_on_rough_features_is_compared_as_roughly(tree, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        extract(str(tree), backbone="tiny", batch_size=5, engine="openvino-bf16", out="rough.h5")
+    except (RequestError, EngineError) as error:
+        pytest.skip(str(error))
+    pipeline.train_head("rough.h5", "logistic", out="run")
+    assert main(["export", "--run", "run", "--out", "m.keras", "--json"]) == 0
+    parity = json.loads(capsys.readouterr().out)["parity"]
+    assert 1e-5 < parity["largest_difference"] < parity["bound"] == 0.05
+
+
+ALONE = {
+    "m.keras": """
+import keras
+model = keras.saving.load_model(path)
+run = lambda images: np.asarray(model(images))
+""",
+    "m.onnx": """
+import onnxruntime
+session = onnxruntime.InferenceSession(path)
+assert [each.name for each in session.get_inputs()] == ["images"], [each.name for each in session.get_inputs()]
+run = lambda images: session.run(None, {"images": images})[0]
+""",
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_fresh_process_needs_keras_alone_or_onnx_runtime_alone(trained, tiny_store, tmp_path, name):
+    if name.endswith(".onnx") and importlib.util.find_spec("tf2onnx") is None:
+        pytest.skip("the extra export is not installed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export(trained / "rbf-svm", tmp_path / name, rows=4)
+    with FeatureStore(tiny_store) as store:
+        root, paths = Path(store.provenance["source"]["root"]), store.rows.paths[:6]
+    np.save(tmp_path / "images.npy", np.stack([np.asarray(Image.open(root / path)) for path in paths]))
+    code = f"""
+import sys, numpy as np
+path = {str(tmp_path / name)!r}
+{ALONE[name]}
+print(run(np.load({str(tmp_path / "images.npy")!r})).tolist())
+ours = [each for each in ("features", "pipeline") if each in sys.modules]
+assert not ours, ours
+assert "onnxruntime" not in sys.modules or "keras" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = np.array(json.loads(done.stdout.splitlines()[-1]))
+    predicted = predict(trained / "rbf-svm", [root / path for path in paths]).predictions
+    np.testing.assert_allclose(found, [list(each.probabilities.values()) for each in predicted], atol=5e-3)
+
+
+def test_layers_views_and_pooling_at_extraction(tree, tmp_path):
+    options = {"backbone": "tiny", "layers": ("relu", "last"), "pool": "avg+max", "augment": "dihedral", "views": 8}
+    extract(str(tree), out=tmp_path / "s.h5", dtype="float32", **options)
+    for head in ("logistic", "linear-svm", "vote"):  # averages of probabilities, of features, and of parts of them
+        pipeline.train_head(tmp_path / "s.h5", head, layer="relu,last", out=tmp_path / head)
+        parity = export(tmp_path / head, tmp_path / f"{head}.keras", rows=0).parity
+        assert parity["same_class"] == 32 and parity["largest_difference"] < 1e-3
+
+
+def test_what_cannot_be_layers_is_refused_with_another_way(trained, tree, tmp_path):
+    with pytest.raises(RequestError, match=r"look up training rows.*head=.rbf-svm"):
+        export(trained / "knn", tmp_path / "m.keras")
+    extract(str(tree), backbone="tiny", out=tmp_path / "s.h5", augment="lecture", views=2)
+    pipeline.train_head(tmp_path / "s.h5", "logistic", out=tmp_path / "run")
+    with pytest.raises(RequestError, match="views=1"):
+        export(tmp_path / "run", tmp_path / "m.keras")
+    with pytest.raises(RequestError, match=r"must end in \.keras or \.onnx"):
+        export(trained / "rbf-svm", tmp_path / "m.h5")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(RequestError, match="is another folder"):
+        export(trained / "rbf-svm", tmp_path / "mine", overwrite=True)
+    assert not list(tmp_path.glob("m*.keras*"))
+
+
+def test_a_model_that_differs_is_not_written(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.deploy.keras_model._preprocessing", lambda base: lambda images: images / 99.0)
+    with pytest.raises(ParityError, match="Nothing was written"):
+        export(trained / "rbf-svm", tmp_path / "m.keras")
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_changed_are_not_compared_with(tree, tmp_path):
+    extract(str(tree), backbone="tiny", out=tmp_path / "s.h5")
+    pipeline.train_head(tmp_path / "s.h5", "logistic", out=tmp_path / "run")
+    shutil.copy(tree / "test/red/test000.png", tree / "test/red/test001.png")
+    with pytest.raises(RequestError, match="it changed"):
+        export(tmp_path / "run", tmp_path / "m.keras", rows=0)

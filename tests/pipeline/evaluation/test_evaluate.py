@@ -1,0 +1,211 @@
+"""Metrics and intervals against values from elsewhere."""
+
+import csv
+import itertools
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from scipy import stats
+from sklearn import metrics
+
+from pipeline.evaluation.bootstrap import bootstrap_intervals
+from pipeline.evaluation.metrics import METRICS, evaluate, figures_of
+from pipeline.evaluation.significance import accuracy_interval, holm, paired_test
+from pipeline.evaluation.weighted_rows import WeightedRows
+from pipeline.heads.settings import best_of
+from pipeline.reports.figures import leaderboard
+from pipeline.training.summary import best_first, compare_with_best
+
+
+def test_metrics_of_a_small_table_computed_by_hand():
+    y = np.array([0, 0, 0, 1])
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]])
+    scores = evaluate(y, probabilities)
+    assert scores["accuracy"] == 0.75 and scores["balanced_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+    assert scores["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)  # F1: 2*2/(2*2+1+0), 2*1/(2*1+1+0)
+    assert scores["roc_auc"] == 1.0
+    assert scores["log_loss"] == pytest.approx(-np.mean(np.log([0.9, 0.8, 0.4, 0.7])))
+
+
+def test_one_class_only_has_no_auc():
+    assert np.isnan(evaluate(np.zeros(3, int), np.full((3, 2), 0.5))["roc_auc"])
+
+
+def test_wilson_interval_of_newcombe():
+    # Newcombe 1998 (Statistics in Medicine 17), table I, method 3: 81 of 263 gives 0.2553 to 0.3662.
+    assert accuracy_interval([81 / 263], 1000, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+def test_corrected_interval_by_hand():
+    # t(0.975, 4) = 2.776445; s = 0.0158114 of the five; sqrt(1/5 + 1/3) = 0.7302967
+    low, high = accuracy_interval([0.84, 0.86, 0.85, 0.83, 0.87], 300, 100)
+    assert (high - low) / 2 == pytest.approx(2.776445 * 0.0158114 * 0.7302967, rel=1e-5)
+    assert (high + low) / 2 == pytest.approx(0.85)
+
+
+def test_average_precision_and_calibration_by_hand():
+    y = np.array([0, 1, 0, 1])
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.35, 0.65], [0.2, 0.8]])
+    # Ranked by the second class: right, wrong, right, wrong; precision 1 at recall 1/2 and 2/3 at recall 1.
+    assert evaluate(y, probabilities)["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    # Each row has a bin of its own, of 15: 0.9 right, 0.6 wrong, 0.65 wrong, 0.8 right; 0.6 and 0.65 share one.
+    assert evaluate(y, probabilities)["calibration_error"] == pytest.approx((0.1 + 1.25 + 0.2) / 4)
+
+
+def test_mcnemar_exact_of_r():
+    # R: binom.test(2, 12)$p.value = 0.03857422, which is McNemar's exact test on 2 and 10 discordant rows.
+    one, other = np.zeros(20, bool), np.zeros(20, bool)
+    one[:2], other[2:12] = True, True
+    assert paired_test([one], [other], 100) == pytest.approx(0.03857422, abs=1e-8)
+    assert paired_test([one], [one], 100) == 1
+
+
+def test_the_best_of_equally_accurate_heads_stands_first_and_is_not_compared_with_itself():
+    labels, split = np.array([0, 1, 0, 1]), np.full(4, 2, np.uint8)
+    right = np.eye(2)[labels]
+    fitted = [[SimpleNamespace(probabilities=right)] for _ in range(3)]
+    summaries = [
+        {"head": name, "accuracy": 1.0, "accuracies": [1.0], "fit_seconds": seconds}
+        for name, seconds in zip("abc", (9, 5, 1), strict=True)
+    ]
+    compare_with_best(summaries, fitted, labels, [split])
+    assert [summary["p_value"] for summary in summaries] == [None, 1.0, 1.0]
+    assert [summary["head"] for summary in best_first(summaries)] == ["a", "c", "b"]
+
+
+def test_of_equally_accurate_settings_the_middle_one_is_taken():
+    settings = [{"C": C} for C in (1, 2, 3, 4, 5)]
+    assert best_of(settings, [0.5, 0.9, 0.9, 0.9, 0.6]).settings == {"C": 3}
+
+
+def test_holm_of_his_paper_by_hand():
+    # p.adjust(c(0.01, 0.02, 0.03, 0.04), "holm") of R: 0.04 0.06 0.06 0.06
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_intervals_cover_and_equal_heads_are_rarely_told_apart():
+    """Classifiers of known accuracy, simulated: one split, 300 test rows, right on each with chance 0.85."""
+    random = np.random.default_rng(0)
+    n_test, times, truth = 300, 4000, 0.85
+    seen = random.binomial(n_test, truth, times) / n_test
+    intervals = {value: accuracy_interval([value], 1000, n_test) for value in np.unique(seen)}
+    covered = np.mean([intervals[value][0] <= truth <= intervals[value][1] for value in seen])
+    assert 0.93 <= covered <= 0.97
+    shared = random.random((times, n_test)) < 0.8  # rows that both get right; on the others each is right by chance
+    pairs = [(alike | (random.random(n_test) < 0.25), alike | (random.random(n_test) < 0.25)) for alike in shared]
+    assert np.mean([paired_test([one], [other], 1000) < 0.05 for one, other in pairs]) <= 0.06
+
+
+def test_on_several_splits_intervals_cover_and_equal_heads_are_rarely_told_apart():
+    """Splits of one set of rows: each head is right on a row with a chance of its own, whatever it was trained on."""
+    random = np.random.default_rng(1)
+    n, n_test, repeats, times = 400, 100, 10, 1000
+    covered = rejected = 0
+    for _ in range(times):
+        one, other = random.random((2, n)) < 0.85
+        tests = [random.permutation(n)[:n_test] for _ in range(repeats)]
+        low, high = accuracy_interval([float(np.mean(one[test])) for test in tests], n - n_test, n_test)
+        covered += low <= 0.85 <= high
+        rejected += paired_test([one[test] for test in tests], [other[test] for test in tests], n - n_test) < 0.05
+    assert covered / times >= 0.93 and rejected / times <= 0.06
+
+
+def by_class(score):
+    """Return the mean of a score of two classes: of each class that is present against the rest."""
+
+    def mean(y, probabilities):
+        labels = [1] if probabilities.shape[1] == 2 else np.unique(y)
+        return np.mean([score(y == label, probabilities[:, label]) for label in labels])
+
+    return mean
+
+
+def by_bins(y, probabilities):
+    """Return the calibration error, bin by bin."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
+    edges = np.append(np.arange(15) / 15, np.inf)  # of the last one 1 is a part
+    bins = [(confidence >= low) & (confidence < high) for low, high in itertools.pairwise(edges)]
+    return sum(abs(right[each].sum() - confidence[each].sum()) for each in bins) / len(y)
+
+
+def of_predicted(score, **options):
+    """Return a score of predicted classes, of those present."""
+    return lambda y, p: score(y, p.argmax(axis=1), labels=np.unique(y), average="macro", zero_division=0, **options)
+
+
+ELSEWHERE = {
+    "accuracy": lambda y, p: metrics.accuracy_score(y, p.argmax(axis=1)),
+    "balanced_accuracy": of_predicted(metrics.recall_score),
+    "macro_f1": of_predicted(metrics.f1_score),
+    "roc_auc": by_class(metrics.roc_auc_score),
+    "average_precision": by_class(metrics.average_precision_score),
+    "log_loss": lambda y, p: metrics.log_loss(y, p, labels=np.arange(p.shape[1])),
+    "calibration_error": by_bins,
+}
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_metrics_under_weights_are_scikit_learns_of_the_rows_as_often(n_classes, metric):
+    random = np.random.default_rng(0)
+    y = random.integers(0, n_classes, 80)
+    probabilities = random.dirichlet(np.ones(n_classes), 80).round(1) + 1e-3  # with ties
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    probabilities[0] = np.eye(n_classes)[1 - y[0]]  # sure, and wrong
+    weights = random.multinomial(80, np.full(80, 1 / 80), 20)
+    weights[3, y == n_classes - 1] = 0
+    found = figures_of([metric], WeightedRows(y, probabilities, weights.astype(float)))[metric.name]
+    for draw, counts in enumerate(weights):
+        rows = np.repeat(np.arange(80), counts)
+        present, expected = np.unique(y[rows]), np.nan
+        if len(present) > 1 or metric.name not in ("roc_auc", "average_precision"):
+            expected = ELSEWHERE[metric.name](y[rows], probabilities[rows])
+        assert found[draw] == pytest.approx(expected, abs=1e-9, nan_ok=True), draw
+        assert evaluate(y[rows], probabilities[rows])[metric.name] == pytest.approx(expected, abs=1e-9, nan_ok=True)
+
+
+def test_every_metric_is_in_what_compare_writes_on_the_page_and_in_a_readme(hostile_run):
+    names = [metric.name for metric in METRICS]
+    heads = json.loads((hostile_run / "compare.json").read_text(encoding="utf-8"))["heads"]
+    with open(hostile_run / "compare.csv", newline="", encoding="utf-8") as file:
+        header = next(csv.reader(file))
+    assert all(set(names) < set(head) for head in heads) and set(names) < set(header)
+    assert set(heads[0]["intervals"]) == {metric.name for metric in METRICS if metric.interval}
+    table = (hostile_run / "compare.md").read_text(encoding="utf-8").splitlines()[0]
+    assert all(metric.title in table for metric in METRICS if metric.in_table)
+    assert [column[0] for column in leaderboard(heads)["columns"]][: len(names)] == names
+    pages = [ROOT / name for name in ("README.md", "pipeline/README.md")]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages if page.exists())
+    assert [name for name in names if name not in text] == []
+    listed = re.findall(r"^\| `(\w+)` \|.*\| (higher|lower) \|$", text, re.M)  # where there is a list of them
+    assert listed in ([], [(metric.name, "higher" if metric.greater_is_better else "lower") for metric in METRICS])
+
+
+def test_a_leaderboard_of_an_earlier_run_shows_the_metrics_of_its_time(hostile_run):
+    heads = json.loads((hostile_run / "compare.json").read_text(encoding="utf-8"))["heads"]
+    earlier = [{name: value for name, value in head.items() if name != "macro_f1"} for head in heads]
+    shown = [column[0] for column in leaderboard(earlier)["columns"]]
+    assert "macro_f1" not in shown and {"roc_auc", "log_loss"} < set(shown)
+
+
+def test_bootstrap_intervals_cover():
+    """Of 300 simulated test sets of a classifier whose accuracy and area are known."""
+    random, inside = np.random.default_rng(1), {"accuracy": 0, "roc_auc": 0}
+    known = {"accuracy": stats.norm.cdf(1), "roc_auc": stats.norm.cdf(np.sqrt(2))}
+    for _ in range(300):
+        y = random.integers(0, 2, 200)
+        p = stats.norm.cdf(random.normal(2 * y - 1.0, 1))  # right where the score is on its side of zero
+        found = bootstrap_intervals(y, np.column_stack([1 - p, p]), draws=300)
+        for name, (low, high) in ((name, found[name]) for name in inside):
+            inside[name] += low <= known[name] <= high
+    assert all(0.9 <= count / 300 <= 0.98 for count in inside.values()), inside
+
+
+def test_bootstrap_of_one_class_is_nan_where_two_are_needed():
+    found = bootstrap_intervals(np.ones(9, int), np.tile([0.2, 0.8], (9, 1)))
+    assert found["accuracy"] == (1, 1) and np.isnan(found["roc_auc"]).all()

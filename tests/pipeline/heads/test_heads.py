@@ -1,0 +1,296 @@
+"""Every head in the registry keeps one contract."""
+
+import numpy as np
+import pytest
+from samples import blobs, rows_of
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
+
+from features.errors import RequestError
+from pipeline.data.scaling import measure_scale
+from pipeline.data.training_data import Features, Part, Sample
+from pipeline.heads.logistic import newton
+from pipeline.heads.logistic.search import Logistic, LogisticSearch
+from pipeline.heads.logistic.svd_basis import rotate
+from pipeline.heads.registry import HEADS, READ_AS, find_head
+from pipeline.heads.svm.search import SvmSearch
+from pipeline.runs.head_file import load_head, save_head
+from pipeline.training.fit import fit_head as fit_features
+
+ALL = sorted(HEADS)
+
+
+def fit_head(name, X, y, splits, n_classes, seed=0, views=1, select="cv"):
+    """Fit a head on one layer."""
+    features = Features(X, (X.shape[1],), views, (Part("layer", "avg"),))
+    return fit_features(name, features, rows_of(y, splits, n_classes), splits, seed, select)[0]
+
+
+def sample_of(X, y, folds=5):
+    """Return all rows as a sample of one layer, its first fold being val."""
+    number = np.arange(len(y)) // 2 % folds
+    return Sample(Features(X, (X.shape[1],), 1, (Part("layer", "avg"),)), y, number == 0, number)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("n_classes", [2, 10])
+def test_learns_and_gives_probabilities(name, n_classes):
+    X, y, splits = blobs(n_classes)
+    before = X.copy()
+    fitted = fit_head(name, X, y, splits, n_classes)
+    np.testing.assert_array_equal(X, before)
+    assert fitted.probabilities.shape == (len(y), n_classes) and (fitted.probabilities >= 0).all()
+    np.testing.assert_allclose(fitted.probabilities.sum(axis=1), 1)
+    if name == "majority":
+        assert fitted.test["roc_auc"] == 0.5
+    else:
+        # The lecture's ten units learn slowly from so few rows; twice chance shows that they learn.
+        assert fitted.test["accuracy"] > (0.9 if name not in ("dense", "mlp") else 0.2 if n_classes == 10 else 0.75)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_same_seed_same_predictions(name):
+    X, y, splits = blobs(3)
+    first, second = (fit_head(name, X, y, splits, 3, seed=5).probabilities for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_saved_head_predicts_the_same(name, tmp_path):
+    X, y, splits = blobs(2)
+    features = Features(X, (X.shape[1],), 1, (Part("layer", "avg"),))
+    estimator = fit_features(name, features, rows_of(y, splits, 2), splits)[1].estimator
+    save_head(estimator, tmp_path)
+    loaded = load_head(tmp_path)
+    assert type(loaded) in HEADS[name].searcher.read_as
+    np.testing.assert_allclose(loaded.predict_proba(X), estimator.predict_proba(X), rtol=1e-6)
+
+
+def test_what_a_file_says_that_a_head_is_means_one_class():
+    made = {each for head in HEADS.values() for each in head.searcher.read_as}
+    assert len({each.kind for each in made}) == len(made) and set(READ_AS.values()) == made
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_head_is_what_it_says_of_itself(name):
+    X, y, splits = blobs(3)
+    features = Features(X, (X.shape[1],), 1, (Part("layer", "avg"),))
+    result, fitted = fit_features(name, features, rows_of(y, splits, 3), splits)
+    head = HEADS[name]
+    assert head.searcher.by_epochs == (fitted.estimator.model_ is not None) == (result.history is not None)
+    if head.linear:
+        coefficients, intercepts = fitted.estimator.coefficients(4)
+        np.testing.assert_allclose(
+            X @ coefficients[:, :3] + intercepts[:3], fitted.estimator.decision_function(X), atol=1e-4
+        )
+        assert not coefficients[:, 3].any()  # of a class that was not trained
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_class_that_is_missing_from_val_and_class_that_is_missing_from_train(name):
+    X, y, splits = blobs(3)
+    splits[(y == 2) & (splits == 1)] = 0
+    assert fit_head(name, X, y, splits, 3).probabilities.shape == (len(y), 3)
+    fitted = fit_head(name, X, y, splits, 4)  # a fourth class that no row has
+    assert (fitted.probabilities[:, 3] == 0).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_constant_and_single_features(name):
+    X, y, splits = blobs(2)
+    for degenerate in (np.zeros_like(X), X[:, :1]):
+        fitted = fit_head(name, degenerate, y, splits, 2)
+        assert np.isfinite(fitted.probabilities).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_test_rows_choose_nothing(name):
+    X, y, splits = blobs(2)
+    other, moved = y.copy(), X.copy()
+    other[splits == 2] = 1 - other[splits == 2]
+    moved[splits == 2] *= 3
+    one, two = fit_head(name, X, y, splits, 2), fit_head(name, moved, other, splits, 2)
+    assert one.settings == two.settings and one.tried == two.tried
+    np.testing.assert_array_equal(one.probabilities[splits != 2], two.probabilities[splits != 2])
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("val", [True, False])
+@pytest.mark.filterwarnings("ignore:Only one sample available")  # scikit-learn's own, of shrinkage
+def test_one_row_a_class_is_a_result_or_a_clear_error(name, val):
+    X, y, splits = blobs(2)
+    splits = np.full(len(y), 2, np.uint8)
+    splits[:2] = 0
+    if val:
+        splits[2:4] = 1
+    try:
+        assert np.isfinite(fit_head(name, X, y, splits, 2).probabilities).all()
+    except RequestError as error:
+        assert "Add images" in str(error)
+
+
+def test_too_few_rows_are_a_clear_error():
+    X, y, splits = blobs(2, rows=4)
+    with pytest.raises(RequestError, match="at least 2 different training rows of each class"):
+        fit_head("rbf-svm", X, y, np.array([0, 0, 1, 1, 2, 2, 2, 2], np.uint8), 2)
+    with pytest.raises(RequestError, match="two classes at least"):
+        fit_head("logistic", X, np.zeros_like(y), splits, 2)
+
+
+def test_unknown_head_names_the_nearest():
+    with pytest.raises(RequestError, match="Did you mean 'logistic'"):
+        find_head("logistics")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_views_are_averaged_and_help_where_each_is_noisy(name):
+    X, y, splits = blobs(2, rows=40)
+    noisy = np.repeat(X, 4, axis=0) + np.random.default_rng(1).normal(0, 6, (4 * len(X), X.shape[1])).astype(np.float32)
+    many, one = fit_head(name, noisy, y, splits, 2, views=4), fit_head(name, noisy[::4], y, splits, 2)
+    assert many.probabilities.shape == (len(y), 2)
+    if name != "majority":
+        assert many.test["log_loss"] < one.test["log_loss"]
+
+
+def test_logistic_is_scikit_learns_optimum_on_either_side_of_square():
+    """Against scikit-learn's own solver on the full matrix, run to a tight tolerance."""
+    random = np.random.default_rng(3)
+    for n, d, n_classes in ((60, 300, 2), (300, 40, 2), (60, 300, 4), (300, 40, 4)):
+        X = random.exponential(1, (n, d)).astype(np.float32)
+        y = random.integers(0, n_classes, n)
+        for C in (1.0, 100.0, 3000.0):
+            ours = Logistic(C, widths=(d // 2, d - d // 2)).fit(X, y)
+            scaled = (X / ours.scale_).astype(np.float64)
+            theirs = LogisticRegression(C=C, tol=1e-10, max_iter=100_000).fit(scaled, y)
+            np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(scaled), atol=1e-3)
+
+
+def test_a_problem_that_is_solved_at_once_bears_waiting_for_one_that_is_hard():
+    random = np.random.default_rng(0)
+    X, y = 30 * np.maximum(random.normal(size=(200, 900)), 0), random.integers(0, 10, 200)
+    (rotation,) = rotate(X.astype(np.float32), X.mean(axis=0), [np.ones(900, np.float32)])
+    costs = np.tile(np.array([1e-12, 1e-9, 1.0, 1e5])[:, None], (200, 1, 1))
+    weights = random.normal(size=(len(rotation.lengths) + 1, 4, 10)) * np.array([0, 0, 1e-3, 1e-2])[:, None]
+    chances = newton.chances(rotation.scores(weights))
+    gradient = rotation.transposed(costs * (chances - np.eye(10)[y][:, None]))
+    gradient[:-1] += weights[:-1]
+    together = newton._newton_step(rotation, gradient, costs, chances)
+    # With next to no loss the curvature is 1.
+    np.testing.assert_allclose(together[:-1, :2], -gradient[:-1, :2], atol=1e-3 * np.abs(gradient[:-1, :2]).max())
+    assert (np.einsum("ipk,ipk->p", gradient, together)[2:] < 0).all()
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("features", [20, 300])
+def test_logistic_search_counts_what_scikit_learn_gets_right_on_each_fold(n_classes, features):
+    X, y, _ = blobs(n_classes, rows=30, features=features)
+    X += np.random.default_rng(1).normal(0, 4, X.shape).astype(np.float32)
+    sample = sample_of(X, y)
+    choice = LogisticSearch(sample, {"scale": ("layer", "feature"), "C": (0.3, 30.0)}).choose(sample.pairs("cv"))
+    for tried in choice.tried:
+        scaled = X / measure_scale(X, tried["scale"], sample.features.widths)
+        correct = 0
+        for fit, look in sample.pairs("cv"):
+            theirs = LogisticRegression(C=tried["C"], tol=1e-8, max_iter=100_000).fit(scaled[fit], y[fit])
+            correct += np.sum(theirs.predict(scaled[look]) == y[look])
+        assert tried["accuracy"] == correct / len(y)
+    assert choice.settings["scale"] in ("layer", "feature")
+    assert max(tried["accuracy"] for tried in choice.tried) > 1.2 / n_classes
+
+
+def test_layers_are_scaled_each_by_itself():
+    X, y, splits = blobs(2)
+    rows = rows_of(y, splits, 2)
+    both = np.hstack([X, 1000 * X[:, ::-1]])
+    wide = Features(both, (X.shape[1], X.shape[1]), 1, (Part("a", "avg"), Part("b", "avg")))
+    same = Features(np.hstack([X, X[:, ::-1]]), (X.shape[1], X.shape[1]), 1, (Part("a", "avg"), Part("b", "avg")))
+    one, two = (Logistic(10.0, "layer", wide.widths).fit(each.X, rows.labels) for each in (wide, same))
+    np.testing.assert_allclose(one.predict_proba(both), two.predict_proba(same.X), atol=1e-4)
+
+
+def test_scales():
+    X = np.array([[3.0, 4.0, 0.0], [3.0, 4.0, 2.0]], np.float32)
+    np.testing.assert_allclose(measure_scale(X, "layer", (2, 1)), [5, 5, np.sqrt(2)], rtol=1e-6)
+    np.testing.assert_allclose(measure_scale(X, "all", (2, 1)), [np.sqrt(27)] * 3, rtol=1e-6)
+    # Constant features stay as they are; the third has a deviation of 1, and there are three.
+    np.testing.assert_allclose(measure_scale(X, "feature", (2, 1)), [1, 1, np.sqrt(3)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("gamma", [None, 1.0])
+def test_svms_are_scikit_learns_own(n_classes, gamma):
+    """Against SVC with its own kernel on the scaled matrix."""
+    X, y, _ = blobs(n_classes, rows=40)
+    sample = sample_of(X, y)
+    for C in (1.0, 30.0):
+        settings = {"scale": "layer", "C": C} | ({} if gamma is None else {"gamma": gamma})
+        ours = SvmSearch(sample, {}).fit(settings, sample.everything)
+        scaled = X / measure_scale(X, "layer", sample.features.widths)
+        if gamma is not None:
+            squares = ((scaled[:, None] - scaled) ** 2).sum(axis=2)
+            assert ours.gamma_ == pytest.approx(gamma / squares.mean(), rel=1e-3)
+        theirs = SVC(C=C, kernel="linear" if gamma is None else "rbf", gamma=getattr(ours, "gamma_", None) or 1.0).fit(
+            scaled, y
+        )
+        scores = theirs.set_params(decision_function_shape="ovo").decision_function(scaled)
+        if n_classes > 2:  # each pair's vote counts by how clear it is
+            first, second = np.triu_indices(n_classes, 1)
+            votes = [np.tanh(scores) @ ((first == name) - 1.0 * (second == name)) for name in range(n_classes)]
+            scores = np.stack(votes, axis=1)
+        np.testing.assert_allclose(ours.decision_function(X), scores, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["linear-svm", "ridge"])
+def test_searches_count_what_is_right_on_rows_that_were_not_fitted(name):
+    """Noise without a signal: rows that were fitted would all be right."""
+    random = np.random.default_rng(0)
+    X, y = random.normal(0, 1, (120, 300)).astype(np.float32), np.tile([0, 1], 60)
+    sample = sample_of(X, y)
+    choice = HEADS[name].search(sample, HEADS[name].grid).choose(sample.pairs("cv"))
+    assert max(tried["accuracy"] for tried in choice.tried) < 0.75
+
+
+def test_settings_are_chosen_by_folds_or_by_val():
+    X, y, splits = blobs(2)
+    sample = sample_of(X, y)
+    folds, ((fit, look),) = sample.pairs("cv"), sample.pairs("val")
+    np.testing.assert_array_equal(np.sum([look for _, look in folds], axis=0), 1)
+    assert all((fit ^ look).all() for fit, look in folds)
+    np.testing.assert_array_equal(look, sample.val)
+    np.testing.assert_array_equal(fit, ~sample.val)
+    X += np.random.default_rng(1).normal(0, 6, X.shape).astype(np.float32)
+    by = {select: fit_head("logistic", X, y, splits, 2, select=select).tried for select in ("cv", "val")}
+    assert by["cv"] != by["val"]
+    # Of one layer the scale of all features is that of the layer.
+    assert {tried["scale"] for tried in by["cv"]} == {"layer", "feature"}
+
+
+def test_views_of_an_image_stay_in_one_fold_of_the_calibration_of_scores():
+    """Copies of a row on both sides would make an SVM of pure noise sure of itself."""
+    random = np.random.default_rng(0)
+    X, y = random.normal(0, 1, (120, 200)).astype(np.float32), np.tile([0, 1], 60)
+    splits = np.repeat([0, 1, 2], 40).astype(np.uint8)
+    fitted = fit_head("ridge", np.repeat(X, 3, axis=0), y, splits, 2, views=3)
+    assert fitted.test["log_loss"] < 0.9
+
+
+def test_a_scikit_learn_classifier_by_its_dotted_name():
+    X, y, splits = blobs(2)
+    assert fit_head("sklearn.naive_bayes.GaussianNB", X, y, splits, 2).test["accuracy"] > 0.9
+    forest = [fit_head("sklearn.ensemble.RandomForestClassifier", X, y, splits, 2, seed=3) for _ in range(2)]
+    np.testing.assert_array_equal(forest[0].probabilities, forest[1].probabilities)
+    for name in ("sklearn.naive_bayes.Gaussian", "sklearn.linear_model.Ridge", "nowhere.Nothing"):
+        with pytest.raises(RequestError, match=r"head=.sklearn\.naive_bayes\.GaussianNB"):
+            find_head(name)
+
+
+def test_a_vote_is_the_mean_of_svms_on_each_layer_and_on_all(tmp_path):
+    X, y, splits = blobs(3)
+    features = Features(np.hstack([X, X[:, ::-1]]), (X.shape[1], X.shape[1]), 1, (Part("a", "avg"), Part("b", "avg")))
+    vote = fit_features("vote", features, rows_of(y, splits, 3), splits)[1].estimator
+    n = X.shape[1]
+    assert [(each.first, each.last) for each in vote.members_] == [(0, n)] * 2 + [(n, 2 * n)] * 2 + [(0, 2 * n)] * 2
+    parts = [each.head.predict_proba(features.X[:, each.first : each.last]) for each in vote.members_]
+    np.testing.assert_allclose(vote.predict_proba(features.X), np.mean(parts, axis=0))
+    save_head(vote, tmp_path)
+    np.testing.assert_array_equal(load_head(tmp_path).predict_proba(features.X), vote.predict_proba(features.X))
