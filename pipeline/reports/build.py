@@ -178,7 +178,7 @@ def _from_store(run: Run, gallery: Gallery) -> dict[str, Any]:
             log.info("features where the head looked, map, labels, near copies")
             ranked = [head["head"] for head in run.heads]
             head = refit(store, run.predictions, ranked, run.told["seed"], run.told["select"])
-            layer = head.features.layer.split("+")[0]
+            layer = head.features.parts[0].layer
             is_map = len(store.layers[layer]) == 3
             first = np.arange(0, len(store), store.views)
             X = store.read(layer, "avg" if is_map else "flatten", first)

@@ -64,7 +64,7 @@ class Gallery:
 
     def attention(self, store: FeatureStore, head: Refitted) -> dict[str, Any]:
         """Return where a linear head looked, on test images of some kinds; or why that cannot be told."""
-        layers = head.features.layer.split("+")
+        layers = [part.layer for part in head.features.parts]
         if len(layers) > 1:
             return {"why": f"The head joins {len(layers)} layers ({', '.join(layers)}), which have no cells in common."}
         shape = store.layers[layers[0]]
@@ -77,7 +77,7 @@ class Gallery:
         kinds = class_activation.pick(self.rows.labels[tests], head.probabilities)
         chosen = [place for places in kinds.values() for place in places]
         maps = store.read(layers[0], "flatten", tests[chosen] * store.views).reshape(len(chosen), *shape)
-        added = class_activation.activation_maps(maps, head.coef, head.features.pool)
+        added = class_activation.activation_maps(maps, head.coef, head.features.parts[0].read)
         predicted = head.probabilities[chosen].argmax(axis=1)
         of_predicted = added[np.arange(len(chosen)), :, :, predicted]
         top = float(np.quantile(np.abs(of_predicted), 0.98))

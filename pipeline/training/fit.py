@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -48,6 +49,8 @@ class Result:
     Attributes
     ----------
     head, layer, pool : str
+    parts : list of (str, str, str)
+        What `layer` and `pool` say for people; see `Part`.
     views, n_features : int
     settings : dict
         Chosen within train and val.
@@ -68,6 +71,7 @@ class Result:
     head: str
     layer: str
     pool: str
+    parts: Sequence[Sequence[str]]
     views: int
     n_features: int
     settings: dict[str, Any]
@@ -146,6 +150,7 @@ def fit_head(
         head=name,
         layer=features.layer,
         pool=features.pool,
+        parts=features.parts,
         views=views_given,
         n_features=features.X.shape[1],
         settings=choice.settings,
@@ -182,6 +187,8 @@ class TrainedHead:
     Attributes
     ----------
     head, layer, pool : str
+    parts : list of (str, str, str)
+        What `layer` and `pool` say for people; see `Part`.
     views, n_features : int
     settings : dict
         Chosen within train and val.
@@ -206,6 +213,7 @@ class TrainedHead:
     head: str
     layer: str
     pool: str
+    parts: Sequence[Sequence[str]]
     views: int
     n_features: int
     settings: dict[str, Any]
@@ -286,7 +294,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         "store": str(store),
         "class_names": list(rows.class_names),
         "rows": rows.counts(),
-        "reading": Reading(features.parts, features.views, find_head(head).views).to_json(),
+        "reading": Reading(features.read, features.views, find_head(head).views).to_json(),
         "provenance": provenance,
     }
     with whole_folder(folder, asked.overwrite) as unfinished:

@@ -20,7 +20,7 @@ from features import FeatureStore, extract
 from features.errors import EngineError, RequestError
 from features.images.decode import RESIZE
 from pipeline.cli.commands import main
-from pipeline.data.training_data import Features
+from pipeline.data.training_data import Features, Part
 from pipeline.deploy.exporting import ParityError, _open, _write, export
 from pipeline.deploy.head_layers import apply_head
 from pipeline.deploy.keras_model import _preprocessing
@@ -37,7 +37,7 @@ REFUSED = {"knn", "hist-gradient-boosting"}
 def test_heads_as_layers_are_exact(name, n_classes):
     X, y, splits = blobs(n_classes)
     X += np.random.default_rng(1).exponential(2, X.shape).astype(np.float32)
-    features = Features(X, (X.shape[1],), 1, "layer", "avg")
+    features = Features(X, (X.shape[1],), 1, (Part("layer", "avg"),))
     _, fitted = fit_head(name, features, rows_of(y, splits, n_classes), splits)
     inputs = keras.Input((X.shape[1],))
     model = keras.Model(inputs, apply_head(fitted.estimator, inputs, n_classes, name))
@@ -47,7 +47,7 @@ def test_heads_as_layers_are_exact(name, n_classes):
 def test_a_class_that_was_not_trained_has_probability_zero():
     X, y, splits = blobs(3)
     y = np.where(y == 1, 3, y)
-    features = Features(X, (X.shape[1],), 1, "layer", "avg")
+    features = Features(X, (X.shape[1],), 1, (Part("layer", "avg"),))
     head = fit_head("logistic", features, rows_of(y, splits, 4), splits)[1].estimator
     inputs = keras.Input((X.shape[1],))
     found = np.asarray(keras.Model(inputs, apply_head(head, inputs, 4, "logistic"))(X))

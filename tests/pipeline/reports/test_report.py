@@ -19,7 +19,7 @@ from sklearn.model_selection import cross_val_predict
 from features import FeatureStore, extract
 from features.pooling import pool_maps
 from pipeline.cli.commands import main
-from pipeline.data.training_data import Features, Sample
+from pipeline.data.training_data import Features, Part, Sample
 from pipeline.evaluation import curves
 from pipeline.heads.registry import find_head
 from pipeline.reports.analysis.class_activation import activation_maps
@@ -70,7 +70,9 @@ def test_the_mean_of_an_activation_map_is_the_score(name, pool):
     maps = np.maximum(random.normal(size=(60, 3, 3, 5)) + 0.5 * np.eye(5)[y][:, None, None], 0).astype(np.float32)
     X = pool_maps(maps, pool)
     for classes in (y, np.minimum(y, 1)):
-        sample = Sample(Features(X, (X.shape[1],), 1, "last", pool), classes, np.arange(60) % 5 == 0, np.arange(60) % 5)
+        sample = Sample(
+            Features(X, (X.shape[1],), 1, (Part("last", pool),)), classes, np.arange(60) % 5 == 0, np.arange(60) % 5
+        )
         search = find_head(name).search(sample, find_head(name).grid)
         settings = {key: values[1] for key, values in find_head(name).grid.items()}
         fitted = search.fit(settings, sample.everything)
