@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import pytest
 import standin
-from conftest import ROOT, assert_same_stores, draw, draw_tree
+from conftest import ROOT, assert_same_stores, draw, draw_tree, rewrite
 
 from features import FeatureStore
 from features.errors import SourceError, StoreError
@@ -247,21 +247,6 @@ def test_verify_a_sound_store(tree, tmp_path):
     checks = verify(tmp_path / "s.h5")
     assert [(check.name, check.held) for check in checks] == [("values", True), ("source", True), ("computed", True)]
     assert "differ by at most 0.0e+00" in checks[2].seen
-
-
-def rewrite(path, change):
-    """Copy a store into another with `change` applied, checksums and all: what only computing again can find."""
-    from features.store import schema
-
-    with h5py.File(path) as old, h5py.File(path.with_name("changed.h5"), "w", libver=("v110", "v110")) as new:
-        values, provenance = old["features/last"][:], json.loads(old.attrs["provenance"])
-        values, provenance = change(values, provenance)
-        schema.create(new, {"last": values.shape[1:]}, str(values.dtype), len(values), "none")
-        new["features/last"][:] = values
-        schema.write_rows(new, schema.read_rows(old))
-        schema.write_skipped(new, [])
-        schema.write_attributes(new, provenance)
-    return path.with_name("changed.h5")
 
 
 @pytest.mark.parametrize(
