@@ -147,7 +147,7 @@ def cluster_lost(client: Any) -> ClusterError:
 @contextmanager
 def scheduler_there(client: Any) -> Iterator[None]:
     """Raise ClusterError where something fails because the scheduler is gone."""
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     try:
         yield
