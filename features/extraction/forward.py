@@ -16,8 +16,8 @@ from ..images.contents import Content, ahead
 from ..images.views import make_view
 from ..runtime.progress import Progress
 from ..store.parts import Key, Parts
-from .options import ExtractRequest
 from .plan import Plan
+from .request import ExtractRequest
 
 PART_IMAGES = 512  # of a part on a cluster at most: under a minute of work at ten images a second
 _ROUNDS_TO_INFINITY = 65520.0  # in float16, and all above
@@ -26,7 +26,7 @@ _SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no
 
 @dataclass(frozen=True)
 class PassLimits:
-    """How much a pass holds at once.
+    """How much a pass holds at once, and how often it looks around.
 
     Attributes
     ----------
@@ -34,11 +34,14 @@ class PassLimits:
         Of features after which a part is committed. A kill loses at most two parts: one is written while the next fills.
     memory : float, optional
         Bytes of memory, half of which whole maps may take; this machine's if left out.
+    tick : float
+        Seconds between looks at whether workers of a cluster are there at all.
     """
 
     part_bytes: int = 64 << 20
     part_seconds: float = 30.0
     memory: float | None = None
+    tick: float = 2.0
 
 
 USUAL_LIMITS = PassLimits()

@@ -28,14 +28,13 @@ from ...runtime.log import log
 from ...runtime.progress import Progress
 from ...runtime.versions import versions
 from ...store.parts import Parts
-from ..forward import allowed_skips, rows_a_part, too_many_skipped
-from ..options import ExtractRequest
+from ..forward import PassLimits, allowed_skips, rows_a_part, too_many_skipped
+from ..request import ExtractRequest
 from .compatibility import Fitness, absolute
 from .worker import Done, Failed, Job, Work, compute_part
 
 _ATTEMPTS = 3  # at a part, and of a worker before it is left alone
 _AHEAD = 2  # parts a worker has, the one that it computes included
-_TICK = 2.0  # seconds between looks at whether workers are there at all
 _WAIT = 60.0  # seconds without any worker after which a run ends
 
 
@@ -74,7 +73,7 @@ def cut(todo: Work, row_bytes: int, options: ExtractRequest) -> list[Work]:
 
 @contextmanager
 def pass_on_cluster(
-    parts: Parts, batch: np.ndarray, contents: Sequence[Content], options: ExtractRequest
+    parts: Parts, batch: np.ndarray, contents: Sequence[Content], options: ExtractRequest, limits: PassLimits
 ) -> Iterator[Callable[[list[Work], int], None]]:
     """Find workers fit for a pass, and yield ``run(works, total)``, which computes and adopts all parts.
 
@@ -87,6 +86,7 @@ def pass_on_cluster(
     contents : sequence of Content
         What the batch was made of.
     options : ExtractRequest
+    limits : PassLimits
 
     Raises
     ------
@@ -103,7 +103,7 @@ def pass_on_cluster(
             settle_unfit(fitness.check(), len(fitness.fit), options.skip_unfit)
             apart = f"features of the first image are at most {fitness.apart:.1e} apart (relative)"
             log.info(f"workers  {len(fitness.fit)} are fit; {apart}")
-            yield lambda works, total: Run(client, job, parts, total, fitness).finish(works)
+            yield lambda works, total: Run(client, job, parts, total, fitness, limits.tick).finish(works)
         finally:
             (folder / job.run).unlink(missing_ok=True)
 
@@ -120,11 +120,15 @@ class Run:
         Contents of the plan, of which some may be skipped.
     fitness : Fitness
         Workers that are fit get parts; those that join are looked at first.
+    tick : float
+        See `PassLimits`.
     """
 
-    def __init__(self, client: Any, job: Job, parts: Parts, total: int, fitness: Fitness):
+    def __init__(
+        self, client: Any, job: Job, parts: Parts, total: int, fitness: Fitness, tick: float = PassLimits.tick
+    ):
         self.client, self.job, self.parts, self.total = client, job, parts, total
-        self.fitness = fitness
+        self.fitness, self._tick = fitness, tick
         self.failures: Counter[str] = Counter()  # by worker
         self.seconds = 0.0  # of all workers
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -163,7 +167,7 @@ class Run:
     def _workers(self) -> list[str]:
         """Return the addresses of workers that may have parts; who is there is asked now and then."""
         now = time.monotonic()
-        if now - self._last_looked > _TICK:
+        if now - self._last_looked > self._tick:
             there, self._last_looked = addresses(self.client), now
             for name, future in self.fitness.ask(there).items():
                 self._looking[future.key] = name, future
@@ -205,7 +209,7 @@ class Run:
     def _next(self) -> Task | None:
         """Return the next part that was adopted, or None where something else happened, which was seen to."""
         try:
-            future = self._ended.get(timeout=_TICK)
+            future = self._ended.get(timeout=self._tick)
         except queue.Empty:
             self._look_after_workers()
             return None

@@ -28,7 +28,9 @@ from features.errors import ClusterError, RequestError, SourceError
 from features.extraction.distributed.compatibility import Fitness
 from features.extraction.distributed.run import Run, cut
 from features.extraction.distributed.worker import Looked, digest_batch
-from features.extraction.options import ExtractRequest, check_options
+from features.extraction.forward import PassLimits
+from features.extraction.request import ExtractRequest, check_options
+from features.extraction.run import run_pass
 from features.images.contents import Content
 from features.runtime import dask_cluster
 from features.runtime.dask_cluster import settle_unfit
@@ -36,10 +38,11 @@ from features.runtime.dask_cluster import settle_unfit
 pytest.importorskip("distributed")
 
 
-def run(data, out, **options):
+def run(data, out, limits=None, **options):
     """Extract in parts of five images."""
     parts = {"part_images": 5} if "cluster" in options else {}
-    return extract(str(data), out=out, **{"image_size": 32, "batch_size": 5, **parts, **options})
+    asked = ExtractRequest(str(data), out=out, **{"image_size": 32, "batch_size": 5, **parts, **options})
+    return run_pass(asked, limits=limits or PassLimits())
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +181,6 @@ def test_workers_that_join_late_are_looked_at_before_they_get_parts(
     tree, tmp_path, stand_in, slow, other_pillow, monkeypatch, said
 ):
     """Those of the start are stopped once others have joined: the rest of the parts is left to the one that is fit."""
-    monkeypatch.setattr("features.extraction.distributed.run._TICK", 0.1)
     computed_by = set()
     adopt = Run._adopt
     monkeypatch.setattr(Run, "_adopt", lambda self, task, done: computed_by.add(done.worker) or adopt(self, task, done))
@@ -192,7 +194,8 @@ def test_workers_that_join_late_are_looked_at_before_they_get_parts(
             slow.kill(name)
 
     thread = after_parts(tmp_path / "many.h5", 1, join)
-    run(tree, tmp_path / "many.h5", cluster=slow.address, views=6, augment="dihedral", part_images=6)
+    limits = PassLimits(tick=0.1)
+    run(tree, tmp_path / "many.h5", limits, cluster=slow.address, views=6, augment="dihedral", part_images=6)
     thread.join()
     (late,) = (line.split()[1] for line in said if line.endswith("joined and is fit"))
     (odd,) = (line.split()[2] for line in said if "is left out: it has pillow 99.0" in line)
