@@ -14,9 +14,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from .engines.registry import Engine
 from .errors import RequestError, SourceError, must_be_one_of
-from .extraction.options import FeatureOptions, check_features
 from .extraction.prepare import prepare
 from .extraction.recompute import embed
+from .extraction.request import FeatureOptions, check_features
 from .images.contents import Content, distinct_contents, hash_files
 from .images.decode import RESIZE
 from .pooling import POOLS, pool_maps

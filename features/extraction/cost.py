@@ -20,8 +20,8 @@ from ..runtime.machine import cores
 from ..sources.load import load_source
 from ..sources.source import Source
 from .forward import rows_a_part
-from .options import ExtractRequest, check_options
 from .prepare import prepare
+from .request import ExtractRequest, check_options
 
 WORKERS = (1, 8, 64)
 _BATCHES = 3  # timed, after one that warms up

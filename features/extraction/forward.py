@@ -16,8 +16,8 @@ from ..images.contents import Content, ahead
 from ..images.views import make_view
 from ..runtime.progress import Progress
 from ..store.parts import Key, Parts
-from .options import ExtractRequest
 from .plan import Plan
+from .request import ExtractRequest
 
 PART_IMAGES = 512  # of a part on a cluster at most: under a minute of work at ten images a second
 _ROUNDS_TO_INFINITY = 65520.0  # in float16, and all above
@@ -26,7 +26,7 @@ _SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no
 
 @dataclass(frozen=True)
 class PassLimits:
-    """How much a pass holds at once.
+    """How much a pass holds at once, and how often it looks around.
 
     Attributes
     ----------

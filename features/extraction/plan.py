@@ -15,7 +15,7 @@ from ..sources.source import Source
 from ..store.provenance import Provenance
 from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
-from .options import ExtractRequest, asked_settings
+from .request import ExtractRequest, asked_settings
 
 
 @dataclass(frozen=True)

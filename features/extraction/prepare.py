@@ -22,7 +22,7 @@ from ..runtime.log import log
 from ..runtime.machine import memory_limit
 from ..store.atomic_file import free_space
 from ..store.provenance import EngineSpec, FeatureSpec, Provenance
-from .options import FeatureOptions, asked_settings
+from .request import FeatureOptions, asked_settings
 
 
 class Images(Protocol):

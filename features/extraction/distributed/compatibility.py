@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import option
 from ...images.contents import Content
 from ...runtime.dask_cluster import addresses, cluster_lost
-from ..options import ExtractRequest
+from ..request import ExtractRequest
 from .worker import Job, Looked, digest_batch, look
 
 _AGREE = 1e-3  # relative; how far features of two workers may be apart, which is what float16 keeps

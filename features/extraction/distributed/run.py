@@ -29,7 +29,7 @@ from ...runtime.progress import Progress
 from ...runtime.versions import versions
 from ...store.parts import Parts
 from ..forward import allowed_skips, rows_a_part, too_many_skipped
-from ..options import ExtractRequest
+from ..request import ExtractRequest
 from .compatibility import Fitness, absolute
 from .worker import Done, Failed, Job, Work, compute_part
 

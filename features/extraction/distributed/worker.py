@@ -21,9 +21,9 @@ from ...runtime.versions import differences, versions
 from ...store.parts import Key, write_part
 from ...store.provenance import FeatureSpec, Provenance
 from ..forward import compute
-from ..options import ExtractRequest
 from ..prepare import first_batch
 from ..recompute import rebuild_engine
+from ..request import ExtractRequest
 
 Work = list[tuple[Content, list[int]]]
 

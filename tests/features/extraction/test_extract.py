@@ -17,7 +17,7 @@ from features import FeatureStore, extract
 from features.backbones.weights import fingerprint_weights, recall_sha256
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
 from features.extraction.forward import PassLimits, cast_features
-from features.extraction.options import ExtractRequest
+from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
 from features.images.decode import decode

@@ -25,7 +25,7 @@ from conftest import ROOT, assert_same_stores, draw, draw_tree, rewrite
 from features import FeatureStore
 from features.errors import SourceError, StoreError
 from features.extraction.forward import PassLimits
-from features.extraction.options import ExtractRequest
+from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
 from features.images import contents

@@ -31,7 +31,7 @@ from features.extraction.distributed.compatibility import Fitness
 from features.extraction.distributed.run import cut
 from features.extraction.distributed.worker import Looked, digest_batch
 from features.extraction.forward import USUAL_LIMITS, PassLimits
-from features.extraction.options import ExtractRequest, check_options
+from features.extraction.request import ExtractRequest, check_options
 from features.extraction.run import run_pass
 from features.images.contents import Content
 from features.runtime.dask_cluster import _local_cluster, settle_unfit
