@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import draw, draw_tree
+from conftest import ROOT, draw, draw_tree
 from PIL import Image
 
 import pipeline
@@ -147,9 +147,15 @@ def test_names_patterns_and_standard_input(trained, tmp_path, monkeypatch, capsy
     assert main(["predict", "--run", "logistic", "photos/test/red/*.png"]) == 0
     by_pattern = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert by_pattern[0] == ["path", "class", "probability", "margin", "p(blue)", "p(red)"]
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(files) + "\n"))
-    assert main(["predict", "--run", "logistic", "-"]) == 0
-    by_list = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    command = [sys.executable, "-m", "pipeline", "predict", "--run", "logistic", "-"]
+    done = subprocess.run(
+        command,
+        input="\n".join(files) + "\n",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    by_list = list(csv.reader(io.StringIO(done.stdout)))
     assert [row[1:] for row in by_list] == [row[1:] for row in by_pattern] and len(by_list) == 1 + len(files)
     with pytest.raises(RequestError, match=r"there is none in photos/\*\.gif"):
         find_images(["photos/*.gif"])
