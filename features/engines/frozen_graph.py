@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backbones.keras_base import Base
+from ..backbones.base import Base
 from ..pooling import pooled_shape, pools_of
 from ..runtime.keras_runtime import import_keras, quiet
 

@@ -12,7 +12,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from ..backbones.keras_base import Base, build_base
+from ..backbones.base import Base
+from ..backbones.keras_base import build_base
 from ..engines.batch_size import pick_batch_size
 from ..engines.frozen_graph import Frozen
 from ..engines.registry import ENGINES, Engine, describe_engine, is_installed, missing_engine

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.backbones.keras_base import Base
+from features.backbones.base import Base
 from features.errors import RequestError, option
 from features.pooling import pools_of
 from features.runtime.keras_runtime import import_keras
