@@ -19,7 +19,7 @@ from pipeline.evaluation.metrics import evaluate
 from pipeline.heads.registry import HEADS
 
 FACE, STAGE_ONE, STAGE_TWO = READMES = ("README.md", "features/README.md", "pipeline/README.md")
-TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in (*READMES, "tests/README.md", "CHANGELOG.md")}
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in (*READMES, "tests/README.md", "features/engines/winograd/README.md", "CHANGELOG.md")}
 
 
 def fenced(name, language):
