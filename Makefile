@@ -21,7 +21,7 @@ PIPELINE := $(BIN)/python -m pipeline
 RUNS = runs/$(basename $(notdir $(STORE)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare predict export probe report lecture layers inspect verify bench bench-heads bench-growth bench-cluster test lint format pins clean
+.PHONY: help setup demo extract train-head compare predict export probe report lecture layers inspect verify bench bench-heads bench-growth bench-cluster test test-oldest coverage lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -93,6 +93,17 @@ bench-cluster: $(BIN)/.ready  ## two workers beside one process, an index of 10,
 test: $(BIN)/.ready  ## run all tests
 	$(BIN)/python -m pytest
 
+test-oldest: $(BIN)/.ready  ## run the quick tests with the oldest versions that setup.cfg allows
+	$(BIN)/python -m venv --clear .venv-oldest
+	$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct --editable '.[test]'
+	.venv-oldest/bin/python -m pytest -m 'not real'
+
+coverage: $(BIN)/.ready  ## run all tests and tell which lines and branches none of them reaches
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 lint: $(BIN)/.ready  ## check style, docstrings, types and which package imports which
 	$(BIN)/ruff check features pipeline tests
 	$(BIN)/ruff format --check features pipeline tests
@@ -110,5 +121,5 @@ pins: setup.cfg  ## resolve the newest versions into .ci/constraints.txt, in an 
 	@touch $(BIN)/.ready
 
 clean:  ## remove the virtual environment and tools' caches; stores and runs stay
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest build *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find features pipeline tests -name __pycache__ -exec rm -rf {} +

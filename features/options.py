@@ -137,7 +137,7 @@ def takes(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
     flags = flags_of(options)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        code = function.__code__  # type: ignore[attr-defined]
+        code = function.__code__
         own = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
         @functools.wraps(function)

@@ -26,7 +26,7 @@ _SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no
 
 @dataclass(frozen=True)
 class PassLimits:
-    """How much a pass holds at once, and how often it looks around.
+    """How much a pass holds at once.
 
     Attributes
     ----------
@@ -34,14 +34,14 @@ class PassLimits:
         Of features after which a part is committed. A kill loses at most two parts: one is written while the next fills.
     memory : float, optional
         Bytes of memory, half of which whole maps may take; this machine's if left out.
-    tick : float
-        Seconds between looks at whether workers of a cluster are there at all.
+    disk : float, optional
+        Bytes that are free for the store; what the file system reports if left out.
     """
 
     part_bytes: int = 64 << 20
     part_seconds: float = 30.0
     memory: float | None = None
-    tick: float = 2.0
+    disk: float | None = None
 
 
 USUAL_LIMITS = PassLimits()

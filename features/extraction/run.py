@@ -131,6 +131,7 @@ def run_pass(
         held,
         folder=asked.path.parent,
         memory=limits.memory,
+        disk=limits.disk,
         origin=Origin(source.kind, asked.data, str(source.root.resolve()), asked.limit, source.notes),
         compression=asked.compression,
         parity=held.parity if held else None,
@@ -146,7 +147,7 @@ def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits,
         parts.forget(set(plan.keys))
         todo = find_work(plan, parts, asked.views)
         count = sum(len(views) for _, views in todo)
-        _preflight(prepared, plan, count)
+        _preflight(prepared, plan, count, limits)
         stages = None
         if todo:
             _start_engine(prepared, count, limits)
@@ -159,7 +160,7 @@ def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits,
                 from .distributed.run import cut, pass_on_cluster  # Dask is optional
 
                 works = cut(todo, prepared.row_bytes, asked)
-                with pass_on_cluster(parts, prepared.batch, plan.contents, asked, limits) as run:
+                with pass_on_cluster(parts, prepared.batch, plan.contents, asked) as run:
                     clock.lap("load")
                     run(works, len(plan.contents))
             clock.lap("pass")
@@ -209,11 +210,11 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractRequest) -> 
             )
 
 
-def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int) -> None:
+def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits: PassLimits) -> None:
     """Say what will be done; refuse it where the disk cannot hold it."""
     options, weights, row_bytes = prepared.options, prepared.base.weights, prepared.row_bytes
     whole, parts = row_bytes * len(plan.contents) * options.views, row_bytes * todo
-    free = free_space(parts_folder(options.path))
+    free = free_space(parts_folder(options.path)) if limits.disk is None else limits.disk
     room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not tell what is free"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in prepared.graph.layers.items())
     log.info(

@@ -54,7 +54,12 @@ def _split_folders(root: Path) -> dict[str, str]:
 
 
 def _take_files(
-    root: Path, below: str, folder: os.DirEntry[str], split: str | None, rows: list, rejected: list
+    root: Path,
+    below: str,
+    folder: os.DirEntry[str],
+    split: str | None,
+    rows: list[Row],
+    rejected: list[tuple[str, str]],
 ) -> None:
     """Add the images of one class folder, which lies at `below` under the root."""
     if not _is_folder(folder):
@@ -79,12 +84,12 @@ def unicode_name(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _visible(folder: Path) -> Iterator[os.DirEntry]:
+def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         yield from (entry for entry in entries if not entry.name.startswith("."))
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:

@@ -34,9 +34,12 @@ class Gallery:
     ----------
     predictions : Predictions
     thumbnails : Thumbnails
+    points : int
+        Most images on a map.
     """
 
-    def __init__(self, predictions: Predictions, thumbnails: Thumbnails):
+    def __init__(self, predictions: Predictions, thumbnails: Thumbnails, points: int = POINTS):
+        self.points = points
         self.predictions, self.rows, self.thumbnails = predictions, predictions.rows, thumbnails
         self.split, self.names = predictions.splits[0], predictions.rows.class_names
 
@@ -99,8 +102,8 @@ class Gallery:
     def map(self, X: np.ndarray, best: str, seed: int) -> dict[str, Any]:
         """Return places and thumbnails of images on maps of their features, (n_images, n_features)."""
         chosen = np.arange(len(X))
-        if len(X) > POINTS:
-            chosen = np.sort(np.random.default_rng(seed).permutation(len(X))[:POINTS])
+        if len(X) > self.points:
+            chosen = np.sort(np.random.default_rng(seed).permutation(len(X))[: self.points])
         maps, shares = project(X[chosen], seed)
         if not maps:
             return {"why": "The features do not differ in two directions."}

@@ -22,20 +22,19 @@ import numpy as np
 
 from ...errors import ClusterError
 from ...images.contents import Content
-from ...runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client, scheduler_there, settle_unfit
+from ...runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client, patience, scheduler_there, settle_unfit
 from ...runtime.keras_runtime import count_gpus
 from ...runtime.log import log
 from ...runtime.progress import Progress
 from ...runtime.versions import versions
 from ...store.parts import Parts
-from ..forward import PassLimits, allowed_skips, rows_a_part, too_many_skipped
+from ..forward import allowed_skips, rows_a_part, too_many_skipped
 from ..request import ExtractRequest
 from .compatibility import Fitness, absolute
 from .worker import Done, Failed, Job, Work, compute_part
 
 _ATTEMPTS = 3  # at a part, and of a worker before it is left alone
 _AHEAD = 2  # parts a worker has, the one that it computes included
-_WAIT = 60.0  # seconds without any worker after which a run ends
 
 
 @dataclass
@@ -73,7 +72,7 @@ def cut(todo: Work, row_bytes: int, options: ExtractRequest) -> list[Work]:
 
 @contextmanager
 def pass_on_cluster(
-    parts: Parts, batch: np.ndarray, contents: Sequence[Content], options: ExtractRequest, limits: PassLimits
+    parts: Parts, batch: np.ndarray, contents: Sequence[Content], options: ExtractRequest
 ) -> Iterator[Callable[[list[Work], int], None]]:
     """Find workers fit for a pass, and yield ``run(works, total)``, which computes and adopts all parts.
 
@@ -86,7 +85,6 @@ def pass_on_cluster(
     contents : sequence of Content
         What the batch was made of.
     options : ExtractRequest
-    limits : PassLimits
 
     Raises
     ------
@@ -103,7 +101,7 @@ def pass_on_cluster(
             settle_unfit(fitness.check(), len(fitness.fit), options.skip_unfit)
             apart = f"features of the first image are at most {fitness.apart:.1e} apart (relative)"
             log.info(f"workers  {len(fitness.fit)} are fit; {apart}")
-            yield lambda works, total: Run(client, job, parts, total, fitness, limits.tick).finish(works)
+            yield lambda works, total: Run(client, job, parts, total, fitness).finish(works)
         finally:
             (folder / job.run).unlink(missing_ok=True)
 
@@ -120,15 +118,11 @@ class Run:
         Contents of the plan, of which some may be skipped.
     fitness : Fitness
         Workers that are fit get parts; those that join are looked at first.
-    tick : float
-        See `PassLimits`.
     """
 
-    def __init__(
-        self, client: Any, job: Job, parts: Parts, total: int, fitness: Fitness, tick: float = PassLimits.tick
-    ):
+    def __init__(self, client: Any, job: Job, parts: Parts, total: int, fitness: Fitness):
         self.client, self.job, self.parts, self.total = client, job, parts, total
-        self.fitness, self._tick = fitness, tick
+        self.fitness = fitness
         self.failures: Counter[str] = Counter()  # by worker
         self.seconds = 0.0  # of all workers
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -137,6 +131,7 @@ class Run:
         self._there: list[str] = []
         self._seen: list[str] = []  # when there were any last
         self._last_failure = ""
+        self._tick, self._patience = patience("look"), patience("no-worker")
         self._last_looked = self._last_seen = -math.inf
 
     def finish(self, works: Iterable[Work]) -> None:
@@ -236,6 +231,7 @@ class Run:
 
     def _adopt(self, task: Task, done: Done) -> None:
         self.parts.adopt(self.parts.folder / done.part)
+        log.debug(f"part     {task.number + 1} of {self._count} by {done.worker}, {done.seconds:.1f} s")
         self.seconds += done.seconds
 
     def _failed(self, task: Task, failed: Failed) -> None:
@@ -278,9 +274,9 @@ class Run:
         if self.client.status != "running":
             raise cluster_lost(self.client)
         there = set(self._workers())
-        if time.monotonic() - self._last_seen > _WAIT:
+        if time.monotonic() - self._last_seen > self._patience:
             raise ClusterError(
-                f"the cluster has had no fit workers for {_WAIT:.0f} s; the last {'was' if len(self._seen) == 1 else 'were'} "
+                f"the cluster has had no fit workers for {self._patience:.0f} s; the last {'was' if len(self._seen) == 1 else 'were'} "
                 f"{', '.join(self._seen[:5])}. Start some: dask worker {self.client.scheduler.address}. {GO_ON}"
             )
         for task in self._running.values():

@@ -125,6 +125,8 @@ def test_auto_times_the_engines_once_and_remembers_the_fastest(monkeypatch, said
 
 
 def test_auto_leaves_out_an_engine_that_cannot_take_the_base_and_says_so(monkeypatch, said):
+    need("mnn")
+
     def refuse(frozen):
         raise EngineError("X cannot take this base (why).")
 

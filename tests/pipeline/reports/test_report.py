@@ -25,7 +25,8 @@ from pipeline.heads.registry import find_head
 from pipeline.reports.analysis.class_activation import activation_maps
 from pipeline.reports.analysis.label_issues import label_errors
 from pipeline.reports.analysis.refit import LINEAR
-from pipeline.reports.build import gather, load_run, report
+from pipeline.reports.build import gather, load_run
+from pipeline.reports.render import render
 from pipeline.runs.predictions import load_predictions
 from pipeline.training.comparison import compare
 from pipeline.training.fit import train_head
@@ -155,11 +156,8 @@ def test_repeats_a_trained_head_and_what_cannot_be_shown(tiny_store, tmp_path, m
     assert main(["report", "--run", "runs/three"]) == 2 and "Run the same compare" in capsys.readouterr().err
 
 
-def test_many_images_and_classes_are_bounded(hostile_run, monkeypatch):
-    monkeypatch.setattr("pipeline.reports.gallery.POINTS", 10)
-    monkeypatch.setattr("pipeline.reports.figures.MATRIX_CLASSES", 1)
-    report(hostile_run, out=hostile_run / "bounded.html")
-    html = (hostile_run / "bounded.html").read_text(encoding="utf-8")
+def test_many_images_and_classes_are_bounded(hostile_run):
+    html = render(gather(load_run(hostile_run), points=10, matrix_classes=1))
     assert "10 of 33 images, drawn at random" in html and html.count("<use href") == 10 + len(HOSTILE_CLASSES)
     assert "taken for" in html and 'class="matrix' not in html
 
