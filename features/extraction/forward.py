@@ -26,7 +26,7 @@ _SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no
 
 @dataclass(frozen=True)
 class PassLimits:
-    """How much a pass holds at once, and how often it looks around.
+    """How much a pass holds at once.
 
     Attributes
     ----------

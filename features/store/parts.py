@@ -146,12 +146,12 @@ class Parts:
         if layout == "parts" and any(file == self.path for file, _ in found):
             other = self.path.with_name(f"{self.path.stem}-parts.h5")
             raise StoreError(
-                f"{self.path} is one file already; its layout cannot become parts. Use {option('out', str(other))}"
+                f"{self.path} is one file already; its layout cannot become parts. Use {option('out', other)}"
             )
         if layout == "parts" and len(self._compressions) > 1:
             other = self.path.with_name(f"{self.path.stem}-2.h5")
             raise StoreError(
-                f"parts of {self.path} must have one compression; got {', '.join(sorted(self._compressions))}. Use {option('out', str(other))}"
+                f"parts of {self.path} must have one compression; got {', '.join(sorted(self._compressions))}. Use {option('out', other)}"
             )
         spec = self.provenance.spec
         with h5py.File(found[0][0], "r", locking=False) as first:

@@ -256,7 +256,7 @@ def check_same(held: FeatureSpec, asked: FeatureSpec, path: Path) -> None:
         table = "; ".join(f"{name}: holds {_brief(one[name])}, asked for {_brief(other[name])}" for name in differ)
         another = path.with_name(f"{path.stem}-2{path.suffix}")
         raise StoreError(
-            f"{path} was made with other settings. {table}. Extract to another file: {option('out', str(another))}"
+            f"{path} was made with other settings. {table}. Extract to another file: {option('out', another)}"
         )
 
 
