@@ -215,7 +215,7 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
     options, weights, row_bytes = prepared.options, prepared.base.weights, prepared.row_bytes
     whole, parts = row_bytes * len(plan.contents) * options.views, row_bytes * todo
     free = free_space(parts_folder(options.path)) if limits.disk is None else limits.disk
-    room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not tell what is free"
+    room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not report its free space"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in prepared.graph.layers.items())
     log.info(
         f"base     {options.backbone} at {options.side} px, {options.resize}, preprocess {options.preparation}: {layers}"

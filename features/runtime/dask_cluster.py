@@ -38,7 +38,7 @@ def patience(what: str) -> float:
 
 
 def check_cluster(spec: str | None, skip_unfit: bool = False) -> None:
-    """Refuse what is no way to a cluster, and what goes with one where there is none.
+    """Refuse a `cluster` that is no address, and options that need a cluster where none is given.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def _import_distributed() -> Any:
 def _local_cluster(distributed: Any, count: int, gpus: int) -> Iterator[str]:
     """Start a scheduler and so many processes, each with its share of the cores or a GPU of its own."""
     if gpus and count > gpus:
-        raise RequestError(f"local:N must be at most {gpus}, a process a GPU; got local:{count}. Use local:{gpus}")
+        raise RequestError(f"local:N must be at most {gpus}, one process per GPU; got local:{count}. Use local:{gpus}")
     options = {
         "nthreads": max(1, cores() // count),
         "silence_logs": logging.CRITICAL,

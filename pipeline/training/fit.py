@@ -114,7 +114,7 @@ def fit_head(
         A key of ``HEADS``, or the dotted name of a scikit-learn classifier.
     features : Features
     rows : Rows
-        One an image.
+        One per image.
     splits : ndarray of shape (n_images,)
         Values of ``SPLITS``.
     seed : int
@@ -131,7 +131,7 @@ def fit_head(
     train, val, test = (splits == SPLITS[split] for split in ("train", "val", "test"))
     learn = ~test
     if len(np.unique(y[train])) < 2:
-        raise RequestError("the training rows must be of two classes at least; got one. Add images.")
+        raise RequestError("the training rows must have at least two classes; got one. Add images of another class.")
     if not val.any():
         raise RequestError("val must have an image; got none. Add images.")
     sample = take_sample(features, rows, learn, val, seed)

@@ -28,7 +28,7 @@ class Reader:
     ----------
     place : Place
     rows : ndarray of int
-        Those of the store that there are.
+        Those that the store has.
     layers : tuple of (str, str)
         Layers, which are joined, and how each is pooled.
     """
