@@ -45,7 +45,8 @@ class ExtractOptions(TypedDict, total=False):
 
     limit: Annotated[int | None, Flag("a stratified subset of N images", "N", IMAGES)]
     seed: Annotated[
-        int, Flag("of splits that the source does not give, of --limit and --augment lecture (default 0)", "N", IMAGES)
+        int,
+        Flag("seed of splits that the source does not give, of --limit and --augment lecture (default 0)", "N", IMAGES),
     ]
     resize: Annotated[
         Literal["bilinear", "nearest", "box", "bicubic", "lanczos"],
@@ -64,7 +65,7 @@ class ExtractOptions(TypedDict, total=False):
     workers: Annotated[int, Flag("threads that read and decode (default: one per core, 8 at most)", "N", IMAGES)]
     backbone: Annotated[
         str,
-        Flag("one of the reference's table (default vgg16), or FILE.keras, a model of your own", "NAME", BASE),
+        Flag("a name in features/README.md (default vgg16), or FILE.keras, a model of your own", "NAME", BASE),
     ]
     layers: Annotated[
         tuple[str, ...] | None, Flag("layers by name or index (default: the last feature map)", "L[,L]", BASE)
@@ -84,8 +85,8 @@ class ExtractOptions(TypedDict, total=False):
     engine: Annotated[
         str,
         Flag(
-            "what runs the base: auto (default: the fastest of those that are installed and for this device) or one of "
-            "the reference's table",
+            "what runs the base: auto (default: the fastest of those that are installed and for this device) or a name "
+            "in features/README.md",
             "NAME",
             BASE,
         ),
@@ -99,7 +100,7 @@ class ExtractOptions(TypedDict, total=False):
     dtype: Annotated[Literal["float16", "float32"], Flag("stored precision (default float16)", group=STORE)]
     compression: Annotated[
         Literal["lz4", "zstd", "gzip", "none"],
-        Flag("of values (default lz4; plain h5py reads gzip and none)", group=STORE),
+        Flag("compression of values (default lz4; plain h5py reads gzip and none)", group=STORE),
     ]
     layout: Annotated[
         Literal["file", "parts"],
@@ -110,16 +111,14 @@ class ExtractOptions(TypedDict, total=False):
         Flag("who computes: a Dask scheduler, tcp://host:8786, or local:N processes here", "WHERE", MACHINES),
     ]
     skip_unfit: Annotated[bool, Flag("go on without workers that are not fit; each is named", group=MACHINES)]
-    part_images: Annotated[int | None, Flag("images of a part on a cluster at most (default 512)", "N", MACHINES)]
+    part_images: Annotated[int | None, Flag("most images per part on a cluster (default 512)", "N", MACHINES)]
 
 
 class PlanOptions(ExtractOptions, total=False):
     """Options of `features.plan_cost`."""
 
-    images: Annotated[int | None, Flag("with --plan-only: for so many images like the source's", "N", MACHINES)]
-    rate: Annotated[
-        float | None, Flag("with --plan-only: images/s of a worker (default: measured here)", "R", MACHINES)
-    ]
+    images: Annotated[int | None, Flag("with --plan-only: for N images like those of the source", "N", MACHINES)]
+    rate: Annotated[float | None, Flag("with --plan-only: images/s per worker (default: measured here)", "R", MACHINES)]
 
 
 def flags_of(options: type) -> dict[str, tuple[Any, Flag]]:

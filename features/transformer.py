@@ -50,9 +50,9 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
     Raises
     ------
     RequestError
-        As it is fitted, if a parameter is none that there is; as it transforms, if the base has no such layer.
+        In `fit`, if a parameter has a value that is not allowed; in `transform`, if the base has no such layer.
     WeightsError
-        As it transforms, if the weights cannot be had or are others.
+        In `transform`, if the weights cannot be had or differ.
 
     Notes
     -----
@@ -195,7 +195,10 @@ def _contents(X: Any) -> tuple[list[bytes], list[Any]]:
         keys = [hashlib.sha256(b"%d:%d:" % each.shape[:2] + each.tobytes()).digest() for each in X]
         return keys, list({key: _Pixels(key, each) for key, each in zip(keys, X, strict=True)}.values())
     if isinstance(X, str | bytes | Path) or not all(isinstance(each, str | Path) for each in X):
-        raise RequestError("images must be a list of paths or an array of pixels, (n, height, width, 3). Give one.")
+        raise RequestError(
+            f"images must be a list of paths or a uint8 array of shape (n, height, width, 3); got {type(X).__name__}. "
+            "Pass one image as [path]."
+        )
     files = [Path(each) for each in X]
     hashed = hash_files(files, cores())
     for file, key in zip(files, hashed, strict=True):

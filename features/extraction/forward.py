@@ -19,7 +19,7 @@ from ..store.parts import Key, Parts
 from .options import ExtractRequest
 from .plan import Plan
 
-PART_IMAGES = 512  # of a part on a cluster at most: under a minute of work at ten images a second
+PART_IMAGES = 512  # most images per part on a cluster: under a minute of work at ten images per second
 _ROUNDS_TO_INFINITY = 65520.0  # in float16, and all above
 _SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no mostly broken set
 

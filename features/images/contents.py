@@ -1,4 +1,4 @@
-"""What is in image files: contents by their SHA-256, hashed and decoded by threads in flat memory."""
+"""What is in image files: contents by their SHA-256, hashed and decoded by threads in bounded memory."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def hash_files(files: Sequence[Path], workers: int) -> list[bytes | str]:
 def ahead(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
 ) -> Iterator[Result]:
-    """Yield ``work(item)`` in order, computed by the pool at most `depth` items ahead, so that memory stays flat."""
+    """Yield ``work(item)`` in order, computed by the pool, at most `depth` items ahead, so that memory stays bounded."""
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:

@@ -24,7 +24,7 @@ _CONNECT, _FIRST_WORKER = 10.0, 30.0  # seconds
 
 
 def check_cluster(spec: str | None, skip_unfit: bool = False) -> None:
-    """Refuse what is no way to a cluster, and what goes with one where there is none.
+    """Refuse a `spec` that is no address, and options that need a cluster where none is given.
 
     Raises
     ------
@@ -32,7 +32,9 @@ def check_cluster(spec: str | None, skip_unfit: bool = False) -> None:
     """
     if spec is None:
         if skip_unfit:
-            raise RequestError(f"skip-unfit must go with {option('cluster')}; got it without. Leave it out.")
+            raise RequestError(
+                f"skip-unfit needs a cluster; got none. Leave it out, or name a cluster: {option('cluster')}"
+            )
         return
     kind, _, rest = spec.partition(":")
     local = kind == "local" and rest.isdecimal() and int(rest) > 0
@@ -186,7 +188,7 @@ def _import_distributed() -> Any:
 def _local_cluster(distributed: Any, count: int, gpus: int) -> Iterator[str]:
     """Start a scheduler and so many processes, each with its share of the cores or a GPU of its own."""
     if gpus and count > gpus:
-        raise RequestError(f"local:N must be at most {gpus}, a process a GPU; got local:{count}. Use local:{gpus}")
+        raise RequestError(f"local:N must be at most {gpus}, one process per GPU; got local:{count}. Use local:{gpus}")
     options = {
         "nthreads": max(1, cores() // count),
         "silence_logs": logging.CRITICAL,

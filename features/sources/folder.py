@@ -48,7 +48,7 @@ def _split_folders(root: Path) -> dict[str, str]:
         )
     if len(set(splits.values())) < len(splits):
         raise SourceError(
-            f"{root} must hold one folder a split; got {', '.join(splits)}. Merge those that mean the same."
+            f"{root} must hold one folder per split; got {', '.join(splits)}. Merge those that mean the same."
         )
     return splits
 

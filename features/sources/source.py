@@ -31,7 +31,7 @@ class Source:
     class_names : tuple of str
         Sorted; a label is an index into it.
     paths : tuple of str
-        One a row, sorted by their UTF-8 bytes, with ``/`` between folders.
+        One per row, sorted by their UTF-8 bytes, with ``/`` between folders.
     labels, splits, strata : ndarray of shape (n_rows,)
         int32 label, uint8 split (values of ``SPLITS``), int32 stratum: what a stratified split keeps in proportion.
     rejected : tuple of (str, str)
@@ -58,7 +58,7 @@ class Source:
         return self.root / self.paths[row]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return rows a split and class: ``{split: {class name: rows}}``."""
+        """Return the number of rows per split and class: ``{split: {class name: rows}}``."""
         return count_rows(self.class_names, self.labels, self.splits)
 
 
@@ -85,7 +85,7 @@ def make_source(
     names = tuple(sorted({name for _, name, _ in rows}))
     if len(names) < 2:
         raise SourceError(
-            f"{root} holds one class only ({names[0]!r}); a classifier needs two. Sort the images into a folder a class."
+            f"{root} holds one class only ({names[0]!r}); a classifier needs two. Sort the images into one folder per class."
         )
     keys = [(name, (strata or {}).get(path, "")) for path, name, _ in rows]
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}

@@ -110,7 +110,7 @@ def fit_head(
         A key of ``HEADS``, or the dotted name of a scikit-learn classifier.
     features : Features
     rows : Rows
-        One an image.
+        One per image.
     splits : ndarray of shape (n_images,)
         Values of ``SPLITS``.
     seed : int
@@ -127,7 +127,7 @@ def fit_head(
     train, val, test = (splits == SPLITS[split] for split in ("train", "val", "test"))
     learn = ~test
     if len(np.unique(y[train])) < 2:
-        raise RequestError("the training rows must be of two classes at least; got one. Add images.")
+        raise RequestError("the training rows must have at least two classes; got one. Add images of another class.")
     if not val.any():
         raise RequestError("val must have an image; got none. Add images.")
     sample = take_sample(features, rows, learn, val, seed)
@@ -249,7 +249,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     Raises
     ------
     RequestError
-        If the head, a layer or a setting is none that there is, `out` is taken, or the head is of types that cannot be
+        If the head, a layer or a setting does not exist, `out` exists already, or the head is of types that cannot be
         loaded safely.
     StoreError
         If the store is not there, damaged, or larger as a matrix than the memory.

@@ -28,7 +28,7 @@ class Reader:
     ----------
     place : Place
     rows : ndarray of int
-        Those of the store that there are.
+        Numbers of rows in the store.
     layers : tuple of (str, str)
         Layers, which are joined, and how each is pooled.
     """

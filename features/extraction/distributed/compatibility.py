@@ -97,7 +97,9 @@ class Fitness:
             return "it decodes the first images to other pixels. Install the client's build of Pillow there."
         for other, had in self.fit.items():
             if seen.device and seen.device == had.device and other != name:
-                return f"it shares {seen.device} with {other}. Start one worker a GPU: README, More machines"
+                return (
+                    f"it shares {seen.device} with {other}. Start one worker per GPU: features/README.md, More machines"
+                )
         first = next(iter(self.fit.items()), None)
         if first is None:
             return ""

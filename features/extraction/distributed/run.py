@@ -203,7 +203,7 @@ class Run:
         future.add_done_callback(self._ended.put)
 
     def _next(self) -> Task | None:
-        """Return the next part that was adopted, or None where something else happened, which was seen to."""
+        """Return the next part that was adopted, or None if another event came first, which has been handled."""
         try:
             future = self._ended.get(timeout=_TICK)
         except queue.Empty:

@@ -145,7 +145,7 @@ def _unfit(job: Job) -> str:
 
 
 def _load(job: Job) -> Engine:
-    """Return the job's engine, made once a process; there is no other for a worker to take."""
+    """Return the job's engine, which is made once per process."""
     global _engine
     spec = job.provenance.spec
     key = spec, job.provenance.batch_size

@@ -255,7 +255,7 @@ def test_each_process_of_this_machine_gets_a_gpu(monkeypatch):
         distributed.Client(address, set_as_default=False) as client,
     ):
         assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["0", "1"]
-    with pytest.raises(RequestError, match="local:N must be at most 2, a process a GPU"):
+    with pytest.raises(RequestError, match="local:N must be at most 2, one process per GPU"):
         dask_cluster._local_cluster(distributed, 3, gpus=2).__enter__()
 
 
