@@ -51,7 +51,7 @@ train-head: $(BIN)/.ready  ## train HEAD on STORE
 compare: $(BIN)/.ready  ## train HEADS on STORE and compare them
 	$(PIPELINE) compare --store '$(STORE)' --heads $(HEADS) --repeats $(REPEATS) $(OPTIONS)
 
-predict: $(BIN)/.ready  ## tell the classes of IMAGES (files, folders, patterns) by the trained head in RUN
+predict: $(BIN)/.ready  ## classify IMAGES (files, folders, patterns) with the trained head in RUN
 	$(PIPELINE) predict --run '$(or $(RUN),$(RUNS)-$(HEAD))' $(OPTIONS) $(IMAGES)
 
 export: $(BIN)/.ready  ## make one MODEL (.keras, .onnx or a folder) of the head in RUN and its base
@@ -69,10 +69,10 @@ lecture: $(BIN)/.ready  ## run the lecture's models on DATA, as they were and co
 layers: $(BIN)/.ready  ## list the layers of BACKBONE
 	$(PIPELINE) layers $(BACKBONE) $(OPTIONS)
 
-verify: $(BIN)/.ready  ## check STORE: checksums, its source, some rows computed again
+verify: $(BIN)/.ready  ## check STORE: its checksums, its source, and some recomputed rows
 	$(PIPELINE) verify '$(STORE)' $(OPTIONS)
 
-inspect: $(BIN)/.ready  ## tell what STORE holds
+inspect: $(BIN)/.ready  ## show what STORE holds
 	$(PIPELINE) inspect '$(STORE)'
 
 bench: $(BIN)/.ready  ## images/s of the pass beside what people do now, alternating in one run

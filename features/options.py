@@ -45,7 +45,8 @@ class ExtractOptions(TypedDict, total=False):
 
     limit: Annotated[int | None, Flag("a stratified subset of N images", "N", IMAGES)]
     seed: Annotated[
-        int, Flag("of splits that the source does not give, of --limit and --augment lecture (default 0)", "N", IMAGES)
+        int,
+        Flag("seed of splits that the source does not give, of --limit and --augment lecture (default 0)", "N", IMAGES),
     ]
     resize: Annotated[
         Literal["bilinear", "nearest", "box", "bicubic", "lanczos"],
@@ -64,7 +65,7 @@ class ExtractOptions(TypedDict, total=False):
     workers: Annotated[int, Flag("threads that read and decode (default: one per core, 8 at most)", "N", IMAGES)]
     backbone: Annotated[
         str,
-        Flag("one of the reference's table (default vgg16), or FILE.keras, a model of your own", "NAME", BASE),
+        Flag("a name in features/README.md (default vgg16), or FILE.keras, a model of your own", "NAME", BASE),
     ]
     layers: Annotated[
         tuple[str, ...] | None, Flag("layers by name or index (default: the last feature map)", "L[,L]", BASE)
@@ -84,8 +85,8 @@ class ExtractOptions(TypedDict, total=False):
     engine: Annotated[
         str,
         Flag(
-            "what runs the base: auto (default: the fastest of those that are installed and for this device) or one of "
-            "the reference's table",
+            "what runs the base: auto (default: the fastest of those that are installed and for this device) or a name "
+            "in features/README.md",
             "NAME",
             BASE,
         ),
@@ -117,9 +118,7 @@ class PlanOptions(ExtractOptions, total=False):
     """Options of `features.plan_cost`."""
 
     images: Annotated[int | None, Flag("with --plan-only: for N images like those of the source", "N", MACHINES)]
-    rate: Annotated[
-        float | None, Flag("with --plan-only: images/s of a worker (default: measured here)", "R", MACHINES)
-    ]
+    rate: Annotated[float | None, Flag("with --plan-only: images/s per worker (default: measured here)", "R", MACHINES)]
 
 
 def flags_of(options: type) -> dict[str, tuple[Any, Flag]]:

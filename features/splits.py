@@ -78,6 +78,6 @@ def count_rows(class_names: Sequence[str], labels: np.ndarray, splits: np.ndarra
 
 
 def rank_keys(seed: int, keys: Sequence[str | bytes]) -> np.ndarray:
-    """Return one sortable rank per key. Ranks look random and depend only on the seed and the key (SHA-256)."""
+    """Return one sortable rank per key: it looks random, and depends on the seed and the key alone (SHA-256)."""
     data = (key.encode() if isinstance(key, str) else key for key in keys)
     return np.array([hashlib.sha256(f"{seed}:".encode() + each).hexdigest() for each in data], "S64")

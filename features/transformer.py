@@ -52,7 +52,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
     RequestError
         In `fit`, if a parameter has a value that is not allowed; in `transform`, if the base has no such layer.
     WeightsError
-        As it transforms, if the weights cannot be had or are others.
+        In `transform`, if the weights cannot be had or differ.
 
     Notes
     -----
@@ -196,7 +196,8 @@ def _contents(X: Any) -> tuple[list[bytes], list[Any]]:
         return keys, list({key: _Pixels(key, each) for key, each in zip(keys, X, strict=True)}.values())
     if isinstance(X, str | bytes | Path) or not all(isinstance(each, str | Path) for each in X):
         raise RequestError(
-            f"images must be a list of paths or a uint8 array of shape (n, height, width, 3); got {type(X).__name__}. Give one."
+            f"images must be a list of paths or a uint8 array of shape (n, height, width, 3); got {type(X).__name__}. "
+            "Pass one image as [path]."
         )
     files = [Path(each) for each in X]
     hashed = hash_files(files, cores())

@@ -30,18 +30,19 @@ class TrainingOptions(TypedDict, total=False):
             FEATURES,
         ),
     ]
-    seed: Annotated[int, Flag("of the head's random start, and of drawn splits (default 0)", "N", HEAD)]
+    seed: Annotated[int, Flag("seed of the head's random start and of drawn splits (default 0)", "N", HEAD)]
     select: Annotated[
         Literal["cv", "val"],
         Flag(
-            "choose settings by cross-validation within train and val (cv), or by fitting on train and scoring on val (val) (default cv)",
+            "choose settings by cross-validation within train and val (cv), or by fitting on train and scoring on val "
+            "(val) (default cv)",
             group=HEAD,
         ),
     ]
     settings: Annotated[
         Mapping[str, tuple[Any, ...]],
         Flag(
-            "try these values of a head's setting instead of the usual ones (the reference lists them); may be repeated",
+            "try these values of a head's setting instead of the usual ones (see pipeline/README.md); may be repeated",
             "NAME=V[,V]",
             HEAD,
             "set",
@@ -109,6 +110,6 @@ class LectureOptions(TypedDict, total=False):
 
     limit: Annotated[int | None, Flag("a stratified subset of N images", "N")]
     repeats: Annotated[int, Flag("draw N stratified splits instead of the source's own", "N")]
-    seed: Annotated[int, Flag("of the heads' random start, and of drawn splits (default 0)", "N")]
+    seed: Annotated[int, Flag("seed of the heads' random start and of drawn splits (default 0)", "N")]
     out: Annotated[str | Path | None, Flag("folder for the results (default below runs/)", "FOLDER")]
     overwrite: Annotated[bool, Flag("replace earlier results")]

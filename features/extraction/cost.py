@@ -37,7 +37,7 @@ class Cost:
     images, rows : int
         Rows are images times views.
     rate : float
-        Images, views counted, that one worker computes a second.
+        Images per second of one worker, each view counted.
     parts : int
     read_bytes, store_bytes : float
         Of image files, and of features before compression.
@@ -45,7 +45,7 @@ class Cost:
         Workers → hours of the pass; reading the source's files once before it, to hash them, is not in it.
     file_system : dict of int to dict
         Workers → what the shared file system must sustain meanwhile: ``read`` and ``write``, bytes per second, and
-        ``parts`` a second.
+        ``parts`` per second.
     """
 
     images: int
@@ -68,7 +68,7 @@ class Cost:
             f"bytes    {_bytes(self.read_bytes)} of image files, read twice: to hash them and to compute; "
             f"{_bytes(self.store_bytes)} of features before compression"
             + ("" if layout == "parts" else ", and as much again while they become one file"),
-            f"rate     {self.rate:.4g} images/s a worker",
+            f"rate     {self.rate:.4g} images/s per worker",
         ]
         for workers, hours in self.hours.items():
             needs = self.file_system[workers]
@@ -137,12 +137,13 @@ def _bytes(count: float) -> str:
 
 @takes(PlanOptions)
 def plan_cost(data: str, **options: Unpack[PlanOptions]) -> Cost:
-    """Tell what `extract` would cost on 1, 8 and 64 workers, from a few measured batches; no store is made.
+    """Return what `extract` would cost on 1, 8 and 64 workers, from a few measured batches, without making a store.
 
     Parameters
     ----------
     data, **options
-        See `extract`. Further options: `images`, how many images like those of the source; `rate`, images per second per worker.
+        See `extract`. Further options: `images`, for that many images like those of the source;
+        `rate`, images per second per worker.
 
     Returns
     -------

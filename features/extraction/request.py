@@ -45,11 +45,11 @@ class FeatureOptions:
         What runs the base, one of ``engines.CHOICES``. ``auto``: what a store of this name was made with; else the
         fastest of those that are installed and for this device, which are timed once.
     batch_size : int
-        Images per batch. Left out: what a store of this name has; else 16 on a CPU, what a GPU is fastest with.
+        Images per batch. If left out: that of a store with this name; else 16 on a CPU, and on a GPU the fastest size.
     weights, weights_sha256 : str
         See `load_weights`.
     views : int
-        Rows per image: the image itself and so many less one augmented copies.
+        Rows per image: the image itself and `views` - 1 augmented copies.
     augment : str
         A key of ``AUGMENT``: what the copies are.
     seed : int
@@ -78,7 +78,7 @@ class FeatureOptions:
 
     @property
     def full_batch(self) -> int:
-        """Images per batch, as asked for; what is usual until something better has been found."""
+        """Images per batch: as requested, or the default until a better size has been found."""
         return self.batch_size or USUAL
 
     @property
@@ -123,7 +123,7 @@ class ExtractRequest(FeatureOptions):
     part_images : int, optional
         Images per part on a cluster at most; 512 if left out.
     images, rate : int, float, optional
-        For `plan_cost`: how many images like the source's, and images per second of a worker, measured if left out.
+        For `plan_cost`: how many images like the source's, and images per second per worker, measured if left out.
     """
 
     data: str

@@ -108,7 +108,9 @@ def run_pass(
     """
     check_options(asked)
     if asked.part_images is not None and asked.cluster is None:
-        raise RequestError(f"part-images must go with {option('cluster')}; got it without. Leave it out.")
+        raise RequestError(
+            f"part-images needs a cluster; got none. Leave it out, or name a cluster: {option('cluster')}"
+        )
     clock = _Clock()
     source = load_source(asked.data, asked.seed, asked.limit, asked.allow_missing_classes)
     plan = make_plan(source, asked.workers)
@@ -224,7 +226,7 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
     log.info(
         f"store    {options.path}: {todo} of {len(plan.contents) * options.views} images to compute, {options.dtype}, {options.compression}"
     )
-    log.info(f"disk     at most {whole / 1e6:.0f} MB, and {parts / 1e6:.0f} MB more until it is whole; {room}")
+    log.info(f"disk     at most {whole / 1e6:.0f} MB, and {parts / 1e6:.0f} MB more while parts are joined; {room}")
     # Compression is not counted on: what a store needs is known only once it is there.
     if todo and whole + parts > free:
         raise StoreError(
@@ -243,7 +245,7 @@ def _start_engine(prepared: Prepared[ExtractRequest], todo: int, limits: PassLim
         waiting = (2 * options.full_batch + options.workers) * options.side**2 * 3 + 3 * limits.part_bytes
         used = peak_memory()
         room = "" if used is None else f", {(used + waiting) / 1e9:.1f} GB of memory at its peak"
-        log.info(f"predict  {_duration(seconds)} for the pass{room}")
+        log.info(f"estimate {_duration(seconds)} for the pass{room}")
 
 
 def _duration(seconds: float) -> str:

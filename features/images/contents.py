@@ -1,4 +1,4 @@
-"""What is in image files: contents by their SHA-256, hashed and decoded by threads in flat memory."""
+"""What is in image files: contents by their SHA-256, hashed and decoded by threads in bounded memory."""
 
 from __future__ import annotations
 

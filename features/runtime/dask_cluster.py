@@ -38,7 +38,7 @@ def patience(what: str) -> float:
 
 
 def check_cluster(spec: str | None, skip_unfit: bool = False) -> None:
-    """Refuse a `cluster` that is no address, and options that need a cluster where none is given.
+    """Refuse a `spec` that is no address, and options that need a cluster where none is given.
 
     Raises
     ------
@@ -46,7 +46,9 @@ def check_cluster(spec: str | None, skip_unfit: bool = False) -> None:
     """
     if spec is None:
         if skip_unfit:
-            raise RequestError(f"skip-unfit must go with {option('cluster')}; got it without. Leave it out.")
+            raise RequestError(
+                f"skip-unfit needs a cluster; got none. Leave it out, or name a cluster: {option('cluster')}"
+            )
         return
     kind, _, rest = spec.partition(":")
     local = kind == "local" and rest.isdecimal() and int(rest) > 0

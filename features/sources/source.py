@@ -31,7 +31,7 @@ class Source:
     class_names : tuple of str
         Sorted; a label is an index into it.
     paths : tuple of str
-        One a row, sorted by their UTF-8 bytes, with ``/`` between folders.
+        One per row, sorted by their UTF-8 bytes, with ``/`` between folders.
     labels, splits, strata : ndarray of shape (n_rows,)
         int32 label, uint8 split (values of ``SPLITS``), int32 stratum: what a stratified split keeps in proportion.
     rejected : tuple of (str, str)

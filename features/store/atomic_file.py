@@ -116,8 +116,8 @@ def _sync(path: Path, folder: Path) -> None:
 def _disk_error(error: OSError, folder: Path) -> StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(
-            f"the disk of {folder} is full. Free some space and run the same command: it goes on from there."
+            f"the disk of {folder} is full. Free some space and run the same command again: it goes on from there."
         )
     return StoreError(
-        f"{folder} cannot be written: {error.strerror}. Mend that and run the same command: it goes on from there."
+        f"{folder} cannot be written: {error.strerror}. Repair that and run the same command again: it goes on from there."
     )

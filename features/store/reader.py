@@ -1,4 +1,4 @@
-"""A finished feature store, opened and read."""
+"""Read a finished feature store."""
 
 from __future__ import annotations
 

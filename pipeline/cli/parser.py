@@ -73,7 +73,7 @@ COMMANDS = (
         "train-head", "train one head on a store and save the run",
         "train-head --store cache/elpv-vgg16.h5 --head logistic",
         (_STORE, _argument(
-            "--head", "one of the reference's table, or a scikit-learn classifier's dotted name (default logistic)", "NAME"
+            "--head", "a name in pipeline/README.md, or a scikit-learn classifier's dotted name (default logistic)", "NAME"
         )),
         TrainHeadOptions,
     ),
@@ -119,7 +119,7 @@ COMMANDS = (
         "verify cache/elpv-vgg16.h5 --rows 32",
         (_argument("store", "a feature store", "STORE.h5"),
          _argument("--rows", "random rows to compute again (default 16; 0: none)", "N", type=int),
-         _argument("--seed", "of the choice of rows (default 0)", "N", type=int)),
+         _argument("--seed", "seed of the choice of rows (default 0)", "N", type=int)),
     ),
 )  # fmt: skip
 

@@ -66,7 +66,7 @@ def measure_scale(X: Matrix, how: str, widths: Sequence[int]) -> np.ndarray:
     ----------
     X : ndarray or Stored of shape (n_rows, n_features)
     how : {'all', 'layer', 'feature'}
-        One number for all features, which leaves them as they are but for the unit; one a layer, so that no layer
+        One number for all features, which leaves them as they are but for the unit; one per layer, so that no layer
         drowns another; or each feature's standard deviation, which blows up those that are rarely active.
     widths : sequence of int
         Number of features of each layer.

@@ -257,7 +257,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     Raises
     ------
     RequestError
-        If the head, a layer or a setting is none that there is, `out` is taken, or the head is of types that cannot be
+        If the head, a layer or a setting does not exist, `out` exists already, or the head is of types that cannot be
         loaded safely.
     StoreError
         If the store is not there, damaged, or larger as a matrix than the memory.

@@ -28,7 +28,7 @@ class Reader:
     ----------
     place : Place
     rows : ndarray of int
-        Those that the store has.
+        Numbers of rows in the store.
     layers : tuple of (str, str)
         Layers, which are joined, and how each is pooled.
     """

@@ -132,7 +132,9 @@ def test_a_synced_drive_that_cannot_lock_sync_or_tell_its_space_holds_the_same_s
     assert any("without locks" in line for line in said) and any("does not report" in line for line in said)
     assert_same_stores(tmp_path / "local.h5", tmp_path / "drive.h5")
     monkeypatch.setattr(os, "fsync", cannot(errno.EIO))  # no promise refused, but data lost
-    with pytest.raises(StoreError, match=r"cannot be written: Input/output error\. Mend that and run the same command"):
+    with pytest.raises(
+        StoreError, match=r"cannot be written: Input/output error\. Repair that and run the same command again"
+    ):
         run(tree, tmp_path / "broken.h5")
     assert not (tmp_path / "broken.h5").exists()
 
