@@ -256,7 +256,7 @@ def test_each_process_of_this_machine_gets_a_gpu(monkeypatch):
     ):
         assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["0", "1"]
     with pytest.raises(RequestError, match="local:N must be at most 2, one process per GPU"):
-        dask_cluster._local_cluster(distributed, 3, gpus=2).__enter__()
+        _local_cluster(distributed, 3, gpus=2).__enter__()
 
 
 @pytest.mark.parametrize(
