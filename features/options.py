@@ -99,7 +99,7 @@ class ExtractOptions(TypedDict, total=False):
     dtype: Annotated[Literal["float16", "float32"], Flag("stored precision (default float16)", group=STORE)]
     compression: Annotated[
         Literal["lz4", "zstd", "gzip", "none"],
-        Flag("of values (default lz4; plain h5py reads gzip and none)", group=STORE),
+        Flag("compression of values (default lz4; plain h5py reads gzip and none)", group=STORE),
     ]
     layout: Annotated[
         Literal["file", "parts"],
@@ -110,13 +110,13 @@ class ExtractOptions(TypedDict, total=False):
         Flag("who computes: a Dask scheduler, tcp://host:8786, or local:N processes here", "WHERE", MACHINES),
     ]
     skip_unfit: Annotated[bool, Flag("go on without workers that are not fit; each is named", group=MACHINES)]
-    part_images: Annotated[int | None, Flag("images of a part on a cluster at most (default 512)", "N", MACHINES)]
+    part_images: Annotated[int | None, Flag("most images per part on a cluster (default 512)", "N", MACHINES)]
 
 
 class PlanOptions(ExtractOptions, total=False):
     """Options of `features.plan_cost`."""
 
-    images: Annotated[int | None, Flag("with --plan-only: for so many images like the source's", "N", MACHINES)]
+    images: Annotated[int | None, Flag("with --plan-only: for N images like those of the source", "N", MACHINES)]
     rate: Annotated[
         float | None, Flag("with --plan-only: images/s of a worker (default: measured here)", "R", MACHINES)
     ]
@@ -137,7 +137,7 @@ def takes(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
     flags = flags_of(options)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        code = function.__code__  # type: ignore[attr-defined]
+        code = function.__code__
         own = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
         @functools.wraps(function)

@@ -23,13 +23,18 @@ def check_pool(pool: str, shape: Sequence[int], where: str) -> None:
         )
 
 
+def pools_of(pool: str) -> tuple[str, ...]:
+    """Return the poolings whose results one joins, in their order: two of ``avg+max``, else itself."""
+    return ("avg", "max") if pool == "avg+max" else (pool,)
+
+
 def pooled_shape(shape: Sequence[int], pool: str) -> tuple[int, ...]:
     """Return the shape of a row of `shape` once it is pooled."""
     if pool == "none" or len(shape) == 1:
         return tuple(shape)
     if pool == "flatten":
         return (math.prod(shape),)
-    return (shape[-1] * len(pool.split("+")),)
+    return (shape[-1] * len(pools_of(pool)),)
 
 
 def pool_maps(maps: np.ndarray, pool: str) -> np.ndarray:
@@ -49,4 +54,4 @@ def pool_maps(maps: np.ndarray, pool: str) -> np.ndarray:
     if pool == "flatten":
         return maps.reshape(len(maps), -1)
     parts = {"avg": lambda: maps.mean((1, 2)), "max": lambda: maps.max((1, 2))}
-    return np.concatenate([parts[name]() for name in pool.split("+")], axis=1)
+    return np.concatenate([parts[name]() for name in pools_of(pool)], axis=1)

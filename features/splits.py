@@ -70,7 +70,7 @@ def stratified_folds(strata: np.ndarray, keys: Sequence[str | bytes], times: int
 
 
 def count_rows(class_names: Sequence[str], labels: np.ndarray, splits: np.ndarray) -> dict[str, dict[str, int]]:
-    """Return rows a split and class: ``{split: {class name: rows}}``."""
+    """Return the number of rows per split and class: ``{split: {class name: rows}}``."""
     return {
         split: {name: int(np.sum((splits == code) & (labels == label))) for label, name in enumerate(class_names)}
         for split, code in SPLITS.items()
@@ -78,6 +78,6 @@ def count_rows(class_names: Sequence[str], labels: np.ndarray, splits: np.ndarra
 
 
 def rank_keys(seed: int, keys: Sequence[str | bytes]) -> np.ndarray:
-    """Return one sortable rank a key, which looks random and depends on seed and key alone (SHA-256)."""
+    """Return one sortable rank per key. Ranks look random and depend only on the seed and the key (SHA-256)."""
     data = (key.encode() if isinstance(key, str) else key for key in keys)
     return np.array([hashlib.sha256(f"{seed}:".encode() + each).hexdigest() for each in data], "S64")

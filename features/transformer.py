@@ -14,9 +14,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from .engines.registry import Engine
 from .errors import RequestError, SourceError, must_be_one_of
-from .extraction.options import FeatureOptions, check_features
 from .extraction.prepare import prepare
 from .extraction.recompute import embed
+from .extraction.request import FeatureOptions, check_features
 from .images.contents import Content, distinct_contents, hash_files
 from .images.decode import RESIZE
 from .pooling import POOLS, pool_maps
@@ -50,7 +50,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
     Raises
     ------
     RequestError
-        As it is fitted, if a parameter is none that there is; as it transforms, if the base has no such layer.
+        In `fit`, if a parameter has a value that is not allowed; in `transform`, if the base has no such layer.
     WeightsError
         As it transforms, if the weights cannot be had or are others.
 
@@ -195,7 +195,9 @@ def _contents(X: Any) -> tuple[list[bytes], list[Any]]:
         keys = [hashlib.sha256(b"%d:%d:" % each.shape[:2] + each.tobytes()).digest() for each in X]
         return keys, list({key: _Pixels(key, each) for key, each in zip(keys, X, strict=True)}.values())
     if isinstance(X, str | bytes | Path) or not all(isinstance(each, str | Path) for each in X):
-        raise RequestError("images must be a list of paths or an array of pixels, (n, height, width, 3). Give one.")
+        raise RequestError(
+            f"images must be a list of paths or a uint8 array of shape (n, height, width, 3); got {type(X).__name__}. Give one."
+        )
     files = [Path(each) for each in X]
     hashed = hash_files(files, cores())
     for file, key in zip(files, hashed, strict=True):

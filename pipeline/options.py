@@ -25,7 +25,7 @@ class TrainingOptions(TypedDict, total=False):
     memory: Annotated[
         float | None,
         Flag(
-            "what features may take; of larger ones a part at a time is read (default: half of the machine's)",
+            "memory for features; larger ones are read in parts (default: half of the machine's)",
             "GB",
             FEATURES,
         ),
@@ -33,7 +33,10 @@ class TrainingOptions(TypedDict, total=False):
     seed: Annotated[int, Flag("of the head's random start, and of drawn splits (default 0)", "N", HEAD)]
     select: Annotated[
         Literal["cv", "val"],
-        Flag("choose settings by cross-validation within train and val, or by a look at val (default cv)", group=HEAD),
+        Flag(
+            "choose settings by cross-validation within train and val (cv), or by fitting on train and scoring on val (val) (default cv)",
+            group=HEAD,
+        ),
     ]
     settings: Annotated[
         Mapping[str, tuple[Any, ...]],
@@ -74,7 +77,8 @@ class TrainHeadOptions(TrainingOptions, total=False):
         str | Path | None, Flag("write the learning curves of a Dense head for TensorBoard", "FOLDER", RESULTS)
     ]
     joblib: Annotated[
-        bool, Flag("pickle a scikit-learn head that cannot be saved safely; for yourself alone", group=RESULTS)
+        bool,
+        Flag("pickle a scikit-learn head that cannot be saved safely; load it only if it is your own", group=RESULTS),
     ]
 
 

@@ -1,12 +1,14 @@
 """Images made on the spot, a tiny base, and stores of both."""
 
 import csv
+import json
 import logging
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import standin
@@ -18,6 +20,7 @@ from features import FeatureStore, extract
 from features.backbones.registry import BACKBONES, Backbone
 from features.runtime.log import log
 from features.runtime.user_cache import cache_folder
+from features.store import schema
 
 HOSTILE = """<img src=x onerror=window.hacked=1>'"&amp;"""
 HOSTILE_CLASSES = (HOSTILE, "</script><script>window.hacked=2</script>")
@@ -168,3 +171,16 @@ def assert_same_stores(one, other):
     assert first.keys() == second.keys()
     for name, values in first.items():
         np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+
+def rewrite(path, change):
+    """Copy a store into another with `change` applied, checksums and all: what only computing again can find."""
+    with h5py.File(path) as old, h5py.File(path.with_name("changed.h5"), "w", libver=("v110", "v110")) as new:
+        values, provenance = old["features/last"][:], json.loads(old.attrs["provenance"])
+        values, provenance = change(values, provenance)
+        schema.create(new, {"last": values.shape[1:]}, str(values.dtype), len(values), "none")
+        new["features/last"][:] = values
+        schema.write_rows(new, schema.read_rows(old))
+        schema.write_skipped(new, [])
+        schema.write_attributes(new, provenance)
+    return path.with_name("changed.h5")

@@ -6,7 +6,7 @@ over patches of the image and mean nothing.
 
 import numpy as np
 
-from features.backbones.keras_base import Base
+from features.backbones.base import Base
 from features.backbones.registry import BACKBONES, Backbone
 from features.backbones.weights import Weights
 from features.engines.registry import ENGINES, EngineKind

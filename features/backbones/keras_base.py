@@ -5,42 +5,18 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError, must_be_one_of, option
 from ..runtime.keras_runtime import import_keras
+from .base import Base
 from .custom_model import load_own
 from .registry import Backbone, check_request, find_backbone
-from .weights import Weights, load_weights
+from .weights import load_weights
 
 if TYPE_CHECKING:
     import keras
-
-
-@dataclass(frozen=True)
-class Base:
-    """A frozen convolutional base, ready to run.
-
-    Attributes
-    ----------
-    model : keras.Model
-        From preprocessed images to a dict with the output of each of `layers`.
-    layers : dict of str to tuple
-        Name of each layer and the shape of its output for one image.
-    preprocess : callable
-        From float32 RGB in 0..255, (n, h, w, 3), to what the base was trained on.
-    weights : Weights
-    library : str
-        Engines that run bases of this library can run it.
-    """
-
-    model: keras.Model
-    layers: dict[str, tuple[int, ...]]
-    preprocess: Callable[[Any], Any]
-    weights: Weights
-    library: str = "keras"
 
 
 def _rescale(images: Any) -> Any:

@@ -11,7 +11,7 @@ from ..errors import RequestError, must_be_one_of, option
 from .custom_model import input_side
 
 if TYPE_CHECKING:
-    from .keras_base import Base
+    from .base import Base
 
 PREPROCESS = ("imagenet", "rescale", "none")
 

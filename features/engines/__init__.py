@@ -1,1 +1,1 @@
-"""What runs a base: one file an engine, and what picks among them."""
+"""What runs a base: one file per engine, and the choice among them."""

@@ -1,4 +1,4 @@
-"""How many images a batch has where the request leaves it out: sixteen on a CPU, what a GPU is fastest with."""
+"""The batch size if the request leaves it out: sixteen on a CPU, the fastest one on a GPU."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def pick_batch_size(
     if size is None:
         size = find_batch_size(rate_of, largest)
         remember("batches", known, size)
-    log.info(f"batches  of {size} images are what this GPU is fastest with")
+    log.info(f"batches  of {size} images are the fastest on this GPU")
     return int(size)
 
 
 def find_batch_size(rate: Callable[[int], float], largest: int) -> int:
-    """Double a batch until it gains less than a twentieth or is out of memory, which `rate` tells by EngineError."""
+    """Double the batch until the gain is below 5 % or memory runs out, for which `rate` raises EngineError."""
     best, pace = USUAL, rate(USUAL)
     while best < largest:
         try:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backbones.keras_base import Base
-from ..pooling import pooled_shape
+from ..backbones.base import Base
+from ..pooling import pooled_shape, pools_of
 from ..runtime.keras_runtime import import_keras, quiet
 
 
@@ -95,7 +95,7 @@ def _freeze(frozen: Frozen) -> Any:
     def pooled(layer: Any) -> Any:
         if pool == "none" or layer.shape.rank != 4:
             return layer
-        return tf.concat([reduce[name](layer, axis=(1, 2)) for name in pool.split("+")], axis=1)
+        return tf.concat([reduce[name](layer, axis=(1, 2)) for name in pools_of(pool)], axis=1)
 
     shape = tf.TensorSpec((frozen.batch_size, side, side, 3), tf.uint8)
     with quiet(), _computing_in(base.model, frozen.precision):

@@ -1,4 +1,4 @@
-"""What runs a base: the engines that there are, one row each."""
+"""The engines: what can run a base, one row each."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def pick_engine(
 
 
 def images_per_second(names: list[str], frozen: Frozen, batch: np.ndarray) -> dict[str, float]:
-    """Time a batch on each engine after one that sets it up; more than once, in turns, where that is quick."""
+    """Time one batch per engine after a warm-up batch. Quick engines are timed several times, in turns."""
     made: dict[str, Engine] = {}
     expected: dict[str, np.ndarray] = {}
     for name in names:

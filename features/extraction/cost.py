@@ -20,8 +20,8 @@ from ..runtime.machine import cores
 from ..sources.load import load_source
 from ..sources.source import Source
 from .forward import rows_a_part
-from .options import ExtractRequest, check_options
 from .prepare import prepare
+from .request import ExtractRequest, check_options
 
 WORKERS = (1, 8, 64)
 _BATCHES = 3  # timed, after one that warms up
@@ -44,7 +44,7 @@ class Cost:
     hours : dict of int to float
         Workers → hours of the pass; reading the source's files once before it, to hash them, is not in it.
     file_system : dict of int to dict
-        Workers → what the shared file system must sustain meanwhile: ``read`` and ``write``, bytes a second, and
+        Workers → what the shared file system must sustain meanwhile: ``read`` and ``write``, bytes per second, and
         ``parts`` a second.
     """
 
@@ -80,7 +80,7 @@ class Cost:
 
 
 def time_engine(engine: Engine, batch: np.ndarray) -> float:
-    """Return how many images a second an engine computes: the fastest of a few batches."""
+    """Return an engine's rate in images per second: that of the fastest of a few batches."""
     engine.run(batch)
     seconds = []
     for _ in range(_BATCHES):
@@ -99,7 +99,7 @@ def estimate(source: Source, row_bytes: int, rate: float, options: ExtractReques
     row_bytes : int
         Of the features of one image.
     rate : float
-        Images a second of one worker.
+        Images per second per worker.
     options : ExtractRequest
     """
     images = options.images or len(source)
@@ -142,7 +142,7 @@ def plan_cost(data: str, **options: Unpack[PlanOptions]) -> Cost:
     Parameters
     ----------
     data, **options
-        See `extract`. Further options: `images`, so many like the source's; `rate`, images a second of one worker.
+        See `extract`. Further options: `images`, how many images like those of the source; `rate`, images per second per worker.
 
     Returns
     -------

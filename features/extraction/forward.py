@@ -16,10 +16,10 @@ from ..images.contents import Content, ahead
 from ..images.views import make_view
 from ..runtime.progress import Progress
 from ..store.parts import Key, Parts
-from .options import ExtractRequest
 from .plan import Plan
+from .request import ExtractRequest
 
-PART_IMAGES = 512  # of a part on a cluster at most: under a minute of work at ten images a second
+PART_IMAGES = 512  # most images per part on a cluster: under a minute of work at ten images per second
 _ROUNDS_TO_INFINITY = 65520.0  # in float16, and all above
 _SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no mostly broken set
 
@@ -34,11 +34,14 @@ class PassLimits:
         Of features after which a part is committed. A kill loses at most two parts: one is written while the next fills.
     memory : float, optional
         Bytes of memory, half of which whole maps may take; this machine's if left out.
+    disk : float, optional
+        Bytes that are free for the store; what the file system reports if left out.
     """
 
     part_bytes: int = 64 << 20
     part_seconds: float = 30.0
     memory: float | None = None
+    disk: float | None = None
 
 
 USUAL_LIMITS = PassLimits()

@@ -15,7 +15,7 @@ from ..sources.source import Source
 from ..store.provenance import Provenance
 from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
-from .options import ExtractRequest, asked_settings
+from .request import ExtractRequest, asked_settings
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Plan:
         Parameters
         ----------
         views : int
-            Rows an image.
+            Rows per image.
         reasons : mapping of bytes to str
             Why some contents give no rows.
         """
@@ -68,7 +68,7 @@ class Plan:
         return rows, sorted(skipped)
 
     def describe(self) -> list[str]:
-        """Return lines for people: the rows a split and class, and images that occur more than once."""
+        """Return lines for people: the number of rows per split and class, and images that occur more than once."""
         source = self.source
         lines = [
             f"source   {source.kind}: {len(source)} images of {len(source.class_names)} classes below {source.root}"

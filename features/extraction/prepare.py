@@ -12,7 +12,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from ..backbones.keras_base import Base, build_base
+from ..backbones.base import Base
+from ..backbones.keras_base import build_base
 from ..engines.batch_size import pick_batch_size
 from ..engines.frozen_graph import Frozen
 from ..engines.registry import ENGINES, Engine, describe_engine, is_installed, missing_engine
@@ -22,7 +23,7 @@ from ..runtime.log import log
 from ..runtime.machine import memory_limit
 from ..store.atomic_file import free_space
 from ..store.provenance import EngineSpec, FeatureSpec, Provenance
-from .options import FeatureOptions, asked_settings
+from .request import FeatureOptions, asked_settings
 
 
 class Images(Protocol):
@@ -131,6 +132,7 @@ def prepare(
     *,
     folder: Path | None = None,
     memory: float | None = None,
+    disk: float | None = None,
     pick_batch: Callable[[str, Frozen, Any], int] = pick_batch_size,
     **told: Any,
 ) -> Prepared[Options]:
@@ -145,8 +147,8 @@ def prepare(
         Of features that are there and are to be joined: what it says is taken where the request leaves it out.
     folder : Path, optional
         Where features will be kept. Maps that would fit neither there nor in memory are pooled; None keeps them whole.
-    memory : float, optional
-        Bytes of memory; this machine's if left out.
+    memory, disk : float, optional
+        Bytes of memory, and free bytes where features will be kept; what this machine has if left out.
     pick_batch : callable
         See `pick_batch_size`.
     **told
@@ -165,7 +167,7 @@ def prepare(
         options.weights_sha256,
     )
     if options.pool is None:
-        pool = held.spec.pool if held else _pick_pool(options, base, contents, folder, memory)
+        pool = held.spec.pool if held else _pick_pool(options, base, contents, folder, memory, disk)
         options = replace(options, pool=pool)
     graph = Frozen(base, options.side, options.full_batch, options.pool or "none")
     if options.batch_size is None:
@@ -198,14 +200,19 @@ def _key(options: FeatureOptions, base: Base) -> dict[str, Any]:
 
 
 def _pick_pool(
-    options: FeatureOptions, base: Base, contents: Iterable[Images], folder: Path | None, memory: float | None
+    options: FeatureOptions,
+    base: Base,
+    contents: Iterable[Images],
+    folder: Path | None,
+    memory: float | None,
+    disk: float | None,
 ) -> str:
     """Return how maps are pooled: not at all, or by their average where whole ones would not fit."""
     if folder is None or not isinstance(contents, Sized):
         return "none"
     values = sum(math.prod(shape) for shape in base.layers.values()) * len(contents) * options.views
     folder.mkdir(parents=True, exist_ok=True)
-    free, memory = free_space(folder), memory_limit() if memory is None else memory
+    free, memory = free_space(folder) if disk is None else disk, memory_limit() if memory is None else memory
     on_disk, in_memory = 2 * values * np.dtype(options.dtype).itemsize, 4 * values
     if on_disk <= free and in_memory <= memory / 2:
         return "none"

@@ -17,8 +17,8 @@ from ..images.decode import check_resize
 from ..images.views import check_views, make_view
 from ..store.provenance import Provenance
 from .forward import cast_features
-from .options import FeatureOptions
 from .prepare import Prepared, prepare
+from .request import FeatureOptions
 
 
 @dataclass(frozen=True)

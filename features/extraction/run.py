@@ -23,9 +23,9 @@ from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
 from ..store.writer_lock import one_writer
 from .forward import USUAL_LIMITS, PassLimits, Stages, allowed_skips, compute, find_work, too_many_skipped
-from .options import ExtractRequest, check_options
 from .plan import Plan, check_classes, find_finished, is_current, make_plan
 from .prepare import Prepared, prepare
+from .request import ExtractRequest, check_options
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ def run_pass(
         held,
         folder=asked.path.parent,
         memory=limits.memory,
+        disk=limits.disk,
         origin=Origin(source.kind, asked.data, str(source.root.resolve()), asked.limit, source.notes),
         compression=asked.compression,
         parity=held.parity if held else None,
@@ -146,7 +147,7 @@ def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits,
         parts.forget(set(plan.keys))
         todo = find_work(plan, parts, asked.views)
         count = sum(len(views) for _, views in todo)
-        _preflight(prepared, plan, count)
+        _preflight(prepared, plan, count, limits)
         stages = None
         if todo:
             _start_engine(prepared, count, limits)
@@ -209,12 +210,12 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractRequest) -> 
             )
 
 
-def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int) -> None:
+def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits: PassLimits) -> None:
     """Say what will be done; refuse it where the disk cannot hold it."""
     options, weights, row_bytes = prepared.options, prepared.base.weights, prepared.row_bytes
     whole, parts = row_bytes * len(plan.contents) * options.views, row_bytes * todo
-    free = free_space(parts_folder(options.path))
-    room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not tell what is free"
+    free = free_space(parts_folder(options.path)) if limits.disk is None else limits.disk
+    room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not report its free space"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in prepared.graph.layers.items())
     log.info(
         f"base     {options.backbone} at {options.side} px, {options.resize}, preprocess {options.preparation}: {layers}"

@@ -68,7 +68,7 @@ def hash_files(files: Sequence[Path], workers: int) -> list[bytes | str]:
 def ahead(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
 ) -> Iterator[Result]:
-    """Yield ``work(item)`` in order, computed by the pool at most `depth` items ahead, so that memory stays flat."""
+    """Yield ``work(item)`` in order, computed by the pool, at most `depth` items ahead, so that memory stays bounded."""
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:

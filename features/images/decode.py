@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import UnreadableImage, must_be_one_of
 
@@ -111,7 +111,7 @@ def _open(data: bytes) -> Image.Image:
             raise Image.DecompressionBombError
         image.load()
         return image
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnreadableImage(f"no image in one of the formats {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels; refused as a possible decompression bomb") from error

@@ -20,11 +20,25 @@ from .machine import cores
 from .versions import differences, versions
 
 GO_ON = "What is done is kept: the same command goes on from there."
-_CONNECT, _FIRST_WORKER = 10.0, 30.0  # seconds
+_PATIENCE = {"connect": 10.0, "first-worker": 30.0, "look": 2.0, "no-worker": 60.0}
+
+
+def patience(what: str) -> float:
+    """Return how many seconds to wait, as Dask's own configuration says under ``cached-features``.
+
+    Parameters
+    ----------
+    what : {'connect', 'first-worker', 'look', 'no-worker'}
+        Until a scheduler answers; until there is a worker; between looks at which workers there are; without any worker
+        before a run ends. A slow cluster sets, say, ``DASK_CACHED_FEATURES__CONNECT=60``.
+    """
+    import dask
+
+    return float(dask.config.get(f"cached-features.{what}", _PATIENCE[what]))
 
 
 def check_cluster(spec: str | None, skip_unfit: bool = False) -> None:
-    """Refuse what is no way to a cluster, and what goes with one where there is none.
+    """Refuse a `cluster` that is no address, and options that need a cluster where none is given.
 
     Raises
     ------
@@ -75,12 +89,14 @@ def open_client(spec: str, gpus: int = 0, skip_unfit: bool = False) -> Iterator[
             address = stack.enter_context(_local_cluster(distributed, int(spec.removeprefix("local:")), gpus))
         try:
             _hear(address)
-            client = distributed.Client(address, timeout=_CONNECT, set_as_default=False)
+            client = distributed.Client(address, timeout=patience("connect"), set_as_default=False)
         except OSError as error:
-            raise ClusterError(f"{spec} does not answer within {_CONNECT:.0f} s. Start it: dask scheduler") from error
+            raise ClusterError(
+                f"{spec} does not answer within {patience('connect'):.0f} s. Start it: dask scheduler"
+            ) from error
         stack.callback(client.close, 2)
         try:
-            client.wait_for_workers(1, timeout=_FIRST_WORKER)
+            client.wait_for_workers(1, timeout=patience("first-worker"))
         except TimeoutError as error:
             raise ClusterError(f"{spec} has no workers. Start some: dask worker {address} --nthreads 1") from error
         yield client, _check_versions(client, skip_unfit)
@@ -90,7 +106,7 @@ def _hear(address: str) -> None:
     """Wait for a scheduler's first word: Dask's client would wait forever for one who takes a call and says nothing."""
     to = urlsplit(address)
     if to.scheme == "tcp":  # of the others the client speaks first
-        with socket.create_connection((to.hostname, to.port), _CONNECT) as call:
+        with socket.create_connection((to.hostname, to.port), patience("connect")) as call:
             if not call.recv(1):
                 raise ConnectionError(f"{address} hung up")
 
@@ -131,7 +147,7 @@ def cluster_lost(client: Any) -> ClusterError:
 @contextmanager
 def scheduler_there(client: Any) -> Iterator[None]:
     """Raise ClusterError where something fails because the scheduler is gone."""
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     try:
         yield
@@ -186,7 +202,7 @@ def _import_distributed() -> Any:
 def _local_cluster(distributed: Any, count: int, gpus: int) -> Iterator[str]:
     """Start a scheduler and so many processes, each with its share of the cores or a GPU of its own."""
     if gpus and count > gpus:
-        raise RequestError(f"local:N must be at most {gpus}, a process a GPU; got local:{count}. Use local:{gpus}")
+        raise RequestError(f"local:N must be at most {gpus}, one process per GPU; got local:{count}. Use local:{gpus}")
     options = {
         "nthreads": max(1, cores() // count),
         "silence_logs": logging.CRITICAL,

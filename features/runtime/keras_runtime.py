@@ -48,7 +48,7 @@ def import_keras() -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what C++ libraries write as they start, which no log level of theirs does.
+    """Silence what C++ libraries write at start, which none of their log levels can.
 
     Errors are raised, not written, so none is lost. Set ``TF_CPP_MIN_LOG_LEVEL`` to see it all.
     """

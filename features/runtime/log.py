@@ -1,4 +1,4 @@
-"""The logger that tells what was decided; who wants to read it attaches a handler."""
+"""The logger for messages about what was decided. To read them, attach a handler."""
 
 from __future__ import annotations
 

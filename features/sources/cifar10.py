@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,25 +20,30 @@ from .source import Source
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def read_cifar10() -> Source:
+def read_cifar10(load: Callable[[], Any] | None = None) -> Source:
     """Read the set as a folder ``{train,test}/<class>/<number>.png`` of the per-user cache, made on the first call.
+
+    Parameters
+    ----------
+    load : callable, optional
+        Returns ``(images, labels)`` of train and of test; Keras' ``cifar10.load_data`` if left out.
 
     Raises
     ------
     SourceError
         If Keras has the set neither in its cache nor by download.
     """
-    return replace(read_folder(_folder()), kind="cifar10")
+    return replace(read_folder(_folder(load)), kind="cifar10")
 
 
-def _folder() -> Path:
+def _folder(load: Callable[[], Any] | None) -> Path:
     folder = cache_folder() / "cifar10"
     if folder.exists():
         return folder
     try:
         from keras import datasets
 
-        train, test = datasets.cifar10.load_data()
+        train, test = (load or datasets.cifar10.load_data)()
     except Exception as error:  # Keras' get_file raises plain Exception when a host cannot be reached
         raise SourceError(
             f"CIFAR-10 cannot be had ({str(error).splitlines()[0][:120]}). Run once where Keras can download it (it keeps it in "

@@ -48,13 +48,18 @@ def _split_folders(root: Path) -> dict[str, str]:
         )
     if len(set(splits.values())) < len(splits):
         raise SourceError(
-            f"{root} must hold one folder a split; got {', '.join(splits)}. Merge those that mean the same."
+            f"{root} must hold one folder per split; got {', '.join(splits)}. Merge those that mean the same."
         )
     return splits
 
 
 def _take_files(
-    root: Path, below: str, folder: os.DirEntry[str], split: str | None, rows: list, rejected: list
+    root: Path,
+    below: str,
+    folder: os.DirEntry[str],
+    split: str | None,
+    rows: list[Row],
+    rejected: list[tuple[str, str]],
 ) -> None:
     """Add the images of one class folder, which lies at `below` under the root."""
     if not _is_folder(folder):
@@ -79,12 +84,12 @@ def unicode_name(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _visible(folder: Path) -> Iterator[os.DirEntry]:
+def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         yield from (entry for entry in entries if not entry.name.startswith("."))
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:

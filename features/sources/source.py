@@ -58,7 +58,7 @@ class Source:
         return self.root / self.paths[row]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return rows a split and class: ``{split: {class name: rows}}``."""
+        """Return the number of rows per split and class: ``{split: {class name: rows}}``."""
         return count_rows(self.class_names, self.labels, self.splits)
 
 
@@ -85,7 +85,7 @@ def make_source(
     names = tuple(sorted({name for _, name, _ in rows}))
     if len(names) < 2:
         raise SourceError(
-            f"{root} holds one class only ({names[0]!r}); a classifier needs two. Sort the images into a folder a class."
+            f"{root} holds one class only ({names[0]!r}); a classifier needs two. Sort the images into one folder per class."
         )
     keys = [(name, (strata or {}).get(path, "")) for path, name, _ in rows]
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}

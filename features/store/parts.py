@@ -167,7 +167,7 @@ class Parts:
             write_attributes(file, self.provenance.to_json())
 
     def remove(self) -> None:
-        """Remove the parts: the store holds all there is."""
+        """Remove the parts: the store now holds all their rows."""
         for part in self.folder.glob("part-*.h5"):
             part.unlink()
         self._sweep()

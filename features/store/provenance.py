@@ -238,7 +238,7 @@ class Provenance:
                 weights=_take(told, "weights", str),
                 weights_origin=_take(told, "weights_origin", str),
                 layers_asked=_texts(told, "layers_asked" if "layers_asked" in told else "layers"),
-                backbone_file=_take(told, "backbone_file", str, type(None)),
+                backbone_file=_take(told, "backbone_file", str, type(None)) if "backbone_file" in told else None,
                 compression=_take(told, "compression", str),
                 origin=_read_origin(told),
                 versions={str(name): str(each) for name, each in _take(told, "versions", dict).items()},

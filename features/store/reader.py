@@ -119,7 +119,7 @@ class FeatureStore:
 
     @property
     def views(self) -> int:
-        """Rows an image: consecutive ones are its views."""
+        """Rows per image; consecutive rows are the views of one image."""
         return int(self.provenance["views"])
 
     def close(self) -> None:

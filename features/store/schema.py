@@ -89,7 +89,7 @@ class Rows:
                 yield each.name, each.metadata, values
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return rows a split and class: ``{split: {class name: rows}}``."""
+        """Return the number of rows per split and class: ``{split: {class name: rows}}``."""
         return count_rows(self.class_names, self.labels, self.splits)
 
 

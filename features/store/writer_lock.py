@@ -1,4 +1,4 @@
-"""One writer a store: who writes now, and how another is told."""
+"""One writer per store: who writes now, and what a second writer is told."""
 
 from __future__ import annotations
 

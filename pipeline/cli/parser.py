@@ -61,7 +61,7 @@ _STORE = _argument("--store", "a finished feature store", "STORE.h5", required=T
 _RUN = _argument("--run", "the folder of a trained head", "RUN", required=True)
 _SIZE = flags_of(ExtractOptions)["image_size"][1].help
 _PLAN_ONLY = _argument(
-    "--plan-only", "tell what it would cost on 1, 8 and 64 workers, and compute no store", action="store_true"
+    "--plan-only", "say what the pass would cost on 1, 8 and 64 workers, without computing a store", action="store_true"
 )
 
 COMMANDS = (
@@ -92,7 +92,7 @@ COMMANDS = (
         (_argument("--run", "what compare or train-head wrote", "FOLDER", required=True),), ReportOptions,
     ),
     Command(
-        "predict", "tell the classes of new images by a trained head",
+        "predict", "classify new images with a trained head",
         "predict --run runs/photos-vgg16-logistic photos/new 'more/*.jpg'",
         (_RUN, _argument("images", "files, folders, patterns, or - for a list of paths on standard input", "IMAGES", nargs="+")),
         PredictOptions,
@@ -111,11 +111,11 @@ COMMANDS = (
         (_argument("backbone", "see extract --backbone", "NAME"), _argument("--image-size", _SIZE, "PX", type=int)),
     ),
     Command(
-        "inspect", "tell what a store holds", "inspect cache/elpv-vgg16.h5",
+        "inspect", "show what a store holds", "inspect cache/elpv-vgg16.h5",
         (_argument("store", "a feature store", "STORE.h5"),),
     ),
     Command(
-        "verify", "check a store's checksums, its source, and some rows computed again",
+        "verify", "check a store: its checksums, its source, and some recomputed rows",
         "verify cache/elpv-vgg16.h5 --rows 32",
         (_argument("store", "a feature store", "STORE.h5"),
          _argument("--rows", "random rows to compute again (default 16; 0: none)", "N", type=int),

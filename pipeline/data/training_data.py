@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,23 @@ from .row_blocks import Matrix, Stored, aligned
 from .scaling import Moments, measure
 
 Pair = tuple[np.ndarray, np.ndarray]  # masks of images: those to fit on, those to look at
+
+
+class Part(NamedTuple):
+    """One layer's share of the features that a head is given.
+
+    Attributes
+    ----------
+    layer : str
+    pool : str
+        How its maps became vectors, as they were stored or as they were read.
+    read : str
+        A key of ``POOLS``: what was done as they were read; ``flatten`` for those that were stored as vectors.
+    """
+
+    layer: str
+    pool: str
+    read: str = "flatten"
 
 
 @dataclass(frozen=True)
@@ -27,18 +45,29 @@ class Features:
     widths : tuple of int
         Numbers of features that belong together: those of one layer under one pooling.
     views : int
-    layer, pool : str
-        Where they come from, for people.
-    parts : tuple of (str, str)
-        Where they come from, for `Reading`: layers in their order, and how each was pooled as it was read.
+    parts : tuple of Part
+        Where they come from: layers in their order.
     """
 
     X: Matrix
     widths: tuple[int, ...]
     views: int
-    layer: str
-    pool: str
-    parts: tuple[tuple[str, str], ...] = ()
+    parts: tuple[Part, ...]
+
+    @property
+    def layer(self) -> str:
+        """The layers, for people."""
+        return "+".join(part.layer for part in self.parts)
+
+    @property
+    def pool(self) -> str:
+        """How they were pooled, for people."""
+        return ", ".join(dict.fromkeys(part.pool for part in self.parts))
+
+    @property
+    def read(self) -> tuple[tuple[str, str], ...]:
+        """The layers, and how each was pooled as it was read, for `Reading`."""
+        return tuple((part.layer, part.read) for part in self.parts)
 
     @property
     def matrix(self) -> np.ndarray:

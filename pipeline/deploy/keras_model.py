@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.backbones.keras_base import Base
+from features.backbones.base import Base
 from features.errors import RequestError, option
+from features.pooling import pools_of
 from features.runtime.keras_runtime import import_keras
 from features.store.provenance import FeatureSpec
 
@@ -91,7 +92,7 @@ def _pooled(maps: Any, pool: str, spec: FeatureSpec) -> Any:
 
     def pooled(each: Any, pool: str) -> Any:
         by = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D, "flatten": layers.Flatten}
-        made = [by[name]()(each) for name in pool.split("+")]
+        made = [by[name]()(each) for name in pools_of(pool)]
         return layers.Concatenate()(made) if len(made) > 1 else made[0]
 
     if spec.pool != "none" and len(maps.shape) == 4:

@@ -6,14 +6,14 @@ import csv
 import glob
 import io
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 
-from features.engines.registry import describe_engine
+from features.engines.registry import Engine, describe_engine
 from features.errors import CachedFeaturesError, RequestError, SourceError, command
 from features.extraction.recompute import embed, rebuild_engine
 from features.images.contents import Content, distinct_contents, hash_files
@@ -133,9 +133,14 @@ def predict(run: str | Path, images: Iterable[str | Path], **options: Unpack[Pre
     >>> predicted = pipeline.predict("runs/photos-vgg16-logistic", ["new", "more/*.jpg"])   # doctest: +SKIP
     >>> predicted.predictions[0].class_name   # doctest: +SKIP
     """
-    trained, files = load_trained(run, options.get("joblib", False)), find_images(images)
-    predictor = _Predictor(trained, options.get("weights"))
-    log.info(f"head     {trained.name} of {run}, classes {', '.join(trained.class_names)}")
+    trained = load_trained(run, options.get("joblib", False))
+    return predict_by(trained, images, lambda: rebuild_engine(trained.made, options.get("weights")))
+
+
+def predict_by(trained: Trained, images: Iterable[str | Path], make_engine: Callable[[], Engine]) -> Predicted:
+    """Predict the classes of images by a head, with an engine that is made only if it is needed; see `predict`."""
+    files, predictor = find_images(images), _Predictor(trained, make_engine)
+    log.info(f"head     {trained.name} of {trained.folder}, classes {', '.join(trained.class_names)}")
     keys = hash_files(files, cores())
     found = predictor.of(distinct_contents(files, keys))
     reasons = [
@@ -150,7 +155,7 @@ def predict(run: str | Path, images: Iterable[str | Path], **options: Unpack[Pre
         )
     names = trained.class_names
     return Predicted(
-        run=str(run),
+        run=str(trained.folder),
         head=trained.name,
         class_names=list(names),
         predictions=[_tell(file, found[key], names) for file, key in zip(files, keys, strict=True) if key in found],
@@ -163,8 +168,8 @@ def predict(run: str | Path, images: Iterable[str | Path], **options: Unpack[Pre
 class _Predictor:
     """Probabilities of contents by one head; the base is built only if a content is not stored."""
 
-    def __init__(self, trained: Trained, weights: str | None):
-        self._trained, self._weights = trained, weights
+    def __init__(self, trained: Trained, make_engine: Callable[[], Engine]):
+        self._trained, self._make_engine = trained, make_engine
         self.reasons: dict[bytes, str] = {}
         self.from_store = self.computed = 0
 
@@ -177,7 +182,7 @@ class _Predictor:
         if not rest:
             return found
         reading, made = self._trained.reading, self._trained.made
-        engine = rebuild_engine(made, self._weights)
+        engine = self._make_engine()
         then, now = made.spec.engine, describe_engine(made.spec.engine.name)
         differs = "" if now == then else f"; the store was made by {then}, which can differ in the last digits"
         log.info(f"engine   {now}{differs}")

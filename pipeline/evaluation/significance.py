@@ -19,7 +19,7 @@ def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) ->
     Parameters
     ----------
     accuracies : sequence of float
-        One a split.
+        One per split.
     n_train, n_test : int
         Rows that train and test in each.
     """

@@ -91,7 +91,7 @@ def find_head(name: str, settings: Settings = MappingProxyType({})) -> Head:
 
 
 def check_heads(names: Sequence[str], settings: Settings) -> None:
-    """Refuse heads that there are not, and settings that none of them has.
+    """Refuse heads that do not exist, and settings that none of the heads has.
 
     Raises
     ------

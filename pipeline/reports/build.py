@@ -134,11 +134,11 @@ def _summary(predictions: Predictions) -> list[dict[str, Any]]:
     return best_first(summaries)
 
 
-def gather(run: Run) -> dict[str, Any]:
-    """Return all that the page shows."""
+def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_CLASSES) -> dict[str, Any]:
+    """Return all that the page shows: at most so many images on a map, and so many classes in a confusion matrix."""
     predictions, heads = run.predictions, run.heads
     thumbnails = Thumbnails(Path(run.told["provenance"]["source"]["root"]), predictions.rows)
-    gallery = Gallery(predictions, thumbnails)
+    gallery = Gallery(predictions, thumbnails, points)
     log.info(f"run      {run.folder}: {len(heads)} heads, {len(predictions.rows)} images")
     page = {
         "title": Path(run.told["store"]).stem,
@@ -149,7 +149,7 @@ def gather(run: Run) -> dict[str, Any]:
         "details": [
             {
                 "head": head,
-                "confusion": figures.confusion(predictions, head["head"]),
+                "confusion": figures.confusion(predictions, head["head"], matrix_classes),
                 "mistakes": gallery.mistakes(head["head"]),
             }
             for head in heads
@@ -162,7 +162,7 @@ def gather(run: Run) -> dict[str, Any]:
         "counts": run.told["rows"],
         "n_test": len(predictions.probabilities[heads[0]["head"]][0]),
         "n_splits": len(predictions.splits),
-        "bounds": {"points": POINTS, "colours": COLOURS, "symbols": SYMBOLS},
+        "bounds": {"points": points, "colours": COLOURS, "symbols": SYMBOLS},
         "version": __version__,
         **_from_store(run, gallery),
     }
@@ -178,7 +178,7 @@ def _from_store(run: Run, gallery: Gallery) -> dict[str, Any]:
             log.info("features where the head looked, map, labels, near copies")
             ranked = [head["head"] for head in run.heads]
             head = refit(store, run.predictions, ranked, run.told["seed"], run.told["select"])
-            layer = head.features.layer.split("+")[0]
+            layer = head.features.parts[0].layer
             is_map = len(store.layers[layer]) == 3
             first = np.arange(0, len(store), store.views)
             X = store.read(layer, "avg" if is_map else "flatten", first)

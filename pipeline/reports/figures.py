@@ -136,8 +136,8 @@ def _reliability(pairs: Sequence[curves.Pair], box: charts.Frame) -> list[dict[s
     ]
 
 
-def confusion(predictions: Predictions, head: str) -> dict[str, Any]:
-    """Return a head's confusion matrix, or its most frequent confusions where there are many classes."""
+def confusion(predictions: Predictions, head: str, most: int = MATRIX_CLASSES) -> dict[str, Any]:
+    """Return a head's confusion matrix, or its most frequent confusions where there are more than so many classes."""
     counts, names = curves.confusion(predictions.pairs(head)), predictions.rows.class_names
     totals = counts.sum(axis=1)
     wrong = counts * (1 - np.eye(len(names), dtype=int))
@@ -147,7 +147,7 @@ def confusion(predictions: Predictions, head: str) -> dict[str, Any]:
         for t, p in zip(*np.unravel_index(order, wrong.shape), strict=True)
         if wrong[t, p]
     ]
-    if len(names) > MATRIX_CLASSES:
+    if len(names) > most:
         return {"rows": [], "names": names, "pairs": pairs}
     rows = []
     for t, name in enumerate(names):

@@ -34,9 +34,12 @@ class Gallery:
     ----------
     predictions : Predictions
     thumbnails : Thumbnails
+    points : int
+        Most images on a map.
     """
 
-    def __init__(self, predictions: Predictions, thumbnails: Thumbnails):
+    def __init__(self, predictions: Predictions, thumbnails: Thumbnails, points: int = POINTS):
+        self.points = points
         self.predictions, self.rows, self.thumbnails = predictions, predictions.rows, thumbnails
         self.split, self.names = predictions.splits[0], predictions.rows.class_names
 
@@ -64,7 +67,7 @@ class Gallery:
 
     def attention(self, store: FeatureStore, head: Refitted) -> dict[str, Any]:
         """Return where a linear head looked, on test images of some kinds; or why that cannot be told."""
-        layers = head.features.layer.split("+")
+        layers = [part.layer for part in head.features.parts]
         if len(layers) > 1:
             return {"why": f"The head joins {len(layers)} layers ({', '.join(layers)}), which have no cells in common."}
         shape = store.layers[layers[0]]
@@ -77,7 +80,7 @@ class Gallery:
         kinds = class_activation.pick(self.rows.labels[tests], head.probabilities)
         chosen = [place for places in kinds.values() for place in places]
         maps = store.read(layers[0], "flatten", tests[chosen] * store.views).reshape(len(chosen), *shape)
-        added = class_activation.activation_maps(maps, head.coef, head.features.pool)
+        added = class_activation.activation_maps(maps, head.coef, head.features.parts[0].read)
         predicted = head.probabilities[chosen].argmax(axis=1)
         of_predicted = added[np.arange(len(chosen)), :, :, predicted]
         top = float(np.quantile(np.abs(of_predicted), 0.98))
@@ -99,8 +102,8 @@ class Gallery:
     def map(self, X: np.ndarray, best: str, seed: int) -> dict[str, Any]:
         """Return places and thumbnails of images on maps of their features, (n_images, n_features)."""
         chosen = np.arange(len(X))
-        if len(X) > POINTS:
-            chosen = np.sort(np.random.default_rng(seed).permutation(len(X))[:POINTS])
+        if len(X) > self.points:
+            chosen = np.sort(np.random.default_rng(seed).permutation(len(X))[: self.points])
         maps, shares = project(X[chosen], seed)
         if not maps:
             return {"why": "The features do not differ in two directions."}

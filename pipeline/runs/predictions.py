@@ -26,7 +26,7 @@ class Predictions:
     Attributes
     ----------
     rows : Rows
-        One an image.
+        One per image.
     splits : ndarray of shape (n_splits, n_images), uint8
         Values of ``SPLITS``.
     told : dict of str to list of dict
@@ -79,7 +79,7 @@ def load_predictions(folder: Path) -> Predictions:
     Raises
     ------
     RequestError
-        If there is none, or none that can be read.
+        If the file is missing or cannot be read.
     """
     try:
         with open(folder / FILE, "rb") as opened, np.load(opened, allow_pickle=False) as file:

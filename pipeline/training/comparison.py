@@ -101,7 +101,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     Raises
     ------
     RequestError
-        If a head, a layer or a setting is none that there is, `out` is taken, or `repeats` is below one.
+        If a head, a layer or a setting does not exist, `out` exists already, or `repeats` is below 1.
     StoreError
         If the store is not there, damaged, or larger as a matrix than the memory.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -48,6 +49,8 @@ class Result:
     Attributes
     ----------
     head, layer, pool : str
+    parts : list of (str, str, str)
+        What `layer` and `pool` say for people; see `Part`.
     views, n_features : int
     settings : dict
         Chosen within train and val.
@@ -68,6 +71,7 @@ class Result:
     head: str
     layer: str
     pool: str
+    parts: Sequence[Sequence[str]]
     views: int
     n_features: int
     settings: dict[str, Any]
@@ -110,7 +114,7 @@ def fit_head(
         A key of ``HEADS``, or the dotted name of a scikit-learn classifier.
     features : Features
     rows : Rows
-        One an image.
+        One per image.
     splits : ndarray of shape (n_images,)
         Values of ``SPLITS``.
     seed : int
@@ -127,7 +131,7 @@ def fit_head(
     train, val, test = (splits == SPLITS[split] for split in ("train", "val", "test"))
     learn = ~test
     if len(np.unique(y[train])) < 2:
-        raise RequestError("the training rows must be of two classes at least; got one. Add images.")
+        raise RequestError("the training rows must have at least two classes; got one. Add images of another class.")
     if not val.any():
         raise RequestError("val must have an image; got none. Add images.")
     sample = take_sample(features, rows, learn, val, seed)
@@ -146,6 +150,7 @@ def fit_head(
         head=name,
         layer=features.layer,
         pool=features.pool,
+        parts=features.parts,
         views=views_given,
         n_features=features.X.shape[1],
         settings=choice.settings,
@@ -182,6 +187,8 @@ class TrainedHead:
     Attributes
     ----------
     head, layer, pool : str
+    parts : list of (str, str, str)
+        What `layer` and `pool` say for people; see `Part`.
     views, n_features : int
     settings : dict
         Chosen within train and val.
@@ -206,6 +213,7 @@ class TrainedHead:
     head: str
     layer: str
     pool: str
+    parts: Sequence[Sequence[str]]
     views: int
     n_features: int
     settings: dict[str, Any]
@@ -286,7 +294,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         "store": str(store),
         "class_names": list(rows.class_names),
         "rows": rows.counts(),
-        "reading": Reading(features.parts, features.views, find_head(head).views).to_json(),
+        "reading": Reading(features.read, features.views, find_head(head).views).to_json(),
         "provenance": provenance,
     }
     with whole_folder(folder, asked.overwrite) as unfinished:

@@ -42,7 +42,7 @@ class Fits:
     ----------
     store : FeatureStore
     rows : Rows
-        One an image.
+        One per image.
     splits : sequence of ndarray of shape (n_images,)
     folder : Path
         Where results are kept.
@@ -145,7 +145,7 @@ def save_result(result: Result, path: Path) -> None:
 
 
 def load_result(path: Path) -> Result | None:
-    """Return a kept result; None if there is none, or none that can be read: it is then made anew."""
+    """Return a kept result, or None if it is missing or cannot be read; it is then computed again."""
     try:
         kept = read_arrays(path)
         return Result(probabilities=kept["probabilities"], **parse_json(str(kept["result"]), path))

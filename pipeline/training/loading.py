@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from features.errors import RequestError, option
-from features.pooling import check_pool, pooled_shape
+from features.pooling import check_pool, pooled_shape, pools_of
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from ..data.row_blocks import Matrix, Stored
 from ..data.store_ref import Place
-from ..data.training_data import Features
+from ..data.training_data import Features, Part
 from ..heads.registry import HEADS, find_head
 from .request import Request
 
@@ -28,7 +28,7 @@ class Reader:
     ----------
     place : Place
     rows : ndarray of int
-        Those of the store that there are.
+        Those that the store has.
     layers : tuple of (str, str)
         Layers, which are joined, and how each is pooled.
     """
@@ -52,7 +52,7 @@ def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
     found = find_features(store, head, asked)
     if not in_memory(found, asked):
         return found
-    return replace(found, X=_read(store, found.parts, np.flatnonzero(store.rows.views < found.views)))
+    return replace(found, X=_read(store, found.read, np.flatnonzero(store.rows.views < found.views)))
 
 
 def is_by_products(store: FeatureStore, head: str, asked: Request) -> bool:
@@ -79,26 +79,24 @@ def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
             f"views must be between 1 and {store.views}, those of {store.path}; got {asked.views}. Leave it out for all."
         )
     names = asked.layer.split(",") if asked.layer else [list(store.layers)[-1]]
-    ways, pools, widths = [], [], []
+    parts, widths = [], []
     for name in names:
         shape = store.dataset(name).shape[1:]
         is_map = len(shape) == 3
-        ways.append(asked.pool or (find_head(head).pool if is_map else "flatten"))
-        check_pool(ways[-1], shape, str(store.path))
-        pools.append(ways[-1] if is_map else store.provenance["pool"])
-        times = pools[-1].count("+") + 1  # average and maximum have each a scale of their own
-        widths += [math.prod(pooled_shape(shape, ways[-1])) // times] * times
-    rows, layers = np.flatnonzero(store.rows.views < views), tuple(zip(names, ways, strict=True))
+        way = asked.pool or (find_head(head).pool if is_map else "flatten")
+        check_pool(way, shape, str(store.path))
+        parts.append(Part(name, way if is_map else store.provenance["pool"], way))
+        times = len(pools_of(parts[-1].pool))  # average and maximum have each a scale of their own
+        widths += [math.prod(pooled_shape(shape, way)) // times] * times
+    rows = np.flatnonzero(store.rows.views < views)
     # A block is there twice, as it is read and as TensorFlow has it, while its rows are being pooled.
     block_rows = int(min(asked.memory_bytes / 4 / (4 * sum(widths)), len(rows)))
-    read = Reader(Place.of(store), rows, layers)
+    read = Reader(Place.of(store), rows, tuple((part.layer, part.read) for part in parts))
     found = Features(
         X=Stored((len(rows), sum(widths)), read, block_rows),
         widths=tuple(widths),
         views=views,
-        layer="+".join(names),
-        pool=", ".join(dict.fromkeys(pools)),
-        parts=layers,
+        parts=tuple(parts),
     )
     if not in_memory(found, asked):
         _check_streamed(found.X, head, asked)

@@ -18,7 +18,7 @@ from sklearn.svm import SVC
 from features import FeatureStore
 from features.runtime.keras_runtime import import_keras
 from pipeline.data.scaling import measure_scale
-from pipeline.data.training_data import Features, Sample
+from pipeline.data.training_data import Features, Part, Sample
 from pipeline.heads.dense.config import Recipe, Schedule
 from pipeline.heads.dense.search import train_heads
 from pipeline.heads.logistic.search import Logistic, LogisticSearch
@@ -104,7 +104,7 @@ def keras_fit(X: np.ndarray, y: np.ndarray, epochs: int) -> Callable[[], str]:
 
 def sample(X: np.ndarray, y: np.ndarray) -> Sample:
     folds = np.random.default_rng(0).permutation(len(X)) % FOLDS
-    return Sample(Features(X, (X.shape[1],), 1, "layer", "flatten"), y, folds == 0, folds)
+    return Sample(Features(X, (X.shape[1],), 1, (Part("layer", "flatten"),)), y, folds == 0, folds)
 
 
 def search(kind: type[LogisticSearch] | type[SvmSearch], X: np.ndarray, y: np.ndarray) -> Callable[[], str]:

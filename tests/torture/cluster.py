@@ -40,10 +40,8 @@ def prepare(place):
 def start(data, out, machines, wait=60.0):
     """Start a client, which waits so long for workers once there are none."""
     command = child(data, out, cluster=machines.address, part_images=8, **OPTIONS)
-    command[2] = (
-        f"import features.extraction.distributed.run; features.extraction.distributed.run._WAIT = {wait}\n{command[2]}"
-    )
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    patient = {**os.environ, "DASK_CACHED_FEATURES__NO_WORKER": str(wait)}
+    return subprocess.Popen(command, env=patient, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def moment(out, generator):

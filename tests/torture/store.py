@@ -30,7 +30,7 @@ sys.path[:0] = [{root!r}, {tests!r}]
 import logging
 import standin
 from features.extraction.forward import PassLimits
-from features.extraction.options import ExtractRequest
+from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 from features.errors import CachedFeaturesError

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import option
 from ...images.contents import Content
 from ...runtime.dask_cluster import addresses, cluster_lost
-from ..options import ExtractRequest
+from ..request import ExtractRequest
 from .worker import Job, Looked, digest_batch, look
 
 _AGREE = 1e-3  # relative; how far features of two workers may be apart, which is what float16 keeps
@@ -97,7 +97,9 @@ class Fitness:
             return "it decodes the first images to other pixels. Install the client's build of Pillow there."
         for other, had in self.fit.items():
             if seen.device and seen.device == had.device and other != name:
-                return f"it shares {seen.device} with {other}. Start one worker a GPU: README, More machines"
+                return (
+                    f"it shares {seen.device} with {other}. Start one worker per GPU: features/README.md, More machines"
+                )
         first = next(iter(self.fit.items()), None)
         if first is None:
             return ""

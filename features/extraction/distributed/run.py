@@ -22,21 +22,19 @@ import numpy as np
 
 from ...errors import ClusterError
 from ...images.contents import Content
-from ...runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client, scheduler_there, settle_unfit
+from ...runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client, patience, scheduler_there, settle_unfit
 from ...runtime.keras_runtime import count_gpus
 from ...runtime.log import log
 from ...runtime.progress import Progress
 from ...runtime.versions import versions
 from ...store.parts import Parts
 from ..forward import allowed_skips, rows_a_part, too_many_skipped
-from ..options import ExtractRequest
+from ..request import ExtractRequest
 from .compatibility import Fitness, absolute
 from .worker import Done, Failed, Job, Work, compute_part
 
 _ATTEMPTS = 3  # at a part, and of a worker before it is left alone
 _AHEAD = 2  # parts a worker has, the one that it computes included
-_TICK = 2.0  # seconds between looks at whether workers are there at all
-_WAIT = 60.0  # seconds without any worker after which a run ends
 
 
 @dataclass
@@ -133,6 +131,7 @@ class Run:
         self._there: list[str] = []
         self._seen: list[str] = []  # when there were any last
         self._last_failure = ""
+        self._tick, self._patience = patience("look"), patience("no-worker")
         self._last_looked = self._last_seen = -math.inf
 
     def finish(self, works: Iterable[Work]) -> None:
@@ -163,7 +162,7 @@ class Run:
     def _workers(self) -> list[str]:
         """Return the addresses of workers that may have parts; who is there is asked now and then."""
         now = time.monotonic()
-        if now - self._last_looked > _TICK:
+        if now - self._last_looked > self._tick:
             there, self._last_looked = addresses(self.client), now
             for name, future in self.fitness.ask(there).items():
                 self._looking[future.key] = name, future
@@ -203,9 +202,9 @@ class Run:
         future.add_done_callback(self._ended.put)
 
     def _next(self) -> Task | None:
-        """Return the next part that was adopted, or None where something else happened, which was seen to."""
+        """Return the next part that was adopted, or None if another event came first, which has been handled."""
         try:
-            future = self._ended.get(timeout=_TICK)
+            future = self._ended.get(timeout=self._tick)
         except queue.Empty:
             self._look_after_workers()
             return None
@@ -232,6 +231,7 @@ class Run:
 
     def _adopt(self, task: Task, done: Done) -> None:
         self.parts.adopt(self.parts.folder / done.part)
+        log.debug(f"part     {task.number + 1} of {self._count} by {done.worker}, {done.seconds:.1f} s")
         self.seconds += done.seconds
 
     def _failed(self, task: Task, failed: Failed) -> None:
@@ -274,9 +274,9 @@ class Run:
         if self.client.status != "running":
             raise cluster_lost(self.client)
         there = set(self._workers())
-        if time.monotonic() - self._last_seen > _WAIT:
+        if time.monotonic() - self._last_seen > self._patience:
             raise ClusterError(
-                f"the cluster has had no fit workers for {_WAIT:.0f} s; the last {'was' if len(self._seen) == 1 else 'were'} "
+                f"the cluster has had no fit workers for {self._patience:.0f} s; the last {'was' if len(self._seen) == 1 else 'were'} "
                 f"{', '.join(self._seen[:5])}. Start some: dask worker {self.client.scheduler.address}. {GO_ON}"
             )
         for task in self._running.values():

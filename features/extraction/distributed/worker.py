@@ -21,9 +21,9 @@ from ...runtime.versions import differences, versions
 from ...store.parts import Key, write_part
 from ...store.provenance import FeatureSpec, Provenance
 from ..forward import compute
-from ..options import ExtractRequest
 from ..prepare import first_batch
 from ..recompute import rebuild_engine
+from ..request import ExtractRequest
 
 Work = list[tuple[Content, list[int]]]
 
@@ -145,7 +145,7 @@ def _unfit(job: Job) -> str:
 
 
 def _load(job: Job) -> Engine:
-    """Return the job's engine, made once a process; there is no other for a worker to take."""
+    """Return the job's engine, which is made once per process."""
     global _engine
     spec = job.provenance.spec
     key = spec, job.provenance.batch_size

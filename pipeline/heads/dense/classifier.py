@@ -27,7 +27,7 @@ class DenseHead(Classifier):
     Parameters
     ----------
     model : keras.Model
-        From features, (n, n_features), to probabilities: one column for two classes, else one a class.
+        From features, (n, n_features), to probabilities: one column for two classes, else one per class.
     classes : ndarray of shape (n_classes,)
 
     Attributes

@@ -30,7 +30,7 @@ class Trained:
     Attributes
     ----------
     model : keras.Model
-        From features, (n, n_features), to probabilities: one column for two classes, else one a class.
+        From features, (n, n_features), to probabilities: one column for two classes, else one per class.
     history : dict of str to list
         ``loss``, ``accuracy`` and, with validation rows, ``val_loss`` and ``val_accuracy``: one value an epoch.
     best_epoch : int

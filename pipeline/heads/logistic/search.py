@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +101,7 @@ class LogisticSearch(Search):
         predicted = p.argmax(axis=2) if p.shape[2] > 1 else (p[:, :, 0] > 0.5).astype(int)
         return self._classes[predicted] == self.sample.y[:, None]
 
-    def fit(self, settings: dict, images: np.ndarray) -> Logistic:
+    def fit(self, settings: dict[str, Any], images: np.ndarray) -> Logistic:
         """Return the head with some settings, fitted to images given by a mask."""
         sample = self.sample
         head = Logistic(settings["C"], settings["scale"], sample.features.widths)

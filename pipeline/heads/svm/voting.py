@@ -106,11 +106,15 @@ class VoteSearch(Search):
 
     def __init__(self, sample: Sample, grid: Grid):
         super().__init__(sample, grid)
-        self._parts = {name: (features, columns) for name, features, columns in _parts(sample.features)}
+        self._members = {
+            f"{kernel} {name}": (kernel, features, columns)
+            for name, features, columns in _parts(sample.features)
+            for kernel in KERNELS
+        }
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:
         """Return the most accurate settings of each member on the images that each pair looks at."""
-        chosen = {name: self._search(name).choose(pairs) for name in self._names}
+        chosen = {name: self._search(name).choose(pairs) for name in self._members}
         return Choice(
             {name: choice.settings for name, choice in chosen.items()},
             [{"member": name, **each} for name, choice in chosen.items() for each in choice.tried],
@@ -119,30 +123,25 @@ class VoteSearch(Search):
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> Vote:
         """Return the head with some settings, fitted to images given by a mask."""
         members = [
-            Member(self._search(name).fit(settings[name], images), *self._parts[name.split()[1]][1])
-            for name in self._names
+            Member(self._search(name).fit(settings[name], images), *columns)
+            for name, (_, _, columns) in self._members.items()
         ]
         return Vote(members[0].head.classes_, members)
 
-    @property
-    def _names(self) -> list[str]:
-        return [f"{kernel} {part}" for part in self._parts for kernel in KERNELS]
-
     def _search(self, name: str) -> SvmSearch:
         """Return one member's search, made anew each time: together their kernels would fill the memory."""
-        kernel, part = name.split()
+        kernel, features, _ = self._members[name]
         grid = self.grid if kernel == "rbf" else {name: self.grid[name] for name in ("scale", "C")}
-        return SvmSearch(replace(self.sample, features=self._parts[part][0]), grid)
+        return SvmSearch(replace(self.sample, features=features), grid)
 
 
 def _parts(features: Features) -> list[tuple[str, Features, tuple[int, int]]]:
     """Return name, features and columns of each layer, and of all together where there are several."""
-    names = features.layer.split("+")
-    each, ends = len(features.widths) // len(names), np.cumsum(features.widths)
+    each, ends = len(features.widths) // len(features.parts), np.cumsum(features.widths)
     found, first = [], 0
-    for number, name in enumerate(names):
+    for number, part in enumerate(features.parts):
         widths, last = features.widths[number * each : (number + 1) * each], int(ends[(number + 1) * each - 1])
-        part = replace(features, X=np.ascontiguousarray(features.matrix[:, first:last]), widths=widths, layer=name)
-        found.append((name, part, (first, last)))
+        X = np.ascontiguousarray(features.matrix[:, first:last])
+        found.append((part.layer, replace(features, X=X, widths=widths, parts=(part,)), (first, last)))
         first = last
-    return found if len(names) == 1 else [*found, ("all", features, (0, first))]
+    return found if len(features.parts) == 1 else [*found, ("all", features, (0, first))]

@@ -8,6 +8,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from features.pooling import pools_of
+
 _FOR, _AGAINST = (240, 120, 0), (40, 110, 255)  # evidence for a class, and against it
 _SIDE = 56  # of a heat map in pixels; the page enlarges it smoothly
 
@@ -36,7 +38,7 @@ def activation_maps(maps: np.ndarray, coef: np.ndarray, pool: str) -> np.ndarray
         added = h * w * np.einsum("npc,pck->npk", cells, coef.reshape(h * w, channels, -1))
         return added.reshape(n, h, w, -1)
     added = np.zeros((n, h * w, coef.shape[1]))
-    for name, weights in zip(pool.split("+"), np.split(coef, len(pool.split("+"))), strict=True):
+    for name, weights in zip(pools_of(pool), np.split(coef, len(pools_of(pool))), strict=True):
         if name == "avg":
             added += cells @ weights
         else:

@@ -12,7 +12,7 @@ from features.splits import SPLITS
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from ...data.training_data import Features
+from ...data.training_data import Features, Part
 from ...heads.registry import HEADS, find_head
 from ...runs.predictions import Predictions
 from ...training.fit import all_classes, take_sample
@@ -90,10 +90,19 @@ def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], 
 
 def request_of(store: FeatureStore, told: dict[str, Any], seed: int) -> Request:
     """Return the request for the features that a fit had, or for a head's own kind where that is what the fit had."""
-    pool = None if told["pool"] == find_head(told["head"]).pool or "," in told["pool"] else told["pool"]
-    if len(store.dataset(told["layer"].split("+")[0]).shape) == 2:
-        pool = None  # as it was stored
-    return Request(store.path, layer=told["layer"].replace("+", ","), pool=pool, views=told["views"], seed=seed)
+    parts = _parts_of(told)
+    ways = {part.read if len(store.layers[part.layer]) == 3 else None for part in parts if part.layer in store.layers}
+    pool = ways.pop() if len(ways) == 1 else None  # vectors are read as they were stored
+    if pool == find_head(told["head"]).pool:
+        pool = None
+    return Request(store.path, layer=",".join(part.layer for part in parts), pool=pool, views=told["views"], seed=seed)
+
+
+def _parts_of(told: dict[str, Any]) -> list[Part]:
+    """Return where the features of a fit came from; runs of earlier versions tell it in their texts for people alone."""
+    if "parts" in told:
+        return [Part(*part) for part in told["parts"]]
+    return [Part(layer, told["pool"], told["pool"]) for layer in told["layer"].split("+")]
 
 
 def _out_of_fold(name: str, settings: dict[str, Any], features: Features, rows: Rows, seed: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from features import FeatureStore, extract
 from features.backbones.weights import fingerprint_weights, recall_sha256
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
 from features.extraction.forward import PassLimits, cast_features
-from features.extraction.options import ExtractRequest
+from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
 from features.images.decode import decode
@@ -232,7 +232,7 @@ def test_other_settings_are_refused_field_by_field(tree, tmp_path):
         ({"dtype": "float8"}, "dtype must be one of float16, float32"),
         ({"batch_size": 0}, "batch-size must be at least 1"),
         ({"views": 3}, "views must be between 1 and 1 with augment none; got 3. Name one"),
-        ({"views": 9, "augment": "dihedral"}, "between 1 and 8 .* Use --views 8"),
+        ({"views": 9, "augment": "dihedral"}, "between 1 and 8 .* Use views=8"),
         (
             {"augment": "flip"},
             "augment must be one of dihedral, hflip, lecture, none; got 'flip'. Did you mean 'hflip'",

@@ -5,6 +5,7 @@ The long versions, hundreds of kills and flips, are in tests/torture/store.py.
 
 import errno
 import json
+import math
 import os
 import re
 import resource
@@ -19,12 +20,12 @@ import h5py
 import numpy as np
 import pytest
 import standin
-from conftest import ROOT, assert_same_stores, draw, draw_tree
+from conftest import ROOT, assert_same_stores, draw, draw_tree, rewrite
 
 from features import FeatureStore
 from features.errors import SourceError, StoreError
 from features.extraction.forward import PassLimits
-from features.extraction.options import ExtractRequest
+from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
 from features.images import contents
@@ -43,20 +44,20 @@ def run(data, out, limits=None, **options):
 run_in_small_parts = partial(run, limits=PassLimits(part_bytes=1))  # a part for each batch
 
 
-def test_full_disk_is_a_clear_error_and_resuming_equals(tree, tmp_path, small_disk, monkeypatch, stand_in):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12))  # not foreseen
+def test_full_disk_is_a_clear_error_and_resuming_equals(tree, tmp_path, small_disk, stand_in):
+    unforeseen = PassLimits(part_bytes=1, disk=math.inf)
     run_in_small_parts(tree, tmp_path / "whole.h5", dtype="float32", compression="none")
     filler = small_disk / "other"
     filler.write_bytes(bytes(100_000))
     with pytest.raises(StoreError, match=r"is full\. Free some space and run the same command"):
-        run_in_small_parts(tree, small_disk / "s.h5", dtype="float32", compression="none")
+        run(tree, small_disk / "s.h5", unforeseen, dtype="float32", compression="none")
     assert not (small_disk / "s.h5").exists()
     kept = len(list((small_disk / "s.h5.parts").glob("part-*.h5")))
     assert kept
     filler.unlink()
     subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)
     standin.calls.clear()
-    run_in_small_parts(tree, small_disk / "s.h5", dtype="float32", compression="none")
+    run(tree, small_disk / "s.h5", unforeseen, dtype="float32", compression="none")
     assert_same_stores(tmp_path / "whole.h5", small_disk / "s.h5")
     assert len(standin.calls) - standin.CHECKS <= 7 - kept
 
@@ -127,9 +128,8 @@ def test_a_synced_drive_that_cannot_lock_sync_or_tell_its_space_holds_the_same_s
 
     monkeypatch.setattr(writer_lock, "_flock", cannot(errno.ENOTSUP))
     monkeypatch.setattr(os, "fsync", cannot(errno.EINVAL))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 0))
-    run(tree, tmp_path / "drive.h5")
-    assert any("without locks" in line for line in said) and any("does not tell" in line for line in said)
+    run(tree, tmp_path / "drive.h5", PassLimits(disk=math.inf))  # as `free_space` has it of such a drive
+    assert any("without locks" in line for line in said) and any("does not report" in line for line in said)
     assert_same_stores(tmp_path / "local.h5", tmp_path / "drive.h5")
     monkeypatch.setattr(os, "fsync", cannot(errno.EIO))  # no promise refused, but data lost
     with pytest.raises(StoreError, match=r"cannot be written: Input/output error\. Mend that and run the same command"):
@@ -247,21 +247,6 @@ def test_verify_a_sound_store(tree, tmp_path):
     checks = verify(tmp_path / "s.h5")
     assert [(check.name, check.held) for check in checks] == [("values", True), ("source", True), ("computed", True)]
     assert "differ by at most 0.0e+00" in checks[2].seen
-
-
-def rewrite(path, change):
-    """Copy a store into another with `change` applied, checksums and all: what only computing again can find."""
-    from features.store import schema
-
-    with h5py.File(path) as old, h5py.File(path.with_name("changed.h5"), "w", libver=("v110", "v110")) as new:
-        values, provenance = old["features/last"][:], json.loads(old.attrs["provenance"])
-        values, provenance = change(values, provenance)
-        schema.create(new, {"last": values.shape[1:]}, str(values.dtype), len(values), "none")
-        new["features/last"][:] = values
-        schema.write_rows(new, schema.read_rows(old))
-        schema.write_skipped(new, [])
-        schema.write_attributes(new, provenance)
-    return path.with_name("changed.h5")
 
 
 @pytest.mark.parametrize(

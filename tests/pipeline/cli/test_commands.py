@@ -241,7 +241,7 @@ def test_every_option_is_used(tiny_store):
     """The records behind the functions have each option, so that none is accepted and ignored."""
     from dataclasses import fields
 
-    from features.extraction.options import ExtractRequest
+    from features.extraction.request import ExtractRequest
     from pipeline.options import CompareOptions, ProbeOptions, TrainHeadOptions
     from pipeline.training.request import Request
 

@@ -14,7 +14,7 @@ from features.store import schema
 from pipeline.data.inner_products import gram, transposed
 from pipeline.data.row_blocks import Stored
 from pipeline.data.scaling import measure
-from pipeline.data.training_data import Features
+from pipeline.data.training_data import Features, Part
 from pipeline.runs.head_file import load_head
 from pipeline.training.comparison import compare
 from pipeline.training.fit import train_head
@@ -127,7 +127,7 @@ def test_products_and_moments_of_parts_are_those_of_the_whole(block_rows):
 
 def test_views_are_averaged_a_part_at_a_time():
     X = np.random.default_rng(0).normal(size=(12, 30)).astype(np.float32)
-    stored = Features(Stored(X.shape, lambda rows: X[rows], 4), (30,), 3, "x", "flatten")
+    stored = Features(Stored(X.shape, lambda rows: X[rows], 4), (30,), 3, (Part("x", "flatten"),))
     some = np.array([True, False, True, True])
     expected = X.reshape(4, 3, 30).mean(axis=1)[some]
     np.testing.assert_array_equal(stored.averaged().only(some).X[np.arange(3)], expected)

@@ -12,16 +12,17 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from conftest import rewrite
 from PIL import Image
 from samples import blobs, rows_of
 
 import pipeline
 from features import FeatureStore, extract
-from features.errors import EngineError, RequestError
+from features.errors import EngineError, ParityError, RequestError
 from features.images.decode import RESIZE
 from pipeline.cli.commands import main
-from pipeline.data.training_data import Features
-from pipeline.deploy.exporting import ParityError, _open, _write, export
+from pipeline.data.training_data import Features, Part
+from pipeline.deploy.exporting import _open, _write, export
 from pipeline.deploy.head_layers import apply_head
 from pipeline.deploy.keras_model import _preprocessing
 from pipeline.deploy.pillow_resize import resize_as_pillow
@@ -37,7 +38,7 @@ REFUSED = {"knn", "hist-gradient-boosting"}
 def test_heads_as_layers_are_exact(name, n_classes):
     X, y, splits = blobs(n_classes)
     X += np.random.default_rng(1).exponential(2, X.shape).astype(np.float32)
-    features = Features(X, (X.shape[1],), 1, "layer", "avg")
+    features = Features(X, (X.shape[1],), 1, (Part("layer", "avg"),))
     _, fitted = fit_head(name, features, rows_of(y, splits, n_classes), splits)
     inputs = keras.Input((X.shape[1],))
     model = keras.Model(inputs, apply_head(fitted.estimator, inputs, n_classes, name))
@@ -47,7 +48,7 @@ def test_heads_as_layers_are_exact(name, n_classes):
 def test_a_class_that_was_not_trained_has_probability_zero():
     X, y, splits = blobs(3)
     y = np.where(y == 1, 3, y)
-    features = Features(X, (X.shape[1],), 1, "layer", "avg")
+    features = Features(X, (X.shape[1],), 1, (Part("layer", "avg"),))
     head = fit_head("logistic", features, rows_of(y, splits, 4), splits)[1].estimator
     inputs = keras.Input((X.shape[1],))
     found = np.asarray(keras.Model(inputs, apply_head(head, inputs, 4, "logistic"))(X))
@@ -192,11 +193,14 @@ def test_what_cannot_be_layers_is_refused_with_another_way(trained, tree, tmp_pa
     assert not list(tmp_path.glob("m*.keras*"))
 
 
-def test_a_model_that_differs_is_not_written(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.deploy.keras_model._preprocessing", lambda base: lambda images: images / 99.0)
+def test_a_model_that_differs_is_not_written(tree, tmp_path):
+    """The store's values are not what its base gives."""
+    extract(str(tree), backbone="tiny", out=tmp_path / "s.h5")
+    rewrite(tmp_path / "s.h5", lambda values, held: (values[:, :, :, ::-1], held))
+    pipeline.train_head(tmp_path / "changed.h5", "rbf-svm", out=tmp_path / "run")
     with pytest.raises(ParityError, match="Nothing was written"):
-        export(trained / "rbf-svm", tmp_path / "m.keras")
-    assert not list(tmp_path.iterdir())
+        export(tmp_path / "run", tmp_path / "model/m.keras")
+    assert not list((tmp_path / "model").iterdir())
 
 
 def test_images_that_changed_are_not_compared_with(tree, tmp_path):

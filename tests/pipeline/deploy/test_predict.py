@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import draw, draw_tree
+from conftest import ROOT, draw, draw_tree
 from PIL import Image
 
 import pipeline
@@ -22,8 +22,9 @@ from features.backbones.weights import fingerprint_weights
 from features.errors import RequestError, SourceError, UnsafeFile, WeightsError
 from features.extraction.recompute import rebuild_engine
 from pipeline.cli.commands import main
-from pipeline.deploy.prediction import find_images, predict
+from pipeline.deploy.prediction import find_images, predict, predict_by
 from pipeline.heads.registry import HEADS
+from pipeline.runs.trained_run import load_trained
 
 
 def draw_odd(folder):
@@ -69,12 +70,14 @@ def evaluation(run, split="test"):
 @pytest.mark.parametrize("head", sorted(HEADS))
 def test_equals_the_evaluation_row_by_row(trained, tmp_path, monkeypatch, head, stored):
     monkeypatch.chdir(trained if stored else tmp_path)  # the run names its store by a relative path
-    check_predictions(trained / head, trained / "photos/test", from_store=16 if stored else 0)
+    check_predictions(
+        trained / head, predict(trained / head, [trained / "photos/test"]), from_store=16 if stored else 0
+    )
 
 
-def check_predictions(run, photos, from_store):
+def check_predictions(run, predicted, from_store):
     """Compare predictions for 16 test photos with the run's evaluation of them."""
-    expected, predicted = evaluation(run), predict(run, [photos])
+    expected = evaluation(run)
     assert len(predicted.predictions) == len(expected) == 16 and not predicted.skipped
     assert (predicted.from_store, predicted.computed) == (from_store, 16 - from_store)
     for each in predicted.predictions:
@@ -101,15 +104,15 @@ def test_of_other_bases_too(trained, tmp_path, monkeypatch, backbone):
     for head in HEADS:
         pipeline.train_head("s.h5", head, select="val", out=head)
     shutil.move("s.h5", "moved.h5")
-    module, engines = sys.modules["pipeline.deploy.prediction"], []
+    engines = []
 
-    def once(held, weights):
-        engines.append(engines[0] if engines else rebuild_engine(held, weights))
+    def once():
+        engines.append(engines[0] if engines else rebuild_engine(load_trained(head).made))
         return engines[0]
 
-    monkeypatch.setattr(module, "rebuild_engine", once)
     for head in HEADS:
-        check_predictions(tmp_path / head, trained / "photos/test", from_store=0)
+        predicted = predict_by(load_trained(head), [trained / "photos/test"], once)
+        check_predictions(tmp_path / head, predicted, from_store=0)
 
 
 def test_new_files_are_computed_stored_contents_are_read_and_bad_ones_told(trained, tmp_path, monkeypatch, capsys):
@@ -144,9 +147,15 @@ def test_names_patterns_and_standard_input(trained, tmp_path, monkeypatch, capsy
     assert main(["predict", "--run", "logistic", "photos/test/red/*.png"]) == 0
     by_pattern = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert by_pattern[0] == ["path", "class", "probability", "margin", "p(blue)", "p(red)"]
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(files) + "\n"))
-    assert main(["predict", "--run", "logistic", "-"]) == 0
-    by_list = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    command = [sys.executable, "-m", "pipeline", "predict", "--run", "logistic", "-"]
+    done = subprocess.run(
+        command,
+        input="\n".join(files) + "\n",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    by_list = list(csv.reader(io.StringIO(done.stdout)))
     assert [row[1:] for row in by_list] == [row[1:] for row in by_pattern] and len(by_list) == 1 + len(files)
     with pytest.raises(RequestError, match=r"there is none in photos/\*\.gif"):
         find_images(["photos/*.gif"])

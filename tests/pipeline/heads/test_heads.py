@@ -8,7 +8,7 @@ from sklearn.svm import SVC
 
 from features.errors import RequestError
 from pipeline.data.scaling import measure_scale
-from pipeline.data.training_data import Features, Sample
+from pipeline.data.training_data import Features, Part, Sample
 from pipeline.heads.logistic import newton
 from pipeline.heads.logistic.search import Logistic, LogisticSearch
 from pipeline.heads.logistic.svd_basis import rotate
@@ -22,14 +22,14 @@ ALL = sorted(HEADS)
 
 def fit_head(name, X, y, splits, n_classes, seed=0, views=1, select="cv"):
     """Fit a head on one layer."""
-    features = Features(X, (X.shape[1],), views, "layer", "avg")
+    features = Features(X, (X.shape[1],), views, (Part("layer", "avg"),))
     return fit_features(name, features, rows_of(y, splits, n_classes), splits, seed, select)[0]
 
 
 def sample_of(X, y, folds=5):
     """Return all rows as a sample of one layer, its first fold being val."""
     number = np.arange(len(y)) // 2 % folds
-    return Sample(Features(X, (X.shape[1],), 1, "layer", "avg"), y, number == 0, number)
+    return Sample(Features(X, (X.shape[1],), 1, (Part("layer", "avg"),)), y, number == 0, number)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -58,7 +58,7 @@ def test_same_seed_same_predictions(name):
 @pytest.mark.parametrize("name", ALL)
 def test_saved_head_predicts_the_same(name, tmp_path):
     X, y, splits = blobs(2)
-    features = Features(X, (X.shape[1],), 1, "layer", "avg")
+    features = Features(X, (X.shape[1],), 1, (Part("layer", "avg"),))
     estimator = fit_features(name, features, rows_of(y, splits, 2), splits)[1].estimator
     save_head(estimator, tmp_path)
     loaded = load_head(tmp_path)
@@ -74,7 +74,7 @@ def test_what_a_file_says_that_a_head_is_means_one_class():
 @pytest.mark.parametrize("name", ALL)
 def test_a_head_is_what_it_says_of_itself(name):
     X, y, splits = blobs(3)
-    features = Features(X, (X.shape[1],), 1, "layer", "avg")
+    features = Features(X, (X.shape[1],), 1, (Part("layer", "avg"),))
     result, fitted = fit_features(name, features, rows_of(y, splits, 3), splits)
     head = HEADS[name]
     assert head.searcher.by_epochs == (fitted.estimator.model_ is not None) == (result.history is not None)
@@ -202,8 +202,8 @@ def test_layers_are_scaled_each_by_itself():
     X, y, splits = blobs(2)
     rows = rows_of(y, splits, 2)
     both = np.hstack([X, 1000 * X[:, ::-1]])
-    wide = Features(both, (X.shape[1], X.shape[1]), 1, "a+b", "avg")
-    same = Features(np.hstack([X, X[:, ::-1]]), (X.shape[1], X.shape[1]), 1, "a+b", "avg")
+    wide = Features(both, (X.shape[1], X.shape[1]), 1, (Part("a", "avg"), Part("b", "avg")))
+    same = Features(np.hstack([X, X[:, ::-1]]), (X.shape[1], X.shape[1]), 1, (Part("a", "avg"), Part("b", "avg")))
     one, two = (Logistic(10.0, "layer", wide.widths).fit(each.X, rows.labels) for each in (wide, same))
     np.testing.assert_allclose(one.predict_proba(both), two.predict_proba(same.X), atol=1e-4)
 
@@ -286,7 +286,7 @@ def test_a_scikit_learn_classifier_by_its_dotted_name():
 
 def test_a_vote_is_the_mean_of_svms_on_each_layer_and_on_all(tmp_path):
     X, y, splits = blobs(3)
-    features = Features(np.hstack([X, X[:, ::-1]]), (X.shape[1], X.shape[1]), 1, "a+b", "avg")
+    features = Features(np.hstack([X, X[:, ::-1]]), (X.shape[1], X.shape[1]), 1, (Part("a", "avg"), Part("b", "avg")))
     vote = fit_features("vote", features, rows_of(y, splits, 3), splits)[1].estimator
     n = X.shape[1]
     assert [(each.first, each.last) for each in vote.members_] == [(0, n)] * 2 + [(n, 2 * n)] * 2 + [(0, 2 * n)] * 2

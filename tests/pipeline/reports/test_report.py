@@ -19,13 +19,14 @@ from sklearn.model_selection import cross_val_predict
 from features import FeatureStore, extract
 from features.pooling import pool_maps
 from pipeline.cli.commands import main
-from pipeline.data.training_data import Features, Sample
+from pipeline.data.training_data import Features, Part, Sample
 from pipeline.evaluation import curves
 from pipeline.heads.registry import find_head
 from pipeline.reports.analysis.class_activation import activation_maps
 from pipeline.reports.analysis.label_issues import label_errors
 from pipeline.reports.analysis.refit import LINEAR
-from pipeline.reports.build import gather, load_run, report
+from pipeline.reports.build import gather, load_run
+from pipeline.reports.render import render
 from pipeline.runs.predictions import load_predictions
 from pipeline.training.comparison import compare
 from pipeline.training.fit import train_head
@@ -70,7 +71,9 @@ def test_the_mean_of_an_activation_map_is_the_score(name, pool):
     maps = np.maximum(random.normal(size=(60, 3, 3, 5)) + 0.5 * np.eye(5)[y][:, None, None], 0).astype(np.float32)
     X = pool_maps(maps, pool)
     for classes in (y, np.minimum(y, 1)):
-        sample = Sample(Features(X, (X.shape[1],), 1, "last", pool), classes, np.arange(60) % 5 == 0, np.arange(60) % 5)
+        sample = Sample(
+            Features(X, (X.shape[1],), 1, (Part("last", pool),)), classes, np.arange(60) % 5 == 0, np.arange(60) % 5
+        )
         search = find_head(name).search(sample, find_head(name).grid)
         settings = {key: values[1] for key, values in find_head(name).grid.items()}
         fitted = search.fit(settings, sample.everything)
@@ -153,11 +156,8 @@ def test_repeats_a_trained_head_and_what_cannot_be_shown(tiny_store, tmp_path, m
     assert main(["report", "--run", "runs/three"]) == 2 and "Run the same compare" in capsys.readouterr().err
 
 
-def test_many_images_and_classes_are_bounded(hostile_run, monkeypatch):
-    monkeypatch.setattr("pipeline.reports.gallery.POINTS", 10)
-    monkeypatch.setattr("pipeline.reports.figures.MATRIX_CLASSES", 1)
-    report(hostile_run, out=hostile_run / "bounded.html")
-    html = (hostile_run / "bounded.html").read_text(encoding="utf-8")
+def test_many_images_and_classes_are_bounded(hostile_run):
+    html = render(gather(load_run(hostile_run), points=10, matrix_classes=1))
     assert "10 of 33 images, drawn at random" in html and html.count("<use href") == 10 + len(HOSTILE_CLASSES)
     assert "taken for" in html and 'class="matrix' not in html
 

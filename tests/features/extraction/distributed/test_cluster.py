@@ -4,6 +4,8 @@ The long trials, dozens of kills, are in tests/torture/cluster.py.
 """
 
 import json
+import logging
+import math
 import os
 import re
 import shutil
@@ -26,20 +28,24 @@ from torture.store import child
 from features import extract
 from features.errors import ClusterError, RequestError, SourceError
 from features.extraction.distributed.compatibility import Fitness
-from features.extraction.distributed.run import Run, cut
+from features.extraction.distributed.run import cut
 from features.extraction.distributed.worker import Looked, digest_batch
-from features.extraction.options import ExtractRequest, check_options
+from features.extraction.forward import USUAL_LIMITS, PassLimits
+from features.extraction.request import ExtractRequest, check_options
+from features.extraction.run import run_pass
 from features.images.contents import Content
-from features.runtime import dask_cluster
-from features.runtime.dask_cluster import settle_unfit
+from features.runtime.dask_cluster import _local_cluster, settle_unfit
+from features.runtime.log import log
 
+dask = pytest.importorskip("dask")
 pytest.importorskip("distributed")
 
 
-def run(data, out, **options):
+def run(data, out, limits=USUAL_LIMITS, **options):
     """Extract in parts of five images."""
     parts = {"part_images": 5} if "cluster" in options else {}
-    return extract(str(data), out=out, **{"image_size": 32, "batch_size": 5, **parts, **options})
+    asked = ExtractRequest(str(data), out=out, **{"image_size": 32, "batch_size": 5, **parts, **options})
+    return run_pass(asked, limits=limits)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +91,6 @@ def test_a_store_made_by_a_cluster_is_that_of_one_machine(tree, tmp_path, stand_
 
 
 def test_a_cluster_of_this_machine_alone(tree, tmp_path, stand_in, monkeypatch):
-    import dask
 
     run(tree, tmp_path / "one.h5")
     with dask.config.set({"distributed.worker.preload": [str(ROOT / "tests/standin_worker.py")]}):
@@ -174,14 +179,9 @@ def test_a_worker_with_other_versions_is_named_and_gets_no_part(
     assert_same_stores(tmp_path / "one.h5", tmp_path / "s.h5")
 
 
-def test_workers_that_join_late_are_looked_at_before_they_get_parts(
-    tree, tmp_path, stand_in, slow, other_pillow, monkeypatch, said
-):
+def test_workers_that_join_late_are_looked_at_before_they_get_parts(tree, tmp_path, stand_in, slow, other_pillow, said):
     """Those of the start are stopped once others have joined: the rest of the parts is left to the one that is fit."""
-    monkeypatch.setattr("features.extraction.distributed.run._TICK", 0.1)
-    computed_by = set()
-    adopt = Run._adopt
-    monkeypatch.setattr(Run, "_adopt", lambda self, task, done: computed_by.add(done.worker) or adopt(self, task, done))
+    log.setLevel(logging.DEBUG)  # said by whom each part was computed
 
     def join():
         slow.start_worker("odd", environment=other_pillow).start_worker("late")
@@ -192,8 +192,10 @@ def test_workers_that_join_late_are_looked_at_before_they_get_parts(
             slow.kill(name)
 
     thread = after_parts(tmp_path / "many.h5", 1, join)
-    run(tree, tmp_path / "many.h5", cluster=slow.address, views=6, augment="dihedral", part_images=6)
+    with dask.config.set({"cached-features.look": 0.1}):
+        run(tree, tmp_path / "many.h5", cluster=slow.address, views=6, augment="dihedral", part_images=6)
     thread.join()
+    computed_by = {line.split()[6].rstrip(",") for line in said if line.startswith("debug    part ")}
     (late,) = (line.split()[1] for line in said if line.endswith("joined and is fit"))
     (odd,) = (line.split()[2] for line in said if "is left out: it has pillow 99.0" in line)
     assert late in computed_by and odd not in computed_by and len(computed_by) == 3
@@ -221,19 +223,17 @@ def test_a_worker_that_does_not_see_the_folder_is_named(tree, tmp_path, stand_in
         run(tree, tmp_path / "s.h5", cluster=machines.address)
 
 
-def test_a_full_disk_is_reported_with_worker_and_part(
-    tree, stand_in, machines, small_disk, monkeypatch, tmp_path, said
-):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12))  # not foreseen
+def test_a_full_disk_is_reported_with_worker_and_part(tree, stand_in, machines, small_disk, tmp_path, said):
+    unforeseen = PassLimits(disk=math.inf)
     options = {"dtype": "float32", "compression": "none", "cluster": machines.address}
     (small_disk / "other").write_bytes(bytes(100_000))
     with pytest.raises(ClusterError, match=r"part \d of 7 .* failed.* last (on )?worker tcp://.*is full\. Free some"):
-        run(tree, small_disk / "s.h5", **options)
+        run(tree, small_disk / "s.h5", unforeseen, **options)
     assert any(line.startswith("warning  part ") and "failed on worker tcp://" in line for line in said)
     assert not (small_disk / "s.h5").exists() and not list(small_disk.glob("s.h5.parts/unfinished-*"))
     (small_disk / "other").unlink()
     subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)
-    run(tree, small_disk / "s.h5", **options)
+    run(tree, small_disk / "s.h5", unforeseen, **options)
     run(tree, tmp_path / "one.h5", dtype="float32", compression="none")
     assert_same_stores(tmp_path / "one.h5", small_disk / "s.h5")
 
@@ -251,12 +251,12 @@ def test_each_process_of_this_machine_gets_a_gpu(monkeypatch):
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with (
-        dask_cluster._local_cluster(distributed, 2, gpus=2) as address,
+        _local_cluster(distributed, 2, gpus=2) as address,
         distributed.Client(address, set_as_default=False) as client,
     ):
         assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["0", "1"]
-    with pytest.raises(RequestError, match="local:N must be at most 2, a process a GPU"):
-        dask_cluster._local_cluster(distributed, 3, gpus=2).__enter__()
+    with pytest.raises(RequestError, match="local:N must be at most 2, one process per GPU"):
+        _local_cluster(distributed, 3, gpus=2).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -306,8 +306,7 @@ def test_what_is_no_cluster(spec):
 
 
 def test_nobody_there_and_no_workers(tree, tmp_path, stand_in, monkeypatch):
-    monkeypatch.setattr(dask_cluster, "_CONNECT", 0.5)
-    monkeypatch.setattr(dask_cluster, "_FIRST_WORKER", 0.5)
+    monkeypatch.setitem(dask.config.config, "cached-features", {"connect": 0.5, "first-worker": 0.5})
     with pytest.raises(ClusterError, match=r"tcp://127.0.0.1:9 does not answer"):
         run(tree, tmp_path / "s.h5", cluster="tcp://127.0.0.1:9")
     with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(ClusterError, match="does not answer"):

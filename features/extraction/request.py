@@ -10,7 +10,7 @@ from typing import Any
 from ..backbones.registry import check_request, find_backbone
 from ..engines.batch_size import USUAL
 from ..engines.registry import CHOICES, is_installed, missing_engine
-from ..errors import RequestError, must_be_one_of
+from ..errors import RequestError, must_be_one_of, option
 from ..images.decode import check_resize
 from ..images.views import check_views
 from ..pooling import EXTRACT_POOLS
@@ -192,7 +192,8 @@ def check_options(options: ExtractRequest) -> None:
     if options.layout not in LAYOUTS:
         raise must_be_one_of("layout", LAYOUTS, options.layout)
     if options.path.suffix != ".h5":
-        raise RequestError(f"out must end in .h5; got {options.path}. Use --out {options.path.with_suffix('.h5')}")
+        proper = option("out", options.path.with_suffix(".h5"))
+        raise RequestError(f"out must end in .h5; got {options.path}. Use {proper}")
     if options.part_images is not None and options.part_images < 1:
         raise RequestError(f"part-images must be at least 1; got {options.part_images}. Leave it out for 512.")
     for name, value in (("images", options.images), ("rate", options.rate)):
