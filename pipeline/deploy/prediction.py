@@ -249,7 +249,7 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
 
 
 def _names(images: Iterable[str | Path]) -> Iterator[str]:
-    for name in map(str, images):
+    for name in map(str, [images] if isinstance(images, str | Path) else images):
         if name == "-":
             yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
         else:

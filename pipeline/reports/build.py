@@ -126,7 +126,10 @@ def load_run(folder: Path) -> Run:
 def _summary(predictions: Predictions) -> list[dict[str, Any]]:
     """Return the figures of a trained head as a comparison has them."""
     results = [
-        [Result(probabilities=p, **told) for told, p in zip(predictions.told[head], probabilities, strict=True)]
+        [
+            Result(probabilities=p, **{"parts": (), **told})
+            for told, p in zip(predictions.told[head], probabilities, strict=True)
+        ]
         for head, probabilities in predictions.probabilities.items()
     ]
     summaries = [summarise(each, predictions.splits[0]) for each in results]
