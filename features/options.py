@@ -94,13 +94,16 @@ class ExtractOptions(TypedDict, total=False):
     batch_size: Annotated[int | None, Flag("images per batch (default 16; found by trial on a GPU)", "N", BASE)]
     out: Annotated[str | Path | None, Flag("the store (default cache/SOURCE-BACKBONE.h5)", "NAME.h5", STORE)]
     pool: Annotated[
-        Literal["none", "avg", "max", "avg+max"] | None,
+        Literal["none", "avg", "max", "avg+max", "cls"] | None,
         Flag("pool maps over space before storing them (default none, if they fit)", group=STORE),
     ]
     dtype: Annotated[Literal["float16", "float32"], Flag("stored precision (default float16)", group=STORE)]
     compression: Annotated[
-        Literal["lz4", "zstd", "gzip", "none"],
-        Flag("compression of values (default lz4; plain h5py reads gzip and none)", group=STORE),
+        Literal["gzip", "none", "lz4", "zstd"] | None,
+        Flag(
+            "compression of values (default: the store's, gzip for a new one; lz4 and zstd need hdf5plugin, also to be read)",
+            group=STORE,
+        ),
     ]
     layout: Annotated[
         Literal["file", "parts"],

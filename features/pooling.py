@@ -1,4 +1,4 @@
-"""How a feature map of h x w x channels becomes one vector."""
+"""How a layer's output for one image becomes one vector, by its kind."""
 
 from __future__ import annotations
 
@@ -9,17 +9,33 @@ import numpy as np
 
 from .errors import RequestError, must_be_one_of, option
 
-POOLS = ("flatten", "avg", "max", "avg+max")  # when a stored map is read for a head
-EXTRACT_POOLS = ("none", "avg", "max", "avg+max")  # before a map is stored
+# What a layer gives for one image: (h, w, channels), (n_tokens, channels) or (channels,).
+KINDS = ("map", "tokens", "vector")
+POOLS = ("flatten", "avg", "max", "avg+max", "cls")  # when stored features are read for a head
+EXTRACT_POOLS = ("none", "avg", "max", "avg+max", "cls")  # before they are stored
 
 
-def check_pool(pool: str, shape: Sequence[int], where: str) -> None:
-    """Raise RequestError unless rows of this shape can be pooled so."""
+def kind_of(shape: Sequence[int]) -> str:
+    """Return the kind of a Keras layer's output from its shape for one image."""
+    if not 1 <= len(shape) <= len(KINDS):
+        raise RequestError(
+            f"a layer's output for one image must have 1 to 3 axes; got {tuple(shape)}. Take another: {option('layers')}"
+        )
+    return KINDS[-len(shape)]
+
+
+def check_pool(pool: str, kind: str, where: str) -> None:
+    """Raise RequestError unless features of this kind can be pooled so."""
     if pool not in POOLS:
         raise must_be_one_of("pool", POOLS, pool)
-    if len(shape) == 1 and pool != "flatten":
+    if kind == "vector" and pool != "flatten":
         raise RequestError(
             f"pool must be flatten for features that were pooled at extraction; got {pool!r} for {where}. Leave {option('pool')} out."
+        )
+    if kind != "tokens" and pool == "cls":
+        raise RequestError(
+            f"pool must be avg, max, avg+max or flatten for a feature map; got 'cls' for {where}, which takes the first of a "
+            f"transformer's tokens. Use {option('pool', 'avg')}"
         )
 
 
@@ -38,13 +54,14 @@ def pooled_shape(shape: Sequence[int], pool: str) -> tuple[int, ...]:
 
 
 def pool_maps(maps: np.ndarray, pool: str) -> np.ndarray:
-    """Turn feature maps into vectors.
+    """Turn features into vectors.
 
     Parameters
     ----------
-    maps : ndarray of shape (n, h, w, channels) or (n, channels)
+    maps : ndarray of shape (n, h, w, channels), (n, n_tokens, channels) or (n, channels)
     pool : str
-        One of ``POOLS``; averages are taken in float32.
+        One of ``POOLS``: ``cls`` is the first token, ``avg`` and ``max`` are over all cells or tokens; averages are taken in
+        float32.
 
     Returns
     -------
@@ -53,5 +70,6 @@ def pool_maps(maps: np.ndarray, pool: str) -> np.ndarray:
     maps = maps.astype(np.float32)
     if pool == "flatten":
         return maps.reshape(len(maps), -1)
-    parts = {"avg": lambda: maps.mean((1, 2)), "max": lambda: maps.max((1, 2))}
+    over = tuple(range(1, maps.ndim - 1))
+    parts = {"avg": lambda: maps.mean(over), "max": lambda: maps.max(over), "cls": lambda: maps[:, 0]}
     return np.concatenate([parts[name]() for name in pools_of(pool)], axis=1)

@@ -21,6 +21,7 @@ from features.backbones.registry import BACKBONES, Backbone
 from features.runtime.log import log
 from features.runtime.user_cache import cache_folder
 from features.store import schema
+from features.store.provenance import Provenance
 
 HOSTILE = """<img src=x onerror=window.hacked=1>'"&amp;"""
 HOSTILE_CLASSES = (HOSTILE, "</script><script>window.hacked=2</script>")
@@ -158,11 +159,11 @@ def said():
 
 
 def contents(path):
-    """Return every dataset of a store, by name."""
+    """Return every dataset of a store, by name, but for the digests of chunks, which depend on how they are packed."""
     with FeatureStore(path) as store:
         found = {}
         store._file.visititems(lambda name, node: found.update({name: node[()]}) if hasattr(node, "dtype") else None)
-        return found
+        return {name: values for name, values in found.items() if not name.startswith("digests/chunks")}
 
 
 def assert_same_stores(one, other):
@@ -178,8 +179,8 @@ def rewrite(path, change):
     with h5py.File(path) as old, h5py.File(path.with_name("changed.h5"), "w", libver=("v110", "v110")) as new:
         values, provenance = old["features/last"][:], json.loads(old.attrs["provenance"])
         values, provenance = change(values, provenance)
-        schema.create(new, {"last": values.shape[1:]}, str(values.dtype), len(values), "none")
-        new["features/last"][:] = values
+        schema.create(new, {"last": values.shape[1:]}, Provenance.from_json(provenance, "a test's"), len(values))
+        provenance["values"] = schema.digest_values({"last": schema.write_layer(new, "last", values)}, ["last"])
         schema.write_rows(new, schema.read_rows(old))
         schema.write_skipped(new, [])
         schema.write_attributes(new, provenance)

@@ -32,7 +32,7 @@ class StandInEngine:
 
 def build(*asked):
     """Return the base, whatever layers and weights are asked for."""
-    return Base(None, {"maps": SHAPE}, None, Weights("none: a stand-in", "0" * 64), library="stand-in")
+    return Base(None, {"maps": SHAPE}, None, {"maps": "map"}, Weights("none: a stand-in", "0" * 64), library="stand-in")
 
 
 ENGINE = EngineKind(StandInEngine, "numpy", "numpy", 0.0, runs="stand-in")

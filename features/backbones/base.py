@@ -24,6 +24,8 @@ class Base:
         Name of each layer and the shape of its output for one image.
     preprocess : callable
         From float32 RGB in 0..255, (n, h, w, 3), to what the base was trained on.
+    kinds : dict of str to str
+        What each layer's output is: a member of ``KINDS``.
     weights : Weights
     library : str
         Engines that run bases of this library can run it.
@@ -32,5 +34,6 @@ class Base:
     model: keras.Model
     layers: dict[str, tuple[int, ...]]
     preprocess: Callable[[Any], Any]
+    kinds: dict[str, str]
     weights: Weights
     library: str = "keras"

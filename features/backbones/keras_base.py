@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError, must_be_one_of, option
+from ..pooling import kind_of
 from ..runtime.keras_runtime import import_keras
 from .base import Base
 from .custom_model import load_own
@@ -85,10 +86,12 @@ def build_base(
     if backbone.module:
         loaded = load_weights(model, name, weights, weights_sha256, lambda: construct(weights="imagenet", **shape))
     outputs = {layer: by_name[layer].output for layer in chosen}
+    shapes = {layer: tuple(output.shape[1:]) for layer, output in outputs.items()}
     return Base(
         model=keras.Model(model.inputs[0], outputs, name="base"),
-        layers={layer: tuple(output.shape[1:]) for layer, output in outputs.items()},
+        layers=shapes,
         preprocess=prepare,
+        kinds={layer: kind_of(shape) for layer, shape in shapes.items()},
         weights=loaded,
     )
 

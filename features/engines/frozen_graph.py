@@ -53,6 +53,11 @@ class Frozen:
         return {layer: pooled_shape(shape, self.pool) for layer, shape in self.base.layers.items()}
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """What each layer's features for one image are: a member of ``KINDS``."""
+        return {layer: kind if self.pool == "none" else "vector" for layer, kind in self.base.kinds.items()}
+
+    @property
     def input(self) -> str:
         """Name of the graph's input."""
         return self.function.inputs[0].op.name
@@ -93,9 +98,10 @@ def _freeze(frozen: Frozen) -> Any:
         return [tf.reshape(pooled(tf.cast(maps[layer], tf.float32)), (-1,)) for layer in base.layers]
 
     def pooled(layer: Any) -> Any:
-        if pool == "none" or layer.shape.rank != 4:
+        if pool == "none" or layer.shape.rank == 2:
             return layer
-        return tf.concat([reduce[name](layer, axis=(1, 2)) for name in pools_of(pool)], axis=1)
+        over = tuple(range(1, layer.shape.rank - 1))
+        return layer[:, 0] if pool == "cls" else tf.concat([reduce[name](layer, axis=over) for name in pools_of(pool)], axis=1)
 
     shape = tf.TensorSpec((frozen.batch_size, side, side, 3), tf.uint8)
     with quiet(), _computing_in(base.model, frozen.precision):

@@ -137,8 +137,8 @@ def find_finished(options: ExtractRequest, plan: Plan) -> tuple[Rows, list[Skipp
 def is_current(store: FeatureStore, options: ExtractRequest, rows: Rows, skipped: list[Skipped]) -> bool:
     """Tell whether a store holds exactly these rows, kept as asked."""
     same = all(np.array_equal(getattr(store.rows, each.name), getattr(rows, each.name)) for each in fields(Rows))
-    kept = (store.made.compression, "parts" if store.parts else "file")
-    return same and store.skipped == skipped and kept == (options.compression, options.layout)
+    packed = options.compression in (None, store.made.compression)
+    return same and store.skipped == skipped and packed and options.layout == ("parts" if store.parts else "file")
 
 
 def _has_settings(held: Provenance, options: ExtractRequest) -> bool:

@@ -19,6 +19,7 @@ from ..engines.frozen_graph import Frozen
 from ..engines.registry import ENGINES, Engine, describe_engine, is_installed, missing_engine
 from ..engines.selection import Checked, make_checked, pick_engine
 from ..errors import option
+from ..pooling import check_pool
 from ..runtime.log import log
 from ..runtime.machine import memory_limit
 from ..store.atomic_file import free_space
@@ -114,6 +115,7 @@ class Prepared(Generic[Options]):
             weights_origin=base.weights.origin,
             layers_asked=asked.asked_layers,
             backbone_file=str(Path(asked.backbone).resolve()) if own else None,
+            kinds=self.graph.kinds,
             versions={name: version(name) for name in ("numpy", "h5py", "pillow", "keras", "tensorflow")},
             **self.told,
         )
@@ -166,6 +168,9 @@ def prepare(
         options.weights,
         options.weights_sha256,
     )
+    if options.pool == "cls":
+        for layer, kind in base.kinds.items():
+            check_pool("cls", kind, layer)
     if options.pool is None:
         pool = held.spec.pool if held else _pick_pool(options, base, contents, folder, memory, disk)
         options = replace(options, pool=pool)

@@ -18,7 +18,7 @@ from ..runtime.dask_cluster import check_cluster
 from ..runtime.machine import cores
 from ..store.parts import LAYOUTS
 from ..store.provenance import DTYPES, MAX_BATCH, MAX_SIDE, Augment
-from ..store.schema import COMPRESSION
+from ..store.chunks import COMPRESSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +104,9 @@ class ExtractRequest(FeatureOptions):
         Name of the store; ``cache/<source>-<backbone>.h5`` if left out.
     limit : int
         A stratified subset of this many images.
-    compression : str
-        A key of ``COMPRESSION``; all but ``none`` and ``gzip`` need hdf5plugin to be read by others.
+    compression : str, optional
+        A member of ``COMPRESSION``; what the store has, or ``gzip``, if left out. All but ``gzip`` and ``none`` need hdf5plugin,
+        also to be read by others.
     layout : {'file', 'parts'}
         One file, or parts that stay with an index over them, for stores larger than one file should be.
     retry_skipped : bool
@@ -129,7 +130,7 @@ class ExtractRequest(FeatureOptions):
     data: str
     out: str | Path | None = None
     limit: int | None = None
-    compression: str = "lz4"
+    compression: str | None = None
     layout: str = "file"
     retry_skipped: bool = False
     max_skipped: float | None = None
@@ -187,7 +188,7 @@ def check_features(options: FeatureOptions) -> None:
 def check_options(options: ExtractRequest) -> None:
     """Refuse what can be refused before any file is read."""
     check_features(options)
-    if options.compression not in COMPRESSION:
+    if options.compression not in (None, *COMPRESSION):
         raise must_be_one_of("compression", COMPRESSION, options.compression)
     if options.layout not in LAYOUTS:
         raise must_be_one_of("layout", LAYOUTS, options.layout)

@@ -18,7 +18,7 @@ from ..runtime.progress import Progress
 from ..sources.load import load_source
 from ..store.atomic_file import free_space
 from ..store.parts import Parts, held_provenance
-from ..store.provenance import Origin
+from ..store.provenance import Origin, Provenance
 from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
 from ..store.writer_lock import one_writer
@@ -135,10 +135,17 @@ def run_pass(
         memory=limits.memory,
         disk=limits.disk,
         origin=Origin(source.kind, asked.data, str(source.root.resolve()), asked.limit, source.notes),
-        compression=asked.compression,
+        compression=_pick_compression(asked, held),
         parity=held.parity if held else None,
     )
     return _compute(prepared, plan, limits, clock)
+
+
+def _pick_compression(asked: ExtractRequest, held: Provenance | None) -> str:
+    """Return how values are packed: as asked for, or as in the store; one of format 1, whose values have no digest, is packed anew."""
+    if asked.compression is not None:
+        return asked.compression
+    return "gzip" if held is None or held.values is None else held.compression
 
 
 def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits, clock: _Clock) -> Summary:
@@ -224,7 +231,7 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
     )
     log.info(f"weights  {options.weights} from {weights.origin}, SHA-256 {weights.sha256[:12]}...")
     log.info(
-        f"store    {options.path}: {todo} of {len(plan.contents) * options.views} images to compute, {options.dtype}, {options.compression}"
+        f"store    {options.path}: {todo} of {len(plan.contents) * options.views} images to compute, {options.dtype}, {prepared.provenance.compression}"
     )
     log.info(f"disk     at most {whole / 1e6:.0f} MB, and {parts / 1e6:.0f} MB more while parts are joined; {room}")
     # Compression is not counted on: what a store needs is known only once it is there.

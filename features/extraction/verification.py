@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from ..engines.registry import ENGINES, Engine, is_installed, missing_engine
@@ -73,10 +72,9 @@ def _check_values(store: FeatureStore) -> Check:
     damaged: list[str] = []
     with Progress(len(store) * len(store.layers), "rows") as progress:
         for layer in store.layers:
-            data = store.dataset(layer)
             for start in range(0, len(store), 256):
                 some = np.arange(start, min(start + 256, len(store)))
-                damaged += [f"{layer} {row}" for row in _damaged_rows(store, data, some)]
+                damaged += [f"{layer} {row}" for row in _damaged_rows(store, layer, some)]
                 progress.update(len(some))
     if damaged:
         return Check(
@@ -85,15 +83,14 @@ def _check_values(store: FeatureStore) -> Check:
     return Check("values", True, f"{len(store)} rows of {', '.join(store.layers)} match their checksums")
 
 
-def _damaged_rows(store: FeatureStore, data: h5py.Dataset, rows: np.ndarray) -> list[int]:
+def _damaged_rows(store: FeatureStore, layer: str, rows: np.ndarray) -> list[int]:
     try:
-        for _ in store.blocks(data, rows):
-            pass
+        store.check(layer, rows)
     except StoreError:
         if len(rows) == 1:
             return [int(rows[0])]
         half = len(rows) // 2
-        return _damaged_rows(store, data, rows[:half]) + _damaged_rows(store, data, rows[half:])
+        return _damaged_rows(store, layer, rows[:half]) + _damaged_rows(store, layer, rows[half:])
     return []
 
 

@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from ..errors import StoreError
-from ..safefiles.hdf5 import check_own_values
+from .part_index import open_part
 from .parts import Key, Parts, read_provenance
 from .provenance import Provenance
 from .reader import parts_folder
+from .schema import read_layer, read_table
 from .writer_lock import one_writer
 
 
@@ -44,15 +44,15 @@ class ContentCache:
         wanted = set(keys)
         parts = [] if self._path is None else sorted(parts_folder(self._path).glob("part-*.h5"))
         for path in parts:
-            with h5py.File(path, "r", locking=False) as part:
-                check_own_values(part, path)
+            with open_part(path) as part:
                 if read_provenance(part, path).spec != self._made.spec:
                     raise StoreError(f"{path} was made with other settings. Delete it: rm {path}")
-                held = [key.tobytes() for key in part["sha256"][:]]
-                if wanted & set(held):
-                    found |= {
-                        key: row for key, row in zip(held, part["features"][layer][:], strict=True) if key in wanted
-                    }
+                held = [key.tobytes() for key in read_table(part, "sha256")]
+                rows = [row for row, key in enumerate(held) if key in wanted]
+                reader = read_layer(part, layer, path)
+            values = np.empty((len(rows), *reader.row_shape), reader.dtype)
+            reader.read(np.array(rows, int), values)
+            found |= zip((held[row] for row in rows), values, strict=True)
         return found
 
     def keep(self, layer: str, made: dict[bytes, np.ndarray]) -> None:

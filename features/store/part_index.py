@@ -1,12 +1,13 @@
-"""The parts of a store that has an index over them: what lies where, and reading it from there.
+"""Files that hold rows of one store, opened as they are needed; and the index over a store's own parts.
 
-HDF5 would read them through the index's virtual datasets too, but gives zeros for a part that it cannot open, be it gone
-or one more than the process may have open. Here each is opened, checked and read by itself.
+HDF5 would read parts through the index's virtual datasets too, but gives zeros for a part that it cannot open, be it gone or one
+more than the process may have open. Here each is opened, checked and read by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -14,10 +15,64 @@ import numpy as np
 
 from ..errors import StoreError
 from ..safefiles.hdf5 import check_own_values
-from .schema import runs
+from .chunks import LayerReader
+from .schema import REMEDY, check_attributes, read_layer
 
-_OPEN_FILES = 32  # parts that stay open for the next read
-REMEDY = "Extract it again, or restore a copy."
+_OPEN_FILES = 32  # files that stay open for the next read
+
+
+def open_part(path: Path) -> h5py.File:
+    """Open a part of a store, whose attributes are whole and which holds its own values.
+
+    Raises
+    ------
+    StoreError, UnsafeFile, OSError
+    """
+    part = h5py.File(path, "r", locking=False)
+    try:
+        check_own_values(part, path)
+        check_attributes(part, path)
+    except BaseException:
+        part.close()
+        raise
+    return part
+
+
+class PartFiles:
+    """Layers of many files; threads may share it.
+
+    Parameters
+    ----------
+    open_file : callable
+        ``open_file(path)`` opens one and checks it; see `open_part`.
+    """
+
+    def __init__(self, open_file: Callable[[Path], h5py.File]):
+        self._open_file = open_file
+        self._lock = threading.Lock()
+        self._open: dict[tuple[Path, str], LayerReader] = {}
+
+    def layer(self, path: Path, layer: str) -> LayerReader:
+        """Return a layer of a file, checked as it is opened; it stays usable when it is no longer kept here.
+
+        Raises
+        ------
+        StoreError, OSError, ValueError
+            If it is damaged.
+        """
+        with self._lock:
+            if (path, layer) not in self._open:
+                while len(self._open) >= _OPEN_FILES:
+                    self._open.pop(next(iter(self._open)))
+                with self._open_file(path) as file:
+                    self._open[path, layer] = read_layer(file, layer, path)
+            return self._open[path, layer]
+
+    def read(self, layer: str, paths: Sequence[Path], of: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
+        """Read rows of several files, in their order: row ``rows[i]`` of the file ``paths[of[i]]`` into ``out[i]``."""
+        edges = [0, *(np.flatnonzero(np.diff(of)) + 1).tolist(), len(of)]
+        for first, last in zip(edges[:-1], edges[1:], strict=True):
+            self.layer(paths[of[first]], layer).read(rows[first:last], out[first:last])
 
 
 class Index:
@@ -29,8 +84,8 @@ class Index:
         The store.
     folder : Path
         Where its parts must lie.
-    sizes : mapping of str to int
-        Name of each part, relative to the store's folder, and its bytes.
+    held : mapping of str to (int, str or None)
+        Name of each part, relative to the store's folder, its bytes, and the SHA-256 of its attributes; format 1 has none.
 
     Raises
     ------
@@ -38,12 +93,11 @@ class Index:
         If a part is missing, has another size, or lies elsewhere.
     """
 
-    def __init__(self, path: Path, folder: Path, sizes: Mapping[str, int]):
-        self.path, self._sizes = path, sizes
-        self._root = str(path.parent.resolve())
-        self._open: dict[str, h5py.File] = {}
-        self._places: dict[str, tuple[np.ndarray, np.ndarray, list[str]]] = {}
-        for name in sizes:
+    def __init__(self, path: Path, folder: Path, held: Mapping[str, tuple[int, str | None]]):
+        self.path, self._held = path, held
+        self._root = path.parent.resolve()
+        self._files = PartFiles(self._open)
+        for name in held:
             if name != f"{folder.name}/{Path(name).name}":
                 raise StoreError(f"{path} refers to {name}, outside its own parts; it is not read. {REMEDY}")
             self._check_size(name)
@@ -52,66 +106,58 @@ class Index:
         """Tell whether a virtual dataset takes its values from the dataset of its name in these parts alone."""
         made = data.id.get_create_plist()
         return all(
-            made.get_virtual_filename(each) in self._sizes and made.get_virtual_dsetname(each).lstrip("/") == name
+            made.get_virtual_filename(each) in self._held and made.get_virtual_dsetname(each).lstrip("/") == name
             for each in range(made.get_virtual_count())
         )
 
-    def read(self, data: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
-        """Read some rows of a virtual dataset, in their order, into an array.
+    def layer(self, data: h5py.Dataset) -> IndexedLayer:
+        """Return a virtual dataset of the store for reading."""
+        return IndexedLayer(data, self._root, self._files)
 
-        Raises
-        ------
-        StoreError
-            If a part is gone or changed since the store was opened.
-        """
-        layer = data.name
-        if layer not in self._places:
-            self._places[layer] = _places(data)
-        firsts, sources, names = self._places[layer]
-        of = np.searchsorted(firsts, rows, "right") - 1
-        within = sources[of] + rows - firsts[of]
-        for first, last in runs(within + (of << 40)):
-            part = self._part(names[of[first]])
-            source = np.s_[int(within[first]) : int(within[first]) + last - first]
-            part[layer].read_direct(out, source, np.s_[first:last])
-
-    def close(self) -> None:
-        """Close the parts that are open."""
-        for part in self._open.values():
+    def _open(self, path: Path) -> h5py.File:
+        name = path.relative_to(self._root).as_posix()
+        self._check_size(name)
+        part, (_, sha256) = open_part(path), self._held[name]
+        if sha256 is not None and part.attrs["sha256"] != sha256:
             part.close()
-        self._open.clear()
-
-    def _part(self, name: str) -> h5py.File:
-        """Return a part, open; it is checked as it is opened."""
-        if name not in self._open:
-            if len(self._open) >= _OPEN_FILES:
-                self._open.pop(next(iter(self._open))).close()
-            self._check_size(name)
-            part = h5py.File(f"{self._root}/{name}", "r", locking=False)
-            try:
-                check_own_values(part, f"{self._root}/{name}")
-            except BaseException:
-                part.close()
-                raise
-            self._open[name] = part
-        return self._open[name]
+            raise StoreError(f"{path} is not the part of {self.path} that had this name. {REMEDY}")
+        return part
 
     def _check_size(self, name: str) -> None:
-        part, size = f"{self._root}/{name}", self._sizes[name]
+        part, (size, _) = self._root / name, self._held[name]
         try:
-            found = Path(part).stat().st_size
+            found = part.stat().st_size
         except OSError as error:
             raise StoreError(f"{self.path} lacks its part {part} ({error.strerror}). {REMEDY}") from error
         if found != size:
             raise StoreError(f"{part} is damaged: {found} bytes instead of {size}. {REMEDY}")
 
 
-def _places(data: h5py.Dataset) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Return the first row of each stretch of a virtual dataset, rising; where it begins in its part; and the part."""
-    made = data.id.get_create_plist()
-    count = made.get_virtual_count()
-    firsts = np.array([made.get_virtual_vspace(each).get_select_bounds()[0][0] for each in range(count)], np.int64)
-    sources = np.array([made.get_virtual_srcspace(each).get_select_bounds()[0][0] for each in range(count)], np.int64)
-    order = np.argsort(firsts, kind="stable")
-    names = [made.get_virtual_filename(int(each)) for each in order]
-    return firsts[order], sources[order], names
+class IndexedLayer:
+    """One layer of a store in parts, for reading like a `LayerReader`.
+
+    Raises
+    ------
+    StoreError
+        While reading, if a part is gone or changed since the store was opened.
+    """
+
+    def __init__(self, data: h5py.Dataset, root: Path, files: PartFiles):
+        made = data.id.get_create_plist()
+        count = made.get_virtual_count()
+        firsts = [made.get_virtual_vspace(each).get_select_bounds()[0][0] for each in range(count)]
+        sources = [made.get_virtual_srcspace(each).get_select_bounds()[0][0] for each in range(count)]
+        order = np.argsort(firsts, kind="stable")
+        self._firsts = np.array(firsts, np.int64)[order]  # first row of each stretch of one part
+        self._sources = np.array(sources, np.int64)[order]  # and where it begins there
+        names = {name: number for number, name in enumerate(dict.fromkeys(map(made.get_virtual_filename, range(count))))}
+        self._of = np.array([names[made.get_virtual_filename(int(each))] for each in order])
+        self._paths = [root / name for name in names]
+        self._layer, self._files = data.name.removeprefix("/features/"), files
+        self.row_shape, self.dtype = data.shape[1:], data.dtype
+
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Read some rows, in their order, into an array of this or another number type."""
+        stretch = np.searchsorted(self._firsts, rows, "right") - 1
+        within = self._sources[stretch] + rows - self._firsts[stretch]
+        self._files.read(self._layer, self._paths, self._of[stretch], within, out)

@@ -8,22 +8,43 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from ..errors import StoreError, option
-from ..safefiles.hdf5 import check_own_values
+from ..errors import CachedFeaturesError, StoreError, option
+from ..runtime.log import log
 from ..safefiles.json_files import parse_json
 from .atomic_file import UNFINISHED, whole_file
+from .chunks import LayerWriter
+from .part_index import PartFiles, open_part
 from .provenance import Provenance, check_same
 from .reader import FeatureStore, parts_folder
-from .schema import Rows, Skipped, create, link, runs, write_attributes, write_rows, write_skipped
+from .schema import (
+    FORMAT_VERSION,
+    Rows,
+    Skipped,
+    create,
+    digest_values,
+    is_modern,
+    link,
+    read_layer,
+    read_table,
+    write_attributes,
+    write_digests,
+    write_layer,
+    write_rows,
+    write_skipped,
+)
+from .writer_lock import one_writer
 
 LAYOUTS = ("file", "parts")
+_BLOCK_BYTES = 32 << 20  # of values that are packed again at once
 Key = tuple[bytes, int]  # SHA-256 of an image file's bytes, number of a view
 
 
@@ -59,7 +80,7 @@ class Parts:
         self.folder = parts_folder(path)
         self.places: dict[Key, tuple[Path, int]] = {}
         self.skipped: dict[bytes, str] = {}
-        self._compressions = {provenance.compression}
+        self._outdated: set[Path] = set()  # parts of an earlier format, or packed otherwise than is asked for
         for told in self.folder.glob("run-*"):
             told.unlink(missing_ok=True)  # workers of a killed client add no part from here on
         self._sweep()
@@ -68,6 +89,10 @@ class Parts:
         if path.exists():
             with FeatureStore(path) as store:
                 check_same(store.made.spec, provenance.spec, path)
+                if store.format_version < FORMAT_VERSION:
+                    log.info(
+                        f"format   {path} has format {store.format_version}; it becomes format {FORMAT_VERSION} when this command ends"
+                    )
                 if not store.parts:
                     self._add(path, store.rows.sha256, store.rows.views)
                 self.skipped |= {each.sha256: each.reason for each in store.skipped if each.sha256}
@@ -108,12 +133,12 @@ class Parts:
             If it has another fingerprint or is damaged.
         """
         try:
-            with h5py.File(part, "r", locking=False) as file:
-                check_own_values(file, part)
+            with open_part(part) as file:
                 held = read_provenance(file, part)
                 check_same(held.spec, self.provenance.spec, self.path)
-                self._compressions.add(held.compression)
-                self._add(part, file["sha256"][:], file["view"][:])
+                if not is_modern(file) or held.compression != self.provenance.compression:
+                    self._outdated.add(part)
+                self._add(part, read_table(file, "sha256"), read_table(file, "view"))
                 self.skipped.update((bytes.fromhex(key), reason) for key, reason in json.loads(file.attrs["skipped"]))
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise StoreError(f"{part} is damaged ({error}). Delete it and run the same command: rm {part}") from error
@@ -148,23 +173,40 @@ class Parts:
             raise StoreError(
                 f"{self.path} is one file already; its layout cannot become parts. Use {option('out', other)}"
             )
-        if layout == "parts" and len(self._compressions) > 1:
-            other = self.path.with_name(f"{self.path.stem}-2.h5")
-            raise StoreError(
-                f"parts of {self.path} must have one compression; got {', '.join(sorted(self._compressions))}. Use {option('out', other)}"
-            )
-        spec = self.provenance.spec
-        with h5py.File(found[0][0], "r", locking=False) as first:
-            layers = {name: first["features"][name].shape[1:] for name in spec.layers}
+        if layout == "parts":
+            found = self._modern(found)
+        with open_part(found[0][0]) as first:
+            layers = {name: first["features"][name].shape[1:] for name in self.provenance.spec.layers}
         with whole_file(self.path, self.folder) as file:
             if layout == "parts":
-                link(file, layers, spec.dtype, found, self.path.parent)
+                link(file, layers, self.provenance, found, self.path.parent)
+                digests = _gather_digests(found, list(layers))
             else:
-                create(file, layers, spec.dtype, len(rows), self.provenance.compression)
-                _copy(file, found)
+                create(file, layers, self.provenance, len(rows))
+                digests = _copy(file, found)
+            for layer, each in digests.items():
+                write_digests(file, layer, *each)
             write_rows(file, rows)
             write_skipped(file, skipped)
-            write_attributes(file, self.provenance.to_json())
+            values = digest_values({layer: each for layer, (each, *_) in digests.items()}, list(layers))
+            write_attributes(file, replace(self.provenance, values=values).to_json())
+
+        if layout == "parts":
+            for part in self._outdated:
+                part.unlink(missing_ok=True)
+
+    def _modern(self, places: Sequence[tuple[Path, int]]) -> list[tuple[Path, int]]:
+        """Return places in parts of today's format and the compression asked for; others are written again beside them."""
+        made: dict[Path, Path] = {}
+        for path in dict.fromkeys(path for path, _ in places):
+            made[path] = path
+            if path in self._outdated:
+                with open_part(path) as part:
+                    views = read_table(part, "view").tolist()
+                    keys = [(key.tobytes(), view) for key, view in zip(read_table(part, "sha256"), views, strict=True)]
+                    layers = {name: read_layer(part, name, path).read_all() for name in part["features"]}
+                made[path] = write_part(self.folder, self.provenance, layers, keys)
+        return [(made[path], row) for path, row in places]
 
     def remove(self) -> None:
         """Remove the parts: the store now holds all their rows."""
@@ -199,14 +241,29 @@ def write_part(
     part = folder / f"part-{name.hexdigest()[:24]}.h5"
     with whole_file(part, folder) as file:
         shapes = {layer: values.shape[1:] for layer, values in features.items()}
-        create(file, shapes, provenance.spec.dtype, len(keys), provenance.compression)
-        for layer, values in features.items():
-            file["features"][layer][:] = values
+        create(file, shapes, provenance, len(keys))
+        digests = {layer: write_layer(file, layer, values) for layer, values in features.items()}
         file["sha256"] = np.frombuffer(b"".join(key for key, _ in keys), np.uint8).reshape(-1, 32)
         file["view"] = np.array([view for _, view in keys], np.uint8)
         file.attrs["skipped"] = json.dumps(reasons)
-        write_attributes(file, provenance.to_json())
+        write_attributes(file, replace(provenance, values=digest_values(digests, list(digests))).to_json())
     return part
+
+
+def upgrade(path: Path) -> None:
+    """Write a store of an earlier format again in today's, with the same values; nothing is computed.
+
+    Raises
+    ------
+    StoreError
+        If it is not there, damaged, or being written; or if the disk is full or fails.
+    """
+    with one_writer(parts_folder(path)):
+        with FeatureStore(path) as store:
+            rows, skipped, layout = store.rows, store.skipped, "parts" if store.parts else "file"
+            compression = "gzip" if store.format_version == 1 else store.made.compression
+            made = replace(store.made, kinds=store.kinds, compression=compression)
+        Parts(path, made).commit(rows, skipped, layout)
 
 
 def held_provenance(path: Path) -> Provenance | None:
@@ -216,9 +273,9 @@ def held_provenance(path: Path) -> Provenance | None:
             return store.made
     for part in sorted(parts_folder(path).glob("part-*.h5")):
         try:
-            with h5py.File(part, "r", locking=False) as file:
+            with open_part(part) as file:
                 return read_provenance(file, part)
-        except (OSError, KeyError, ValueError):
+        except (OSError, KeyError, ValueError, CachedFeaturesError):
             return None  # opening the parts will say what is wrong
     return None
 
@@ -229,29 +286,45 @@ def read_provenance(part: h5py.File, path: Path) -> Provenance:
     return Provenance.from_json(parse_json(part.attrs["provenance"], where), where)
 
 
-def _copy(file: h5py.File, places: Sequence[tuple[Path, int]]) -> None:
-    """Copy each row from its place; a row that is a chunk of its own is copied as it is, not unpacked."""
-    by_file: dict[Path, list[tuple[int, int]]] = {}
-    for target, (path, row) in enumerate(places):
-        by_file.setdefault(path, []).append((row, target))
-    for path, pairs in by_file.items():
-        with h5py.File(path, "r", locking=False) as source:
-            for name, to in file["features"].items():
-                of = source["features"][name]
-                if to.chunks[0] == of.chunks[0] == 1 and of._filters == to._filters:
-                    _copy_chunks(of, to, pairs)
-                else:
-                    _copy_values(of, to, pairs)
+Digests = dict[str, tuple[np.ndarray, ...]]  # by layer: of its rows, and of the chunks in the file
 
 
-def _copy_chunks(source: h5py.Dataset, to: h5py.Dataset, pairs: Iterable[tuple[int, int]]) -> None:
-    rest = (0,) * (to.ndim - 1)
-    for row, target in pairs:
-        mask, chunk = source.id.read_direct_chunk((row, *rest))
-        to.id.write_direct_chunk((target, *rest), chunk, mask)
+def _copy(file: h5py.File, places: Sequence[tuple[Path, int]]) -> Digests:
+    """Copy each row from its place: as it is packed where that is a chunk of its own, else unpacked and packed again."""
+    files, made = PartFiles(open_part), {}
+    paths = list(dict.fromkeys(path for path, _ in places))
+    numbers = {path: number for number, path in enumerate(paths)}
+    of, rows = np.array([(numbers[path], row) for path, row in places]).T
+    for layer, data in file["features"].items():
+        writer = LayerWriter(data)
+        try:
+            if all(files.layer(path, layer).is_packed_as(data) for path in paths):
+                for number, path in enumerate(paths):
+                    source, held = files.layer(path, layer), _row_digests(path, layer)
+                    for target in np.flatnonzero(of == number).tolist():
+                        row = int(rows[target])
+                        writer.put(target, source.packed(row), held[row])
+            else:
+                chunk_bytes = math.prod(data.chunks) * data.dtype.itemsize
+                step = max(1, _BLOCK_BYTES // chunk_bytes) * writer.step
+                for first in range(0, len(places), step):
+                    some = slice(first, first + step)
+                    values = np.empty((len(of[some]), *data.shape[1:]), data.dtype)
+                    files.read(layer, paths, of[some], rows[some], values)
+                    writer.write(first, values)
+        except ValueError as error:
+            raise StoreError(f"{error}. Delete that file and run the same command.") from error
+        made[layer] = (writer.rows, writer.chunks)
+    return made
 
 
-def _copy_values(source: h5py.Dataset, to: h5py.Dataset, pairs: Sequence[tuple[int, int]]) -> None:
-    rows, targets = np.array(pairs).T
-    for first, last in runs(rows, targets):
-        to[targets[first] : targets[first] + last - first] = source[rows[first] : rows[first] + last - first]
+def _gather_digests(places: Sequence[tuple[Path, int]], layers: Sequence[str]) -> Digests:
+    """Return the digests of rows that stay in parts."""
+    paths = dict.fromkeys(path for path, _ in places)
+    held = {(path, layer): _row_digests(path, layer) for path in paths for layer in layers}
+    return {layer: (np.stack([held[path, layer][row] for path, row in places]),) for layer in layers}
+
+
+def _row_digests(path: Path, layer: str) -> np.ndarray:
+    with open_part(path) as part:
+        return read_table(part, f"digests/rows/{layer}")

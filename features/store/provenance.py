@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError, UnsafeFile, option
-from ..pooling import EXTRACT_POOLS
+from ..pooling import EXTRACT_POOLS, KINDS
 
 DTYPES = ("float16", "float32")
 MAX_SIDE, MAX_BATCH, MAX_VIEWS = 4096, 4096, 256  # beyond which a request or a file is taken for a mistake
@@ -171,12 +171,16 @@ class Provenance:
     backbone_file : str, optional
         Of a model of one's own, where it lay.
     compression : str
-        A key of ``COMPRESSION``.
+        A member of ``COMPRESSION``.
     origin : Origin, optional
         None for images that came one by one.
     versions : dict of str to str
     parity : float, optional
         Relative distance of the first batch's features from those of the reference engine; None where there was no pass.
+    kinds : dict of str to str
+        What each layer gives for one image as it is stored: a member of ``KINDS``. Format 1 did not say.
+    values : str, optional
+        Digest of all values, whatever their compression; see `digest_values`. Format 1 had none.
     """
 
     spec: FeatureSpec
@@ -187,10 +191,12 @@ class Provenance:
     weights_origin: str
     layers_asked: tuple[str, ...]
     backbone_file: str | None = None
-    compression: str = "lz4"
+    compression: str = "gzip"
     origin: Origin | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     parity: float | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    values: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a store keeps it."""
@@ -211,6 +217,8 @@ class Provenance:
             "versions": dict(self.versions),
             "fingerprint": self.spec.fingerprint,
             "parity": self.parity,
+            "kinds": dict(self.kinds),
+            "values": self.values,
         }
 
     @classmethod
@@ -243,6 +251,8 @@ class Provenance:
                 origin=_read_origin(told),
                 versions={str(name): str(each) for name, each in _take(told, "versions", dict).items()},
                 parity=_take(told, "parity", float, int, type(None)) if "parity" in told else None,
+                kinds=_read_kinds(told) if "kinds" in told else {},
+                values=_take(told, "values", str, type(None)) if "values" in told else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UnsafeFile(f"{where} must say how features were made; {error!r:.200}. Make it again.") from error
@@ -282,6 +292,13 @@ def _read_spec(told: Any) -> FeatureSpec:
         if value not in known:
             raise ValueError(f"{name} {value[:40]!r}")
     return spec
+
+
+def _read_kinds(told: Any) -> dict[str, str]:
+    kinds: dict[str, str] = _take(told, "kinds", dict)
+    if not set(kinds.values()) <= set(KINDS):
+        raise ValueError(f"kinds {kinds!r:.40}")
+    return kinds
 
 
 def _read_origin(told: Any) -> Origin | None:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from ..errors import CachedFeaturesError, StoreError, command, must_be_one_of, option
-from ..pooling import check_pool, pool_maps, pooled_shape
+from ..errors import CachedFeaturesError, RequestError, StoreError, command, must_be_one_of, option
+from ..pooling import check_pool, kind_of, pool_maps, pooled_shape
 from ..runtime.machine import memory_limit
 from ..safefiles.hdf5 import check_own_values
 from ..safefiles.json_files import parse_json
-from .part_index import REMEDY, Index
+from .chunks import LayerReader, digest, in_threads, spans
+from .part_index import Index, IndexedLayer
 from .provenance import Provenance
-from .schema import FORMAT, FORMAT_VERSION, digest_attributes, open_layer, read_rows, read_skipped, runs
-
-_READ_BYTES = 32 << 20  # what is read at once when features are pooled on the way
+from .schema import REMEDY, check_attributes, digest_values, open_layer, read_layer, read_rows, read_skipped, read_table
 
 
 class FeatureStore:
@@ -38,7 +37,11 @@ class FeatureStore:
     made : Provenance
         The same as a record.
     layers : dict of str to tuple
-        Name of each stored layer and the shape of one row: (h, w, channels), or (channels,) where pooled.
+        Name of each stored layer and the shape of one row: (h, w, channels), (n_tokens, channels) or (channels,).
+    kinds : dict of str to str
+        What that is: ``map``, ``tokens`` or ``vector``.
+    format_version : int
+        1 or 2.
     rows : Rows
     skipped : list of Skipped
         Files that are not rows, and why.
@@ -77,21 +80,14 @@ class FeatureStore:
 
     def _load(self) -> None:
         attributes = self._file.attrs
-        if attributes.get("format") != FORMAT:
-            raise StoreError(
-                f"{self.path} is an HDF5 file, but no feature store. Make one: {command('extract', data='SOURCE')}"
-            )
-        if attributes["format_version"] != FORMAT_VERSION:
-            raise StoreError(
-                f"{self.path} has format version {attributes['format_version']}; this program reads {FORMAT_VERSION}. "
-                f"Update it: pip install --upgrade cached-features"
-            )
-        if attributes["sha256"] != digest_attributes(self._file):
-            raise StoreError(f"{self.path} is damaged: its attributes do not match their checksum. {REMEDY}")
+        check_attributes(self._file, self.path)
+        self.format_version = int(attributes["format_version"])
         self.provenance: dict[str, Any] = parse_json(attributes["provenance"], f"provenance of {self.path}")
-        self.parts: dict[str, int] = parse_json(attributes.get("parts", "{}"), f"parts of {self.path}")
+        told = parse_json(attributes.get("parts", "{}"), f"parts of {self.path}")
+        held = {name: (each, None) if self.format_version == 1 else (each[0], each[1]) for name, each in told.items()}
+        self.parts: dict[str, int] = {name: size for name, (size, _) in held.items()}
         # Each part is checked as it is read: there may be ten thousand.
-        self._index = Index(self.path, parts_folder(self.path), self.parts)
+        self._index = Index(self.path, parts_folder(self.path), held)
         check_own_values(self._file, self.path, self._index.is_own)
         self.rows = read_rows(self._file)
         self.skipped = read_skipped(self._file)
@@ -99,6 +95,14 @@ class FeatureStore:
         lengths = {name: len(self._file["features"][name]) for name in self.layers}
         if not attributes["complete"] or set(lengths.values()) != {len(self.rows)}:
             raise StoreError(f"{self.path} is not whole: {len(self.rows)} rows, but {lengths}. {REMEDY}")
+        kinds = self.provenance.get("kinds", {})
+        self.kinds = {name: kinds.get(name) or kind_of(shape) for name, shape in self.layers.items()}
+        # Found now, so that a process that is forked from this one has nothing to ask of HDF5.
+        self._readers = {name: self._open_layer(name) for name in self.layers}
+
+    def _open_layer(self, name: str) -> LayerReader | IndexedLayer:
+        data = self.dataset(name)
+        return self._index.layer(data) if data.is_virtual else read_layer(self._file, name, self.path)
 
     def _damaged(self, error: Exception) -> StoreError:
         return StoreError(f"{self.path} cannot be read as a feature store ({error}). {REMEDY}")
@@ -117,6 +121,25 @@ class FeatureStore:
         """The provenance as a record; raises UnsafeFile if it does not say how features were made."""
         return Provenance.from_json(self.provenance, f"provenance of {self.path}")
 
+    @functools.cached_property
+    def row_digests(self) -> dict[str, np.ndarray]:
+        """Digest of each row's values by layer, (n_rows, 16), uint8; format 1 has none.
+
+        Raises
+        ------
+        StoreError
+            If they do not match that of all values.
+        """
+        if self.format_version == 1:
+            return {}
+        try:
+            held = {name: read_table(self._file, f"digests/rows/{name}") for name in self.layers}
+        except (KeyError, OSError, ValueError) as error:
+            raise self._damaged(error) from error
+        if digest_values(held, list(self.layers)) != self.provenance["values"]:
+            raise self._damaged(ValueError("digests of rows do not match that of all values"))
+        return held
+
     @property
     def views(self) -> int:
         """Rows per image; consecutive rows are the views of one image."""
@@ -124,14 +147,18 @@ class FeatureStore:
 
     def close(self) -> None:
         """Close the file; reading afterwards fails."""
-        self._index.close()
+        self._readers.clear()
         self._file.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a process that is spawned open the file itself."""
+        return FeatureStore, (self.path,)
 
     def dataset(self, layer: str) -> h5py.Dataset:
         """Return a layer's dataset as h5py gives it.
 
-        Values of a store in parts are read by `read`, `batches` and `blocks` alone: of a part that HDF5 cannot open, be it
-        one more than the process may have open, it gives zeros.
+        Values of a store in parts are read by `read` and `batches` alone: of a part that HDF5 cannot open, be it one more than
+        the process may have open, it gives zeros.
 
         Raises
         ------
@@ -147,10 +174,11 @@ class FeatureStore:
         """Return what the store holds, as JSON can carry it."""
         return {
             "store": str(self.path),
+            "format_version": self.format_version,
             "bytes": self.path.stat().st_size + sum(self.parts.values()),
             "parts": len(self.parts),
             "layers": {
-                name: {"shape": list(shape), "dtype": str(self.dataset(name).dtype)}
+                name: {"shape": list(shape), "kind": self.kinds[name], "dtype": str(self.dataset(name).dtype)}
                 for name, shape in self.layers.items()
             },
             "rows": self.rows.counts(),
@@ -171,8 +199,8 @@ class FeatureStore:
         ----------
         layer : str, optional
             The last stored one if left out.
-        pool : {'flatten', 'avg', 'max', 'avg+max'}
-            How a map of h x w becomes a vector; pooled features stay as they are under ``flatten``.
+        pool : {'flatten', 'avg', 'max', 'avg+max', 'cls'}
+            How a map or tokens become a vector, see `pool_maps`; pooled features stay as they are under ``flatten``.
         rows : ndarray of int, optional
             Which rows, in which order; all if left out.
         memory : float, optional
@@ -187,20 +215,70 @@ class FeatureStore:
         StoreError
             If values fail their checksum, or the matrix would be larger than the memory.
         """
-        data = self.dataset(layer or list(self.layers)[-1])
-        check_pool(pool, data.shape[1:], str(self.path))
-        rows = np.arange(len(self)) if rows is None else np.asarray(rows)
-        shape = (len(rows), math.prod(pooled_shape(data.shape[1:], pool)))
+        name = layer or list(self.layers)[-1]
+        reader = self._reader(name)
+        check_pool(pool, self.kinds[name], str(self.path))
+        rows = self._numbers(rows)
+        shape = (len(rows), math.prod(pooled_shape(reader.row_shape, pool)))
         needed, room = 4 * math.prod(shape), memory_limit() if memory is None else memory
         if needed > room:
             raise StoreError(
-                f"{data.name} of {self.path} as a matrix, {shape[0]:,} x {shape[1]:,}, must fit into {room / 1e9:.1f} GB of "
+                f"{name} of {self.path} as a matrix, {shape[0]:,} x {shape[1]:,}, must fit into {room / 1e9:.1f} GB of "
                 f"memory; it takes {needed / 1e9:.1f} GB. Pool it: {option('pool', 'avg')}, or read some of its rows"
             )
         X = np.empty(shape, np.float32)
-        for start, block in self.blocks(data, rows):
-            X[start : start + len(block)] = pool_maps(block, pool)
+
+        def fill(span: slice) -> None:
+            if pool == "flatten":
+                reader.read(rows[span], X[span].reshape(-1, *reader.row_shape))
+            else:
+                X[span] = pool_maps(_read(reader, rows[span]), pool)
+
+        self._run(name, fill, spans(len(rows), _row_bytes(reader)))
         return X
+
+    def check(self, layer: str, rows: np.ndarray) -> None:
+        """Read some rows, given by their numbers, and compare them with their digests.
+
+        Raises
+        ------
+        StoreError
+            If one is damaged.
+        """
+        reader, rows = self._reader(layer), self._numbers(rows)
+        held = self.row_digests.get(layer)
+
+        def compare(span: slice) -> None:
+            values = _read(reader, rows[span])
+            if held is not None:
+                for row, each in zip(rows[span], values, strict=True):
+                    if digest(each) != held[row].tobytes():
+                        raise ValueError(f"row {row} does not match its digest")
+
+        self._run(layer, compare, spans(len(rows), _row_bytes(reader)))
+
+    def _run(self, layer: str, read: Callable[[slice], None], some: list[slice]) -> None:
+        """Read in threads; damage is a StoreError."""
+        try:
+            for _ in in_threads(read, some):
+                pass
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            reason = f"values of /features/{layer} fail their checksum ({error})"
+            raise StoreError(f"{self.path} is damaged: {reason}. {REMEDY}") from error
+
+    def _reader(self, layer: str) -> LayerReader | IndexedLayer:
+        if layer not in self._readers:
+            self.dataset(layer)  # says which there are, or that the store is closed
+        return self._readers[layer]
+
+    def _numbers(self, rows: np.ndarray | None) -> np.ndarray:
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise RequestError(
+                f"rows must be between 0 and {len(self) - 1}, those of {self.path}; got {rows.min()} to {rows.max()}. "
+                f"Leave {option('rows')} out for all."
+            )
+        return rows
 
     def batches(
         self, batch_size: int = 256, layer: str | None = None, pool: str = "flatten", rows: np.ndarray | None = None
@@ -222,32 +300,15 @@ class FeatureStore:
         make = functools.partial(self.batches, batch_size, layer, pool, rows)
         return tf.data.Dataset.from_generator(make, output_signature=(X, y))
 
-    def blocks(self, data: h5py.Dataset, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first place in `rows`, values as stored) of 32 MB at a time.
 
-        Stretches of consecutive rows are read at once, straight into a buffer: h5py's own indexing by a list of rows
-        reads a few dozen MB/s.
-        """
-        row_bytes = int(np.prod(data.shape[1:])) * data.dtype.itemsize
-        step = max(1, _READ_BYTES // row_bytes)
-        for start in range(0, len(rows), step):
-            wanted = rows[start : start + step]
-            block = np.empty((len(wanted), *data.shape[1:]), data.dtype)
-            try:
-                if data.is_virtual:
-                    self._index.read(data, wanted, block)
-                else:
-                    _read_runs(data, wanted, block)
-            except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-                reason = f"values of {data.name} fail their checksum ({error})"
-                raise StoreError(f"{self.path} is damaged: {reason}. {REMEDY}") from error
-            yield start, block
+def _read(reader: LayerReader | IndexedLayer, rows: np.ndarray) -> np.ndarray:
+    values = np.empty((len(rows), *reader.row_shape), reader.dtype)
+    reader.read(rows, values)
+    return values
 
 
-def _read_runs(data: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
-    """Read some rows, in their order, into an array: each stretch of consecutive ones at once."""
-    for first, last in runs(rows):
-        data.read_direct(out, np.s_[int(rows[first]) : int(rows[first]) + last - first], np.s_[first:last])
+def _row_bytes(reader: LayerReader | IndexedLayer) -> int:
+    return math.prod(reader.row_shape) * int(reader.dtype.itemsize)
 
 
 def parts_folder(path: str | Path) -> Path:

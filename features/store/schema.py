@@ -1,8 +1,11 @@
-"""Format 1 in HDF5: how rows, features and provenance are laid out, written and read back.
+"""The store's format in HDF5: how rows, features and provenance are laid out, written and read back.
 
-Metadata is written in HDF5's newer file format, whose headers and indices carry checksums; values in chunks with
-``fletcher32``; what neither covers, the texts of attributes, under a SHA-256 of our own. So damage shows as an error and
-not as other numbers.
+Metadata is written in HDF5's newer file format, whose headers and indices carry checksums. Each chunk of features has a digest
+in ``/digests/chunks/<layer>``; each other dataset has one in the attribute ``digests``; and all attributes are under a SHA-256.
+So damage shows as an error and not as other numbers. ``/digests/rows/<layer>`` has one of each row's values, however they are
+packed; the provenance's ``values`` is one of all of them.
+
+Format 1, which is still read, had ``fletcher32`` on features and rows, and the SHA-256 over the attributes alone.
 """
 
 from __future__ import annotations
@@ -16,20 +19,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
-import hdf5plugin
 import numpy as np
 
+from ..errors import StoreError, command
 from ..splits import SPLITS, count_rows
+from .chunks import LayerReader, LayerWriter, digest, filter_options, stretches
+from .provenance import Provenance
 
-FORMAT, FORMAT_VERSION = "cached-features", 1
+FORMAT, FORMAT_VERSION = "cached-features", 2
+_VERSIONS = (1, 2)  # that are read
+REMEDY = "Extract it again, or restore a copy."
 SPLIT_TYPE = h5py.enum_dtype(SPLITS, basetype="u1")
-# What HDF5 does to a chunk before its checksum. LZ4 and Zstd need hdf5plugin to be read; gzip and none h5py alone.
-COMPRESSION: dict[str, Any] = {
-    "lz4": hdf5plugin.LZ4(),
-    "zstd": hdf5plugin.Zstd(clevel=1),
-    "gzip": {"compression": "gzip", "compression_opts": 1},
-    "none": {},
-}
 # Measured on averaged VGG16 vectors of 1 kB: smaller chunks scan slower, larger ones make a random row dearer. A whole
 # map is larger than this, so that it has a chunk of its own.
 _CHUNK_BYTES = 32 << 10
@@ -107,7 +107,9 @@ class Skipped(NamedTuple):
     sha256: bytes = b""  # of its bytes, where it could be read
 
 
-def create(file: h5py.File, layers: Mapping[str, Sequence[int]], dtype: str, n_rows: int, compression: str) -> None:
+def create(
+    file: h5py.File, layers: Mapping[str, Sequence[int]], made: Provenance, n_rows: int
+) -> None:
     """Create empty feature datasets.
 
     Parameters
@@ -115,49 +117,73 @@ def create(file: h5py.File, layers: Mapping[str, Sequence[int]], dtype: str, n_r
     file : h5py.File
     layers : dict of str to tuple
         Name of each layer and the shape of one row.
-    dtype : str
+    made : Provenance
+        Says the number type, the compression, and the kind of each layer.
     n_rows : int
-    compression : str
-        A key of ``COMPRESSION``.
     """
     for name, shape in layers.items():
-        row_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        row_bytes = int(np.prod(shape)) * np.dtype(made.spec.dtype).itemsize
         chunk = max(1, min(n_rows, _CHUNK_BYTES // row_bytes))
-        checked = {"chunks": (chunk, *shape), "fletcher32": True, **COMPRESSION[compression]} if n_rows else {}
-        file.create_dataset(f"features/{name}", (n_rows, *shape), dtype=dtype, **checked)
+        packed = {"chunks": (chunk, *shape), **filter_options(made.compression)} if n_rows else {}
+        data = file.create_dataset(f"features/{name}", (n_rows, *shape), dtype=made.spec.dtype, **packed)
+        _write_kind(data, made)
+
+
+def _write_kind(data: h5py.Dataset, made: Provenance) -> None:
+    """Say what a layer's rows are, for other programs; of a fixed length, and so under HDF5's own checksum."""
+    data.attrs["kind"] = np.bytes_(made.kinds[data.name.removeprefix("/features/")])
+
+
+def write_digests(file: h5py.File, layer: str, rows: np.ndarray, chunks: np.ndarray | None = None) -> None:
+    """Write the digests of a layer's rows, and of the chunks that are in this file."""
+    file[f"digests/rows/{layer}"] = rows
+    if chunks is not None:
+        file[f"digests/chunks/{layer}"] = chunks
+
+
+def write_layer(file: h5py.File, layer: str, values: np.ndarray) -> np.ndarray:
+    """Write all values of a layer that `create` made, and return the digests of its rows."""
+    writer = LayerWriter(file["features"][layer])
+    writer.write(0, values)
+    write_digests(file, layer, writer.rows, writer.chunks)
+    return writer.rows
+
+
+def digest_values(rows: Mapping[str, np.ndarray], layers: Sequence[str]) -> str:
+    """Return the digest of all values of a store from those of its layers' rows, (n_rows, 16), uint8; as hexadecimal."""
+    return digest(b"".join(rows[layer].tobytes() for layer in layers)).hex()
+
+
+def read_layer(file: h5py.File, layer: str, path: Path) -> LayerReader:
+    """Return a layer of this file for reading; damage there raises ValueError or StoreError."""
+    digests = read_table(file, f"digests/chunks/{layer}") if is_modern(file) else None
+    return LayerReader(file["features"][layer], path, digests)
 
 
 def link(
-    file: h5py.File, layers: Mapping[str, Sequence[int]], dtype: str, places: Sequence[tuple[Path, int]], folder: Path
+    file: h5py.File, layers: Mapping[str, Sequence[int]], made: Provenance, places: Sequence[tuple[Path, int]], folder: Path
 ) -> None:
     """Create virtual feature datasets over rows of other files: `places` gives file and row of each.
 
-    Files are named relative to `folder`, where the index will lie, and their sizes kept, so that a reader can tell
-    whether they are all there.
+    Files are named relative to `folder`, where the index will lie. Their sizes and the SHA-256 of their attributes are kept, so
+    that a reader can tell whether they are all there and the same.
     """
     files = list(dict.fromkeys(path for path, _ in places))
     numbers = {path: number for number, path in enumerate(files)}
     of, rows = np.array([(numbers[path], row) for path, row in places]).T
-    stretches = list(runs(rows + (of << 40), np.arange(len(rows))))
-    lengths = {}
+    lengths, held = {}, {}
     for path in files:
         with h5py.File(path, "r", locking=False) as part:
             lengths[path] = len(part["sha256"])
+            held[str(path.relative_to(folder))] = [path.stat().st_size, str(part.attrs["sha256"])]
     for name, shape in layers.items():
-        layout = h5py.VirtualLayout((len(places), *shape), dtype)
-        for first, last in stretches:
+        layout = h5py.VirtualLayout((len(places), *shape), made.spec.dtype)
+        for first, last in stretches(rows + (of << 40)):
             path = files[of[first]]
             source = h5py.VirtualSource(str(path.relative_to(folder)), f"features/{name}", (lengths[path], *shape))
             layout[first:last] = source[rows[first] : rows[first] + last - first]
-        file.create_virtual_dataset(f"features/{name}", layout)
-    file.attrs["parts"] = json.dumps({str(path.relative_to(folder)): path.stat().st_size for path in files})
-
-
-def runs(*numbers: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield (first, last) of each stretch in which all arrays, of equal length, count up by one."""
-    breaks = np.logical_or.reduce([np.diff(each) != 1 for each in numbers])
-    edges = np.flatnonzero(breaks) + 1
-    yield from zip([0, *edges.tolist()], [*edges.tolist(), len(numbers[0])], strict=True)
+        _write_kind(file.create_virtual_dataset(f"features/{name}", layout), made)
+    file.attrs["parts"] = json.dumps(held)
 
 
 def open_layer(file: h5py.File, layer: str, folder: Path) -> h5py.Dataset:
@@ -183,7 +209,7 @@ def read_rows(file: h5py.File) -> Rows:
     """Read ``/rows``."""
     group = file["rows"]
     held: dict[str, Any] = {
-        each.name: tuple(_texts(group[stored["name"]])) if stored["dtype"] is str else group[stored["name"]][:]
+        each.name: (_texts if stored["dtype"] is str else read_table)(file, f"rows/{stored['name']}")
         for each in fields(Rows)
         if (stored := each.metadata) and (stored["name"] in group or each.default is not None)
     }
@@ -201,13 +227,17 @@ def write_skipped(file: h5py.File, skipped: Sequence[Skipped]) -> None:
 
 def read_skipped(file: h5py.File) -> list[Skipped]:
     """Read ``/skipped``."""
-    group = file["skipped"]
-    keys = [key.tobytes() if key.any() else b"" for key in group["sha256"][:]]
-    return [Skipped(*each) for each in zip(_texts(group["path"]), _texts(group["reason"]), keys, strict=True)]
+    keys = [key.tobytes() if key.any() else b"" for key in read_table(file, "skipped/sha256")]
+    paths, reasons = _texts(file, "skipped/path"), _texts(file, "skipped/reason")
+    return [Skipped(*each) for each in zip(paths, reasons, keys, strict=True)]
 
 
-def write_attributes(file: h5py.File, provenance: dict[str, Any]) -> None:
-    """Write the root's attributes; the last thing before a file is closed."""
+def write_attributes(file: h5py.File, provenance: Mapping[str, Any]) -> None:
+    """Write the root's attributes, under which all else is; the last thing before a file is closed."""
+    tables: list[str] = []
+    file.visititems(lambda name, node: tables.append(name) if isinstance(node, h5py.Dataset) else None)
+    digests = {name: digest(_bytes(file[name][()])).hex() for name in tables if not name.startswith("features/")}
+    file.attrs["digests"] = json.dumps(digests)
     file.attrs["format"] = FORMAT
     file.attrs["format_version"] = FORMAT_VERSION
     file.attrs["provenance"] = json.dumps(provenance, ensure_ascii=False, sort_keys=True)
@@ -215,11 +245,44 @@ def write_attributes(file: h5py.File, provenance: dict[str, Any]) -> None:
     file.attrs["sha256"] = digest_attributes(file)
 
 
+def check_attributes(file: h5py.File, path: Path) -> None:
+    """Raise StoreError unless a file is a store or a part of one, of a format that is read, and its attributes are whole."""
+    attributes = file.attrs
+    if attributes.get("format") != FORMAT:
+        raise StoreError(
+            f"{path} is an HDF5 file, but no feature store. Make one: {command('extract', data='SOURCE')}"
+        )
+    if attributes["format_version"] not in _VERSIONS:
+        raise StoreError(
+            f"{path} has format version {attributes['format_version']}; this program reads "
+            f"{' and '.join(map(str, _VERSIONS))}. Update it: pip install --upgrade cached-features"
+        )
+    if attributes["sha256"] != digest_attributes(file):
+        raise StoreError(f"{path} is damaged: its attributes do not match their checksum. {REMEDY}")
+
+
 def digest_attributes(file: h5py.File) -> str:
     """Return the SHA-256 over attributes, whose texts HDF5 keeps outside its own checksums."""
     kept = {name: str(value) for name, value in file.attrs.items() if name != "sha256"}
     names = [str(name) for name in file["rows"].attrs["class_names"]] if "rows" in file else []
     return hashlib.sha256(json.dumps([kept, names], sort_keys=True).encode()).hexdigest()
+
+
+def read_table(file: h5py.File, name: str) -> np.ndarray:
+    """Return the values of a dataset that holds no features; raise ValueError if they do not match their digest."""
+    values: np.ndarray = file[name][()]
+    if is_modern(file) and json.loads(file.attrs["digests"])[name] != digest(_bytes(values)).hex():
+        raise ValueError(f"{name} does not match its digest")
+    return values
+
+
+def is_modern(file: h5py.File) -> bool:
+    """Tell whether a file has digests, as all have since format 2."""
+    return bool(file.attrs["format_version"] > 1)
+
+
+def _bytes(values: np.ndarray) -> bytes:
+    return f"{values.dtype.str} {values.shape} ".encode() + values.tobytes()
 
 
 def _write(group: h5py.Group, name: str, values: np.ndarray, dtype: np.dtype | None = None) -> None:
@@ -234,5 +297,5 @@ def _fixed(texts: Sequence[str]) -> np.ndarray:
     return np.array(encoded, h5py.string_dtype("utf-8", max(map(len, encoded), default=0) or 1))
 
 
-def _texts(data: h5py.Dataset) -> list[str]:
-    return [text.decode() for text in data[:]]
+def _texts(file: h5py.File, name: str) -> tuple[str, ...]:
+    return tuple(text.decode() for text in read_table(file, name))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from hashlib import blake2b
 
 import h5py
 import keras
@@ -227,7 +228,7 @@ def test_other_settings_are_refused_field_by_field(tree, tmp_path):
         ({"layers": ("lst",)}, "Did you mean 'last'"),
         ({"layers": ("9",)}, "layer index must be between -5 and 4; got 9"),
         ({"image_size": 7}, "at least 8 for tiny; got 7"),
-        ({"pool": "mean"}, r"pool must be one of avg, avg\+max, max, none"),
+        ({"pool": "mean"}, r"pool must be one of avg, avg\+max, cls, max, none"),
         ({"preprocess": "torch"}, "preprocess must be one of imagenet, none, rescale"),
         ({"dtype": "float8"}, "dtype must be one of float16, float32"),
         ({"batch_size": 0}, "batch-size must be at least 1"),
@@ -298,11 +299,11 @@ def test_layer_by_index_is_stored_by_name(tree, tmp_path):
         assert list(store.layers) == ["relu"]
 
 
-def test_the_file_is_format_1_for_plain_h5py(tree, tmp_path):
+def test_the_file_is_format_2_for_plain_h5py(tree, tmp_path):
     run(tree, tmp_path / "s.h5", dtype="float16", compression="none")
     with h5py.File(tmp_path / "s.h5") as file:
         assert (
-            file.attrs["format"] == "cached-features" and file.attrs["format_version"] == 1 and file.attrs["complete"]
+            file.attrs["format"] == "cached-features" and file.attrs["format_version"] == 2 and file.attrs["complete"]
         )
         provenance = json.loads(file.attrs["provenance"])
         assert (
@@ -310,7 +311,10 @@ def test_the_file_is_format_1_for_plain_h5py(tree, tmp_path):
             and len(provenance["fingerprint"]) == len(provenance["weights_sha256"]) == 64
         )
         features, rows = file["features/last"], file["rows"]
-        assert features.dtype == np.float16 and features.shape == (32, 3, 3, 6) and features.fletcher32
+        assert features.dtype == np.float16 and features.shape == (32, 3, 3, 6)
+        assert features.attrs["kind"] == b"map" and provenance["kinds"] == {"last": "map"}
+        values = b"".join(blake2b(row.tobytes(), digest_size=16).digest() for row in features[:])
+        assert provenance["values"] == blake2b(values, digest_size=16).hexdigest()
         assert rows["path"].asstr()[0] == "test/blue/test000.png"
         assert list(rows.attrs["class_names"]) == ["blue", "red"] and rows["label"].dtype == np.int32
         assert h5py.check_enum_dtype(rows["split"].dtype) == {"train": 0, "val": 1, "test": 2}

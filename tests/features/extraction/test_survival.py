@@ -30,6 +30,7 @@ from features.extraction.run import run_pass
 from features.extraction.verification import verify
 from features.images import contents
 from features.images.decode import decode
+from features.safefiles.hdf5 import filters_of
 from features.store import parts, writer_lock
 from features.store.writer_lock import one_writer
 from pipeline.cli.commands import main
@@ -185,11 +186,22 @@ def test_part_that_goes_away_under_a_reader_is_an_error_not_zeros(tree, tmp_path
 def test_compression_of_a_store_that_is_there_is_changed_when_asked(tree, tmp_path, stand_in):
     run(tree, tmp_path / "s.h5")
     assert run(tree, tmp_path / "s.h5", compression="none").computed == 0
-    with h5py.File(tmp_path / "s.h5") as file:
-        assert file["features/maps"]._filters.keys() == {"fletcher32"}
-    run(tree, tmp_path / "p.h5", layout="parts")
-    with pytest.raises(StoreError, match="must have one compression; got gzip, lz4"):
-        run(tree, tmp_path / "p.h5", layout="parts", compression="gzip")
+    assert filters(tmp_path / "s.h5") == ()
+    assert run(tree, tmp_path / "s.h5").computed == 0 and filters(tmp_path / "s.h5") == ()  # stays where none is asked for
+
+
+def test_parts_are_packed_anew_when_another_compression_is_asked_for(tree, tmp_path, stand_in):
+    run_in_small_parts(tree, tmp_path / "p.h5", layout="parts")
+    run(tree, tmp_path / "none.h5", compression="none")
+    assert run(tree, tmp_path / "p.h5", layout="parts", compression="none").computed == 0
+    assert_same_stores(tmp_path / "p.h5", tmp_path / "none.h5")
+    parts = list((tmp_path / "p.h5.parts").glob("part-*.h5"))
+    assert len(parts) == 7 and {filters(part) for part in parts} == {()}
+
+
+def filters(path):
+    with h5py.File(path) as file:
+        return filters_of(file["features/maps"])
 
 
 def test_broken_files_that_are_gone_count_no_more(tree, tmp_path, stand_in):

@@ -402,7 +402,8 @@ def test_parts_that_reach_out(tree, tmp_path):
     with open(part, "ab") as file:
         file.write(bytes(max(0, size - part.stat().st_size)))
     with h5py.File(path, "a") as file:
-        file.attrs["parts"] = json.dumps({f"s.h5.parts/{part.name}": part.stat().st_size})
+        held = {f"s.h5.parts/{part.name}": [part.stat().st_size, "0" * 64]}
+        file.attrs["parts"] = json.dumps(held)
         file.attrs["sha256"] = digest_attributes(file)
     with FeatureStore(path) as store, pytest.raises(UnsafeFile, match="has a link"):
         store.read()

@@ -56,8 +56,8 @@ def test_what_is_no_store(tmp_path, tiny_store):
         FeatureStore(tmp_path / "other.h5")
     shutil.copy(tiny_store, tmp_path / "newer.h5")
     with h5py.File(tmp_path / "newer.h5", "a") as file:
-        file.attrs["format_version"] = 2
-    with pytest.raises(StoreError, match="format version 2"):
+        file.attrs["format_version"] = 3
+    with pytest.raises(StoreError, match="format version 3; this program reads 1 and 2"):
         FeatureStore(tmp_path / "newer.h5")
 
 

@@ -1,0 +1,283 @@
+"""The chunks of a layer: packed and digested by threads, found in the file, and read past HDF5's one lock.
+
+HDF5 packs and unpacks one chunk at a time, under a lock of its own. But it tells where each chunk lies, and what its gzip filter
+writes is a zlib stream (RFC 1950). So chunks are written ready-made and read with ``pread``, on all cores.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, TypeVar
+
+import h5py
+import numpy as np
+
+from ..errors import StoreError, missing_extra
+from ..runtime.machine import cores
+from ..safefiles.hdf5 import DEFLATE, LZ4, ZSTD, filters_of
+
+try:  # at level 1 it packs features four times as fast as zlib and unpacks them twice as fast; see tests/README.md
+    from isal import isal_zlib as deflate
+except ImportError:  # no wheel for this machine: zlib writes and reads the same format
+    import zlib as deflate
+
+COMPRESSION = ("gzip", "none", "lz4", "zstd")  # all HDF5 programs read the first two; the others need hdf5plugin
+DIGEST_BYTES = 16
+_PLUGINS = {LZ4: "lz4", ZSTD: "zstd"}
+_SPAN_BYTES = 1 << 20  # of values that one thread reads at a time
+
+# How a chunk is packed, by the filters of its dataset; what is packed otherwise only HDF5 can write and read.
+_PACK: dict[tuple[int, ...], Callable[[bytes], bytes]] = {(): bytes, (DEFLATE,): lambda data: deflate.compress(data, 1)}
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def digest(data: Any) -> bytes:
+    """Return the BLAKE2b hash (RFC 7693) of some bytes, 16 bytes long."""
+    return blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+def filter_options(compression: str) -> dict[str, Any]:
+    """Return what h5py's ``create_dataset`` needs for a member of ``COMPRESSION``."""
+    if compression == "gzip":
+        return {"compression": "gzip", "compression_opts": 1}
+    if compression == "none":
+        return {}
+    plugin = _import_plugin(compression)
+    return dict(plugin.LZ4() if compression == "lz4" else plugin.Zstd(clevel=1))
+
+
+def _import_plugin(compression: str) -> Any:
+    try:
+        import hdf5plugin
+    except ImportError as error:
+        raise missing_extra("hdf5plugin", "hdf5plugin", f"compression {compression}") from error
+    return hdf5plugin
+
+
+class LayerWriter:
+    """One layer on its way into a file: its chunks in any order, and the digests of its rows and chunks.
+
+    Parameters
+    ----------
+    data : h5py.Dataset
+        Empty, as `schema.create` makes it.
+    """
+
+    def __init__(self, data: h5py.Dataset):
+        self._data = data
+        self.step = data.chunks[0] if data.chunks else 1
+        self.rows = np.zeros((len(data), DIGEST_BYTES), np.uint8)
+        self.chunks = np.zeros((-(-len(data) // self.step), DIGEST_BYTES), np.uint8)
+
+    def write(self, first: int, values: np.ndarray) -> None:
+        """Write consecutive rows, from the first one of a chunk to the last one of a chunk or of all."""
+        values = np.ascontiguousarray(values)
+        pieces = [values[start : start + self.step] for start in range(0, len(values), self.step)]
+        pack = _PACK.get(filters_of(self._data))
+        if pack is None:
+            self._data[first : first + len(values)] = values
+        for number, (rows, packed) in enumerate(in_threads(functools.partial(_pack, self.step, pack), pieces)):
+            start = first + number * self.step
+            if packed is None:
+                _, packed = self._data.id.read_direct_chunk(self._corner(start))
+            else:
+                self._data.id.write_direct_chunk(self._corner(start), packed)
+            self.rows[start : start + len(rows)] = rows
+            self.chunks[start // self.step] = np.frombuffer(digest(packed), np.uint8)
+
+    def put(self, row: int, packed: bytes, row_digest: np.ndarray) -> None:
+        """Write a row that is a chunk of its own as another file has it packed."""
+        self._data.id.write_direct_chunk(self._corner(row), packed)
+        self.rows[row] = row_digest
+        self.chunks[row] = np.frombuffer(digest(packed), np.uint8)
+
+    def _corner(self, row: int) -> tuple[int, ...]:
+        return (row, *(0,) * (self._data.ndim - 1))
+
+
+def _pack(step: int, pack: Callable[[bytes], bytes] | None, values: np.ndarray) -> tuple[np.ndarray, bytes | None]:
+    """Return the digest of each row, and a chunk of them; the last chunk of a layer is filled up with zeros."""
+    rows = np.frombuffer(b"".join(digest(row) for row in values), np.uint8).reshape(-1, DIGEST_BYTES)
+    if pack is None:
+        return rows, None
+    return rows, pack(values.tobytes() + bytes((step - len(values)) * values[0].nbytes))
+
+
+class LayerReader:
+    """One layer in one file, for reading; threads may share it.
+
+    Parameters
+    ----------
+    data : h5py.Dataset
+        Not a virtual one.
+    path : Path
+        Of its file.
+    chunk_digests : ndarray of shape (n_chunks, 16), uint8, optional
+        What the chunks' bytes must hash to; format 1 has none.
+
+    Attributes
+    ----------
+    row_shape : tuple of int
+    dtype : numpy.dtype
+
+    Raises
+    ------
+    StoreError
+        If chunks are packed in a way that no store has.
+    """
+
+    def __init__(self, data: h5py.Dataset, path: Path, chunk_digests: np.ndarray | None):
+        self.path, self.name = path, data.name
+        self.row_shape, self.dtype, self._length = data.shape[1:], data.dtype, len(data)
+        self._step = data.chunks[0] if data.chunks else 1
+        self._filters = filters_of(data)
+        for code in self._filters:
+            if code in _PLUGINS:
+                _import_plugin(_PLUGINS[code])
+        self._offsets, self._sizes = _find_chunks(data)
+        self._digests = None if chunk_digests is None else chunk_digests.tobytes()
+        self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self._handle)
+        # HDF5 unpacks what only it can, and what has no digest but the checksum in its own filters.
+        self._data = None
+        if self._digests is None or self._filters not in _PACK:
+            file = h5py.File(path, "r", locking=False)
+            weakref.finalize(self, file.close)
+            self._data = file[data.name]
+
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Read some rows, in their order, into an array of this or another number type.
+
+        Raises
+        ------
+        OSError, ValueError
+            If they are damaged.
+        """
+        if not len(rows):
+            return
+        numbers, within = np.divmod(rows, self._step)
+        if self._data is not None:
+            if self._digests is not None:
+                for number in np.unique(numbers):
+                    self.packed(int(number))
+            for first, last in stretches(rows):
+                source = np.s_[int(rows[first]) : int(rows[first]) + last - first]
+                out[first:last] = self._data[source]
+            return
+        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+        for first, last in zip(edges[:-1], edges[1:], strict=True):
+            values = self._unpack(int(numbers[first]))
+            out[first:last] = values[0] if self._step == 1 else values[within[first:last]]
+
+    def read_all(self) -> np.ndarray:
+        """Return all rows, as they are stored."""
+        values = np.empty((self._length, *self.row_shape), self.dtype)
+        self.read(np.arange(self._length), values)
+        return values
+
+    def packed(self, number: int) -> bytes:
+        """Return the bytes of a chunk as they lie in the file; raise ValueError if they are not those that were written."""
+        data = _read_at(self._handle, self._sizes[number], self._offsets[number])
+        if self._digests is not None:
+            place = number * DIGEST_BYTES
+            if digest(data) != self._digests[place : place + DIGEST_BYTES]:
+                raise ValueError(f"chunk {number} of {self.name} in {self.path} does not match its digest")
+        return data
+
+    def is_packed_as(self, data: h5py.Dataset) -> bool:
+        """Tell whether rows are chunks of their own here and in another dataset, packed the same way."""
+        return (
+            self._digests is not None
+            and self._step == data.chunks[0] == 1
+            and self._filters == filters_of(data)
+        )
+
+    def _unpack(self, number: int) -> np.ndarray:
+        data = self.packed(number)
+        if self._filters:
+            try:
+                data = deflate.decompress(data, 15, self._bytes)
+            except deflate.error as error:
+                raise ValueError(f"chunk {number} is no deflate stream ({error})") from error
+        if len(data) != self._bytes:
+            raise ValueError(f"chunk {number} has {len(data)} bytes instead of {self._bytes}")
+        return np.frombuffer(data, self.dtype).reshape(self._step, *self.row_shape)
+
+    @functools.cached_property
+    def _bytes(self) -> int:
+        return self._step * int(np.prod(self.row_shape)) * self.dtype.itemsize
+
+
+def _find_chunks(data: h5py.Dataset) -> tuple[list[int], list[int]]:
+    """Return where each chunk begins in the file, and its bytes."""
+    if not data.size:
+        return [], []
+    count, largest = -(-len(data) // data.chunks[0]), 0
+    offsets, sizes = [0] * count, [0] * count
+
+    def note(chunk: Any) -> None:
+        number = chunk.chunk_offset[0] // data.chunks[0]
+        if chunk.filter_mask:
+            sizes[number] = -1
+        else:
+            offsets[number], sizes[number] = chunk.byte_offset, chunk.size
+
+    data.id.chunk_iter(note)
+    # Deflate adds at most 5 bytes to each 16 kB that it cannot make smaller (RFC 1951), LZ4 and Zstd less than 1 %.
+    largest = int(data.chunks[0] * np.prod(data.shape[1:]) * data.dtype.itemsize * 1.02) + 256
+    wrong = [number for number, size in enumerate(sizes) if not 0 < size <= largest]
+    if wrong:
+        raise StoreError(f"{data.file.filename} has chunks in {data.name} that no store has; they are not read.")
+    return offsets, sizes
+
+
+_lock = threading.Lock()
+
+
+def _read_at(handle: int, size: int, offset: int) -> bytes:
+    """Return bytes of a file without moving where others read; on Windows one at a time."""
+    if hasattr(os, "pread"):
+        data = os.pread(handle, size, offset)
+    else:
+        with _lock:
+            os.lseek(handle, offset, os.SEEK_SET)
+            data = os.read(handle, size)
+    if len(data) < size:
+        raise ValueError(f"the file ends {size - len(data)} bytes too early")
+    return data
+
+
+def stretches(rows: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield (first, last) of each stretch in which numbers count up by one."""
+    edges = (np.flatnonzero(np.diff(rows) != 1) + 1).tolist()
+    yield from zip([0, *edges], [*edges, len(rows)], strict=True)
+
+
+def spans(count: int, row_bytes: int) -> list[slice]:
+    """Return slices of so many rows, a size that threads read well and such that no thread is idle."""
+    step = max(1, min(-(-count // cores()), _SPAN_BYTES // max(1, row_bytes)))
+    return [slice(first, min(first + step, count)) for first in range(0, count, step)]
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield what a function returns for each item, in their order, computed by one thread per core."""
+    items = list(items)
+    if len(items) < 2 or cores() < 2:
+        yield from map(function, items)
+    else:
+        yield from _threads(os.getpid()).map(function, items)
+
+
+@functools.lru_cache(maxsize=1)
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Return this process's threads; a forked child has none of its parent's."""
+    return ThreadPoolExecutor(cores(), thread_name_prefix="cached-features-store")
