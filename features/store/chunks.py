@@ -85,6 +85,7 @@ class LayerWriter:
         pack = _PACK.get(filters_of(self._data))
         if pack is None:
             self._data[first : first + len(values)] = values
+            self._data.flush()
         for number, (rows, packed) in enumerate(in_threads(functools.partial(_pack, self.step, pack), pieces)):
             start = first + number * self.step
             if packed is None:

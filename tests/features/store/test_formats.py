@@ -1,0 +1,138 @@
+"""Stores of every format that ever landed, kept as files, still open, and give the values that were written."""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import assert_same_stores, draw, draw_tree
+
+from features import FeatureStore, extract
+from features.extraction.verification import verify
+from features.safefiles.hdf5 import filters_of
+from features.store.parts import upgrade
+from features.store.schema import digest_attributes
+
+FORMATS = Path(__file__).with_name("formats")
+# SHA-256 of each layer's values as the version that wrote the file read them, with h5py alone.
+LAST = "5fba3695fb72430883ec745d6dfd3be92279010827b40cbdc68de58a9d48a5b6"
+VALUES = {
+    "format1.h5": {"last": LAST},
+    "format1-parts.h5": {"last": LAST},
+    "format1-gzip.h5": {"relu": "5065a6aac05fa9d0b4ac7a9ff322bca41880c75cc0bff8ce2830693a57b00798", "last": "91494def50a141605f45e6ce3b30525898b804f6526fa1eb1ebbccc7fe66af15"},
+    "format2.h5": {"last": LAST},
+    "format2-parts.h5": {"last": LAST},
+}
+
+
+def hashes(path):
+    with FeatureStore(path) as store:
+        return {
+            layer: hashlib.sha256(store.read(layer).astype(np.float16).tobytes()).hexdigest() for layer in store.layers
+        }
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_store_of_any_format_gives_the_values_that_were_written(name):
+    with FeatureStore(FORMATS / name) as store:
+        assert store.rows.class_names == ("blue", "red") and store.rows.paths[0] == "test/blue/test000.png"
+        assert store.kinds == dict.fromkeys(store.layers, "map") and store.format_version == int(name[6])
+    assert hashes(FORMATS / name) == VALUES[name]
+
+
+@pytest.fixture
+def old(tmp_path, request):
+    """A copy of a kept store."""
+    shutil.copy(FORMATS / request.param, tmp_path)
+    if (FORMATS / f"{request.param}.parts").exists():
+        shutil.copytree(FORMATS / f"{request.param}.parts", tmp_path / f"{request.param}.parts")
+    return tmp_path / request.param
+
+
+@pytest.mark.parametrize("old", [name for name in VALUES if name < "format2"], indirect=True)
+def test_upgrading_keeps_all_values_and_computes_nothing(old, said):
+    upgrade(old)
+    with FeatureStore(old) as store:
+        assert store.format_version == 2 and store.made.compression == "gzip"
+    assert hashes(old) == VALUES[old.name] and verify(old, rows=0)[0].held
+    assert any("has format 1; it becomes format 2" in line for line in said)
+    code = f"import h5py; print(h5py.File({str(old)!r})['features/last'][0].sum() > 0)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
+
+
+@pytest.mark.parametrize("layout", ["file", "parts"])
+def test_a_store_of_format_1_grows_into_format_2(tmp_path, layout, said):
+    """Of images of today, so that the versions that are part of a spec are today's."""
+    tree, path = draw_tree(tmp_path / "photos"), tmp_path / "s.h5"
+    asked = {"backbone": "tiny", "batch_size": 8, "engine": "tensorflow", "layout": layout}
+    extract(str(tree), out=path, compression="lz4", **asked)
+    as_format_1(path)
+    assert extract(str(tree), out=path, **asked).computed == 0
+    with FeatureStore(path) as store:
+        assert store.format_version == 1  # nothing was asked for that it does not hold
+    draw(tree / "train/blue/new.png", 99)
+    assert extract(str(tree), out=path, **asked).computed == 1
+    extract(str(tree), out=tmp_path / "new.h5", **asked)
+    assert_same_stores(path, tmp_path / "new.h5")
+    assert any("has format 1; it becomes format 2" in line for line in said)
+    assert all(check.held for check in verify(path))
+
+
+def as_format_1(path):
+    """Take out of a store and its parts what format 2 added."""
+    for name in [*Path(f"{path}.parts").glob("part-*.h5"), path]:
+        with h5py.File(name, "a", libver=("v110", "v110")) as file:
+            provenance = json.loads(file.attrs["provenance"])
+            for added in ("kinds", "values"):
+                del provenance[added]
+            file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+            file.attrs["format_version"] = 1
+            del file.attrs["digests"], file["digests"]
+            if "parts" in file.attrs:
+                sizes = {part: (path.parent / part).stat().st_size for part in json.loads(file.attrs["parts"])}
+                file.attrs["parts"] = json.dumps(sizes)
+            file.attrs["sha256"] = digest_attributes(file)
+
+
+def test_plain_readers_need_nothing_of_ours(tmp_path):
+    store = FORMATS / "format2.h5"
+    code = (
+        "import sys, h5py, hashlib; file = h5py.File(sys.argv[1])\n"
+        "assert not {'hdf5plugin', 'features'} & set(sys.modules)\n"
+        "print(hashlib.sha256(file['features/last'][:].tobytes()).hexdigest())"
+    )
+    plain = subprocess.run([sys.executable, "-c", code, store], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert plain.stdout.strip() == LAST
+    if shutil.which("h5dump") is None:
+        pytest.skip("h5dump, of Debian's hdf5-tools, is not installed")
+    raw = tmp_path / "last.bin"
+    subprocess.run(["h5dump", "-d", "/features/last", "-b", "NATIVE", "-o", raw, store], check=True, capture_output=True)
+    found = np.fromfile(raw, np.float32).astype(np.float16)
+    assert hashlib.sha256(found.tobytes()).hexdigest() == LAST
+
+
+def test_processes_that_are_forked_or_spawned_read_the_same(tmp_path):
+    with FeatureStore(FORMATS / "format2.h5") as store:
+        expected = store.read()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writing, bytes([np.array_equal(store.read(), expected)]))
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(reading, 1) == b"\1"
+        os.close(reading), os.close(writing)
+        with pickle.loads(pickle.dumps(store)) as again:
+            np.testing.assert_array_equal(again.read(), expected)
+
+
+def test_filters_are_those_that_every_hdf5_has():
+    with h5py.File(FORMATS / "format2.h5") as file:
+        assert filters_of(file["features/last"]) == (h5py.h5z.FILTER_DEFLATE,)
