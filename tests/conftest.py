@@ -53,6 +53,7 @@ def cache(tmp_path_factory):
 def tiny(monkeypatch):
     """Register the bases of tests/tiny.py."""
     monkeypatch.setitem(BACKBONES, "tiny", Backbone("tiny", "Tiny", "last", 16, 8))
+    monkeypatch.setitem(BACKBONES, "tiny_tokens", Backbone("tiny", "TinyTokens", "tokens", 16, 8))
     monkeypatch.setitem(BACKBONES, "tiny_chain", Backbone("tiny", "TinyChain", "pool6", 16, 16))
     monkeypatch.setitem(BACKBONES, "tiny_graph", Backbone("tiny", "TinyGraph", "last_relu", 64, 32))
 

@@ -17,6 +17,21 @@ def Tiny(weights, include_top, input_shape):
     return model
 
 
+def TinyTokens(weights, include_top, input_shape):
+    """Patches as tokens behind a class token, and attention among them; `weights` is ignored, as in `Tiny`."""
+    layers = keras.layers
+    images = keras.Input(input_shape, name="images")
+    patches = layers.Conv2D(8, 4, strides=4, name="patches")(images)
+    tokens = layers.Reshape((-1, 8), name="flat")(patches)
+    tokens = layers.ZeroPadding1D((1, 0), name="cls")(tokens)
+    attended = layers.MultiHeadAttention(2, 4, name="attention")(tokens, tokens)
+    outputs = layers.Add(name="tokens")([tokens, attended])
+    model = keras.Model(images, outputs, name="tiny_tokens")
+    random = np.random.default_rng(9)
+    model.set_weights([random.normal(0, 0.2, array.shape) for array in model.get_weights()])
+    return model
+
+
 def TinyChain(weights, include_top, input_shape):
     """Convolutions and pools as VGG's; `weights` is ignored: they are always the same random ones."""
     maps = images = keras.Input(input_shape, name="images")

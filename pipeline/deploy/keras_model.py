@@ -86,16 +86,22 @@ def _view(images: Any, view: int) -> Any:
     return ops.flip(images, flipped) if flipped else images
 
 
+_OVER_TOKENS = {"avg": "GlobalAveragePooling1D", "max": "GlobalMaxPooling1D"}
+_OVER_CELLS = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}
+
+
 def _pooled(maps: Any, pool: str, spec: FeatureSpec) -> Any:
     """Return a layer's output as the head reads it: pooled and rounded as it was stored, then pooled as it is read."""
     layers, ops = import_keras().layers, import_keras().ops
 
     def pooled(each: Any, pool: str) -> Any:
-        by = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D, "flatten": layers.Flatten}
-        made = [by[name]()(each) for name in pools_of(pool)]
+        if pool == "cls":
+            return each[:, 0]
+        by = {3: _OVER_TOKENS, 4: _OVER_CELLS}[len(each.shape)] | {"flatten": "Flatten"}
+        made = [getattr(layers, by[name])()(each) for name in pools_of(pool)]
         return layers.Concatenate()(made) if len(made) > 1 else made[0]
 
-    if spec.pool != "none" and len(maps.shape) == 4:
+    if spec.pool != "none" and len(maps.shape) > 2:
         maps = pooled(maps, spec.pool)
     if spec.dtype == "float16":
         maps = ops.cast(ops.cast(maps, "float16"), "float32")

@@ -182,9 +182,8 @@ def _from_store(run: Run, gallery: Gallery) -> dict[str, Any]:
             ranked = [head["head"] for head in run.heads]
             head = refit(store, run.predictions, ranked, run.told["seed"], run.told["select"])
             layer = head.features.parts[0].layer
-            is_map = len(store.layers[layer]) == 3
             first = np.arange(0, len(store), store.views)
-            X = store.read(layer, "avg" if is_map else "flatten", first)
+            X = store.read(layer, "flatten" if store.kinds[layer] == "vector" else "avg", first)
             return {
                 "linear": _linear(run, head),
                 "attention": gallery.attention(store, head),

@@ -71,7 +71,9 @@ class Gallery:
         if len(layers) > 1:
             return {"why": f"The head joins {len(layers)} layers ({', '.join(layers)}), which have no cells in common."}
         shape = store.layers[layers[0]]
-        if len(shape) == 1:
+        if store.kinds[layers[0]] == "tokens":
+            return {"why": f"{layers[0]} gives tokens; where each of them lies in the image is not known."}
+        if store.kinds[layers[0]] == "vector":
             return {
                 "why": f"The store keeps {layers[0]} pooled over space ({head.features.pool}): where a value came from "
                 f"is gone. Extract it whole to see it: {command('extract', pool='none')}"

@@ -97,8 +97,8 @@ def probe(store: str | Path, **options: Unpack[ProbeOptions]) -> LayerProbe:
         fits = Fits(opened, rows, splits, folder.parent / ".fits", asked.fresh)
 
         def of_layer(layer: str) -> Request:
-            is_map = len(opened.dataset(layer.split(",")[0]).shape) == 4
-            return replace(asked, layer=layer, pool=(asked.pool or "avg+max") if is_map else asked.pool)
+            is_vector = opened.kinds.get(layer.split(",")[0]) == "vector"
+            return replace(asked, layer=layer, pool=asked.pool if is_vector else asked.pool or "avg+max")
 
         if asked.cluster is not None:
             fits.fill([("logistic", of_layer(name)) for name in names])

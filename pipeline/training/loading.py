@@ -81,11 +81,10 @@ def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
     names = asked.layer.split(",") if asked.layer else [list(store.layers)[-1]]
     parts, widths = [], []
     for name in names:
-        shape = store.dataset(name).shape[1:]
-        is_map = len(shape) == 3
-        way = asked.pool or (find_head(head).pool if is_map else "flatten")
-        check_pool(way, shape, str(store.path))
-        parts.append(Part(name, way if is_map else store.provenance["pool"], way))
+        shape, kind = store.dataset(name).shape[1:], store.kinds[name]
+        way = asked.pool or ("flatten" if kind == "vector" else find_head(head).pool)
+        check_pool(way, kind, str(store.path))
+        parts.append(Part(name, store.provenance["pool"] if kind == "vector" else way, way))
         times = len(pools_of(parts[-1].pool))  # average and maximum have each a scale of their own
         widths += [math.prod(pooled_shape(shape, way)) // times] * times
     rows = np.flatnonzero(store.rows.views < views)

@@ -50,6 +50,22 @@ def test_stored_features_equal_the_models_own_output(tree, tmp_path, preprocess)
         assert store.rows.paths == tuple(sorted(store.rows.paths)) and len(store) == 32
 
 
+def test_tokens_are_kept_as_such_and_pooled_by_their_kind(tree, tmp_path):
+    tokens = {"backbone": "tiny_tokens", "batch_size": 8, "dtype": "float32"}
+    extract(str(tree), out=tmp_path / "all.h5", **tokens)
+    extract(str(tree), out=tmp_path / "cls.h5", pool="cls", **tokens)
+    with FeatureStore(tmp_path / "all.h5") as store, FeatureStore(tmp_path / "cls.h5") as pooled:
+        assert (store.kinds, pooled.kinds) == ({"tokens": "tokens"}, {"tokens": "vector"})
+        values = store.dataset("tokens")[:]
+        assert values.shape == (32, 17, 8) and np.ptp(values[:, 0]) > 0
+        np.testing.assert_array_equal(store.read(pool="cls"), values[:, 0])
+        np.testing.assert_array_equal(pooled.read(), values[:, 0])
+        np.testing.assert_allclose(store.read(pool="avg"), values.mean(1), rtol=1e-6)
+        np.testing.assert_array_equal(store.read(pool="flatten"), values.reshape(32, -1))
+    with pytest.raises(RequestError, match="got 'cls' for last, which takes the first of a transformer's tokens"):
+        extract(str(tree), backbone="tiny", out=tmp_path / "maps.h5", pool="cls")
+
+
 @pytest.mark.parametrize("pool", ["avg", "max"])
 def test_pooling_at_extraction_equals_pooling_on_reading(tree, tmp_path, pool):
     run(tree, tmp_path / "maps.h5")

@@ -6,8 +6,11 @@ import h5py
 import numpy as np
 import pytest
 
-from features import FeatureStore
-from features.errors import RequestError, StoreError
+from features import FeatureStore, extract
+from features.errors import RequestError, StoreError, UnsafeFile
+from features.extraction.forward import PassLimits
+from features.extraction.request import ExtractRequest
+from features.extraction.run import run_pass
 from features.pooling import pool_maps
 
 
@@ -61,17 +64,79 @@ def test_what_is_no_store(tmp_path, tiny_store):
         FeatureStore(tmp_path / "newer.h5")
 
 
-def test_damaged_values_are_an_error(tmp_path, tiny_store):
-    copy = shutil.copy(tiny_store, tmp_path / "damaged.h5")
-    with h5py.File(copy) as file:
-        where = file["features/last"].id.get_chunk_info(0).byte_offset
-    with open(copy, "r+b") as file:
-        file.seek(where + 10)
-        byte = file.read(1)[0]
-        file.seek(where + 10)
-        file.write(bytes([byte ^ 1]))
-    with FeatureStore(copy) as store, pytest.raises(StoreError, match="fail their checksum"):
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda chunk: chunk[:10] + bytes([chunk[10] ^ 1]) + chunk[11:],
+        lambda chunk: bytes(len(chunk)),  # a hole, which Fletcher-32 takes for whole
+        lambda chunk: chunk.replace(b"\0\0", b"\xff\xff"),  # so does it this
+        lambda chunk: chunk[::-1],
+    ],
+    ids=["flip", "hole", "ffff", "reversed"],
+)
+@pytest.mark.parametrize("compression", ["gzip", "none", "lz4"])
+def test_damaged_values_are_an_error(tree, tmp_path, stand_in, compression, harm):
+    path = tmp_path / "s.h5"
+    extract(str(tree), backbone="tiny", out=path, compression=compression, pool="none")
+    with h5py.File(path) as file:
+        (name,) = file["features"]
+        chunk = file[f"features/{name}"].id.get_chunk_info(0)
+    data = bytearray(path.read_bytes())
+    held = bytes(data[chunk.byte_offset : chunk.byte_offset + chunk.size])
+    data[chunk.byte_offset : chunk.byte_offset + chunk.size] = harm(held)
+    path.write_bytes(data)
+    with FeatureStore(path) as store:
+        if harm(held) == held:
+            store.read()
+        else:
+            with pytest.raises(StoreError, match=r"fail their checksum \(chunk 0 of .* does not match its digest"):
+                store.read()
+
+
+@pytest.mark.parametrize("name", ["rows/label", "rows/split", "digests/chunks/last", "digests/rows/last", "skipped/path"])
+def test_a_changed_table_is_an_error(tmp_path, tree, name):
+    path = tmp_path / "s.h5"
+    (tree / "train/red/odd.png").write_bytes(b"no image")
+    extract(str(tree), backbone="tiny", out=path)
+    with h5py.File(path, "a") as file:  # HDF5's own checksums are those of the new values
+        values = file[name][:]
+        values.reshape(-1).view(np.uint8)[0] ^= 1
+        file[name][:] = values
+    with pytest.raises(StoreError, match=rf"{name} does not match its digest"), FeatureStore(path) as store:
+        store.check("last", np.arange(32))
+
+
+def test_parts_that_changed_places_are_an_error(tmp_path, tree, stand_in):
+    path = tmp_path / "s.h5"
+    asked = ExtractRequest(str(tree), backbone="tiny", out=path, layout="parts", compression="none", batch_size=8)
+    run_pass(asked, limits=PassLimits(part_bytes=1))
+    one, other, *_ = path.with_name("s.h5.parts").glob("part-*.h5")
+    first, second = one.read_bytes(), other.read_bytes()
+    assert len(first) == len(second)
+    one.write_bytes(second), other.write_bytes(first)
+    with FeatureStore(path) as store, pytest.raises(StoreError, match="is not the part of .* that had this name"):
         store.read()
+
+
+def test_a_changed_table_of_a_part_is_an_error_when_a_pass_goes_on(tmp_path, tree, stand_in):
+    path = tmp_path / "s.h5"
+    extract(str(tree), backbone="tiny", out=path, layout="parts")
+    (part,) = path.with_name("s.h5.parts").glob("part-*.h5")
+    with h5py.File(part, "a") as file:
+        file["sha256"][:] = file["sha256"][:][::-1]
+    path.unlink()
+    with pytest.raises(StoreError, match=r"is damaged \(sha256 does not match its digest\)"):
+        extract(str(tree), backbone="tiny", out=path)
+
+
+def test_other_filters_are_never_run(tmp_path, tiny_store):
+    copy = shutil.copy(tiny_store, tmp_path / "s.h5")
+    with h5py.File(copy, "a") as file:
+        values = file["features/last"][:]
+        del file["features/last"]
+        file.create_dataset("features/last", data=values, chunks=True, compression="lzf")
+    with pytest.raises(UnsafeFile, match="went through a filter of HDF5 which is not accepted"):
+        FeatureStore(copy)
 
 
 def test_truncated_file_is_an_error(tmp_path, tiny_store):

@@ -178,6 +178,14 @@ def test_layers_views_and_pooling_at_extraction(tree, tmp_path):
         assert parity["same_class"] == 32 and parity["largest_difference"] < 1e-3
 
 
+@pytest.mark.parametrize("pool", ["cls", "avg+max"])
+def test_a_head_on_tokens(tree, tmp_path, pool):
+    extract(str(tree), backbone="tiny_tokens", out=tmp_path / "s.h5", batch_size=8)
+    pipeline.train_head(tmp_path / "s.h5", "logistic", out=tmp_path / "run", pool=pool)
+    parity = export(tmp_path / "run", tmp_path / "model.keras", rows=0).parity
+    assert parity["same_class"] == 32 and parity["largest_difference"] < 1e-3
+
+
 def test_what_cannot_be_layers_is_refused_with_another_way(trained, tree, tmp_path):
     with pytest.raises(RequestError, match=r"look up training rows.*head=.rbf-svm"):
         export(trained / "knn", tmp_path / "m.keras")
