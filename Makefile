@@ -16,7 +16,7 @@ OPTIONS ?=
 DEMO_SIZE ?= 160
 
 BIN := .venv/bin
-EXTRAS := demo,openvino,mnn,numba,dask,export,pandas,test,lint
+EXTRAS := demo,openvino,mnn,numba,dask,export,pandas,hdf5plugin,test,lint
 PIPELINE := $(BIN)/python -m pipeline
 RUNS = runs/$(basename $(notdir $(STORE)))
 
