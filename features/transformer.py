@@ -14,11 +14,11 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from .engines.registry import Engine
 from .errors import RequestError, SourceError, must_be_one_of
-from .extraction.prepare import prepare
+from .extraction.preparation import prepare
 from .extraction.recompute import embed
 from .extraction.request import FeatureOptions, check_features
 from .images.contents import Content, distinct_contents, hash_files
-from .images.decode import RESIZE
+from .images.decoding import RESIZE
 from .pooling import POOLS, pool_maps
 from .runtime.machine import cores
 from .runtime.user_cache import cache_folder

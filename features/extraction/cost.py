@@ -13,14 +13,14 @@ import numpy as np
 from ..engines.registry import Engine
 from ..errors import option
 from ..images.contents import Content
-from ..images.decode import read_bytes
+from ..images.decoding import read_bytes
 from ..options import PlanOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores
 from ..sources.load import load_source
 from ..sources.source import Source
 from .forward import rows_a_part
-from .prepare import prepare
+from .preparation import prepare
 from .request import ExtractRequest, check_options
 
 WORKERS = (1, 8, 64)

@@ -13,11 +13,11 @@ import numpy as np
 from ..engines.registry import ENGINES, Engine
 from ..errors import CachedFeaturesError, UnsafeFile, must_be_one_of
 from ..images.contents import Content, ahead
-from ..images.decode import check_resize
+from ..images.decoding import check_resize
 from ..images.views import check_views, make_view
 from ..store.provenance import Provenance
 from .forward import cast_features
-from .prepare import Prepared, prepare
+from .preparation import Prepared, prepare
 from .request import FeatureOptions
 
 

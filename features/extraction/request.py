@@ -11,7 +11,7 @@ from ..backbones.registry import check_request, find_backbone
 from ..engines.batch_size import USUAL
 from ..engines.registry import CHOICES, is_installed, missing_engine
 from ..errors import RequestError, must_be_one_of, option
-from ..images.decode import check_resize
+from ..images.decoding import check_resize
 from ..images.views import check_views
 from ..pooling import EXTRACT_POOLS
 from ..runtime.dask_cluster import check_cluster

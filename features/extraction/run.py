@@ -24,7 +24,7 @@ from ..store.schema import Rows, Skipped
 from ..store.writer_lock import one_writer
 from .forward import USUAL_LIMITS, PassLimits, Stages, allowed_skips, compute, find_work, too_many_skipped
 from .plan import Plan, check_classes, find_finished, is_current, make_plan
-from .prepare import Prepared, prepare
+from .preparation import Prepared, prepare
 from .request import ExtractRequest, check_options
 
 

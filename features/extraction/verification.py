@@ -11,7 +11,7 @@ import numpy as np
 from ..engines.registry import ENGINES, Engine, is_installed, missing_engine
 from ..errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage, option
 from ..images.contents import hash_files
-from ..images.decode import decode, read_bytes
+from ..images.decoding import decode, read_bytes
 from ..images.views import make_view
 from ..runtime.log import log
 from ..runtime.progress import Progress

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from ..errors import ClusterError, RequestError, missing_extra, option
 from .log import log
 from .machine import cores
-from .versions import differences, versions
+from .versions import differences, installed_versions
 
 GO_ON = "What is done is kept: the same command goes on from there."
 _PATIENCE = {"connect": 10.0, "first-worker": 30.0, "look": 2.0, "no-worker": 60.0}
@@ -167,7 +167,7 @@ def _check_versions(client: Any, skip_unfit: bool) -> set[str]:
     for name, seen in found.items():
         if isinstance(seen, BaseException):
             bad[name] = f"it cannot tell its versions ({seen}). Install this program there."
-        elif differs := differences(versions(), seen[0]):
+        elif differs := differences(installed_versions(), seen[0]):
             bad[name] = f"it has {differs}. Install the client's versions there and start it again."
     unfit = settle_unfit(bad, len(found) - len(bad), skip_unfit)
     threads, has = Counter[str](), {}
@@ -185,7 +185,7 @@ def _check_versions(client: Any, skip_unfit: bool) -> set[str]:
 
 
 def _describe() -> tuple[dict[str, str], str, int]:
-    return versions(), platform.node(), cores()
+    return installed_versions(), platform.node(), cores()
 
 
 def _import_distributed() -> Any:

@@ -18,7 +18,7 @@ _PACKAGES = (
 
 
 @functools.cache
-def versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Return this process's versions by name; ``none`` of what is not installed."""
     found = {"Python": platform.python_version(), "cached-features": __version__}
     return found | {name: _version(name) for name in _PACKAGES} | {"source": own_source()[:12]}

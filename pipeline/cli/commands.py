@@ -142,7 +142,7 @@ def _layers(backbone: str, image_size: int | None = None) -> tuple[dict[str, Any
 
 
 def _lecture(**options: Any) -> tuple[dict[str, Any], str]:
-    from ..training.lecture import format_lecture, lecture
+    from ..training.lecture_models import format_lecture, lecture
 
     results = lecture(**options)
     log.info(f"next     {_PROGRAM} extract --data {results['data']} --backbone vgg16")

@@ -18,7 +18,7 @@ import numpy as np
 from features.backbones.weights import LICENCES
 from features.errors import ParityError, RequestError, UnreadableImage, command, missing_extra, option
 from features.extraction.recompute import prepare_again
-from features.images.decode import decode_whole, read_bytes
+from features.images.decoding import decode_whole, read_bytes
 from features.options import takes
 from features.runtime.atomic import written_whole
 from features.runtime.keras_runtime import import_keras, quiet

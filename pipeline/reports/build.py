@@ -21,9 +21,9 @@ from ..runs.predictions import Predictions, load_predictions
 from ..training.fit import Result
 from ..training.summary import best_first, compare_with_best, summarise
 from . import figures
-from .analysis.refit import refit
+from .analysis.refitted_head import refit
 from .gallery import COLOURS, POINTS, SYMBOLS, Gallery
-from .render import render
+from .page import render
 from .thumbnails import Thumbnails
 
 

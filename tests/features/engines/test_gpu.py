@@ -13,7 +13,7 @@ from features.engines.batch_size import find_batch_size, pick_batch_size
 from features.engines.registry import ENGINES
 from features.engines.selection import images_per_second, make_checked
 from features.errors import EngineError
-from features.extraction.prepare import prepare
+from features.extraction.preparation import prepare
 from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.store.provenance import Device

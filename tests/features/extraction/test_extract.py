@@ -20,7 +20,7 @@ from features.extraction.forward import PassLimits, cast_features
 from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
-from features.images.decode import decode
+from features.images.decoding import decode
 from features.images.views import make_view
 from features.runtime.keras_runtime import import_keras
 from features.runtime.log import log

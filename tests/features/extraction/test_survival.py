@@ -29,7 +29,7 @@ from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
 from features.images import contents
-from features.images.decode import decode
+from features.images.decoding import decode
 from features.store import parts, writer_lock
 from features.store.writer_lock import one_writer
 from pipeline.cli.commands import main

@@ -223,7 +223,7 @@ def test_a_misspelt_option_names_the_nearest(tiny_store, here):
 
 
 def test_choices_are_those_of_the_code():
-    from features.images.decode import RESIZE
+    from features.images.decoding import RESIZE
     from features.images.views import AUGMENT
     from features.pooling import EXTRACT_POOLS, POOLS
     from features.store.parts import LAYOUTS

@@ -19,7 +19,7 @@ from samples import blobs, rows_of
 import pipeline
 from features import FeatureStore, extract
 from features.errors import EngineError, ParityError, RequestError
-from features.images.decode import RESIZE
+from features.images.decoding import RESIZE
 from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part
 from pipeline.deploy.exporting import _open, _write, export

@@ -24,9 +24,9 @@ from pipeline.evaluation import curves
 from pipeline.heads.registry import find_head
 from pipeline.reports.analysis.class_activation import activation_maps
 from pipeline.reports.analysis.label_issues import label_errors
-from pipeline.reports.analysis.refit import LINEAR
+from pipeline.reports.analysis.refitted_head import LINEAR
 from pipeline.reports.build import gather, load_run
-from pipeline.reports.render import render
+from pipeline.reports.page import render
 from pipeline.runs.predictions import load_predictions
 from pipeline.training.comparison import compare
 from pipeline.training.fit import train_head
