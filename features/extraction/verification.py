@@ -19,7 +19,7 @@ from ..store.reader import FeatureStore
 from .recompute import rebuild_engine
 
 # Relative, Frobenius. Rounding to float16 takes up to 5e-4 of it. That another resize rule, preprocessing or order of
-# rows passes it by far is what tests/test_survival.py shows.
+# rows passes it by far is what tests/features/extraction/test_survival.py shows.
 TOLERANCE = 1e-3
 
 
