@@ -12,8 +12,8 @@ from .._version import __version__
 
 # Those that are not installed on the client may be on a worker: they are not used.
 _PACKAGES = (
-    "numpy", "scipy", "scikit-learn", "h5py", "hdf5plugin", "pillow", "keras", "tensorflow", "openvino", "mnn", "joblib",
-    "dask", "distributed",
+    "numpy", "scipy", "scikit-learn", "h5py", "hdf5plugin", "pillow", "keras", "tensorflow", "openvino", "mnn", "numba",
+    "llvmlite", "joblib", "dask", "distributed",
 )  # fmt: skip
 
 
