@@ -156,6 +156,21 @@ def test_repeats_a_trained_head_and_what_cannot_be_shown(tiny_store, tmp_path, m
     assert main(["report", "--run", "runs/three"]) == 2 and "Run the same compare" in capsys.readouterr().err
 
 
+def test_a_run_of_an_earlier_version_is_read(tiny_store, tmp_path):
+    """Its results tell in the texts for people alone which layers and pools the features came from."""
+    for head, pool in (("logistic", "avg+max"), ("rbf-svm", None)):
+        folder = tmp_path / head
+        train_head(tiny_store, head, pool=pool, out=folder)
+        today = gather(load_run(folder))
+        with np.load(folder / "predictions.npz") as file:
+            held = {name: file[name] for name in file}
+        told = json.loads(str(held.pop("told")))
+        assert all(each.pop("parts") for each in told[head])
+        np.savez(folder / "predictions.npz", told=json.dumps(told), **held)
+        earlier = gather(load_run(folder))
+        assert render(earlier) == render(today) and "groups" in earlier["attention"]
+
+
 def test_many_images_and_classes_are_bounded(hostile_run):
     html = render(gather(load_run(hostile_run), points=10, matrix_classes=1))
     assert "10 of 33 images, drawn at random" in html and html.count("<use href") == 10 + len(HOSTILE_CLASSES)
