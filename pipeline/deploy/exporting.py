@@ -134,13 +134,15 @@ def _check_request(path: Path, card: Path, form: str, rows: int, overwrite: bool
         raise RequestError(f"rows must be at least 0; got {rows}. Leave it out for {_ROWS}.")
     if form == "savedmodel" and path.suffix:
         raise RequestError(f"out must end in .keras or .onnx, or be a folder's name without an ending; got {path}.")
-    if (path.exists() or card.exists()) and not overwrite:
+    there = next((each for each in (path, card) if each.exists()), None)
+    if there is not None and not overwrite:
         raise RequestError(
-            f"out must be a new name; {path} is there. Choose another, or replace it: {option('overwrite', True)}"
+            f"out must be a new name; {there} is there. Choose another, or replace it: {option('overwrite', True)}"
         )
-    if path.is_dir() and not (form == "savedmodel" and (path / "saved_model.pb").exists()):
+    is_model = (path / "saved_model.pb").exists() if form == "savedmodel" else path.is_file()
+    if path.exists() and not is_model:
         raise RequestError(
-            f"{path} must be an earlier model to be replaced; it is another folder. Choose another {option('out')}"
+            f"{path} must be an earlier model to be replaced; it is something else. Choose another {option('out')}"
         )
     if form == "onnx":
         for package in ("tf2onnx", "onnxruntime"):

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from features import __version__
-from features.errors import CachedFeaturesError, RequestError, command
+from features.errors import CachedFeaturesError, RequestError, command, option
 from features.options import takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
@@ -23,7 +23,7 @@ from ..training.summary import best_first, compare_with_best, summarise
 from . import figures
 from .analysis.refitted_head import refit
 from .gallery import COLOURS, POINTS, SYMBOLS, Gallery
-from .page import render
+from .page import is_report, render
 from .thumbnails import Thumbnails
 
 
@@ -82,22 +82,22 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
     Returns
     -------
     written : WrittenReport
-        A page that was there is replaced.
+        An earlier report of this name is replaced.
 
     Raises
     ------
     RequestError
-        If the folder holds no such results.
+        If the folder holds no such results, or `out` does not end in .html or is a file that is no report.
 
     Examples
     --------
     >>> pipeline.report("runs/photos-vgg16-compare").path   # doctest: +SKIP
     """
-    out = options.get("out")
-    opened = load_run(Path(run))
+    out, opened = options.get("out"), load_run(Path(run))
+    path = Path(out) if out is not None else opened.folder / "report.html"
+    _check_out(path)
     page = gather(opened)
     html = render(page)
-    path = Path(out) if out is not None else opened.folder / "report.html"
     with written_whole(path) as new:
         new.write_text(html, encoding="utf-8")
     left_out = {name: page[name]["why"] for name in ("attention", "map", "suspects", "closest") if "why" in page[name]}
@@ -108,6 +108,16 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
             f"left out {len(page['missing'])} thumbnails, such as {page['missing'][0][0]}: {page['missing'][0][1]}"
         )
     return WrittenReport(path, len(html.encode()), left_out)
+
+
+def _check_out(path: Path) -> None:
+    """Refuse a name that is no page's, and one that would replace what is no report."""
+    if path.suffix != ".html":
+        raise RequestError(f"out must end in .html; got {path}. For instance: {option('out', 'report.html')}")
+    if path.exists() and not is_report(path):
+        raise RequestError(
+            f"{path} must be an earlier report to be replaced; it is something else. Choose another {option('out')}"
+        )
 
 
 def load_run(folder: Path) -> Run:

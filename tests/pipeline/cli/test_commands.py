@@ -87,8 +87,10 @@ def test_a_run_is_not_overwritten_unless_asked(tiny_store, here):
     assert json.loads((here / "runs/tiny-majority/run.json").read_text())["head"] == "logistic"
     (here / "mine").mkdir()
     (here / "mine/thesis.txt").write_text("important")
-    assert main(["compare", "--store", str(tiny_store), "--heads", "majority", "--out", "mine", "--overwrite"]) == 2
+    for out in ("mine", "mine/thesis.txt"):
+        assert main(["compare", "--store", str(tiny_store), "--heads", "majority", "--out", out, "--overwrite"]) == 2
     assert (here / "mine/thesis.txt").read_text() == "important"
+    assert not (here / ".fits").exists()  # refused before heads are fitted
 
 
 def test_repeats_draw_other_splits_of_the_same_sizes(tiny_store, here):

@@ -118,6 +118,24 @@ def test_the_page_is_made_of_the_run(hostile_run, capsys):
     assert {point["label"] for point in told} == set(HOSTILE_CLASSES)
 
 
+def test_only_an_earlier_report_is_replaced(hostile_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.html").write_text("important")
+    (tmp_path / "thesis.tex").write_text("important")
+    (tmp_path / "folder.html").mkdir()
+    for name, message in (
+        ("thesis.tex", "out must end in .html"),
+        ("thesis.html", "must be an earlier report"),
+        ("folder.html", "must be an earlier report"),
+    ):
+        assert main(["report", "--run", str(hostile_run), "--out", name]) == 2
+        told = capsys.readouterr().err
+        assert message in told and "--out" in told
+    assert {(tmp_path / name).read_text() for name in ("thesis.html", "thesis.tex")} == {"important"}
+    for _ in range(2):
+        assert main(["report", "--run", str(hostile_run), "--out", "new.html"]) == 0
+
+
 def test_mistakes_are_those_of_the_kept_probabilities(hostile_run):
     page, kept = gather(load_run(hostile_run)), load_predictions(hostile_run)
     for each in page["details"]:
