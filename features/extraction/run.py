@@ -13,7 +13,7 @@ from typing import Any, Unpack
 from ..errors import RequestError, SourceError, StoreError, option
 from ..options import ExtractOptions, takes
 from ..runtime.log import log
-from ..runtime.machine import peak_memory
+from ..runtime.machine import cores, peak_memory
 from ..runtime.progress import Progress
 from ..sources.load import load_source
 from ..store.atomic_file import free_space
@@ -240,6 +240,8 @@ def _start_engine(prepared: Prepared[ExtractRequest], todo: int, limits: PassLim
     options, engine, checked = prepared.options, prepared.engine, prepared.checked
     away = "" if engine.name == "tensorflow" else f"; {checked.parity:.1e} away from TensorFlow's features (relative)"
     log.info(f"engine   {engine}, batches of {options.full_batch}{away}")
+    if options.cluster is None:
+        log.debug(f"threads  {options.workers} that decode; the engine has {cores()} cores")
     if todo > options.full_batch and options.cluster is None:
         seconds = checked.seconds * todo / options.full_batch
         waiting = (2 * options.full_batch + options.workers) * options.side**2 * 3 + 3 * limits.part_bytes

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from ..errors import StoreError
+from ..runtime.log import log
 from ..safefiles.hdf5 import check_own_values
 from .parts import Key, Parts, read_provenance
 from .provenance import Provenance
@@ -53,6 +54,8 @@ class ContentCache:
                     found |= {
                         key: row for key, row in zip(held, part["features"][layer][:], strict=True) if key in wanted
                     }
+        if self._path is not None:
+            log.debug(f"cache    {len(found)} of {len(wanted)} images are in {parts_folder(self._path)}")
         return found
 
     def keep(self, layer: str, made: dict[bytes, np.ndarray]) -> None:

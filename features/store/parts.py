@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from ..errors import StoreError, option
+from ..runtime.log import log
 from ..safefiles.hdf5 import check_own_values
 from ..safefiles.json_files import parse_json
 from .atomic_file import UNFINISHED, whole_file
@@ -97,7 +98,9 @@ class Parts:
         StoreError
             If the disk is full or fails.
         """
-        self.adopt(write_part(self.folder, self.provenance, features, keys, skipped))
+        part = write_part(self.folder, self.provenance, features, keys, skipped)
+        log.debug(f"part     {part}: {len(keys)} rows, {part.stat().st_size / 1e6:.1f} MB")
+        self.adopt(part)
 
     def adopt(self, part: Path) -> None:
         """Take in a part that lies in the folder, whoever wrote it.

@@ -11,7 +11,6 @@ from typing import Any
 
 from features.runtime.log import log
 
-from .messages import messages_on_stderr
 from .parser import make_parser
 
 _PROGRAM = "cached-features" if Path(sys.argv[0]).name == "cached-features" else "python -m pipeline"
@@ -27,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     run, as_json, level = _COMMANDS[command], options.pop("json"), options.pop("level")
     from features.errors import CachedFeaturesError, on_command_line
+
+    from .messages import messages_on_stderr
 
     with messages_on_stderr(level), on_command_line(_PROGRAM):
         try:

@@ -281,3 +281,21 @@ def test_version_quiet_verbose_and_no_command(tiny_store, here, capsys):
     verbose = capsys.readouterr().err.splitlines()
     assert len(verbose) >= len(usual) and all(re.match(r" +\d+\.\d\d s  ", line) for line in verbose)
     assert not logging.getLogger("cached_features").handlers
+
+
+def test_quiet_shows_no_progress_and_verbose_what_is_kept_and_used_again(tree, here, capsys):
+    def said(*arguments):
+        assert main([*arguments]) == 0
+        return capsys.readouterr().err
+
+    extract = ["extract", "--data", "photos", "--backbone", "tiny", "--engine", "tensorflow", "--out", "s.h5"]
+    compare = ["compare", "--store", "s.h5", "--heads", "majority"]
+    told = said(*extract, "--verbose")
+    assert re.search(r"threads  \d+ that decode; the engine has \d+ cores\n", told)
+    assert re.search(r"part     s\.h5\.parts/part-\w+\.h5: 32 rows, 0\.0 MB\n", told)
+    (here / "s.h5").unlink()
+    assert not said(*extract, "--quiet")
+    assert "part  " not in said(*extract) and "1/1 fits" in said(*compare)
+    assert not said(*compare, "--fresh", "--quiet")
+    assert re.search(r"kept     majority: runs/\.fits/\w+\.npz\n", said(*compare, "--verbose"))
+    assert re.search(r"fitted   majority in 0\.\d\d s: runs/\.fits/\w+\.npz\n", said(*compare, "--fresh", "--verbose"))
