@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from ..engines.registry import reference_of
 from ..errors import RequestError, SourceError, StoreError, option
 from ..options import ExtractOptions, takes
 from ..runtime.log import log
@@ -238,7 +239,10 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
 def _start_engine(prepared: Prepared[ExtractRequest], todo: int, limits: PassLimits) -> None:
     """Make and check the engine, and say how long the pass takes and what it needs."""
     options, engine, checked = prepared.options, prepared.engine, prepared.checked
-    away = "" if engine.name == "tensorflow" else f"; {checked.parity:.1e} away from TensorFlow's features (relative)"
+    reference = reference_of(prepared.base.library)
+    away = (
+        "" if engine.name == reference else f"; features {checked.parity:.1e} away from those of {reference} (relative)"
+    )
     log.info(f"engine   {engine}, batches of {options.full_batch}{away}")
     if options.cluster is None:
         log.debug(f"threads  {options.workers} that decode; the engine has {cores()} cores")

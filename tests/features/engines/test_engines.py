@@ -96,7 +96,9 @@ def test_each_engine_is_checked_against_tensorflow(name, monkeypatch):
             }
 
     monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], make=Wrong))
-    with pytest.raises(EngineError, match=rf"features of {name} must be within .* engine=.tensorflow"):
+    with pytest.raises(
+        EngineError, match=rf"features of {name} must be within .* of those of tensorflow; .* engine=.tensorflow"
+    ):
         make_checked(name, frozen(), BATCH)
 
 
