@@ -96,7 +96,7 @@ def build_base(
 def list_layers(name: str, image_size: int | None = None) -> dict[str, tuple[int, ...]]:
     """Return the layers of a backbone and the shapes of their outputs for one image; needs no weights."""
     backbone = find_backbone(name)
-    size = image_size or backbone.image_size
+    size = backbone.image_size if image_size is None else image_size
     check_request(name, size, backbone.preprocess)
     if backbone.module:
         import_keras()

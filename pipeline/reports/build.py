@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from features import __version__
-from features.errors import CachedFeaturesError, RequestError, command
+from features.errors import CachedFeaturesError, RequestError, called, command
 from features.options import takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
@@ -118,7 +118,7 @@ def load_run(folder: Path) -> Run:
             predictions = load_predictions(folder)
             return Run(folder, told, told.get("heads") or _summary(predictions), predictions)
     raise RequestError(
-        f"run must be a folder with compare.json or run.json; got {folder}. "
+        f"{called('run')} must be a folder with compare.json or run.json; got {folder}. "
         f"Make one: {command('compare', store='STORE.h5')}"
     )
 

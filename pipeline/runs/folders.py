@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from features.errors import RequestError, UnsafeFile, command, option
+from features.errors import RequestError, UnsafeFile, called, command, option
 from features.runtime.atomic import written_whole
 from features.safefiles.json_files import read_json
 
@@ -24,7 +24,7 @@ def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
     if out is not None:
         if Path(out).exists() and not overwrite:
             raise RequestError(
-                f"out must be a new folder; {out} is there. Choose another, or replace it: {option('overwrite', True)}"
+                f"{called('out')} must be a new folder; {out} is there. Choose another, or replace it: {option('overwrite', True)}"
             )
         return Path(out)
     folder, number = Path("runs") / name, 1
