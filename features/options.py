@@ -232,7 +232,7 @@ def _taken(kind: Any, value: Any) -> Any:
 
 
 def _taken_single(kind: Any, value: Any) -> Any:
-    if getattr(value, "shape", None) == ():  # NumPy's scalars, without importing it
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # NumPy's scalars, without importing it
         value = value.item()
     if kind is Path and isinstance(value, os.PathLike):
         return os.fspath(value)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RequestError, must_be_one_of, option
+from ..errors import RequestError, called, must_be_one_of
 from ..runtime.keras_runtime import import_keras
 from .base import Base
 from .custom_model import load_own
@@ -75,7 +75,7 @@ def build_base(
     else:
         if weights != "imagenet":
             raise RequestError(
-                f"weights of {name} are in the file itself; got {weights!r} beside it. Leave {option('weights')} out."
+                f"weights of {name} are in the file itself; got {weights!r} beside it. Leave {called('weights')} out."
             )
         prepare = _PREPARE[preprocess]
         model, loaded = load_own(Path(name), image_size, weights_sha256)

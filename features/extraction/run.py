@@ -231,7 +231,7 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
     if todo and whole + parts > free:
         raise StoreError(
             f"{options.path.parent} has {free / 1e6:.0f} MB free; the store and its parts need up to "
-            f"{(whole + parts) / 1e6:.0f} MB. Free some, use {option('out')} on another disk, or store less: {option('pool', 'avg')}"
+            f"{(whole + parts) / 1e6:.0f} MB. Free some, use {called('out')} on another disk, or store less: {option('pool', 'avg')}"
         )
 
 

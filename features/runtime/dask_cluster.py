@@ -195,7 +195,7 @@ def _import_distributed() -> Any:
         dask.config.set({"logging.distributed": "error"})  # what goes wrong is raised
         import distributed
     except ImportError as error:
-        raise missing_extra("distributed", "dask", f"{option('cluster')}") from error
+        raise missing_extra("distributed", "dask", called("cluster")) from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     return distributed
 

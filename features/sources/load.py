@@ -86,7 +86,7 @@ def _check_splits(source: Source) -> None:
         if missing:
             raise SourceError(
                 f"every class must be in every split; {split} has no image of {', '.join(map(repr, missing))}. "
-                f"Add images (or raise {option('limit')}), remove the class, or accept it: {option('allow_missing_classes', True)}"
+                f"Add images (or raise {called('limit')}), remove the class, or accept it: {option('allow_missing_classes', True)}"
             )
 
 

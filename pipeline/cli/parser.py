@@ -130,6 +130,7 @@ COMMANDS = (
          _argument("--seed", "seed of the choice of rows (default 0)", "N", type=int)),
     ),
 )  # fmt: skip
+_OF_ALL = ("--json", "--quiet", "--verbose", "--help")
 
 
 def read_arguments(arguments: Sequence[str] | None, prog: str) -> dict[str, Any]:
@@ -149,7 +150,8 @@ def read_arguments(arguments: Sequence[str] | None, prog: str) -> dict[str, Any]
     options, unknown = parser.parse_known_args(words)
     for word in unknown:
         if word.startswith("--") and options.command is not None:
-            raise no_option(options.command, word.partition("=")[0], {each.name: each.flags for each in COMMANDS})
+            known = {each.name: [*each.flags, *_OF_ALL] for each in COMMANDS}
+            raise no_option(options.command, word.partition("=")[0], known)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return vars(options)

@@ -142,7 +142,7 @@ def _check_request(path: Path, card: Path, form: str, rows: int, overwrite: bool
         )
     if path.is_dir() and not (form == "savedmodel" and (path / "saved_model.pb").exists()):
         raise RequestError(
-            f"{path} must be an earlier model to be replaced; it is another folder. Choose another {option('out')}"
+            f"{path} must be an earlier model to be replaced; it is another folder. Choose another {called('out')}"
         )
     if form == "onnx":
         for package in ("tf2onnx", "onnxruntime"):

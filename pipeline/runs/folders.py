@@ -42,7 +42,7 @@ def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         yield unfinished
         if overwrite and folder.exists() and not any((folder / name).exists() for name in RESULTS):
             raise RequestError(
-                f"{folder} must be an earlier run to be replaced; it is something else. Choose another {option('out')}"
+                f"{folder} must be an earlier run to be replaced; it is something else. Choose another {called('out')}"
             )
 
 

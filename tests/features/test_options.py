@@ -72,6 +72,7 @@ def test_an_option_of_compare_of_another_type_is_refused(option, message):
         (pipeline.train_head, ("s.h5", 5), "head must be a string; got 5"),
         (pipeline.predict, ("run", 5), "images must be a path or a list of paths; got 5"),
         (pipeline.report, ("",), "run must be a path; got ''"),
+        (pipeline.plot, (5,), "run must be a path; got 5"),
     ],
 )
 def test_arguments_are_looked_at_as_options_are(function, arguments, message):

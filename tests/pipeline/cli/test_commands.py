@@ -115,6 +115,7 @@ def test_repeats_draw_other_splits_of_the_same_sizes(tiny_store, here):
         (["compare", "--store", "s.h5", "--backbone", "x"], 2, "no option --backbone. It belongs to extract."),
         (["compare", "--store", "s.h5", "--layers", "x"], 2, "It belongs to extract. Did you mean --layer?"),
         (["compare", "--store", "s.h5", "--sede=1"], 2, "compare has no option --sede. Did you mean --seed?"),
+        (["compare", "--store", "s.h5", "--quite"], 2, "compare has no option --quite. Did you mean --quiet?"),
         (["extract", "--data", "photos", "--workers", "0"], 2, "--workers must be at least 1; got 0."),
         (["compare", "--store", "s.h5", "--seed", "-1"], 2, "--seed must be between 0 and 4294967295; got -1."),
         (["lecture", "--data", "photos", "--seed", "-1"], 2, "--seed must be between 0 and 4294967295; got -1."),
