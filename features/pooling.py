@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .errors import RequestError, must_be_one_of, option
+from .errors import RequestError, called, must_be_one_of
 
 POOLS = ("flatten", "avg", "max", "avg+max")  # when a stored map is read for a head
 EXTRACT_POOLS = ("none", "avg", "max", "avg+max")  # before a map is stored
@@ -16,10 +16,10 @@ EXTRACT_POOLS = ("none", "avg", "max", "avg+max")  # before a map is stored
 def check_pool(pool: str, shape: Sequence[int], where: str) -> None:
     """Raise RequestError unless rows of this shape can be pooled so."""
     if pool not in POOLS:
-        raise must_be_one_of("pool", POOLS, pool)
+        raise must_be_one_of(called("pool"), POOLS, pool)
     if len(shape) == 1 and pool != "flatten":
         raise RequestError(
-            f"pool must be flatten for features that were pooled at extraction; got {pool!r} for {where}. Leave {option('pool')} out."
+            f"{called('pool')} must be flatten for features that were pooled at extraction; got {pool!r} for {where}. Leave it out."
         )
 
 

@@ -17,6 +17,7 @@ from features.engines.registry import ENGINES
 from pipeline.cli.parser import make_parser
 from pipeline.evaluation.metrics import evaluate
 from pipeline.heads.registry import HEADS
+from pipeline.options import SELECT
 
 FACE, STAGE_ONE, STAGE_TWO = READMES = ("README.md", "features/README.md", "pipeline/README.md")
 TEXTS = {
@@ -122,6 +123,11 @@ def test_every_option_is_documented_and_every_documented_one_exists(capsys):
     told = {option for row in rows for option in re.findall(r"`(--[a-z][a-z0-9-]+)", row)}
     of_all = {"--help", "--json", "--quiet", "--verbose"}  # told in a sentence
     assert offered - of_all == told, sorted((offered - of_all) ^ told)
+
+
+def test_what_settings_are_chosen_by_is_told_as_it_is(capsys):
+    assert re.search(rf"^\| `--select HOW` .*\| `{SELECT}` \|$", TEXTS[STAGE_TWO], re.M)
+    assert f"(default {SELECT})" in " ".join(helped("compare", capsys).split())
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from ..errors import WeightsError, missing_extra, option
+from ..errors import WeightsError, called, missing_extra, option
 from ..runtime.atomic import written_whole
 from ..runtime.log import log
 from ..runtime.user_cache import cache_folder, recall, remember
@@ -211,7 +211,9 @@ def _carrier_file(backbone: str) -> Path | None:
 
 def _load_file(model: keras.Model, path: Path) -> None:
     if not path.is_file():
-        raise WeightsError(f"weights must be 'imagenet' or a file; {path} is not there. Look: ls {path.parent}")
+        raise WeightsError(
+            f"{called('weights')} must be 'imagenet' or a file; {path} is not there. Look: ls {path.parent}"
+        )
     if path.suffix == ".onnx":
         _load_onnx(model, path)
         return

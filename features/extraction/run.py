@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from ..engines.registry import reference_of
-from ..errors import RequestError, SourceError, StoreError, option
+from ..errors import RequestError, SourceError, StoreError, called, option
 from ..options import ExtractOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores, peak_memory
@@ -65,14 +65,14 @@ class Summary:
 
 
 @takes(ExtractOptions)
-def extract(data: str, **options: Unpack[ExtractOptions]) -> Summary:
+def extract(data: str | Path, **options: Unpack[ExtractOptions]) -> Summary:
     """Run a frozen base once over labelled images and keep its features in one store.
 
     Running it again goes on where it stopped, adds images that are new, and does nothing if there are none.
 
     Parameters
     ----------
-    data : str
+    data : str or path-like
         A folder, a CSV manifest or the name of a set; see `load_source`.
     **options
 
@@ -89,7 +89,7 @@ def extract(data: str, **options: Unpack[ExtractOptions]) -> Summary:
     --------
     >>> features.extract("photos", backbone="vgg16", out="cache/photos.h5")   # doctest: +SKIP
     """
-    return run_pass(ExtractRequest(data=data, **options))
+    return run_pass(ExtractRequest.of(data, options))
 
 
 def run_pass(
@@ -110,7 +110,7 @@ def run_pass(
     check_options(asked)
     if asked.part_images is not None and asked.cluster is None:
         raise RequestError(
-            f"part-images needs a cluster; got none. Leave it out, or name a cluster: {option('cluster')}"
+            f"{called('part_images')} needs a cluster; got none. Leave it out, or name a cluster: {option('cluster')}"
         )
     clock = _Clock()
     source = load_source(asked.data, asked.seed, asked.limit, asked.allow_missing_classes)
@@ -232,7 +232,7 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
     if todo and whole + parts > free:
         raise StoreError(
             f"{options.path.parent} has {free / 1e6:.0f} MB free; the store and its parts need up to "
-            f"{(whole + parts) / 1e6:.0f} MB. Free some, use {option('out')} on another disk, or store less: {option('pool', 'avg')}"
+            f"{(whole + parts) / 1e6:.0f} MB. Free some, use {called('out')} on another disk, or store less: {option('pool', 'avg')}"
         )
 
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from ..engines.registry import ENGINES, Engine, is_installed, missing_engine
-from ..errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage, option
+from ..errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage, called, option
 from ..images.contents import hash_files
 from ..images.decoding import decode, read_bytes
 from ..images.views import make_view
@@ -58,7 +58,9 @@ def verify(path: str | Path, rows: int = 16, seed: int = 0) -> list[Check]:
         If the store cannot be opened. Checks that fail raise nothing.
     """
     if rows < 0:
-        raise RequestError(f"rows must be at least 0; got {rows}. Leave it out for 16.")
+        raise RequestError(f"{called('rows')} must be at least 0; got {rows}. Leave it out for 16.")
+    if seed < 0:
+        raise RequestError(f"{called('seed')} must be at least 0; got {seed}. Leave it out for 0.")
     checks = []
     with FeatureStore(path) as store:
         for make in (_check_values, _check_source, lambda each: _check_computed(each, rows, seed)):

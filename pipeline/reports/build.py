@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from features import __version__
-from features.errors import CachedFeaturesError, RequestError, command, option
+from features.errors import CachedFeaturesError, RequestError, called, command, option
 from features.options import takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
@@ -113,10 +113,12 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
 def _check_out(path: Path) -> None:
     """Refuse a name that is no page's, and one that would replace what is no report."""
     if path.suffix != ".html":
-        raise RequestError(f"out must end in .html; got {path}. For instance: {option('out', 'report.html')}")
+        raise RequestError(
+            f"{called('out')} must end in .html; got {path}. For instance: {option('out', 'report.html')}"
+        )
     if path.exists() and not is_report(path):
         raise RequestError(
-            f"{path} must be an earlier report to be replaced; it is something else. Choose another {option('out')}"
+            f"{path} must be an earlier report to be replaced; it is something else. Choose another {called('out')}"
         )
 
 
@@ -128,7 +130,7 @@ def load_run(folder: Path) -> Run:
             predictions = load_predictions(folder)
             return Run(folder, told, told.get("heads") or _summary(predictions), predictions)
     raise RequestError(
-        f"run must be a folder with compare.json or run.json; got {folder}. "
+        f"{called('run')} must be a folder with compare.json or run.json; got {folder}. "
         f"Make one: {command('compare', store='STORE.h5')}"
     )
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from features.errors import RequestError, UnsafeFile, command, option
+from features.errors import RequestError, UnsafeFile, called, command, option
 from features.runtime.atomic import written_whole
 from features.safefiles.json_files import read_json
 
@@ -31,7 +31,7 @@ def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
         folder = Path(out)
         if folder.exists() and not overwrite:
             raise RequestError(
-                f"out must be a new folder; {out} is there. Choose another, or replace it: {option('overwrite', True)}"
+                f"{called('out')} must be a new folder; {out} is there. Choose another, or replace it: {option('overwrite', True)}"
             )
     else:
         folder, number = Path("runs") / name, 1
@@ -40,7 +40,7 @@ def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
             folder = Path("runs") / f"{name}-{number}"
     if folder.exists() and not any((folder / each).exists() for each in RESULTS):
         raise RequestError(
-            f"{folder} must be an earlier run to be replaced; it is something else. Choose another {option('out')}"
+            f"{folder} must be an earlier run to be replaced; it is something else. Choose another {called('out')}"
         )
     return folder
 

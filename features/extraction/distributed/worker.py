@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ...engines.registry import Engine, describe_engine, is_installed, missing_engine
-from ...errors import CachedFeaturesError, StoreError, option
+from ...errors import CachedFeaturesError, StoreError, called
 from ...images.contents import Content
 from ...runtime.keras_runtime import limit_threads
 from ...runtime.progress import Progress
@@ -137,7 +137,7 @@ def _unfit(job: Job) -> str:
     if differs:
         return f"it has {differs}. Install the client's versions there and start it again."
     if not (job.folder / job.run).exists():
-        return f"it does not see {job.folder / job.run}. Put {option('out')} on a file system that client and workers share."
+        return f"it does not see {job.folder / job.run}. Put {called('out')} on a file system that client and workers share."
     name = job.provenance.spec.engine.name
     if not is_installed(name):
         return str(missing_engine(name))

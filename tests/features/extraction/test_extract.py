@@ -230,7 +230,10 @@ def test_other_settings_are_refused_field_by_field(tree, tmp_path):
         ({"pool": "mean"}, r"pool must be one of avg, avg\+max, max, none"),
         ({"preprocess": "torch"}, "preprocess must be one of imagenet, none, rescale"),
         ({"dtype": "float8"}, "dtype must be one of float16, float32"),
-        ({"batch_size": 0}, "batch-size must be at least 1"),
+        ({"image_size": 0}, "image_size must be at least 8 for tiny; got 0"),
+        ({"workers": 0}, "workers must be at least 1; got 0. Leave it out"),
+        ({"rate": float("inf")}, "rate must be a number above 0; got inf"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"views": 3}, "views must be between 1 and 1 with augment none; got 3. Name one"),
         ({"views": 9, "augment": "dihedral"}, "between 1 and 8 .* Use views=8"),
         (
@@ -240,7 +243,7 @@ def test_other_settings_are_refused_field_by_field(tree, tmp_path):
         ({"compression": "lz"}, "Did you mean 'lz4'"),
         ({"layout": "files"}, "Did you mean 'file'"),
         ({"limit": 0}, "limit must be at least 1"),
-        ({"max_skipped": 2.0}, "max-skipped must be between 0 and 1"),
+        ({"max_skipped": 2.0}, "max_skipped must be between 0 and 1"),
     ],
 )
 def test_wrong_requests_name_the_remedy(tree, tmp_path, options, message):
