@@ -1,7 +1,7 @@
 """What can go wrong. Every message says what, why, and the next command or remedy.
 
-A remedy names arguments to whoever calls from Python, and flags to whoever typed a command: `option` and `command` give
-either, as `on_command_line` was entered or not.
+A message names arguments to whoever calls from Python, and flags to whoever typed a command: `called`, `option` and
+`command` give either, as `on_command_line` was entered or not.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 _program: str | None = None  # what was typed; None where Python is the caller
+_NEARLY_THE_SAME = 0.9  # of difflib's ratio: layer and layers
 
 
 class CachedFeaturesError(Exception):
@@ -68,13 +69,20 @@ class UnreadableImage(CachedFeaturesError):
 
 @contextlib.contextmanager
 def on_command_line(program: str) -> Iterator[None]:
-    """Let remedies name flags, and commands of this program, while a command runs."""
+    """Let messages name flags, and commands of this program, while a command runs."""
     global _program
     before, _program = _program, program
     try:
         yield
     finally:
         _program = before
+
+
+def called(name: str) -> str:
+    """Return what an option is called: ``image_size``, or ``--image-size`` on the command line."""
+    if _program is None:
+        return name
+    return "--set" if name == "settings" else f"--{name.replace('_', '-')}"
 
 
 def option(name: str, value: Any = None) -> str:
@@ -91,12 +99,14 @@ def option(name: str, value: Any = None) -> str:
         value = str(value)
     if _program is None:
         return f"{name}=..." if value is None else f"{name}={value!r}"
-    if isinstance(value, tuple):
-        value = ",".join(value)
+    flag = called(name)
     if isinstance(value, Mapping):
-        return " ".join(f"--set {setting}={','.join(map(str, values))}" for setting, values in value.items())
-    flag = f"--{name.replace('_', '-')}"
-    return flag if value is None or value is True else f"{flag} {shlex.quote(str(value))}"
+        given = (f"{setting}={','.join(map(str, values))}" for setting, values in value.items())
+        return " ".join(f"{flag} {shlex.quote(each)}" for each in given)
+    if value is None or value is True:
+        return flag
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    return f"{flag}{'=' if text.startswith('-') else ' '}{shlex.quote(text)}"  # --layers=-2,-1: no flag of its own
 
 
 def command(name: str, *arguments: str, **options: Any) -> str:
@@ -109,10 +119,23 @@ def command(name: str, *arguments: str, **options: Any) -> str:
     return f"{stage}.{name.replace('-', '_')}({', '.join([*map(repr, arguments), *given])})"
 
 
-def closest(name: str, names: Iterable[str]) -> str | None:
-    """Return the name that a misspelt one is nearest to, if one is near."""
-    near = difflib.get_close_matches(name, list(names), 1)
-    return near[0] if near else None
+def no_option(of: str, name: str, known: Mapping[str, Collection[str]]) -> RequestError:
+    """Return the error for a name that is no option of a function or a command, with where it is one, or the nearest.
+
+    Parameters
+    ----------
+    of, name : str
+    known : dict of str to collection of str
+        Function or command → its options.
+    """
+    near = difflib.get_close_matches(name, list(known[of]), 1)
+    very_near = difflib.get_close_matches(name, near, 1, _NEARLY_THE_SAME)
+    where = [each for each, options in known.items() if name in options]
+    if where:
+        hint = f"It belongs to {', '.join(where)}." + (f" Did you mean {very_near[0]}?" if very_near else "")
+    else:
+        hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(known[of])}."
+    return RequestError(f"{of} has no option {name}. {hint}")
 
 
 def must_be_one_of(what: str, allowed: Iterable[str], got: str, remedy: str = "") -> RequestError:

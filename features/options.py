@@ -1,15 +1,30 @@
 """What public functions take by name: one place for an option's type, its help, and how the command line asks for it."""
 
 # Not postponed: the command line reads these annotations.
+import contextlib
 import functools
+import inspect
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, ParamSpec, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from .errors import RequestError, closest
+from .errors import RequestError, called, no_option, option
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,7 +79,7 @@ class ExtractOptions(TypedDict, total=False):
     allow_missing_classes: Annotated[bool, Flag("accept classes without a readable image in some split", group=IMAGES)]
     workers: Annotated[int, Flag("threads that read and decode (default: one per core, 8 at most)", "N", IMAGES)]
     backbone: Annotated[
-        str,
+        str | Path,
         Flag("a name in features/README.md (default vgg16), or FILE.keras, a model of your own", "NAME", BASE),
     ]
     layers: Annotated[
@@ -80,7 +95,7 @@ class ExtractOptions(TypedDict, total=False):
             group=BASE,
         ),
     ]
-    weights: Annotated[str, Flag("file of weights instead of finding ImageNet's", "FILE", BASE)]
+    weights: Annotated[str | Path, Flag("file of weights instead of finding ImageNet's", "FILE", BASE)]
     weights_sha256: Annotated[str | None, Flag("accept weights with this SHA-256", "HEX", BASE)]
     engine: Annotated[
         str,
@@ -130,26 +145,32 @@ def flags_of(options: type) -> dict[str, tuple[Any, Flag]]:
     return {name: (hint.__origin__, hint.__metadata__[0]) for name, hint in hints.items()}
 
 
+# Function → what it takes by name; stage two adds its own.
+OPTIONS_OF: dict[str, type] = {"extract": ExtractOptions, "plan_cost": PlanOptions}
+
+
 def takes(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a public function whose options a TypedDict declares.
 
-    A name that is no option raises RequestError with the nearest one that is, and the function's documentation lists
-    the options.
+    A name that is no option raises RequestError with the nearest one that is, or the function that has it, and so does a
+    value of another type than an argument's annotation; see `typed`. The function's documentation lists the options.
     """
     flags = flags_of(options)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        code = function.__code__
-        own = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        signature = inspect.signature(function)
+        own = [name for name, each in signature.parameters.items() if each.kind is not each.VAR_KEYWORD]
 
         @functools.wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             for name in kwargs:
                 if name not in flags and name not in own:
-                    near = closest(name, [*own, *flags])
-                    hint = f"Did you mean {near}?" if near else f"It has {', '.join([*own, *sorted(flags)])}."
-                    raise RequestError(f"{function.__name__} has no option {name}. {hint}")
-            return function(*args, **kwargs)
+                    known = {each: list(flags_of(declared)) for each, declared in OPTIONS_OF.items()}
+                    raise no_option(function.__name__, name, known | {function.__name__: [*own, *flags]})
+            given = signature.bind(*args, **kwargs).arguments
+            kinds = get_type_hints(function) | {name: kind for name, (kind, _) in flags.items()}
+            given |= given.pop("options", {})
+            return cast(Any, function)(**{name: typed(name, kinds[name], value) for name, value in given.items()})
 
         listed = "\n".join(
             f"    {name} : {_type_name(kind)}\n        {_sentence(flag)}" for name, (kind, flag) in flags.items()
@@ -158,6 +179,91 @@ def takes(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return checked
 
     return decorate
+
+
+def typed(name: str, kind: Any, value: Any) -> Any:
+    """Return an option's value as its type has it.
+
+    Numbers of NumPy's become Python's, which JSON can carry; a path becomes a string, a list a tuple.
+
+    Parameters
+    ----------
+    name : str
+        Of the option.
+    kind : type
+        Its annotation. Of a Literal the choices themselves are left to whoever knows what they mean.
+    value : object
+
+    Raises
+    ------
+    RequestError
+        If the value is of another type, or an empty string or list.
+    """
+    try:
+        return _taken(kind, value)
+    except _OtherType:
+        remedy = " Leave it out." if isinstance(value, str | list | tuple) and not value else ""
+        if isinstance(value, str):
+            with contextlib.suppress(_OtherType):
+                remedy = f" Write {option(name, list(_taken(kind, [value])))}"
+        raise RequestError(f"{called(name)} must be {_in_words(kind)}; got {value!r}.{remedy}") from None
+
+
+class _OtherType(Exception):
+    """A value is of another type than an option's."""
+
+
+def _taken(kind: Any, value: Any) -> Any:
+    """Return a value as a type has it; see `typed`."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        for each in parts:
+            with contextlib.suppress(_OtherType):
+                return _taken(each, value)
+    elif origin is Mapping:
+        if isinstance(value, Mapping):
+            return {_taken(parts[0], each): _taken(parts[1], held) for each, held in value.items()}
+    elif origin in (tuple, Sequence):
+        if isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping) and len(value):
+            return tuple(_taken(parts[0], each) for each in value)
+    elif origin is Iterable:
+        if isinstance(value, Iterable):
+            return value
+    else:
+        return _taken_single(kind, value)
+    raise _OtherType
+
+
+def _taken_single(kind: Any, value: Any) -> Any:
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # NumPy's scalars, without importing it
+        value = value.item()
+    if kind is Path and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if kind is Any or (kind is NoneType and value is None):
+        return value
+    wanted: Any = {int: int, float: (int, float), bool: bool}.get(kind, str)
+    is_flag = isinstance(value, bool)
+    if kind in (NoneType, Path) or not isinstance(value, wanted) or is_flag != (kind is bool) or value == "":
+        raise _OtherType
+    return value
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", Path: "a path"}
+
+
+def _in_words(kind: Any) -> str:
+    """Return what values of a type are called, without None, which stands for an option that is left out."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        words = [_in_words(each) for each in parts if each is not NoneType and not (each is str and Path in parts)]
+        return " or ".join(words)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, parts))
+    if origin is Mapping:
+        return "a dict of lists, such as {'C': (1, 10)}"
+    if origin is not None:
+        return f"a list of {_in_words(parts[0]).removeprefix('a ')}s"
+    return _WORDS[kind]
 
 
 def _sentence(flag: Flag) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .errors import RequestError, must_be_one_of, option
+from .errors import RequestError, called, must_be_one_of, option
 
 # What a layer gives for one image: (h, w, channels), (n_tokens, channels) or (channels,).
 KINDS = ("map", "tokens", "vector")
@@ -27,14 +27,14 @@ def kind_of(shape: Sequence[int]) -> str:
 def check_pool(pool: str, kind: str, where: str) -> None:
     """Raise RequestError unless features of this kind can be pooled so."""
     if pool not in POOLS:
-        raise must_be_one_of("pool", POOLS, pool)
+        raise must_be_one_of(called("pool"), POOLS, pool)
     if kind == "vector" and pool != "flatten":
         raise RequestError(
-            f"pool must be flatten for features that were pooled at extraction; got {pool!r} for {where}. Leave {option('pool')} out."
+            f"{called('pool')} must be flatten for features that were pooled at extraction; got {pool!r} for {where}. Leave it out."
         )
     if kind != "tokens" and pool == "cls":
         raise RequestError(
-            f"pool must be avg, max, avg+max or flatten for a feature map; got 'cls' for {where}, which takes the first of a "
+            f"{called('pool')} must be avg, max, avg+max or flatten for a feature map; got 'cls' for {where}, which takes the first of a "
             f"transformer's tokens. Use {option('pool', 'avg')}"
         )
 

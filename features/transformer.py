@@ -14,11 +14,12 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from .engines.registry import Engine
 from .errors import RequestError, SourceError, must_be_one_of
-from .extraction.prepare import prepare
+from .extraction.preparation import prepare
 from .extraction.recompute import embed
 from .extraction.request import FeatureOptions, check_features
 from .images.contents import Content, distinct_contents, hash_files
-from .images.decode import RESIZE
+from .images.decoding import RESIZE
+from .options import ExtractOptions, flags_of, typed
 from .pooling import POOLS, pool_maps
 from .runtime.machine import cores
 from .runtime.user_cache import cache_folder
@@ -143,6 +144,9 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
     def _options(self) -> FeatureOptions:
         asked: dict[str, Any] = self.get_params(deep=False)
         del asked["cache"]
+        kinds = {name: kind for name, (kind, _) in flags_of(ExtractOptions).items()}
+        kinds |= {"layer": str | int | None, "pool": str}
+        asked = {name: typed(name, kinds[name], value) for name, value in asked.items()}
         layer, pool = asked.pop("layer"), asked.pop("pool")
         if pool not in POOLS:
             raise must_be_one_of("pool", POOLS, pool)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import options as options  # an option that is given to the wrong function is told its own
+
 if TYPE_CHECKING:
     from .deploy.exporting import export
     from .deploy.prediction import predict

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
-from features.options import Flag
+from features.options import OPTIONS_OF, Flag
 
+Select = Literal["cv", "val"]
+SELECT: Select = "cv"  # unless another is asked for
 FEATURES, HEAD, MACHINES, RESULTS = "features", "head", "more machines", "results"
 
 
@@ -32,10 +34,10 @@ class TrainingOptions(TypedDict, total=False):
     ]
     seed: Annotated[int, Flag("seed of the head's random start and of drawn splits (default 0)", "N", HEAD)]
     select: Annotated[
-        Literal["cv", "val"],
+        Select,
         Flag(
             "choose settings by cross-validation within train and val (cv), or by fitting on train and scoring on val "
-            "(val) (default cv)",
+            f"(val) (default {SELECT})",
             group=HEAD,
         ),
     ]
@@ -87,7 +89,8 @@ class PredictOptions(TypedDict, total=False):
     """Options of `pipeline.predict`."""
 
     weights: Annotated[
-        str | None, Flag("where the base's weights, or FILE.keras, lie today (default: where the run says)", "FILE")
+        str | Path | None,
+        Flag("where the base's weights, or FILE.keras, lie today (default: where the run says)", "FILE"),
     ]
     joblib: Annotated[bool, Flag("load a pickled head, which can run any code: your own")]
 
@@ -113,3 +116,14 @@ class LectureOptions(TypedDict, total=False):
     seed: Annotated[int, Flag("seed of the heads' random start and of drawn splits (default 0)", "N")]
     out: Annotated[str | Path | None, Flag("folder for the results (default below runs/)", "FOLDER")]
     overwrite: Annotated[bool, Flag("replace earlier results")]
+
+
+OPTIONS_OF.update(
+    compare=CompareOptions,
+    probe=ProbeOptions,
+    train_head=TrainHeadOptions,
+    predict=PredictOptions,
+    export=ExportOptions,
+    report=ReportOptions,
+    lecture=LectureOptions,
+)

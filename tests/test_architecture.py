@@ -19,6 +19,7 @@ PACKAGES = [
 ]
 MOST_ROOMS, MOST_FLOORS = 9, 7
 HEAVY = ("tensorflow", "keras")
+SOURCES = [path for stage in STAGES for path in sorted((ROOT / stage).rglob("*.py"))]
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +70,15 @@ def test_floors_are_the_longest_chain_and_a_circle_is_an_error():
 
 
 def test_every_folder_of_source_is_a_package():
-    for stage in STAGES:
-        for path in (ROOT / stage).rglob("*.py"):
-            assert (path.parent / "__init__.py").exists(), path
+    for path in SOURCES:
+        assert (path.parent / "__init__.py").exists(), path
+
+
+def test_no_module_bears_the_name_of_a_function_in_it():
+    """A module is a noun, a function a verb; and of two things of one name the import of one hides the other."""
+    for path in SOURCES:
+        nodes = ast.parse(path.read_text(encoding="utf-8")).body
+        assert path.stem not in {node.name for node in nodes if isinstance(node, ast.FunctionDef)}, path
 
 
 def test_a_package_says_in_one_sentence_what_it_is():
@@ -87,7 +94,7 @@ def test_imports_obey_the_contracts():
 
 
 def test_tensorflow_is_imported_in_functions_only():
-    for path in [path for stage in STAGES for path in (ROOT / stage).rglob("*.py")]:
+    for path in SOURCES:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

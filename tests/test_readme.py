@@ -1,4 +1,4 @@
-"""What the READMEs show is so: examples run, commands and options exist, tables are complete, links lead somewhere."""
+"""What the READMEs show is so: examples run, commands and options exist, tables are complete, links lead somewhere, files named exist."""
 
 import re
 import shlex
@@ -17,6 +17,7 @@ from features.engines.registry import ENGINES
 from pipeline.cli.parser import make_parser
 from pipeline.evaluation.metrics import evaluate
 from pipeline.heads.registry import HEADS
+from pipeline.options import SELECT
 
 FACE, STAGE_ONE, STAGE_TWO = READMES = ("README.md", "features/README.md", "pipeline/README.md")
 TEXTS = {
@@ -93,7 +94,7 @@ def test_commands_shown_are_accepted(name):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_files_named_and_links_lead_somewhere(name):
+def test_links_lead_somewhere(name):
     text = TEXTS[name]
     for link in re.findall(r"\]\(([^)]+)\)", text):
         if link.startswith("https://"):
@@ -104,8 +105,14 @@ def test_files_named_and_links_lead_somewhere(name):
         if part:
             titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M)
             assert part in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, link
-    for file in re.findall(r"\btests/[\w/]+\.py\b", text):
-        assert (ROOT / file).is_file(), file
+
+
+def test_files_named_in_texts_docstrings_and_comments_exist():
+    sources = [path for folder in ("features", "pipeline", "tests") for path in (ROOT / folder).rglob("*.py")]
+    for path in [*sources, *(ROOT / name for name in (*TEXTS, "Makefile", "setup.cfg", "pyproject.toml"))]:
+        text = path.read_text(encoding="utf-8")
+        for file in re.findall(r"\b(?:features|pipeline|tests)/[\w/]+\.(?:py|md|png)\b", text):
+            assert (ROOT / file).is_file(), f"{path.relative_to(ROOT)} names {file}"
 
 
 def test_every_option_is_documented_and_every_documented_one_exists(capsys):
@@ -116,6 +123,11 @@ def test_every_option_is_documented_and_every_documented_one_exists(capsys):
     told = {option for row in rows for option in re.findall(r"`(--[a-z][a-z0-9-]+)", row)}
     of_all = {"--help", "--json", "--quiet", "--verbose"}  # told in a sentence
     assert offered - of_all == told, sorted((offered - of_all) ^ told)
+
+
+def test_what_settings_are_chosen_by_is_told_as_it_is(capsys):
+    assert re.search(rf"^\| `--select HOW` .*\| `{SELECT}` \|$", TEXTS[STAGE_TWO], re.M)
+    assert f"(default {SELECT})" in " ".join(helped("compare", capsys).split())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RequestError, WeightsError, option
+from ..errors import RequestError, WeightsError, called, option
 from ..runtime.keras_runtime import import_keras
 from ..safefiles.keras_files import check_model_file
 from .weights import Weights
@@ -47,5 +47,5 @@ def load_own(path: Path, image_size: int, sha256: str | None) -> tuple[keras.Mod
             f"backbone {path} must be a functional or sequential model that Keras can load; {str(error).splitlines()[0][:200]}. Save it again."
         ) from error
     if side not in (None, image_size):
-        raise RequestError(f"image-size must be {side} for {path}; got {image_size}. Leave it out.")
+        raise RequestError(f"{called('image_size')} must be {side} for {path}; got {image_size}. Leave it out.")
     return model, Weights(f"file {path.name}", found)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RequestError, must_be_one_of, option
+from ..errors import RequestError, called, must_be_one_of
 from ..pooling import kind_of
 from ..runtime.keras_runtime import import_keras
 from .base import Base
@@ -76,7 +76,7 @@ def build_base(
     else:
         if weights != "imagenet":
             raise RequestError(
-                f"weights of {name} are in the file itself; got {weights!r} beside it. Leave {option('weights')} out."
+                f"weights of {name} are in the file itself; got {weights!r} beside it. Leave {called('weights')} out."
             )
         prepare = _PREPARE[preprocess]
         model, loaded = load_own(Path(name), image_size, weights_sha256)
@@ -99,7 +99,7 @@ def build_base(
 def list_layers(name: str, image_size: int | None = None) -> dict[str, tuple[int, ...]]:
     """Return the layers of a backbone and the shapes of their outputs for one image; needs no weights."""
     backbone = find_backbone(name)
-    size = image_size or backbone.image_size
+    size = backbone.image_size if image_size is None else image_size
     check_request(name, size, backbone.preprocess)
     if backbone.module:
         import_keras()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RequestError, must_be_one_of, option
+from ..errors import RequestError, called, must_be_one_of, option
 from .custom_model import input_side
 
 if TYPE_CHECKING:
@@ -92,11 +92,11 @@ def check_request(name: str, image_size: int, preprocess: str) -> None:
     backbone = find_backbone(name)
     if image_size < backbone.smallest:
         raise RequestError(
-            f"image-size must be at least {backbone.smallest} for {name}; got {image_size}. "
+            f"{called('image_size')} must be at least {backbone.smallest} for {name}; got {image_size}. "
             f"Enlarge the images: {option('image_size', backbone.smallest)}"
         )
     if preprocess not in PREPROCESS:
-        raise must_be_one_of("preprocess", PREPROCESS, preprocess)
+        raise must_be_one_of(called("preprocess"), PREPROCESS, preprocess)
     allowed = PREPROCESS[:2] if not backbone.prepared else PREPROCESS[:1] if backbone.module else PREPROCESS[1:]
     if preprocess not in allowed:
         why = (
@@ -105,5 +105,5 @@ def check_request(name: str, image_size: int, preprocess: str) -> None:
             else "it was trained on preprocessed images"
         )
         raise RequestError(
-            f"preprocess must be {' or '.join(allowed)} for {name}, since {why}; got {preprocess!r}. Leave it out."
+            f"{called('preprocess')} must be {' or '.join(allowed)} for {name}, since {why}; got {preprocess!r}. Leave it out."
         )

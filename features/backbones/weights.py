@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from ..errors import WeightsError, missing_extra, option
+from ..errors import WeightsError, called, missing_extra, option
 from ..runtime.atomic import written_whole
+from ..runtime.log import log
 from ..runtime.user_cache import cache_folder, recall, remember
 from ..safefiles.hdf5 import check_own_values
 from ..safefiles.npz import open_archive
@@ -82,6 +83,7 @@ def load_weights(
     loaded = _load(model, backbone, weights, sha256 or IMAGENET_SHA256.get(backbone), download)
     file = _weights_file(backbone, weights)
     if file is not None:
+        log.debug(f"weights  of {backbone} lie in {file}")
         remember("weights", _identity(backbone, file), loaded.sha256)
     return loaded
 
@@ -209,7 +211,9 @@ def _carrier_file(backbone: str) -> Path | None:
 
 def _load_file(model: keras.Model, path: Path) -> None:
     if not path.is_file():
-        raise WeightsError(f"weights must be 'imagenet' or a file; {path} is not there. Look: ls {path.parent}")
+        raise WeightsError(
+            f"{called('weights')} must be 'imagenet' or a file; {path} is not there. Look: ls {path.parent}"
+        )
     if path.suffix == ".onnx":
         _load_onnx(model, path)
         return

@@ -31,7 +31,7 @@ def pick_batch_size(
     Parameters
     ----------
     asked : str
-        One of ``engines.CHOICES``; for ``auto`` TensorFlow's float32 is tried, since an engine is picked for its pace
+        One of ``engines.CHOICES``; for ``auto`` the reference is tried, since an engine is picked for its pace
         with this batch.
     frozen : Frozen
     key : dict

@@ -101,7 +101,11 @@ def _freeze(frozen: Frozen) -> Any:
         if pool == "none" or layer.shape.rank == 2:
             return layer
         over = tuple(range(1, layer.shape.rank - 1))
-        return layer[:, 0] if pool == "cls" else tf.concat([reduce[name](layer, axis=over) for name in pools_of(pool)], axis=1)
+        return (
+            layer[:, 0]
+            if pool == "cls"
+            else tf.concat([reduce[name](layer, axis=over) for name in pools_of(pool)], axis=1)
+        )
 
     shape = tf.TensorSpec((frozen.batch_size, side, side, 3), tf.uint8)
     with quiet(), _computing_in(base.model, frozen.precision):

@@ -50,7 +50,7 @@ class EngineKind:
     module, extra : str
         What is imported; and the package that has it, which is the name of this project's extra too.
     allowed : float
-        How far its features may be from TensorFlow's: relative, Frobenius, of the first batch, layer by layer.
+        How far its features may be from those of the reference: relative, Frobenius, of the first batch, layer by layer.
     precision : str
         What it computes in.
     auto_on : tuple of str
@@ -58,7 +58,7 @@ class EngineKind:
     device : callable
         Returns what it computes on.
     runs : str
-        The library of the bases that it runs; see `Base`. The first engine of a library is what the others are compared with.
+        The library of the bases that it runs; see `Base`. The first engine of a library is the reference of the others.
     """
 
     make: Callable[[Frozen], Engine]

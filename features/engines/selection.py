@@ -1,4 +1,4 @@
-"""Which engine is taken, and whether its features are TensorFlow's."""
+"""Which engine is taken, and whether its features are those of the reference engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Checked:
     ----------
     engine : Engine
     parity : float
-        Relative Frobenius distance from TensorFlow's features on the first batch, of the layer where it is largest.
+        Relative Frobenius distance from the reference engine's features of the first batch, of the layer where it is
+        largest.
     seconds : float
         What a batch takes.
     """
@@ -143,18 +144,19 @@ def _make(name: str, frozen: Frozen) -> Engine:
     try:
         return ENGINES[name].make(frozen)
     except EngineError as error:
-        raise EngineError(f"{error} Use another: {option('engine', 'tensorflow')}") from error
+        raise EngineError(f"{error} Use another: {option('engine', reference_of(frozen.base.library))}") from error
 
 
 def _check_parity(name: str, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
-    """Return the largest distance of a layer's features from TensorFlow's; raise EngineError if it is too large."""
+    """Return the largest distance of a layer's features from the reference's; raise EngineError if it is too large."""
     distances = {layer: _distance(found[layer], expected[layer]) for layer in expected}
     worst = max(distances, key=lambda layer: distances[layer])
     parity, allowed = distances[worst], ENGINES[name].allowed
     if not parity <= allowed:  # so that NaN is refused too
+        reference = reference_of(ENGINES[name].runs)
         raise EngineError(
-            f"features of {name} must be within {allowed:.0e} of TensorFlow's (relative); those of {worst} are "
-            f"{parity:.1e} away. Use another: {option('engine', 'tensorflow')}"
+            f"features of {name} must be within {allowed:.0e} (relative) of those of {reference}; those of the layer {worst} are "
+            f"{parity:.1e} away. Use another: {option('engine', reference)}"
         )
     return parity
 

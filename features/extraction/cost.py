@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -13,14 +14,14 @@ import numpy as np
 from ..engines.registry import Engine
 from ..errors import option
 from ..images.contents import Content
-from ..images.decode import read_bytes
+from ..images.decoding import read_bytes
 from ..options import PlanOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores
 from ..sources.load import load_source
 from ..sources.source import Source
 from .forward import rows_a_part
-from .prepare import prepare
+from .preparation import prepare
 from .request import ExtractRequest, check_options
 
 WORKERS = (1, 8, 64)
@@ -136,7 +137,7 @@ def _bytes(count: float) -> str:
 
 
 @takes(PlanOptions)
-def plan_cost(data: str, **options: Unpack[PlanOptions]) -> Cost:
+def plan_cost(data: str | Path, **options: Unpack[PlanOptions]) -> Cost:
     """Return what `extract` would cost on 1, 8 and 64 workers, from a few measured batches, without making a store.
 
     Parameters
@@ -149,9 +150,9 @@ def plan_cost(data: str, **options: Unpack[PlanOptions]) -> Cost:
     -------
     Cost
     """
-    asked = ExtractRequest(data=data, **options)
+    asked = ExtractRequest.of(data, options)
     check_options(asked)
-    source = load_source(data, asked.seed, asked.limit, asked.allow_missing_classes)
+    source = load_source(asked.data, asked.seed, asked.limit, asked.allow_missing_classes)
     few = (Content(hashlib.sha256(read_bytes(file)).digest(), file) for file in map(source.file, range(len(source))))
     prepared, rate = prepare(asked, few), asked.rate
     if rate is None:

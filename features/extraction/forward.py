@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from ..engines.registry import Engine
-from ..errors import SourceError, StoreError, option
+from ..errors import SourceError, StoreError, called, option
 from ..images.contents import Content, ahead
 from ..images.views import make_view
 from ..runtime.progress import Progress
@@ -250,7 +250,7 @@ def cast_features(layer: str, values: np.ndarray, dtype: str) -> np.ndarray:
     largest = max(float(values.max()), -float(values.min()))
     if not np.isfinite(largest):
         raise StoreError(
-            f"the base gives values of {layer} that are not finite. Check its weights and {option('preprocess')}."
+            f"the base gives values of {layer} that are not finite. Check its weights and {called('preprocess')}."
         )
     if dtype == "float16" and largest >= _ROUNDS_TO_INFINITY:
         raise StoreError(

@@ -7,17 +7,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ..engines.registry import ENGINES, Engine
 from ..errors import CachedFeaturesError, UnsafeFile, must_be_one_of
 from ..images.contents import Content, ahead
-from ..images.decode import check_resize
+from ..images.decoding import check_resize
 from ..images.views import check_views, make_view
 from ..store.provenance import Provenance
 from .forward import cast_features
-from .prepare import Prepared, prepare
+from .preparation import Prepared, prepare
 from .request import FeatureOptions
 
 
@@ -40,13 +41,13 @@ class Embedded:
     reasons: dict[bytes, str]
 
 
-def prepare_again(made: Provenance, weights: str | None = None) -> Prepared[FeatureOptions]:
+def prepare_again(made: Provenance, weights: str | Path | None = None) -> Prepared[FeatureOptions]:
     """Return what computes features as a provenance says, its weights checked against their SHA-256.
 
     Parameters
     ----------
     made : Provenance
-    weights : str, optional
+    weights : path-like, optional
         Where the weights, or the model of one's own, lie today, if not where the provenance says.
 
     Raises
@@ -62,7 +63,7 @@ def prepare_again(made: Provenance, weights: str | None = None) -> Prepared[Feat
     if spec.engine.name not in ENGINES:
         raise must_be_one_of("engine", ENGINES, spec.engine.name)
     options = FeatureOptions(
-        backbone=(weights or own) if own else spec.backbone,
+        backbone=str(weights or own) if own else spec.backbone,
         layers=spec.layers,
         pool=spec.pool,
         image_size=spec.image_size,
@@ -71,7 +72,7 @@ def prepare_again(made: Provenance, weights: str | None = None) -> Prepared[Feat
         dtype=spec.dtype,
         engine=spec.engine.name,
         batch_size=made.batch_size,
-        weights=made.weights if own else weights or made.weights,
+        weights=made.weights if own else str(weights or made.weights),
         weights_sha256=spec.weights_sha256,
         views=made.views,
         augment=spec.augment.name,
@@ -81,7 +82,7 @@ def prepare_again(made: Provenance, weights: str | None = None) -> Prepared[Feat
         return prepare(options, ())
 
 
-def rebuild_engine(made: Provenance, weights: str | None = None) -> Engine:
+def rebuild_engine(made: Provenance, weights: str | Path | None = None) -> Engine:
     """Return the engine that a provenance describes; see `prepare_again`."""
     prepared = prepare_again(made, weights)
     with _described():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,15 @@ from typing import Any
 from ..backbones.registry import check_request, find_backbone
 from ..engines.batch_size import USUAL
 from ..engines.registry import CHOICES, is_installed, missing_engine
-from ..errors import RequestError, must_be_one_of, option
-from ..images.decode import check_resize
+from ..errors import RequestError, called, must_be_one_of, option
+from ..images.decoding import check_resize
 from ..images.views import check_views
 from ..pooling import EXTRACT_POOLS
 from ..runtime.dask_cluster import check_cluster
 from ..runtime.machine import cores
+from ..store.chunks import COMPRESSION
 from ..store.parts import LAYOUTS
 from ..store.provenance import DTYPES, MAX_BATCH, MAX_SIDE, Augment
-from ..store.chunks import COMPRESSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ class FeatureOptions:
     @property
     def side(self) -> int:
         """Side of the images in pixels."""
-        return self.image_size or find_backbone(self.backbone).image_size
+        return find_backbone(self.backbone).image_size if self.image_size is None else self.image_size
 
     @property
     def full_batch(self) -> int:
@@ -142,6 +144,11 @@ class ExtractRequest(FeatureOptions):
     images: int | None = None
     rate: float | None = None
 
+    @classmethod
+    def of(cls, data: str | Path, options: Mapping[str, Any]) -> ExtractRequest:
+        """Return the request that a function's options make."""
+        return cls(data=str(data), **options)
+
     @property
     def path(self) -> Path:
         """Where the store will be."""
@@ -168,40 +175,51 @@ def check_features(options: FeatureOptions) -> None:
     check_request(options.backbone, options.side, options.preparation)
     check_resize(options.resize)
     if options.dtype not in DTYPES:
-        raise must_be_one_of("dtype", DTYPES, options.dtype)
+        raise must_be_one_of(called("dtype"), DTYPES, options.dtype)
     if options.engine not in CHOICES:
-        raise must_be_one_of("engine", CHOICES, options.engine)
+        raise must_be_one_of(called("engine"), CHOICES, options.engine)
     if options.engine != "auto" and not is_installed(options.engine):
         raise missing_engine(options.engine)
     if options.pool is not None and options.pool not in EXTRACT_POOLS:
-        raise must_be_one_of("pool", EXTRACT_POOLS, options.pool)
+        raise must_be_one_of(called("pool"), EXTRACT_POOLS, options.pool)
     check_views(options.views, options.augment)
     if options.side > MAX_SIDE:
         raise RequestError(
-            f"image-size must be at most {MAX_SIDE}; got {options.side}. Leave it out for the base's own."
+            f"{called('image_size')} must be at most {MAX_SIDE}; got {options.side}. Leave it out for the base's own."
         )
     if options.batch_size is not None and not 1 <= options.batch_size <= MAX_BATCH:
         bounds = "at least 1" if options.batch_size < 1 else f"at most {MAX_BATCH}"
-        raise RequestError(f"batch-size must be {bounds}; got {options.batch_size}. Leave it out for what is usual.")
+        raise RequestError(
+            f"{called('batch_size')} must be {bounds}; got {options.batch_size}. Leave it out for what is usual."
+        )
 
 
 def check_options(options: ExtractRequest) -> None:
     """Refuse what can be refused before any file is read."""
     check_features(options)
     if options.compression not in (None, *COMPRESSION):
-        raise must_be_one_of("compression", COMPRESSION, options.compression)
+        raise must_be_one_of(called("compression"), COMPRESSION, options.compression)
     if options.layout not in LAYOUTS:
-        raise must_be_one_of("layout", LAYOUTS, options.layout)
+        raise must_be_one_of(called("layout"), LAYOUTS, options.layout)
     if options.path.suffix != ".h5":
         proper = option("out", options.path.with_suffix(".h5"))
-        raise RequestError(f"out must end in .h5; got {options.path}. Use {proper}")
+        raise RequestError(f"{called('out')} must end in .h5; got {options.path}. Use {proper}")
+    if options.workers < 1:
+        raise RequestError(
+            f"{called('workers')} must be at least 1; got {options.workers}. Leave it out for one per core, 8 at most."
+        )
     if options.part_images is not None and options.part_images < 1:
-        raise RequestError(f"part-images must be at least 1; got {options.part_images}. Leave it out for 512.")
+        raise RequestError(
+            f"{called('part_images')} must be at least 1; got {options.part_images}. Leave it out for 512."
+        )
     for name, value in (("images", options.images), ("rate", options.rate)):
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise RequestError(
-                f"{name} must be above 0; got {value}. Leave it out: it is what the source has, or measured."
+                f"{called(name)} must be a number above 0; got {value}. "
+                "Leave it out: it is what the source has, or measured."
             )
     check_cluster(options.cluster, options.skip_unfit)
     if options.max_skipped is not None and not 0 <= options.max_skipped <= 1:
-        raise RequestError(f"max-skipped must be between 0 and 1; got {options.max_skipped}. Leave it out for 0.05.")
+        raise RequestError(
+            f"{called('max_skipped')} must be between 0 and 1; got {options.max_skipped}. Leave it out for 0.05."
+        )

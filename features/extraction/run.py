@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from ..errors import RequestError, SourceError, StoreError, option
+from ..engines.registry import reference_of
+from ..errors import RequestError, SourceError, StoreError, called, option
 from ..options import ExtractOptions, takes
 from ..runtime.log import log
-from ..runtime.machine import peak_memory
+from ..runtime.machine import cores, peak_memory
 from ..runtime.progress import Progress
 from ..sources.load import load_source
 from ..store.atomic_file import free_space
@@ -24,7 +25,7 @@ from ..store.schema import Rows, Skipped
 from ..store.writer_lock import one_writer
 from .forward import USUAL_LIMITS, PassLimits, Stages, allowed_skips, compute, find_work, too_many_skipped
 from .plan import Plan, check_classes, find_finished, is_current, make_plan
-from .prepare import Prepared, prepare
+from .preparation import Prepared, prepare
 from .request import ExtractRequest, check_options
 
 
@@ -64,14 +65,14 @@ class Summary:
 
 
 @takes(ExtractOptions)
-def extract(data: str, **options: Unpack[ExtractOptions]) -> Summary:
+def extract(data: str | Path, **options: Unpack[ExtractOptions]) -> Summary:
     """Run a frozen base once over labelled images and keep its features in one store.
 
     Running it again goes on where it stopped, adds images that are new, and does nothing if there are none.
 
     Parameters
     ----------
-    data : str
+    data : str or path-like
         A folder, a CSV manifest or the name of a set; see `load_source`.
     **options
 
@@ -88,7 +89,7 @@ def extract(data: str, **options: Unpack[ExtractOptions]) -> Summary:
     --------
     >>> features.extract("photos", backbone="vgg16", out="cache/photos.h5")   # doctest: +SKIP
     """
-    return run_pass(ExtractRequest(data=data, **options))
+    return run_pass(ExtractRequest.of(data, options))
 
 
 def run_pass(
@@ -109,7 +110,7 @@ def run_pass(
     check_options(asked)
     if asked.part_images is not None and asked.cluster is None:
         raise RequestError(
-            f"part-images needs a cluster; got none. Leave it out, or name a cluster: {option('cluster')}"
+            f"{called('part_images')} needs a cluster; got none. Leave it out, or name a cluster: {option('cluster')}"
         )
     clock = _Clock()
     source = load_source(asked.data, asked.seed, asked.limit, asked.allow_missing_classes)
@@ -238,15 +239,20 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
     if todo and whole + parts > free:
         raise StoreError(
             f"{options.path.parent} has {free / 1e6:.0f} MB free; the store and its parts need up to "
-            f"{(whole + parts) / 1e6:.0f} MB. Free some, use {option('out')} on another disk, or store less: {option('pool', 'avg')}"
+            f"{(whole + parts) / 1e6:.0f} MB. Free some, use {called('out')} on another disk, or store less: {option('pool', 'avg')}"
         )
 
 
 def _start_engine(prepared: Prepared[ExtractRequest], todo: int, limits: PassLimits) -> None:
     """Make and check the engine, and say how long the pass takes and what it needs."""
     options, engine, checked = prepared.options, prepared.engine, prepared.checked
-    away = "" if engine.name == "tensorflow" else f"; {checked.parity:.1e} away from TensorFlow's features (relative)"
+    reference = reference_of(prepared.base.library)
+    away = (
+        "" if engine.name == reference else f"; features {checked.parity:.1e} away from those of {reference} (relative)"
+    )
     log.info(f"engine   {engine}, batches of {options.full_batch}{away}")
+    if options.cluster is None:
+        log.debug(f"threads  {options.workers} that decode; the engine has {cores()} cores")
     if todo > options.full_batch and options.cluster is None:
         seconds = checked.seconds * todo / options.full_batch
         waiting = (2 * options.full_batch + options.workers) * options.side**2 * 3 + 3 * limits.part_bytes

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..engines.registry import ENGINES, Engine, is_installed, missing_engine
-from ..errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage, option
+from ..errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage, called, option
 from ..images.contents import hash_files
-from ..images.decode import decode, read_bytes
+from ..images.decoding import decode, read_bytes
 from ..images.views import make_view
 from ..runtime.log import log
 from ..runtime.progress import Progress
@@ -18,7 +18,7 @@ from ..store.reader import FeatureStore
 from .recompute import rebuild_engine
 
 # Relative, Frobenius. Rounding to float16 takes up to 5e-4 of it. That another resize rule, preprocessing or order of
-# rows passes it by far is what tests/test_survival.py shows.
+# rows passes it by far is what tests/features/extraction/test_survival.py shows.
 TOLERANCE = 1e-3
 
 
@@ -57,7 +57,9 @@ def verify(path: str | Path, rows: int = 16, seed: int = 0) -> list[Check]:
         If the store cannot be opened. Checks that fail raise nothing.
     """
     if rows < 0:
-        raise RequestError(f"rows must be at least 0; got {rows}. Leave it out for 16.")
+        raise RequestError(f"{called('rows')} must be at least 0; got {rows}. Leave it out for 16.")
+    if seed < 0:
+        raise RequestError(f"{called('seed')} must be at least 0; got {seed}. Leave it out for 0.")
     checks = []
     with FeatureStore(path) as store:
         for make in (_check_values, _check_source, lambda each: _check_computed(each, rows, seed)):

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..errors import SourceError, UnreadableImage
-from .decode import decode, read_bytes
+from .decoding import decode, read_bytes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

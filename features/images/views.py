@@ -12,7 +12,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from ..errors import RequestError, must_be_one_of, option
+from ..errors import RequestError, called, must_be_one_of, option
 
 # The eight symmetries of the square, in the order in which they become views; for cells, aerial and microscope images.
 _DIHEDRAL = (
@@ -34,7 +34,7 @@ _ROTATE, _SHIFT, _ZOOM = 20.0, 0.1, 0.1
 def check_views(views: int, augment: str) -> None:
     """Raise RequestError unless there are so many views of this kind."""
     if augment not in AUGMENT:
-        raise must_be_one_of("augment", AUGMENT, augment)
+        raise must_be_one_of(called("augment"), AUGMENT, augment)
     if not 1 <= views <= AUGMENT[augment]:
         hint = (
             f"Name one: {option('augment', 'hflip')}, dihedral or lecture"
@@ -42,7 +42,7 @@ def check_views(views: int, augment: str) -> None:
             else f"Use {option('views', AUGMENT[augment])}"
         )
         raise RequestError(
-            f"views must be between 1 and {AUGMENT[augment]} with augment {augment}; got {views}. {hint}"
+            f"{called('views')} must be between 1 and {AUGMENT[augment]} with augment {augment}; got {views}. {hint}"
         )
 
 

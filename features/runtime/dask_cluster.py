@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import ClusterError, RequestError, missing_extra, option
+from ..errors import ClusterError, RequestError, called, missing_extra, option
 from .log import log
 from .machine import cores
-from .versions import differences, versions
+from .versions import differences, installed_versions
 
 GO_ON = "What is done is kept: the same command goes on from there."
 _PATIENCE = {"connect": 10.0, "first-worker": 30.0, "look": 2.0, "no-worker": 60.0}
@@ -47,14 +47,14 @@ def check_cluster(spec: str | None, skip_unfit: bool = False) -> None:
     if spec is None:
         if skip_unfit:
             raise RequestError(
-                f"skip-unfit needs a cluster; got none. Leave it out, or name a cluster: {option('cluster')}"
+                f"{called('skip_unfit')} needs a cluster; got none. Leave it out, or name a cluster: {option('cluster')}"
             )
         return
     kind, _, rest = spec.partition(":")
     local = kind == "local" and rest.isdecimal() and int(rest) > 0
     if not local and not (kind in ("tcp", "tls", "ucx") and rest.startswith("//") and ":" in rest):
         raise RequestError(
-            f"cluster must be local:N, N processes on this machine, or a scheduler's address such as tcp://host:8786; "
+            f"{called('cluster')} must be local:N, N processes on this machine, or a scheduler's address such as tcp://host:8786; "
             f"got {spec!r}. Start one: dask scheduler"
         )
     _import_distributed()
@@ -167,7 +167,7 @@ def _check_versions(client: Any, skip_unfit: bool) -> set[str]:
     for name, seen in found.items():
         if isinstance(seen, BaseException):
             bad[name] = f"it cannot tell its versions ({seen}). Install this program there."
-        elif differs := differences(versions(), seen[0]):
+        elif differs := differences(installed_versions(), seen[0]):
             bad[name] = f"it has {differs}. Install the client's versions there and start it again."
     unfit = settle_unfit(bad, len(found) - len(bad), skip_unfit)
     threads, has = Counter[str](), {}
@@ -185,7 +185,7 @@ def _check_versions(client: Any, skip_unfit: bool) -> set[str]:
 
 
 def _describe() -> tuple[dict[str, str], str, int]:
-    return versions(), platform.node(), cores()
+    return installed_versions(), platform.node(), cores()
 
 
 def _import_distributed() -> Any:
@@ -195,7 +195,7 @@ def _import_distributed() -> Any:
         dask.config.set({"logging.distributed": "error"})  # what goes wrong is raised
         import distributed
     except ImportError as error:
-        raise missing_extra("distributed", "dask", f"{option('cluster')}") from error
+        raise missing_extra("distributed", "dask", called("cluster")) from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     return distributed
 

@@ -12,13 +12,13 @@ from .._version import __version__
 
 # Those that are not installed on the client may be on a worker: they are not used.
 _PACKAGES = (
-    "numpy", "scipy", "scikit-learn", "h5py", "hdf5plugin", "pillow", "keras", "tensorflow", "openvino", "mnn", "joblib",
-    "dask", "distributed",
+    "numpy", "scipy", "scikit-learn", "h5py", "hdf5plugin", "pillow", "keras", "tensorflow", "openvino", "mnn", "numba",
+    "llvmlite", "joblib", "dask", "distributed",
 )  # fmt: skip
 
 
 @functools.cache
-def versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Return this process's versions by name; ``none`` of what is not installed."""
     found = {"Python": platform.python_version(), "cached-features": __version__}
     return found | {name: _version(name) for name in _PACKAGES} | {"source": own_source()[:12]}

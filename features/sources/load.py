@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import RequestError, SourceError, option
+from ..errors import RequestError, SourceError, called, option
 from ..splits import SPLITS, rank_keys, stratified_split
 from .cifar10 import read_cifar10
 from .elpv import read_elpv
@@ -53,7 +53,7 @@ def load_source(data: str, seed: int = 0, limit: int | None = None, allow_missin
     else:
         endings = " or ".join(LISTS)
         raise SourceError(
-            f"data must be a folder, a {endings} file or one of {', '.join(sorted(NAMED_SETS))}; got {data!r}, "
+            f"{called('data')} must be a folder, a {endings} file or one of {', '.join(sorted(NAMED_SETS))}; got {data!r}, "
             f"which is {f'no {endings} file' if path.exists() else 'not there'}. Check the path: ls {data}"
         )
     source = _fill_splits(source, seed)
@@ -86,14 +86,16 @@ def _check_splits(source: Source) -> None:
         if missing:
             raise SourceError(
                 f"every class must be in every split; {split} has no image of {', '.join(map(repr, missing))}. "
-                f"Add images (or raise {option('limit')}), remove the class, or accept it: {option('allow_missing_classes', True)}"
+                f"Add images (or raise {called('limit')}), remove the class, or accept it: {option('allow_missing_classes', True)}"
             )
 
 
 def _keep(source: Source, limit: int, seed: int) -> Source:
     """Keep `limit` rows in proportion to splits and strata (largest remainders)."""
     if limit < 1:
-        raise RequestError(f"limit must be at least 1; got {limit}. Leave it out to take all {len(source)} images.")
+        raise RequestError(
+            f"{called('limit')} must be at least 1; got {limit}. Leave it out to take all {len(source)} images."
+        )
     if limit >= len(source):
         return source
     cells = source.strata.astype(np.int64) * len(SPLITS) + source.splits

@@ -196,11 +196,7 @@ class LayerReader:
 
     def is_packed_as(self, data: h5py.Dataset) -> bool:
         """Tell whether rows are chunks of their own here and in another dataset, packed the same way."""
-        return (
-            self._digests is not None
-            and self._step == data.chunks[0] == 1
-            and self._filters == filters_of(data)
-        )
+        return self._digests is not None and self._step == data.chunks[0] == 1 and self._filters == filters_of(data)
 
     def _unpack(self, number: int) -> np.ndarray:
         data = self.packed(number)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import StoreError
+from ..runtime.log import log
 from .part_index import open_part
 from .parts import Key, Parts, read_provenance
 from .provenance import Provenance
@@ -53,6 +54,8 @@ class ContentCache:
             values = np.empty((len(rows), *reader.row_shape), reader.dtype)
             reader.read(np.array(rows, int), values)
             found |= zip((held[row] for row in rows), values, strict=True)
+        if self._path is not None:
+            log.debug(f"cache    {len(found)} of {len(wanted)} images are in {parts_folder(self._path)}")
         return found
 
     def keep(self, layer: str, made: dict[bytes, np.ndarray]) -> None:

@@ -150,7 +150,9 @@ class IndexedLayer:
         order = np.argsort(firsts, kind="stable")
         self._firsts = np.array(firsts, np.int64)[order]  # first row of each stretch of one part
         self._sources = np.array(sources, np.int64)[order]  # and where it begins there
-        names = {name: number for number, name in enumerate(dict.fromkeys(map(made.get_virtual_filename, range(count))))}
+        names = {
+            name: number for number, name in enumerate(dict.fromkeys(map(made.get_virtual_filename, range(count))))
+        }
         self._of = np.array([names[made.get_virtual_filename(int(each))] for each in order])
         self._paths = [root / name for name in names]
         self._layer, self._files = data.name.removeprefix("/features/"), files

@@ -122,7 +122,9 @@ class Parts:
         StoreError
             If the disk is full or fails.
         """
-        self.adopt(write_part(self.folder, self.provenance, features, keys, skipped))
+        part = write_part(self.folder, self.provenance, features, keys, skipped)
+        log.debug(f"part     {part}: {len(keys)} rows, {part.stat().st_size / 1e6:.1f} MB")
+        self.adopt(part)
 
     def adopt(self, part: Path) -> None:
         """Take in a part that lies in the folder, whoever wrote it.

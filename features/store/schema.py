@@ -107,9 +107,7 @@ class Skipped(NamedTuple):
     sha256: bytes = b""  # of its bytes, where it could be read
 
 
-def create(
-    file: h5py.File, layers: Mapping[str, Sequence[int]], made: Provenance, n_rows: int
-) -> None:
+def create(file: h5py.File, layers: Mapping[str, Sequence[int]], made: Provenance, n_rows: int) -> None:
     """Create empty feature datasets.
 
     Parameters
@@ -161,7 +159,11 @@ def read_layer(file: h5py.File, layer: str, path: Path) -> LayerReader:
 
 
 def link(
-    file: h5py.File, layers: Mapping[str, Sequence[int]], made: Provenance, places: Sequence[tuple[Path, int]], folder: Path
+    file: h5py.File,
+    layers: Mapping[str, Sequence[int]],
+    made: Provenance,
+    places: Sequence[tuple[Path, int]],
+    folder: Path,
 ) -> None:
     """Create virtual feature datasets over rows of other files: `places` gives file and row of each.
 
@@ -249,9 +251,7 @@ def check_attributes(file: h5py.File, path: Path) -> None:
     """Raise StoreError unless a file is a store or a part of one, of a format that is read, and its attributes are whole."""
     attributes = file.attrs
     if attributes.get("format") != FORMAT:
-        raise StoreError(
-            f"{path} is an HDF5 file, but no feature store. Make one: {command('extract', data='SOURCE')}"
-        )
+        raise StoreError(f"{path} is an HDF5 file, but no feature store. Make one: {command('extract', data='SOURCE')}")
     if attributes["format_version"] not in _VERSIONS:
         raise StoreError(
             f"{path} has format version {attributes['format_version']}; this program reads "

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from features.errors import CachedFeaturesError, RequestError, command, on_command_line
+from features.options import ExtractOptions, flags_of
 from features.runtime.log import log
 
+from ..options import CompareOptions, ExportOptions, PredictOptions, TrainHeadOptions
 from .messages import messages_on_stderr
-from .parser import make_parser
+from .parser import make_parser, read_arguments
 
 _PROGRAM = "cached-features" if Path(sys.argv[0]).name == "cached-features" else "python -m pipeline"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done; 1 the run failed; 2 the request was wrong."""
-    parser = make_parser(_PROGRAM)
-    options = vars(parser.parse_args(arguments))
-    command = options.pop("command")
-    if command is None:
-        parser.print_help()
+    with on_command_line(_PROGRAM):
+        try:
+            options = read_arguments(arguments, _PROGRAM)
+        except RequestError as error:
+            with messages_on_stderr(logging.INFO):
+                log.error(str(error))
+            return error.exit_status
+    name = options.pop("command")
+    if name is None:
+        make_parser(_PROGRAM).print_help()
         return 0
-    run, as_json, level = _COMMANDS[command], options.pop("json"), options.pop("level")
-    from features.errors import CachedFeaturesError, on_command_line
-
+    run, as_json, level = _COMMANDS[name], options.pop("json"), options.pop("level")
     with messages_on_stderr(level), on_command_line(_PROGRAM):
         try:
             with contextlib.redirect_stdout(sys.stderr):  # libraries print where they like; results alone go to stdout
@@ -47,17 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _kept(given: Mapping[str, Any], of: type) -> dict[str, Any]:
+    """Return those of the given options that the next command has too, but for where results go."""
+    own = flags_of(of).keys() - {"out", "overwrite"}
+    return {name: value for name, value in given.items() if name in own}
+
+
 def _extract(
     data: str, plan_only: bool = False, images: int | None = None, rate: float | None = None, **options: Any
 ) -> tuple[dict[str, Any], str]:
-    from features.errors import RequestError
     from features.extraction.cost import plan_cost
     from features.extraction.run import extract, format_skipped
 
     if plan_only:
         given: Any = {name: value for name, value in (("images", images), ("rate", rate)) if value is not None}
         cost = plan_cost(data, **options, **given)
-        log.info(f"next     the same without --plan-only: {_PROGRAM} extract --data {data}")
+        log.info(f"next     the same without --plan-only: {command('extract', data=data, **options)}")
         return cost.to_json(), f"{cost.hours[1]:.3g} h on one worker"
     if images is not None or rate is not None:
         raise RequestError(
@@ -74,7 +86,7 @@ def _extract(
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in done.seconds.items())
     rate_seen = f" ({done.computed / done.seconds['pass']:.1f} images/s in the pass)" if done.computed else ""
     log.info(f"done     {done.rows} rows, {done.computed} computed{rate_seen}: {stages}")
-    log.info(f"next     {_PROGRAM} compare --store {done.path}")
+    log.info(f"next     {command('compare', store=done.path)}")
     return done.to_json(), str(done.path)
 
 
@@ -90,7 +102,7 @@ def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
         told = ", ".join(_score(name, value, intervals.get(name)) for name, value in scores.items())
         lines.append(f"{split:<5} {told}")
     lines.append(f"fitted in {run.fit_seconds:.2f} s")
-    log.info(f"next     {_PROGRAM} predict --run {run.out} IMAGES")
+    log.info(f"next     {command('predict', 'IMAGES', run=run.out, **_kept(options, PredictOptions))}")
     return run.to_json(), "\n".join(lines)
 
 
@@ -101,11 +113,16 @@ def _score(name: str, value: float | None, interval: Sequence[float] | None) -> 
 
 
 def _compare(heads: str = "all", **options: Any) -> tuple[dict[str, Any], str]:
+    from ..heads.registry import find_head
     from ..training.comparison import compare, format_table
 
     comparison = compare(heads=None if heads == "all" else heads.split(","), **options)
-    log.info(f"next     {_PROGRAM} train-head --store {comparison.store} --head {comparison.best['head']}")
-    log.info(f"         {_PROGRAM} report --run {comparison.out}")
+    best = comparison.best["head"]
+    kept = _kept(options, TrainHeadOptions)
+    if "settings" in kept:  # those of the other heads would be refused
+        kept["settings"] = {name: tried for name, tried in kept["settings"].items() if name in find_head(best).grid}
+    log.info(f"next     {command('train-head', store=comparison.store, head=best, **kept)}")
+    log.info(f"         {command('report', run=comparison.out)}")
     return comparison.to_json(), format_table(comparison.to_json())
 
 
@@ -113,7 +130,8 @@ def _probe(**options: Any) -> tuple[dict[str, Any], str]:
     from ..training.layer_probe import format_probe, probe
 
     probed = probe(**options)
-    log.info(f"next     {_PROGRAM} compare --store {probed.store} --layer {probed.take}")
+    kept = {**_kept(options, CompareOptions), "layer": probed.take}
+    log.info(f"next     {command('compare', store=probed.store, **kept)}")
     return probed.to_json(), format_probe(probed.to_json())
 
 
@@ -137,15 +155,17 @@ def _layers(backbone: str, image_size: int | None = None) -> tuple[dict[str, Any
         lines.append(f"{name:<40} {'x'.join(map(str, shape)):>18} {2 * math.prod(shape):>25,}")
     default = find_backbone(backbone).layer
     default = list(shapes)[int(default)] if default.lstrip("-").isdigit() else default
-    log.info(f"next     {_PROGRAM} extract --data SOURCE --backbone {backbone} --layers {default}")
+    kept = {} if image_size is None else {"image_size": image_size}
+    log.info(f"next     {command('extract', data='SOURCE', backbone=backbone, layers=default, **kept)}")
     return {"backbone": backbone, "default": default, "layers": shapes}, "\n".join(lines)
 
 
 def _lecture(**options: Any) -> tuple[dict[str, Any], str]:
-    from ..training.lecture import format_lecture, lecture
+    from ..training.lecture_models import format_lecture, lecture
 
     results = lecture(**options)
-    log.info(f"next     {_PROGRAM} extract --data {results['data']} --backbone vgg16")
+    kept = _kept(options, ExtractOptions)
+    log.info(f"next     {command('extract', data=results['data'], backbone='vgg16', **kept)}")
     return results, format_lecture(results)
 
 
@@ -156,7 +176,8 @@ def _predict(**options: Any) -> tuple[dict[str, Any], str]:
     for each in predicted.skipped:
         log.info(f"skipped  {each['path']}: {each['reason']}")
     log.info(f"done     {len(predicted.predictions)} images predicted, {len(predicted.skipped)} skipped")
-    log.info(f"next     {_PROGRAM} export --run {predicted.run} --out model.keras")
+    kept = _kept(options, ExportOptions)
+    log.info(f"next     {command('export', run=predicted.run, out='model.keras', **kept)}")
     return predicted.to_json(), format_predictions(predicted)
 
 
@@ -183,7 +204,7 @@ def _verify(store: str, **options: Any) -> tuple[dict[str, Any], str]:
     failed = [check for check in checks if check.held is False]
     if failed:
         raise StoreError(f"{store} fails {len(failed)} of {len(checks)} checks. {failed[0].seen}")
-    log.info(f"next     {_PROGRAM} compare --store {store}")
+    log.info(f"next     {command('compare', store=store)}")
     return {"store": store, "checks": [asdict(check) for check in checks]}, f"{store} is sound"
 
 
@@ -192,7 +213,7 @@ def _inspect(store: str) -> tuple[dict[str, Any], str]:
 
     with FeatureStore(store) as opened:
         described = opened.describe()
-    log.info(f"next     {_PROGRAM} compare --store {store}")
+    log.info(f"next     {command('compare', store=store)}")
     held, rows = described["provenance"], described["rows"]
     lines = [
         f"store    {store}: {sum(sum(each.values()) for each in rows.values())} rows, {described['bytes'] / 1e6:.1f} MB"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 from features.runtime.log import log
+from features.runtime.progress import above_bars
 
 _WORDS = {logging.WARNING: "warning", logging.ERROR: "error"}
 
@@ -18,10 +21,16 @@ class _Lines(logging.Formatter):
         return f"{record.relativeCreated / 1000:8.2f} s  {line}" if log.level <= logging.DEBUG else line
 
 
+class _AboveBars(logging.StreamHandler[TextIO]):
+    def emit(self, record: logging.LogRecord) -> None:
+        with above_bars(self.stream):
+            super().emit(record)
+
+
 @contextlib.contextmanager
 def messages_on_stderr(level: int) -> Iterator[None]:
     """Print the program's own messages from this level on while a command runs; then leave the logger as it was."""
-    handler = logging.StreamHandler()
+    handler = _AboveBars(sys.stderr)
     handler.setFormatter(_Lines())
     before = log.level, log.propagate
     log.addHandler(handler)

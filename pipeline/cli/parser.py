@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from features._version import __version__
+from features.errors import must_be_one_of, no_option
 from features.options import ExtractOptions, Flag, PlanOptions, flags_of
 
 from ..options import (
@@ -45,6 +47,12 @@ class Command:
     example: str
     arguments: tuple[Argument, ...]
     options: type = _Nothing
+
+    @property
+    def flags(self) -> list[str]:
+        """What it takes, as it is typed."""
+        options = [_flag_name(name, flag) for name, (_, flag) in flags_of(self.options).items()]
+        return [each.name for each in self.arguments] + options
 
 
 def _argument(name: str, help: str, metavar: str | None = None, **settings: Any) -> Argument:
@@ -122,6 +130,31 @@ COMMANDS = (
          _argument("--seed", "seed of the choice of rows (default 0)", "N", type=int)),
     ),
 )  # fmt: skip
+_OF_ALL = ("--json", "--quiet", "--verbose", "--help")
+
+
+def read_arguments(arguments: Sequence[str] | None, prog: str) -> dict[str, Any]:
+    """Return what was asked for by name, None where it was not, and the name of the command as ``command``.
+
+    Raises
+    ------
+    RequestError
+        If there is no such command, or it has no such option; with the nearest one, or the command that has it.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    names = [command.name for command in COMMANDS]
+    first = next((word for word in words if not word.startswith("-")), None)
+    if first is not None and first not in names:
+        raise must_be_one_of("command", names, first, f"See {prog} --help")
+    parser = make_parser(prog)
+    options, unknown = parser.parse_known_args(words)
+    for word in unknown:
+        if word.startswith("--") and options.command is not None:
+            known = {each.name: [*each.flags, *_OF_ALL] for each in COMMANDS}
+            raise no_option(options.command, word.partition("=")[0], known)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return vars(options)
 
 
 def make_parser(prog: str = "python -m pipeline") -> argparse.ArgumentParser:
@@ -184,7 +217,11 @@ def _add_flag(group: Any, name: str, kind: Any, flag: Flag) -> None:
         settings |= {"action": _Setting, "metavar": flag.metavar}
     else:
         settings |= {"type": first, "metavar": flag.metavar}
-    group.add_argument(f"--{flag.name or name.replace('_', '-')}", **settings)
+    group.add_argument(_flag_name(name, flag), **settings)
+
+
+def _flag_name(name: str, flag: Flag) -> str:
+    return f"--{flag.name or name.replace('_', '-')}"
 
 
 class _Setting(argparse.Action):
@@ -195,6 +232,8 @@ class _Setting(argparse.Action):
         if not (name and equals and values):
             parser.error(f"--set must be like C=1,10; got {given!r}")
         held = getattr(namespace, self.dest) or {}
+        if name in held:
+            parser.error(f"--set {name} must be given once; got it twice. Give its values together: --set {name}=V,V")
         setattr(namespace, self.dest, {**held, name: tuple(_value(each) for each in values.split(","))})
 
 

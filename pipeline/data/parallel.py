@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from features.errors import ClusterError
 from features.runtime.dask_cluster import addresses, open_client, scheduler_there
-from features.runtime.versions import differences, versions
+from features.runtime.versions import differences, installed_versions
 
 _lock = threading.RLock()
 
@@ -39,13 +39,15 @@ def on_cluster(cluster: str | None, skip_unfit: bool) -> Iterator[None]:
 def spread(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], ordered: bool = True) -> Iterator[Any]:
     """Yield what a function returns for each of some arguments, in their order or as they end."""
     how = "generator" if ordered else "generator_unordered"
-    yield from Parallel(return_as=how)(delayed(_alone)(function, arguments, versions()) for arguments in calls)
+    yield from Parallel(return_as=how)(
+        delayed(_alone)(function, arguments, installed_versions()) for arguments in calls
+    )
 
 
 def _alone(function: Callable[..., Any], arguments: tuple[Any, ...], expected: dict[str, str]) -> Any:
     """Call a function, one at a time in a process however many threads Dask gives it, for memory; BLAS has them all."""
     worker = _worker()
-    if differs := differences(expected, versions()):  # one that joined after the others were looked at
+    if differs := differences(expected, installed_versions()):  # one that joined after the others were looked at
         raise ClusterError(
             f"worker {worker.address} is not fit: it has {differs}. Stop it, and give the command again."
         )

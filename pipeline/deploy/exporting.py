@@ -16,9 +16,9 @@ from typing import Any, Unpack
 import numpy as np
 
 from features.backbones.weights import LICENCES
-from features.errors import ParityError, RequestError, UnreadableImage, command, missing_extra, option
+from features.errors import ParityError, RequestError, UnreadableImage, called, command, missing_extra, option
 from features.extraction.recompute import prepare_again
-from features.images.decode import decode_whole, read_bytes
+from features.images.decoding import decode_whole, read_bytes
 from features.options import takes
 from features.runtime.atomic import written_whole
 from features.runtime.keras_runtime import import_keras, quiet
@@ -131,16 +131,20 @@ def _describe(trained: Trained) -> dict[str, Any]:
 
 def _check_request(path: Path, card: Path, form: str, rows: int, overwrite: bool) -> None:
     if rows < 0:
-        raise RequestError(f"rows must be at least 0; got {rows}. Leave it out for {_ROWS}.")
+        raise RequestError(f"{called('rows')} must be at least 0; got {rows}. Leave it out for {_ROWS}.")
     if form == "savedmodel" and path.suffix:
-        raise RequestError(f"out must end in .keras or .onnx, or be a folder's name without an ending; got {path}.")
-    if (path.exists() or card.exists()) and not overwrite:
         raise RequestError(
-            f"out must be a new name; {path} is there. Choose another, or replace it: {option('overwrite', True)}"
+            f"{called('out')} must end in .keras or .onnx, or be a folder's name without an ending; got {path}."
         )
-    if path.is_dir() and not (form == "savedmodel" and (path / "saved_model.pb").exists()):
+    there = next((each for each in (path, card) if each.exists()), None)
+    if there is not None and not overwrite:
         raise RequestError(
-            f"{path} must be an earlier model to be replaced; it is another folder. Choose another {option('out')}"
+            f"{called('out')} must be a new name; {there} is there. Choose another, or replace it: {option('overwrite', True)}"
+        )
+    is_model = (path / "saved_model.pb").exists() if form == "savedmodel" else path.is_file()
+    if path.exists() and not is_model:
+        raise RequestError(
+            f"{path} must be an earlier model to be replaced; it is something else. Choose another {called('out')}"
         )
     if form == "onnx":
         for package in ("tf2onnx", "onnxruntime"):

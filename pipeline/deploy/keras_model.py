@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import keras
 
 # How each view of ``dihedral`` is made of the image: axes that are swapped, then axes that are flipped. In the order of
-# features/views.py; the first two are those of ``hflip``.
+# features/images/views.py; the first two are those of ``hflip``.
 _VIEWS: tuple[tuple[bool, tuple[int, ...]], ...] = (
     (False, ()), (False, (2,)), (False, (1,)), (False, (1, 2)), (True, ()), (True, (1, 2)), (True, (1,)), (True, (2,)),
 )  # fmt: skip

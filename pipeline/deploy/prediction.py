@@ -29,6 +29,7 @@ from ..options import PredictOptions
 from ..runs.frames import make_frame
 from ..runs.trained_run import Trained, load_trained
 
+Images = str | Path | Iterable[str | Path]  # one name is one image, and not its letters
 _BLOCK = 512  # stored images that are read and predicted at once
 
 
@@ -106,14 +107,14 @@ class Predicted:
 
 
 @takes(PredictOptions)
-def predict(run: str | Path, images: Iterable[str | Path], **options: Unpack[PredictOptions]) -> Predicted:
+def predict(run: str | Path, images: Images, **options: Unpack[PredictOptions]) -> Predicted:
     """Predict the classes of images.
 
     Parameters
     ----------
     run : path-like
         The folder of a trained head.
-    images : iterable of path-like
+    images : path-like, or iterable of path-like
         Files, folders (all images below them), patterns with ``*``, or ``-`` for a list of paths on standard input.
     **options
 
@@ -137,7 +138,7 @@ def predict(run: str | Path, images: Iterable[str | Path], **options: Unpack[Pre
     return predict_by(trained, images, lambda: rebuild_engine(trained.made, options.get("weights")))
 
 
-def predict_by(trained: Trained, images: Iterable[str | Path], make_engine: Callable[[], Engine]) -> Predicted:
+def predict_by(trained: Trained, images: Images, make_engine: Callable[[], Engine]) -> Predicted:
     """Predict the classes of images by a head, with an engine that is made only if it is needed; see `predict`."""
     files, predictor = find_images(images), _Predictor(trained, make_engine)
     log.info(f"head     {trained.name} of {trained.folder}, classes {', '.join(trained.class_names)}")
@@ -221,7 +222,7 @@ class _Predictor:
         return found
 
 
-def find_images(images: Iterable[str | Path]) -> list[Path]:
+def find_images(images: Images) -> list[Path]:
     """Return the files that are meant by names, folders, patterns and ``-``, each once, in the order given.
 
     Raises
@@ -248,7 +249,7 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _names(images: Iterable[str | Path]) -> Iterator[str]:
+def _names(images: Images) -> Iterator[str]:
     for name in map(str, [images] if isinstance(images, str | Path) else images):
         if name == "-":
             yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -112,7 +113,8 @@ def _values(name: str, usual: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[
             raise must_be_one_of(name, SCALES, next(each for each in given if each not in SCALES))
         return given
     for each in given:
-        if not isinstance(each, (int, kind)) or each < 0 or (each == 0 and name != "dropout"):
+        is_number = isinstance(each, (int, kind)) and not isinstance(each, bool) and math.isfinite(each)
+        if not is_number or each < 0 or (each == 0 and name != "dropout"):
             raise RequestError(
                 f"{name} must be {'a whole number' if kind is int else 'a number'} above 0; got {each!r}. "
                 f"For instance {option('settings', {name: usual})}"

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from features import __version__
-from features.errors import CachedFeaturesError, RequestError, command
+from features.errors import CachedFeaturesError, RequestError, called, command, option
 from features.options import takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
@@ -21,9 +21,9 @@ from ..runs.predictions import Predictions, load_predictions
 from ..training.fit import Result
 from ..training.summary import best_first, compare_with_best, summarise
 from . import figures
-from .analysis.refit import refit
+from .analysis.refitted_head import refit
 from .gallery import COLOURS, POINTS, SYMBOLS, Gallery
-from .render import render
+from .page import is_report, render
 from .thumbnails import Thumbnails
 
 
@@ -82,22 +82,22 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
     Returns
     -------
     written : WrittenReport
-        A page that was there is replaced.
+        An earlier report of this name is replaced.
 
     Raises
     ------
     RequestError
-        If the folder holds no such results.
+        If the folder holds no such results, or `out` does not end in .html or is a file that is no report.
 
     Examples
     --------
     >>> pipeline.report("runs/photos-vgg16-compare").path   # doctest: +SKIP
     """
-    out = options.get("out")
-    opened = load_run(Path(run))
+    out, opened = options.get("out"), load_run(Path(run))
+    path = Path(out) if out is not None else opened.folder / "report.html"
+    _check_out(path)
     page = gather(opened)
     html = render(page)
-    path = Path(out) if out is not None else opened.folder / "report.html"
     with written_whole(path) as new:
         new.write_text(html, encoding="utf-8")
     left_out = {name: page[name]["why"] for name in ("attention", "map", "suspects", "closest") if "why" in page[name]}
@@ -110,6 +110,18 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
     return WrittenReport(path, len(html.encode()), left_out)
 
 
+def _check_out(path: Path) -> None:
+    """Refuse a name that is no page's, and one that would replace what is no report."""
+    if path.suffix != ".html":
+        raise RequestError(
+            f"{called('out')} must end in .html; got {path}. For instance: {option('out', 'report.html')}"
+        )
+    if path.exists() and not is_report(path):
+        raise RequestError(
+            f"{path} must be an earlier report to be replaced; it is something else. Choose another {called('out')}"
+        )
+
+
 def load_run(folder: Path) -> Run:
     """Read the results of a comparison or of a trained head."""
     for name in ("compare.json", "run.json"):
@@ -118,7 +130,7 @@ def load_run(folder: Path) -> Run:
             predictions = load_predictions(folder)
             return Run(folder, told, told.get("heads") or _summary(predictions), predictions)
     raise RequestError(
-        f"run must be a folder with compare.json or run.json; got {folder}. "
+        f"{called('run')} must be a folder with compare.json or run.json; got {folder}. "
         f"Make one: {command('compare', store='STORE.h5')}"
     )
 

@@ -14,7 +14,7 @@ from ..runs.predictions import Predictions
 from .analysis import class_activation
 from .analysis.label_issues import closest, copies, label_errors
 from .analysis.projection import project
-from .analysis.refit import Refitted
+from .analysis.refitted_head import Refitted
 from .thumbnails import Thumbnails
 
 # How many images a page carries, and their sides in pixels: what bounds its size.

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from features.errors import UnreadableImage
-from features.images.decode import decode, read_bytes
+from features.images.decoding import decode, read_bytes
 from features.store.schema import Rows
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from features.errors import RequestError, UnsafeFile, command, option
+from features.errors import RequestError, UnsafeFile, called, command, option
 from features.runtime.atomic import written_whole
 from features.safefiles.json_files import read_json
 
@@ -20,30 +20,37 @@ RESULTS = (
 
 
 def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
-    """Return the folder for a run, refusing one that is taken; without `out` a free name below ``runs/``."""
+    """Return the folder for a run, refusing one that is taken; without `out` a free name below ``runs/``.
+
+    Raises
+    ------
+    RequestError
+        If `out` is there and is not to be overwritten, or what would be overwritten is no run.
+    """
     if out is not None:
-        if Path(out).exists() and not overwrite:
+        folder = Path(out)
+        if folder.exists() and not overwrite:
             raise RequestError(
-                f"out must be a new folder; {out} is there. Choose another, or replace it: {option('overwrite', True)}"
+                f"{called('out')} must be a new folder; {out} is there. Choose another, or replace it: {option('overwrite', True)}"
             )
-        return Path(out)
-    folder, number = Path("runs") / name, 1
-    while folder.exists() and not overwrite:
-        number += 1
-        folder = Path("runs") / f"{name}-{number}"
+    else:
+        folder, number = Path("runs") / name, 1
+        while folder.exists() and not overwrite:
+            number += 1
+            folder = Path("runs") / f"{name}-{number}"
+    if folder.exists() and not any((folder / each).exists() for each in RESULTS):
+        raise RequestError(
+            f"{folder} must be an earlier run to be replaced; it is something else. Choose another {called('out')}"
+        )
     return folder
 
 
 @contextmanager
 def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Give a folder to write into that appears as `folder` only once it is whole."""
+    """Give a folder to write into that appears as `folder`, which `run_folder` has allowed, only once it is whole."""
     with written_whole(folder, replace=overwrite) as unfinished:
         unfinished.mkdir()
         yield unfinished
-        if overwrite and folder.exists() and not any((folder / name).exists() for name in RESULTS):
-            raise RequestError(
-                f"{folder} must be an earlier run to be replaced; it is something else. Choose another {option('out')}"
-            )
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import csv
 import importlib.util
 from pathlib import Path
 
-from features.errors import RequestError, missing_extra, option
+from features.errors import RequestError, called, missing_extra
 from features.runtime.keras_runtime import import_keras
 
 from ..heads.contract import Classifier
@@ -19,9 +19,11 @@ def check_tensorboard(head: str) -> None:
     """Refuse TensorBoard's logs of a head that has no epochs, or without the package."""
     if not find_head(head).searcher.by_epochs:
         able = " or ".join(name for name, each in HEADS.items() if each.searcher.by_epochs)
-        raise RequestError(f"tensorboard must be left out: {head} does not learn by epochs. Use another head: {able}")
+        raise RequestError(
+            f"{called('tensorboard')} must be left out: {head} does not learn by epochs. Use another head: {able}"
+        )
     if importlib.util.find_spec("tensorboard") is None:
-        raise missing_extra("tensorboard", "tensorboard", f"{option('tensorboard')}")
+        raise missing_extra("tensorboard", "tensorboard", called("tensorboard"))
 
 
 def write_history(folder: Path, choice: Choice) -> None:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from features.errors import RequestError, command
+from features.options import typed
 from features.safefiles.json_files import read_json
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#888888"  # Okabe & Ito's palette, told apart by colour-blind readers
@@ -50,7 +51,7 @@ def plot(run: str | Path) -> Figure:
     --------
     >>> pipeline.plot("runs/photos-vgg16-compare")   # doctest: +SKIP
     """
-    folder = Path(run)
+    folder = Path(typed("run", str | Path, run))
     if (folder / "compare.json").is_file():
         return plot_comparison(read_json(folder / "compare.json"))
     if (folder / "history.csv").is_file():

@@ -29,7 +29,7 @@ from ..evaluation.metrics import evaluate
 from ..heads.contract import Classifier, Head, Settings
 from ..heads.registry import check_heads, find_head
 from ..heads.settings import Choice, Grid
-from ..options import TrainHeadOptions
+from ..options import SELECT, TrainHeadOptions
 from ..runs.feature_spec import Reading, class_probabilities
 from ..runs.folders import whole_folder
 from ..runs.head_file import save_head
@@ -103,7 +103,7 @@ def fit_head(
     rows: Rows,
     splits: np.ndarray,
     seed: int = 0,
-    select: str = "cv",
+    select: str = SELECT,
     settings: Settings = MappingProxyType({}),
 ) -> tuple[Result, Fitted]:
     """Choose a head's settings within train and val, fit it on both, and look once at test.

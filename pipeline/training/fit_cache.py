@@ -15,6 +15,7 @@ import numpy as np
 
 from features.errors import UnsafeFile
 from features.runtime.atomic import written_whole
+from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.runtime.versions import own_source
 from features.safefiles.json_files import parse_json
@@ -85,7 +86,7 @@ class Fits:
             made = itertools.chain(spread(_fit, calls, ordered=False), itertools.starmap(_fit, here))
             for key, result in made:
                 self._made[key] = result
-                save_result(result, self._path(key))
+                self._keep(key, result)
                 progress.update()
 
     def of(self, head: str, asked: Request, progress: Progress) -> list[Result]:
@@ -96,17 +97,22 @@ class Fits:
             result = self._made.get(key)
             if result is None and (result := self._kept(head, key)):
                 self.loaded += 1
+                log.debug(f"kept     {head}: {self._path(key)}")
             if result is None:
                 read = read or read_features(self._store, head, asked)
                 result, _ = fit_head(head, read, self._rows, split, asked.seed, asked.select, asked.settings)
                 result = _of_test(result, split)
-                save_result(result, self._path(key))
+                self._keep(key, result)
             results.append(result)
             progress.update()
         return results
 
     def _kept(self, head: str, key: str) -> Result | None:
         return None if self._fresh or head not in HEADS else load_result(self._path(key))
+
+    def _keep(self, key: str, result: Result) -> None:
+        log.debug(f"fitted   {result.head} in {result.fit_seconds:.2f} s: {self._path(key)}")
+        save_result(result, self._path(key))
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.npz"

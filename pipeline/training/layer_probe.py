@@ -12,6 +12,7 @@ from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 
+from ..heads.registry import check_heads
 from ..options import ProbeOptions
 from ..runs.folders import whole_folder
 from ..runs.plots import plot_intervals
@@ -21,6 +22,8 @@ from .loading import describe_rows
 from .request import Request
 from .splitting import draw_splits
 from .summary import compare_with_best, summarise
+
+_HEAD = "logistic"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def probe(store: str | Path, **options: Unpack[ProbeOptions]) -> LayerProbe:
     Raises
     ------
     RequestError
-        If there is no such layer, or `out` is taken.
+        If there is no such layer or setting, or `out` is taken.
     StoreError
         If the store is not there, or damaged.
 
@@ -88,6 +91,7 @@ def probe(store: str | Path, **options: Unpack[ProbeOptions]) -> LayerProbe:
     """
     repeats = options.get("repeats", 5)
     asked = Request.of(store, options)
+    check_heads([_HEAD], asked.settings)
     folder = asked.folder("probe")
     with FeatureStore(store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
@@ -101,11 +105,11 @@ def probe(store: str | Path, **options: Unpack[ProbeOptions]) -> LayerProbe:
             return replace(asked, layer=layer, pool=asked.pool if is_vector else asked.pool or "avg+max")
 
         if asked.cluster is not None:
-            fits.fill([("logistic", of_layer(name)) for name in names])
+            fits.fill([(_HEAD, of_layer(name)) for name in names])
         with Progress((len(names) + (len(names) > 1)) * repeats, "fits") as progress:
 
             def measure(layer: str) -> list[Result]:
-                return fits.of("logistic", of_layer(layer), progress)
+                return fits.of(_HEAD, of_layer(layer), progress)
 
             fitted = [measure(name) for name in names]
             if len(names) > 1:

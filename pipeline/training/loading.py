@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import RequestError, option
+from features.errors import RequestError, called, option
 from features.pooling import check_pool, pooled_shape, pools_of
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
@@ -74,9 +74,9 @@ def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
         If there is no such layer, pooling or number of views, or more than the memory that the head cannot do without.
     """
     views = asked.views or store.views
-    if not 1 <= views <= store.views or asked.views == 0:
+    if views > store.views:
         raise RequestError(
-            f"views must be between 1 and {store.views}, those of {store.path}; got {asked.views}. Leave it out for all."
+            f"{called('views')} must be between 1 and {store.views}, those of {store.path}; got {asked.views}. Leave it out for all."
         )
     names = asked.layer.split(",") if asked.layer else [list(store.layers)[-1]]
     parts, widths = [], []
@@ -120,7 +120,7 @@ def _check_streamed(X: Matrix, head: str, asked: Request) -> None:
         )
     if 16 * n_features > asked.memory_bytes:
         raise RequestError(
-            f"memory must hold four rows of {4 * n_features} bytes at least; got {asked.memory} GB. Raise it."
+            f"{called('memory')} must hold four rows of {4 * n_features} bytes at least; got {asked.memory} GB. Raise it."
         )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from features.errors import RequestError, must_be_one_of
+from features.errors import RequestError, called, must_be_one_of
 from features.runtime.dask_cluster import check_cluster
 from features.runtime.machine import memory_limit
 
+from ..options import SELECT, Select
 from ..runs.folders import run_folder
+from .splitting import check_seed
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Request:
     pool: str | None = None
     views: int | None = None
     seed: int = 0
-    select: str = "cv"
+    select: str = SELECT
     out: str | Path | None = None
     overwrite: bool = False
     fresh: bool = False
@@ -67,12 +69,15 @@ class Request:
     joblib: bool = False
 
     def __post_init__(self) -> None:
-        if self.select not in ("cv", "val"):
-            raise must_be_one_of("select", ("cv", "val"), self.select)
+        if self.select not in get_args(Select):
+            raise must_be_one_of(called("select"), get_args(Select), self.select)
+        if self.views is not None and self.views < 1:
+            raise RequestError(f"{called('views')} must be at least 1; got {self.views}. Leave it out for all.")
+        check_seed(self.seed)
         check_cluster(self.cluster, self.skip_unfit)
         if self.memory is not None and not self.memory > 0:
             raise RequestError(
-                f"memory must be above 0 gigabytes; got {self.memory}. Leave it out for half of the machine's."
+                f"{called('memory')} must be above 0 gigabytes; got {self.memory}. Leave it out for half of the machine's."
             )
 
     @classmethod

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from features.errors import RequestError
+from features.errors import RequestError, called
 from features.splits import SPLITS, stratified_split
 from features.store.schema import Rows
+
+MAX_SEED = 2**32 - 1  # NumPy's, scikit-learn's and Keras'
 
 
 def check_repeats(repeats: int) -> None:
     """Refuse a number of splits that cannot be drawn."""
     if repeats < 1:
-        raise RequestError(f"repeats must be at least 1; got {repeats}. Leave it out for the store's own split.")
+        raise RequestError(f"{called('repeats')} must be at least 1; got {repeats}. Leave it out for the usual number.")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that some head's random generator does not take."""
+    if not 0 <= seed <= MAX_SEED:
+        raise RequestError(f"{called('seed')} must be between 0 and {MAX_SEED}; got {seed}. Leave it out for 0.")
 
 
 def draw_splits(rows: Rows, repeats: int, seed: int) -> list[np.ndarray]:

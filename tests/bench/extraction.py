@@ -27,7 +27,7 @@ from features.backbones.weights import Weights, fingerprint_weights
 from features.engines.frozen_graph import Frozen
 from features.engines.registry import ENGINES, describe_engine, is_installed
 from features.errors import EngineError
-from features.images.decode import decode, read_bytes
+from features.images.decoding import decode, read_bytes
 from features.runtime.machine import cores, processor
 from features.sources.load import load_source
 

@@ -4,7 +4,7 @@ import inspect
 
 import features
 from features import errors
-from features.errors import command, on_command_line, option
+from features.errors import called, command, on_command_line, option
 
 
 def test_all_errors_are_public_and_derive_from_one():
@@ -24,4 +24,13 @@ def test_remedies_name_arguments_or_flags():
         assert option("overwrite", True) == "--overwrite"
         assert option("settings", {"C": (1, 10)}) == "--set C=1,10"
         assert command("train-head", store="my s.h5") == "cached-features train-head --store 'my s.h5'"
+        assert called("image_size") == "--image-size" and called("settings") == "--set"
     assert option("settings", {"C": (1, 10)}) == "settings={'C': (1, 10)}"
+    assert called("image_size") == "image_size"
+
+
+def test_a_remedy_can_be_pasted_into_a_shell():
+    with on_command_line("cached-features"):
+        assert option("layers", ("-2", "relu")) == "--layers=-2,relu"  # a word with a dash would be taken for a flag
+        assert option("seed", -1) == "--seed=-1"
+        assert option("settings", {"kernel": ("a b",)}) == "--set 'kernel=a b'"

@@ -15,6 +15,7 @@ from sklearn.utils import estimator_checks
 from features import ConvFeatures, FeatureStore, extract
 from features.engines.registry import ENGINES
 from features.errors import RequestError, SourceError
+from features.runtime.log import log
 
 
 @pytest.fixture
@@ -27,6 +28,14 @@ def files(tree):
 def make(tmp_path, **parameters):
     """Return a transformer on the tiny base that keeps what it computes below the test's folder."""
     return ConvFeatures("tiny", cache=tmp_path / "kept", batch_size=5, engine="tensorflow", **parameters)
+
+
+def test_says_how_many_images_it_has_kept(files, tmp_path, said):
+    log.setLevel("DEBUG")
+    make(tmp_path).transform(files[0][:4])
+    make(tmp_path).transform(files[0][:6])
+    told = [line.split(" are in ")[0] for line in said if "cache  " in line]
+    assert told == ["debug    cache    0 of 4 images", "debug    cache    4 of 6 images"]
 
 
 @pytest.mark.parametrize("pool", ["avg", "max", "avg+max", "flatten"])

@@ -25,6 +25,8 @@ class Convolution:
     strides : tuple of int
     padding : Padding
         Zeros around x.
+    relu : bool
+        Whether negative values of the sum become 0, after the residual was added.
     residual : int, optional
         Number of the feature map that is added.
     """

@@ -26,7 +26,7 @@ from ...runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client,
 from ...runtime.keras_runtime import count_gpus
 from ...runtime.log import log
 from ...runtime.progress import Progress
-from ...runtime.versions import versions
+from ...runtime.versions import installed_versions
 from ...store.parts import Parts
 from ..forward import allowed_skips, rows_a_part, too_many_skipped
 from ..request import ExtractRequest
@@ -94,7 +94,7 @@ def pass_on_cluster(
     folder = parts.folder.absolute()
     gpus = count_gpus() if parts.provenance.spec.engine.device.kind == "gpu" else 0
     with open_client(str(options.cluster), gpus, options.skip_unfit) as (client, unfit), scheduler_there(client):
-        job = Job(f"run-{secrets.token_hex(8)}", folder, parts.provenance, options, versions())
+        job = Job(f"run-{secrets.token_hex(8)}", folder, parts.provenance, options, installed_versions())
         (folder / job.run).touch()
         try:
             fitness = Fitness(client, job, batch, contents, unfit)

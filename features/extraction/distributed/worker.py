@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from ...engines.registry import Engine, describe_engine, is_installed, missing_engine
-from ...errors import CachedFeaturesError, StoreError, option
+from ...errors import CachedFeaturesError, StoreError, called
 from ...images.contents import Content
 from ...runtime.keras_runtime import limit_threads
 from ...runtime.progress import Progress
-from ...runtime.versions import differences, versions
+from ...runtime.versions import differences, installed_versions
 from ...store.parts import Key, write_part
 from ...store.provenance import FeatureSpec, Provenance
 from ..forward import compute
-from ..prepare import first_batch
+from ..preparation import first_batch
 from ..recompute import rebuild_engine
 from ..request import ExtractRequest
 
@@ -133,11 +133,11 @@ class _OnePart:
 
 def _unfit(job: Job) -> str:
     """Return why this worker may not work for a job, nothing if it may."""
-    differs = differences(job.versions, versions())
+    differs = differences(job.versions, installed_versions())
     if differs:
         return f"it has {differs}. Install the client's versions there and start it again."
     if not (job.folder / job.run).exists():
-        return f"it does not see {job.folder / job.run}. Put {option('out')} on a file system that client and workers share."
+        return f"it does not see {job.folder / job.run}. Put {called('out')} on a file system that client and workers share."
     name = job.provenance.spec.engine.name
     if not is_installed(name):
         return str(missing_engine(name))

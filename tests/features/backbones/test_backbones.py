@@ -113,7 +113,7 @@ def test_a_model_of_ones_own(tmp_path):
     stored = TensorFlowEngine(Frozen(base, 20, 2)).run(images)["maps"]
     np.testing.assert_allclose(stored, own.predict(images.astype(np.float32), verbose=0), rtol=1e-4, atol=1e-4)
     assert base.weights.sha256 == hashlib.sha256((tmp_path / "own.keras").read_bytes()).hexdigest()
-    with pytest.raises(RequestError, match="image-size must be 20"):
+    with pytest.raises(RequestError, match="image_size must be 20"):
         build_base(str(tmp_path / "own.keras"), ["-1"], 32)
     with pytest.raises(RequestError, match="preprocess must be rescale or none"):
         build_base(str(tmp_path / "own.keras"), ["-1"], 20, "imagenet")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from features import FeatureStore, extract
 from features.backbones.keras_base import build_base
 from features.engines import mnn_engine
 from features.engines.frozen_graph import Frozen
-from features.engines.registry import CHOICES, ENGINES, describe_engine, is_installed
+from features.engines.registry import CHOICES, ENGINES, EngineKind, describe_engine, is_installed
 from features.engines.selection import make_checked, pick_engine
 from features.errors import EngineError, RequestError, StoreError
 from features.extraction.verification import verify
@@ -96,8 +97,20 @@ def test_each_engine_is_checked_against_tensorflow(name, monkeypatch):
             }
 
     monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], make=Wrong))
-    with pytest.raises(EngineError, match=rf"features of {name} must be within .* engine=.tensorflow"):
+    with pytest.raises(
+        EngineError, match=rf"features of {name} must be within .* of those of tensorflow; .* engine=.tensorflow"
+    ):
         make_checked(name, frozen(), BATCH)
+
+
+def test_an_engine_of_another_library_is_held_against_the_first_of_that_library(monkeypatch):
+    for name, value in (("theirs", 1.0), ("quick", 1.1)):
+        engine = SimpleNamespace(run=lambda images, value=value: {"maps": np.full((len(images), 2), value)})
+        kind = EngineKind(lambda frozen, engine=engine: engine, name, name, allowed=1e-3, runs="another")
+        monkeypatch.setitem(ENGINES, name, kind)
+    told = r"features of quick must be within 1e-03 \(relative\) of those of theirs; .* engine='theirs'"
+    with pytest.raises(EngineError, match=told):
+        make_checked("quick", SimpleNamespace(base=SimpleNamespace(library="another")), BATCH)
 
 
 def test_auto_times_the_engines_once_and_remembers_the_fastest(monkeypatch, said):

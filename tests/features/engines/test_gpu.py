@@ -13,7 +13,7 @@ from features.engines.batch_size import find_batch_size, pick_batch_size
 from features.engines.registry import ENGINES
 from features.engines.selection import images_per_second, make_checked
 from features.errors import EngineError
-from features.extraction.prepare import prepare
+from features.extraction.preparation import prepare
 from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.store.provenance import Device
@@ -47,7 +47,9 @@ def test_auto_leaves_out_a_precision_that_the_base_does_not_bear(gpu, monkeypatc
     monkeypatch.setitem(ENGINES, "tensorflow-f16", replace(ENGINES["tensorflow-f16"], allowed=1e-9))
     rates = images_per_second(["tensorflow", "tensorflow-f16"], frozen(), BATCH)
     assert list(rates) == ["tensorflow"]
-    assert said[0].startswith("warning  features of tensorflow-f16 must be within 1e-09 of TensorFlow's")
+    assert said[0].startswith(
+        "warning  features of tensorflow-f16 must be within 1e-09 (relative) of those of tensorflow"
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from features.extraction.forward import PassLimits, cast_features
 from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
-from features.images.decode import decode
+from features.images.decoding import decode
 from features.images.views import make_view
 from features.runtime.keras_runtime import import_keras
 from features.runtime.log import log
@@ -247,7 +247,10 @@ def test_other_settings_are_refused_field_by_field(tree, tmp_path):
         ({"pool": "mean"}, r"pool must be one of avg, avg\+max, cls, max, none"),
         ({"preprocess": "torch"}, "preprocess must be one of imagenet, none, rescale"),
         ({"dtype": "float8"}, "dtype must be one of float16, float32"),
-        ({"batch_size": 0}, "batch-size must be at least 1"),
+        ({"image_size": 0}, "image_size must be at least 8 for tiny; got 0"),
+        ({"workers": 0}, "workers must be at least 1; got 0. Leave it out"),
+        ({"rate": float("inf")}, "rate must be a number above 0; got inf"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"views": 3}, "views must be between 1 and 1 with augment none; got 3. Name one"),
         ({"views": 9, "augment": "dihedral"}, "between 1 and 8 .* Use views=8"),
         (
@@ -257,7 +260,7 @@ def test_other_settings_are_refused_field_by_field(tree, tmp_path):
         ({"compression": "lz"}, "Did you mean 'lz4'"),
         ({"layout": "files"}, "Did you mean 'file'"),
         ({"limit": 0}, "limit must be at least 1"),
-        ({"max_skipped": 2.0}, "max-skipped must be between 0 and 1"),
+        ({"max_skipped": 2.0}, "max_skipped must be between 0 and 1"),
     ],
 )
 def test_wrong_requests_name_the_remedy(tree, tmp_path, options, message):

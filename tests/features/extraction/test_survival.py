@@ -29,7 +29,7 @@ from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
 from features.images import contents
-from features.images.decode import decode
+from features.images.decoding import decode
 from features.safefiles.hdf5 import filters_of
 from features.store import parts, writer_lock
 from features.store.writer_lock import one_writer
@@ -187,7 +187,9 @@ def test_compression_of_a_store_that_is_there_is_changed_when_asked(tree, tmp_pa
     run(tree, tmp_path / "s.h5")
     assert run(tree, tmp_path / "s.h5", compression="none").computed == 0
     assert filters(tmp_path / "s.h5") == ()
-    assert run(tree, tmp_path / "s.h5").computed == 0 and filters(tmp_path / "s.h5") == ()  # stays where none is asked for
+    assert (
+        run(tree, tmp_path / "s.h5").computed == 0 and filters(tmp_path / "s.h5") == ()
+    )  # stays where none is asked for
 
 
 def test_parts_are_packed_anew_when_another_compression_is_asked_for(tree, tmp_path, stand_in):

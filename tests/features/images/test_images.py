@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from features.errors import RequestError, UnreadableImage
-from features.images.decode import RESIZE, decode, read_bytes
+from features.images.decoding import RESIZE, decode, read_bytes
 
 
 def encode(pixels, mode=None, file_format="PNG", **options):

@@ -10,7 +10,7 @@ import pytest
 from conftest import draw, draw_tree
 
 from features.errors import CachedFeaturesError, SourceError
-from features.images.decode import decode
+from features.images.decoding import decode
 from features.sources.cifar10 import read_cifar10
 from features.sources.load import load_source
 from features.splits import SPLITS, stratified_folds, stratified_split

@@ -26,7 +26,10 @@ LAST = "5fba3695fb72430883ec745d6dfd3be92279010827b40cbdc68de58a9d48a5b6"
 VALUES = {
     "format1.h5": {"last": LAST},
     "format1-parts.h5": {"last": LAST},
-    "format1-gzip.h5": {"relu": "5065a6aac05fa9d0b4ac7a9ff322bca41880c75cc0bff8ce2830693a57b00798", "last": "91494def50a141605f45e6ce3b30525898b804f6526fa1eb1ebbccc7fe66af15"},
+    "format1-gzip.h5": {
+        "relu": "5065a6aac05fa9d0b4ac7a9ff322bca41880c75cc0bff8ce2830693a57b00798",
+        "last": "91494def50a141605f45e6ce3b30525898b804f6526fa1eb1ebbccc7fe66af15",
+    },
     "format2.h5": {"last": LAST},
     "format2-parts.h5": {"last": LAST},
 }
@@ -108,12 +111,16 @@ def test_plain_readers_need_nothing_of_ours(tmp_path):
         "assert not {'hdf5plugin', 'features'} & set(sys.modules)\n"
         "print(hashlib.sha256(file['features/last'][:].tobytes()).hexdigest())"
     )
-    plain = subprocess.run([sys.executable, "-c", code, store], capture_output=True, text=True, check=True, cwd=tmp_path)
+    plain = subprocess.run(
+        [sys.executable, "-c", code, store], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert plain.stdout.strip() == LAST
     if shutil.which("h5dump") is None:
         pytest.skip("h5dump, of Debian's hdf5-tools, is not installed")
     raw = tmp_path / "last.bin"
-    subprocess.run(["h5dump", "-d", "/features/last", "-b", "NATIVE", "-o", raw, store], check=True, capture_output=True)
+    subprocess.run(
+        ["h5dump", "-d", "/features/last", "-b", "NATIVE", "-o", raw, store], check=True, capture_output=True
+    )
     found = np.fromfile(raw, np.float32).astype(np.float16)
     assert hashlib.sha256(found.tobytes()).hexdigest() == LAST
 

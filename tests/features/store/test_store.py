@@ -93,7 +93,9 @@ def test_damaged_values_are_an_error(tree, tmp_path, stand_in, compression, harm
                 store.read()
 
 
-@pytest.mark.parametrize("name", ["rows/label", "rows/split", "digests/chunks/last", "digests/rows/last", "skipped/path"])
+@pytest.mark.parametrize(
+    "name", ["rows/label", "rows/split", "digests/chunks/last", "digests/rows/last", "skipped/path"]
+)
 def test_a_changed_table_is_an_error(tmp_path, tree, name):
     path = tmp_path / "s.h5"
     (tree / "train/red/odd.png").write_bytes(b"no image")

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import re
+import shlex
 import subprocess
 import sys
 import typing
@@ -17,6 +18,7 @@ import pipeline
 from features import FeatureStore, RequestError
 from features.options import ExtractOptions, PlanOptions, flags_of
 from pipeline.cli.commands import main
+from pipeline.cli.parser import make_parser
 
 
 @pytest.fixture
@@ -87,8 +89,10 @@ def test_a_run_is_not_overwritten_unless_asked(tiny_store, here):
     assert json.loads((here / "runs/tiny-majority/run.json").read_text())["head"] == "logistic"
     (here / "mine").mkdir()
     (here / "mine/thesis.txt").write_text("important")
-    assert main(["compare", "--store", str(tiny_store), "--heads", "majority", "--out", "mine", "--overwrite"]) == 2
+    for out in ("mine", "mine/thesis.txt"):
+        assert main(["compare", "--store", str(tiny_store), "--heads", "majority", "--out", out, "--overwrite"]) == 2
     assert (here / "mine/thesis.txt").read_text() == "important"
+    assert not (here / ".fits").exists()  # refused before heads are fitted
 
 
 def test_repeats_draw_other_splits_of_the_same_sizes(tiny_store, here):
@@ -108,6 +112,20 @@ def test_repeats_draw_other_splits_of_the_same_sizes(tiny_store, here):
         (["compare", "--store", "none.h5"], 1, "none.h5 is not there"),
         (["compare", "--store", "none.h5", "--heads", "svm"], 2, "head must be one of"),
         (["inspect", "none.h5"], 1, "none.h5 is not there"),
+        (["exract", "--data", "photos"], 2, "command must be one of compare, "),
+        (["exract", "--data", "photos"], 2, "; got 'exract'. Did you mean 'extract'?"),
+        (["compare", "--store", "s.h5", "--backbone", "x"], 2, "no option --backbone. It belongs to extract."),
+        (["compare", "--store", "s.h5", "--layers", "x"], 2, "It belongs to extract. Did you mean --layer?"),
+        (["compare", "--store", "s.h5", "--sede=1"], 2, "compare has no option --sede. Did you mean --seed?"),
+        (["compare", "--store", "s.h5", "--quite"], 2, "compare has no option --quite. Did you mean --quiet?"),
+        (["extract", "--data", "photos", "--workers", "0"], 2, "--workers must be at least 1; got 0."),
+        (["compare", "--store", "s.h5", "--seed", "-1"], 2, "--seed must be between 0 and 4294967295; got -1."),
+        (["lecture", "--data", "photos", "--seed", "-1"], 2, "--seed must be between 0 and 4294967295; got -1."),
+        (["verify", "s.h5", "--seed", "-1"], 2, "--seed must be at least 0; got -1."),
+        (["layers", "tiny", "--image-size", "0"], 2, "--image-size must be at least 8 for tiny; got 0."),
+        (["probe", "--store", "s.h5", "--set", "zzz=1"], 2, "setting of logistic must be one of C, scale; got 'zzz'"),
+        (["compare", "--store", "s.h5", "--heads", "logistic", "--set", "C=nan"], 2, "C must be a number above 0"),
+        (["compare", "--store", "s.h5", "--heads", "logistic", "--set", "C=True"], 2, "C must be a number above 0"),
     ],
 )
 def test_errors_are_one_line_and_an_exit_status(tree, here, capsys, arguments, status, message):
@@ -130,6 +148,53 @@ def test_probe_says_which_layer_to_take(tree, here, capsys):
         accuracies[name] for name in ("conv", "relu", "last")
     )
     assert "Take " in (here / "p/probe.md").read_text() and (here / "p/probe.png").exists()
+
+
+def test_a_setting_is_given_once(here, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["compare", "--store", "s.h5", "--set", "C=1", "--set", "gamma=1", "--set", "C=2"])
+    assert end.value.code == 2
+    assert "--set C must be given once; got it twice. Give its values together: --set C=V,V" in capsys.readouterr().err
+
+
+def test_no_views_are_refused_where_the_fit_with_all_is_kept(tiny_store, here, capsys):
+    compare = ["compare", "--store", str(tiny_store), "--heads", "majority"]
+    assert main(compare) == 0
+    assert main([*compare, "--views", "0"]) == 2
+    assert "--views must be at least 1; got 0" in capsys.readouterr().err
+
+
+def told_next(capsys):
+    """Return the last command that was told to be next, as the command line reads it: what was given alone."""
+    said = [line.split("python -m pipeline ")[1] for line in capsys.readouterr().err.splitlines() if "next  " in line]
+    given = vars(make_parser().parse_args(shlex.split(said[-1])))
+    return {name: value for name, value in given.items() if value not in (None, False) and name != "level"}
+
+
+def test_the_command_after_a_plan_has_all_that_was_given(tree, here, capsys):
+    tree.rename("my photos")
+    options = {"data": "my photos", "backbone": "tiny", "layers": ("-2", "relu"), "out": "my store.h5", "seed": -1,
+               "limit": 30, "retry_skipped": True, "max_skipped": 0.5, "dtype": "float32"}  # fmt: skip
+    given = ["--data", "my photos", "--backbone", "tiny", "--layers=-2,relu", "--out", "my store.h5", "--seed=-1",
+             "--limit", "30", "--retry-skipped", "--max-skipped", "0.5", "--dtype", "float32"]  # fmt: skip
+    assert main(["extract", *given, "--plan-only", "--images", "1000", "--rate", "5"]) == 0
+    assert told_next(capsys) == {"command": "extract", **options}
+
+
+def test_the_next_command_keeps_what_it_takes_too(tree, here, capsys):
+    assert main(["extract", "--data", "photos", "--backbone", "tiny", "--layers", "relu,last", "--out", "a b.h5"]) == 0
+    assert told_next(capsys) == {"command": "compare", "store": "a b.h5"}
+    given = ["--store", "a b.h5", "--seed", "3", "--select", "val", "--set", "C=1,10"]
+    assert main(["probe", *given, "--repeats", "2", "--pool", "avg", "--out", "p"]) == 0
+    kept = {"store": "a b.h5", "seed": 3, "select": "val", "settings": {"C": (1, 10)}}
+    after = told_next(capsys)
+    assert after.pop("layer") in ("relu", "last")
+    assert after == {"command": "compare", **kept, "repeats": 2, "pool": "avg"}
+    assert main(["compare", *given, "--heads", "logistic,knn", "--set", "n_neighbors=3", "--layer", "last"]) == 0
+    after = told_next(capsys)
+    best = after.pop("head")
+    kept["settings"] = {"C": (1, 10)} if best == "logistic" else {"n_neighbors": (3,)}
+    assert after == {"command": "train-head", **kept, "layer": "last"}
 
 
 def test_layers_are_listed(capsys):
@@ -222,8 +287,19 @@ def test_a_misspelt_option_names_the_nearest(tiny_store, here):
         features.extract("photos", xyz=1)
 
 
+def test_an_option_of_another_function_is_told_where_it_belongs():
+    with pytest.raises(RequestError, match=r"compare has no option backbone\. It belongs to extract, plan_cost\.$"):
+        pipeline.compare("s.h5", backbone="vgg16")
+    with pytest.raises(
+        RequestError, match=r"no option layers\. It belongs to extract, plan_cost\. Did you mean layer\?"
+    ):
+        pipeline.compare("s.h5", layers=["last"])
+    with pytest.raises(RequestError, match=r"extract has no option repeats\. It belongs to compare, probe, lecture\.$"):
+        features.extract("photos", repeats=5)
+
+
 def test_choices_are_those_of_the_code():
-    from features.images.decode import RESIZE
+    from features.images.decoding import RESIZE
     from features.images.views import AUGMENT
     from features.pooling import EXTRACT_POOLS, POOLS
     from features.store.parts import LAYOUTS
@@ -279,3 +355,21 @@ def test_version_quiet_verbose_and_no_command(tiny_store, here, capsys):
     verbose = capsys.readouterr().err.splitlines()
     assert len(verbose) >= len(usual) and all(re.match(r" +\d+\.\d\d s  ", line) for line in verbose)
     assert not logging.getLogger("cached_features").handlers
+
+
+def test_quiet_shows_no_progress_and_verbose_what_is_kept_and_used_again(tree, here, capsys):
+    def said(*arguments):
+        assert main([*arguments]) == 0
+        return capsys.readouterr().err
+
+    extract = ["extract", "--data", "photos", "--backbone", "tiny", "--engine", "tensorflow", "--out", "s.h5"]
+    compare = ["compare", "--store", "s.h5", "--heads", "majority"]
+    told = said(*extract, "--verbose")
+    assert re.search(r"threads  \d+ that decode; the engine has \d+ cores\n", told)
+    assert re.search(r"part     s\.h5\.parts/part-\w+\.h5: 32 rows, 0\.0 MB\n", told)
+    (here / "s.h5").unlink()
+    assert not said(*extract, "--quiet")
+    assert "part  " not in said(*extract) and "1/1 fits" in said(*compare)
+    assert not said(*compare, "--fresh", "--quiet")
+    assert re.search(r"kept     majority: runs/\.fits/\w+\.npz\n", said(*compare, "--verbose"))
+    assert re.search(r"fitted   majority in 0\.\d\d s: runs/\.fits/\w+\.npz\n", said(*compare, "--fresh", "--verbose"))

@@ -19,7 +19,7 @@ from samples import blobs, rows_of
 import pipeline
 from features import FeatureStore, extract
 from features.errors import EngineError, ParityError, RequestError
-from features.images.decode import RESIZE
+from features.images.decoding import RESIZE
 from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part
 from pipeline.deploy.exporting import _open, _write, export
@@ -195,10 +195,20 @@ def test_what_cannot_be_layers_is_refused_with_another_way(trained, tree, tmp_pa
         export(tmp_path / "run", tmp_path / "m.keras")
     with pytest.raises(RequestError, match=r"must end in \.keras or \.onnx"):
         export(trained / "rbf-svm", tmp_path / "m.h5")
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(RequestError, match="is another folder"):
-        export(trained / "rbf-svm", tmp_path / "mine", overwrite=True)
     assert not list(tmp_path.glob("m*.keras*"))
+
+
+def test_what_is_no_model_is_not_replaced(trained, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "thesis").write_text("important")
+    (tmp_path / "m.keras").mkdir()
+    for name in ("mine", "thesis", "m.keras"):
+        with pytest.raises(RequestError, match="it is something else"):
+            export(trained / "rbf-svm", tmp_path / name, overwrite=True)
+    assert (tmp_path / "thesis").read_text() == "important"
+    (tmp_path / "n.keras.json").write_text("important")
+    with pytest.raises(RequestError, match=r"n\.keras\.json is there"):
+        export(trained / "rbf-svm", tmp_path / "n.keras")
 
 
 def test_a_model_that_differs_is_not_written(tree, tmp_path):

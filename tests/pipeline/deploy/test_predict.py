@@ -165,6 +165,13 @@ def test_names_patterns_and_standard_input(trained, tmp_path, monkeypatch, capsy
         predict(tmp_path, ["gone.png"])
 
 
+def test_one_name_is_one_image_and_not_its_letters(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    for name in ("photos/test/red/test000.png", Path("photos/test/red/test000.png")):
+        assert [each.path for each in predict("logistic", name).predictions] == ["photos/test/red/test000.png"]
+    assert len(predict("logistic", "photos/test/red/test*.png").predictions) == 4
+
+
 def test_hostile_files_computed_equal_those_stored(shared, tmp_path, monkeypatch):
     subprocess.run([sys.executable, shared / "hostile/make_extra.py", tmp_path], check=True)
     monkeypatch.chdir(tmp_path)

@@ -24,9 +24,9 @@ from pipeline.evaluation import curves
 from pipeline.heads.registry import find_head
 from pipeline.reports.analysis.class_activation import activation_maps
 from pipeline.reports.analysis.label_issues import label_errors
-from pipeline.reports.analysis.refit import LINEAR
+from pipeline.reports.analysis.refitted_head import LINEAR
 from pipeline.reports.build import gather, load_run
-from pipeline.reports.render import render
+from pipeline.reports.page import render
 from pipeline.runs.predictions import load_predictions
 from pipeline.training.comparison import compare
 from pipeline.training.fit import train_head
@@ -118,6 +118,24 @@ def test_the_page_is_made_of_the_run(hostile_run, capsys):
     assert {point["label"] for point in told} == set(HOSTILE_CLASSES)
 
 
+def test_only_an_earlier_report_is_replaced(hostile_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.html").write_text("important")
+    (tmp_path / "thesis.tex").write_text("important")
+    (tmp_path / "folder.html").mkdir()
+    for name, message in (
+        ("thesis.tex", "out must end in .html"),
+        ("thesis.html", "must be an earlier report"),
+        ("folder.html", "must be an earlier report"),
+    ):
+        assert main(["report", "--run", str(hostile_run), "--out", name]) == 2
+        told = capsys.readouterr().err
+        assert message in told and "--out" in told
+    assert {(tmp_path / name).read_text() for name in ("thesis.html", "thesis.tex")} == {"important"}
+    for _ in range(2):
+        assert main(["report", "--run", str(hostile_run), "--out", "new.html"]) == 0
+
+
 def test_mistakes_are_those_of_the_kept_probabilities(hostile_run):
     page, kept = gather(load_run(hostile_run)), load_predictions(hostile_run)
     for each in page["details"]:
@@ -154,6 +172,21 @@ def test_repeats_a_trained_head_and_what_cannot_be_shown(tiny_store, tmp_path, m
     assert main(["report", "--run", "runs"]) == 2
     Path("runs/three/predictions.npz").unlink()
     assert main(["report", "--run", "runs/three"]) == 2 and "Run the same compare" in capsys.readouterr().err
+
+
+def test_a_run_of_an_earlier_version_is_read(tiny_store, tmp_path):
+    """Its results tell in the texts for people alone which layers and pools the features came from."""
+    for head, pool in (("logistic", "avg+max"), ("rbf-svm", None)):
+        folder = tmp_path / head
+        train_head(tiny_store, head, pool=pool, out=folder)
+        today = gather(load_run(folder))
+        with np.load(folder / "predictions.npz") as file:
+            held = {name: file[name] for name in file}
+        told = json.loads(str(held.pop("told")))
+        assert all(each.pop("parts") for each in told[head])
+        np.savez(folder / "predictions.npz", told=json.dumps(told), **held)
+        earlier = gather(load_run(folder))
+        assert render(earlier) == render(today) and "groups" in earlier["attention"]
 
 
 def test_many_images_and_classes_are_bounded(hostile_run):

@@ -37,8 +37,7 @@ from features.images.contents import Content
 from features.runtime.dask_cluster import _local_cluster, settle_unfit
 from features.runtime.log import log
 
-dask = pytest.importorskip("dask")
-pytest.importorskip("distributed")
+dask = pytest.importorskip("dask", reason="the extra dask is not installed")
 
 
 def run(data, out, limits=USUAL_LIMITS, **options):

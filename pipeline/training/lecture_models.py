@@ -34,7 +34,7 @@ from ..runs.folders import run_folder, whole_folder
 from ..runs.plots import plot_curves
 from .loading import read_features
 from .request import Request
-from .splitting import check_repeats, draw_splits
+from .splitting import check_repeats, check_seed, draw_splits
 
 EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50
 
@@ -61,7 +61,7 @@ MODELS = (
 
 
 @takes(LectureOptions)
-def lecture(data: str, **options: Unpack[LectureOptions]) -> dict[str, Any]:
+def lecture(data: str | Path, **options: Unpack[LectureOptions]) -> dict[str, Any]:
     """Run the lecture's models, as they were and corrected, on one source.
 
     Parameters
@@ -77,6 +77,7 @@ def lecture(data: str, **options: Unpack[LectureOptions]) -> dict[str, Any]:
     """
     repeats, seed, overwrite = options.get("repeats", 1), options.get("seed", 0), options.get("overwrite", False)
     check_repeats(repeats)
+    check_seed(seed)
     name = Path(data).resolve().name if Path(data).exists() else data
     folder = run_folder(options.get("out"), f"{Path(name).stem}-lecture", overwrite)
     models, histories = [], {}

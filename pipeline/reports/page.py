@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+MADE_BY = "Made by cached-features"  # in every page, of earlier versions too
 
 
 def render(report: dict[str, Any]) -> str:
@@ -35,8 +38,13 @@ def render(report: dict[str, Any]) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     return environment.get_template("report.html").render(
-        **report, style=Markup(style), script=Markup(script), policy=policy
+        **report, style=Markup(style), script=Markup(script), policy=policy, made_by=MADE_BY
     )
+
+
+def is_report(path: Path) -> bool:
+    """Tell whether a file is a page of a report, of whatever version."""
+    return path.is_file() and MADE_BY.encode() in path.read_bytes()
 
 
 def figure(value: float | None, digits: int = 3) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ..errors import UnreadableImage, must_be_one_of
+from ..errors import UnreadableImage, called, must_be_one_of
 
 # Content decides how a file is decoded. Pillow's other formats stay shut: EPS would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
@@ -98,7 +98,7 @@ def decode_whole(data: bytes) -> np.ndarray:
 def check_resize(resize: str) -> None:
     """Raise RequestError unless `resize` is a known rule."""
     if resize not in RESIZE:
-        raise must_be_one_of("resize", RESIZE, resize)
+        raise must_be_one_of(called("resize"), RESIZE, resize)
 
 
 def _open(data: bytes) -> Image.Image:

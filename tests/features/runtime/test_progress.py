@@ -1,0 +1,51 @@
+"""Progress follows the logger's level, and on a terminal messages do not run into a bar."""
+
+import io
+import logging
+import sys
+
+import pytest
+
+from features.runtime.log import log
+from features.runtime.progress import Progress, above_bars
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal, and what a reader of it sees of its finished lines."""
+
+    def isatty(self):
+        return True
+
+    def lines(self):
+        return [line.rsplit("\r", 1)[-1].rstrip() for line in self.getvalue().split("\n")[:-1]]
+
+
+@pytest.fixture
+def level():
+    """Give the logger its level back."""
+    before = log.level
+    yield log.setLevel
+    log.setLevel(before)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "shown"),
+    [(logging.NOTSET, True), (logging.DEBUG, True), (logging.INFO, True), (logging.WARNING, False)],
+)
+def test_is_hidden_where_the_logger_is_quiet(level, capsys, chosen, shown):
+    level(chosen)
+    with Progress(2, "images") as progress:
+        progress.update(2)
+    assert ("2/2 images" in capsys.readouterr().err) == shown
+
+
+def test_a_message_stands_on_a_line_of_its_own_above_the_bar(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress(2, "images") as progress:
+        progress.update()
+        with above_bars(stream):
+            print("a message", file=stream)
+        progress.update()
+    message, bar = stream.lines()
+    assert message == "a message" and "2/2" in bar
