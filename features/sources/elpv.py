@@ -13,7 +13,8 @@ from .source import Source, make_source
 def read_elpv() -> Source:
     """Read the solar cells; splits are stratified by label and module type, as the published benchmark's are.
 
-    Their type (mono or poly) and defect probability are kept as columns. Defective means a defect probability above 0.5, as in Deitsch et al. 2019 (arXiv 1807.02894).
+    Defective means a defect probability above 0.5, as in Deitsch et al. 2019 (arXiv 1807.02894). The probability and the
+    module's type are kept as columns.
     """
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or not spec.submodule_search_locations:

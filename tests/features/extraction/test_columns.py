@@ -101,7 +101,7 @@ def test_the_command_line_takes_patterns_by_name(write, tmp_path, capsys):
     assert main([*data, "--batch-size", "5", "--column", r"first=images/(\d)", "--column", "last=.[.]"]) == 0
     assert main(["inspect", str(tmp_path / "s.h5")]) == 0
     said = capsys.readouterr().out
-    assert "column   first: 4 different values, such as 0, 1, 2" in said and "column   last: 10 different" in said
+    assert "column   first: 4 different values, such as '0', '1', '2'" in said and "column   last: 10 different" in said
     for wrong in (["--column", "first"], ["--column", "a=b", "--column", "a=c"]):
         with pytest.raises(SystemExit):
             main([*data, *wrong])

@@ -183,6 +183,7 @@ def test_elpv_is_the_published_benchmark():
     # Counted in the package's labels.csv by awk: 2,624 cells, 821 of them with a probability above 0.5.
     assert len(source) == 2624 and source.class_names == ("defective", "functional")
     assert (source.labels == 0).sum() == 821
+    assert set(source.columns["type"]) == {"mono", "poly"} and source.columns["probability"][3] == "0.0"
     shares = [np.bincount(source.strata[source.splits == split], minlength=4) for split in (0, 1, 2)]
     np.testing.assert_allclose(shares[2] / sum(shares), 0.25, atol=0.002)
     np.testing.assert_allclose(shares[1] / (shares[0] + shares[1]), 0.2, atol=0.002)
