@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -66,7 +67,12 @@ class ListedFiles:
 
     def _is_there(self, path: str) -> bool:
         file = self.root / path
-        return file.exists() and not file.is_dir()
+        try:
+            return file.exists() and not file.is_dir()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return False
+            raise
 
     def _search(self, path: PurePosixPath) -> list[str]:
         """Look a path up folder by folder, whatever its Unicode form and with or without an ending."""

@@ -132,12 +132,13 @@ def _find_columns(path: Path, table: Table, options: ListOptions) -> dict[str, i
 def _name_missing(path: Path, table: Table, missing: Sequence[str], places: dict[str, int]) -> str:
     """Return the remedy for columns that are missing: the options that take others for them, in their order."""
     free = [place for place, name in enumerate(table.headers) if name and place not in places.values()]
-    if len(free) < len(missing):
-        return "Give it a first line with these names."
+    files = ListedFiles(path.parent)
+    if len(free) < len(missing) or any(files.find(name) for name in table.headers if name):
+        return "Put a first line with these names above the others."
     named = [option(f"{role}_column", table.headers[place]) for role, place in zip(missing, free, strict=False)]
     pattern = None
     if missing[0] == "path" and table.lines:
-        pattern = ListedFiles(path.parent).guess_pattern(table.lines[0][1][free[0]])
+        pattern = files.guess_pattern(table.lines[0][1][free[0]])
     if pattern:
         named.append(option("path_pattern", pattern))
     return f"Correct them, or say which they are, such as: {' '.join(named)}"
@@ -212,7 +213,7 @@ def _find_files(path: Path, lines: Sequence[_Line], files: ListedFiles) -> list[
         if len(paths) > 1:
             raise SourceError(
                 f"{path}:{line.number} must name one file; {line.path} can be {' or '.join(paths)}. "
-                f"Add the ending, or name it: {option('path_pattern', '{}' + PurePath(paths[0]).suffix)}"
+                f"Add the ending, or name it: {option('path_pattern', (files.pattern or '{}') + PurePath(paths[0]).suffix)}"
             )
         if paths:
             found.append(replace(line, path=paths[0]))

@@ -34,6 +34,7 @@ def table(header="path,label", separator=",", rows=ROWS):
     [
         (table("path;label", ";").replace("\n", "\r\n"), "utf-8-sig", "m.csv is read with semicolons between fields"),
         (table("path\tlabel", "\t"), "utf-8", "m.csv is read with tabs between fields"),
+        (table("path|label", "|"), "utf-8", "m.csv is read with bars between fields"),
         (table(), "utf-16", "m.csv is read as UTF-16"),
         (table(), "utf-32", "m.csv is read as UTF-32"),
         (table(rows=[(path.replace("/", "\\"), label) for path, label in ROWS]), "utf-8", "12 paths are read with / for \\"),
@@ -90,6 +91,12 @@ def test_other_headers_are_named_by_options_and_the_error_gives_the_line(folder)
         load_source(str(folder), options=ListOptions(label_column="Class"))
 
 
+def test_a_first_line_that_is_no_header_is_not_taken_for_one(folder):
+    for header in ("rings/0.png,rings", "rings/0,rings"):
+        with pytest.raises(SourceError, match=r"Put a first line with these names above the others\.$"):
+            read(folder, table(header))
+
+
 def test_ids_in_a_folder_are_read_by_the_command_line_that_the_errors_give(tmp_path):
     rows = [(f"{number}x", "ab"[number % 2]) for number in range(8)]
     for number, (name, _) in enumerate(rows):
@@ -110,6 +117,13 @@ def test_a_name_without_ending_that_means_two_files_is_an_error(folder):
     draw(folder / "rings/0.jpg", 0)
     with pytest.raises(SourceError, match=r"m.csv:2 must name one file; rings/0 can be rings/0.jpg or rings/0.png"):
         read(folder, table(rows=[(path.removesuffix(".png"), label) for path, label in ROWS]))
+
+
+def test_a_text_too_long_for_a_name_is_no_file(folder):
+    with pytest.raises(SourceError, match=r"names 1 files that are not there.*line 14: xxx"):
+        read(folder, table(rows=[*ROWS, ("x" * 300, "rings")]))
+    with pytest.raises(SourceError, match="path and label missing from"):
+        read(folder, table("x" * 300 + "-path-label"))
 
 
 def test_labels_that_differ_in_case_or_blanks_only_are_warned_of(folder):
