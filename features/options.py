@@ -58,6 +58,22 @@ IMAGES, BASE, STORE, MACHINES = "images", "base", "store", "more machines"
 class ExtractOptions(TypedDict, total=False):
     """Options of `features.extract`."""
 
+    path_column: Annotated[str | None, Flag("header of a CSV's paths (default path)", "NAME", IMAGES)]
+    label_column: Annotated[str | None, Flag("header of a CSV's classes (default label)", "NAME", IMAGES)]
+    split_column: Annotated[
+        str | None, Flag("header of a CSV's splits (default split, where there is one)", "NAME", IMAGES)
+    ]
+    path_pattern: Annotated[
+        str | None, Flag("what the path column means, such as 'train/{}.jpg' (default: the path)", "PATH", IMAGES)
+    ]
+    column: Annotated[
+        Mapping[str, str],
+        Flag(
+            "keep a column that paths give: the first group of a regular expression, or all that it matches; may be repeated",
+            "NAME=PATTERN",
+            IMAGES,
+        ),
+    ]
     limit: Annotated[int | None, Flag("a stratified subset of N images", "N", IMAGES)]
     seed: Annotated[
         int,

@@ -70,6 +70,8 @@ def pool_maps(maps: np.ndarray, pool: str) -> np.ndarray:
     maps = maps.astype(np.float32)
     if pool == "flatten":
         return maps.reshape(len(maps), -1)
+    if pool == "cls":
+        return maps[:, 0]
     over = tuple(range(1, maps.ndim - 1))
-    parts = {"avg": lambda: maps.mean(over), "max": lambda: maps.max(over), "cls": lambda: maps[:, 0]}
-    return np.concatenate([parts[name]() for name in pools_of(pool)], axis=1)
+    by = {"avg": np.mean, "max": np.max}
+    return np.concatenate([by[name](maps, axis=over) for name in pools_of(pool)], axis=1)

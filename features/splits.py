@@ -14,8 +14,8 @@ Row = tuple[str, str, str | None]  # path below the root, name of the class, nam
 SPLITS = {"train": 0, "val": 1, "test": 2}
 # Folder and manifest names that mean a split, in any case of letters.
 SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training", "training_set"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validation_set"), "val"),
+    **dict.fromkeys(("train", "training", "training_set", "train_set"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validation_set", "val_set", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "test_set"), "test"),
 }
 

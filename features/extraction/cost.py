@@ -18,7 +18,6 @@ from ..images.decoding import read_bytes
 from ..options import PlanOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores
-from ..sources.load import load_source
 from ..sources.source import Source
 from .forward import rows_a_part
 from .preparation import prepare
@@ -152,7 +151,7 @@ def plan_cost(data: str | Path, **options: Unpack[PlanOptions]) -> Cost:
     """
     asked = ExtractRequest.of(data, options)
     check_options(asked)
-    source = load_source(asked.data, asked.seed, asked.limit, asked.allow_missing_classes)
+    source = asked.source()
     few = (Content(hashlib.sha256(read_bytes(file)).digest(), file) for file in map(source.file, range(len(source))))
     prepared, rate = prepare(asked, few), asked.rate
     if rate is None:

@@ -64,6 +64,7 @@ class Plan:
             strata=source.strata[chosen],
             views=np.tile(np.arange(views, dtype=np.uint8), len(kept)),
             sha256=np.repeat(sha256, views, axis=0),
+            columns={name: tuple(values[row] for row in chosen) for name, values in source.columns.items()},
         )
         return rows, sorted(skipped)
 

@@ -18,6 +18,9 @@ from ..images.views import check_views
 from ..pooling import EXTRACT_POOLS
 from ..runtime.dask_cluster import check_cluster
 from ..runtime.machine import cores
+from ..sources.load import load_source
+from ..sources.manifest import ListOptions
+from ..sources.source import Source
 from ..store.chunks import COMPRESSION
 from ..store.parts import LAYOUTS
 from ..store.provenance import DTYPES, MAX_BATCH, MAX_SIDE, Augment
@@ -104,6 +107,10 @@ class ExtractRequest(FeatureOptions):
         See `load_source`.
     out : path-like
         Name of the store; ``cache/<source>-<backbone>.h5`` if left out.
+    path_column, label_column, split_column, path_pattern : str, optional
+        See `ListOptions`.
+    column : mapping of str to str
+        Further columns that paths give, by name; see `load_source`.
     limit : int
         A stratified subset of this many images.
     compression : str, optional
@@ -131,6 +138,11 @@ class ExtractRequest(FeatureOptions):
 
     data: str
     out: str | Path | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    path_pattern: str | None = None
+    column: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
     compression: str | None = None
     layout: str = "file"
@@ -156,6 +168,11 @@ class ExtractRequest(FeatureOptions):
             return Path(self.out)
         name = Path(self.data).resolve().stem if os.sep in self.data or Path(self.data).exists() else self.data
         return Path("cache") / f"{name}-{Path(self.backbone).stem}.h5"
+
+    def source(self) -> Source:
+        """Read the labelled images; see `load_source`."""
+        listed = ListOptions(self.path_column, self.label_column, self.split_column, self.path_pattern)
+        return load_source(self.data, self.seed, self.limit, self.allow_missing_classes, listed, self.column)
 
 
 def asked_settings(options: FeatureOptions) -> dict[str, Any]:

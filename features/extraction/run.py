@@ -16,7 +16,6 @@ from ..options import ExtractOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores, peak_memory
 from ..runtime.progress import Progress
-from ..sources.load import load_source
 from ..store.atomic_file import free_space
 from ..store.parts import Parts, held_provenance
 from ..store.provenance import Origin, Provenance
@@ -113,7 +112,7 @@ def run_pass(
             f"{called('part_images')} needs a cluster; got none. Leave it out, or name a cluster: {option('cluster')}"
         )
     clock = _Clock()
-    source = load_source(asked.data, asked.seed, asked.limit, asked.allow_missing_classes)
+    source = asked.source()
     plan = make_plan(source, asked.workers)
     for line in plan.describe():
         log.info(line)

@@ -13,16 +13,18 @@ from .source import Source, make_source
 def read_elpv() -> Source:
     """Read the solar cells; splits are stratified by label and module type, as the published benchmark's are.
 
-    Defective means a defect probability above 0.5, as in Deitsch et al. 2019 (arXiv 1807.02894).
+    Defective means a defect probability above 0.5, as in Deitsch et al. 2019 (arXiv 1807.02894). The probability and the
+    module's type are kept as columns.
     """
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or not spec.submodule_search_locations:
         raise missing_extra("elpv-dataset", "demo", "the source elpv")
     root = Path(spec.submodule_search_locations[0]) / "data"
     rows: list[Row] = []
-    module_types = {}
+    module_types, probabilities = {}, {}
     for line in (root / "labels.csv").read_text(encoding="utf-8").splitlines():
         path, probability, module_type = line.split()
         rows.append((path, "defective" if float(probability) > 0.5 else "functional", None))
-        module_types[path] = module_type
-    return make_source("elpv", root, rows, strata=module_types)
+        module_types[path], probabilities[path] = module_type, probability
+    columns = {"type": module_types, "probability": probabilities}
+    return make_source("elpv", root, rows, strata=module_types, columns=columns)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from ..errors import SourceError
@@ -30,8 +29,8 @@ def read_folder(root: Path) -> Source:
     else:
         for entry in _visible(root):
             _take_files(root, entry.name, entry, None, rows, rejected)
-    notes = tuple(f"the folder {name} is read as {split}" for name, split in sorted(splits.items()) if name != split)
-    return replace(make_source("folder", root, rows, rejected), notes=notes)
+    notes = [f"the folder {name} is read as {split}" for name, split in sorted(splits.items()) if name != split]
+    return make_source("folder", root, rows, rejected, notes=notes)
 
 
 def _split_folders(root: Path) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,55 +13,75 @@ from ..splits import SPLITS, rank_keys, stratified_split
 from .cifar10 import read_cifar10
 from .elpv import read_elpv
 from .folder import read_folder
-from .manifest import read_csv
+from .manifest import NO_OPTIONS, ListOptions, read_csv
+from .path_columns import add_columns, compile_patterns
 from .source import Source
 
 NAMED_SETS: dict[str, Callable[[], Source]] = {"elpv": read_elpv, "cifar10": read_cifar10}
-LISTS: dict[str, Callable[[Path], Source]] = {".csv": read_csv}  # by the ending of the file's name
+LISTS: dict[str, Callable[[Path, ListOptions], Source]] = {".csv": read_csv}  # by the ending of the file's name
 
 TEST_FRACTION = 0.25  # of all rows, where the source gives no test split
 VAL_FRACTION = 0.20  # of what is left for training, where the source gives no val split
 
 
-def load_source(data: str, seed: int = 0, limit: int | None = None, allow_missing_classes: bool = False) -> Source:
+def load_source(
+    data: str,
+    seed: int = 0,
+    limit: int | None = None,
+    allow_missing_classes: bool = False,
+    options: ListOptions = NO_OPTIONS,
+    column: Mapping[str, str] | None = None,
+) -> Source:
     """Read a source: a folder, a ``.csv`` manifest, or the name of a set.
 
     Parameters
     ----------
     data : str
-        A folder laid out as ``split/class/file`` or ``class/file``; a CSV file with columns ``path``, ``label`` and
-        optionally ``split``; or a key of ``NAMED_SETS``.
+        A folder laid out as ``split/class/file`` or ``class/file``; a CSV file with columns ``path``, ``label``,
+        optionally ``split``, and any further ones; or a key of ``NAMED_SETS``.
     seed : int
         Decides splits that the source does not give, and which rows `limit` keeps.
     limit : int, optional
         Keep this many rows, in proportion to splits and strata.
     allow_missing_classes : bool
         Accept a class that has no image in some split.
+    options : ListOptions
+        For a CSV file.
+    column : mapping of str to str, optional
+        Further columns by name: a regular expression that every path matches; see `add_columns`.
 
     Raises
     ------
+    RequestError
+        If an option does not go with the source, or a pattern is none.
     SourceError
         If there is nothing to learn from: no images, one class only, a class missing from a split.
     """
-    path = Path(data)
-    if data in NAMED_SETS:
-        source = NAMED_SETS[data]()
-    elif path.is_dir():
-        source = read_folder(path)
-    elif path.is_file() and path.suffix.lower() in LISTS:
-        source = LISTS[path.suffix.lower()](path)
-    else:
-        endings = " or ".join(LISTS)
-        raise SourceError(
-            f"{called('data')} must be a folder, a {endings} file or one of {', '.join(sorted(NAMED_SETS))}; got {data!r}, "
-            f"which is {f'no {endings} file' if path.exists() else 'not there'}. Check the path: ls {data}"
-        )
-    source = _fill_splits(source, seed)
+    patterns = compile_patterns(column or {})
+    source = _fill_splits(add_columns(_read(data, options), patterns), seed)
     if limit is not None:
         source = _keep(source, limit, seed)
     if not allow_missing_classes:
         _check_splits(source)
     return source
+
+
+def _read(data: str, options: ListOptions) -> Source:
+    path = Path(data)
+    if data not in NAMED_SETS and path.is_file() and path.suffix.lower() in LISTS:
+        return LISTS[path.suffix.lower()](path, options)
+    if options != NO_OPTIONS:
+        name = next(each.name for each in fields(options) if getattr(options, each.name) is not None)
+        raise RequestError(f"{called(name)} must go with a CSV file; got {data!r}. Leave out {option(name)}")
+    if data in NAMED_SETS:
+        return NAMED_SETS[data]()
+    if path.is_dir():
+        return read_folder(path)
+    endings = " or ".join(LISTS)
+    raise SourceError(
+        f"{called('data')} must be a folder, a {endings} file or one of {', '.join(sorted(NAMED_SETS))}; got {data!r}, "
+        f"which is {f'no {endings} file' if path.exists() else 'not there'}. Check the path: ls {data}"
+    )
 
 
 def _fill_splits(source: Source, seed: int) -> Source:
@@ -115,5 +135,6 @@ def _keep(source: Source, limit: int, seed: int) -> Source:
         labels=source.labels[rows],
         splits=source.splits[rows],
         strata=source.strata[rows],
+        columns={name: tuple(texts[i] for i in rows) for name, texts in source.columns.items()},
         notes=(*source.notes, f"a stratified subset: {limit} of {len(source)} images"),
     )

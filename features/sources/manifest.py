@@ -2,41 +2,60 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 
-from ..errors import SourceError
-from ..splits import SPLIT_NAMES, Row
+from ..errors import RequestError, SourceError, called, option
+from ..splits import SPLIT_NAMES, SPLITS
+from .listed_files import ListedFiles
 from .source import Source, make_source
+from .table import Table, read_table
 
 
-def read_csv(path: Path) -> Source:
-    """Read a CSV file with the columns path, label and optionally split; paths are relative to its folder.
+@dataclass(frozen=True)
+class ListOptions:
+    """How a list names its columns and its files.
+
+    Attributes
+    ----------
+    path_column, label_column, split_column : str, optional
+        Headers; ``path``, ``label`` and, where there is one, ``split`` if left out.
+    path_pattern : str, optional
+        The path of a file, such as ``train/{}.jpg``, with ``{}`` for a text of the path column.
+    """
+
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    path_pattern: str | None = None
+
+
+NO_OPTIONS = ListOptions()
+
+
+@dataclass(frozen=True)
+class _Line:
+    number: int
+    path: str  # as the list has it, until its file is found
+    label: str
+    split: str
+    further: dict[str, str]
+
+
+def read_csv(path: Path, options: ListOptions = NO_OPTIONS) -> Source:
+    """Read a CSV file with one line per image; paths are relative to its folder.
 
     Raises
     ------
     SourceError
-        If it is no such file; see `source_of_list` too.
+        If it is no such file; see `source_of_table` too.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = {"path", "label"} - set(reader.fieldnames or ())
-            if missing:
-                raise SourceError(
-                    f"{path} must have the columns path,label[,split]; {' and '.join(sorted(missing))} missing from "
-                    f"{reader.fieldnames or 'an empty file'}. Correct its first line."
-                )
-            lines = [(reader.line_num, line) for line in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path} must be a CSV file in UTF-8; {error}. Save it again as UTF-8.") from error
-    return source_of_list("csv", path, lines)
+    return source_of_table("csv", path, read_table(path), options)
 
 
-def source_of_list(kind: str, path: Path, lines: Iterable[tuple[int, Mapping[str, Any]]]) -> Source:
-    """Return the source that a list in a file names, whatever its format.
+def source_of_table(kind: str, path: Path, table: Table, options: ListOptions = NO_OPTIONS) -> Source:
+    """Return the source that a table in a file names, whatever the file's format.
 
     Parameters
     ----------
@@ -44,44 +63,188 @@ def source_of_list(kind: str, path: Path, lines: Iterable[tuple[int, Mapping[str
         Of the source, for people.
     path : Path
         The file, relative to whose folder paths are.
-    lines : iterable of (int, mapping)
-        Number and fields of each line: ``path``, ``label`` and optionally ``split``.
+    table : Table
+    options : ListOptions
 
     Raises
     ------
-    SourceError
-        With the line: a file that is missing, a path that stands twice, a split of another name.
+    RequestError, SourceError
+        With the lines: a column or a file that is missing, a line without a label, a path with two labels, a split of
+        another name.
     """
-    root = path.parent
-    seen: dict[str, int] = {}
-    rows: list[Row] = []
-    absent: list[str] = []
-    for number, line in lines:
-        name, label, split = (
-            (line.get("path") or ""),
-            (line.get("label") or "").strip(),
-            (line.get("split") or "").strip(),
+    if options.path_pattern is not None and options.path_pattern.count("{}") != 1:
+        raise RequestError(
+            f"path-pattern must hold {{}} once, for what the CSV says; got {options.path_pattern!r}. "
+            f"Such as {option('path_pattern', 'train/{}.jpg')}"
         )
-        if not name or not label:
-            raise SourceError(
-                f"{path}:{number} must give a path and a label; got {name!r}, {label!r}. Fill it in or delete it."
+    places = _find_columns(path, table, options)
+    further, notes = _name_further(path, table.headers, set(places.values()))
+    lines = [
+        _Line(
+            number,
+            texts[places["path"]],
+            texts[places["label"]].strip(),
+            texts[places["split"]].strip() if "split" in places else "",
+            {name: texts[place].strip() for place, name in further.items()},
+        )
+        for number, texts in table.lines
+    ]
+    _check_labels(path, lines)
+    _check_splits(path, lines)
+    words = sorted({line.split for line in lines if line.split})
+    notes += [f"the split {word} is read as {SPLIT_NAMES[word.lower()]}" for word in words if word not in SPLITS]
+    files = ListedFiles(path.parent, options.path_pattern)
+    lines = _find_files(path, lines, files)
+    notes += [f"{count} paths {what_was_done}" for what_was_done, count in files.changes.items()]
+    lines = _take_once(path, lines, notes)
+    return make_source(
+        kind,
+        path.parent,
+        [(line.path, line.label, SPLIT_NAMES.get(line.split.lower())) for line in lines],
+        columns={name: {line.path: line.further[name] for line in lines} for name in further.values()},
+        notes=[*table.notes, *notes],
+    )
+
+
+def _find_columns(path: Path, table: Table, options: ListOptions) -> dict[str, int]:
+    """Return the place of the columns path, label and, where there is one, split."""
+    places, headers = {}, table.headers
+    for role in ("path", "label", "split"):
+        asked = getattr(options, f"{role}_column")
+        alike = [place for place, name in enumerate(headers) if name.lower() == (asked or role).lower()]
+        exact = [place for place in alike if headers[place] == (asked or role)]
+        if asked and not (exact or len(alike) == 1):
+            raise RequestError(
+                f"{called(f'{role}_column')} must be one of {', '.join(filter(None, headers))}, the columns of {path}; got {asked!r}. "
+                f"Correct it, or leave it out."
             )
-        if split and split.lower() not in SPLIT_NAMES:
-            raise SourceError(f"{path}:{number} split must be train, val or test; got {split!r}. Correct the line.")
-        name = Path(name).as_posix()
-        if name in seen:
-            raise SourceError(
-                f"{path}:{number} names {name} again (first in line {seen[name]}). Delete one of the two."
-            )
-        seen[name] = number
-        if not (root / name).exists():
-            absent.append(f"line {number}: {name}")
-        rows.append((name, label, SPLIT_NAMES[split.lower()] if split else None))
-    if absent:
+        if exact or len(alike) == 1:
+            places[role] = (exact or alike)[0]
+    missing = [role for role in ("path", "label") if role not in places]
+    if missing:
         raise SourceError(
-            f"{path} names {len(absent)} files that are not there, looked for below {root}: {'; '.join(absent[:3])}"
-            f"{' ...' if len(absent) > 3 else ''}. Paths are relative to the manifest's folder; correct or delete these lines."
+            f"{path} must have the columns path,label[,split]; {' and '.join(missing)} missing from "
+            f"{', '.join(filter(None, headers)) or 'an empty first line'}. {_name_missing(path, table, missing, places)}"
         )
-    if len({split is None for _, _, split in rows}) == 2:
+    return places
+
+
+def _name_missing(path: Path, table: Table, missing: Sequence[str], places: dict[str, int]) -> str:
+    """Return the remedy for columns that are missing: the options that take others for them, in their order."""
+    free = [place for place, name in enumerate(table.headers) if name and place not in places.values()]
+    files = ListedFiles(path.parent)
+    if len(free) < len(missing) or any(files.find(name) for name in table.headers if name):
+        return "Put a first line with these names above the others."
+    named = [option(f"{role}_column", table.headers[place]) for role, place in zip(missing, free, strict=False)]
+    pattern = None
+    if missing[0] == "path" and table.lines:
+        pattern = files.guess_pattern(table.lines[0][1][free[0]])
+    if pattern:
+        named.append(option("path_pattern", pattern))
+    return f"Correct them, or say which they are, such as: {' '.join(named)}"
+
+
+def _name_further(path: Path, headers: Sequence[str], taken: set[int]) -> tuple[dict[int, str], list[str]]:
+    """Return the names under which a store keeps further columns, by their places, and what to say of them."""
+    further: dict[int, str] = {}
+    notes = []
+    for place, header in enumerate(headers):
+        if place in taken or not header:
+            continue
+        name = "_" if header == "." else header.replace("/", "_")
+        if name in further.values():
+            raise SourceError(f"{path} must name each column once; {header!r} is kept as {name!r}, too. Rename one.")
+        if name != header:
+            notes.append(f"the column {header} is kept as {name}: names in HDF5 hold no /")
+        further[place] = name
+    if further:
+        names = ", ".join(further.values())
+        notes.append(f"columns {names} are kept" if len(further) > 1 else f"column {names} is kept")
+    if "" in headers:
+        notes.append(f"columns without a name are not kept: {headers.count('')}")
+    return further, notes
+
+
+def _check_labels(path: Path, lines: Sequence[_Line]) -> None:
+    if not lines:
+        raise SourceError(f"{path} holds no images: there is no line after its first. Add one per image.")
+    for what, remedy in (("path", "Fill it in"), ("label", "`predict` classifies images without one. Fill it in")):
+        empty = [line for line in lines if not getattr(line, what).strip()]
+        if empty:
+            numbers = ", ".join(str(line.number) for line in empty[:3])
+            raise SourceError(
+                f"{path}:{empty[0].number} must give a path and a label; {len(empty)} of {len(lines)} lines give no {what} "
+                f"(line {numbers}{', ...' if len(empty) > 3 else ''}). {remedy}, or delete these lines."
+            )
+    if _are_measures([line.label for line in lines]):
+        labels = {line.label for line in lines}
+        raise SourceError(
+            f"{path} must give classes; got {len(labels)} different labels for {len(lines)} rows, all numbers: this tool "
+            f"classifies and does not predict numbers. Name the column of the classes: {option('label_column')}"
+        )
+
+
+def _are_measures(labels: Sequence[str]) -> bool:
+    """Tell whether labels are numbers to predict: all different, or fractions and most different."""
+    try:
+        numbers = [float(label) for label in labels]
+    except ValueError:
+        return False
+    different = len(set(labels)) / len(labels)
+    fractions = not all(number.is_integer() for number in numbers)
+    return len(labels) > 4 and (different == 1 or (different > 0.5 and fractions))
+
+
+def _check_splits(path: Path, lines: Sequence[_Line]) -> None:
+    for line in lines:
+        if line.split and line.split.lower() not in SPLIT_NAMES:
+            raise SourceError(
+                f"{path}:{line.number} split must be train, val or test; got {line.split!r}. Correct the line."
+            )
+    if len({line.split == "" for line in lines}) == 2:
         raise SourceError(f"{path} must give a split on every line or on none. Fill in the column split.")
-    return make_source(kind, root, rows)
+
+
+def _find_files(path: Path, lines: Sequence[_Line], files: ListedFiles) -> list[_Line]:
+    """Return lines with the paths of their files."""
+    found, absent = [], []
+    for line in lines:
+        paths = files.find(line.path)
+        if len(paths) > 1:
+            raise SourceError(
+                f"{path}:{line.number} must name one file; {line.path} can be {' or '.join(paths)}. "
+                f"Add the ending, or name it: {option('path_pattern', (files.pattern or '{}') + PurePath(paths[0]).suffix)}"
+            )
+        if paths:
+            found.append(replace(line, path=paths[0]))
+        else:
+            absent.append(line)
+    if absent:
+        examples = "; ".join(f"line {line.number}: {files.path_of(line.path)}" for line in absent[:3])
+        pattern = option("path_pattern", files.guess_pattern(absent[0].path) or "FOLDER/{}.jpg")
+        raise SourceError(
+            f"{path} names {len(absent)} files that are not there, looked for below {path.parent}: {examples}"
+            f"{' ...' if len(absent) > 3 else ''}. Paths are relative to the CSV's folder; correct or delete these lines, "
+            f"or say where files lie: {pattern}"
+        )
+    return found
+
+
+def _take_once(path: Path, lines: Sequence[_Line], notes: list[str]) -> list[_Line]:
+    """Return lines without those that say again what an earlier one says, and note how many these are."""
+    first: dict[str, _Line] = {}
+    again, differ = 0, set()
+    for line in lines:
+        held = first.setdefault(line.path, line)
+        if (held.label, held.split) != (line.label, line.split):
+            one, other = (f"{each.label} {each.split}".rstrip() for each in (held, line))
+            raise SourceError(
+                f"{path}:{line.number} names {line.path} again (first in line {held.number}), as {other} and not {one}. "
+                f"Delete one of the two."
+            )
+        again += held is not line
+        differ |= {name for name in line.further if line.further[name] != held.further[name]}
+    if again:
+        unlike = f", with the first one's {', '.join(sorted(differ))}" if differ else ""
+        notes.append(f"{again} lines name an image again, and are taken once{unlike}")
+    return list(first.values())

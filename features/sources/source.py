@@ -5,9 +5,11 @@ Rows are sorted by the UTF-8 bytes of their path below the source's root, whatev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -38,6 +40,8 @@ class Source:
         Path and reason of files that cannot be rows by their name or kind.
     notes : tuple of str
         What was decided about the rows, for people.
+    columns : mapping of str to tuple of str
+        What else is known of the rows, such as the patient: name → one text per row.
     """
 
     kind: str
@@ -49,6 +53,7 @@ class Source:
     strata: np.ndarray
     rejected: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -67,9 +72,21 @@ def make_source(
     root: Path,
     rows: list[Row],
     rejected: Sequence[tuple[str, str]] = (),
-    strata: dict[str, str] | None = None,
+    strata: Mapping[str, str] | None = None,
+    columns: Mapping[str, Mapping[str, str]] | None = None,
+    notes: Sequence[str] = (),
 ) -> Source:
-    """Build a source from rows in any order; `strata`, by path, adds to the label what a split keeps in proportion.
+    """Build a source from rows in any order.
+
+    Parameters
+    ----------
+    kind, root, rejected, notes
+        See `Source`.
+    rows : list of Row
+    strata : mapping of str to str, optional
+        By path, what a split keeps in proportion beside the label.
+    columns : mapping of str to mapping, optional
+        Name of each further column → its texts by path.
 
     Raises
     ------
@@ -77,8 +94,10 @@ def make_source(
         If there are no rows, or all are of one class.
     """
     if not rows:
+        reasons = Counter(reason for _, reason in rejected)
+        told = "".join(f"; {count} files are left out: {reason}" for reason, count in reasons.most_common())
         raise SourceError(
-            f"{root} holds no images (endings {' '.join(sorted(EXTENSIONS))}) at class/file or split/class/file. "
+            f"{root} holds no images (endings {' '.join(sorted(EXTENSIONS))}) at class/file or split/class/file{told}. "
             f"Look at it: ls -R {root}"
         )
     rows = sorted(rows, key=lambda row: row[0].encode())
@@ -98,4 +117,19 @@ def make_source(
         splits=np.array([255 if split is None else SPLITS[split] for _, _, split in rows], np.uint8),
         strata=np.array([numbers[key] for key in keys], np.int32),
         rejected=tuple(sorted(rejected)),
+        notes=(*notes, *_warn_of_like_names(names)),
+        columns={name: tuple(texts[path] for path, _, _ in rows) for name, texts in (columns or {}).items()},
     )
+
+
+def _warn_of_like_names(names: Iterable[str]) -> Iterator[str]:
+    """Yield a warning for class names that a slip of typing tells apart."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault("".join(normalize("NFC", name).casefold().split()), []).append(name)
+    for group in alike.values():
+        if len(group) > 1:
+            yield (
+                f"warning: {' and '.join(map(repr, group))} are {len(group)} classes, though they differ in letter case, "
+                f"blanks or Unicode form only"
+            )

@@ -23,9 +23,10 @@ from ..errors import StoreError, missing_extra
 from ..runtime.machine import cores
 from ..safefiles.hdf5 import DEFLATE, LZ4, ZSTD, filters_of
 
-try:  # at level 1 it packs features four times as fast as zlib and unpacks them twice as fast; see tests/README.md
+deflate: Any  # isal packs and unpacks features several times as fast as zlib, which reads and writes the same format
+try:
     from isal import isal_zlib as deflate
-except ImportError:  # no wheel for this machine: zlib writes and reads the same format
+except ImportError:  # no wheel for this machine
     import zlib as deflate
 
 COMPRESSION = ("gzip", "none", "lz4", "zstd")  # all HDF5 programs read the first two; the others need hdf5plugin
@@ -174,8 +175,7 @@ class LayerReader:
                 source = np.s_[int(rows[first]) : int(rows[first]) + last - first]
                 out[first:last] = self._data[source]
             return
-        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
-        for first, last in zip(edges[:-1], edges[1:], strict=True):
+        for first, last in stretches(numbers, step=0):
             values = self._unpack(int(numbers[first]))
             out[first:last] = values[0] if self._step == 1 else values[within[first:last]]
 
@@ -253,10 +253,10 @@ def _read_at(handle: int, size: int, offset: int) -> bytes:
     return data
 
 
-def stretches(rows: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield (first, last) of each stretch in which numbers count up by one."""
-    edges = (np.flatnonzero(np.diff(rows) != 1) + 1).tolist()
-    yield from zip([0, *edges], [*edges, len(rows)], strict=True)
+def stretches(numbers: np.ndarray, step: int = 1) -> Iterator[tuple[int, int]]:
+    """Yield (first, last) of each stretch in which numbers, at least one, count up by one; or, with a step of 0, are the same."""
+    edges = (np.flatnonzero(np.diff(numbers) != step) + 1).tolist()
+    yield from zip([0, *edges], [*edges, len(numbers)], strict=True)
 
 
 def spans(count: int, row_bytes: int) -> list[slice]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import StoreError
 from ..safefiles.hdf5 import check_own_values
-from .chunks import LayerReader
+from .chunks import LayerReader, stretches
 from .schema import REMEDY, check_attributes, read_layer
 
 _OPEN_FILES = 32  # files that stay open for the next read
@@ -70,8 +70,7 @@ class PartFiles:
 
     def read(self, layer: str, paths: Sequence[Path], of: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
         """Read rows of several files, in their order: row ``rows[i]`` of the file ``paths[of[i]]`` into ``out[i]``."""
-        edges = [0, *(np.flatnonzero(np.diff(of)) + 1).tolist(), len(of)]
-        for first, last in zip(edges[:-1], edges[1:], strict=True):
+        for first, last in stretches(of, step=0):
             self.layer(paths[of[first]], layer).read(rows[first:last], out[first:last])
 
 

@@ -293,7 +293,7 @@ Digests = dict[str, tuple[np.ndarray, ...]]  # by layer: of its rows, and of the
 
 def _copy(file: h5py.File, places: Sequence[tuple[Path, int]]) -> Digests:
     """Copy each row from its place: as it is packed where that is a chunk of its own, else unpacked and packed again."""
-    files, made = PartFiles(open_part), {}
+    files, made = PartFiles(open_part), Digests()
     paths = list(dict.fromkeys(path for path, _ in places))
     numbers = {path: number for number, path in enumerate(paths)}
     of, rows = np.array([(numbers[path], row) for path, row in places]).T

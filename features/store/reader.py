@@ -182,6 +182,7 @@ class FeatureStore:
                 for name, shape in self.layers.items()
             },
             "rows": self.rows.counts(),
+            "columns": self.rows.describe_columns(),
             "skipped": len(self.skipped),
             "provenance": self.provenance,
         }

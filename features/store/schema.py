@@ -60,6 +60,8 @@ class Rows:
         0 is the image itself.
     sha256 : ndarray of shape (n_rows, 32), uint8
         Hash of the image file's bytes.
+    columns : mapping of str to tuple of str
+        Every further column of the source, such as the patient: name → one text per row.
     """
 
     class_names: tuple[str, ...]
@@ -69,6 +71,7 @@ class Rows:
     strata: np.ndarray = field(metadata=_stored("stratum", np.int32))
     views: np.ndarray = field(metadata=_stored("view", np.uint8))
     sha256: np.ndarray = field(metadata=_stored("sha256", np.uint8))
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -78,15 +81,21 @@ class Rows:
         if not self.views.any():
             return self
         mask = self.views == 0
-        kept = {name: _select(values, mask) for name, _, values in self.columns()}
-        return Rows(self.class_names, **kept)
+        kept = {name: _select(values, mask) for name, _, values in self.stored()}
+        columns = {name: _select(values, mask) for name, values in self.columns.items()}
+        return Rows(self.class_names, **kept, columns=columns)
 
-    def columns(self) -> Iterator[tuple[str, Any, Any]]:
-        """Yield (name, how it is stored, values) of each column that these rows have."""
+    def stored(self) -> Iterator[tuple[str, Any, Any]]:
+        """Yield (name, how it is stored, values) of each field that these rows have, `columns` apart."""
         for each in fields(self):
             values = getattr(self, each.name)
             if each.metadata and values is not None:
                 yield each.name, each.metadata, values
+
+    def describe_columns(self) -> dict[str, dict[str, Any]]:
+        """Return for each column how many different ``values`` it has, and the first three as ``examples``."""
+        different = {name: sorted(set(texts)) for name, texts in self.columns.items()}
+        return {name: {"values": len(texts), "examples": texts[:3]} for name, texts in different.items()}
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of rows per split and class: ``{split: {class name: rows}}``."""
@@ -199,12 +208,15 @@ def write_rows(file: h5py.File, rows: Rows) -> None:
     """Write ``/rows``."""
     group = file.create_group("rows")
     group.attrs["class_names"] = list(rows.class_names)
-    for _, stored, values in rows.columns():
+    for _, stored, values in rows.stored():
         dtype = stored["dtype"]
         if dtype is str:
             _write(group, stored["name"], _fixed(values))
         else:
             _write(group, stored["name"], values.astype(np.dtype(dtype)), dtype)
+    columns = group.create_group("columns")
+    for name, values in rows.columns.items():
+        _write(columns, name, _fixed(values))
 
 
 def read_rows(file: h5py.File) -> Rows:
@@ -215,7 +227,10 @@ def read_rows(file: h5py.File) -> Rows:
         for each in fields(Rows)
         if (stored := each.metadata) and (stored["name"] in group or each.default is not None)
     }
-    return Rows(class_names=tuple(str(name) for name in group.attrs["class_names"]), **held)
+    columns = {name: _texts(file, f"rows/columns/{name}") for name in group.get("columns", {})}
+    if any(len(texts) != len(held["paths"]) for texts in columns.values()):
+        raise ValueError("columns must have one text per row")
+    return Rows(class_names=tuple(str(name) for name in group.attrs["class_names"]), **held, columns=columns)
 
 
 def write_skipped(file: h5py.File, skipped: Sequence[Skipped]) -> None:

@@ -224,6 +224,9 @@ def _inspect(store: str) -> tuple[dict[str, Any], str]:
         lines.append(
             f"{split:<8} {sum(classes.values())}: " + ", ".join(f"{name} {count}" for name, count in classes.items())
         )
+    for name, column in described["columns"].items():
+        examples = ", ".join(repr(text[:40]) for text in column["examples"])
+        lines.append(f"column   {name}: {column['values']} different values, such as {examples}")
     lines.append(f"skipped  {described['skipped']} files")
     told = ("source", "backbone", "weights_origin", "weights_sha256", "image_size", "resize", "preprocess", "engine")
     lines += [f"{name:<14} {held[name]}" for name in told]

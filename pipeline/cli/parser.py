@@ -214,7 +214,8 @@ def _add_flag(group: Any, name: str, kind: Any, flag: Flag) -> None:
     elif typing.get_origin(first) is tuple:
         settings |= {"type": lambda text: tuple(text.split(",")), "metavar": flag.metavar}
     elif typing.get_origin(first) is Mapping:
-        settings |= {"action": _Setting, "metavar": flag.metavar}
+        action = _Named if typing.get_args(first)[1] is str else _Setting
+        settings |= {"action": action, "metavar": flag.metavar}
     else:
         settings |= {"type": first, "metavar": flag.metavar}
     group.add_argument(_flag_name(name, flag), **settings)
@@ -235,6 +236,17 @@ class _Setting(argparse.Action):
         if name in held:
             parser.error(f"--set {name} must be given once; got it twice. Give its values together: --set {name}=V,V")
         setattr(namespace, self.dest, {**held, name: tuple(_value(each) for each in values.split(","))})
+
+
+class _Named(argparse.Action):
+    """Collects ``NAME=TEXT`` into a dict."""
+
+    def __call__(self, parser: Any, namespace: Any, given: Any, option: Any = None) -> None:
+        name, equals, text = given.partition("=")
+        held = getattr(namespace, self.dest) or {}
+        if not (name and equals and text) or name in held:
+            parser.error(f"{option} must be like {self.metavar}, once for each name; got {given!r}")
+        setattr(namespace, self.dest, {**held, name: text})
 
 
 def _value(text: str) -> Any:

@@ -63,14 +63,14 @@ def save_predictions(
     probabilities: Mapping[str, Sequence[np.ndarray]],
 ) -> None:
     """Write ``predictions.npz``; see `Predictions`."""
-    arrays = {f"rows/{name}": np.asarray(values) for name, _, values in rows.columns()}
+    arrays = {f"rows/{name}": np.asarray(values) for name, _, values in rows.stored()}
     arrays["rows/class_names"] = np.asarray(rows.class_names)
     arrays["splits"] = np.stack(splits)
     for number, head in enumerate(told):
         arrays |= {f"probabilities/{number}/{split}": each for split, each in enumerate(probabilities[head])}
     # Without the metadata of HDF5's types, such as the names of an enum's values.
     plain: dict[str, Any] = {name: each.astype(each.dtype.str) for name, each in arrays.items()}
-    np.savez_compressed(folder / FILE, told=json.dumps(told), **plain)
+    np.savez_compressed(folder / FILE, told=json.dumps(told), columns=json.dumps(rows.columns), **plain)
 
 
 def load_predictions(folder: Path) -> Predictions:
@@ -86,10 +86,12 @@ def load_predictions(folder: Path) -> Predictions:
             held: dict[str, Any] = {
                 each.name: file[f"rows/{each.name}"]
                 for each in fields(Rows)
-                if f"rows/{each.name}" in file or each.default is not None
+                if each.name != "columns" and (f"rows/{each.name}" in file or each.default is not None)
             }
             for name in ("class_names", "paths"):
                 held[name] = tuple(str(each) for each in held[name])
+            columns = json.loads(str(file["columns"])) if "columns" in file else {}
+            held["columns"] = {name: tuple(texts) for name, texts in columns.items()}
             splits, told = file["splits"], json.loads(str(file["told"]))
             probabilities = {
                 head: [file[f"probabilities/{number}/{split}"] for split in range(len(splits))]

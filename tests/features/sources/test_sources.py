@@ -98,10 +98,18 @@ def test_csv_with_and_without_splits(tmp_path):
     [
         ("", "must have the columns path,label"),
         ("file,label\na.png,x\n", "path missing"),
-        ("path,label\na.png,x\nb.png,\n", ":3 must give a path and a label"),
+        ("path,label\na.png,\nb.png,y\nb.png,\n", r":2 must .* 2 of 3 lines give no label \(line 2, 4\)"),
+        ("path,label\n,x\nb.png,y\n", "1 of 2 lines give no path"),
+        ("path,label\na.png,x,y\nb.png,y\n", ":2 must have 2 fields, as the first line has; got 3"),
+        ("path,label,label\na.png,x,y\n", "label is there twice"),
+        ("path,label,a/b,a_b\na.png,x,1,2\n", "'a_b' is kept as 'a_b', too"),
+        ('path,label\na.png,"x\nb.png,y\n', "unexpected end of data"),
+        ("path,label\n" + "".join(f"{n}.png,{n}.5\n" for n in range(9)), "9 different labels for 9 rows, .*classifies"),
+        ("path,label\n" + "".join(f"{n}.png,{n // 2 / 3}\n" for n in range(2, 9)), "4 different labels for 7 rows"),
         ("path,label\na.png,x\nb.png,y\nnone.png,y\n", "line 4: none.png"),
-        ("path,label\na.png,x\nb.png,y\n./a.png,x\n", "first in line 2"),
-        ("path,label,split\na.png,x,train\nb.png,y,dev\n", "got 'dev'"),
+        ("path,label\na.png,x\nb.png,y\n./a.png,y\n", r":4 names a.png again \(first in line 2\), as y and not x"),
+        ("path,label,split\na.png,x,train\na.png,x,test\n", "as x test and not x train"),
+        ("path,label,split\na.png,x,train\nb.png,y,extra\n", "got 'extra'"),
         ("path,label,split\na.png,x,train\nb.png,y,\n", "on every line or on none"),
         ("path,label\na.png,x\nb.png,x\n", "one class only"),
         ("path,label\n", "holds no images"),
@@ -175,6 +183,7 @@ def test_elpv_is_the_published_benchmark():
     # Counted in the package's labels.csv by awk: 2,624 cells, 821 of them with a probability above 0.5.
     assert len(source) == 2624 and source.class_names == ("defective", "functional")
     assert (source.labels == 0).sum() == 821
+    assert set(source.columns["type"]) == {"mono", "poly"} and source.columns["probability"][3] == "0.0"
     shares = [np.bincount(source.strata[source.splits == split], minlength=4) for split in (0, 1, 2)]
     np.testing.assert_allclose(shares[2] / sum(shares), 0.25, atol=0.002)
     np.testing.assert_allclose(shares[1] / (shares[0] + shares[1]), 0.2, atol=0.002)

@@ -116,7 +116,7 @@ def test_parts_that_changed_places_are_an_error(tmp_path, tree, stand_in):
     first, second = one.read_bytes(), other.read_bytes()
     assert len(first) == len(second)
     one.write_bytes(second), other.write_bytes(first)
-    with FeatureStore(path) as store, pytest.raises(StoreError, match="is not the part of .* that had this name"):
+    with FeatureStore(path) as store, pytest.raises(StoreError, match=r"is not the part of .* that had this name"):
         store.read()
 
 

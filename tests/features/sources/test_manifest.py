@@ -1,0 +1,197 @@
+"""CSV files as people have them: read where they have one meaning, else refused with what to do."""
+
+import re
+import unicodedata
+
+import pytest
+from conftest import draw
+
+from features.errors import CachedFeaturesError, RequestError, SourceError, on_command_line
+from features.sources.load import load_source
+from features.sources.manifest import ListOptions
+
+ROWS = [(f"{label}/{number}.png", label) for label in ("rings", "stripes") for number in range(6)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for seed, (path, _) in enumerate(ROWS):
+        draw(tmp_path / path, seed)
+    return tmp_path
+
+
+def read(folder, text, encoding="utf-8", column=None, **options):
+    (folder / "m.csv").write_bytes(text.encode(encoding))
+    return load_source(str(folder / "m.csv"), allow_missing_classes=True, options=ListOptions(**options), column=column)
+
+
+def table(header="path,label", separator=",", rows=ROWS):
+    return "".join(f"{line}\n" for line in [header, *(separator.join(row) for row in rows)])
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "note"),
+    [
+        (table("path;label", ";").replace("\n", "\r\n"), "utf-8-sig", "m.csv is read with semicolons between fields"),
+        (table("path\tlabel", "\t"), "utf-8", "m.csv is read with tabs between fields"),
+        (table("path|label", "|"), "utf-8", "m.csv is read with bars between fields"),
+        (table(), "utf-16", "m.csv is read as UTF-16"),
+        (table(), "utf-32", "m.csv is read as UTF-32"),
+        (table(rows=[(path.replace("/", "\\"), label) for path, label in ROWS]), "utf-8", "12 paths are read with / for \\"),
+        (table(rows=[(f"{path} ", f" {label}") for path, label in ROWS]), "utf-8", "12 paths are read without the blanks around them"),
+        (table(rows=[(path.removesuffix(".png"), label) for path, label in ROWS]), "utf-8", "12 paths are matched to files by their names without ending"),
+        (table("path, label", rows=[(path, f' "{label}"') for path, label in ROWS]), "utf-8", None),
+        (table("Path,LABEL"), "utf-8", None),
+        (table(rows=[*ROWS, ("", ""), ROWS[0]]), "utf-8", "1 lines name an image again, and are taken once"),
+        (table(",path,label", rows=[(str(number), *row) for number, row in enumerate(ROWS)]), "utf-8", "columns without a name are not kept: 1"),
+    ],
+)  # fmt: skip
+def test_dialects_with_one_meaning_are_read_and_told(folder, text, encoding, note):
+    source = read(folder, text, encoding)
+    assert list(zip(source.paths, (source.class_names[label] for label in source.labels), strict=True)) == ROWS
+    assert [each for each in source.notes if "no split" not in each] == ([note] if note else [])
+
+
+def test_dev_is_val(folder):
+    source = read(folder, table("path,label,split", rows=[(*row, ("train", "dev")[row[0] > "s"]) for row in ROWS]))
+    assert source.counts()["val"] == {"rings": 0, "stripes": 6} and "the split dev is read as val" in source.notes
+
+
+def test_names_in_another_unicode_form_find_their_files(tmp_path):
+    rows = [(f"Maß ü/ä{number}.png", "ab"[number % 2]) for number in range(8)]
+    for seed, (path, _) in enumerate(rows):
+        draw(tmp_path / unicodedata.normalize("NFD", path), seed)
+    source = read(tmp_path, table(rows=[(unicodedata.normalize("NFC", path), label) for path, label in rows]))
+    assert source.paths == tuple(unicodedata.normalize("NFD", path) for path, _ in rows) and source.file(0).exists()
+    assert "8 paths are matched to files in another Unicode form (NFC or NFD)" in source.notes
+
+
+def test_a_path_as_it_stands_comes_before_any_other_reading(tmp_path):
+    for seed, name in enumerate((" a.png", "a.png", "b\\c.png", "b/c.png", "d", "d.png")):
+        draw(tmp_path / "draft.png", seed)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "draft.png").rename(tmp_path / name)
+    source = read(tmp_path, table(rows=[(" a.png", "x"), ("b\\c.png", "y"), ("d", "y")]))
+    assert source.paths == (" a.png", "b\\c.png", "d")
+
+
+def test_other_headers_are_named_by_options_and_the_error_gives_the_line(folder):
+    rows = [(label, path.split("/")[1], f"{label}/{path.split('/')[1][:-4]}") for path, label in ROWS]
+    text = table("Class,Number,id", rows=rows)
+    with pytest.raises(SourceError, match=r"path and label missing from Class, Number, id.*path_column='Class'"):
+        read(folder, text)
+    with pytest.raises(RequestError, match=r"path-column must be one of Class, Number, id, .*; got 'File'"):
+        read(folder, text, path_column="File")
+    source = read(folder, text, path_column="id", label_column="class", path_pattern="./{}.png")
+    assert source.paths == tuple(path for path, _ in ROWS) and source.class_names == ("rings", "stripes")
+    assert source.columns == {"Number": tuple(path.split("/")[1] for path, _ in ROWS)}
+    with pytest.raises(RequestError, match="path-pattern must hold"):
+        read(folder, text, path_column="id", label_column="Class", path_pattern="train/")
+    with pytest.raises(RequestError, match="label-column must go with a CSV file"):
+        load_source(str(folder), options=ListOptions(label_column="Class"))
+
+
+def test_a_first_line_that_is_no_header_is_not_taken_for_one(folder):
+    for header in ("rings/0.png,rings", "rings/0,rings"):
+        with pytest.raises(SourceError, match=r"Put a first line with these names above the others\.$"):
+            read(folder, table(header))
+
+
+def test_ids_in_a_folder_are_read_by_the_command_line_that_the_errors_give(tmp_path):
+    rows = [(f"{number}x", "ab"[number % 2]) for number in range(8)]
+    for number, (name, _) in enumerate(rows):
+        draw(tmp_path / f"train/{name}.png", number)
+    with on_command_line("program"):
+        for header, line in (
+            ("id,label", "--path-column id --path-pattern 'train/{}.png'"),
+            ("path,label", "--path-pattern 'train/{}.png'"),
+        ):
+            with pytest.raises(SourceError) as caught:
+                read(tmp_path, table(header, rows=rows))
+            assert str(caught.value).endswith(line)
+    source = read(tmp_path, table("id,label", rows=rows), path_column="id", path_pattern="train/{}.png")
+    assert source.paths[0] == "train/0x.png" and len(source) == 8
+
+
+def test_a_name_without_ending_that_means_two_files_is_an_error(folder):
+    draw(folder / "rings/0.jpg", 0)
+    with pytest.raises(SourceError, match=r"m.csv:2 must name one file; rings/0 can be rings/0.jpg or rings/0.png"):
+        read(folder, table(rows=[(path.removesuffix(".png"), label) for path, label in ROWS]))
+
+
+def test_a_text_too_long_for_a_name_is_no_file(folder):
+    with pytest.raises(SourceError, match=r"names 1 files that are not there.*line 14: xxx"):
+        read(folder, table(rows=[*ROWS, ("x" * 300, "rings")]))
+    with pytest.raises(SourceError, match="path and label missing from"):
+        read(folder, table("x" * 300 + ",y"))
+
+
+def test_labels_that_differ_in_case_or_blanks_only_are_warned_of(folder):
+    rows = [(path, ("Two  words", "two words", "rings")[number % 3]) for number, (path, _) in enumerate(ROWS)]
+    source = read(folder, table(rows=rows))
+    assert len(source.class_names) == 3
+    (warning,) = (note for note in source.notes if note.startswith("warning"))
+    assert warning.startswith("warning: 'Two  words' and 'two words' are 2 classes, ")
+
+
+def test_few_numbers_as_classes_are_no_measures(folder):
+    rows = [(path, str(number % 8)) for number, (path, _) in enumerate(ROWS)]
+    assert len(read(folder, table(rows=rows)).class_names) == 8
+
+
+def test_further_columns_are_kept_by_row_and_named(folder):
+    rows = [(path, f"p{number}", label, f"{number}/ü") for number, (path, label) in enumerate(ROWS)]
+    source = read(folder, table("path,patient,label,a/b", rows=[*reversed(rows), rows[0]]))
+    assert source.columns == {
+        "patient": tuple(f"p{number}" for number in range(12)),
+        "a_b": tuple(f"{number}/ü" for number in range(12)),
+    }
+    assert "columns patient, a_b are kept" in source.notes and any(
+        "a/b is kept as a_b" in note for note in source.notes
+    )
+    few = load_source(str(folder / "m.csv"), limit=4, allow_missing_classes=True)
+    assert few.columns["patient"] == tuple(source.columns["patient"][source.paths.index(path)] for path in few.paths)
+
+
+def test_lines_that_differ_in_a_further_column_only_are_taken_once_and_told(folder):
+    rows = [(*row, str(number)) for number, row in enumerate([*ROWS, ROWS[0]])]
+    source = read(folder, table("path,label,box", rows=rows))
+    assert source.columns["box"][0] == "0"
+    assert "1 lines name an image again, and are taken once, with the first one's box" in source.notes
+
+
+def test_paths_give_columns_by_patterns(tmp_path, folder):
+    column = {"number": r"(\d+)\.png", "kind": "rings|stripes"}
+    given = {"number": tuple(str(n % 6) for n in range(12)), "kind": tuple(label for _, label in ROWS)}
+    assert load_source(str(folder), allow_missing_classes=True, column=column).columns == given
+    assert read(folder, table(), column=column).columns == given
+
+
+@pytest.mark.parametrize(
+    ("error", "column", "message"),
+    [
+        (SourceError, {"n": "[45]"}, r"column n must match every path; '\[45\]' does not match 8 of 12, such as rings/0.png, rings/1.png, rings/2.png\. "),
+        (SourceError, {"n": "(x)?rings"}, "does not match any of 12"),
+        (RequestError, {"n": "("}, r"column n must be a regular expression; got '\(' \(missing"),
+        (RequestError, {"a/b": "x"}, "without '/'"),
+        (RequestError, {"patient": "x"}, "patient is one of the source already"),
+    ],
+)  # fmt: skip
+def test_patterns_that_do_not_fit(folder, error, column, message):
+    with pytest.raises(error, match=message) as caught:
+        read(folder, table("path,label,patient", rows=[(*row, "p") for row in ROWS]), column=column)
+    assert type(caught.value) is error
+
+
+def test_no_images_tells_what_was_left_out(tmp_path):
+    for number in range(3):
+        draw(tmp_path / f"class/{number}.png", number).rename(tmp_path / f"class/Pr\udcfcf{number}.png")
+    with pytest.raises(SourceError, match=r"holds no images .*; 3 files are left out: file name is not UTF-8"):
+        load_source(str(tmp_path))
+
+
+def test_every_refusal_ends_in_a_remedy(folder):
+    for text in ("", "a\n", "path,label\nrings/0.png,\n", table().replace("stripes/0", "none"), table("x,y")):
+        with pytest.raises(CachedFeaturesError) as caught:
+            read(folder, text)
+        assert re.search(r"; .*\. \S|: .*\. \S", str(caught.value))
