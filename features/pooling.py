@@ -73,5 +73,4 @@ def pool_maps(maps: np.ndarray, pool: str) -> np.ndarray:
     if pool == "cls":
         return maps[:, 0]
     over = tuple(range(1, maps.ndim - 1))
-    by = {"avg": np.mean, "max": np.max}
-    return np.concatenate([by[name](maps, axis=over) for name in pools_of(pool)], axis=1)
+    return np.concatenate([maps.mean(over) if name == "avg" else maps.max(over) for name in pools_of(pool)], axis=1)
