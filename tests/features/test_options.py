@@ -100,7 +100,10 @@ def test_values_of_numpy_lists_and_paths_come_out_as_declared():
     assert taken("layers", ["a", np.str_("b")]) == (("a", "b"), tuple)
     assert taken("layers", np.array(["a"])) == (("a",), tuple)
     assert taken("out", Path("a/b.h5")) == (str(Path("a/b.h5")), str)
-    assert taken("weights", Path("w.h5")) == ("w.h5", str) and taken("backbone", Path("own.keras")) == ("own.keras", str)
+    assert taken("weights", Path("w.h5")) == ("w.h5", str) and taken("backbone", Path("own.keras")) == (
+        "own.keras",
+        str,
+    )
     assert taken("limit", None) == (None, type(None))
 
 
