@@ -1,4 +1,4 @@
-"""Folders of results below ``runs/``: whole or not there."""
+"""Result folders below ``runs/``, which appear only when complete."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ RESULTS = (
 
 
 def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
-    """Return the folder for a run, refusing one that is taken; without `out` a free name below ``runs/``."""
+    """Return the folder for a run; without `out`, an unused name below ``runs/``.
+
+    Raises
+    ------
+    RequestError
+        If `out` exists and may not be overwritten.
+    """
     if out is not None:
         if Path(out).exists() and not overwrite:
             raise RequestError(
-                f"out must be a new folder; {out} is there. Choose another, or replace it: {option('overwrite', True)}"
+                f"out must be a new folder; {out} exists. Choose another, or replace it: {option('overwrite', True)}"
             )
         return Path(out)
     folder, number = Path("runs") / name, 1
@@ -36,25 +42,31 @@ def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
 
 @contextmanager
 def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Give a folder to write into that appears as `folder` only once it is whole."""
+    """Yield a temporary folder to write into, which is renamed to `folder` when complete.
+
+    Raises
+    ------
+    RequestError
+        If `folder` exists and is not an earlier run.
+    """
     with written_whole(folder, replace=overwrite) as unfinished:
         unfinished.mkdir()
         yield unfinished
         if overwrite and folder.exists() and not any((folder / name).exists() for name in RESULTS):
             raise RequestError(
-                f"{folder} must be an earlier run to be replaced; it is something else. Choose another {option('out')}"
+                f"out must be an earlier run to be replaced; {folder} is something else. Choose another {option('out')}"
             )
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
-    """Return what ``run.json`` of a trained head says.
+    """Return the contents of a trained head's ``run.json``.
 
     Raises
     ------
     RequestError
-        If there is none.
+        If the folder has none.
     UnsafeFile
-        If it is not what ``train_head`` writes.
+        If it lacks entries that ``train_head`` writes.
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
@@ -63,5 +75,5 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     kinds = {"head": str, "store": str, "class_names": list, "reading": dict, "provenance": dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(run.get(name), kind)]
     if wrong:
-        raise UnsafeFile(f"{path} must say {', '.join(wrong)}, as train-head writes it. Train the head again.")
+        raise UnsafeFile(f"{path} must contain {', '.join(wrong)} as train-head writes them. Train the head again.")
     return run
