@@ -14,7 +14,7 @@ EXTRACT_POOLS = ("none", "avg", "max", "avg+max")  # before a map is stored
 
 
 def check_pool(pool: str, shape: Sequence[int], where: str) -> None:
-    """Raise RequestError unless rows of this shape can be pooled so."""
+    """Raise RequestError unless rows of this shape can be pooled this way; `where` is their store, for messages."""
     if pool not in POOLS:
         raise must_be_one_of(called("pool"), POOLS, pool)
     if len(shape) == 1 and pool != "flatten":
@@ -24,12 +24,12 @@ def check_pool(pool: str, shape: Sequence[int], where: str) -> None:
 
 
 def pools_of(pool: str) -> tuple[str, ...]:
-    """Return the poolings whose results one joins, in their order: two of ``avg+max``, else itself."""
+    """Return the poolings that are concatenated, in order: two for ``avg+max``, otherwise `pool` itself."""
     return ("avg", "max") if pool == "avg+max" else (pool,)
 
 
 def pooled_shape(shape: Sequence[int], pool: str) -> tuple[int, ...]:
-    """Return the shape of a row of `shape` once it is pooled."""
+    """Return the shape of a row after pooling, given its shape before."""
     if pool == "none" or len(shape) == 1:
         return tuple(shape)
     if pool == "flatten":

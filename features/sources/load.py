@@ -1,4 +1,4 @@
-"""A source by its name: a folder tree, a list in a file or a named set, with its splits filled in."""
+"""Loading a source: a folder tree, a file list or a named set, with missing splits filled in."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .manifest import read_csv
 from .source import Source
 
 NAMED_SETS: dict[str, Callable[[], Source]] = {"elpv": read_elpv, "cifar10": read_cifar10}
-LISTS: dict[str, Callable[[Path], Source]] = {".csv": read_csv}  # by the ending of the file's name
+LISTS: dict[str, Callable[[Path], Source]] = {".csv": read_csv}  # by file extension
 
-TEST_FRACTION = 0.25  # of all rows, where the source gives no test split
-VAL_FRACTION = 0.20  # of what is left for training, where the source gives no val split
+TEST_FRACTION = 0.25  # of all rows, if the source has no test split
+VAL_FRACTION = 0.20  # of the remaining training rows, if the source has no val split
 
 
 def load_source(data: str, seed: int = 0, limit: int | None = None, allow_missing_classes: bool = False) -> Source:
-    """Read a source: a folder, a ``.csv`` manifest, or the name of a set.
+    """Read a source: a folder, a ``.csv`` file, or a named set.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def load_source(data: str, seed: int = 0, limit: int | None = None, allow_missin
         A folder laid out as ``split/class/file`` or ``class/file``; a CSV file with columns ``path``, ``label`` and
         optionally ``split``; or a key of ``NAMED_SETS``.
     seed : int
-        Decides splits that the source does not give, and which rows `limit` keeps.
+        Determines splits that the source does not define, and which rows `limit` keeps.
     limit : int, optional
         Keep this many rows, in proportion to splits and strata.
     allow_missing_classes : bool
@@ -40,8 +40,10 @@ def load_source(data: str, seed: int = 0, limit: int | None = None, allow_missin
 
     Raises
     ------
+    RequestError
+        If `limit` is below 1, or the package of a named set is missing.
     SourceError
-        If there is nothing to learn from: no images, one class only, a class missing from a split.
+        If there is no such source, or it has no images, only one class, or a class that is missing from a split.
     """
     path = Path(data)
     if data in NAMED_SETS:
@@ -54,7 +56,7 @@ def load_source(data: str, seed: int = 0, limit: int | None = None, allow_missin
         endings = " or ".join(LISTS)
         raise SourceError(
             f"{called('data')} must be a folder, a {endings} file or one of {', '.join(sorted(NAMED_SETS))}; got {data!r}, "
-            f"which is {f'no {endings} file' if path.exists() else 'not there'}. Check the path: ls {data}"
+            f"which {f'is not a {endings} file' if path.exists() else 'does not exist'}. Check the path: ls {data}"
         )
     source = _fill_splits(source, seed)
     if limit is not None:
@@ -65,7 +67,7 @@ def load_source(data: str, seed: int = 0, limit: int | None = None, allow_missin
 
 
 def _fill_splits(source: Source, seed: int) -> Source:
-    """Cut the splits that the source does not give from the rows it has for training."""
+    """Draw the splits that the source does not define from its training rows."""
     splits, notes = source.splits.copy(), list(source.notes)
     if (splits == 255).all():
         splits[:] = SPLITS["train"]
@@ -75,7 +77,7 @@ def _fill_splits(source: Source, seed: int) -> Source:
             chosen = stratified_split(source.strata[pool], [source.paths[i] for i in pool], fraction, seed)
             splits[pool[chosen]] = SPLITS[name]
             notes.append(
-                f"no split {name} given: cut {fraction:.0%} of what was left to train on, stratified, seed {seed}"
+                f"no split {name} given: drew {fraction:.0%} of the remaining training images, stratified, seed {seed}"
             )
     return replace(source, splits=splits, notes=tuple(notes))
 

@@ -1,4 +1,4 @@
-"""Labelled images named by a list in a file, and how a CSV file is read as one."""
+"""Sources defined by a list in a file, such as a CSV file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_csv(path: Path) -> Source:
     Raises
     ------
     SourceError
-        If it is no such file; see `source_of_list` too.
+        If it is not such a file; see also `source_of_list`.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -36,21 +36,21 @@ def read_csv(path: Path) -> Source:
 
 
 def source_of_list(kind: str, path: Path, lines: Iterable[tuple[int, Mapping[str, Any]]]) -> Source:
-    """Return the source that a list in a file names, whatever its format.
+    """Return the source that a list in a file of any format defines.
 
     Parameters
     ----------
     kind : str
-        Of the source, for people.
+        Name of the source's kind.
     path : Path
-        The file, relative to whose folder paths are.
+        The file; paths in it are relative to its folder.
     lines : iterable of (int, mapping)
         Number and fields of each line: ``path``, ``label`` and optionally ``split``.
 
     Raises
     ------
     SourceError
-        With the line: a file that is missing, a path that stands twice, a split of another name.
+        If a file is missing, a path occurs twice, or a split is unknown; the message names the line.
     """
     root = path.parent
     seen: dict[str, int] = {}
@@ -79,8 +79,8 @@ def source_of_list(kind: str, path: Path, lines: Iterable[tuple[int, Mapping[str
         rows.append((name, label, SPLIT_NAMES[split.lower()] if split else None))
     if absent:
         raise SourceError(
-            f"{path} names {len(absent)} files that are not there, looked for below {root}: {'; '.join(absent[:3])}"
-            f"{' ...' if len(absent) > 3 else ''}. Paths are relative to the manifest's folder; correct or delete these lines."
+            f"{path} names {len(absent)} files that do not exist in {root}: {'; '.join(absent[:3])}"
+            f"{' ...' if len(absent) > 3 else ''}. Paths are relative to the folder of the CSV file; correct or delete these lines."
         )
     if len({split is None for _, _, split in rows}) == 2:
         raise SourceError(f"{path} must give a split on every line or on none. Fill in the column split.")

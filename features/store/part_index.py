@@ -1,7 +1,7 @@
-"""The parts of a store that has an index over them: what lies where, and reading it from there.
+"""Reading a store that consists of parts and an index over them.
 
-HDF5 would read them through the index's virtual datasets too, but gives zeros for a part that it cannot open, be it gone
-or one more than the process may have open. Here each is opened, checked and read by itself.
+HDF5 could read the parts through the index's virtual datasets, but returns zeros for a part that it cannot open because the
+part is missing or too many files are open. Here each part is opened, checked and read explicitly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..errors import StoreError
 from ..safefiles.hdf5 import check_own_values
 from .schema import runs
 
-_OPEN_FILES = 32  # parts that stay open for the next read
+_OPEN_FILES = 32  # parts kept open for the next read
 REMEDY = "Extract it again, or restore a copy."
 
 
@@ -28,14 +28,14 @@ class Index:
     path : Path
         The store.
     folder : Path
-        Where its parts must lie.
+        The folder that must contain its parts.
     sizes : mapping of str to int
-        Name of each part, relative to the store's folder, and its bytes.
+        Part, relative to the store's folder → size in bytes.
 
     Raises
     ------
     StoreError
-        If a part is missing, has another size, or lies elsewhere.
+        If a part is missing, has another size, or is outside `folder`.
     """
 
     def __init__(self, path: Path, folder: Path, sizes: Mapping[str, int]):
@@ -49,7 +49,7 @@ class Index:
             self._check_size(name)
 
     def is_own(self, name: str, data: h5py.Dataset) -> bool:
-        """Tell whether a virtual dataset takes its values from the dataset of its name in these parts alone."""
+        """Return whether a virtual dataset refers only to the datasets of the same name in these parts."""
         made = data.id.get_create_plist()
         return all(
             made.get_virtual_filename(each) in self._sizes and made.get_virtual_dsetname(each).lstrip("/") == name
@@ -57,12 +57,12 @@ class Index:
         )
 
     def read(self, data: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
-        """Read some rows of a virtual dataset, in their order, into an array.
+        """Read the given rows of a virtual dataset into an array.
 
         Raises
         ------
         StoreError
-            If a part is gone or changed since the store was opened.
+            If a part was removed or changed after the store was opened.
         """
         layer = data.name
         if layer not in self._places:
@@ -76,13 +76,13 @@ class Index:
             part[layer].read_direct(out, source, np.s_[first:last])
 
     def close(self) -> None:
-        """Close the parts that are open."""
+        """Close all open parts."""
         for part in self._open.values():
             part.close()
         self._open.clear()
 
     def _part(self, name: str) -> h5py.File:
-        """Return a part, open; it is checked as it is opened."""
+        """Return an open part, which is checked when opened."""
         if name not in self._open:
             if len(self._open) >= _OPEN_FILES:
                 self._open.pop(next(iter(self._open))).close()
@@ -107,7 +107,7 @@ class Index:
 
 
 def _places(data: h5py.Dataset) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Return the first row of each stretch of a virtual dataset, rising; where it begins in its part; and the part."""
+    """Return, for each run of rows of a virtual dataset in order: its first row, its first row in the part, and the part."""
     made = data.id.get_create_plist()
     count = made.get_virtual_count()
     firsts = np.array([made.get_virtual_vspace(each).get_select_bounds()[0][0] for each in range(count)], np.int64)

@@ -1,4 +1,4 @@
-"""Read a finished feature store."""
+"""Reading a finished feature store."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .part_index import REMEDY, Index
 from .provenance import Provenance
 from .schema import FORMAT, FORMAT_VERSION, digest_attributes, open_layer, read_rows, read_skipped, runs
 
-_READ_BYTES = 32 << 20  # what is read at once when features are pooled on the way
+_READ_BYTES = 32 << 20  # bytes read at once when features are pooled on reading
 
 
 class FeatureStore:
-    """A finished feature store, open for reading, without TensorFlow; nothing is ever written to it.
+    """A finished feature store, opened read-only; needs no TensorFlow.
 
     Parameters
     ----------
@@ -34,21 +34,23 @@ class FeatureStore:
     Attributes
     ----------
     provenance : dict
-        Everything that decided the numbers, as JSON.
+        Everything that determined the feature values, as JSON.
     made : Provenance
-        The same as a record.
+        The same as a dataclass.
     layers : dict of str to tuple
-        Name of each stored layer and the shape of one row: (h, w, channels), or (channels,) where pooled.
+        Stored layer → shape of one row: (h, w, channels), or (channels,) if pooled.
     rows : Rows
     skipped : list of Skipped
-        Files that are not rows, and why.
+        Files that were skipped, and why.
     parts : dict of str to int
-        Files that hold the values, and their sizes in bytes; empty where the store itself does.
+        Part file → size in bytes; empty if the store itself holds the values.
 
     Raises
     ------
     StoreError
-        If the file is not there, not a whole store, or damaged; or if a part of it is.
+        If the store or one of its parts is missing, incomplete or damaged.
+    UnsafeFile
+        If the file refers to other files, or claims to hold more than it does.
 
     Examples
     --------
@@ -59,10 +61,10 @@ class FeatureStore:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not self.path.exists():
-            parts = " It has not been finished: run the same extract again." if parts_folder(self.path).exists() else ""
-            raise StoreError(f"{path} is not there.{parts} Make it: {command('extract', out=path, data='SOURCE')}")
+            parts = " It is unfinished: run the same extract again." if parts_folder(self.path).exists() else ""
+            raise StoreError(f"{path} is not there.{parts} Create it: {command('extract', out=path, data='SOURCE')}")
         try:
-            # A finished store never changes under its name, so no lock is needed and no reader is ever blocked.
+            # A finished store never changes in place, so readers need no lock and are never blocked.
             self._file = h5py.File(self.path, "r", locking=False)
         except OSError as error:
             raise self._damaged(error) from error
@@ -79,7 +81,7 @@ class FeatureStore:
         attributes = self._file.attrs
         if attributes.get("format") != FORMAT:
             raise StoreError(
-                f"{self.path} is an HDF5 file, but no feature store. Make one: {command('extract', data='SOURCE')}"
+                f"{self.path} is an HDF5 file, but not a feature store. Create one: {command('extract', data='SOURCE')}"
             )
         if attributes["format_version"] != FORMAT_VERSION:
             raise StoreError(
@@ -90,7 +92,7 @@ class FeatureStore:
             raise StoreError(f"{self.path} is damaged: its attributes do not match their checksum. {REMEDY}")
         self.provenance: dict[str, Any] = parse_json(attributes["provenance"], f"provenance of {self.path}")
         self.parts: dict[str, int] = parse_json(attributes.get("parts", "{}"), f"parts of {self.path}")
-        # Each part is checked as it is read: there may be ten thousand.
+        # Parts are checked only when read, since there may be ten thousand.
         self._index = Index(self.path, parts_folder(self.path), self.parts)
         check_own_values(self._file, self.path, self._index.is_own)
         self.rows = read_rows(self._file)
@@ -98,7 +100,7 @@ class FeatureStore:
         self.layers = {name: self._file["features"][name].shape[1:] for name in self.provenance["layers"]}
         lengths = {name: len(self._file["features"][name]) for name in self.layers}
         if not attributes["complete"] or set(lengths.values()) != {len(self.rows)}:
-            raise StoreError(f"{self.path} is not whole: {len(self.rows)} rows, but {lengths}. {REMEDY}")
+            raise StoreError(f"{self.path} is incomplete: it has {len(self.rows)} rows, but {lengths}. {REMEDY}")
 
     def _damaged(self, error: Exception) -> StoreError:
         return StoreError(f"{self.path} cannot be read as a feature store ({error}). {REMEDY}")
@@ -114,7 +116,7 @@ class FeatureStore:
 
     @functools.cached_property
     def made(self) -> Provenance:
-        """The provenance as a record; raises UnsafeFile if it does not say how features were made."""
+        """The provenance as a dataclass; raises UnsafeFile if it is invalid."""
         return Provenance.from_json(self.provenance, f"provenance of {self.path}")
 
     @property
@@ -128,10 +130,10 @@ class FeatureStore:
         self._file.close()
 
     def dataset(self, layer: str) -> h5py.Dataset:
-        """Return a layer's dataset as h5py gives it.
+        """Return a layer's h5py dataset.
 
-        Values of a store in parts are read by `read`, `batches` and `blocks` alone: of a part that HDF5 cannot open, be it
-        one more than the process may have open, it gives zeros.
+        Use `read`, `batches` or `blocks` for a store in parts: HDF5 returns zeros for a part that it cannot open, for example
+        because of the limit on open files.
 
         Raises
         ------
@@ -144,7 +146,7 @@ class FeatureStore:
         return open_layer(self._file, layer, self.path.parent.resolve())
 
     def describe(self) -> dict[str, Any]:
-        """Return what the store holds, as JSON can carry it."""
+        """Return a JSON-serialisable description of the store."""
         return {
             "store": str(self.path),
             "bytes": self.path.stat().st_size + sum(self.parts.values()),
@@ -170,13 +172,13 @@ class FeatureStore:
         Parameters
         ----------
         layer : str, optional
-            The last stored one if left out.
+            By default, the last stored layer.
         pool : {'flatten', 'avg', 'max', 'avg+max'}
-            How a map of h x w becomes a vector; pooled features stay as they are under ``flatten``.
+            How a feature map becomes a vector; pooled features take only ``flatten``, which leaves them unchanged.
         rows : ndarray of int, optional
-            Which rows, in which order; all if left out.
+            Row indices, in the order to read them; by default, all rows.
         memory : float, optional
-            Bytes that the matrix may take; all that this process may use if left out.
+            Bytes that the matrix may take; by default, the memory available to this process.
 
         Returns
         -------
@@ -205,7 +207,10 @@ class FeatureStore:
     def batches(
         self, batch_size: int = 256, layer: str | None = None, pool: str = "flatten", rows: np.ndarray | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (X, labels) of so many rows at a time, for stores larger than memory; see `read`."""
+        """Yield (X, labels) of `batch_size` rows at a time, for stores larger than memory; see `read`.
+
+        X is float32, (n, n_features); labels are int32, (n,).
+        """
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         for start in range(0, len(rows), batch_size):
             some = rows[start : start + batch_size]
@@ -214,7 +219,7 @@ class FeatureStore:
     def as_dataset(
         self, batch_size: int = 256, layer: str | None = None, pool: str = "flatten", rows: np.ndarray | None = None
     ) -> Any:
-        """Return what `batches` yields as a ``tf.data.Dataset`` of (X, labels), float32 and int32."""
+        """Return a ``tf.data.Dataset`` of what `batches` yields: (X, labels), float32 and int32."""
         import tensorflow as tf
 
         shape = self.dataset(layer or list(self.layers)[-1]).shape[1:]
@@ -223,10 +228,10 @@ class FeatureStore:
         return tf.data.Dataset.from_generator(make, output_signature=(X, y))
 
     def blocks(self, data: h5py.Dataset, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first place in `rows`, values as stored) of 32 MB at a time.
+        """Yield (position in `rows`, values as stored) in blocks of 32 MB.
 
-        Stretches of consecutive rows are read at once, straight into a buffer: h5py's own indexing by a list of rows
-        reads a few dozen MB/s.
+        Runs of consecutive rows are read directly into a buffer, since h5py's indexing by a list of rows reaches only a few
+        dozen MB/s.
         """
         row_bytes = int(np.prod(data.shape[1:])) * data.dtype.itemsize
         step = max(1, _READ_BYTES // row_bytes)
@@ -245,11 +250,11 @@ class FeatureStore:
 
 
 def _read_runs(data: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
-    """Read some rows, in their order, into an array: each stretch of consecutive ones at once."""
+    """Read the given rows into an array, each run of consecutive rows at once."""
     for first, last in runs(rows):
         data.read_direct(out, np.s_[int(rows[first]) : int(rows[first]) + last - first], np.s_[first:last])
 
 
 def parts_folder(path: str | Path) -> Path:
-    """Return the folder in which a store's parts lie, until it is whole or for good."""
+    """Return the folder of a store's parts."""
     return Path(f"{path}.parts")

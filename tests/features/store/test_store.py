@@ -52,7 +52,7 @@ def test_what_is_no_store(tmp_path, tiny_store):
         FeatureStore(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
-    with pytest.raises(StoreError, match="no feature store"):
+    with pytest.raises(StoreError, match="not a feature store"):
         FeatureStore(tmp_path / "other.h5")
     shutil.copy(tiny_store, tmp_path / "newer.h5")
     with h5py.File(tmp_path / "newer.h5", "a") as file:
