@@ -1,4 +1,4 @@
-"""Stage one: run a frozen convolutional base once over labelled images and keep its feature maps in one HDF5 file."""
+"""Stage one: run a frozen convolutional base once over labelled images and store its feature maps in one HDF5 file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: the command line's help needs no numpy, opening a store no scikit-learn.
+    # Imported on first use, so that the command line's help needs no NumPy and opening a store needs no scikit-learn.
     if name in _WHERE:
         return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

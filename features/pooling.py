@@ -25,7 +25,7 @@ def kind_of(shape: Sequence[int]) -> str:
 
 
 def check_pool(pool: str, kind: str, where: str) -> None:
-    """Raise RequestError unless features of this kind can be pooled so."""
+    """Raise RequestError unless features of this kind can be pooled this way; `where` is their store, for messages."""
     if pool not in POOLS:
         raise must_be_one_of(called("pool"), POOLS, pool)
     if kind == "vector" and pool != "flatten":
@@ -40,12 +40,12 @@ def check_pool(pool: str, kind: str, where: str) -> None:
 
 
 def pools_of(pool: str) -> tuple[str, ...]:
-    """Return the poolings whose results one joins, in their order: two of ``avg+max``, else itself."""
+    """Return the poolings that are concatenated, in order: two for ``avg+max``, otherwise `pool` itself."""
     return ("avg", "max") if pool == "avg+max" else (pool,)
 
 
 def pooled_shape(shape: Sequence[int], pool: str) -> tuple[int, ...]:
-    """Return the shape of a row of `shape` once it is pooled."""
+    """Return the shape of a row after pooling, given its shape before."""
     if pool == "none" or len(shape) == 1:
         return tuple(shape)
     if pool == "flatten":

@@ -1,6 +1,7 @@
-"""Which rows train, choose and test: the split names, and a stratified choice that any machine repeats.
+"""Train, validation and test splits: their names, and reproducible stratified sampling.
 
-The choice depends on the seed and on each row's own key alone, so it is the same under every version of every library.
+The sample depends only on the seed and each row's own key, so it is the same on every machine and with every library
+version.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-Row = tuple[str, str, str | None]  # path below the root, name of the class, name of the split if it is given
+Row = tuple[str, str, str | None]  # path relative to the root, class name, split name if given
 SPLITS = {"train": 0, "val": 1, "test": 2}
-# Folder and manifest names that mean a split, in any case of letters.
+# Folder and manifest names that denote a split, case-insensitive.
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "training_set", "train_set"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validation_set", "val_set", "dev"), "val"),
@@ -23,16 +24,16 @@ SPLIT_NAMES = {
 def stratified_split(strata: np.ndarray, keys: Sequence[str | bytes], fraction: float, seed: int) -> np.ndarray:
     """Choose a fraction of each stratum.
 
-    Rows of a stratum are ordered by the SHA-256 of seed and key and the first ones are taken (at least one and not
-    all), so the choice needs no random generator; rows with equal keys (copies of one image) fall on one side.
+    Rows of a stratum are sorted by the SHA-256 of seed and key, and the first ones are chosen (at least one, but never
+    all), so no random generator is needed. Rows with equal keys (copies of one image) are chosen together.
 
     Parameters
     ----------
     strata : ndarray of shape (n_rows,)
     keys : sequence of length n_rows
-        What identifies each row: its path, or the hash of its content.
+        Identifier of each row: its path, or the hash of its content.
     fraction : float
-        Between 0 and 1.
+        In [0, 1].
     seed : int
 
     Returns
@@ -51,16 +52,16 @@ def stratified_split(strata: np.ndarray, keys: Sequence[str | bytes], fraction: 
 
 
 def stratified_folds(strata: np.ndarray, keys: Sequence[str | bytes], times: int, seed: int) -> np.ndarray:
-    """Deal the rows of each stratum out to folds, in the order of `stratified_split`; see there.
+    """Deal the rows of each stratum out to `times` folds, in the order of `stratified_split`; see there.
 
     Returns
     -------
     folds : ndarray of shape (n_rows,), int
-        From 0 to ``times - 1``; rows with equal keys in one fold.
+        From 0 to ``times - 1``; rows with equal keys share a fold.
     """
     ranks = rank_keys(seed, keys)
     folds = np.empty(len(strata), int)
-    dealt = 0  # goes on from stratum to stratum, so that small strata do not all fill the first folds
+    dealt = 0  # continues across strata, so that small strata do not all fill the first folds
     for stratum in np.unique(strata):
         rows = np.flatnonzero(strata == stratum)
         distinct, places = np.unique(ranks[rows], return_inverse=True)
@@ -78,6 +79,6 @@ def count_rows(class_names: Sequence[str], labels: np.ndarray, splits: np.ndarra
 
 
 def rank_keys(seed: int, keys: Sequence[str | bytes]) -> np.ndarray:
-    """Return one sortable rank per key: it looks random, and depends on the seed and the key alone (SHA-256)."""
+    """Return one pseudorandom, sortable rank per key, which depends only on the seed and the key (SHA-256)."""
     data = (key.encode() if isinstance(key, str) else key for key in keys)
     return np.array([hashlib.sha256(f"{seed}:".encode() + each).hexdigest() for each in data], "S64")

@@ -1,4 +1,4 @@
-"""The pass as a scikit-learn transformer: from image files or arrays to features, kept for the next time."""
+"""Feature extraction as a scikit-learn transformer, from image files or arrays to features, with a cache."""
 
 from __future__ import annotations
 
@@ -26,39 +26,42 @@ from .runtime.user_cache import cache_folder
 from .store.content_cache import ContentCache
 from .store.provenance import Provenance
 
-_KEPT_AT_ONCE = 512  # images whose features become one part of the cache
-_READY_AT_ONCE = 2  # bases in memory
+_KEPT_AT_ONCE = 512  # images per part of the cache
+_READY_AT_ONCE = 2  # bases kept in memory
 _READY: dict[Any, tuple[Engine, Provenance]] = {}
 
 
 class ConvFeatures(TransformerMixin, BaseEstimator):
-    """Features of images by a frozen convolutional base.
+    """Features of images from a frozen convolutional base.
 
     Parameters
     ----------
     backbone : str
         A key of ``BACKBONES``, or ``FILE.keras``.
     layer : str, optional
-        By name or index; the base's last feature map if left out.
+        Name or index; by default, the base's last feature map.
     pool : {'avg', 'max', 'avg+max', 'flatten'}
-        How a map becomes a vector.
+        How a feature map becomes a vector.
     image_size, preprocess, resize, weights, weights_sha256, dtype, batch_size, engine
         See ``FeatureOptions``.
     cache : path-like or None
-        Folder in which features are kept by the SHA-256 of what they were computed from, in the parts of a store, one for
-        each set of parameters that decides them; the per-user cache if left out. None keeps nothing.
+        Folder in which features are cached by the SHA-256 of the image, in one store's parts per set of parameters that
+        determine the features. By default the per-user cache; None disables caching.
 
     Raises
     ------
     RequestError
         In `fit`, if a parameter has a value that is not allowed; in `transform`, if the base has no such layer.
+    SourceError
+        In `transform`, if an image cannot be read.
     WeightsError
-        In `transform`, if the weights cannot be had or differ.
+        In `transform`, if the weights cannot be found or differ.
 
     Notes
     -----
-    There is nothing to fit, and no label is looked at. An image that cannot be read is an error: a row cannot be left out.
-    Nor are there augmented views, which would be more rows than labels: for these, ``extract(views=...)`` and ``train_head``.
+    There is nothing to fit, and labels are not used. An image that cannot be read is an error, since rows cannot be skipped.
+    Augmented views are not offered, since they would give more rows than labels; use ``extract(views=...)`` and
+    ``train_head`` instead.
 
     Examples
     --------
@@ -68,8 +71,8 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
     >>> model.fit(["cat.jpg", "dog.jpg"], [0, 1])   # doctest: +SKIP
     """
 
-    # Fields of FeatureOptions one by one, and not the record: scikit-learn clones an estimator by its arguments, and a
-    # search sets each by its name.
+    # The fields of FeatureOptions are separate arguments, because scikit-learn clones an estimator by its arguments and a
+    # search sets each by name.
     def __init__(
         self,
         backbone: str = "vgg16",
@@ -91,7 +94,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         self.dtype, self.batch_size, self.engine, self.cache = dtype, batch_size, engine, cache
 
     def fit(self, X: Any, y: Any = None) -> ConvFeatures:
-        """Check the parameters; nothing is learnt."""
+        """Check the parameters; there is nothing to fit."""
         check_features(self._options())
         return self
 
@@ -110,9 +113,9 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         Raises
         ------
         RequestError
-            If X is something else.
+            If X has another type or shape.
         SourceError
-            If a file is no image.
+            If a file is not a readable image.
         """
         keys, contents = _contents(X)
         options = self._options()
@@ -135,7 +138,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         return pool_maps(np.stack([found[key] for key in keys]), "flatten" if made.spec.pool != "none" else self.pool)
 
     def __sklearn_tags__(self) -> Any:
-        """Tell scikit-learn that X is no table and that there is nothing to fit."""
+        """Tell scikit-learn that X is not a table and that there is nothing to fit."""
         tags = super().__sklearn_tags__()
         tags.requires_fit, tags.input_tags.two_d_array, tags.input_tags.string = False, False, True
         tags.no_validation = True
@@ -163,7 +166,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
 
 
 def _ready(options: FeatureOptions, contents: Sequence[Any]) -> tuple[Engine, Provenance]:
-    """Return the engine, checked on the first images, and its provenance: made once for all folds of a search."""
+    """Return the engine, checked on the first images, and its provenance; cached across the folds of a search."""
     key = options, _stamps(options)
     if key not in _READY:
         prepared = prepare(options, contents)
@@ -174,13 +177,13 @@ def _ready(options: FeatureOptions, contents: Sequence[Any]) -> tuple[Engine, Pr
 
 
 def _stamps(options: FeatureOptions) -> tuple[int, ...]:
-    """Return what tells that a file of one's own has changed."""
+    """Return modification times of the user's own model and weights files, to detect changes."""
     return tuple(Path(name).stat().st_mtime_ns for name in (options.backbone, options.weights) if Path(name).is_file())
 
 
 @dataclass(frozen=True)
 class _Pixels:
-    """An image that is in memory; see `Content`."""
+    """An image in memory; see `Content`."""
 
     sha256: bytes
     pixels: np.ndarray

@@ -1,1 +1,1 @@
-"""Name to a frozen base with checked weights."""
+"""Backbones: from a name to a frozen base with checked weights."""

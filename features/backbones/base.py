@@ -1,4 +1,4 @@
-"""A frozen base, whatever library it is of."""
+"""A frozen base, of any library."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Base:
     Attributes
     ----------
     model : keras.Model
-        From preprocessed images to a dict with the output of each of `layers`.
+        Maps preprocessed images to a dict with the output of each of `layers`.
     layers : dict of str to tuple
-        Name of each layer and the shape of its output for one image.
+        Layer → shape of its output for one image.
     preprocess : callable
-        From float32 RGB in 0..255, (n, h, w, 3), to what the base was trained on.
+        Maps float32 RGB in 0..255, (n, h, w, 3), to the input the base was trained on.
     kinds : dict of str to str
-        What each layer's output is: a member of ``KINDS``.
+        Layer → kind of its output, a member of ``KINDS``.
     weights : Weights
     library : str
-        Engines that run bases of this library can run it.
+        Only engines for this library can run the base.
     """
 
     model: keras.Model

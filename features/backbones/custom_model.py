@@ -1,4 +1,4 @@
-"""A model of the user's own as a backbone: a file that keras.saving wrote."""
+"""The user's own model as a backbone: a file written by keras.saving."""
 
 from __future__ import annotations
 
@@ -18,20 +18,38 @@ if TYPE_CHECKING:
 
 
 def input_side(path: Path) -> int:
-    """Return the side of the images that a Keras file takes, 224 where it leaves it open, from its configuration."""
+    """Return the image side of a Keras model from its file's configuration; 224 if the model accepts any.
+
+    Raises
+    ------
+    RequestError
+        If there is no such file, or the model does not take RGB images.
+    UnsafeFile
+        See `check_model_file`.
+    """
     if not path.is_file():
-        raise RequestError(f"backbone {path} is not there. Look: ls {path.parent}")
+        raise RequestError(f"backbone {path} is not there. Check: ls {path.parent}")
     config = json.dumps(check_model_file(path))
     found = re.search(r'"batch_(?:input_)?shape": \[null, (\d+|null), (\d+|null), 3\]', config)
     if found is None:
         raise RequestError(
-            f"backbone {path} must take RGB images, (n, side, side, 3); its input is of another shape. Name another."
+            f"backbone {path} must take RGB images, (n, side, side, 3); its input has another shape. Name another."
         )
     return 224 if found[1] == "null" else int(found[1])
 
 
 def load_own(path: Path, image_size: int, sha256: str | None) -> tuple[keras.Model, Weights]:
-    """Load a model of the user's own, of Keras' own layers alone; see `check_model_file`."""
+    """Load the user's own model, which may consist only of Keras' own layers; see `check_model_file`.
+
+    Raises
+    ------
+    RequestError
+        If Keras cannot load it, or it takes images of another size.
+    WeightsError
+        If the file does not have this SHA-256.
+    UnsafeFile
+        See `check_model_file`.
+    """
     check_model_file(path)
     keras = import_keras()
     found = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""A frozen base of Keras: one model, many outputs."""
+"""A frozen Keras base: one model with several outputs."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ def build_base(
     Parameters
     ----------
     name : str
-        A key of ``BACKBONES``, or a file ``*.keras`` that keras.saving wrote.
+        A key of ``BACKBONES``, or a file ``*.keras`` written by keras.saving.
     layers : sequence of str
         Names of layers, or their indices in Keras' list (``-2``).
     image_size : int
         Side of the images, in pixels.
     preprocess : {'imagenet', 'rescale', 'none'}, optional
-        The application's own preprocessing, division by 255, or RGB in 0..255 as it is, which models of one's own get
-        unless told otherwise.
+        The application's own preprocessing, division by 255, or RGB in 0..255 unchanged, the default for the user's own
+        model.
     weights, weights_sha256 : str
-        See `load_weights`. Of a model of one's own the SHA-256 is the file's.
+        See `load_weights`. For the user's own model, the SHA-256 of its file.
 
     Raises
     ------
     RequestError
-        If a name or the size is not one the base has.
+        If there is no such base or layer, or the base does not take this size or preprocessing.
     WeightsError
-        If the weights cannot be had or checked.
+        If the weights cannot be found or do not have the expected SHA-256.
     """
     backbone = find_backbone(name)
     preprocess = preprocess or backbone.preprocess
@@ -76,7 +76,7 @@ def build_base(
     else:
         if weights != "imagenet":
             raise RequestError(
-                f"weights of {name} are in the file itself; got {weights!r} beside it. Leave {called('weights')} out."
+                f"{called('weights')} must be left out for {name}, which contains its own; got {weights!r}. Leave {called('weights')} out."
             )
         prepare = _PREPARE[preprocess]
         model, loaded = load_own(Path(name), image_size, weights_sha256)
@@ -97,7 +97,7 @@ def build_base(
 
 
 def list_layers(name: str, image_size: int | None = None) -> dict[str, tuple[int, ...]]:
-    """Return the layers of a backbone and the shapes of their outputs for one image; needs no weights."""
+    """Return layer → shape of its output for one image, of all layers of a backbone; needs no weights."""
     backbone = find_backbone(name)
     size = backbone.image_size if image_size is None else image_size
     check_request(name, size, backbone.preprocess)
@@ -111,7 +111,7 @@ def list_layers(name: str, image_size: int | None = None) -> dict[str, tuple[int
 
 
 def _application(backbone: Backbone) -> tuple[Any, Callable[..., Any]]:
-    """Return the module with a backbone's ``preprocess_input``, and its constructor, which some modules lack."""
+    """Return the module with a backbone's ``preprocess_input``, and its constructor, which may be in the parent module."""
     module, parent = importlib.import_module(backbone.module), importlib.import_module("keras.applications")
     return module, getattr(module, backbone.constructor, None) or getattr(parent, backbone.constructor)
 
@@ -134,9 +134,9 @@ def resolve_layer(layer: str, names: Sequence[str]) -> str:
 
 
 def canonical_names(model: keras.Model) -> dict[str, keras.Layer]:
-    """Return a model's layers by the names they have in a fresh process.
+    """Return a model's layers by the names that they have in a fresh process.
 
-    Keras numbers unnamed layers (``activation_93``) on through a process, so a second InceptionV3 has other names.
+    Keras numbers unnamed layers (``activation_93``) consecutively within a process, so a second InceptionV3 has other names.
     """
     parts = {layer: re.fullmatch(r"(.+?)(?:_(\d+))?", layer.name) for layer in model.layers if _is_auto_named(layer)}
     numbered = {layer: (match[1], int(match[2] or 0)) for layer, match in parts.items() if match}

@@ -1,4 +1,4 @@
-"""Name → a model family of Keras, its own preprocessing, default layer and size; told without TensorFlow."""
+"""The registry of backbones: name → Keras model family, preprocessing, default layer and size; needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ PREPROCESS = ("imagenet", "rescale", "none")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A model family of ``keras.applications``, or a model of the user's own.
+    """A model family of ``keras.applications``, or the user's own model.
 
     Attributes
     ----------
     module, constructor : str
-        Where its constructor and its ``preprocess_input`` are; of the user's own model the file.
+        Module with ``preprocess_input``, and name of the constructor; for the user's own model, empty and the file.
     layer : str
-        The last feature map, by name or index, which is cached unless another layer is asked for.
+        Default layer, the last feature map, by name or index.
     image_size, smallest : int
         Default and smallest side of an image, in pixels.
     prepared : bool
-        The model does its own preprocessing, so that it takes RGB in 0..255.
+        Whether the model includes its preprocessing, so that it takes RGB in 0..255.
     build : callable, optional
-        Of a base of another library than Keras: from layers, image size, preprocessing, weights and their SHA-256 to a `Base`.
+        For a library other than Keras: builds a `Base` from layers, image size, preprocessing, weights and their SHA-256.
     """
 
     module: str
@@ -44,7 +44,7 @@ class Backbone:
 
     @property
     def preprocess(self) -> str:
-        """What is done to images by default."""
+        """The default preprocessing."""
         return "imagenet" if self.module else "none"
 
 
@@ -73,22 +73,22 @@ BACKBONES = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """Return the entry of the registry, or one made for a file ``*.keras``; without TensorFlow.
+    """Return the entry of the registry, or one for a file ``*.keras``; needs no TensorFlow.
 
     Raises
     ------
     RequestError
-        If there is no such entry or file, with the nearest name.
+        If there is no such entry or file; the message names the nearest entry.
     """
     if name in BACKBONES:
         return BACKBONES[name]
     if not name.endswith(".keras"):
-        raise must_be_one_of("backbone", BACKBONES, name, "Or name a model of your own: FILE.keras")
+        raise must_be_one_of("backbone", BACKBONES, name, "Or name your own model: FILE.keras")
     return Backbone("", name, "-1", input_side(Path(name)), smallest=1, prepared=True)
 
 
 def check_request(name: str, image_size: int, preprocess: str) -> None:
-    """Raise RequestError unless the backbone takes images of this side, preprocessed so."""
+    """Raise RequestError unless the backbone takes images of this side and preprocessing."""
     backbone = find_backbone(name)
     if image_size < backbone.smallest:
         raise RequestError(

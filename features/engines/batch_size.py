@@ -1,4 +1,4 @@
-"""The batch size if the request leaves it out: sixteen on a CPU, the fastest one on a GPU."""
+"""The default batch size: sixteen on a CPU, the fastest one on a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .registry import ENGINES, describe_engine, reference_of
 
 USUAL = 16
 _LARGEST = 1024
-_GAIN = 1.05  # images/s, for which a batch is doubled
+_GAIN = 1.05  # gain in images per second for which the batch size is doubled
 
 
 def pick_batch_size(
@@ -31,21 +31,21 @@ def pick_batch_size(
     Parameters
     ----------
     asked : str
-        One of ``engines.CHOICES``; for ``auto`` the reference is tried, since an engine is picked for its pace
-        with this batch.
+        One of ``engines.CHOICES``. With ``auto``, the reference engine is timed, since the engine is chosen later by its
+        speed at this batch size.
     frozen : Frozen
     key : dict
-        What tells this base from others; see `pick_engine`.
+        Identifies the base; see `pick_engine`.
     rate : callable
-        Returns images per second of an engine on a base; measured if left out.
+        Returns images per second of an engine on a base; by default, measured.
     largest : int
-        Images per batch that are tried.
+        Largest batch size to try.
     """
     name = reference_of(frozen.base.library) if asked == "auto" else asked
     if ENGINES[name].device().kind == "cpu":
         return USUAL
 
-    def rate_of(count: int) -> float:  # a `Frozen` of its own, so that its graph does not stay in memory
+    def rate_of(count: int) -> float:  # a separate `Frozen`, so that its graph does not stay in memory
         return (rate or _images_per_second)(name, Frozen(frozen.base, frozen.image_size, count, frozen.pool))
 
     known = {"base": key, "engine": str(describe_engine(name))}
@@ -53,12 +53,12 @@ def pick_batch_size(
     if size is None:
         size = find_batch_size(rate_of, largest)
         remember("batches", known, size)
-    log.info(f"batches  of {size} images are the fastest on this GPU")
+    log.info(f"batches  {size} images per batch are the fastest on this GPU")
     return int(size)
 
 
 def find_batch_size(rate: Callable[[int], float], largest: int) -> int:
-    """Double the batch until the gain is below 5 % or memory runs out, for which `rate` raises EngineError."""
+    """Double the batch size until the gain is below 5 % or `rate` raises EngineError because memory runs out."""
     best, pace = USUAL, rate(USUAL)
     while best < largest:
         try:

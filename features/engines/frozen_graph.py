@@ -1,4 +1,4 @@
-"""The base as one frozen graph: variables made constants, so that BatchNorm folds into convolutions."""
+"""The base as one frozen graph, with variables as constants, so that BatchNorm can be folded into convolutions."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ..runtime.keras_runtime import import_keras, quiet
 
 @dataclass(frozen=True)
 class Frozen:
-    """Preprocessing, base and pooling as one TensorFlow graph, which every engine runs or is made from.
+    """Preprocessing, base and pooling as one TensorFlow graph, which every engine runs or converts.
 
     Its input is RGB, (batch_size, image_size, image_size, 3), uint8. Each output is one layer's features of the whole
-    batch, float32, channels last, flattened: so it ends in an operation of its own, in this order of values, even where
-    the layer itself has successors and an engine lays out its feature maps otherwise.
+    batch, float32, channels last, flattened. Flattening gives each output a separate operation and this order of values,
+    even if the layer has successors or an engine uses another memory layout.
 
     Attributes
     ----------
     base : Base
     image_size, batch_size : int
     pool : {'none', 'avg', 'max', 'avg+max'}
-        Pool feature maps over space, in float32, before they leave the device.
+        Pooling of feature maps over space, in float32, before they leave the device.
     precision : {'float32', 'float16'}
-        What layers compute in. Preprocessing and pooling are in float32 always.
+        Precision of the layers. Preprocessing and pooling are always in float32.
     """
 
     base: Base
@@ -41,7 +41,7 @@ class Frozen:
 
     @property
     def function(self) -> Any:
-        """TensorFlow's concrete function, made when it is first asked for: that takes seconds."""
+        """TensorFlow's concrete function, created on first use, which takes seconds."""
         kind = self.batch_size, self.precision
         if kind not in self._made:
             self._made[kind] = _freeze(self)
@@ -49,7 +49,7 @@ class Frozen:
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
-        """Name of each layer and the shape of its features for one image."""
+        """Layer → shape of its features for one image."""
         return {layer: pooled_shape(shape, self.pool) for layer, shape in self.base.layers.items()}
 
     @property
@@ -64,23 +64,23 @@ class Frozen:
 
     @property
     def outputs(self) -> list[str]:
-        """Name of the operation that makes each layer's output."""
+        """Name of the operation that computes each layer's output."""
         return [output.op.inputs[0].op.name for output in self.function.outputs]
 
     def graph(self) -> bytes:
-        """Return the graph as TensorFlow writes it: the same bytes for the same base in every fresh process."""
+        """Return the serialised graph, the same bytes for the same base in every fresh process."""
         return self.function.graph.as_graph_def().SerializeToString(deterministic=True)
 
     def of_batch(self, batch_size: int) -> Frozen:
-        """Return the same for batches of another size."""
+        """Return the same graph for another batch size."""
         return replace(self, batch_size=batch_size)
 
     def of_precision(self, precision: str) -> Frozen:
-        """Return the same with layers that compute in another precision."""
+        """Return the same graph with layers in another precision."""
         return replace(self, precision=precision)
 
     def named(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Return flat outputs by layer, in the shape of a batch."""
+        """Return flat outputs as layer → features in the shape of a batch."""
         shapes = {layer: (self.batch_size, *shape) for layer, shape in self.layers.items()}
         return {layer: flat.reshape(shape) for (layer, shape), flat in zip(shapes.items(), outputs, strict=True)}
 
@@ -114,7 +114,7 @@ def _freeze(frozen: Frozen) -> Any:
 
 @contextmanager
 def _computing_in(model: Any, precision: str) -> Iterator[None]:
-    """Let a model's layers compute in another precision for a while; its weights stay as they are."""
+    """Temporarily make a model's layers compute in another precision; its weights are unchanged."""
     layers = list(_leaves(model)) if precision != "float32" else []
     kept = [layer.dtype_policy for layer in layers]
     for layer in layers:

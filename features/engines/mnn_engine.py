@@ -1,8 +1,7 @@
-"""MNN runs the base on the CPU, in float32; its 3x3 convolutions are Winograd's, with fewer multiplications.
+"""The MNN engine, on the CPU in float32; its 3x3 convolutions use Winograd's method, with fewer multiplications.
 
-MNN's converter is called through its C entry point ``_tools.mnnconvert`` in a process of its own: its protobuf and
-TensorFlow's do not bear each other. The module ``MNN.tools`` and its commands are never touched: they report home and
-install packages.
+MNN's converter is called through its C entry point ``_tools.mnnconvert`` in a separate process, because its protobuf conflicts
+with TensorFlow's. The module ``MNN.tools`` and its commands are never used, since they send telemetry and install packages.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from .frozen_graph import Frozen
 from .per_core import Lanes
 
 _CONVERT = "import sys, _tools; sys.exit(0 if _tools.mnnconvert(['mnnconvert', *sys.argv[1:]]) else 1)"
-_KEPT = 16  # converted models; the least recently used go
+_KEPT = 16  # converted models; the least recently used are removed
 
 
 class MNNEngine:
     """See `features.engines.registry.Engine`.
 
-    Each core computes whole images, one at a time: in a larger batch MNN rounds an image otherwise at another place in it,
-    by as much as it is away from TensorFlow; and shared among cores, otherwise on another number of them.
+    Each core computes whole images, one at a time, because MNN's rounding depends on an image's position in a larger batch
+    (by as much as its distance from TensorFlow) and on the number of cores that share an image.
     """
 
     def __init__(self, frozen: Frozen):
@@ -49,7 +48,7 @@ class MNNEngine:
 
 
 class _Lane:
-    """One core's own copy of the model: an interpreter runs one session at a time."""
+    """One core's copy of the model, since an interpreter runs one session at a time."""
 
     def __init__(self, path: Path, frozen: Frozen):
         with quiet():
@@ -74,11 +73,10 @@ class _Lane:
 
 
 def _converted(graph: bytes) -> Path:
-    """Return the file of a converted graph, from the per-user cache or made now.
+    """Return the file of a converted graph, from the per-user cache or converted now.
 
-    A file is named by the graph it is made from (the SHA-256 of all that decides it: weights, layers, size, batch,
-    preprocessing, pooling), by MNN's version, and by its own SHA-256, which is looked at each time: one that is damaged is
-    made again.
+    The file name contains the SHA-256 of the graph (which covers weights, layers, size, batch, preprocessing and pooling),
+    MNN's version, and the SHA-256 of the file itself, which is checked on each use; a damaged file is rebuilt.
     """
     folder, name = cache_folder() / "converted", f"mnn-{version('mnn')}-{hashlib.sha256(graph).hexdigest()[:32]}"
     for path in folder.glob(f"{name}-*"):
@@ -101,19 +99,19 @@ def _digest(path: Path) -> str:
 
 
 def _forget(folder: Path) -> None:
-    """Remove the models that were not used for longest."""
+    """Remove the least recently used models."""
     by_age = sorted((path for path in folder.iterdir() if path.is_file()), key=lambda path: path.stat().st_mtime)
     for path in by_age[:-_KEPT]:
         path.unlink(missing_ok=True)
 
 
 def convert(graph: bytes, to: Path) -> None:
-    """Convert a frozen TensorFlow graph to MNN's format, in a process of its own.
+    """Convert a frozen TensorFlow graph to MNN's format, in a separate process.
 
     Raises
     ------
     EngineError
-        If MNN has no equivalent of an operation, with the converter's last words.
+        If MNN has no equivalent of an operation; the message contains the converter's last line.
     """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "base.pb"
@@ -124,4 +122,4 @@ def convert(graph: bytes, to: Path) -> None:
         )
     if child.returncode or not to.exists():
         words = (child.stdout + child.stderr).strip().splitlines() or [f"exit status {child.returncode}"]
-        raise EngineError(f"MNN cannot take this base ({words[-1][:200]}).")
+        raise EngineError(f"MNN cannot run this base ({words[-1][:200]}).")

@@ -1,4 +1,4 @@
-"""OpenVINO runs the frozen graph on the CPU, in float32 or, where the processor has it, in bfloat16."""
+"""The OpenVINO engine, on the CPU in float32 or, if the processor supports it, in bfloat16."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class OpenVINOEngine:
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EngineError("this processor does not compute in bfloat16.")
         count, single = min(cores(), frozen.batch_size), frozen.of_batch(1)
-        # Left to itself OpenVINO takes bfloat16 where the processor has it.
+        # By default, OpenVINO uses bfloat16 if the processor supports it.
         options = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": count, "INFERENCE_NUM_THREADS": cores()}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "base.pb"
@@ -47,7 +47,7 @@ class OpenVINOEngine:
             try:
                 model = core.compile_model(core.read_model(path), "CPU", options)
             except RuntimeError as error:
-                raise EngineError(f"OpenVINO cannot take this base ({str(error).strip().splitlines()[-1]}).") from error
+                raise EngineError(f"OpenVINO cannot run this base ({str(error).strip().splitlines()[-1]}).") from error
         outputs = [model.output(f"{name}:0") for name in single.outputs]
         self._lanes = Lanes([_lane(model.create_infer_request(), outputs) for _ in range(count)], 1)
 
@@ -57,7 +57,7 @@ class OpenVINOEngine:
 
 
 def _lane(request: Any, outputs: list[Any]) -> Lane:
-    # Made here: two threads that make OpenVINO's first tensor wait for each other, for good.
+    # Created here, because two threads that create OpenVINO's first tensor deadlock.
     image = request.get_input_tensor().data
 
     def run(images: np.ndarray) -> list[np.ndarray]:
@@ -69,7 +69,7 @@ def _lane(request: Any, outputs: list[Any]) -> Lane:
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its model converter, which would report the import to its maker."""
+    """Import OpenVINO without its model converter, which would send telemetry on import."""
     with _without(_CONVERTER):
         import openvino
     return openvino
@@ -77,10 +77,10 @@ def import_openvino() -> Any:
 
 @contextmanager
 def _without(module: str) -> Iterator[None]:
-    """Make a module that has not been imported yet impossible to import for a while."""
+    """Temporarily block the import of a module that has not been imported yet."""
     absent = module not in sys.modules
     if absent:
-        sys.modules[module] = None  # type: ignore[assignment]  # what Python itself offers for this
+        sys.modules[module] = None  # type: ignore[assignment]  # Python's own way to block an import
     try:
         yield
     finally:

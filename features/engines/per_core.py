@@ -1,4 +1,4 @@
-"""Each core computes images of its own: cores that share one convolution wait for the slowest at the end of each."""
+"""Each core computes separate images, because cores that share a convolution wait for the slowest at the end of each."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from queue import SimpleQueue
 
 import numpy as np
 
-Lane = Callable[[np.ndarray], Sequence[np.ndarray]]  # from images to the flat outputs that `Frozen` tells of
+Lane = Callable[[np.ndarray], Sequence[np.ndarray]]  # from images to flat outputs; see `Frozen`
 
 
 class Lanes:
-    """Ways to run a few images that work side by side, each for one thread at a time.
+    """Callables that run a few images each, in parallel, each used by one thread at a time.
 
-    Where other work takes a part of a core, as decoding does and other tenants of a machine, an engine that splits each
-    convolution among the cores waits for that core in each; here it only gets fewer images.
+    If other work, such as decoding, takes part of a core, an engine that splits each convolution among the cores waits for that
+    core in every convolution; here that core only computes fewer images.
 
     Parameters
     ----------
     lanes : sequence of callable
-        From images of shape (piece, image_size, image_size, 3), uint8, to one flat array an output.
+        From images of shape (piece, image_size, image_size, 3), uint8, to one flat array per output.
     piece : int
-        How many images a lane takes at once; a batch must be a multiple of it.
+        Images per call of a lane; the batch size must be a multiple of it.
     """
 
     def __init__(self, lanes: Sequence[Lane], piece: int):

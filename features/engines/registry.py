@@ -1,4 +1,4 @@
-"""The engines: what can run a base, one row each."""
+"""The registry of engines, one row each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .winograd import WinogradEngine
 
 
 class Engine(Protocol):
-    """What the pass needs of an engine; it is made from a `Frozen` base."""
+    """The interface of an engine, which is created from a `Frozen` base."""
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Return each layer's features of one batch.
@@ -29,36 +29,35 @@ class Engine(Protocol):
         Parameters
         ----------
         images : ndarray of shape (batch_size, image_size, image_size, 3), uint8
-            RGB. The batch is always full, so that a row's values do not depend on how many others there are.
+            RGB. The batch is always full, so a row's values do not depend on the number of other rows.
 
         Returns
         -------
         features : dict of str to ndarray of shape (batch_size, h, w, channels) or (batch_size, channels), float32
-            New arrays each time: they are written while the next batch is computed.
+            Layer → features, in new arrays each time, since they are written while the next batch is computed.
         """
         ...
 
 
 @dataclass(frozen=True)
 class EngineKind:
-    """An engine that may be installed.
+    """A row of the registry; the engine may or may not be installed.
 
     Attributes
     ----------
     make : callable
-        From a `Frozen` base to the engine.
+        Creates the engine from a `Frozen` base.
     module, extra : str
-        What is imported; and the package that has it, which is the name of this project's extra too.
+        The module to import, and its package, which is also the name of this project's extra.
     allowed : float
-        How far its features may be from those of the reference: relative, Frobenius, of the first batch, layer by layer.
+        Largest relative (Frobenius) distance of its features from the reference engine's on the first batch, per layer.
     precision : str
-        What it computes in.
     auto_on : tuple of str
         Kinds of device on which ``auto`` considers it: ``cpu``, ``gpu``.
     device : callable
-        Returns what it computes on.
+        Returns the device that it uses.
     runs : str
-        The library of the bases that it runs; see `Base`. The first engine of a library is the reference of the others.
+        Library of the bases that it runs; see `Base`. The first engine of a library is the reference for the others.
     """
 
     make: Callable[[Frozen], Engine]
@@ -76,14 +75,14 @@ _F16 = partial(TensorFlowEngine, precision="float16")
 ENGINES = {
     "tensorflow": _TF(TensorFlowEngine, allowed=0.0, auto_on=("cpu", "gpu")),
     "openvino": EngineKind(OpenVINOEngine, "openvino", "openvino", 1e-5),
-    "mnn": EngineKind(MNNEngine, "MNN", "mnn", 3e-4),  # Winograd's transforms round more
+    "mnn": EngineKind(MNNEngine, "MNN", "mnn", 3e-4),  # Winograd transforms have larger rounding errors
     "numba": EngineKind(WinogradEngine, "numba", "numba", 1e-4),
-    # Has eight bits of precision: for those who ask for it.
+    # bfloat16 has eight bits of precision, so this engine is used only on request.
     "openvino-bf16": EngineKind(
         partial(OpenVINOEngine, precision="bf16"), "openvino", "openvino", 3e-2, "bfloat16", auto_on=()
     ),
     "tensorflow-xla": _TF(partial(TensorFlowEngine, xla=True), allowed=1e-5, auto_on=_GPU),
-    # About as far from float32 as the float16 that features are stored in.
+    # About as far from float32 as features stored in float16.
     "tensorflow-f16": _TF(_F16, allowed=2e-3, precision="float16", auto_on=_GPU),
     "tensorflow-f16-xla": _TF(partial(_F16, xla=True), allowed=2e-3, precision="float16", auto_on=_GPU),
 }
@@ -91,22 +90,22 @@ CHOICES = ("auto", *ENGINES)
 
 
 def is_installed(name: str) -> bool:
-    """Tell whether an engine's package is there, without importing it."""
+    """Return whether an engine's package is installed, without importing it."""
     return name in ENGINES and importlib.util.find_spec(ENGINES[name].module) is not None
 
 
 def reference_of(library: str) -> str:
-    """Return the engine that others which run bases of a library are compared with: the first one."""
+    """Return the reference engine for bases of a library: the first one in the registry."""
     return next(name for name, kind in ENGINES.items() if kind.runs == library)
 
 
 def missing_engine(name: str, why: str = "") -> RequestError:
-    """Return the error for an engine that is not installed; `why` it is needed, if it was not asked for by name."""
+    """Return the error for an engine that is not installed; `why` says why it is needed if it was not requested by name."""
     package = ENGINES[name].extra
     return missing_extra(package, package, f"the engine {name}{why}")
 
 
 def describe_engine(name: str) -> EngineSpec:
-    """Return what an engine is here, which is part of a store's fingerprint."""
+    """Return an engine's description on this machine, which is part of a store's fingerprint."""
     kind = ENGINES[name]
     return EngineSpec(name, version(kind.module), kind.device(), kind.precision)

@@ -1,4 +1,4 @@
-"""Which engine is taken, and whether its features are those of the reference engine."""
+"""Choice of an engine, and the check of its features against the reference engine's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..runtime.user_cache import recall, remember
 from .frozen_graph import Frozen
 from .registry import ENGINES, Engine, is_installed, missing_engine, reference_of
 
-_TIMED_SECONDS = 3.0  # after which the engines have been timed enough
+_TIMED_SECONDS = 3.0  # after which no further rounds are timed
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,9 @@ class Checked:
     ----------
     engine : Engine
     parity : float
-        Relative Frobenius distance from the reference engine's features of the first batch, of the layer where it is
-        largest.
+        Largest relative Frobenius distance of a layer's features from the reference engine's on the first batch.
     seconds : float
-        What a batch takes.
+        Time per batch.
     """
 
     engine: Engine
@@ -47,17 +46,17 @@ def pick_engine(
     batch: np.ndarray,
     time_engines: Callable[[list[str], Frozen, np.ndarray], dict[str, float]] | None = None,
 ) -> str:
-    """Return the name of the engine to take where none was asked for.
+    """Return the name of the engine that ``auto`` chooses.
 
     Parameters
     ----------
     held : str, optional
-        The engine of the store that is to be resumed or grown.
+        The engine of the store that is to be resumed or extended.
     frozen : Frozen
     key : dict
-        What tells this base from others, as JSON can carry it: its weights' SHA-256, preprocessing, ...
+        Identifies the base, JSON-serialisable: its weights' SHA-256, preprocessing, ...
     batch : ndarray of shape (batch_size, image_size, image_size, 3), uint8
-        What engines are timed on.
+        The batch on which engines are timed.
     time_engines : callable
         Returns images per second by engine; see `images_per_second`.
 
@@ -68,7 +67,7 @@ def pick_engine(
     """
     if held is not None:
         if not is_installed(held):
-            raise missing_engine(held, ", which made this store and goes on with it,")
+            raise missing_engine(held, ", which created this store and must extend it,")
         return held
     reference = reference_of(frozen.base.library)
     device = ENGINES[reference].device()
@@ -85,16 +84,16 @@ def pick_engine(
     if rates is None:
         rates = (time_engines or images_per_second)(names, frozen, batch)
         remember("engines", known, rates)
-        told = "is the fastest here, and remembered"
+        told = "is the fastest here, and is remembered"
     else:
-        told = "was the fastest when they were timed"
+        told = "was the fastest in an earlier run"
     fastest = max(rates, key=lambda name: rates[name])
     log.info(f"timed    {', '.join(f'{name} {rate:.1f}' for name, rate in rates.items())} images/s: {fastest} {told}")
     return fastest
 
 
 def images_per_second(names: list[str], frozen: Frozen, batch: np.ndarray) -> dict[str, float]:
-    """Time one batch per engine after a warm-up batch. Quick engines are timed several times, in turns."""
+    """Return images per second by engine, timed on one batch after a warm-up; fast engines are timed repeatedly, alternating."""
     made: dict[str, Engine] = {}
     expected: dict[str, np.ndarray] = {}
     for name in names:
@@ -102,7 +101,7 @@ def images_per_second(names: list[str], frozen: Frozen, batch: np.ndarray) -> di
             engine = ENGINES[name].make(frozen)
             found = engine.run(batch)
             expected = expected or found  # the reference comes first
-            if ENGINES[name].precision != "float32":  # of the others it would be a fault, which `make_checked` tells
+            if ENGINES[name].precision != "float32":  # in float32 a difference is a bug, which `make_checked` reports
                 _check_parity(name, found, expected)
         except EngineError as error:
             log.warning(f"{error} It is left out.")
@@ -118,20 +117,20 @@ def images_per_second(names: list[str], frozen: Frozen, batch: np.ndarray) -> di
 
 
 def make_checked(name: str, frozen: Frozen, batch: np.ndarray) -> Checked:
-    """Make an engine and check its features of one batch against the reference's, which for Keras is TensorFlow.
+    """Create an engine and check its features of one batch against the reference's, which for Keras is TensorFlow.
 
     Raises
     ------
     EngineError
-        If they differ by more than is allowed, or the engine cannot run this base.
+        If the features differ by more than is allowed, or the engine cannot run this base.
     """
     reference = reference_of(frozen.base.library)
-    if ENGINES[name].module == ENGINES[reference].module:  # one after the other: a GPU's memory is for one
+    if ENGINES[name].module == ENGINES[reference].module:  # one after the other, since a GPU's memory may hold only one
         engine = _make(name, frozen)
         found, parity = engine.run(batch), 0.0
         if name != reference:
             parity = _check_parity(name, found, _make(reference, frozen).run(batch))
-    else:  # the reference computes while the other is made
+    else:  # the reference computes while the other engine is created
         first = _make(reference, frozen)
         with ThreadPoolExecutor(1) as aside:
             expected = aside.submit(first.run, batch)
@@ -152,7 +151,7 @@ def _check_parity(name: str, found: dict[str, np.ndarray], expected: dict[str, n
     distances = {layer: _distance(found[layer], expected[layer]) for layer in expected}
     worst = max(distances, key=lambda layer: distances[layer])
     parity, allowed = distances[worst], ENGINES[name].allowed
-    if not parity <= allowed:  # so that NaN is refused too
+    if not parity <= allowed:  # also refuses NaN
         reference = reference_of(ENGINES[name].runs)
         raise EngineError(
             f"features of {name} must be within {allowed:.0e} (relative) of those of {reference}; those of the layer {worst} are "

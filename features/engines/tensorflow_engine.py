@@ -1,4 +1,4 @@
-"""TensorFlow runs the frozen graph itself: on a GPU where there is one, and what other engines are checked against."""
+"""The TensorFlow engine, on a GPU if there is one; the reference for other engines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..store.provenance import CPU, Device
 from .frozen_graph import Frozen
 from .per_core import Lanes
 
-_PIECE = 4  # images that a core takes at once: enough for TensorFlow to be busy with more than starting operations
+_PIECE = 4  # images per core at once, enough to outweigh TensorFlow's overhead of starting operations
 
 
 class TensorFlowEngine:
@@ -23,16 +23,16 @@ class TensorFlowEngine:
     ----------
     frozen : Frozen
     precision : {'float32', 'float16'}
-        float16 computes in it and adds up in float32, as a GPU's tensor cores do.
+        float16 accumulates in float32, as a GPU's tensor cores do.
     xla : bool
-        Compile the graph for this device.
+        Compile the graph with XLA.
     device : Device, optional
-        What TensorFlow runs on, found out if left out.
+        The device that TensorFlow uses; by default, detected.
 
     Raises
     ------
     EngineError
-        If float16 is asked for without a GPU; from `run`, if the batch does not fit into memory.
+        If float16 is requested without a GPU; in `run`, if the batch does not fit into memory.
     """
 
     def __init__(self, frozen: Frozen, precision: str = "float32", xla: bool = False, device: Device | None = None):
@@ -41,7 +41,7 @@ class TensorFlowEngine:
         self._device = device or find_device()
         on_cpu = self._device.kind == "cpu"
         if precision != "float32" and on_cpu:
-            raise EngineError(f"TensorFlow computes in {precision} on a GPU alone.")
+            raise EngineError(f"TensorFlow computes in {precision} only on a GPU.")
         tf.config.experimental.enable_tensor_float_32_execution(False)  # TF32 would round features by 1e-3
         self._tf, self._frozen = tf, frozen
         piece = frozen.batch_size if xla or not on_cpu else math.gcd(frozen.batch_size, _PIECE)
@@ -57,7 +57,7 @@ class TensorFlowEngine:
             count, side = images.shape[:2]
             raise EngineError(
                 f"a batch must fit into the memory of {self._device}; {count} images of {side} px do not. "
-                f"Take fewer at once: {option('batch_size', max(1, count // 2))}"
+                f"Use smaller batches: {option('batch_size', max(1, count // 2))}"
             ) from error
 
     def _compute(self, images: np.ndarray) -> list[np.ndarray]:
@@ -65,7 +65,7 @@ class TensorFlowEngine:
 
 
 def find_device() -> Device:
-    """Return the device that TensorFlow runs on."""
+    """Return the device that TensorFlow uses."""
     import tensorflow as tf
 
     gpus: list[Any] = tf.config.list_physical_devices("GPU")

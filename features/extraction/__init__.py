@@ -1,1 +1,1 @@
-"""The pass: plan, decode, forward, append, commit."""
+"""The pass over the images: plan, decode, forward, append, commit."""

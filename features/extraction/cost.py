@@ -1,4 +1,4 @@
-"""What a pass would cost: parts, bytes and hours, from a few measured batches; nothing is computed for a store."""
+"""Cost estimate of a pass: parts, bytes and hours, from a few timed batches, without computing a store."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from .preparation import prepare
 from .request import ExtractRequest, check_options
 
 WORKERS = (1, 8, 64)
-_BATCHES = 3  # timed, after one that warms up
-_SAMPLE = 200  # files whose size is looked at
+_BATCHES = 3  # timed, after a warm-up batch
+_SAMPLE = 200  # files whose sizes are sampled
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a pass over some images takes.
+    """The estimated cost of a pass.
 
     Attributes
     ----------
     images, rows : int
         Rows are images times views.
     rate : float
-        Images per second of one worker, each view counted.
+        Rows (images, each view counted) per second per worker.
     parts : int
     read_bytes, store_bytes : float
-        Of image files, and of features before compression.
+        Bytes of image files, and of features before compression.
     hours : dict of int to float
-        Workers → hours of the pass; reading the source's files once before it, to hash them, is not in it.
+        Number of workers → hours of the pass, excluding the time to read and hash the source's files before it.
     file_system : dict of int to dict
-        Workers → what the shared file system must sustain meanwhile: ``read`` and ``write``, bytes per second, and
+        Number of workers → load that the shared file system must sustain: ``read`` and ``write``, bytes per second, and
         ``parts`` per second.
     """
 
@@ -58,11 +58,11 @@ class Cost:
     file_system: dict[int, dict[str, float]]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON can carry it."""
+        """Return a JSON-serialisable dict."""
         return asdict(self)
 
     def describe(self, layout: str) -> list[str]:
-        """Return lines for people."""
+        """Return the estimate as lines of text for a store of this layout."""
         lines = [
             f"images   {self.images:,}; {self.rows:,} rows of features in {self.parts:,} parts",
             f"bytes    {_bytes(self.read_bytes)} of image files, read twice: to hash them and to compute; "
@@ -80,7 +80,7 @@ class Cost:
 
 
 def time_engine(engine: Engine, batch: np.ndarray) -> float:
-    """Return an engine's rate in images per second: that of the fastest of a few batches."""
+    """Return an engine's rate in images per second, from the fastest of a few batches."""
     engine.run(batch)
     seconds = []
     for _ in range(_BATCHES):
@@ -91,13 +91,13 @@ def time_engine(engine: Engine, batch: np.ndarray) -> float:
 
 
 def estimate(source: Source, row_bytes: int, rate: float, options: ExtractRequest) -> Cost:
-    """Return what a pass costs, for the source or for `options.images` like its own.
+    """Return the cost of a pass over the source, or over `options.images` images like those of the source.
 
     Parameters
     ----------
     source : Source
     row_bytes : int
-        Of the features of one image.
+        Bytes of the features of one row.
     rate : float
         Images per second per worker.
     options : ExtractRequest
@@ -120,11 +120,13 @@ def estimate(source: Source, row_bytes: int, rate: float, options: ExtractReques
 
 
 def log_cost(cost: Cost, options: ExtractRequest, measured: bool) -> None:
-    """Say what a pass costs, and where the rate comes from."""
+    """Log the cost of a pass, and the origin of the rate."""
     for line in cost.describe(options.layout):
         log.info(line)
     if measured:
-        log.info(f"         measured on this machine, {cores()} cores, without decoding. Of another: {option('rate')}")
+        log.info(
+            f"         measured on this machine, {cores()} cores, without decoding. For another machine: {option('rate')}"
+        )
 
 
 def _bytes(count: float) -> str:
@@ -137,17 +139,24 @@ def _bytes(count: float) -> str:
 
 @takes(PlanOptions)
 def plan_cost(data: str | Path, **options: Unpack[PlanOptions]) -> Cost:
-    """Return what `extract` would cost on 1, 8 and 64 workers, from a few measured batches, without making a store.
+    """Estimate the cost of `extract` on 1, 8 and 64 workers from a few timed batches, without creating a store.
 
     Parameters
     ----------
-    data, **options
-        See `extract`. Further options: `images`, for that many images like those of the source;
-        `rate`, images per second per worker.
+    data : str
+        See `extract`.
+    **options
+        See `extract`. Further options: `images`, to estimate for that many images like those of the source, and `rate`,
+        images per second per worker, to skip timing.
 
     Returns
     -------
     Cost
+
+    Raises
+    ------
+    RequestError, SourceError, WeightsError, EngineError
+        See `extract`.
     """
     asked = ExtractRequest.of(data, options)
     check_options(asked)

@@ -1,4 +1,4 @@
-"""Contents through the base: decoded ahead, in full batches, into parts."""
+"""Running the base on contents, which are decoded ahead, batched, and written into parts."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from .plan import Plan
 from .request import ExtractRequest
 
 PART_IMAGES = 512  # most images per part on a cluster: under a minute of work at ten images per second
-_ROUNDS_TO_INFINITY = 65520.0  # in float16, and all above
-_SKIPS_ALWAYS_ALLOWED = 5  # so that a small set with a broken file or two is no mostly broken set
+_ROUNDS_TO_INFINITY = 65520.0  # smallest value that float16 rounds to infinity
+_SKIPS_ALWAYS_ALLOWED = 5  # so that a few broken files do not stop a small set
 
 
 @dataclass(frozen=True)
 class PassLimits:
-    """How much a pass holds at once.
+    """Limits of part size, memory and disk in a pass.
 
     Attributes
     ----------
     part_bytes, part_seconds : int, float
-        Of features after which a part is committed. A kill loses at most two parts: one is written while the next fills.
+        A part is committed after this many bytes of features or seconds. A kill loses at most two parts, since one is
+        written while the next is computed.
     memory : float, optional
-        Bytes of memory, half of which whole maps may take; this machine's if left out.
+        Bytes of memory, half of which whole maps may take; by default, this machine's.
     disk : float, optional
-        Bytes that are free for the store; what the file system reports if left out.
+        Free bytes for the store; by default, as reported by the file system.
     """
 
     part_bytes: int = 64 << 20
@@ -48,12 +49,12 @@ USUAL_LIMITS = PassLimits()
 
 
 def rows_a_part(row_bytes: int, options: ExtractRequest) -> int:
-    """Return how many rows a part on a cluster has: whole batches; it depends on what is asked for alone.
+    """Return the number of rows per part on a cluster, whole batches; it depends only on the request.
 
     Parameters
     ----------
     row_bytes : int
-        Of the features of one row.
+        Bytes of the features of one row.
     options : ExtractRequest
     """
     rows = min(options.part_images or PART_IMAGES, max(1, PassLimits.part_bytes // row_bytes))
@@ -62,7 +63,7 @@ def rows_a_part(row_bytes: int, options: ExtractRequest) -> int:
 
 
 def find_work(plan: Plan, parts: Parts, views: int) -> list[tuple[Content, list[int]]]:
-    """Return the contents that lack views, and which."""
+    """Return the contents that lack views, each with the missing views."""
     found = []
     for content in plan.contents:
         lacking = [view for view in range(views) if (content.sha256, view) not in parts.places]
@@ -73,18 +74,18 @@ def find_work(plan: Plan, parts: Parts, views: int) -> list[tuple[Content, list[
 
 @dataclass
 class Stages:
-    """Seconds that a pass spent in each of its stages, which run at the same time.
+    """Seconds that a pass spent in each of its concurrent stages.
 
     Attributes
     ----------
     decode : float
-        Reading, decoding and resizing, all threads together.
+        Reading, decoding and resizing, summed over threads.
     forward : float
-        In the engine.
+        Running the engine.
     write : float
         Compressing and writing parts.
     starved, blocked : float
-        How long the engine waited for images, and for the part before to be written.
+        Time the engine waited for images, and for the previous part to be written.
     """
 
     decode: float = 0.0
@@ -95,13 +96,13 @@ class Stages:
 
     @property
     def limit(self) -> str:
-        """The stage that set the pace."""
+        """The stage that limited the speed."""
         waits = {"forward": self.forward, "decode": self.starved, "write": self.blocked}
         return max(waits, key=lambda stage: waits[stage])
 
 
 class Sink(Protocol):
-    """What features go to: the store's `Parts`, or one part of a worker's."""
+    """The destination of features: a store's `Parts`, or one part on a worker."""
 
     skipped: dict[bytes, str]
 
@@ -119,9 +120,30 @@ def compute(
     progress: Progress,
     limits: PassLimits | None = USUAL_LIMITS,
 ) -> Stages:
-    """Send contents through the base in full batches and commit a part now and then, or without limits one of the whole.
+    """Run the base on contents in full batches and commit parts; without limits, commit everything as one part.
 
-    Returns what took how long.
+    Parameters
+    ----------
+    todo : list of (Content, list of int)
+        Contents with their missing views; see `find_work`.
+    total : int
+        Contents of the plan, to which the limit on skipped files refers.
+    engine : Engine
+    parts : Sink
+    options : ExtractRequest
+    progress : Progress
+    limits : PassLimits or None
+
+    Returns
+    -------
+    Stages
+
+    Raises
+    ------
+    SourceError
+        If too many contents cannot be used.
+    StoreError
+        If a part cannot be written, or the store's dtype cannot hold the features.
     """
     stages, allowed, skipped = Stages(), allowed_skips(total, options), len(parts.skipped)
 
@@ -156,7 +178,7 @@ def compute(
 
 
 class Buffer:
-    """Images on their way into a batch, and features on their way into a part, which is written while more come."""
+    """Collects images into batches and features into parts; a part is written while the next one is computed."""
 
     def __init__(
         self,
@@ -176,12 +198,12 @@ class Buffer:
     def _empty(self) -> None:
         self.keys: list[Key] = []
         self.features: list[Future[dict[str, np.ndarray]]] = []  # of each batch
-        self.held = 0  # bytes that they take, or will
+        self.held = 0  # their bytes in the store's dtype
         self.skipped: list[tuple[bytes, str]] = []
         self.since = time.monotonic()
 
     def add(self, key: Key, image: np.ndarray) -> None:
-        """Take one image."""
+        """Add one image."""
         self.batch[len(self.waiting)] = image
         self.waiting.append(key)
         if len(self.waiting) == len(self.batch):
@@ -196,7 +218,7 @@ class Buffer:
         )
 
     def flush(self) -> None:
-        """Compute and commit what is left."""
+        """Compute and commit the rest."""
         if self.waiting:
             self._forward()
         if self.keys or self.skipped:
@@ -205,9 +227,9 @@ class Buffer:
 
     def _forward(self) -> None:
         start = time.perf_counter()
-        self.batch[len(self.waiting) :] = 0  # the last batch is padded, so that each has the same shape
+        self.batch[len(self.waiting) :] = 0  # pad the last batch, so that all have the same shape
         rows = {name: values[: len(self.waiting)] for name, values in self.engine.run(self.batch).items()}
-        # Cast by the thread that writes, while the next batch is computed.
+        # The writer thread casts while the next batch is computed.
         self.features.append(self._writer.submit(_cast_all, rows, self.dtype))
         self.held += sum(values.size for values in rows.values()) * np.dtype(self.dtype).itemsize
         self.keys += self.waiting
@@ -215,21 +237,24 @@ class Buffer:
         self.stages.forward += time.perf_counter() - start
 
     def _append(self) -> None:
-        self._wait()  # so that at most one part is on its way
+        self._wait()  # so that at most one part is being written
         self._written = self._writer.submit(self._write, self.features, self.keys, self.skipped)
         self._empty()
 
     def _write(
         self, cast: list[Future[dict[str, np.ndarray]]], keys: list[Key], skipped: list[tuple[bytes, str]]
     ) -> float:
-        start, batches = time.perf_counter(), [each.result() for each in cast]  # done: this thread came to them before
+        start, batches = (
+            time.perf_counter(),
+            [each.result() for each in cast],
+        )  # all done: this same thread ran them earlier
         names = batches[0] if batches else ()
         features = {name: np.concatenate([batch[name] for batch in batches]) for name in names}
         self.parts.append(features, keys, skipped)
         return time.perf_counter() - start
 
     def _wait(self) -> None:
-        """Wait until the part before is written; what went wrong there is raised here."""
+        """Wait until the previous part is written; raise any error from writing it."""
         start = time.perf_counter()
         self.stages.write += self._written.result()
         self.stages.blocked += time.perf_counter() - start
@@ -245,34 +270,36 @@ def cast_features(layer: str, values: np.ndarray, dtype: str) -> np.ndarray:
     Raises
     ------
     StoreError
-        If it cannot hold them.
+        If values are not finite, or the dtype cannot hold them.
     """
     largest = max(float(values.max()), -float(values.min()))
     if not np.isfinite(largest):
         raise StoreError(
-            f"the base gives values of {layer} that are not finite. Check its weights and {called('preprocess')}."
+            f"values of {layer} must be finite; the base gives NaN or infinity. Check its weights and {called('preprocess')}."
         )
     if dtype == "float16" and largest >= _ROUNDS_TO_INFINITY:
         raise StoreError(
-            f"values of {layer} reach {largest:.0f}; float16 ends at 65504. Use {option('dtype', 'float32')}"
+            f"values of {layer} must be at most 65504 in float16; got {largest:.0f}. Use {option('dtype', 'float32')}"
         )
-    if dtype == "float16" and "tensorflow" in sys.modules:  # as with a real base; it takes seconds to import
+    if (
+        dtype == "float16" and "tensorflow" in sys.modules
+    ):  # already imported if the base is real; importing takes seconds
         import tensorflow as tf
 
-        with tf.device("cpu"):  # the same bits as NumPy's, in a seventh of the time
+        with tf.device("cpu"):  # the same bits as NumPy, seven times as fast
             return tf.cast(values, tf.float16).numpy()
     return values.astype(dtype)
 
 
 def allowed_skips(total: int, options: ExtractRequest) -> int:
-    """Return how many of `total` files may be unusable before a run stops."""
+    """Return how many of `total` files may be skipped before a run stops."""
     if options.max_skipped is not None:
         return int(options.max_skipped * total)
     return max(int(0.05 * total), _SKIPS_ALWAYS_ALLOWED)
 
 
 def too_many_skipped(skipped: int, total: int, allowed: int) -> SourceError:
-    """Return the error for a set that is mostly broken."""
+    """Return the error for too many skipped files."""
     return SourceError(
         f"skipped files must be at most {allowed} of {total}; got {skipped} so far. Check the data, "
         f"or accept more: {option('max_skipped', min(1.0, round(2 * skipped / total + 0.05, 1)))}"

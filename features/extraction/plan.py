@@ -1,4 +1,4 @@
-"""What a pass has to do: the rows of a source, the contents of their files, and whether a finished store has them already."""
+"""The plan of a pass: the rows of a source, the contents of their files, and whether a finished store has them already."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Plan:
     ----------
     source : Source
     keys : tuple of bytes or str
-        For each row the SHA-256 of its file, or the reason why it cannot be read.
+        SHA-256 of each row's file, or the reason why the file cannot be read.
     contents : tuple of Content
-        The distinct contents, in the order of their first rows.
+        Distinct contents, in the order of their first rows.
     """
 
     source: Source
@@ -36,14 +36,14 @@ class Plan:
     contents: tuple[Content, ...]
 
     def rows(self, views: int, reasons: Mapping[bytes, str]) -> tuple[Rows, list[Skipped]]:
-        """Split the plan into rows of the store, the views of an image one after the other, and all other files.
+        """Return the rows of the store, with the views of an image in consecutive rows, and the skipped files.
 
         Parameters
         ----------
         views : int
             Rows per image.
         reasons : mapping of bytes to str
-            Why some contents give no rows.
+            SHA-256 of contents to skip → reason.
         """
         source = self.source
         kept, skipped = [], [Skipped(*each) for each in source.rejected]
@@ -69,7 +69,7 @@ class Plan:
         return rows, sorted(skipped)
 
     def describe(self) -> list[str]:
-        """Return lines for people: the number of rows per split and class, and images that occur more than once."""
+        """Return lines of text: the number of rows per split and class, and images that occur more than once."""
         source = self.source
         lines = [
             f"source   {source.kind}: {len(source)} images of {len(source.class_names)} classes below {source.root}"
@@ -89,19 +89,19 @@ class Plan:
             across = [rows for rows in copies if len(set(values[rows])) > 1]
             if across:
                 example = ", ".join(source.paths[row] for row in across[0][:3])
-                lines.append(f"warning  {len(across)} images stand in more than one {what}, such as {example}")
+                lines.append(f"warning  {len(across)} images occur in more than one {what}, such as {example}")
         return lines
 
 
 def make_plan(source: Source, workers: int) -> Plan:
-    """Hash a source's files, `workers` at a time."""
+    """Hash a source's files with `workers` threads."""
     files = [source.file(row) for row in range(len(source))]
     keys = hash_files(files, workers)
     return Plan(source, tuple(keys), tuple(distinct_contents(files, keys)))
 
 
 def check_classes(plan: Plan, size: int, resize: str) -> None:
-    """Raise SourceError if a class has no readable image; one that decodes is enough, so this is quick."""
+    """Raise SourceError if a class has no readable image; fast, since it stops at the first readable one."""
     source, files = plan.source, {content.sha256: content for content in plan.contents}
     for label, name in enumerate(source.class_names):
         reasons = []
@@ -114,15 +114,15 @@ def check_classes(plan: Plan, size: int, resize: str) -> None:
         else:
             raise SourceError(
                 f"every class must have a readable image; all {len(reasons)} of {name!r} are broken ({reasons[0]}). "
-                f"Repair them, move the class away, or accept it: {option('allow_missing_classes', True)}"
+                f"Repair them, remove the class, or accept it: {option('allow_missing_classes', True)}"
             )
 
 
 def find_finished(options: ExtractRequest, plan: Plan) -> tuple[Rows, list[Skipped], Provenance] | None:
-    """Return rows, skipped files and provenance of a store that is whole and all that is asked for, else None.
+    """Return rows, skipped files and provenance of a store that is complete and matches the request, else None.
 
-    Files of the source were read and hashed for the plan. Weights count as those that were loaded and hashed before if
-    the file they come from has kept its size, times and inode.
+    The source's files have been hashed for the plan. Weights count as unchanged if the size, times and inode of their file
+    are unchanged since they were last loaded and hashed.
     """
     if not options.path.exists() or (options.layout == "file" and parts_folder(options.path).exists()):
         return None
@@ -136,16 +136,16 @@ def find_finished(options: ExtractRequest, plan: Plan) -> tuple[Rows, list[Skipp
 
 
 def is_current(store: FeatureStore, options: ExtractRequest, rows: Rows, skipped: list[Skipped]) -> bool:
-    """Tell whether a store holds exactly these rows, kept as asked."""
+    """Return whether a store holds exactly these rows in the requested compression and layout."""
     same = all(np.array_equal(getattr(store.rows, each.name), getattr(rows, each.name)) for each in fields(Rows))
     packed = options.compression in (None, store.made.compression)
     return same and store.skipped == skipped and packed and options.layout == ("parts" if store.parts else "file")
 
 
 def _has_settings(held: Provenance, options: ExtractRequest) -> bool:
-    """Tell whether a store's settings are those asked for; one that cannot be told without TensorFlow is not."""
+    """Return whether a store has the requested settings; False if that cannot be determined without TensorFlow."""
     spec, sha256 = held.spec, recall_sha256(options.backbone, options.weights)
-    # An index among the layers says the same only while Keras builds the same list of them.
+    # A layer index means the same layer only as long as Keras builds the same list of layers.
     indexed = held.layers_asked == options.asked_layers and held.versions.get("keras") == version("keras")
     return (
         all(getattr(spec, name) == value for name, value in asked_settings(options).items())

@@ -1,4 +1,4 @@
-"""From what is asked and the first images to all that a pass needs: base, graph, engine and provenance."""
+"""Preparation of a pass: base, graph, engine and provenance from the request and the first images."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ Options = TypeVar("Options", bound=FeatureOptions)
 
 @dataclass(frozen=True)
 class Prepared(Generic[Options]):
-    """What a pass needs. What takes long is made when it is first asked for, and kept.
+    """Everything a pass needs. Expensive parts are created on first use and kept.
 
     Attributes
     ----------
     options : FeatureOptions
-        As they were asked for, pooling and batch size filled in.
+        The request, with pooling and batch size filled in.
     base : Base
     graph : Frozen
         The base for batches of this size.
     contents : iterable of Content
-        What the first batch is made of.
+        The images of the first batch.
     held : EngineSpec, optional
-        What made the features that are there already.
+        The engine that computed the features that already exist.
     told : dict
-        Fields of `Provenance` that neither the options nor the base know.
+        Fields of `Provenance` that follow neither from the options nor from the base.
     """
 
     options: Options
@@ -71,12 +71,12 @@ class Prepared(Generic[Options]):
 
     @cached_property
     def engine(self) -> EngineSpec:
-        """The engine to take; where that is left to this program, engines are timed on the first batch.
+        """The engine to use; with ``auto``, engines are timed on the first batch.
 
         Raises
         ------
         RequestError
-            If the engine of features that are there is not installed.
+            If the engine of existing features is not installed.
         """
         held = None if self.held is None else self.held.name
         asked = self.options.engine
@@ -85,11 +85,11 @@ class Prepared(Generic[Options]):
 
     @cached_property
     def checked(self) -> Checked:
-        """The engine, made and compared with the reference on the first batch."""
+        """The engine, created and compared with the reference on the first batch."""
         return make_checked(self.engine.name, self.graph, self.batch)
 
     def make_engine(self) -> Engine:
-        """Return the engine as it was asked for, compared with nothing: what it made once was."""
+        """Return the requested engine without a comparison, since its earlier features were compared."""
         name = self.options.engine
         if not is_installed(name):
             raise missing_engine(name)
@@ -97,7 +97,7 @@ class Prepared(Generic[Options]):
 
     @cached_property
     def provenance(self) -> Provenance:
-        """How features will have been made."""
+        """The provenance of the features to be computed."""
         asked, base = self.options, self.base
         own = asked.backbone.endswith(".keras")
         return Provenance(
@@ -122,7 +122,7 @@ class Prepared(Generic[Options]):
 
     @property
     def row_bytes(self) -> int:
-        """What the features of one image take, before they are compressed."""
+        """Bytes of the features of one row, before compression."""
         values = sum(math.prod(shape) for shape in self.graph.layers.values())
         return values * np.dtype(self.options.dtype).itemsize
 
@@ -138,19 +138,19 @@ def prepare(
     pick_batch: Callable[[str, Frozen, Any], int] = pick_batch_size,
     **told: Any,
 ) -> Prepared[Options]:
-    """Build the base that is asked for, and settle what the request leaves open.
+    """Build the requested base, and decide what the request leaves open.
 
     Parameters
     ----------
     options : FeatureOptions
     contents : iterable of Content
-        The images; where `pool` is left out, all of them.
+        The images; all of them if `pool` is left out.
     held : Provenance, optional
-        Of features that are there and are to be joined: what it says is taken where the request leaves it out.
+        Provenance of existing features that will be extended; it fills in what the request leaves out.
     folder : Path, optional
-        Where features will be kept. Maps that would fit neither there nor in memory are pooled; None keeps them whole.
+        Folder for the features. Maps that would not fit there or in memory are pooled; None keeps whole maps.
     memory, disk : float, optional
-        Bytes of memory, and free bytes where features will be kept; what this machine has if left out.
+        Bytes of memory, and free bytes for the features; by default, those of this machine.
     pick_batch : callable
         See `pick_batch_size`.
     **told
@@ -158,7 +158,10 @@ def prepare(
 
     Raises
     ------
-    RequestError, WeightsError
+    RequestError
+        If the base has no such layer, or an option is not allowed for it.
+    WeightsError
+        If the weights cannot be found or have another SHA-256.
     """
     base = build_base(
         options.backbone,
@@ -183,7 +186,7 @@ def prepare(
 
 
 def first_batch(contents: Iterable[Images], options: FeatureOptions) -> np.ndarray:
-    """Return the first images, as many as a batch has; where there are fewer, zeros follow."""
+    """Return the first batch of readable images, padded with zeros, (batch_size, image_size, image_size, 3), uint8."""
     batch = np.zeros((options.full_batch, options.side, options.side, 3), np.uint8)
     decoded = (content.image(options.side, options.resize) for content in contents)
     readable = (image for image in decoded if not isinstance(image, str))
@@ -193,7 +196,7 @@ def first_batch(contents: Iterable[Images], options: FeatureOptions) -> np.ndarr
 
 
 def _key(options: FeatureOptions, base: Base) -> dict[str, Any]:
-    """Return what decides how fast each engine runs a base, as JSON can carry it."""
+    """Return the JSON-serialisable settings that determine how fast each engine runs a base."""
     return {
         "weights_sha256": base.weights.sha256,
         "layers": list(base.layers),
@@ -212,7 +215,7 @@ def _pick_pool(
     memory: float | None,
     disk: float | None,
 ) -> str:
-    """Return how maps are pooled: not at all, or by their average where whole ones would not fit."""
+    """Return ``none`` if whole maps fit on disk and into memory, otherwise ``avg``."""
     if folder is None or not isinstance(contents, Sized):
         return "none"
     values = sum(math.prod(shape) for shape in base.layers.values()) * len(contents) * options.views
@@ -222,7 +225,7 @@ def _pick_pool(
     if on_disk <= free and in_memory <= memory / 2:
         return "none"
     log.info(
-        f"pool     avg: whole maps would take {on_disk / 1e9:.1f} GB on disk while they are made ({free / 1e9:.1f} GB free) and "
-        f"{in_memory / 1e9:.1f} GB of memory as a matrix ({memory / 1e9:.1f} GB in all). To store them anyway: {option('pool', 'none')}"
+        f"pool     avg: whole maps would take up to {on_disk / 1e9:.1f} GB on disk ({free / 1e9:.1f} GB free) and "
+        f"{in_memory / 1e9:.1f} GB of memory as a matrix ({memory / 1e9:.1f} GB in total). To store them anyway: {option('pool', 'none')}"
     )
     return "avg"

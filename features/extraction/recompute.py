@@ -1,4 +1,4 @@
-"""Features of further images, computed as a store's provenance says."""
+"""Computing features of other images with the settings in a store's provenance."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from .request import FeatureOptions
 
 @dataclass(frozen=True)
 class Embedded:
-    """A batch of contents.
+    """The features of a batch of contents.
 
     Attributes
     ----------
     keys : list of bytes
-        SHA-256 of those that could be used.
+        SHA-256 of the usable contents.
     features : dict of str to ndarray of shape (n * views, ...)
-        By layer, in the store's dtype; the views of a content one after the other.
+        Layer → features in the store's dtype; the views of a content are consecutive.
     reasons : dict of bytes to str
-        Why others could not be used.
+        SHA-256 of unusable contents → reason.
     """
 
     keys: list[bytes]
@@ -42,20 +42,20 @@ class Embedded:
 
 
 def prepare_again(made: Provenance, weights: str | Path | None = None) -> Prepared[FeatureOptions]:
-    """Return what computes features as a provenance says, its weights checked against their SHA-256.
+    """Prepare the base and engine that a provenance describes, with weights checked against their SHA-256.
 
     Parameters
     ----------
     made : Provenance
     weights : path-like, optional
-        Where the weights, or the model of one's own, lie today, if not where the provenance says.
+        Current path of the weights, or of the user's own model, if it differs from the provenance.
 
     Raises
     ------
     RequestError, WeightsError
-        If there is no such base, or its weights are others.
+        If there is no such base, or its weights differ.
     UnsafeFile
-        If no base can be built so.
+        If no base can be built from the provenance.
     """
     spec, own = made.spec, made.backbone_file
     check_resize(spec.resize)
@@ -91,7 +91,7 @@ def rebuild_engine(made: Provenance, weights: str | Path | None = None) -> Engin
 
 @contextmanager
 def _described() -> Iterator[None]:
-    """Raise UnsafeFile where a provenance passed its checks but describes what no library can build."""
+    """Raise UnsafeFile if a provenance passed its checks but describes a base that cannot be built."""
     try:
         yield
     except CachedFeaturesError:
@@ -112,9 +112,9 @@ def embed(
     engine : Engine
         See `rebuild_engine`.
     views : int
-        The first so many views of each image.
+        Number of views of each image, starting with view 0.
     workers : int
-        Threads that read and decode.
+        Threads that read and decode images.
     """
     spec, size = made.spec, made.batch_size
 
@@ -135,7 +135,7 @@ def embed(
 
 
 def _forward(images: np.ndarray, engine: Engine, made: Provenance) -> dict[str, np.ndarray]:
-    """Send images through the base in full batches, as the pass does."""
+    """Run the base on images in full batches, as the pass does."""
     batches, size = [], made.batch_size
     for first in range(0, len(images), size):
         some = images[first : first + size]

@@ -1,4 +1,4 @@
-"""The pass: plan → decode → forward → append → commit."""
+"""Running a pass: plan → decode → forward → append → commit."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ from .request import ExtractRequest, check_options
 
 @dataclass(frozen=True)
 class Summary:
-    """What a pass did.
+    """The result of a pass.
 
     Attributes
     ----------
     path : Path
+        The store.
     rows, computed : int
-        Rows of the store; images, views counted, that went through the base in this run.
+        Rows of the store; rows that the base computed in this run.
     skipped : list of Skipped
-        Files that are not rows, and why.
+        Files that were skipped, and why.
     seconds : dict of str to float
-        Stage → wall seconds: ``plan``, ``load`` (weights and graph), ``pass``, ``commit``.
+        Stage → wall time in seconds: ``plan``, ``load`` (weights and graph), ``pass``, ``commit``.
     stages : Stages, optional
-        What the pass was busy with, where there was one.
+        Time per stage of the pass; None if nothing was computed here.
     """
 
     path: Path
@@ -53,7 +54,7 @@ class Summary:
     stages: Stages | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON can carry it."""
+        """Return a JSON-serialisable dict."""
         return {
             "store": str(self.path),
             "rows": self.rows,
@@ -67,12 +68,12 @@ class Summary:
 def extract(data: str | Path, **options: Unpack[ExtractOptions]) -> Summary:
     """Run a frozen base once over labelled images and keep its features in one store.
 
-    Running it again goes on where it stopped, adds images that are new, and does nothing if there are none.
+    Running it again resumes an interrupted pass, adds new images, and does nothing if the store is up to date.
 
     Parameters
     ----------
     data : str or path-like
-        A folder, a CSV manifest or the name of a set; see `load_source`.
+        A folder, a CSV file or the name of a set; see `load_source`.
     **options
 
     Returns
@@ -81,8 +82,19 @@ def extract(data: str | Path, **options: Unpack[ExtractOptions]) -> Summary:
 
     Raises
     ------
-    RequestError, SourceError, WeightsError, StoreError
-        Parts that were committed before the error are kept.
+    RequestError
+        If an option has a value that is not allowed.
+    SourceError
+        If the images are missing, or too many of them are unreadable.
+    WeightsError
+        If the weights cannot be found or have another SHA-256.
+    EngineError
+        If the engine cannot run the base, or its features differ too much from TensorFlow's.
+    StoreError
+        If the store has other settings, is locked or damaged, or cannot be written. Parts that were committed before
+        the error are kept.
+    ClusterError
+        If the cluster cannot be reached or is lost, or a worker is unfit.
 
     Examples
     --------
@@ -97,7 +109,7 @@ def run_pass(
     prepare: Callable[..., Prepared[ExtractRequest]] = prepare,
     limits: PassLimits = USUAL_LIMITS,
 ) -> Summary:
-    """Extract what a request asks for; see `extract`.
+    """Run the requested pass; see `extract`.
 
     Parameters
     ----------
@@ -120,7 +132,7 @@ def run_pass(
     if finished is not None:
         rows, skipped, made = finished
         _check_rows(rows, skipped, asked)
-        log.info(f"store    {asked.path} is whole and up to date, made by {made.spec.engine}; nothing to compute")
+        log.info(f"store    {asked.path} is complete and up to date, made by {made.spec.engine}; nothing to compute")
         clock.lap("plan")
         return Summary(asked.path, len(rows), 0, skipped, clock.laps)
     if not asked.allow_missing_classes:
@@ -149,7 +161,7 @@ def _pick_compression(asked: ExtractRequest, held: Provenance | None) -> str:
 
 
 def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits, clock: _Clock) -> Summary:
-    """Compute what a store lacks and commit it."""
+    """Compute the missing rows of a store and commit it."""
     asked, provenance = prepared.options, prepared.provenance
     with one_writer(parts_folder(asked.path)):
         parts = Parts(asked.path, provenance, asked.retry_skipped)
@@ -178,7 +190,7 @@ def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits,
         if todo or not _is_current(asked, rows, skipped):
             parts.commit(rows, skipped, asked.layout)
         if asked.layout == "file":
-            parts.remove()  # also those of a run that was killed between its commit and this line
+            parts.remove()  # also parts left by a run that was killed between its commit and this line
         clock.lap("commit")
     computed = sum(len(views) for content, views in todo if content.sha256 not in parts.skipped)
     return Summary(asked.path, len(rows), computed, skipped, clock.laps, stages)
@@ -208,7 +220,7 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractRequest) -> 
         raise too_many_skipped(len(skipped), total, allowed)
     if not len(rows):
         raise SourceError(
-            f"{options.data} has no readable image. First reason: {skipped[0].path}: {skipped[0].reason}. Check the files."
+            f"{options.data} has no readable image. The first is {skipped[0].path}: {skipped[0].reason}. Check the files."
         )
     for split, classes in rows.counts().items():
         empty = [name for name, count in classes.items() if not count]
@@ -220,7 +232,7 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractRequest) -> 
 
 
 def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits: PassLimits) -> None:
-    """Say what will be done; refuse it where the disk cannot hold it."""
+    """Log what will be done; raise StoreError if the disk cannot hold it."""
     options, weights, row_bytes = prepared.options, prepared.base.weights, prepared.row_bytes
     whole, parts = row_bytes * len(plan.contents) * options.views, row_bytes * todo
     free = free_space(parts_folder(options.path)) if limits.disk is None else limits.disk
@@ -234,7 +246,7 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
         f"store    {options.path}: {todo} of {len(plan.contents) * options.views} images to compute, {options.dtype}, {prepared.provenance.compression}"
     )
     log.info(f"disk     at most {whole / 1e6:.0f} MB, and {parts / 1e6:.0f} MB more while parts are joined; {room}")
-    # Compression is not counted on: what a store needs is known only once it is there.
+    # Sizes are without compression, whose effect is known only afterwards.
     if todo and whole + parts > free:
         raise StoreError(
             f"{options.path.parent} has {free / 1e6:.0f} MB free; the store and its parts need up to "
@@ -243,7 +255,7 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
 
 
 def _start_engine(prepared: Prepared[ExtractRequest], todo: int, limits: PassLimits) -> None:
-    """Make and check the engine, and say how long the pass takes and what it needs."""
+    """Create and check the engine, and log the estimated time and memory of the pass."""
     options, engine, checked = prepared.options, prepared.engine, prepared.checked
     reference = reference_of(prepared.base.library)
     away = (
@@ -256,7 +268,7 @@ def _start_engine(prepared: Prepared[ExtractRequest], todo: int, limits: PassLim
         seconds = checked.seconds * todo / options.full_batch
         waiting = (2 * options.full_batch + options.workers) * options.side**2 * 3 + 3 * limits.part_bytes
         used = peak_memory()
-        room = "" if used is None else f", {(used + waiting) / 1e9:.1f} GB of memory at its peak"
+        room = "" if used is None else f", {(used + waiting) / 1e9:.1f} GB of peak memory"
         log.info(f"estimate {_duration(seconds)} for the pass{room}")
 
 

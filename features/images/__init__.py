@@ -1,1 +1,1 @@
-"""The bytes of a file become upright RGB of the asked size, and its views."""
+"""Decoding: from file bytes to upright RGB of the requested size, and augmented views."""

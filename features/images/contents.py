@@ -1,4 +1,4 @@
-"""What is in image files: contents by their SHA-256, hashed and decoded by threads in bounded memory."""
+"""Contents of image files by their SHA-256, hashed and decoded by threads in bounded memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Content:
-    """What is in one or more image files: the SHA-256 of the bytes, and one file that has them."""
+    """The content of one or more identical image files: the SHA-256 of the bytes, and one of the files."""
 
     sha256: bytes
     file: Path
 
     def image(self, size: int, resize: str) -> np.ndarray | str:
-        """Return the decoded image, or the reason why there is none.
+        """Return the decoded image, (size, size, 3), uint8, or the reason why it cannot be used.
 
         Raises
         ------
@@ -44,7 +44,7 @@ class Content:
 
 
 def distinct_contents(files: Sequence[Path], keys: Sequence[bytes | str]) -> list[Content]:
-    """Return the distinct contents of files whose keys `hash_files` gave, in the order of their first files."""
+    """Return the distinct contents of files, given their keys from `hash_files`, in the order of their first files."""
     first: dict[bytes, Content] = {}
     for file, key in zip(files, keys, strict=True):
         if isinstance(key, bytes) and key not in first:
@@ -68,7 +68,7 @@ def hash_files(files: Sequence[Path], workers: int) -> list[bytes | str]:
 def ahead(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
 ) -> Iterator[Result]:
-    """Yield ``work(item)`` in order, computed by the pool, at most `depth` items ahead, so that memory stays bounded."""
+    """Yield ``work(item)`` in order, computed by the pool at most `depth` items ahead to bound memory."""
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:

@@ -1,7 +1,7 @@
 """Deterministic augmented copies of an image: view 0 is the image itself.
 
-Caching features is said to rule augmentation out. It does not: a handful of fixed views is cached like images are, heads
-train on them, and average their scores over an image's views when they predict.
+Cached features allow augmentation with a fixed number of views: each view is cached like an image, heads train on all views,
+and predictions are averaged over an image's views.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..errors import RequestError, called, must_be_one_of, option
 
-# The eight symmetries of the square, in the order in which they become views; for cells, aerial and microscope images.
+# The eight symmetries of the square, in the order of the views; for solar cells, aerial and microscope images.
 _DIHEDRAL = (
     None,
     Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,12 +27,12 @@ _DIHEDRAL = (
 )
 # Name → the largest number of views.
 AUGMENT = {"none": 1, "hflip": 2, "dihedral": 8, "lecture": 256}
-# Ranges of `lecture`, chosen small: degrees, fractions of the side, and factors, within ± of each.
+# Ranges of `lecture`, ± each: degrees, fraction of the side, and zoom factor minus one.
 _ROTATE, _SHIFT, _ZOOM = 20.0, 0.1, 0.1
 
 
 def check_views(views: int, augment: str) -> None:
-    """Raise RequestError unless there are so many views of this kind."""
+    """Raise RequestError unless this augmentation has that many views."""
     if augment not in AUGMENT:
         raise must_be_one_of(called("augment"), AUGMENT, augment)
     if not 1 <= views <= AUGMENT[augment]:
@@ -57,8 +57,8 @@ def make_view(image: np.ndarray, augment: str, view: int, key: bytes, seed: int)
     view : int
         0 is the image itself.
     key : bytes
-        What the image is known by. With `seed` and `view` it decides a view of ``lecture``: rotated by up to 20
-        degrees, shifted by up to a tenth, zoomed by up to a tenth, and flipped or not; borders are mirrored.
+        Identifier of the image. Together with `seed` and `view` it determines a view of ``lecture``: rotated by up to 20
+        degrees, shifted and zoomed by up to a tenth, possibly mirrored, with reflected borders.
     seed : int
 
     Returns
@@ -74,7 +74,7 @@ def make_view(image: np.ndarray, augment: str, view: int, key: bytes, seed: int)
 
 
 def _uniforms(text: bytes) -> list[float]:
-    """Return five numbers in [-1, 1) that depend on `text` alone."""
+    """Return five numbers in [-1, 1) that depend only on `text`."""
     words = np.frombuffer(hashlib.sha256(text).digest(), "<u4")[:5]
     return [float(word) / 2**31 - 1 for word in words]
 
@@ -87,7 +87,7 @@ def _distort(image: np.ndarray, numbers: list[float]) -> np.ndarray:
     padded = Image.fromarray(np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric"))
     centre = margin + size / 2
     cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
-    # From a pixel of the view to a place in the padded image: about the centre, then shifted.
+    # Maps a pixel of the view to a position in the padded image: rotate and zoom about the centre, then shift.
     place = (
         cos, sin, centre + shift_x - (cos + sin) * size / 2,
         -sin, cos, centre + shift_y - (cos - sin) * size / 2,

@@ -1,1 +1,1 @@
-"""Files of strangers, read without trust: npz, JSON, HDF5, .keras, trees of an estimator."""
+"""Safe loading of untrusted files: npz, JSON, HDF5, .keras, scikit-learn trees."""

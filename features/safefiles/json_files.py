@@ -1,4 +1,4 @@
-"""JSON from files that others may have written: of bounded size and depth."""
+"""JSON from untrusted files, with bounded size and depth."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UnsafeFile
 
-MAX_BYTES = 64 << 20  # a table of a thousand classes and every setting that was tried takes a few MB
+MAX_BYTES = 64 << 20  # results with a thousand classes and all tried settings take a few MB
 
 
 def parse_json(text: str | bytes, where: str | Path) -> dict[str, Any]:
@@ -18,12 +18,12 @@ def parse_json(text: str | bytes, where: str | Path) -> dict[str, Any]:
     ----------
     text : str or bytes
     where : str or path-like
-        What it stands in, for people.
+        Name of the file, for messages.
 
     Raises
     ------
     UnsafeFile
-        If it is larger than any that this program writes, nested without end, or no JSON object.
+        If it is larger than 64 MiB, nested too deeply, or not a JSON object.
     """
     if len(text) > MAX_BYTES:
         raise UnsafeFile(
@@ -42,6 +42,6 @@ def parse_json(text: str | bytes, where: str | Path) -> dict[str, Any]:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Return the JSON object in a file; see `parse_json`. The size is looked at before anything is read."""
+    """Return the JSON object in a file, of which at most 64 MiB are read; see `parse_json`."""
     with open(path, "rb") as file:
         return parse_json(file.read(MAX_BYTES + 1), path)

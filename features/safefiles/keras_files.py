@@ -1,7 +1,7 @@
-"""Keras' files and configurations, read only where they name Keras' own layers.
+"""Checks of untrusted Keras files and configurations: they may name only Keras' own layers.
 
-``safe_mode`` is no boundary: a configuration may name any function or class that can be imported. So what it names is held
-against a list before Keras sees it.
+``safe_mode`` is not a security boundary: a configuration may name any importable function or class. So all names are checked
+against a list before Keras reads them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .json_files import parse_json
 from .npz import open_archive
 
 _MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
-# Layers that compute on their inputs alone. Lambda, TFSMLayer, TorchModuleWrapper, JaxLayer and the like run code or open
-# files; lookups read vocabularies.
+# Layers that only compute on their inputs. Lambda, TFSMLayer, TorchModuleWrapper, JaxLayer and the like run code or open
+# files; lookup layers read vocabulary files.
 LAYERS = frozenset(
     [
         "InputLayer",
@@ -83,7 +83,7 @@ LAYERS = frozenset(
         "ZeroPadding2D",
     ]
 )
-# Module → names, where a configuration may name them.
+# Module → names that a configuration may use from it.
 _ALLOWED = {
     "keras": {"DTypePolicy", "Functional", "Sequential"},
     "keras.src.models.functional": {"Functional"},
@@ -91,7 +91,7 @@ _ALLOWED = {
     "keras.layers": LAYERS,
     None: {"__keras_tensor__", "__tensor__", "__numpy__", "__slice__", "__ellipsis__"},
 }
-# Initializers, regularizers and constraints, and single operations: classes of numbers in, numbers out.
+# Initializers, regularizers, constraints and single operations, which only compute on numbers.
 _ALLOWED_MODULES = re.compile(r"keras\.(initializers|regularizers|constraints)|keras\.src\.ops\.(numpy|nn|math)")
 
 
@@ -101,7 +101,7 @@ def check_model_file(path: Path) -> dict[str, Any]:
     Raises
     ------
     UnsafeFile
-        If it holds anything but Keras' own layers and numbers for them.
+        If it contains anything but Keras' own layers and their weights.
     """
     with open_archive(path) as archive:
         others = set(archive.namelist()) - _MEMBERS
@@ -120,7 +120,7 @@ def check_model_file(path: Path) -> dict[str, Any]:
 
 
 def check_config(config: Any, where: str | Path, layers: frozenset[str] = LAYERS) -> None:
-    """Raise UnsafeFile unless all that a configuration names is Keras' own and on the list; `layers` narrows it."""
+    """Raise UnsafeFile unless a configuration names only allowed Keras objects; `layers` are the allowed layers."""
     waiting = [config]
     while waiting:  # not recursive: a configuration can be nested deeply
         node = waiting.pop()
@@ -133,7 +133,7 @@ def check_config(config: Any, where: str | Path, layers: frozenset[str] = LAYERS
 
 
 def _check_widths(config: Any, longest: int, path: Path) -> None:
-    """Keras takes memory for a layer as wide as its configuration says, before it looks at the weights."""
+    """Check claimed layer widths, since Keras allocates memory for them before it reads the weights."""
     waiting = [config]
     while waiting:
         node = waiting.pop()
@@ -144,7 +144,7 @@ def _check_widths(config: Any, longest: int, path: Path) -> None:
                     and isinstance(value, int)
                     and value > longest
                 ):
-                    raise _unsafe(path, f"it claims {value:,} {name}, of which its weights have {longest:,} at most")
+                    raise _unsafe(path, f"it claims {value:,} {name}, but its weights have at most {longest:,}")
             waiting += node.values()
         elif isinstance(node, list):
             waiting += node

@@ -1,4 +1,4 @@
-"""Zip files whose members are what they claim, and arrays in them: nothing is unpacked or run, sizes are checked first."""
+"""Untrusted zip and npz files: sizes are checked before anything is read, and no code is run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def open_archive(path: str | Path) -> zipfile.ZipFile:
-    """Open a zip file that holds plain members, stored as they are, and arrays no larger than their members.
+    """Open a zip file after checking that its members are uncompressed and its arrays have the sizes they claim.
 
-    NumPy, skops and Keras store without compression, so that a file's size bounds what reading it takes.
+    NumPy, skops and Keras do not compress, so a file's size bounds the memory needed to read it.
 
     Raises
     ------
     UnsafeFile
-        If it is no such file.
+        If it is not a zip file, or a check fails.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -56,7 +56,7 @@ def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
-    """Look at an array's header: NumPy takes the memory that it claims before it reads."""
+    """Check an array's header, since NumPy allocates the memory that it claims before reading."""
     try:
         with archive.open(member) as file:
             shape, _, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
@@ -74,7 +74,7 @@ def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) 
 
 
 def _unsafe(path: Path, why: str) -> UnsafeFile:
-    return UnsafeFile(f"{path} {why}; it is not read. Use a file from somebody you trust, or make it again.")
+    return UnsafeFile(f"{path} {why}; it is not read. Use a file from a source you trust, or make it again.")
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -89,12 +89,12 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def save_arrays(path: str | Path | IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays of numbers to an ``.npz`` file, which numpy.load opens without pickle."""
+    """Write numeric arrays to an ``.npz`` file, which numpy.load opens without pickle."""
     np.savez(path, allow_pickle=False, **dict(arrays))
 
 
 def append_array(path: str | Path, name: str, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
-    """Add an array of float32 to an ``.npz`` file, of which some rows at a time are there."""
+    """Append a float32 array to an ``.npz`` file, block by block."""
     told = {"descr": "<f4", "fortran_order": False, "shape": shape}
     with zipfile.ZipFile(path, "a") as archive, archive.open(f"{name}.npy", "w", force_zip64=True) as file:
         np.lib.format.write_array_header_1_0(file, told)

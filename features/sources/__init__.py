@@ -1,1 +1,1 @@
-"""Where labelled images come from, in one fixed order."""
+"""Sources of labelled images, in one fixed order."""

@@ -1,4 +1,4 @@
-"""CIFAR-10 through Keras: its cache, its download, written out once as image files that a source can read."""
+"""CIFAR-10 from Keras' cache or download, written once as image files."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "
 
 
 def read_cifar10(load: Callable[[], Any] | None = None) -> Source:
-    """Read the set as a folder ``{train,test}/<class>/<number>.png`` of the per-user cache, made on the first call.
+    """Read the set from ``{train,test}/<class>/<number>.png`` in the per-user cache, written on the first call.
 
     Parameters
     ----------
     load : callable, optional
-        Returns ``(images, labels)`` of train and of test; Keras' ``cifar10.load_data`` if left out.
+        Returns ``(images, labels)`` of train and of test; by default, Keras' ``cifar10.load_data``.
 
     Raises
     ------
     SourceError
-        If Keras has the set neither in its cache nor by download.
+        If Keras neither has the set in its cache nor can download it.
     """
     return replace(read_folder(_folder(load)), kind="cifar10")
 
@@ -46,16 +46,16 @@ def _folder(load: Callable[[], Any] | None) -> Path:
         train, test = (load or datasets.cifar10.load_data)()
     except Exception as error:  # Keras' get_file raises plain Exception when a host cannot be reached
         raise SourceError(
-            f"CIFAR-10 cannot be had ({str(error).splitlines()[0][:120]}). Run once where Keras can download it (it keeps it in "
+            f"CIFAR-10 is not available ({str(error).splitlines()[0][:120]}). Run once where Keras can download it (it caches it in "
             f"~/.keras/datasets), or name a folder of the images: {option('data')}"
         ) from error
     try:
-        with written_whole(folder, sync=False) as unfinished:  # of 60,000 files, that would take minutes
+        with written_whole(folder, sync=False) as unfinished:  # syncing 60,000 files would take minutes
             _write(unfinished, {"train": train, "test": test})
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
-    return folder  # else another process was quicker, with the same files
+    return folder  # otherwise another process wrote the same files first
 
 
 def _write(folder: Path, sets: dict[str, Any]) -> None:

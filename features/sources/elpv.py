@@ -1,4 +1,4 @@
-"""Solar cells of the PyPI package elpv-dataset, which is data: its loader is not used."""
+"""Solar cells from the PyPI package elpv-dataset, of which only the data is used."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from .source import Source, make_source
 
 
 def read_elpv() -> Source:
-    """Read the solar cells; splits are stratified by label and module type, as the published benchmark's are.
+    """Read the solar cells; splits are stratified by label and module type, as in the published benchmark.
 
-    Defective means a defect probability above 0.5, as in Deitsch et al. 2019 (arXiv 1807.02894). The probability and the
-    module's type are kept as columns.
+    Defective means a defect probability above 0.5, as in Deitsch et al. 2019 (arXiv 1807.02894). Probability and
+    module type are kept as columns.
+
+    Raises
+    ------
+    RequestError
+        If the package is not installed.
     """
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or not spec.submodule_search_locations:

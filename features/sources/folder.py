@@ -17,7 +17,7 @@ def read_folder(root: Path) -> Source:
     Raises
     ------
     SourceError
-        If it mixes the two layouts, or holds no images, or those of one class only.
+        If it mixes the two layouts, or holds no images, or images of only one class.
     """
     rows: list[Row] = []
     rejected: list[tuple[str, str]] = []
@@ -38,7 +38,7 @@ def _split_folders(root: Path) -> dict[str, str]:
     folders = sorted(entry.name for entry in _visible(root) if _is_folder(entry))
     splits = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
     if not any(_is_folder(entry) for name in splits for entry in _visible(root / name)):
-        return {}  # no class folders in them: classes that happen to be called train or test
+        return {}  # no class folders inside: these are classes that happen to be called train or test
     if len(splits) < len(folders):
         others = ", ".join(name for name in folders if name not in splits)
         raise SourceError(
@@ -47,7 +47,7 @@ def _split_folders(root: Path) -> dict[str, str]:
         )
     if len(set(splits.values())) < len(splits):
         raise SourceError(
-            f"{root} must hold one folder per split; got {', '.join(splits)}. Merge those that mean the same."
+            f"{root} must hold one folder per split; got {', '.join(splits)}. Merge the folders of the same split."
         )
     return splits
 
@@ -60,7 +60,7 @@ def _take_files(
     rows: list[Row],
     rejected: list[tuple[str, str]],
 ) -> None:
-    """Add the images of one class folder, which lies at `below` under the root."""
+    """Add the images of one class folder, at `below` relative to the root."""
     if not _is_folder(folder):
         return
     if folder.is_symlink() and not _lies_below(folder, root):
@@ -92,11 +92,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        return False  # a link that leads round in a circle
+        return False  # a circular link
 
 
 def _lies_below(entry: os.DirEntry[str], root: Path) -> bool:
     try:
         return Path(entry.path).resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError):
-        return True  # leads nowhere: reading it will say so
+        return True  # a broken link, which reading will report

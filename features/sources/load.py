@@ -1,4 +1,4 @@
-"""A source by its name: a folder tree, a list in a file or a named set, with its splits filled in."""
+"""Loading a source: a folder tree, a file list or a named set, with missing splits filled in."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .path_columns import add_columns, compile_patterns
 from .source import Source
 
 NAMED_SETS: dict[str, Callable[[], Source]] = {"elpv": read_elpv, "cifar10": read_cifar10}
-LISTS: dict[str, Callable[[Path, ListOptions], Source]] = {".csv": read_csv}  # by the ending of the file's name
+LISTS: dict[str, Callable[[Path, ListOptions], Source]] = {".csv": read_csv}  # by file extension
 
-TEST_FRACTION = 0.25  # of all rows, where the source gives no test split
-VAL_FRACTION = 0.20  # of what is left for training, where the source gives no val split
+TEST_FRACTION = 0.25  # of all rows, if the source has no test split
+VAL_FRACTION = 0.20  # of the remaining training rows, if the source has no val split
 
 
 def load_source(
@@ -32,7 +32,7 @@ def load_source(
     options: ListOptions = NO_OPTIONS,
     column: Mapping[str, str] | None = None,
 ) -> Source:
-    """Read a source: a folder, a ``.csv`` manifest, or the name of a set.
+    """Read a source: a folder, a ``.csv`` file, or a named set.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def load_source(
         A folder laid out as ``split/class/file`` or ``class/file``; a CSV file with columns ``path``, ``label``,
         optionally ``split``, and any further ones; or a key of ``NAMED_SETS``.
     seed : int
-        Decides splits that the source does not give, and which rows `limit` keeps.
+        Determines splits that the source does not define, and which rows `limit` keeps.
     limit : int, optional
         Keep this many rows, in proportion to splits and strata.
     allow_missing_classes : bool
@@ -53,9 +53,10 @@ def load_source(
     Raises
     ------
     RequestError
-        If an option does not go with the source, or a pattern is none.
+        If `limit` is below 1, an option does not apply to the source, a pattern is invalid, or the package of a named set is
+        missing.
     SourceError
-        If there is nothing to learn from: no images, one class only, a class missing from a split.
+        If there is no such source, or it has no images, only one class, or a class that is missing from a split.
     """
     patterns = compile_patterns(column or {})
     source = _fill_splits(add_columns(_read(data, options), patterns), seed)
@@ -80,12 +81,12 @@ def _read(data: str, options: ListOptions) -> Source:
     endings = " or ".join(LISTS)
     raise SourceError(
         f"{called('data')} must be a folder, a {endings} file or one of {', '.join(sorted(NAMED_SETS))}; got {data!r}, "
-        f"which is {f'no {endings} file' if path.exists() else 'not there'}. Check the path: ls {data}"
+        f"which {f'is not a {endings} file' if path.exists() else 'does not exist'}. Check the path: ls {data}"
     )
 
 
 def _fill_splits(source: Source, seed: int) -> Source:
-    """Cut the splits that the source does not give from the rows it has for training."""
+    """Draw the splits that the source does not define from its training rows."""
     splits, notes = source.splits.copy(), list(source.notes)
     if (splits == 255).all():
         splits[:] = SPLITS["train"]
@@ -95,7 +96,7 @@ def _fill_splits(source: Source, seed: int) -> Source:
             chosen = stratified_split(source.strata[pool], [source.paths[i] for i in pool], fraction, seed)
             splits[pool[chosen]] = SPLITS[name]
             notes.append(
-                f"no split {name} given: cut {fraction:.0%} of what was left to train on, stratified, seed {seed}"
+                f"no split {name} given: drew {fraction:.0%} of the remaining training images, stratified, seed {seed}"
             )
     return replace(source, splits=splits, notes=tuple(notes))
 

@@ -1,4 +1,4 @@
-"""Labelled images named by a list in a file, and how a CSV file is read as one."""
+"""Sources defined by a list in a file, such as a CSV file."""
 
 from __future__ import annotations
 
@@ -49,28 +49,27 @@ def read_csv(path: Path, options: ListOptions = NO_OPTIONS) -> Source:
     Raises
     ------
     SourceError
-        If it is no such file; see `source_of_table` too.
+        If it is not such a file; see also `source_of_table`.
     """
     return source_of_table("csv", path, read_table(path), options)
 
 
 def source_of_table(kind: str, path: Path, table: Table, options: ListOptions = NO_OPTIONS) -> Source:
-    """Return the source that a table in a file names, whatever the file's format.
+    """Return the source that a table in a file of any format defines.
 
     Parameters
     ----------
     kind : str
-        Of the source, for people.
+        Name of the source's kind.
     path : Path
-        The file, relative to whose folder paths are.
+        The file; paths in it are relative to its folder.
     table : Table
     options : ListOptions
 
     Raises
     ------
     RequestError, SourceError
-        With the lines: a column or a file that is missing, a line without a label, a path with two labels, a split of
-        another name.
+        If a column, file or label is missing, a path has two labels, or a split is unknown; the message names the line.
     """
     if options.path_pattern is not None and options.path_pattern.count("{}") != 1:
         raise RequestError(

@@ -1,6 +1,6 @@
-"""Labelled images in a fixed order, and how a reader of them makes one.
+"""Labelled images in a fixed order, and building them from rows.
 
-Rows are sorted by the UTF-8 bytes of their path below the source's root, whatever order the file system lists them in.
+Rows are sorted by the UTF-8 bytes of their path relative to the source's root, independent of the file system's order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import SourceError
 from ..splits import SPLITS, Row, count_rows
 
-# What is taken for an image by its name; content decides how it is decoded.
+# Extensions by which images are recognised; the decoder is chosen by content.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
 
 
@@ -29,19 +29,19 @@ class Source:
     kind : str
         ``folder``, ``csv`` or the name of a set.
     root : Path
-        The folder that `paths` are relative to.
+        The folder to which `paths` are relative.
     class_names : tuple of str
         Sorted; a label is an index into it.
     paths : tuple of str
-        One per row, sorted by their UTF-8 bytes, with ``/`` between folders.
+        One per row, sorted by UTF-8 bytes, with ``/`` between folders.
     labels, splits, strata : ndarray of shape (n_rows,)
-        int32 label, uint8 split (values of ``SPLITS``), int32 stratum: what a stratified split keeps in proportion.
+        int32 label, uint8 split (values of ``SPLITS``), int32 stratum, whose proportions stratified splits preserve.
     rejected : tuple of (str, str)
-        Path and reason of files that cannot be rows by their name or kind.
+        Path and reason of files rejected because of their name or type.
     notes : tuple of str
-        What was decided about the rows, for people.
+        Human-readable notes on how the rows were chosen.
     columns : mapping of str to tuple of str
-        What else is known of the rows, such as the patient: name → one text per row.
+        Further facts about the rows, such as the patient: name → one text per row.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Source:
         return len(self.paths)
 
     def file(self, row: int) -> Path:
-        """Return where the image of a row lies."""
+        """Return the path of a row's image file."""
         return self.root / self.paths[row]
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -84,27 +84,27 @@ def make_source(
         See `Source`.
     rows : list of Row
     strata : mapping of str to str, optional
-        By path, what a split keeps in proportion beside the label.
+        Path → text that refines the strata given by the labels.
     columns : mapping of str to mapping, optional
-        Name of each further column → its texts by path.
+        Name of each further column → path → text.
 
     Raises
     ------
     SourceError
-        If there are no rows, or all are of one class.
+        If there are no rows, or all have one class.
     """
     if not rows:
         reasons = Counter(reason for _, reason in rejected)
         told = "".join(f"; {count} files are left out: {reason}" for reason, count in reasons.most_common())
         raise SourceError(
-            f"{root} holds no images (endings {' '.join(sorted(EXTENSIONS))}) at class/file or split/class/file{told}. "
-            f"Look at it: ls -R {root}"
+            f"{root} holds no images (extensions {' '.join(sorted(EXTENSIONS))}) at class/file or split/class/file{told}. "
+            f"Check: ls -R {root}"
         )
     rows = sorted(rows, key=lambda row: row[0].encode())
     names = tuple(sorted({name for _, name, _ in rows}))
     if len(names) < 2:
         raise SourceError(
-            f"{root} holds one class only ({names[0]!r}); a classifier needs two. Sort the images into one folder per class."
+            f"{root} holds only one class ({names[0]!r}); a classifier needs two. Sort the images into one folder per class."
         )
     keys = [(name, (strata or {}).get(path, "")) for path, name, _ in rows]
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}

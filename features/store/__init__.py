@@ -1,1 +1,1 @@
-"""The one owner of the HDF5 format: schema, parts, reader, lock."""
+"""The HDF5 format of a feature store: schema, parts, reader, lock."""

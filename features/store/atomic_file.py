@@ -1,4 +1,4 @@
-"""One HDF5 file on disk: written so that it is whole or not there, whatever fails on the way."""
+"""Atomic writing of an HDF5 file: it appears only when complete, whatever fails."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..runtime.atomic import sync_path, written_whole
 
 # Object headers, indices and links with checksums; read by HDF5 1.10 and later.
 _LIBVER = ("v110", "v110")
-UNFINISHED = "unfinished-"  # how names of folders with files in the making begin; a killed run leaves them
+UNFINISHED = "unfinished-"  # prefix of temporary folders for unfinished files; a killed run leaves them behind
 
 
 class Unfailing:
-    """A file for HDF5 to write through, which keeps the first error to itself.
+    """A file object for HDF5 that records the first error instead of raising it.
 
-    HDF5 cannot close a file whose last writes fail, and then crashes the interpreter when it exits. So after an error,
-    such as a full disk, further writes are dropped; whoever opened this asks for `error` and throws the file away.
+    HDF5 cannot close a file whose last writes fail, and then crashes the interpreter at exit. So after an error, such as a
+    full disk, further writes are dropped; the caller checks `error` and discards the file.
     """
 
     def __init__(self, path: str):
@@ -31,17 +31,17 @@ class Unfailing:
         self.error: OSError | None = None
 
     def write(self, data: memoryview) -> int:
-        """Write, or do nothing once something has failed."""
+        """Write, or do nothing after an error."""
         size = len(data)
         try:
-            while self.error is None and len(data):  # a nearly full disk takes a piece
+            while self.error is None and len(data):  # a nearly full disk may write only a part
                 data = data[self._file.write(data) or 0 :]
         except OSError as error:
             self.error = error
         return size
 
     def truncate(self, size: int) -> int:
-        """Set the size, or do nothing once something has failed."""
+        """Set the size, or do nothing after an error."""
         try:
             if self.error is None:
                 self._file.truncate(size)
@@ -50,24 +50,24 @@ class Unfailing:
         return size
 
     def flush(self) -> None:
-        """Do nothing: nothing is buffered here."""
+        """Do nothing, since nothing is buffered."""
 
     def read(self, size: int = -1) -> bytes:
-        """Read from the current place."""
+        """Read from the current position."""
         return self._file.read(size)
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read into a buffer; past the end of a file that could not be written there are zeros."""
+        """Read into a buffer; fill it with zeros beyond the end of the file."""
         done = self._file.readinto(buffer) or 0
         buffer[done:] = bytes(len(buffer) - done)
         return len(buffer)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Move to a place."""
+        """Change the position."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """Return the current place."""
+        """Return the current position."""
         return self._file.tell()
 
     def close(self) -> None:
@@ -77,12 +77,12 @@ class Unfailing:
 
 @contextmanager
 def whole_file(path: Path, folder: Path) -> Iterator[h5py.File]:
-    """Write an HDF5 file in `folder` that appears as `path` only once it is whole and on disk.
+    """Write an HDF5 file in `folder` that appears as `path` only when it is complete and on disk.
 
     Raises
     ------
     StoreError
-        If the disk is full or fails; nothing is left but what was there before.
+        If the disk is full or fails; an earlier file at `path` stays unchanged.
     """
     with written_whole(path, folder=folder, prefix=UNFINISHED, sync=False) as name:
         raw = Unfailing(str(name))
@@ -101,7 +101,7 @@ def whole_file(path: Path, folder: Path) -> Iterator[h5py.File]:
 
 
 def free_space(folder: Path) -> float:
-    """Return how many bytes are free; infinity where the file system does not tell, as some synced drives do not."""
+    """Return the number of free bytes; infinity if the file system does not report it, as on some synced drives."""
     usage = shutil.disk_usage(folder)
     return usage.free if usage.total else math.inf
 
@@ -116,8 +116,8 @@ def _sync(path: Path, folder: Path) -> None:
 def _disk_error(error: OSError, folder: Path) -> StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(
-            f"the disk of {folder} is full. Free some space and run the same command again: it goes on from there."
+            f"the disk of {folder} is full. Free some space and run the same command again: it resumes from there."
         )
     return StoreError(
-        f"{folder} cannot be written: {error.strerror}. Repair that and run the same command again: it goes on from there."
+        f"{folder} cannot be written: {error.strerror}. Fix that and run the same command again: it resumes from there."
     )

@@ -1,4 +1,4 @@
-"""Features kept by the content of single images, without a source or an order of rows."""
+"""A cache of features by image content, without a source or an order of rows."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .writer_lock import one_writer
 
 
 class ContentCache:
-    """Features of contents, kept in the parts of a store that is named by their fingerprint.
+    """Features of contents, in the parts of a store named by their fingerprint.
 
     Parameters
     ----------
     folder : Path or None
-        Where the parts lie; None keeps nothing.
+        Folder of the cache; None disables it.
     made : Provenance
-        How features are made; those of another spec are never given.
+        Provenance of the features; features of another spec are never returned.
     """
 
     def __init__(self, folder: Path | None, made: Provenance):
@@ -34,7 +34,7 @@ class ContentCache:
         self._path = None if folder is None else folder / f"{made.spec.backbone}-{made.spec.fingerprint[:16]}.h5"
 
     def read(self, layer: str, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
-        """Return what is kept of some contents, by their SHA-256.
+        """Return the cached features of contents: SHA-256 → features of one row, in the stored dtype.
 
         Raises
         ------
@@ -59,7 +59,7 @@ class ContentCache:
         return found
 
     def keep(self, layer: str, made: dict[bytes, np.ndarray]) -> None:
-        """Add features; where another process is about it, they are left to that."""
+        """Add features, unless another process is writing to the cache."""
         if self._path is None or not made:
             return
         keys: list[Key] = [(key, 0) for key in made]

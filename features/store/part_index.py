@@ -1,7 +1,7 @@
-"""Files that hold rows of one store, opened as they are needed; and the index over a store's own parts.
+"""Reading rows that are spread over several files: the parts of a store, and the index over them.
 
-HDF5 would read parts through the index's virtual datasets too, but gives zeros for a part that it cannot open, be it gone or one
-more than the process may have open. Here each is opened, checked and read by itself.
+HDF5 could read the parts through the index's virtual datasets, but returns zeros for a part that it cannot open because the
+part is missing or too many files are open. Here each part is opened, checked and read explicitly.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..safefiles.hdf5 import check_own_values
 from .chunks import LayerReader, stretches
 from .schema import REMEDY, check_attributes, read_layer
 
-_OPEN_FILES = 32  # files that stay open for the next read
+_OPEN_FILES = 32  # parts kept open for the next read
 
 
 def open_part(path: Path) -> h5py.File:
-    """Open a part of a store, whose attributes are whole and which holds its own values.
+    """Open a part of a store and check that its attributes are intact and that it refers to no other file.
 
     Raises
     ------
@@ -39,12 +39,12 @@ def open_part(path: Path) -> h5py.File:
 
 
 class PartFiles:
-    """Layers of many files; threads may share it.
+    """The layers of several files, opened when needed; thread-safe.
 
     Parameters
     ----------
     open_file : callable
-        ``open_file(path)`` opens one and checks it; see `open_part`.
+        ``open_file(path)`` opens a file and checks it; see `open_part`.
     """
 
     def __init__(self, open_file: Callable[[Path], h5py.File]):
@@ -53,12 +53,12 @@ class PartFiles:
         self._open: dict[tuple[Path, str], LayerReader] = {}
 
     def layer(self, path: Path, layer: str) -> LayerReader:
-        """Return a layer of a file, checked as it is opened; it stays usable when it is no longer kept here.
+        """Return a layer of a file, which is checked when opened. It stays usable after it is dropped from here.
 
         Raises
         ------
         StoreError, OSError, ValueError
-            If it is damaged.
+            If the file is missing or damaged.
         """
         with self._lock:
             if (path, layer) not in self._open:
@@ -69,7 +69,7 @@ class PartFiles:
             return self._open[path, layer]
 
     def read(self, layer: str, paths: Sequence[Path], of: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
-        """Read rows of several files, in their order: row ``rows[i]`` of the file ``paths[of[i]]`` into ``out[i]``."""
+        """Read row ``rows[i]`` of the file ``paths[of[i]]`` into ``out[i]``."""
         for first, last in stretches(of, step=0):
             self.layer(paths[of[first]], layer).read(rows[first:last], out[first:last])
 
@@ -82,14 +82,14 @@ class Index:
     path : Path
         The store.
     folder : Path
-        Where its parts must lie.
+        The folder that must contain its parts.
     held : mapping of str to (int, str or None)
-        Name of each part, relative to the store's folder, its bytes, and the SHA-256 of its attributes; format 1 has none.
+        Part, relative to the store's folder → size in bytes and SHA-256 of its attributes, which format 1 lacks.
 
     Raises
     ------
     StoreError
-        If a part is missing, has another size, or lies elsewhere.
+        If a part is missing, has another size, or is outside `folder`.
     """
 
     def __init__(self, path: Path, folder: Path, held: Mapping[str, tuple[int, str | None]]):
@@ -102,7 +102,7 @@ class Index:
             self._check_size(name)
 
     def is_own(self, name: str, data: h5py.Dataset) -> bool:
-        """Tell whether a virtual dataset takes its values from the dataset of its name in these parts alone."""
+        """Return whether a virtual dataset refers only to the datasets of the same name in these parts."""
         made = data.id.get_create_plist()
         return all(
             made.get_virtual_filename(each) in self._held and made.get_virtual_dsetname(each).lstrip("/") == name
@@ -110,7 +110,7 @@ class Index:
         )
 
     def layer(self, data: h5py.Dataset) -> IndexedLayer:
-        """Return a virtual dataset of the store for reading."""
+        """Return a reader of a virtual dataset of the store."""
         return IndexedLayer(data, self._root, self._files)
 
     def _open(self, path: Path) -> h5py.File:
@@ -133,12 +133,12 @@ class Index:
 
 
 class IndexedLayer:
-    """One layer of a store in parts, for reading like a `LayerReader`.
+    """Reads one layer of a store in parts; has the interface of `LayerReader`.
 
     Raises
     ------
     StoreError
-        While reading, if a part is gone or changed since the store was opened.
+        While reading, if a part was removed or changed after the store was opened.
     """
 
     def __init__(self, data: h5py.Dataset, root: Path, files: PartFiles):
@@ -147,8 +147,8 @@ class IndexedLayer:
         firsts = [made.get_virtual_vspace(each).get_select_bounds()[0][0] for each in range(count)]
         sources = [made.get_virtual_srcspace(each).get_select_bounds()[0][0] for each in range(count)]
         order = np.argsort(firsts, kind="stable")
-        self._firsts = np.array(firsts, np.int64)[order]  # first row of each stretch of one part
-        self._sources = np.array(sources, np.int64)[order]  # and where it begins there
+        self._firsts = np.array(firsts, np.int64)[order]  # first row of each run of rows in one part
+        self._sources = np.array(sources, np.int64)[order]  # its first row there
         names = {
             name: number for number, name in enumerate(dict.fromkeys(map(made.get_virtual_filename, range(count))))
         }
@@ -158,7 +158,7 @@ class IndexedLayer:
         self.row_shape, self.dtype = data.shape[1:], data.dtype
 
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Read some rows, in their order, into an array of this or another number type."""
+        """Read the given rows into an array of this or another number type."""
         stretch = np.searchsorted(self._firsts, rows, "right") - 1
         within = self._sources[stretch] + rows - self._firsts[stretch]
         self._files.read(self._layer, self._paths, self._of[stretch], within, out)

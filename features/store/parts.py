@@ -1,7 +1,7 @@
-"""How a store comes to be: bounded parts beside its final name, each whole or not there, joined at the end.
+"""Building a store from bounded parts beside its final name, each written atomically, joined at the end.
 
-A part holds contents, not rows: the features of image files by the SHA-256 of their bytes. So a killed pass goes on
-with what it lacks, a grown source costs its new images alone, and copies of an image are computed once.
+A part holds contents, not rows: the features of image files, keyed by the SHA-256 of their bytes. So a killed pass resumes
+with what is missing, an extended source costs only its new images, and copies of an image are computed once.
 """
 
 from __future__ import annotations
@@ -51,28 +51,28 @@ Key = tuple[bytes, int]  # SHA-256 of an image file's bytes, number of a view
 class Parts:
     """Contents that have been computed for a store, in its parts and in an earlier version of it.
 
-    Whoever makes one holds the store's writer lock: what a killed writer left unfinished is removed.
+    The caller must hold the store's writer lock, since files left unfinished by a killed writer are removed.
 
     Parameters
     ----------
     path : Path
-        The store's final name; parts lie in ``NAME.h5.parts/`` beside it.
+        The store's final name; parts are in ``NAME.h5.parts/`` beside it.
     provenance : Provenance
-        What is asked for, compression included. Contents computed under another fingerprint are refused.
+        The requested provenance, including compression. Contents with another fingerprint are refused.
     retry_skipped : bool
-        Forget which contents gave no row.
+        Forget which contents were skipped.
 
     Attributes
     ----------
     places : dict of (bytes, int) to (Path, int)
-        File and row that hold each view of each content, by its SHA-256 and the view's number.
+        (SHA-256 of a content, view number) → file and row that hold it.
     skipped : dict of bytes to str
-        Why a content gives no row.
+        SHA-256 of a skipped content → reason.
 
     Raises
     ------
     StoreError
-        If what lies there has another fingerprint or is damaged.
+        If existing parts or the store have another fingerprint or are damaged.
     """
 
     def __init__(self, path: Path, provenance: Provenance, retry_skipped: bool = False):
@@ -82,7 +82,7 @@ class Parts:
         self.skipped: dict[bytes, str] = {}
         self._outdated: set[Path] = set()  # parts of an earlier format, or packed otherwise than is asked for
         for told in self.folder.glob("run-*"):
-            told.unlink(missing_ok=True)  # workers of a killed client add no part from here on
+            told.unlink(missing_ok=True)  # stops workers of a killed client from adding parts
         self._sweep()
         for part in sorted(self.folder.glob("part-*.h5")):
             self.adopt(part)
@@ -100,22 +100,22 @@ class Parts:
         self.skipped = {} if retry_skipped else {key: why for key, why in self.skipped.items() if key not in done}
 
     def forget(self, keep: Container[object]) -> None:
-        """Forget why contents were skipped that are no longer asked for; `keep` holds those that are."""
+        """Forget skipped contents that are not in `keep`, the contents of the current source."""
         self.skipped = {key: why for key, why in self.skipped.items() if key in keep}
 
     def append(
         self, features: dict[str, np.ndarray], keys: Sequence[Key], skipped: Sequence[tuple[bytes, str]] = ()
     ) -> None:
-        """Commit one part; when this returns, it survives a crash.
+        """Commit one part, which is crash-safe when this returns.
 
         Parameters
         ----------
         features : dict of str to ndarray of shape (n, ...)
-            By layer, in the store's dtype.
+            Layer → features, in the store's dtype.
         keys : sequence of n (bytes, int)
-            The content and view that each row of `features` belongs to.
+            Content and view of each row of `features`.
         skipped : sequence of (bytes, str)
-            Contents that give no row, and why.
+            Contents that are skipped, with the reason.
 
         Raises
         ------
@@ -127,12 +127,12 @@ class Parts:
         self.adopt(part)
 
     def adopt(self, part: Path) -> None:
-        """Take in a part that lies in the folder, whoever wrote it.
+        """Add a part that exists in the folder, whichever process wrote it.
 
         Raises
         ------
         StoreError
-            If it has another fingerprint or is damaged.
+            If the part has another fingerprint or is damaged.
         """
         try:
             with open_part(part) as file:
@@ -146,15 +146,15 @@ class Parts:
             raise StoreError(f"{part} is damaged ({error}). Delete it and run the same command: rm {part}") from error
 
     def commit(self, rows: Rows, skipped: Sequence[Skipped], layout: str = "file") -> None:
-        """Put the store of `rows` under its name, whole.
+        """Write the store of `rows` atomically under its final name.
 
         Parameters
         ----------
         rows : Rows
         skipped : sequence of Skipped
         layout : {'file', 'parts'}
-            ``file``: the parts' chunks are copied into one file, as they are. ``parts``: the file is an index of
-            virtual datasets over them.
+            ``file``: the parts' chunks are copied unchanged into one file. ``parts``: the file is an index of virtual
+            datasets over the parts.
 
         Raises
         ------
@@ -173,7 +173,7 @@ class Parts:
         if layout == "parts" and any(file == self.path for file, _ in found):
             other = self.path.with_name(f"{self.path.stem}-parts.h5")
             raise StoreError(
-                f"{self.path} is one file already; its layout cannot become parts. Use {option('out', other)}"
+                f"{self.path} is already one file; its layout cannot become parts. Use {option('out', other)}"
             )
         if layout == "parts":
             found = self._modern(found)
@@ -211,13 +211,13 @@ class Parts:
         return [(made[path], row) for path, row in places]
 
     def remove(self) -> None:
-        """Remove the parts: the store now holds all their rows."""
+        """Remove the parts, after the store holds all their rows."""
         for part in self.folder.glob("part-*.h5"):
             part.unlink()
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what a killed writer left unfinished; a worker that is taken for dead may write there still, in vain."""
+        """Remove files that a killed writer left unfinished; a worker presumed dead may still write there, without effect."""
         for unfinished in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -233,10 +233,10 @@ def write_part(
     keys: Sequence[Key],
     skipped: Sequence[tuple[bytes, str]] = (),
 ) -> Path:
-    """Write one part of a store, whole or not at all, and return its path; see `Parts.append`.
+    """Write one part of a store atomically and return its path; see `Parts.append`.
 
-    Its name is decided by all that is in it. So whoever computes the same contents as well, a worker that was taken
-    for lost or one of an earlier run, writes the same bytes under the same name.
+    Its name is a hash of its contents. So another process that computes the same contents, such as a worker presumed dead
+    or one of an earlier run, writes the same bytes under the same name.
     """
     told, reasons = json.dumps(provenance.to_json(), sort_keys=True), [[key.hex(), reason] for key, reason in skipped]
     name = hashlib.sha256(json.dumps([told, [[key.hex(), view] for key, view in keys], reasons]).encode())
@@ -269,7 +269,7 @@ def upgrade(path: Path) -> None:
 
 
 def held_provenance(path: Path) -> Provenance | None:
-    """Return the provenance of a store, or of the first of its parts, where there is one."""
+    """Return the provenance of a store, or of the first of its parts; None if neither exists."""
     if path.exists():
         with FeatureStore(path) as store:
             return store.made
@@ -278,17 +278,17 @@ def held_provenance(path: Path) -> Provenance | None:
             with open_part(part) as file:
                 return read_provenance(file, part)
         except (OSError, KeyError, ValueError, CachedFeaturesError):
-            return None  # opening the parts will say what is wrong
+            return None  # opening the parts will report the error
     return None
 
 
 def read_provenance(part: h5py.File, path: Path) -> Provenance:
-    """Return how a part says that its features were made; raise UnsafeFile if it does not."""
+    """Return a part's provenance; raise UnsafeFile if it is invalid."""
     where = f"provenance of {path}"
     return Provenance.from_json(parse_json(part.attrs["provenance"], where), where)
 
 
-Digests = dict[str, tuple[np.ndarray, ...]]  # by layer: of its rows, and of the chunks in the file
+Digests = dict[str, tuple[np.ndarray, ...]]  # layer → digests of its rows, and of its chunks if they are in the file
 
 
 def _copy(file: h5py.File, places: Sequence[tuple[Path, int]]) -> Digests:

@@ -1,7 +1,7 @@
-"""How features were made: what decides their values, what is only told beside it, and both as a store's JSON.
+"""Provenance of features: the settings that determine their values, informational fields, and the JSON form of both.
 
-Within the program these records travel. Their JSON, and the texts in it that people read, such as ``mnn 3.6.0, cpu, float32``,
-are written and parsed here alone.
+The program passes these dataclasses around. Only this module writes and parses their JSON and the human-readable texts in it,
+such as ``mnn 3.6.0, cpu, float32``.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ..errors import StoreError, UnsafeFile, option
 from ..pooling import EXTRACT_POOLS, KINDS
 
 DTYPES = ("float16", "float32")
-MAX_SIDE, MAX_BATCH, MAX_VIEWS = 4096, 4096, 256  # beyond which a request or a file is taken for a mistake
+MAX_SIDE, MAX_BATCH, MAX_VIEWS = 4096, 4096, 256  # larger values in a request or file are treated as errors
 _ENGINE = re.compile(r"(\S+) ([^,]+), (cpu|gpu)(?: (.+))?, (\w+)")
 _AUGMENT = re.compile(r"(\w+)(?:, seed (-?\d+))?")
 
 
 @dataclass(frozen=True)
 class Device:
-    """What an engine computes on: its `kind`, ``cpu`` or ``gpu``, and the name of a GPU."""
+    """The device of an engine: its `kind`, ``cpu`` or ``gpu``, and the name of a GPU."""
 
     kind: str
     name: str = ""
@@ -39,14 +39,14 @@ CPU = Device("cpu")
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What ran the base.
+    """The engine that ran the base.
 
     Attributes
     ----------
     name : str
         A key of ``ENGINES``.
     version : str
-        Of the library that computes.
+        Version of the engine's library.
     device : Device
     precision : {'float32', 'float16', 'bfloat16'}
     """
@@ -58,10 +58,10 @@ class EngineSpec:
 
     @classmethod
     def parse(cls, text: str) -> EngineSpec:
-        """Return what `__str__` wrote; raise ValueError if it is something else."""
+        """Parse the output of `__str__`; raise ValueError if it is invalid."""
         match = _ENGINE.fullmatch(text)
         if match is None:
-            raise ValueError(f"no engine: {text[:80]!r}")
+            raise ValueError(f"not an engine: {text[:80]!r}")
         name, version, kind, device, precision = match.groups()
         return cls(name, version, Device(kind, device or ""), precision)
 
@@ -71,17 +71,17 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class Augment:
-    """What an image's views are: a key of ``AUGMENT``, and the seed where views are drawn (``lecture``)."""
+    """How an image's views are made: a key of ``AUGMENT``, and the seed of random views (``lecture``)."""
 
     name: str
     seed: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> Augment:
-        """Return what `__str__` wrote; raise ValueError if it is something else."""
+        """Parse the output of `__str__`; raise ValueError if it is invalid."""
         match = _AUGMENT.fullmatch(text)
         if match is None:
-            raise ValueError(f"no augment: {text[:80]!r}")
+            raise ValueError(f"not an augment: {text[:80]!r}")
         return cls(match[1], None if match[2] is None else int(match[2]))
 
     def __str__(self) -> str:
@@ -90,7 +90,7 @@ class Augment:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """All that decides the values of features. Stores that differ in a field are never mixed.
+    """All settings that determine feature values. Features that differ in any field are never mixed.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class FeatureSpec:
         Side in pixels.
     resize, preprocess : str
     pool : {'none', 'avg', 'max', 'avg+max'}
-        How maps were pooled before they were stored.
+        How maps were pooled before storing.
     augment : Augment
     dtype : {'float16', 'float32'}
     engine : EngineSpec
@@ -120,7 +120,7 @@ class FeatureSpec:
     engine: EngineSpec
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON can carry them."""
+        """Return a JSON-serialisable dict of the fields."""
         told = {each.name: getattr(self, each.name) for each in fields(self)}
         return told | {"layers": list(self.layers), "augment": str(self.augment), "engine": str(self.engine)}
 
@@ -132,17 +132,17 @@ class FeatureSpec:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where labelled images came from; see `Source`.
+    """The source of labelled images; see `Source`.
 
     Attributes
     ----------
     kind, data : str
-        ``folder``, ``csv`` or a set; and what was asked for.
+        ``folder``, ``csv`` or a named set; and the requested source.
     root : str
-        The folder that paths of rows are relative to.
+        The folder to which paths of rows are relative.
     limit : int, optional
     notes : tuple of str
-        What was decided about the rows, for people.
+        Human-readable notes on how the rows were chosen.
     """
 
     kind: str
@@ -154,7 +154,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Provenance:
-    """A spec, and what is told beside it but does not decide values.
+    """A spec, and informational fields that do not determine feature values.
 
     Attributes
     ----------
@@ -162,25 +162,26 @@ class Provenance:
     views : int
         Rows per image.
     seed : int
-        Of splits that the source does not give, and of drawn views.
+        Seed of splits that the source does not define, and of random views.
     batch_size : int
     weights, weights_origin : str
-        ``imagenet`` or the file that was asked for; and where they were found.
+        ``imagenet`` or the requested file; and where the weights were found.
     layers_asked : tuple of str
-        Names or indices, as they were asked for.
+        Requested names or indices.
     backbone_file : str, optional
-        Of a model of one's own, where it lay.
+        Path of the user's own model.
     compression : str
         A member of ``COMPRESSION``.
     origin : Origin, optional
-        None for images that came one by one.
+        None for images without a source.
     versions : dict of str to str
+        Library → version.
     parity : float, optional
-        Relative distance of the first batch's features from those of the reference engine; None where there was no pass.
+        Relative distance of the first batch's features from those of the reference engine; None if there was no pass.
     kinds : dict of str to str
-        What each layer gives for one image as it is stored: a member of ``KINDS``. Format 1 did not say.
+        Layer → kind as stored, a member of ``KINDS``. Not recorded in format 1.
     values : str, optional
-        Digest of all values, whatever their compression; see `digest_values`. Format 1 had none.
+        Digest of all values, whatever their compression; see `digest_values`. Not recorded in format 1.
     """
 
     spec: FeatureSpec
@@ -199,7 +200,7 @@ class Provenance:
     values: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a store keeps it."""
+        """Return a JSON-serialisable dict, as saved in a store."""
         origin = None if self.origin is None else asdict(self.origin)
         notes = [] if origin is None else list(origin.pop("notes"))
         return {
@@ -223,19 +224,19 @@ class Provenance:
 
     @classmethod
     def from_json(cls, told: Any, where: str) -> Provenance:
-        """Return what `to_json` told, now or in an earlier version.
+        """Return the provenance that `to_json` wrote, in this or an earlier version.
 
         Parameters
         ----------
         told : Any
-            Of a file that is not trusted: types and bounds are checked, names where they are looked up.
+            From an untrusted file: types and ranges are checked here, names where they are looked up.
         where : str
-            What file that is, for the error.
+            Description of the file, for messages.
 
         Raises
         ------
         UnsafeFile
-            If it does not say how features were made.
+            If it is not a valid provenance.
         """
         try:
             return cls(
@@ -263,7 +264,7 @@ def check_same(held: FeatureSpec, asked: FeatureSpec, path: Path) -> None:
     one, other = held.to_json(), asked.to_json()
     differ = [name for name in one if one[name] != other[name]]
     if differ:
-        table = "; ".join(f"{name}: holds {_brief(one[name])}, asked for {_brief(other[name])}" for name in differ)
+        table = "; ".join(f"{name}: stored {_brief(one[name])}, requested {_brief(other[name])}" for name in differ)
         another = path.with_name(f"{path.stem}-2{path.suffix}")
         raise StoreError(
             f"{path} was made with other settings. {table}. Extract to another file: {option('out', another)}"
@@ -311,7 +312,7 @@ def _read_origin(told: Any) -> Origin | None:
 
 def _take(told: Any, name: str, *kinds: type) -> Any:
     value = told[name]
-    if type(value) not in kinds:  # a bool is no int here
+    if type(value) not in kinds:  # a bool does not count as an int
         raise TypeError(f"{name} {value!r:.40}")
     return value
 

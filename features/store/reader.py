@@ -1,4 +1,4 @@
-"""Read a finished feature store."""
+"""Reading a finished feature store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .schema import REMEDY, check_attributes, digest_values, open_layer, read_la
 
 
 class FeatureStore:
-    """A finished feature store, open for reading, without TensorFlow; nothing is ever written to it.
+    """A finished feature store, opened read-only; needs no TensorFlow.
 
     Parameters
     ----------
@@ -33,25 +33,27 @@ class FeatureStore:
     Attributes
     ----------
     provenance : dict
-        Everything that decided the numbers, as JSON.
+        Everything that determined the feature values, as JSON.
     made : Provenance
-        The same as a record.
+        The same as a dataclass.
     layers : dict of str to tuple
-        Name of each stored layer and the shape of one row: (h, w, channels), (n_tokens, channels) or (channels,).
+        Stored layer → shape of one row: (h, w, channels), (n_tokens, channels) or (channels,).
     kinds : dict of str to str
-        What that is: ``map``, ``tokens`` or ``vector``.
+        Layer → ``map``, ``tokens`` or ``vector``.
     format_version : int
         1 or 2.
     rows : Rows
     skipped : list of Skipped
-        Files that are not rows, and why.
+        Files that were skipped, and why.
     parts : dict of str to int
-        Files that hold the values, and their sizes in bytes; empty where the store itself does.
+        Part file → size in bytes; empty if the store itself holds the values.
 
     Raises
     ------
     StoreError
-        If the file is not there, not a whole store, or damaged; or if a part of it is.
+        If the store or one of its parts is missing, incomplete or damaged.
+    UnsafeFile
+        If the file refers to other files, or claims to hold more than it does.
 
     Examples
     --------
@@ -62,10 +64,10 @@ class FeatureStore:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not self.path.exists():
-            parts = " It has not been finished: run the same extract again." if parts_folder(self.path).exists() else ""
-            raise StoreError(f"{path} is not there.{parts} Make it: {command('extract', out=path, data='SOURCE')}")
+            parts = " It is unfinished: run the same extract again." if parts_folder(self.path).exists() else ""
+            raise StoreError(f"{path} is not there.{parts} Create it: {command('extract', out=path, data='SOURCE')}")
         try:
-            # A finished store never changes under its name, so no lock is needed and no reader is ever blocked.
+            # A finished store never changes in place, so readers need no lock and are never blocked.
             self._file = h5py.File(self.path, "r", locking=False)
         except OSError as error:
             raise self._damaged(error) from error
@@ -86,7 +88,7 @@ class FeatureStore:
         told = parse_json(attributes.get("parts", "{}"), f"parts of {self.path}")
         held = {name: (each, None) if self.format_version == 1 else (each[0], each[1]) for name, each in told.items()}
         self.parts: dict[str, int] = {name: size for name, (size, _) in held.items()}
-        # Each part is checked as it is read: there may be ten thousand.
+        # Parts are checked only when read, since there may be ten thousand.
         self._index = Index(self.path, parts_folder(self.path), held)
         check_own_values(self._file, self.path, self._index.is_own)
         self.rows = read_rows(self._file)
@@ -94,10 +96,10 @@ class FeatureStore:
         self.layers = {name: self._file["features"][name].shape[1:] for name in self.provenance["layers"]}
         lengths = {name: len(self._file["features"][name]) for name in self.layers}
         if not attributes["complete"] or set(lengths.values()) != {len(self.rows)}:
-            raise StoreError(f"{self.path} is not whole: {len(self.rows)} rows, but {lengths}. {REMEDY}")
+            raise StoreError(f"{self.path} is incomplete: it has {len(self.rows)} rows, but {lengths}. {REMEDY}")
         kinds = self.provenance.get("kinds", {})
         self.kinds = {name: kinds.get(name) or kind_of(shape) for name, shape in self.layers.items()}
-        # Found now, so that a process that is forked from this one has nothing to ask of HDF5.
+        # Located now, so that a forked process need not call HDF5.
         self._readers = {name: self._open_layer(name) for name in self.layers}
 
     def _open_layer(self, name: str) -> LayerReader | IndexedLayer:
@@ -118,7 +120,7 @@ class FeatureStore:
 
     @functools.cached_property
     def made(self) -> Provenance:
-        """The provenance as a record; raises UnsafeFile if it does not say how features were made."""
+        """The provenance as a dataclass; raises UnsafeFile if it is invalid."""
         return Provenance.from_json(self.provenance, f"provenance of {self.path}")
 
     @functools.cached_property
@@ -155,10 +157,10 @@ class FeatureStore:
         return FeatureStore, (self.path,)
 
     def dataset(self, layer: str) -> h5py.Dataset:
-        """Return a layer's dataset as h5py gives it.
+        """Return a layer's h5py dataset.
 
-        Values of a store in parts are read by `read` and `batches` alone: of a part that HDF5 cannot open, be it one more than
-        the process may have open, it gives zeros.
+        Use `read` or `batches` for a store in parts: HDF5 returns zeros for a part that it cannot open, for example
+        because of the limit on open files.
 
         Raises
         ------
@@ -171,7 +173,7 @@ class FeatureStore:
         return open_layer(self._file, layer, self.path.parent.resolve())
 
     def describe(self) -> dict[str, Any]:
-        """Return what the store holds, as JSON can carry it."""
+        """Return a JSON-serialisable description of the store."""
         return {
             "store": str(self.path),
             "format_version": self.format_version,
@@ -199,13 +201,13 @@ class FeatureStore:
         Parameters
         ----------
         layer : str, optional
-            The last stored one if left out.
+            By default, the last stored layer.
         pool : {'flatten', 'avg', 'max', 'avg+max', 'cls'}
-            How a map or tokens become a vector, see `pool_maps`; pooled features stay as they are under ``flatten``.
+            How a map or tokens become a vector, see `pool_maps`; vectors take only ``flatten``, which leaves them unchanged.
         rows : ndarray of int, optional
-            Which rows, in which order; all if left out.
+            Row indices, in the order to read them; by default, all rows.
         memory : float, optional
-            Bytes that the matrix may take; all that this process may use if left out.
+            Bytes that the matrix may take; by default, the memory available to this process.
 
         Returns
         -------
@@ -284,7 +286,10 @@ class FeatureStore:
     def batches(
         self, batch_size: int = 256, layer: str | None = None, pool: str = "flatten", rows: np.ndarray | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (X, labels) of so many rows at a time, for stores larger than memory; see `read`."""
+        """Yield (X, labels) of `batch_size` rows at a time, for stores larger than memory; see `read`.
+
+        X is float32, (n, n_features); labels are int32, (n,).
+        """
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         for start in range(0, len(rows), batch_size):
             some = rows[start : start + batch_size]
@@ -293,7 +298,7 @@ class FeatureStore:
     def as_dataset(
         self, batch_size: int = 256, layer: str | None = None, pool: str = "flatten", rows: np.ndarray | None = None
     ) -> Any:
-        """Return what `batches` yields as a ``tf.data.Dataset`` of (X, labels), float32 and int32."""
+        """Return a ``tf.data.Dataset`` of what `batches` yields: (X, labels), float32 and int32."""
         import tensorflow as tf
 
         shape = self.dataset(layer or list(self.layers)[-1]).shape[1:]
@@ -313,5 +318,5 @@ def _row_bytes(reader: LayerReader | IndexedLayer) -> int:
 
 
 def parts_folder(path: str | Path) -> Path:
-    """Return the folder in which a store's parts lie, until it is whole or for good."""
+    """Return the folder of a store's parts."""
     return Path(f"{path}.parts")

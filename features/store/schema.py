@@ -1,11 +1,11 @@
-"""The store's format in HDF5: how rows, features and provenance are laid out, written and read back.
+"""The store's format in HDF5: how rows, features and provenance are laid out, written and read.
 
-Metadata is written in HDF5's newer file format, whose headers and indices carry checksums. Each chunk of features has a digest
-in ``/digests/chunks/<layer>``; each other dataset has one in the attribute ``digests``; and all attributes are under a SHA-256.
-So damage shows as an error and not as other numbers. ``/digests/rows/<layer>`` has one of each row's values, however they are
-packed; the provenance's ``values`` is one of all of them.
+Metadata uses HDF5's newer file format, whose headers and indices have checksums. Each chunk of features has a digest in
+``/digests/chunks/<layer>``, every other dataset has one in the attribute ``digests``, and all attributes are covered by a
+SHA-256. So damage raises an error instead of giving wrong numbers. ``/digests/rows/<layer>`` has a digest of each row's values,
+independent of compression, and the provenance's ``values`` is a digest of all of them.
 
-Format 1, which is still read, had ``fletcher32`` on features and rows, and the SHA-256 over the attributes alone.
+Format 1, which is still read, has ``fletcher32`` on features and rows, and the SHA-256 over the attributes only.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ FORMAT, FORMAT_VERSION = "cached-features", 2
 _VERSIONS = (1, 2)  # that are read
 REMEDY = "Extract it again, or restore a copy."
 SPLIT_TYPE = h5py.enum_dtype(SPLITS, basetype="u1")
-# Measured on averaged VGG16 vectors of 1 kB: smaller chunks scan slower, larger ones make a random row dearer. A whole
-# map is larger than this, so that it has a chunk of its own.
+# Measured on average-pooled VGG16 vectors of 1 kB: smaller chunks scan more slowly, larger ones make random rows slower. A
+# whole map is larger than this, so each map is one chunk.
 _CHUNK_BYTES = 32 << 10
 
 
 def _stored(name: str, dtype: Any) -> dict[str, Any]:
-    """Return what makes a field of `Rows` the dataset ``/rows/<name>``; one with a default of None may be absent."""
+    """Return field metadata that stores a field of `Rows` as ``/rows/<name>``; a field with default None is optional."""
     return {"name": name, "dtype": dtype}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a store knows of its rows: row i belongs to row i of every layer.
+    """Metadata of a store's rows; row i belongs to row i of every layer.
 
-    A field that is added here with a default of None is written, read, kept with predictions, and absent from older files.
+    A field added here with a default of None is written, read and saved with predictions, and may be missing in older files.
 
     Attributes
     ----------
     class_names : tuple of str
     paths : tuple of str
-        Below the source's root.
+        Relative to the source's root.
     labels : ndarray of shape (n_rows,), int32
     splits : ndarray of shape (n_rows,), uint8
         Values of ``SPLITS``.
     strata : ndarray of shape (n_rows,), int32
-        What a stratified split keeps in proportion; at least the label.
+        Strata whose proportions stratified splits preserve; at least as fine as the labels.
     views : ndarray of shape (n_rows,), uint8
         0 is the image itself.
     sha256 : ndarray of shape (n_rows, 32), uint8
-        Hash of the image file's bytes.
+        SHA-256 of the image file's bytes.
     columns : mapping of str to tuple of str
-        Every further column of the source, such as the patient: name → one text per row.
+        Further columns of the source, such as the patient: name → one text per row.
     """
 
     class_names: tuple[str, ...]
@@ -86,7 +86,7 @@ class Rows:
         return Rows(self.class_names, **kept, columns=columns)
 
     def stored(self) -> Iterator[tuple[str, Any, Any]]:
-        """Yield (name, how it is stored, values) of each field that these rows have, `columns` apart."""
+        """Yield (name, storage metadata, values) of each field that these rows have, except `columns`."""
         for each in fields(self):
             values = getattr(self, each.name)
             if each.metadata and values is not None:
@@ -109,11 +109,11 @@ def _select(values: Any, mask: np.ndarray) -> Any:
 
 
 class Skipped(NamedTuple):
-    """A file that is not a row."""
+    """A file that was skipped."""
 
     path: str
     reason: str
-    sha256: bytes = b""  # of its bytes, where it could be read
+    sha256: bytes = b""  # of its bytes, if it could be read
 
 
 def create(file: h5py.File, layers: Mapping[str, Sequence[int]], made: Provenance, n_rows: int) -> None:
@@ -123,9 +123,9 @@ def create(file: h5py.File, layers: Mapping[str, Sequence[int]], made: Provenanc
     ----------
     file : h5py.File
     layers : dict of str to tuple
-        Name of each layer and the shape of one row.
+        Layer → shape of one row.
     made : Provenance
-        Says the number type, the compression, and the kind of each layer.
+        Gives the number type, the compression and the kind of each layer.
     n_rows : int
     """
     for name, shape in layers.items():
@@ -174,10 +174,10 @@ def link(
     places: Sequence[tuple[Path, int]],
     folder: Path,
 ) -> None:
-    """Create virtual feature datasets over rows of other files: `places` gives file and row of each.
+    """Create virtual feature datasets over rows of other files; `places` has file and row of each.
 
-    Files are named relative to `folder`, where the index will lie. Their sizes and the SHA-256 of their attributes are kept, so
-    that a reader can tell whether they are all there and the same.
+    Files are named relative to `folder`, the folder of the index. Their sizes and the SHA-256 of their attributes are recorded,
+    so that a reader can check that all exist and are the same.
     """
     files = list(dict.fromkeys(path for path, _ in places))
     numbers = {path: number for number, path in enumerate(files)}
@@ -198,7 +198,7 @@ def link(
 
 
 def open_layer(file: h5py.File, layer: str, folder: Path) -> h5py.Dataset:
-    """Return a layer's dataset; parts of a virtual one are looked for below `folder` only."""
+    """Return a layer's dataset; the parts of a virtual one are searched only below `folder`."""
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     access.set_virtual_prefix(os.fsencode(folder))
     return h5py.Dataset(h5py.h5d.open(file["features"].id, layer.encode(), access))
@@ -234,7 +234,7 @@ def read_rows(file: h5py.File) -> Rows:
 
 
 def write_skipped(file: h5py.File, skipped: Sequence[Skipped]) -> None:
-    """Write ``/skipped``: each file that is not a row, and why. No hash is 32 zeros."""
+    """Write ``/skipped``: each skipped file and the reason. A missing hash is written as 32 zero bytes."""
     group = file.create_group("skipped")
     _write(group, "path", _fixed([each.path for each in skipped]))
     _write(group, "reason", _fixed([each.reason for each in skipped]))
@@ -250,7 +250,7 @@ def read_skipped(file: h5py.File) -> list[Skipped]:
 
 
 def write_attributes(file: h5py.File, provenance: Mapping[str, Any]) -> None:
-    """Write the root's attributes, under which all else is; the last thing before a file is closed."""
+    """Write the root's attributes, which cover everything else; must be the last write before a file is closed."""
     tables: list[str] = []
     file.visititems(lambda name, node: tables.append(name) if isinstance(node, h5py.Dataset) else None)
     digests = {name: digest(_bytes(file[name][()])).hex() for name in tables if not name.startswith("features/")}
@@ -277,7 +277,7 @@ def check_attributes(file: h5py.File, path: Path) -> None:
 
 
 def digest_attributes(file: h5py.File) -> str:
-    """Return the SHA-256 over attributes, whose texts HDF5 keeps outside its own checksums."""
+    """Return the SHA-256 over attributes, since HDF5's own checksums do not cover their texts."""
     kept = {name: str(value) for name, value in file.attrs.items() if name != "sha256"}
     names = [str(name) for name in file["rows"].attrs["class_names"]] if "rows" in file else []
     return hashlib.sha256(json.dumps([kept, names], sort_keys=True).encode()).hexdigest()
@@ -301,13 +301,13 @@ def _bytes(values: np.ndarray) -> bytes:
 
 
 def _write(group: h5py.Group, name: str, values: np.ndarray, dtype: np.dtype | None = None) -> None:
-    # An empty dataset can have no chunks, hence no checksum; there is nothing in it to protect.
+    # An empty dataset cannot have chunks and hence no checksum, and needs none.
     checked = {"chunks": True, "fletcher32": True, "shuffle": True, "compression": "gzip"} if len(values) else {}
     group.create_dataset(name, data=values, dtype=dtype or values.dtype, **checked)
 
 
 def _fixed(texts: Sequence[str]) -> np.ndarray:
-    """Return UTF-8 of one length: HDF5 keeps strings of varying length outside its checksummed chunks."""
+    """Return fixed-length UTF-8, since HDF5 stores variable-length strings outside its checksummed chunks."""
     encoded = [text.encode() for text in texts]
     return np.array(encoded, h5py.string_dtype("utf-8", max(map(len, encoded), default=0) or 1))
 

@@ -1,4 +1,4 @@
-"""One writer per store: who writes now, and what a second writer is told."""
+"""The writer lock of a store, and the error for a second writer."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextmanager
 def one_writer(folder: Path) -> Iterator[None]:
-    """Hold the right to write a store's parts in `folder`, which is made if need be.
+    """Hold the lock for writing a store's parts in `folder`, which is created if necessary.
 
-    The operating system's lock on a file there is released when its process ends, however it ends. Where the file
-    system has no locks, the file's being there is the lock, and a warning says so.
+    The lock is the operating system's lock on a file, which is released when the process ends for any reason. If the file
+    system has no locks, the existence of a file is the lock, and a warning says so.
 
     Raises
     ------
     StoreError
-        If another process holds it: which one, on which host, since when, and what to do if it is dead.
+        If another process holds the lock; the message names the process, its host and start time, and what to do if it is
+        dead.
     """
     lock, told = folder / "writer.lock", folder / "writer.json"
     handle = _take(lock, told)
@@ -44,7 +45,7 @@ def one_writer(folder: Path) -> Iterator[None]:
 
 
 def _take(lock: Path, told: Path) -> int | None:
-    """Return the handle that holds the lock, or None where the file `told` itself is the lock."""
+    """Return the handle that holds the lock, or None if the file `told` itself is the lock."""
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
@@ -54,7 +55,7 @@ def _take(lock: Path, told: Path) -> int | None:
                 told.write_text(json.dumps(_self()), encoding="utf-8")
                 return handle
         except FileNotFoundError:
-            pass  # the holder finished, and removed the file, between our opening and locking it
+            pass  # the holder finished and removed the file between our opening and locking it
         except BlockingIOError:
             os.close(handle)
             raise _held(told, "the lock ends with its process") from None
@@ -68,8 +69,8 @@ def _take(lock: Path, told: Path) -> int | None:
 
 
 def _take_without_system(told: Path) -> None:
-    """Make the file `told`, which must not be there, unless a dead process of this host left it."""
-    log.warning(f"{told.parent} is on a file system without locks; {told.name} stands in for one")
+    """Create the file `told`, which must not exist unless a dead process on this host left it."""
+    log.warning(f"{told.parent} is on a file system without locks; {told.name} replaces the lock")
     holder = _holder(told)
     if holder.get("host") == socket.gethostname() and not _alive(int(holder.get("process", 0))):
         told.unlink(missing_ok=True)
@@ -114,6 +115,6 @@ def _held(told: Path, note: str) -> StoreError:
     holder = _holder(told)
     process, host = holder.get("process", "unknown"), holder.get("host", "unknown")
     return StoreError(
-        f"{told.parent} is being written by process {process} on {host} since {holder.get('since', 'unknown')}. "
+        f"{told.parent} has been locked by process {process} on {host} since {holder.get('since', 'unknown')}. "
         f"Wait for it, or stop it: kill {process} ({note}). Reading is not blocked."
     )

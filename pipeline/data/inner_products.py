@@ -1,7 +1,8 @@
-"""Inner products of rows, and sums of rows: of a matrix in memory, or of a stored one that is never there whole.
+"""Inner products and sums of rows, of a matrix in memory or of a stored one that is never in memory as a whole.
 
-A store's chunks hold whole rows. So the products of a stored matrix are made panel by panel: some rows stay in memory, and all
-that follow pass by. No number is a sum over panels: whoever computes them, and in whatever order, they are the same.
+A store's chunks hold whole rows. So the products of a stored matrix are computed panel by panel: the rows of a panel stay in
+memory while all later rows are read past them. No product is summed over panels, so the results do not depend on which process
+computes a panel, nor on the order.
 """
 
 from __future__ import annotations
@@ -17,38 +18,38 @@ from features.runtime.machine import memory_limit
 from .parallel import spread
 from .row_blocks import Matrix, Stored, columns, each_block
 
-_COLUMNS = 2048  # that are taken to float64 at once,
-_FEW_COLUMNS = 256  # and of a stored matrix, of which that must be little beside a panel
+_COLUMNS = 2048  # columns converted to float64 at once
+_FEW_COLUMNS = 256  # the same for a stored matrix, small compared with a panel
 
 
 def gram(X: Matrix, mean: np.ndarray, scales: Sequence[np.ndarray], memory: float | None = None) -> list[np.ndarray]:
-    """Return the inner products of all pairs of rows, for each of some scales, with sums in float64.
+    """Return the inner products of all pairs of rows, for each of several scales, accumulated in float64.
 
     Parameters
     ----------
     X : ndarray or Stored of shape (n_rows, n_features)
-        A stored one is read as often for several scales as for one: half as many times as there are panels.
+        A stored matrix is read half as many times as there are panels, however many scales there are.
     mean : ndarray of shape (n_features,), float64
-        What is taken from each row,
+        Subtracted from each row.
     scales : sequence of ndarray of shape (n_features,)
-        and what it is divided by then.
+        The centred rows are divided by each of these.
     memory : float, optional
-        Bytes of memory, half of which the products of a stored matrix may take; all that this process may use if left out.
+        Bytes; the products of a stored matrix may take half of it. By default, the memory available to this process.
 
     Returns
     -------
     products : list of ndarray of shape (n_rows, n_rows), float64
-        The upper triangle; zeros, or rounding's other half, below it.
+        Only the upper triangle is valid.
 
     Raises
     ------
     RequestError
-        If they would take more than half of the memory.
+        If the products of a stored matrix would take more than half of the memory.
     """
     if isinstance(X, np.ndarray):
         return [_gram(X, mean, scale) for scale in scales]
     n, room = len(X), memory_limit() if memory is None else memory
-    needed = 8 * n**2 * (2 * len(scales) + 3)  # what is made of each, and of one what its decomposition takes
+    needed = 8 * n**2 * (2 * len(scales) + 3)  # two matrices per scale, and three for one decomposition
     if needed > room / 2:
         raise RequestError(
             f"inner products of rows may take half of the memory, {room / 2e9:.1f} GB; {n} rows need {needed / 1e9:.1f} GB. "
@@ -72,11 +73,11 @@ def _gram(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def _panel(X: Stored, first: int, mean: np.ndarray, scales: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return the products of a panel's rows and all from its first one on, (panel, n_rows - first), for each scale."""
+    """Return, for each scale, the products of a panel's rows with all rows from `first` on, (panel, n_rows - first)."""
     panel = X[np.arange(first, min(first + 2 * X.block_rows, len(X)))]
     found = [np.zeros((len(panel), len(X) - first)) for _ in scales]
     for start in range(0, len(X) - first, X.block_rows):
-        rows = slice(start, min(start + X.block_rows, len(X) - first))  # counted from the panel's first
+        rows = slice(start, min(start + X.block_rows, len(X) - first))  # relative to the panel's first row
         block = panel[rows] if rows.stop <= len(panel) else X[np.arange(first + rows.start, first + rows.stop)]
         for part in columns(panel, _FEW_COLUMNS):
             one, two = panel[:, part] - mean[part], block[:, part] - mean[part]
@@ -86,7 +87,7 @@ def _panel(X: Stored, first: int, mean: np.ndarray, scales: Sequence[np.ndarray]
 
 
 def transposed(X: Matrix, mean: np.ndarray, scale: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return sums of rows, less the mean and divided by the scale, under weights, (n_rows, k): (n_features, k), float64."""
+    """Return ``((X - mean) / scale).T @ weights``, (n_features, k), float64, for weights of shape (n_rows, k)."""
     return sum(each_block(_transposed, X, mean, scale, weights))
 
 

@@ -1,4 +1,4 @@
-"""Where functions run that a head calls many times: here one after the other, or on a cluster by joblib's Dask backend."""
+"""Running a function many times: sequentially in this process, or on a cluster through joblib's Dask backend."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _lock = threading.RLock()
 
 @contextmanager
 def on_cluster(cluster: str | None, skip_unfit: bool) -> Iterator[None]:
-    """Let `spread` run on a cluster, without unfit workers where that is asked for; where it is None, here.
+    """Make `spread` run on a cluster, or in this process if `cluster` is None; `skip_unfit` excludes unfit workers.
 
     Raises
     ------
     ClusterError
-        If it cannot be reached, is lost, or a worker has other versions.
+        If the cluster cannot be reached or is lost, or if a worker has other versions.
     """
     if cluster is None:
         yield
@@ -37,7 +37,7 @@ def on_cluster(cluster: str | None, skip_unfit: bool) -> Iterator[None]:
 
 
 def spread(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], ordered: bool = True) -> Iterator[Any]:
-    """Yield what a function returns for each of some arguments, in their order or as they end."""
+    """Yield the result of a function for each tuple of arguments, in their order or in order of completion."""
     how = "generator" if ordered else "generator_unordered"
     yield from Parallel(return_as=how)(
         delayed(_alone)(function, arguments, installed_versions()) for arguments in calls
@@ -45,19 +45,17 @@ def spread(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], order
 
 
 def _alone(function: Callable[..., Any], arguments: tuple[Any, ...], expected: dict[str, str]) -> Any:
-    """Call a function, one at a time in a process however many threads Dask gives it, for memory; BLAS has them all."""
+    """Call a function; to save memory, one call at a time per process, in which BLAS uses all threads of the worker."""
     worker = _worker()
-    if differs := differences(expected, installed_versions()):  # one that joined after the others were looked at
-        raise ClusterError(
-            f"worker {worker.address} is not fit: it has {differs}. Stop it, and give the command again."
-        )
+    if differs := differences(expected, installed_versions()):  # a worker that joined after the check
+        raise ClusterError(f"worker {worker.address} is not fit: it has {differs}. Stop it, and run the command again.")
     threads = None if worker is None else worker.state.nthreads
     with _lock, threadpool_limits(threads), parallel_config("threading"):
         return function(*arguments)
 
 
 def _worker() -> Any:
-    """Return the Dask worker that this is; None where it is none."""
+    """Return the Dask worker that runs this code; None outside a worker."""
     if "distributed" not in sys.modules:
         return None
     from distributed import get_worker

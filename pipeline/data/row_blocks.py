@@ -1,4 +1,4 @@
-"""Rows for heads: of a matrix in memory, or read from the store block by block, shuffled or in their order."""
+"""Rows for heads: from a matrix in memory, or read from the store block by block, shuffled or in order."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 
 from .parallel import spread
 
-_SPAN = 64  # rows that are read together: few enough to shuffle well, enough to read at the disk's pace
+_SPAN = 64  # consecutive rows read together: few enough to shuffle well, enough to read at full disk speed
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A matrix that is too large for memory: its rows are read when they are asked for.
+    """A matrix that is too large for memory; rows are read on demand.
 
     Attributes
     ----------
     shape : tuple of int
         (n_rows, n_features).
     read : callable
-        ``read(rows)`` returns those rows, (n, n_features), float32. A cluster's workers are sent it.
+        ``read(rows)`` returns those rows, (n, n_features), float32. It is sent to a cluster's workers.
     block_rows : int
-        So many rows may be in memory at once.
+        Maximum number of rows in memory at once.
     """
 
     shape: tuple[int, int]
@@ -39,12 +39,12 @@ class Stored:
         return self.read(np.flatnonzero(rows) if rows.dtype == bool else rows)
 
     def only(self, rows: np.ndarray) -> Stored:
-        """Return some rows, given by their numbers, left where they are."""
+        """Return a lazy selection of rows, given by their indices."""
         return replace(self, shape=(len(rows), self.shape[1]), read=lambda some: self.read(rows[some]))
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Return an empty float32 array that begins on a cache line, so that TensorFlow can use its memory as it is."""
+    """Return an uninitialised float32 array aligned to a cache line, so that TensorFlow can use its memory directly."""
     size = int(np.prod(shape)) * 4
     place = np.empty(size + 64, np.uint8)
     first = -place.ctypes.data % 64
@@ -52,7 +52,7 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def align(X: Matrix) -> Matrix:
-    """Return a matrix in memory as one that begins on a cache line; a copy if need be."""
+    """Return a matrix in memory aligned to a cache line, copied if necessary."""
     if isinstance(X, Stored) or X.ctypes.data % 64 == 0:
         return X
     copy = aligned(X.shape)
@@ -61,13 +61,13 @@ def align(X: Matrix) -> Matrix:
 
 
 Matrix = np.ndarray | Stored
-Block = tuple[np.ndarray, np.ndarray, np.ndarray]  # values; the row of the matrix that each is; places in their order
+Block = tuple[np.ndarray, np.ndarray, np.ndarray]  # values; their rows in the matrix; the order in which to use them
 
 
 def shuffled_blocks(X: Matrix, rows: np.ndarray, batch_size: int, random: np.random.Generator) -> Iterator[Block]:
-    """Yield some rows once each in random order: a matrix in memory as it is, a stored one block by block.
+    """Yield the given rows once each in random order: a matrix in memory as one block, a stored one block by block.
 
-    Of a stored matrix spans of consecutive rows are drawn, and a block's rows are shuffled among themselves.
+    For a stored matrix, spans of consecutive rows are drawn, and rows are shuffled within a block.
     """
     if isinstance(X, np.ndarray):
         yield X, np.arange(len(X)), random.permutation(rows)
@@ -75,14 +75,14 @@ def shuffled_blocks(X: Matrix, rows: np.ndarray, batch_size: int, random: np.ran
     rows = np.sort(rows)
     spans = [rows[start : start + _SPAN] for start in range(0, len(rows), _SPAN)]
     drawn = np.concatenate([spans[number] for number in random.permutation(len(spans))])
-    step = max(batch_size, X.block_rows - X.block_rows % batch_size)  # whole batches but for the last
+    step = max(batch_size, X.block_rows - X.block_rows % batch_size)  # whole batches, except the last
     for start in range(0, len(drawn), step):
         taken = np.sort(drawn[start : start + step])
         yield X[taken], taken, random.permutation(len(taken))
 
 
 def blocks(X: Matrix, rows: np.ndarray) -> Iterator[Block]:
-    """Yield some rows once each in their own order."""
+    """Yield the given rows once each, in order."""
     if isinstance(X, np.ndarray):
         yield X, np.arange(len(X)), rows
         return
@@ -92,9 +92,9 @@ def blocks(X: Matrix, rows: np.ndarray) -> Iterator[Block]:
 
 
 def each_block(function: Callable[..., Any], X: Matrix, *arguments: Any) -> Iterator[Any]:
-    """Yield ``function(block, rows, *arguments)`` of consecutive rows, a slice each, in their order.
+    """Yield ``function(block, rows, *arguments)`` for each block of consecutive rows in order; `rows` is a slice.
 
-    A matrix in memory is one block. Those of a stored one are read where `spread` has the function run.
+    A matrix in memory is one block. Blocks of a stored matrix are read where `spread` runs the function.
     """
     if isinstance(X, np.ndarray):
         yield function(X, slice(0, len(X)), *arguments)
@@ -109,12 +109,12 @@ def _on_block(function: Callable[..., Any], X: Stored, first: int, *arguments: A
 
 
 def columns(X: np.ndarray, count: int) -> list[slice]:
-    """Return so many columns of a matrix after the others: what is taken to float64 at once."""
+    """Return slices of `count` columns that cover a matrix; each is converted to float64 separately."""
     return [slice(first, first + count) for first in range(0, X.shape[1], count)]
 
 
 def whole_blocks(X: Matrix) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield consecutive rows, and what they are: a matrix in memory at once, a stored one block by block."""
+    """Yield slices of consecutive rows and their values: a matrix in memory at once, a stored one block by block."""
     step = len(X) if isinstance(X, np.ndarray) else X.block_rows
     for first in range(0, len(X), max(1, step)):
         rows = slice(first, first + step)
@@ -122,12 +122,12 @@ def whole_blocks(X: Matrix) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def select(X: Matrix, rows: np.ndarray) -> Matrix:
-    """Return some rows, given by their numbers; those of a stored matrix stay where they are."""
+    """Return rows given by their indices; a stored matrix is selected lazily."""
     return X.only(rows) if isinstance(X, Stored) else X[rows]
 
 
 def divided(X: Matrix, scale: np.ndarray) -> Matrix:
-    """Return a matrix whose columns are divided by a scale, a stored one when it is read."""
+    """Return a matrix with its columns divided by a scale; a stored matrix is divided on reading."""
     if isinstance(X, np.ndarray):
         return X / scale
     return replace(X, read=lambda rows: X.read(rows) / scale)

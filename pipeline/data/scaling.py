@@ -1,4 +1,4 @@
-"""What features are divided by before a head sees them; a setting that is chosen like C."""
+"""Scaling of features before a head sees them; the kind of scale is a setting tuned like C."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from .row_blocks import Matrix, columns, each_block
 
 SCALES = ("layer", "feature", "all")
-_COLUMNS = 2048  # that are taken to float64 at once
+_COLUMNS = 2048  # columns converted to float64 at once
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean, mean square and variance of each feature over some rows, (n_features,) each, float64."""
+    """Mean, mean square and variance of each feature over `n_rows` rows, (n_features,) each, float64."""
 
     n_rows: int
     mean: np.ndarray
@@ -24,7 +24,10 @@ class Moments:
     variances: np.ndarray
 
     def joined(self, other: Moments) -> Moments:
-        """Return those over the rows of both (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance")."""
+        """Return the moments of both sets of rows together.
+
+        Source: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
+        """
         n_rows = self.n_rows + other.n_rows
         one, two, apart = self.n_rows / n_rows, other.n_rows / n_rows, other.mean - self.mean
         return Moments(
@@ -35,9 +38,9 @@ class Moments:
         )
 
     def scale(self, how: str, widths: Sequence[int]) -> np.ndarray:
-        """Return what features are divided by; see `measure_scale`."""
+        """Return the divisor of each feature; see `measure_scale`."""
         if how == "feature":
-            varies = self.variances > 1e-12 * self.squares  # else the rounding of a constant
+            varies = self.variances > 1e-12 * self.squares  # otherwise it is the rounding error of a constant
             return np.where(varies, np.sqrt(self.variances * len(self.mean)), 1.0).astype(np.float32)
         if how == "all":
             return np.full(len(self.mean), np.sqrt(self.squares.sum()) or 1.0, np.float32)
@@ -58,16 +61,16 @@ def _measure(block: np.ndarray, rows: slice) -> Moments:
 
 
 def measure_scale(X: Matrix, how: str, widths: Sequence[int]) -> np.ndarray:
-    """Return what features are divided by, so that rows have a mean squared length of one, (n_features,), float32.
+    """Return the divisor of each feature that gives rows a mean squared length of one, (n_features,), float32.
 
-    With lengths near one, the same values of C suit few features and many. No label is looked at.
+    With lengths near one, the same values of C suit any number of features. Labels are not used.
 
     Parameters
     ----------
     X : ndarray or Stored of shape (n_rows, n_features)
     how : {'all', 'layer', 'feature'}
-        One number for all features, which leaves them as they are but for the unit; one per layer, so that no layer
-        drowns another; or each feature's standard deviation, which blows up those that are rarely active.
+        ``all``: one number for all features, which changes only their unit. ``layer``: one per layer, so that no layer
+        dominates. ``feature``: each feature's standard deviation, which amplifies features that are rarely active.
     widths : sequence of int
         Number of features of each layer.
     """

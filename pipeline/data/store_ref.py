@@ -1,4 +1,4 @@
-"""Where a store lies: what goes to another process instead of what the store holds."""
+"""A reference to a store, sent to another process instead of the store's contents."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from features.store.schema import Rows
 
 @dataclass(frozen=True)
 class Place:
-    """The path of a store, on a file system that all processes share, and what was seen there.
+    """The path of a store on a file system that all processes share, and a digest of the store found there.
 
     Attributes
     ----------
     path : str
     held : str
-        See `digest_rows`.
+        Digest; see `digest_rows`.
     """
 
     path: str
@@ -30,21 +30,24 @@ class Place:
 
     @classmethod
     def of(cls, store: FeatureStore) -> Place:
-        """Return the place of a store that is open."""
+        """Return the place of an open store."""
         return cls(str(store.path.absolute()), digest_rows(store, store.rows.images()))
 
     def open(self) -> FeatureStore:
-        """Open the store, once a process for all who do so in a row.
+        """Open the store; a process keeps the last store open for the next call.
 
         Raises
         ------
         StoreError
-            If it is another one.
+            If the store at this path is a different one.
         """
         status = Path(self.path).stat()
         store, held = _open(self.path, status.st_ino, status.st_mtime_ns)
         if held != self.held:
-            raise StoreError(f"{self.path} is another store than it was, or on a worker. Share one file system.")
+            raise StoreError(
+                f"{self.path} must be the same store in all processes and must not change during a run; it differs. "
+                "Share one file system, and run the command again."
+            )
         return store
 
 
@@ -55,7 +58,7 @@ def _open(path: str, *file: int) -> tuple[FeatureStore, str]:
 
 
 def digest_rows(store: FeatureStore, rows: Rows) -> str:
-    """Return a hash of all that a store brings to a fit but its values, which its fingerprint stands for."""
+    """Return a hash of everything in a store that affects a fit; its fingerprint stands for the feature values."""
     held = hashlib.sha256(store.provenance["fingerprint"].encode())
     held.update("\0".join(rows.class_names).encode())
     for column in (rows.sha256, rows.labels, rows.strata):

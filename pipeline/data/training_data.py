@@ -1,4 +1,4 @@
-"""What a head may learn from: labelled images, and the pairs of rows that its settings are chosen by."""
+"""The data a head is trained on: labelled images, and the pairs of subsets by which its settings are chosen."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from features.errors import RequestError
 from .row_blocks import Matrix, Stored, aligned
 from .scaling import Moments, measure
 
-Pair = tuple[np.ndarray, np.ndarray]  # masks of images: those to fit on, those to look at
+Pair = tuple[np.ndarray, np.ndarray]  # masks of images: those to fit on, those to score on
 
 
 class Part(NamedTuple):
-    """One layer's share of the features that a head is given.
+    """One layer's share of a head's input features.
 
     Attributes
     ----------
     layer : str
     pool : str
-        How its maps became vectors, as they were stored or as they were read.
+        How its maps were pooled into vectors, when stored or when read.
     read : str
-        A key of ``POOLS``: what was done as they were read; ``flatten`` for those that were stored as vectors.
+        A key of ``POOLS``: the pooling applied on reading; ``flatten`` if the store holds vectors.
     """
 
     layer: str
@@ -36,17 +36,18 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Features:
-    """What a head is given of a store.
+    """The input features of a head, read from a store.
 
     Attributes
     ----------
     X : ndarray or Stored of shape (n_images * views, n_features), float32
         Consecutive rows are the views of one image.
     widths : tuple of int
-        Numbers of features that belong together: those of one layer under one pooling.
+        Number of features in each group; a group is one layer under one pooling.
     views : int
+        Views per image.
     parts : tuple of Part
-        Where they come from: layers in their order.
+        The layers that the features come from, in order.
     """
 
     X: Matrix
@@ -56,22 +57,22 @@ class Features:
 
     @property
     def layer(self) -> str:
-        """The layers, for people."""
+        """The layers, as text for display."""
         return "+".join(part.layer for part in self.parts)
 
     @property
     def pool(self) -> str:
-        """How they were pooled, for people."""
+        """How the layers were pooled, as text for display."""
         return ", ".join(dict.fromkeys(part.pool for part in self.parts))
 
     @property
     def read(self) -> tuple[tuple[str, str], ...]:
-        """The layers, and how each was pooled as it was read, for `Reading`."""
+        """The layers, each with the pooling applied on reading, for `Reading`."""
         return tuple((part.layer, part.read) for part in self.parts)
 
     @property
     def matrix(self) -> np.ndarray:
-        """`X`, for heads that want it whole in memory; `read_features` gives them no other."""
+        """`X`, for heads that need it in memory; `read_features` never gives them a stored matrix."""
         assert isinstance(self.X, np.ndarray)
         return self.X
 
@@ -81,15 +82,15 @@ class Features:
         return measure(self.X)
 
     def scale(self, how: str) -> np.ndarray:
-        """Return what features are divided by; see `measure_scale`."""
+        """Return the divisor of each feature; see `measure_scale`."""
         return self.moments.scale(how, self.widths)
 
     def together(self, how: str, scales: Sequence[str]) -> list[str]:
-        """Return the scales that are to be seen to when one is: of what a store is read for all, since it is read once."""
+        """Return the scales to compute together with `how`: all `scales` for a stored matrix, to read it only once."""
         return [how] if isinstance(self.X, np.ndarray) else list(dict.fromkeys([how, *scales]))
 
     def places(self, images: np.ndarray) -> np.ndarray:
-        """Return the numbers of the rows, all views, of images given by a mask."""
+        """Return the row indices, all views, of images given by a mask."""
         return np.flatnonzero(np.repeat(images, self.views))
 
     def of(self, images: np.ndarray) -> np.ndarray:
@@ -100,7 +101,7 @@ class Features:
         return np.take(self.X, rows, axis=0, out=aligned((len(rows), self.X.shape[1])))
 
     def only(self, images: np.ndarray) -> Features:
-        """Return the features of images given by a mask; those of a stored matrix stay where they are."""
+        """Return the features of images given by a mask; a stored matrix is selected lazily."""
         if isinstance(self.X, np.ndarray):
             return replace(self, X=self.of(images))
         return replace(self, X=self.X.only(self.places(images)))
@@ -130,9 +131,9 @@ class Sample:
     features : Features
     y : ndarray of shape (n_images,), int
     val : ndarray of shape (n_images,), bool
-        Which images are of the val split.
+        Which images belong to the val split.
     folds : ndarray of shape (n_images,), int
-        The number of each image's fold; copies of an image are in one.
+        Fold number of each image; copies of an image share a fold.
     seed : int
     """
 
@@ -152,7 +153,13 @@ class Sample:
         return np.repeat(self.y[images], self.features.views)
 
     def pairs(self, select: str) -> list[Pair]:
-        """Return what to fit on and what to look at when settings are chosen, by ``cv`` or by ``val``."""
+        """Return the pairs of images to fit and to score on when settings are chosen by ``cv`` or by ``val``.
+
+        Raises
+        ------
+        RequestError
+            If no fold leaves two classes to fit on.
+        """
         pairs = self.split(self.everything) if select == "cv" else [(~self.val, self.val)]
         if not pairs:
             raise RequestError(
@@ -161,6 +168,6 @@ class Sample:
         return pairs
 
     def split(self, images: np.ndarray) -> list[Pair]:
-        """Return the folds of some images, but those that leave fewer than two classes to fit on."""
+        """Return (fit, look) masks for each fold of some images, omitting folds with fewer than two classes to fit."""
         pairs = [(images & (self.folds != fold), images & (self.folds == fold)) for fold in np.unique(self.folds)]
         return [(fit, look) for fit, look in pairs if look.any() and len(np.unique(self.y[fit])) > 1]

@@ -1,1 +1,1 @@
-"""Predict and export."""
+"""Prediction and export with a trained head."""

@@ -1,4 +1,4 @@
-"""A trained head and its base as one model in a file, compared with the run on stored images before it gets its name."""
+"""Export of a trained head and its base as one model, checked against the run before it gets its final name."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from ..options import ExportOptions
 from ..runs.trained_run import Trained, load_trained
 from .keras_model import build_model
 
-# Largest difference of a probability that is not an error. Seen with VGG16: 1e-5, and 2e-4 in ONNX, whose converter takes the
-# rounding to float16 out; 2e-3 in the tests' base of random weights.
+# Largest allowed difference of a probability. Observed: 1e-5 with VGG16, 2e-4 in ONNX, whose converter removes the rounding
+# to float16, and 2e-3 with the tests' base of random weights.
 TOLERANCE = 5e-3
-ROUGH_TOLERANCE = 5e-2  # of features that were computed in bfloat16, where the model computes in float32; seen: 2e-2
+ROUGH_TOLERANCE = 5e-2  # for features computed in bfloat16, since the model computes in float32; observed: 2e-2
 _ROWS, _BATCH = 100, 8
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -41,7 +41,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What `export` wrote.
+    """The result of `export`.
 
     Attributes
     ----------
@@ -50,9 +50,10 @@ class ExportedModel:
     class_names : list of str
         In the order of the model's probabilities.
     parity : dict
-        How far the model's probabilities are from the run's: see ``<out>.json``.
+        Comparison of the model's probabilities with the run's: ``rows``, ``same_class``, ``largest_difference``, ``bound``
+        and ``smallest_margin``.
     card : dict
-        All that ``<out>.json`` holds: these, the input, licence, versions and provenance.
+        The contents of ``<out>.json``: the above, and the input, licence, versions and provenance.
     """
 
     path: Path
@@ -62,21 +63,21 @@ class ExportedModel:
     card: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the card, as JSON can carry it."""
+        """Return the card, a JSON-serialisable dict."""
         return self.card
 
 
 @takes(ExportOptions)
 def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -> ExportedModel:
-    """Write one model from uint8 RGB images of any size to probabilities, which needs Keras, or ONNX Runtime, alone.
+    """Write one model from uint8 RGB images of any size to probabilities; it needs only Keras or ONNX Runtime.
 
     Parameters
     ----------
     run : path-like
         The folder of a trained head.
     out : path-like
-        ``NAME.keras``, ``NAME.onnx``, or a folder for TensorFlow's SavedModel. What is known of the model goes to
-        ``<out>.json`` beside it.
+        ``NAME.keras``, ``NAME.onnx``, or a folder for TensorFlow's SavedModel. A description of the model is written to
+        ``<out>.json``.
     **options
 
     Returns
@@ -86,9 +87,12 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
     Raises
     ------
     RequestError
-        If the head cannot be computed by layers, or `out` is taken.
+        If the head cannot be written as layers, `out` exists already, an extra is missing, or the store or its images are
+        missing or have changed.
+    UnsafeFile, WeightsError
+        If the run is damaged, or its weights are missing or different.
     ParityError
-        If the model's probabilities differ from the run's; nothing is left of it.
+        If the model's probabilities differ from the run's; no file is left.
 
     Examples
     --------
@@ -113,17 +117,17 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
 
 
 def _describe(trained: Trained) -> dict[str, Any]:
-    """Return what whoever gets the model should know of it."""
+    """Return the description of the model for its users."""
     made = trained.made
     licence = LICENCES.get(made.spec.backbone) if made.weights == "imagenet" else None
     return {
         "class_names": list(trained.class_names),
-        "input": "images: uint8, (n, height, width, 3), RGB, upright; any size, one size a batch",
+        "input": "images: uint8, (n, height, width, 3), RGB, upright; any size, one size per batch",
         "output": "probabilities: float32, (n, classes), in the order of class_names",
         "head": trained.name,
         "settings": trained.settings,
         "reading": trained.reading.to_json(),
-        "weights_licence": licence or "not known here: ask whoever made the weights",
+        "weights_licence": licence or "unknown: ask the author of the weights",
         "versions": {name: version(name) for name in ("keras", "tensorflow", "numpy", "pillow")},
         "provenance": made.to_json(),
     }
@@ -134,17 +138,17 @@ def _check_request(path: Path, card: Path, form: str, rows: int, overwrite: bool
         raise RequestError(f"{called('rows')} must be at least 0; got {rows}. Leave it out for {_ROWS}.")
     if form == "savedmodel" and path.suffix:
         raise RequestError(
-            f"{called('out')} must end in .keras or .onnx, or be a folder's name without an ending; got {path}."
+            f"{called('out')} must end in .keras or .onnx, or be a folder's name without an extension; got {path}. Rename it."
         )
     there = next((each for each in (path, card) if each.exists()), None)
     if there is not None and not overwrite:
         raise RequestError(
-            f"{called('out')} must be a new name; {there} is there. Choose another, or replace it: {option('overwrite', True)}"
+            f"{called('out')} must be a new name; {there} exists. Choose another, or replace it: {option('overwrite', True)}"
         )
     is_model = (path / "saved_model.pb").exists() if form == "savedmodel" else path.is_file()
     if path.exists() and not is_model:
         raise RequestError(
-            f"{path} must be an earlier model to be replaced; it is something else. Choose another {called('out')}"
+            f"{path} must be an earlier model to be replaced; it is not one. Choose another {called('out')}"
         )
     if form == "onnx":
         for package in ("tf2onnx", "onnxruntime"):
@@ -154,16 +158,16 @@ def _check_request(path: Path, card: Path, form: str, rows: int, overwrite: bool
 
 def _write(model: Any, path: Path, form: str) -> None:
     with warnings.catch_warnings(), quiet():
-        warnings.simplefilter("ignore")  # of tf2onnx, about NumPy
+        warnings.simplefilter("ignore")  # tf2onnx's warnings about NumPy
         if form == "keras":
             model.save(path)
         else:
-            model(np.zeros((1, 32, 32, 3), np.uint8))  # Keras exports to ONNX what has been called
+            model(np.zeros((1, 32, 32, 3), np.uint8))  # Keras exports only a model that has been called
             model.export(path, format="onnx" if form == "onnx" else "tf_saved_model", verbose=False)
 
 
 def _open(path: Path, form: str) -> Run:
-    """Return what a written model computes."""
+    """Return a written model as a function from images to probabilities."""
     if form == "onnx":
         import onnxruntime
 
@@ -181,13 +185,13 @@ def _open(path: Path, form: str) -> Run:
 
 
 def _compare(path: Path, form: str, trained: Trained, rows: int) -> dict[str, Any]:
-    """Compare the written model, on image files of the store, with the head on their stored features."""
+    """Compare the written model on the store's image files with the head on their stored features."""
     computed = _open(path, form)
     bound = ROUGH_TOLERANCE if trained.made.spec.engine.precision == "bfloat16" else TOLERANCE
     with FeatureStore(trained.store) as store:
         if store.made.spec != trained.made.spec:
             raise RequestError(
-                f"{trained.store} must be the store that the head was trained on; it was made with other settings since. "
+                f"{trained.store} must be the store that the head was trained on; it has been rebuilt with other settings. "
                 "Train the head again."
             )
         images = np.flatnonzero(store.rows.views == 0)
@@ -207,18 +211,18 @@ def _compare(path: Path, form: str, trained: Trained, rows: int) -> dict[str, An
         f"parity   {same.sum()} of {len(chosen)} stored images have the same class; probabilities differ by at most "
         f"{differences.max():.1e} (allowed {bound:.0e})"
     )
-    # Two classes that are closer to each other than rounding may change places.
+    # Two classes whose probabilities differ by less than the rounding error may swap.
     if differences.max() > bound or not (same | (ahead < 2 * differences)).all():
         worst = store.rows.paths[chosen[int(differences.argmax())]]
         raise ParityError(
-            f"the model must give what {trained.name} gives; it differs by {differences.max():.1e} on {worst}. "
-            f"Nothing was written; use {command('predict')}"
+            f"the model must give the probabilities of {trained.name} within {bound:.0e}; it differs by "
+            f"{differences.max():.1e} on {worst}. Nothing was written; use {command('predict')}"
         )
     return parity
 
 
 def _predict(computed: Run, store: FeatureStore, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield what a model computes of the files of some rows, those of one size in batches."""
+    """Yield a model's probabilities for the files of some rows; consecutive images of one size form batches."""
     with Progress(len(rows), "images") as progress:
         for _, images in itertools.groupby((_image(store, row) for row in rows), key=np.shape):
             for batch in _batches(images):
@@ -237,8 +241,8 @@ def _image(store: FeatureStore, row: int) -> np.ndarray:
         data = read_bytes(file)
     except UnreadableImage as error:
         raise RequestError(
-            f"the store's images must be there to compare the model with the run; {file} {error}. Bring them back."
+            f"the store's images must be available to compare the model with the run; {file} {error}. Restore them."
         ) from error
     if hashlib.sha256(data).digest() != store.rows.sha256[row].tobytes():
-        raise RequestError(f"{file} must be as it was when the store was made; it changed. Extract again.")
+        raise RequestError(f"{file} must be unchanged since the store was made; it has changed. Extract again.")
     return decode_whole(data)

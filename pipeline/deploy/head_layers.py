@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
 
 def apply_head(head: Classifier, features: keras.KerasTensor, n_classes: int, name: str) -> keras.KerasTensor:
-    """Return probabilities of all classes, (n, n_classes), of features, (n, n_features), float32.
+    """Return probabilities of all classes, (n, n_classes), computed from features, (n, n_features), float32.
 
     Parameters
     ----------
     head : Classifier
     features : KerasTensor
     n_classes : int
-        Those of the data; classes that were not in the training rows have probability zero.
+        Number of classes in the data; classes without training rows have probability zero.
     name : str
-        What the user calls the head.
+        The head's name, for messages.
 
     Raises
     ------
     RequestError
-        If the head is no function that layers can compute.
+        If the head cannot be computed by layers.
     """
     found = head.as_layers(features)
     if found is None:
         raise RequestError(
-            f"an exported head must say which layers compute it; {name} says none, as heads that look up training rows or branch. "
+            f"an exported head must be computable by layers; {name} is not, like all heads that look up training rows or branch. "
             f"Train another on the same store, such as {option('head', 'rbf-svm')} or logistic, or use {command('predict')}"
         )
     if np.array_equal(head.classes_, np.arange(n_classes)):

@@ -19,15 +19,15 @@ from .pillow_resize import resize_as_pillow
 if TYPE_CHECKING:
     import keras
 
-# How each view of ``dihedral`` is made of the image: axes that are swapped, then axes that are flipped. In the order of
-# features/images/views.py; the first two are those of ``hflip``.
+# How each view of ``dihedral`` is made from the image: whether height and width are swapped, then the axes that are flipped. In
+# the order of features/images/views.py; the first two are the views of ``hflip``.
 _VIEWS: tuple[tuple[bool, tuple[int, ...]], ...] = (
     (False, ()), (False, (2,)), (False, (1,)), (False, (1, 2)), (True, ()), (True, (1, 2)), (True, (1,)), (True, (2,)),
 )  # fmt: skip
 
 
 def build_model(base: Base, trained: Trained) -> keras.Model:
-    """Join a base and a head, with all that the provenance says comes before and between them.
+    """Join a base and a head, with the preprocessing, pooling and rounding that the provenance states.
 
     Parameters
     ----------
@@ -37,19 +37,19 @@ def build_model(base: Base, trained: Trained) -> keras.Model:
     Returns
     -------
     model : keras.Model
-        From ``images``, (n, height, width, 3), uint8, to probabilities, (n, n_classes), float32, out of Keras' own layers
-        and operations.
+        Maps ``images``, (n, height, width, 3), uint8, to probabilities, (n, n_classes), float32. It consists only of Keras'
+        own layers and operations.
 
     Raises
     ------
     RequestError
-        If the head or the views are nothing that layers can compute.
+        If the head or the views cannot be computed by layers.
     """
     keras = import_keras()
     layers, spec, reading = keras.layers, trained.made.spec, trained.reading
     if reading.views > 1 and spec.augment.seed is not None:
         raise RequestError(
-            f"views of an exported model must be flips and turns; those of augment {spec.augment.name} depend on each file's hash. "
+            f"views of an exported model must be flips and rotations; those of augment {spec.augment.name} depend on each file's hash. "
             f"Train the head on the images themselves: {option('views', 1)}"
         )
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
@@ -67,7 +67,7 @@ def build_model(base: Base, trained: Trained) -> keras.Model:
 
 
 def _preprocessing(base: Base) -> Any:
-    """Return the base's preprocessing as a layer: each is a linear function of a pixel's three values."""
+    """Return the base's preprocessing as a layer; every preprocessing is an affine function of a pixel's three values."""
     pixels = np.concatenate([np.zeros((1, 3)), 255 * np.eye(3)])[:, None, None]  # float64
     made = np.array(base.preprocess(pixels.copy()))[:, 0, 0].astype(np.float64)
     bias, kernel = made[0], (made[1:] - made[0]) / 255
@@ -91,7 +91,7 @@ _OVER_CELLS = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}
 
 
 def _pooled(maps: Any, pool: str, spec: FeatureSpec) -> Any:
-    """Return a layer's output as the head reads it: pooled and rounded as it was stored, then pooled as it is read."""
+    """Return a layer's output as the head reads it: pooled and rounded as in the store, then pooled as on reading."""
     layers, ops = import_keras().layers, import_keras().ops
 
     def pooled(each: Any, pool: str) -> Any:

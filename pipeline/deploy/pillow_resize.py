@@ -1,9 +1,9 @@
-"""Pillow's resizing out of Keras' own operations, for images of any size, so that it can be part of a model.
+"""Pillow's resizing built from Keras operations, for images of any size, so that it can be part of a model.
 
-Pillow resizes in two passes, one a direction, in integers, and rounds to whole levels after each (`Resample.c`). Each pass is
-a matrix product here, of weights that are computed from the size of the image, rounded as Pillow rounds them. Doubles hold
-all of it exactly, so that the levels are Pillow's own. Keras' own Resizing rounds nothing in between, differs by one level in
-8 to 20 % of all values, and cannot be written as ONNX where it is antialiased.
+Pillow resizes in two passes, one per direction, in integer arithmetic, and rounds to integers after each (`Resample.c`). Here
+each pass is a matrix product with weights that are computed from the image size and rounded as Pillow rounds them. float64
+represents all values exactly, so the results equal Pillow's. Keras' own Resizing does not round between passes, differs by one
+level in 8 to 20 % of all values, and cannot be exported to ONNX if antialiased.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ def resize_as_pillow(images: keras.KerasTensor, size: int, rule: str) -> keras.K
     Parameters
     ----------
     images : KerasTensor of shape (n, h, w, 3)
-        Whole levels, 0..255.
+        Integers from 0 to 255.
     size : int
+        Side of the square, in pixels.
     rule : str
         A key of ``images.RESIZE``.
 
     Returns
     -------
     resized : KerasTensor of shape (n, size, size, 3), float32
-        Whole levels.
+        Integers from 0 to 255.
     """
     ops = import_keras().ops
     images = ops.cast(images, "float64")
@@ -48,7 +49,8 @@ def resize_as_pillow(images: keras.KerasTensor, size: int, rule: str) -> keras.K
     def pass_across(each: Any) -> Any:
         return _whole_levels(ops.einsum("nhwc,ow->nhoc", each, across))
 
-    # Pillow 13 goes across first, but down first where that takes away more than twice as many rows as across columns.
+    # Pillow 13 resizes horizontally first, unless the vertical pass removes more than twice as many rows as the horizontal
+    # pass removes columns.
     higher, wider = (ops.reshape(ops.sum(ones), (1, 1, 1, 1)) - size for ones in (ones_down, ones_across))
     down_first = ops.greater(higher, ops.maximum(2.0 * wider, 0.0))
     resized = ops.where(down_first, pass_across(pass_down(images)), pass_down(pass_across(images)))
@@ -56,12 +58,12 @@ def resize_as_pillow(images: keras.KerasTensor, size: int, rule: str) -> keras.K
 
 
 def _weights(ones: Any, size: int, rule: str) -> Any:
-    """Return how much each pixel counts in each resized one, (size, n), in units of 1 / _ONE, given n ones, (1, n)."""
+    """Return the weight of each input pixel in each output pixel, (size, n), in units of 1 / _ONE, given n ones, (1, n)."""
     ops = import_keras().ops
-    # Where TensorFlow optimizes a graph it divides by a constant by multiplying with its reciprocal, which rounds otherwise.
+    # TensorFlow's graph optimizer replaces division by a constant with multiplication by its reciprocal, which rounds differently.
     not_constant = size * ones[:, :1]
     pixels, scale = ops.cumsum(ones, axis=1) - 1.0, ops.sum(ones, axis=1, keepdims=True) / not_constant
-    if rule == "nearest":  # Pillow adds up step by step
+    if rule == "nearest":  # Pillow accumulates the positions step by step
         centres = ops.cumsum(scale * np.r_[0.5, np.ones(size - 1)][:, None], axis=0)
         return _ONE * ops.cast(ops.equal(pixels, ops.floor(centres)), "float64")
     centres = scale * (np.arange(size)[:, None] + 0.5)
@@ -109,7 +111,7 @@ def _lanczos(x: Any) -> Any:
     return ops.where(ops.less(ops.absolute(x), 3.0), sinc(x) * sinc(x / 3.0), ops.zeros_like(x))
 
 
-# Rule → how far its filter reaches, in pixels of the smaller image, and the filter.
+# Rule → support of its filter, in pixels of the smaller image, and the filter.
 _FILTERS: dict[str, tuple[float, Callable[[Any], Any]]] = {
     "box": (0.5, _box), "bilinear": (1.0, _triangle), "bicubic": (2.0, _cubic), "lanczos": (3.0, _lanczos),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Classes of new images by a trained head, everything before it as the run's own provenance says."""
+"""Classification of new images by a trained head, with the processing that the run's provenance states."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from ..runs.frames import make_frame
 from ..runs.trained_run import Trained, load_trained
 
 Images = str | Path | Iterable[str | Path]  # one name is one image, and not its letters
-_BLOCK = 512  # stored images that are read and predicted at once
+_BLOCK = 512  # stored images read and predicted at once
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one image.
+    """The prediction for one image.
 
     Attributes
     ----------
     path, class_name : str
     probability, margin : float
-        Of that class, from 0 to 1, and by how much it is above that of the next class.
+        Probability of that class, from 0 to 1, and its lead over the next class.
     probabilities : dict of str to float
-        Of every class.
+        Class name → probability.
     """
 
     path: str
@@ -53,7 +53,7 @@ class Prediction:
     probabilities: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON can carry it."""
+        """Return a JSON-serialisable dict."""
         return {
             "path": self.path,
             "class": self.class_name,
@@ -65,18 +65,18 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What `predict` found.
+    """The result of `predict`.
 
     Attributes
     ----------
     run, head : str
     class_names : list of str
     predictions : list of Prediction
-        One per image that could be used, in the order asked for.
+        One per usable image, in the order given.
     skipped : list of dict
-        ``path`` and ``reason`` of the others.
+        ``path`` and ``reason`` of unusable images.
     from_store, computed : int
-        How many contents were read from the store, and how many went through the base.
+        How many distinct images were read from the store, and how many were computed by the base.
     """
 
     run: str
@@ -88,12 +88,12 @@ class Predicted:
     computed: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON can carry it."""
+        """Return a JSON-serialisable dict."""
         told = {each.name: getattr(self, each.name) for each in fields(self)}
         return {**told, "predictions": [each.to_json() for each in self.predictions]}
 
     def to_frame(self) -> Any:
-        """Return one row per image as a ``pandas.DataFrame``: path, class, probability, margin, p(class) of every class."""
+        """Return one row per image as a ``pandas.DataFrame``: path, class, probability, margin, p(NAME) of every class."""
         return make_frame([dict(zip(self.columns, self.row(each), strict=True)) for each in self.predictions])
 
     @property
@@ -125,9 +125,9 @@ def predict(run: str | Path, images: Images, **options: Unpack[PredictOptions]) 
     Raises
     ------
     RequestError, SourceError
-        If there are no images, or none of them can be used.
+        If there is no run, there are no images, or none of them can be used.
     UnsafeFile, WeightsError
-        If the run or its weights are not what they should be.
+        If the run is damaged, or its weights are missing or different.
 
     Examples
     --------
@@ -139,7 +139,7 @@ def predict(run: str | Path, images: Images, **options: Unpack[PredictOptions]) 
 
 
 def predict_by(trained: Trained, images: Images, make_engine: Callable[[], Engine]) -> Predicted:
-    """Predict the classes of images by a head, with an engine that is made only if it is needed; see `predict`."""
+    """Predict the classes of images; `make_engine` is called only if an image must be computed. See `predict`."""
     files, predictor = find_images(images), _Predictor(trained, make_engine)
     log.info(f"head     {trained.name} of {trained.folder}, classes {', '.join(trained.class_names)}")
     keys = hash_files(files, cores())
@@ -151,7 +151,7 @@ def predict_by(trained: Trained, images: Images, make_engine: Callable[[], Engin
     skipped = [{"path": unicode_name(str(file)), "reason": reason} for file, reason in reasons if reason]
     if len(skipped) == len(files):
         raise SourceError(
-            f"images must be readable; none of {len(files)} is. First: {skipped[0]['path']}: {skipped[0]['reason']}. "
+            f"images must be readable; none of {len(files)} is. The first is {skipped[0]['path']}: {skipped[0]['reason']}. "
             "Check the files."
         )
     names = trained.class_names
@@ -167,7 +167,7 @@ def predict_by(trained: Trained, images: Images, make_engine: Callable[[], Engin
 
 
 class _Predictor:
-    """Probabilities of contents by one head; the base is built only if a content is not stored."""
+    """Computes one head's probabilities of images; the base is built only if an image is not in the store."""
 
     def __init__(self, trained: Trained, make_engine: Callable[[], Engine]):
         self._trained, self._make_engine = trained, make_engine
@@ -175,7 +175,7 @@ class _Predictor:
         self.from_store = self.computed = 0
 
     def of(self, contents: Sequence[Content]) -> dict[bytes, np.ndarray]:
-        """Return the probabilities of contents by their SHA-256; those without any are in `reasons`."""
+        """Return SHA-256 → probabilities, (n_classes,); unusable images are in `reasons`."""
         found = self._stored([content.sha256 for content in contents])
         self.from_store = len(found)
         log.info(f"images   {len(contents)}, of which {len(found)} are in {self._trained.store}")
@@ -185,7 +185,7 @@ class _Predictor:
         reading, made = self._trained.reading, self._trained.made
         engine = self._make_engine()
         then, now = made.spec.engine, describe_engine(made.spec.engine.name)
-        differs = "" if now == then else f"; the store was made by {then}, which can differ in the last digits"
+        differs = "" if now == then else f"; the store was computed by {then}, so the last digits can differ"
         log.info(f"engine   {now}{differs}")
         with Progress(len(rest), "images") as progress:
             for batch in embed(rest, made, engine, reading.views, cores()):
@@ -199,16 +199,16 @@ class _Predictor:
         return found
 
     def _stored(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the probabilities of contents that the run's store holds, if it is still there and the same."""
+        """Return the probabilities of images that the run's store holds, if the store still exists unchanged."""
         path = self._trained.store
         found: dict[bytes, np.ndarray] = {}
         if not path.exists():
-            log.info(f"store    {path} is not there; all images go through the base")
+            log.info(f"store    {path} does not exist; the base computes all images")
             return {}
         try:
             with FeatureStore(path) as store:
                 if store.made.spec != self._trained.made.spec:
-                    log.info(f"store    {path} was made with other settings since; all images go through the base")
+                    log.info(f"store    {path} has been rebuilt with other settings; the base computes all images")
                     return {}
                 first = {store.rows.sha256[row].tobytes(): row for row in np.flatnonzero(store.rows.views == 0)}
                 held = [key for key in keys if key in first]
@@ -217,13 +217,13 @@ class _Predictor:
                     X = self._trained.reading.of_store(store, np.array([first[key] for key in some]))
                     found |= dict(zip(some, self._trained.probabilities(X), strict=True))
         except CachedFeaturesError as error:
-            log.info(f"store    {error} All images go through the base")
+            log.info(f"store    {error} The base computes all images")
             return {}
         return found
 
 
 def find_images(images: Images) -> list[Path]:
-    """Return the files that are meant by names, folders, patterns and ``-``, each once, in the order given.
+    """Return the files that names, folders, patterns and ``-`` refer to, without duplicates, in the order given.
 
     Raises
     ------
@@ -241,11 +241,11 @@ def find_images(images: Images) -> list[Path]:
             below = [path]
         if not below:
             raise RequestError(
-                f"images must be files, or folders or patterns that hold some; there is none in {name}. Look: ls {name}"
+                f"images must be files, or folders or patterns that contain images; there is none in {name}. Check: ls {name}"
             )
         found += below
     if not found:
-        raise RequestError(f"images must be named; got none. For instance: {command('predict', 'photos/', run='RUN')}")
+        raise RequestError(f"images must be named; got none. For example: {command('predict', 'photos/', run='RUN')}")
     return list(dict.fromkeys(found))
 
 

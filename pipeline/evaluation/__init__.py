@@ -1,1 +1,1 @@
-"""How good a head is: metrics, intervals, paired tests, curves."""
+"""Evaluation of heads: metrics, intervals, paired tests, curves."""

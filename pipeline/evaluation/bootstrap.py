@@ -1,4 +1,4 @@
-"""Bootstrap intervals: how far metrics move when the test rows are drawn anew."""
+"""Bootstrap intervals: how much metrics vary when the test rows are resampled."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ import numpy as np
 from .metrics import METRICS, figures_of
 from .weighted_rows import WeightedRows
 
-_NUMBERS = 1 << 22  # weights that are held at once
+_NUMBERS = 1 << 22  # weights held in memory at once
 
 
 def bootstrap_intervals(
     y: np.ndarray, probabilities: np.ndarray, seed: int = 0, draws: int | None = None
 ) -> dict[str, tuple[float, float]]:
-    """Return 95 % percentile intervals (Efron and Tibshirani 1993, chapter 13) of metrics on some rows.
+    """Return 95 % bootstrap percentile intervals of metrics (Efron and Tibshirani 1993, chapter 13).
 
     Parameters
     ----------
     y : ndarray of shape (n_samples,), int
+        Indices of the true classes.
     probabilities : ndarray of shape (n_samples, n_classes)
+        Rows sum to one.
     seed : int
-        Same seed, same rows drawn.
+        The same seed draws the same rows.
     draws : int, optional
-        1,000, or 200 for more than 5,000 rows, if left out.
+        Number of resamples; by default 1,000, or 200 for more than 5,000 rows.
 
     Returns
     -------
     intervals : dict
-        Name → (low, high) of those of `METRICS` that have an interval. Draws that lack a class that `y` has count where a
-        metric can be had of them.
+        Name → (low, high) of each of `METRICS` that has an interval. A draw that lacks one of the classes in `y` counts
+        for every metric that is defined on it.
     """
     random, n = np.random.default_rng(seed), len(y)
     draws = draws or (1000 if n <= 5000 else 200)

@@ -1,4 +1,4 @@
-"""Curves of a classifier's probabilities: ROC, precision-recall, reliability; their areas are the table's figures."""
+"""Curves of a classifier's probabilities: ROC, precision-recall, reliability. Their areas equal the table's metrics."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from sklearn.calibration import calibration_curve
 
 from .weighted_rows import BINS
 
-Curve = tuple[np.ndarray, np.ndarray]  # x, never falling, and y
+Curve = tuple[np.ndarray, np.ndarray]  # x, non-decreasing, and y
 Pair = tuple[np.ndarray, np.ndarray]  # labels, (n_samples,), and probabilities, (n_samples, n_classes)
 
-_GRID = 1000  # steps of a drawn curve's axes: half a pixel
+_GRID = 1000  # steps along each axis of a drawn curve; one step is half a pixel
 
 
 def roc(pairs: Sequence[Pair]) -> Curve | None:
     """Return the ROC curve: false positive rate, true positive rate.
 
-    Of two classes that of the second; of more each against the rest, averaged over those present; and averaged over
-    splits, at equal x. So its area is the mean of the areas, which is what the table of heads shows.
+    With two classes, the curve of the second class; with more, the mean of the one-vs-rest curves of the classes present.
+    Curves are averaged over splits at equal x, so the area is the mean of the areas, which the table of heads shows.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def roc(pairs: Sequence[Pair]) -> Curve | None:
     Returns
     -------
     curve : (x, y) or None
-        None where a split's test rows are of one class.
+        None if the test rows of a split have only one class.
     """
 
     def draw(truth: np.ndarray, score: np.ndarray) -> Curve:
@@ -41,11 +41,11 @@ def roc(pairs: Sequence[Pair]) -> Curve | None:
 
 
 def precision_recall(pairs: Sequence[Pair]) -> Curve | None:
-    """Return the precision-recall curve as steps, so that its area is the average precision; see `roc`."""
+    """Return the precision-recall curve as steps, so that its area equals the average precision; see `roc`."""
 
     def draw(truth: np.ndarray, score: np.ndarray) -> Curve:
         precision, recall, _ = metrics.precision_recall_curve(truth, score)
-        end = len(recall) - np.searchsorted(recall[::-1], recall[0])  # where all are found; beyond it nothing is gained
+        end = len(recall) - np.searchsorted(recall[::-1], recall[0])  # the first point of full recall
         recall, precision = recall[end - 1 :][::-1], precision[end - 1 :][::-1]
         return np.repeat(recall, 2)[1:-1], np.repeat(precision[1:], 2)
 
@@ -64,7 +64,7 @@ def _averaged(pairs: Sequence[Pair], draw: Callable[[np.ndarray, np.ndarray], Cu
 
 
 def average(curves: Sequence[Curve]) -> Curve:
-    """Return the mean of curves at equal x; where one jumps, so does the mean, and areas average exactly."""
+    """Return the mean of curves at equal x. Jumps are preserved, so the area is exactly the mean of the areas."""
     if len(curves) == 1:
         return curves[0]
     grid = np.unique(np.concatenate([x for x, _ in curves]))
@@ -78,7 +78,7 @@ def average(curves: Sequence[Curve]) -> Curve:
 
 
 def thin(curve: Curve) -> Curve:
-    """Return a curve on a grid of a thousandth, with only the points where it turns: what can be seen of it."""
+    """Return a curve rounded to thousandths, reduced to the points where it changes direction; it looks the same."""
     x, y = (np.round(each * _GRID) / _GRID for each in curve)
     moves = np.ones(len(x), bool)
     moves[1:] = (np.diff(x) != 0) | (np.diff(y) != 0)
@@ -89,7 +89,7 @@ def thin(curve: Curve) -> Curve:
 
 
 def reliability(pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean confidence, accuracy and rows of each bin of confidence that has any; rows of all splits together.
+    """Return mean confidence, accuracy and row count of each non-empty confidence bin, pooled over all splits.
 
     Confidence is the probability of the predicted class; 15 bins of equal width (Guo et al. 2017).
     """
@@ -102,6 +102,6 @@ def reliability(pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def confusion(pairs: Sequence[Pair]) -> np.ndarray:
-    """Return rows by true class (first axis) and predicted class, of all splits together."""
+    """Return row counts by true class (first axis) and predicted class, pooled over all splits."""
     n_classes = pairs[0][1].shape[1]
     return sum(metrics.confusion_matrix(y, p.argmax(axis=1), labels=np.arange(n_classes)) for y, p in pairs)

@@ -1,4 +1,4 @@
-"""The table of metrics: what each is under any weights of the rows, which way it is better, and how it is shown."""
+"""The table of metrics: how each is computed under row weights, which direction is better, and how it is shown."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from .weighted_rows import BINS, WeightedRows
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of a classifier on rows that it has not seen.
+    """A metric of a classifier on held-out rows.
 
     Attributes
     ----------
     name : str
-        In ``run.json``, ``compare.json`` and ``compare.csv``.
+        Its name in ``run.json``, ``compare.json`` and ``compare.csv``.
     of : callable
-        ``of(rows)`` returns the figure of some `WeightedRows` under each of their weights, (n_draws,); nan where it has none.
+        ``of(rows)`` returns the metric of `WeightedRows` under each draw of weights, (n_draws,); nan if undefined.
     title : str
-        At the head of its column.
+        Column title.
     help : str
-        What it is, for people.
+        Human-readable description.
     greater_is_better : bool
     digits : int
-        That are shown of it.
+        Number of decimals shown.
     interval : bool
-        Whether its bootstrap interval is told.
+        Whether its bootstrap interval is reported.
     in_table : bool
-        Whether it is among the columns of ``compare.md``; all else has every metric.
+        Whether it is a column of ``compare.md``; all other outputs contain every metric.
     """
 
     name: str
@@ -60,19 +60,19 @@ def _macro_f1(rows: WeightedRows) -> np.ndarray:
 
 
 def _roc_auc(rows: WeightedRows) -> np.ndarray:
-    """Return the area under the ROC curve: of two classes that of the second, of more the mean of each against the rest."""
+    """Return the area under the ROC curve: of the second of two classes, or the mean of more one-vs-rest areas."""
     areas, _ = rows.ranking
     return _mean_of_known(areas)
 
 
 def _average_precision(rows: WeightedRows) -> np.ndarray:
-    """Return the average precision, of the classes as in `_roc_auc`."""
+    """Return the average precision, over classes as in `_roc_auc`."""
     _, precisions = rows.ranking
     return _mean_of_known(precisions)
 
 
 def _log_loss(rows: WeightedRows) -> np.ndarray:
-    """Return the mean negative log-likelihood in nats, of probabilities clipped to the float's resolution."""
+    """Return the mean negative log-likelihood in nats, with probabilities clipped to machine epsilon."""
     tiny = np.finfo(rows.probabilities.dtype).eps
     return rows.mean(-np.log(np.clip(rows.probabilities[np.arange(len(rows.y)), rows.y], tiny, 1 - tiny)))
 
@@ -80,7 +80,7 @@ def _log_loss(rows: WeightedRows) -> np.ndarray:
 def _calibration_error(rows: WeightedRows) -> np.ndarray:
     """Return the expected calibration error (Guo et al. 2017, "On calibration of modern neural networks").
 
-    The mean over rows of ``|accuracy - mean confidence|`` of a row's bin, in bins of equal width, where confidence is the
+    The mean over rows of ``|accuracy - mean confidence|`` of the row's bin. Bins have equal width; confidence is the
     probability of the predicted class.
     """
     confidence = rows.probabilities.max(axis=1)
@@ -90,14 +90,14 @@ def _calibration_error(rows: WeightedRows) -> np.ndarray:
 
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:
-    """Return means over classes, (n_draws,), of those that have a figure; nan where none has."""
+    """Return means over the classes with a finite value, (n_draws,); nan if there is none."""
     known = np.isfinite(values)
     return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
 
 
-# The first is what heads are ranked by.
+# Heads are ranked by the first metric.
 METRICS = (
-    Metric("accuracy", _accuracy, "accuracy", "share of test images that are right"),
+    Metric("accuracy", _accuracy, "accuracy", "fraction of test images classified correctly"),
     Metric("balanced_accuracy", _balanced_accuracy, "balanced", "mean recall of the classes", in_table=False),
     Metric("macro_f1", _macro_f1, "macro F1", "mean F1 of the classes"),
     Metric("roc_auc", _roc_auc, "ROC AUC", "area under the ROC curve"),
@@ -105,32 +105,32 @@ METRICS = (
     Metric("log_loss", _log_loss, "log loss", "mean negative log-likelihood, in nats", greater_is_better=False),
     Metric(
         "calibration_error", _calibration_error, "calib.",
-        f"calibration error: mean distance of confidence and accuracy, {BINS} bins",
+        f"calibration error: mean absolute difference between confidence and accuracy, {BINS} bins",
         greater_is_better=False, interval=False, in_table=False,  # its bootstrap is biased upwards
     ),
 )  # fmt: skip
 
 
 def evaluate(y: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Compare predicted probabilities with labels.
+    """Compute all metrics of predicted probabilities against labels.
 
     Parameters
     ----------
     y : ndarray of shape (n_samples,), int
         Indices of the true classes.
     probabilities : ndarray of shape (n_samples, n_classes)
-        Rows sum to one; the class of the highest is the prediction.
+        Rows sum to one; the class with the highest probability is the prediction.
 
     Returns
     -------
-    scores : dict
-        Name of each of `METRICS` → its value; nan where it has none, as areas have of rows of one class.
+    scores : dict of str to float
+        Name of each of `METRICS` → its value; nan if undefined, such as the ROC AUC of rows of one class.
     """
     once = WeightedRows(y, probabilities, np.ones((1, len(y))))
     return {name: float(values[0]) for name, values in figures_of(METRICS, once).items()}
 
 
 def figures_of(metrics: Iterable[Metric], rows: WeightedRows) -> dict[str, np.ndarray]:
-    """Return name of each metric → its figure under each of the rows' weights, (n_draws,)."""
+    """Return name of each metric → its value under each draw of weights, (n_draws,)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return {each.name: each.of(rows) for each in metrics}

@@ -1,4 +1,4 @@
-"""How sure an accuracy is, and whether two heads can be told apart: intervals and paired tests."""
+"""Intervals of accuracies, and paired tests of the difference between two heads."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from scipy import stats
 def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) -> tuple[float, float]:
     """Return a 95 % interval for the accuracy.
 
-    Of one split: Wilson's interval. Of several random splits of the same rows: Student's t with the variance
-    corrected for overlapping training sets, ``s^2 (1/J + n_test/n_train)`` (Nadeau & Bengio 2003, "Inference for
-    the generalization error").
+    For one split: Wilson's interval. For J random splits of the same rows: Student's t with the variance corrected for
+    overlapping training sets, ``s^2 (1/J + n_test/n_train)`` (Nadeau & Bengio 2003, "Inference for the generalization
+    error").
 
     Parameters
     ----------
     accuracies : sequence of float
-        One per split.
+        One per split, in [0, 1].
     n_train, n_test : int
-        Rows that train and test in each.
+        Training and test rows per split.
+
+    Returns
+    -------
+    low, high : float
+        In [0, 1].
     """
     mean, times = float(np.mean(accuracies)), len(accuracies)
     if times == 1:
@@ -32,26 +37,26 @@ def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) ->
 
 
 def difference_interval(differences: Sequence[float], n_train: int, n_test: int) -> tuple[float, float]:
-    """Return a 95 % interval for the mean difference of two heads' accuracies on several random splits.
+    """Return a 95 % interval for the mean difference between two heads' accuracies on several random splits.
 
-    The corrected resampled t of Nadeau & Bengio, as in `accuracy_interval`; see there.
+    Uses the corrected resampled t of Nadeau & Bengio; see `accuracy_interval`.
     """
     half = _corrected_half(differences, n_train, n_test)
     return float(np.mean(differences)) - half, float(np.mean(differences)) + half
 
 
 def paired_test(correct: Sequence[np.ndarray], others: Sequence[np.ndarray], n_train: int) -> float:
-    """Return the two-sided p value of the hypothesis that two heads are equally accurate.
+    """Return the two-sided p-value for the null hypothesis that two heads are equally accurate.
 
-    On one split: McNemar's exact test, on the rows that only one of them gets right. On several: the corrected
-    resampled t test of Nadeau & Bengio on the differences of accuracy.
+    On one split: McNemar's exact test, on the rows that exactly one of the heads classifies correctly. On several: the
+    corrected resampled t-test of Nadeau & Bengio on the differences in accuracy.
 
     Parameters
     ----------
     correct, others : sequence of ndarray of shape (n_test,), bool
-        Whether each test row of each split is right, by one head and by the other.
+        Per split, whether each test row is classified correctly by the one head and by the other.
     n_train : int
-        Rows that were learnt from in each split.
+        Training rows per split.
     """
     if len(correct) == 1:
         first, second = int(np.sum(correct[0] & ~others[0])), int(np.sum(others[0] & ~correct[0]))
@@ -64,7 +69,7 @@ def paired_test(correct: Sequence[np.ndarray], others: Sequence[np.ndarray], n_t
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values adjusted for several comparisons (Holm 1979, "A simple sequentially rejective test procedure")."""
+    """Return p-values adjusted for multiple comparisons (Holm 1979, "A simple sequentially rejective test procedure")."""
     order = np.argsort(p_values)
     factors = np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))

@@ -1,4 +1,4 @@
-"""Test rows and what a head says of them, under many weightings at once: what metrics are computed from."""
+"""Test rows with a head's predictions, under many row weightings at once; metrics are computed from them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from functools import cached_property
 
 import numpy as np
 
-BINS = 15  # of confidence, of equal width
+BINS = 15  # confidence bins of equal width
 
 
 @dataclass(frozen=True)
 class WeightedRows:
-    """Labels, probabilities, and how often each row counts; what several metrics need is computed once.
+    """Labels, probabilities and row weights. Quantities that several metrics share are computed once.
 
     Attributes
     ----------
@@ -20,7 +20,7 @@ class WeightedRows:
         Indices of the true classes.
     probabilities : ndarray of shape (n_samples, n_classes)
     weights : ndarray of shape (n_draws, n_samples), float64
-        How often each row counts in each draw, whole numbers.
+        How often each row counts in each draw; integer-valued.
     """
 
     y: np.ndarray
@@ -28,40 +28,40 @@ class WeightedRows:
     weights: np.ndarray
 
     def mean(self, values: np.ndarray) -> np.ndarray:
-        """Return weighted means, (n_draws,), of a value of each row, (n_samples,)."""
+        """Return weighted means, (n_draws,), of per-row values, (n_samples,)."""
         return self.weights @ values / self.total
 
     @cached_property
     def total(self) -> np.ndarray:
-        """Rows of each draw, (n_draws,)."""
+        """Number of rows per draw, (n_draws,)."""
         return self.weights.sum(axis=1)
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """The class that each row is taken for, (n_samples,)."""
+        """The predicted class of each row, (n_samples,)."""
         return self.probabilities.argmax(axis=1)
 
     @cached_property
     def correct(self) -> np.ndarray:
-        """Whether each row is right, (n_samples,)."""
+        """Whether each row is classified correctly, (n_samples,)."""
         return self.predicted == self.y
 
     @cached_property
     def present(self) -> np.ndarray:
-        """The classes that `y` has, (n_present,)."""
+        """The classes that occur in `y`, (n_present,)."""
         return np.unique(self.y)
 
     @cached_property
     def by_class(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows of each class that is present, rows taken for it, and those that are both: (n_draws, n_present) each."""
+        """Per present class: its rows, the rows predicted as it, and the rows that are both, (n_draws, n_present) each."""
         true, said = (labels[:, None] == self.present for labels in (self.y, self.predicted))
         return self.weights @ true, self.weights @ said, self.weights @ (true & said)
 
     @cached_property
     def ranking(self) -> tuple[np.ndarray, np.ndarray]:
-        """Area under the ROC curve and average precision of each class against the rest, (n_draws, n_classes) each.
+        """Area under the ROC curve and average precision of each class against the rest, (n_draws, n_ranked) each.
 
-        Of two classes that of the second alone; of more those present. nan where a side is empty.
+        With two classes, only the second is ranked; with more, all that are present. nan if one side is empty.
         """
         labels = [1] if self.probabilities.shape[1] == 2 else self.present
         ranked = [_rank(self.y == label, self.probabilities[:, label], self.weights) for label in labels]
@@ -70,7 +70,7 @@ class WeightedRows:
 
 
 def _rank(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the area under the ROC curve and the average precision, (n_draws,); nan where a side is empty."""
+    """Return the area under the ROC curve and the average precision, (n_draws,) each; nan if one side is empty."""
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])  # rows of equal scores are one threshold
     ups = np.add.reduceat((weights * positive)[:, order], starts, axis=1)

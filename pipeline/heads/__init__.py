@@ -1,1 +1,1 @@
-"""Name to a head, and the calibration of its probabilities."""
+"""Heads: the registry of names, the classifiers, and calibration of their probabilities."""

@@ -1,4 +1,4 @@
-"""Probabilities for heads that give scores: sigmoids fitted to scores of rows that the head has not seen."""
+"""Probabilities for heads that give only scores: sigmoids fitted to out-of-sample scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..data.training_data import Sample
 
 
 class Sigmoids:
-    """One sigmoid a class (Platt 1999, "Probabilistic outputs for support vector machines").
+    """One sigmoid per class (Platt 1999, "Probabilistic outputs for support vector machines").
 
     Parameters
     ----------
@@ -27,14 +27,14 @@ class Sigmoids:
 
     @classmethod
     def fit(cls, scores: np.ndarray, y: np.ndarray, classes: np.ndarray) -> Sigmoids:
-        """Fit to scores, (n_samples, k), of rows that the head has not seen, and their classes y."""
+        """Fit to out-of-sample scores, (n_samples, k), and their classes y, (n_samples,)."""
         positive = classes[1:] if scores.shape[1] == 1 else classes
         fitted = [LogisticRegression(C=1e6).fit(scores[:, [k]], y == name) for k, name in enumerate(positive)]
         return cls(np.array([each.coef_[0, 0] for each in fitted]), np.array([each.intercept_[0] for each in fitted]))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Sigmoids | None:
-        """Return what `to_arrays` told; None if there is none among some arrays."""
+        """Return the sigmoids that `to_arrays` saved; None if the arrays contain none."""
         return cls(arrays["slopes"], arrays["offsets"]) if "slopes" in arrays else None
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -42,7 +42,7 @@ class Sigmoids:
         return {"slopes": self.slopes, "offsets": self.offsets}
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """Return probabilities, (n_samples, n_classes), of scores as `decision_function` gives them."""
+        """Return probabilities, (n_samples, n_classes), from the scores that `decision_function` returns."""
         chances = expit(scores.reshape(len(scores), -1) * self.slopes + self.offsets)
         if chances.shape[1] == 1:
             return np.hstack([1 - chances, chances])
@@ -52,21 +52,22 @@ class Sigmoids:
 def calibrate(
     sample: Sample, images: np.ndarray, classes: np.ndarray, score: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> Sigmoids:
-    """Fit sigmoids to the scores of each fold of some images by a head fitted to the other folds.
+    """Fit sigmoids to cross-validated scores: each fold is scored by a head fitted to the other folds.
 
     Parameters
     ----------
     sample : Sample
     images : ndarray of shape (n_images,), bool
+        Images to cross-validate on.
     classes : ndarray of shape (n_classes,)
-        Those of `images`.
+        Classes of `images`.
     score : callable
-        ``score(fit, look)`` returns scores of the rows that `look` names by a head fitted to those that `fit` names.
+        ``score(fit, look)`` fits a head to the images in the mask `fit` and returns its scores of those in `look`.
 
     Raises
     ------
     RequestError
-        If a class has too few different images to be both learnt and scored.
+        If a class has too few distinct images to be both fitted and scored.
     """
     pairs = [pair for pair in sample.split(images) if len(np.unique(sample.y[pair[0]])) == len(classes)]
     labels = np.concatenate([sample.labels(look) for _, look in pairs]) if pairs else np.empty(0)

@@ -1,6 +1,6 @@
-"""What a head is asked: how it is searched for, what it is once it is fitted, and what it says of itself.
+"""The interface of a head: its search over settings, its fitted form, and its entry in the registry.
 
-A scikit-learn classifier is a head by its row in the registry alone; see `sklearn_heads`.
+A scikit-learn classifier needs only a row in the registry; see `sklearn_heads`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Settings = Mapping[str, tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Saved:
-    """What a fitted head is on disk, but for its classes.
+    """The contents of a fitted head's files, except its classes.
 
     Attributes
     ----------
     told : dict
-        Settings, as JSON.
+        JSON-serialisable settings.
     arrays : dict of str to ndarray or Stored
-        Numbers. A stored one is written block by block, and read back as an array.
+        A stored matrix is written block by block, and read back as an array.
     estimator : estimator, optional
-        A fitted one of scikit-learn's.
+        A fitted scikit-learn estimator.
     path : Path
         The file that `told` was read from, for messages.
     """
@@ -45,17 +45,17 @@ class Saved:
 
 
 class Classifier(ABC):
-    """What a head is once it is fitted.
+    """A fitted head.
 
     Attributes
     ----------
     kind : str
-        What its file calls it. Files of earlier versions are read for good.
+        Its name in files. It never changes, so that files of earlier versions stay readable.
     has_estimator : bool
-        Whether an estimator of scikit-learn's is saved with it.
+        Whether a scikit-learn estimator is saved with it.
     classes_ : ndarray of shape (n_classes,), int
     model_ : keras.Model or None
-        That of a head that learns by epochs.
+        The model of a head that is trained by epochs.
     """
 
     kind: ClassVar[str]
@@ -73,17 +73,17 @@ class Classifier(ABC):
 
     @abstractmethod
     def to_saved(self) -> Saved:
-        """Return all that `from_saved` makes the head of."""
+        """Return everything from which `from_saved` rebuilds the head."""
 
     @classmethod
     @abstractmethod
     def from_saved(cls, classes: np.ndarray, saved: Saved) -> Classifier:
-        """Return a head that was saved; nothing that is told may decide which code runs.
+        """Return a saved head. The contents of the file must not decide which code runs.
 
         Raises
         ------
         KeyError, ValueError, TypeError, IndexError, AttributeError, UnsafeFile
-            If what was saved is no such head.
+            If the saved data is not a valid head of this kind.
         """
 
     def as_layers(self, features: keras.KerasTensor) -> keras.KerasTensor | None:
@@ -91,12 +91,12 @@ class Classifier(ABC):
         return None
 
     def coefficients(self, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a linear head's coefficients, (n_features, n_classes), and intercepts, for features as they are."""
-        raise TypeError(f"no linear head: {type(self).__name__}")
+        """Return a linear head's coefficients, (n_features, n_classes), and intercepts, for unscaled features."""
+        raise TypeError(f"not a linear head: {type(self).__name__}")
 
 
 class Search(ABC):
-    """Heads of one sort on one sample.
+    """Search over the settings of one head type on one sample.
 
     Parameters
     ----------
@@ -107,12 +107,12 @@ class Search(ABC):
     Attributes
     ----------
     read_as : tuple of type
-        Classes that a fitted head of this sort is read back as.
+        Classes as which a fitted head of this type is loaded.
     streams : {'no', 'batches', 'products'}
-        How it is fitted to features that are larger than the memory: not at all, by batches of rows, or by inner products
-        of all pairs of rows.
+        How the head is fitted to features larger than memory: not at all, by batches of rows, or by inner products of all
+        pairs of rows.
     by_epochs : bool
-        Whether it learns by epochs, of which its `Choice` has the history.
+        Whether the head is trained by epochs; its `Choice` then has a history.
     """
 
     read_as: ClassVar[tuple[type[Classifier], ...]]
@@ -124,15 +124,15 @@ class Search(ABC):
 
     @classmethod  # noqa: B027
     def warm_up(cls) -> None:
-        """Import what takes long to import, before the clock starts."""
+        """Import slow modules before timing starts."""
 
     @abstractmethod
     def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return the settings that are best on the images that each pair looks at."""
+        """Return the best settings on the images that the pairs score on."""
 
     @abstractmethod
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> Classifier:
-        """Return the head with some settings, fitted to images given by a mask."""
+        """Return the head with the given settings, fitted to images given by a mask."""
 
 
 @dataclass(frozen=True)
@@ -143,17 +143,17 @@ class Head:
     ----------
     searcher : type of Search
     grid : dict of str to tuple
-        Setting → what is tried, rising. Of a Dense head's epochs all up to the one given.
+        Setting → values to try, in ascending order. For a Dense head's ``epochs``, every epoch up to the given one.
     pool : str
-        How stored feature maps become vectors unless the user says otherwise.
+        Default pooling of stored feature maps into vectors.
     views : {'rows', 'mean'}
-        Whether an image's views are rows of their own, whose scores are averaged, or their features are averaged:
-        for heads whose cost grows with the square of the rows.
+        ``rows``: an image's views are separate rows, and their scores are averaged. ``mean``: the views' features are
+        averaged, for heads whose cost grows with the square of the number of rows.
     linear : bool
-        Whether its scores are linear in the features, whatever the number of classes, and weigh them against each other, so
-        that a report can show where it looked. Class means and priors, linear as they are, do not claim it.
+        Whether its scores are discriminative and linear in the features for any number of classes, so that a report can
+        show where it looked. False for class means and priors, although they are linear.
     arguments : dict
-        Further ones that `searcher` takes.
+        Further arguments of `searcher`.
     """
 
     searcher: type[Search]
@@ -164,6 +164,6 @@ class Head:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def search(self, sample: Sample, grid: Grid | None = None) -> Search:
-        """Return the search on a sample, over the head's own grid if none is given."""
+        """Return the search on a sample, by default over the head's own grid."""
         searcher: Callable[..., Search] = self.searcher
         return searcher(sample, self.grid if grid is None else grid, **self.arguments)

@@ -1,4 +1,4 @@
-"""What logistic regression, ridge, LDA, nearest mean and a linear SVM of two classes are once they are fitted."""
+"""The fitted form of logistic regression, ridge, LDA, nearest mean and the linear SVM of two classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LinearHead(Classifier):
-    """Scores that are linear in the features as they are stored, and probabilities made of them.
+    """Scores that are linear in the unscaled features, and probabilities computed from them.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class LinearHead(Classifier):
         k is 1 for two classes.
     intercept : ndarray of shape (k,)
     sigmoids : Sigmoids, optional
-        What makes probabilities of scores; logistic function or softmax if left out.
+        Convert scores to probabilities; by default, the logistic function or softmax does.
 
     Attributes
     ----------
@@ -53,7 +53,10 @@ class LinearHead(Classifier):
         return np.column_stack([expit(-scores), expit(scores)]) if scores.ndim == 1 else softmax(scores, axis=1)
 
     def coefficients(self, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return coefficients, (n_features, n_classes), and intercepts; of two classes one is the negative of the other."""
+        """Return coefficients, (n_features, n_classes), and intercepts, (n_classes,), both float64.
+
+        With two classes, the columns are the negatives of each other. Classes that the head does not know have zeros.
+        """
         coef, intercept = self.coef_.astype(np.float64), self.intercept_
         if coef.shape[1] == 1:
             coef, intercept = np.hstack([-coef, coef]), np.concatenate([-intercept, intercept])
@@ -68,11 +71,14 @@ class LinearHead(Classifier):
 
     @classmethod
     def from_saved(cls, classes: np.ndarray, saved: Saved) -> LinearHead:
-        """Return the head that was saved."""
+        """Return the saved head."""
         coefficients, intercept = saved.arrays["coefficients"], saved.arrays["intercept"]
         columns = 1 if len(classes) == 2 else len(classes)
         if coefficients.ndim != 2 or intercept.shape != (columns,) or coefficients.shape[1] != columns:
-            raise ValueError("coefficients and classes must be of one number")
+            raise ValueError(
+                f"coefficients must have {columns} columns for {len(classes)} classes; got shape {coefficients.shape} "
+                f"and intercepts of shape {intercept.shape}"
+            )
         return LinearHead(classes, coefficients, intercept, Sigmoids.from_arrays(saved.arrays))
 
     def as_layers(self, features: keras.KerasTensor) -> keras.KerasTensor:
@@ -83,7 +89,7 @@ class LinearHead(Classifier):
 def affine(
     x: keras.KerasTensor, kernel: np.ndarray, bias: np.ndarray, activation: str | None = None
 ) -> keras.KerasTensor:
-    """Return ``x @ kernel + bias`` by a Keras layer of the precision of x."""
+    """Return ``x @ kernel + bias`` computed by a Keras layer in the dtype of x."""
     layer = import_keras().layers.Dense(kernel.shape[1], activation=activation, dtype=x.dtype)
     made = layer(x)
     layer.set_weights([kernel.astype(x.dtype), bias.astype(x.dtype)])
@@ -93,7 +99,7 @@ def affine(
 def linear_layers(
     x: keras.KerasTensor, kernel: np.ndarray, bias: np.ndarray, sigmoids: Sigmoids | None
 ) -> keras.KerasTensor:
-    """Return probabilities of scores that are linear in x; one score says how much the second of two classes is ahead."""
+    """Return probabilities from scores that are linear in x; a single score is for the second of two classes."""
     slopes, offsets = (np.ones(1), np.zeros(1)) if sigmoids is None else (sigmoids.slopes, sigmoids.offsets)
     kernel, bias = kernel * slopes, bias * slopes + offsets
     if len(bias) == 1:

@@ -1,4 +1,4 @@
-"""The registry: name → how a head is searched for, which settings are tried and what features it wants."""
+"""The registry: name → a head's search, the settings to try, and the features it takes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .svm.voting import VoteSearch
 def _estimator(
     make: Callable[..., Any], *, views: Literal["rows", "mean"] = "rows", linear: bool = False, **grid: tuple[Any, ...]
 ) -> Head:
-    """Return a scikit-learn classifier as a head; `grid` is of its parameters, and of ``scale``."""
+    """Return a scikit-learn classifier as a head; `grid` has values of its parameters and of ``scale``."""
     return Head(EstimatorSearch, grid, views=views, linear=linear, arguments={"make": make})
 
 
@@ -38,7 +38,7 @@ def _dense(
     units: str = "10", dropout: float = 0.0, rates: tuple[float, ...] = (1e-3,), optimizer: str = "rmsprop",
     batch_size: int = 20, epochs: int = 30, patience: int = 30,
 ) -> Grid:  # fmt: skip
-    """Return the settings of Dense heads; without arguments the lecture's."""
+    """Return the settings of a Dense head; the defaults are the lecture's."""
     return {
         "units": (units,), "dropout": (dropout,), "learning_rate": rates, "class_weight": ("none",),
         "optimizer": (optimizer,), "batch_size": (batch_size,), "epochs": (epochs,), "patience": (patience,),
@@ -62,23 +62,23 @@ HEADS = {
     "hist-gradient-boosting": _estimator(partial(HistGradientBoostingClassifier, early_stopping=False), views="mean"),
     "majority": _estimator(DummyClassifier),
 }
-# What a head's file may say that it is → the class that reads it. Nothing else is looked up by what a file says.
+# Kind in a head's file → the class that loads it. A file's contents select nothing else.
 READ_AS = {made.kind: made for head in HEADS.values() for made in head.searcher.read_as}
 
 
 def find_head(name: str, settings: Settings = MappingProxyType({})) -> Head:
-    """Return a head of the registry, or one made of a scikit-learn classifier given by its dotted name.
+    """Return a head from the registry, or one that wraps a scikit-learn classifier given by its dotted name.
 
     Parameters
     ----------
     name : str
     settings : dict of str to tuple
-        What is tried instead of the registry's own values; those that are not of this head are left alone.
+        Setting → values to try instead of the default ones. Settings that the head does not have are ignored.
 
     Raises
     ------
     RequestError
-        If there is none, or a value cannot be one of its setting.
+        If there is no such head, or a value is not allowed for its setting.
     """
     if name in HEADS:
         head = HEADS[name]
@@ -97,6 +97,7 @@ def check_heads(names: Sequence[str], settings: Settings) -> None:
     Raises
     ------
     RequestError
+        If a head or a setting does not exist.
     """
     known = {setting for name in names for setting in find_head(name, settings).grid}
     for setting in settings:
@@ -105,7 +106,7 @@ def check_heads(names: Sequence[str], settings: Settings) -> None:
 
 
 def _values(name: str, usual: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the values given for a setting as its type."""
+    """Return the values given for a setting, converted to the setting's type."""
     kind = type(usual[0])
     if kind is str:
         given = tuple(map(str, given))
@@ -117,6 +118,6 @@ def _values(name: str, usual: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[
         if not is_number or each < 0 or (each == 0 and name != "dropout"):
             raise RequestError(
                 f"{name} must be {'a whole number' if kind is int else 'a number'} above 0; got {each!r}. "
-                f"For instance {option('settings', {name: usual})}"
+                f"For example {option('settings', {name: usual})}"
             )
     return tuple(map(kind, given))

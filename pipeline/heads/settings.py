@@ -1,4 +1,4 @@
-"""Which settings of a head are taken: the most accurate on rows that it was not fitted on."""
+"""Choice of a head's settings: the most accurate on held-out rows."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Grid = dict[str, tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Choice:
-    """A head's settings as chosen.
+    """The chosen settings of a head.
 
     Attributes
     ----------
     settings : dict
         Name → value.
     tried : list of dict
-        All settings that were tried, each with its ``accuracy`` on rows that it was not fitted on.
+        All settings that were tried, each with its ``accuracy`` on held-out rows.
     history : dict, optional
-        Learning curves, of heads that train by epochs: ``{name: [value of each epoch]}``.
+        Learning curves of heads that are trained by epochs: ``{name: [value of each epoch]}``.
     """
 
     settings: dict[str, Any]
@@ -31,12 +31,12 @@ class Choice:
 
 
 def combinations(grid: Grid) -> list[dict[str, Any]]:
-    """Return all settings of a grid; the last name varies fastest."""
+    """Return all combinations of a grid's values; the last name varies fastest."""
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def describe_settings(chosen: Sequence[dict[str, Any]], tried: Sequence[dict[str, Any]]) -> str:
-    """Return the settings that were searched, for people; chosen several times, each value, the most frequent first."""
+    """Return the settings with several tried values as text; of several choices, each value, the most frequent first."""
     told = []
     for name in chosen[0]:
         if len({each.get(name) for each in tried}) < 2:
@@ -47,7 +47,7 @@ def describe_settings(chosen: Sequence[dict[str, Any]], tried: Sequence[dict[str
 
 
 def best_of(settings: Sequence[dict[str, Any]], accuracies: Sequence[float]) -> Choice:
-    """Choose the most accurate settings; of equals the middle one, away from the cliffs at either end of a plateau."""
+    """Choose the most accurate settings; among ties the middle one, away from the edges of a plateau."""
     equal = [each for each, accuracy in zip(settings, accuracies, strict=True) if accuracy == max(accuracies)]
     tried = [{**each, "accuracy": float(accuracy)} for each, accuracy in zip(settings, accuracies, strict=True)]
     return Choice(equal[len(equal) // 2], tried)

@@ -1,4 +1,4 @@
-"""Heads that are scikit-learn's: any estimator, on scaled features."""
+"""Heads from scikit-learn: any estimator, on scaled features."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Make = Callable[..., Any]
 
 
 class NearestMean(ClassifierMixin, BaseEstimator):
-    """The class whose mean is nearest. scikit-learn's NearestCentroid refuses features that never vary.
+    """Predicts the class with the nearest mean. scikit-learn's NearestCentroid refuses constant features.
 
     Attributes
     ----------
@@ -34,14 +34,17 @@ class NearestMean(ClassifierMixin, BaseEstimator):
     """
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> NearestMean:
-        """Fit to X, (n_samples, n_features), and y."""
+        """Fit to X, (n_samples, n_features), and y, (n_samples,)."""
         self.classes_ = np.unique(y)
         self.means_ = np.stack([X[y == name].mean(axis=0, dtype=np.float64) for name in self.classes_])
         return self
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """Return how much nearer than the other the second of two means is, or nearness to each; squared distances."""
-        nearness = 2 * X @ self.means_.T - (self.means_**2).sum(axis=1)  # but for the row's own squared length
+        """Return the negative squared distance to each mean, (n_samples, n_classes); for two classes, second minus first.
+
+        Distances of a row omit the row's own squared length, which is the same for all classes.
+        """
+        nearness = 2 * X @ self.means_.T - (self.means_**2).sum(axis=1)
         return nearness[:, 1] - nearness[:, 0] if len(self.classes_) == 2 else nearness
 
     def predict(self, X: np.ndarray) -> np.ndarray:
@@ -51,15 +54,16 @@ class NearestMean(ClassifierMixin, BaseEstimator):
 
 
 class ScaledEstimator(Classifier):
-    """A fitted scikit-learn classifier and what features are divided by before it.
+    """A fitted scikit-learn classifier on scaled features.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
     scale_ : ndarray of shape (n_features,)
+        Features are divided by it.
     estimator_ : estimator
     sigmoids_ : Sigmoids or None
-        For an estimator that gives scores only.
+        Calibration of an estimator without ``predict_proba``.
     """
 
     kind = "estimator"
@@ -81,7 +85,7 @@ class ScaledEstimator(Classifier):
 
     @classmethod
     def from_saved(cls, classes: np.ndarray, saved: Saved) -> ScaledEstimator:
-        """Return the head that was saved, whose classes are the estimator's own."""
+        """Return the saved head; its classes are those of the estimator."""
         return cls(saved.estimator, saved.arrays["scale"], Sigmoids.from_arrays(saved.arrays))
 
 
@@ -92,9 +96,9 @@ class EstimatorSearch(Search):
     ----------
     sample : Sample
     grid : dict of str to tuple
-        Values of ``scale`` (``layer`` if left out) and of the estimator's own parameters.
+        Values of ``scale`` (by default ``layer``) and of the estimator's own parameters.
     make : callable
-        ``make(**parameters)`` returns an estimator; it is given ``random_state`` where it takes one.
+        ``make(**parameters)`` returns an estimator; its ``random_state``, if it has one, is set to the sample's seed.
     """
 
     read_as = (LinearHead, ScaledEstimator)
@@ -104,14 +108,14 @@ class EstimatorSearch(Search):
         self._make = make
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return the most accurate settings on the images that each pair looks at."""
+        """Return the settings with the highest accuracy on the images that the pairs score on."""
         settings = combinations(self.grid)
         if len(settings) == 1:
             return Choice(settings[0], [])
         found: list[float] = []
         for scale in self.grid.get("scale", ("layer",)):
             X = self.sample.features.matrix / self.sample.features.scale(scale)
-            # Threads: the work is in BLAS and in compiled code, and they share X.
+            # Threads, since the work is done in BLAS and compiled code, and threads share X.
             found += Parallel(-1, require="sharedmem")(
                 delayed(_count_correct)(self._estimator(each), X, self.sample, pair)
                 for each in settings
@@ -122,7 +126,13 @@ class EstimatorSearch(Search):
         return best_of(settings, list(correct / sum(look.sum() for _, look in pairs)))
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> ScaledEstimator | LinearHead:
-        """Return the head with some settings, fitted to images given by a mask."""
+        """Return the head with the given settings, fitted to images given by a mask.
+
+        Raises
+        ------
+        RequestError
+            If the estimator cannot be fitted to these images.
+        """
         sample = self.sample
         scale = sample.features.scale(settings.get("scale", "layer"))
 
@@ -153,7 +163,7 @@ class EstimatorSearch(Search):
 
 
 def _as_linear(estimator: Any, scale: np.ndarray, sigmoids: Sigmoids | None) -> LinearHead | None:
-    """Return the same head as coefficients of features as they are, where its scores are linear in them."""
+    """Return the same head as coefficients of unscaled features if its scores are linear in them, else None."""
     if isinstance(estimator, RidgeClassifier | LinearDiscriminantAnalysis):
         coefficients, intercept = np.atleast_2d(estimator.coef_).T, estimator.intercept_
     elif isinstance(estimator, NearestMean):
@@ -163,7 +173,7 @@ def _as_linear(estimator: Any, scale: np.ndarray, sigmoids: Sigmoids | None) -> 
         coefficients = np.zeros((len(scale), len(intercept)))
     else:
         return None
-    if len(estimator.classes_) == 2 and coefficients.shape[1] == 2:  # the score of the second class above the first
+    if len(estimator.classes_) == 2 and coefficients.shape[1] == 2:  # one score: second class minus first
         coefficients, intercept = np.diff(coefficients), np.diff(intercept)
     return LinearHead(estimator.classes_, coefficients / scale[:, None], np.atleast_1d(intercept), sigmoids)
 
@@ -174,7 +184,7 @@ def find_estimator(name: str) -> Make:
     Raises
     ------
     RequestError
-        If there is none, or it is no classifier that can be made without arguments.
+        If there is no such class, it is not a classifier, or it needs arguments.
     """
     module, _, attribute = name.rpartition(".")
     try:
@@ -182,18 +192,18 @@ def find_estimator(name: str) -> Make:
         fits = is_classifier(make())
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise RequestError(
-            f"head must be of the registry or a classifier's dotted name; {name!r} cannot be made: {error}. "
-            f"For instance {option('head', 'sklearn.naive_bayes.GaussianNB')}"
+            f"head must be a built-in head or a classifier's dotted name; {name!r} cannot be created: {error}. "
+            f"For example {option('head', 'sklearn.naive_bayes.GaussianNB')}"
         ) from None
     if not fits:
         raise RequestError(
-            f"head must be a classifier; {name!r} is none. For instance {option('head', 'sklearn.naive_bayes.GaussianNB')}"
+            f"head must be a classifier; {name!r} is not one. For example {option('head', 'sklearn.naive_bayes.GaussianNB')}"
         )
     return make
 
 
 def _count_correct(estimator: Any, X: np.ndarray, sample: Sample, pair: Pair) -> int:
-    """Return how many images of a fold are right: none where the rows do not allow the setting, as 20 neighbours of 9."""
+    """Return how many images of a fold are classified correctly; 0 if a setting is impossible (20 neighbours of 9 rows)."""
     (fit, look), views = pair, sample.features.views
     try:
         fitted = estimator.fit(X[np.repeat(fit, views)], sample.labels(fit))

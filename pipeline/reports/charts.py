@@ -1,4 +1,4 @@
-"""Where things stand in a chart: axes, ticks, paths and labels, for SVG that templates draw."""
+"""Geometry of charts: axes, ticks, paths and labels, for SVG drawn by the templates."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-WIDTH, HEIGHT = 420, 300  # of a chart, in units that a narrow phone shows nearly as pixels
+WIDTH, HEIGHT = 420, 300  # of a chart, in SVG units; about one pixel each on a narrow phone
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 42
 Span = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-_LETTER, _LINE = 6.1, 13  # about how wide and high a label's letters are
+_LETTER, _LINE = 6.1, 13  # approximate width and height of a label's letters
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Axis:
     low, high : float
         Values at its ends.
     start, end : float
-        Where these ends are drawn.
+        Positions of the ends in the chart.
     label : str
     log : bool
     """
@@ -39,7 +39,7 @@ class Axis:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """Return where a value is drawn."""
+        """Return a value's position in the chart."""
         low, high = self.low, self.high
         if self.log:
             low, high, value = math.log10(low), math.log10(high), math.log10(value)
@@ -47,7 +47,7 @@ class Axis:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Where ticks are drawn, and what they say."""
+        """Positions and labels of ticks."""
         if self.log:
             powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
             return [(self.at(10.0**power), f"{10.0**power:g}") for power in powers]
@@ -81,7 +81,7 @@ def frame(
 
 
 def widened(values: Sequence[float], share: float = 0.06, within: tuple[float, float] = (-np.inf, np.inf)) -> Span:
-    """Return the range of values with some room on both sides, and never of no length."""
+    """Return the range of values with a margin on both sides; its length is never zero."""
     low, high = float(np.min(values)), float(np.max(values))
     room = share * (high - low) or 0.05
     return max(within[0], low - room), min(within[1], high + room)
@@ -96,9 +96,9 @@ def decades(values: Sequence[float]) -> Span:
 def place_labels(
     points: Sequence[tuple[float, float]], texts: Sequence[str], lines: Sequence[Box], box: Frame
 ) -> list[dict[str, Any]]:
-    """Return for each point where its label is written, so that labels avoid points, lines and each other.
+    """Return the position of each point's label, so that labels avoid points, lines and each other.
 
-    Greedy: of some places around a point the first that covers least; good enough for a dozen points.
+    Greedy: each label takes the candidate position that overlaps least; good enough for a dozen points.
     """
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
     taken += lines

@@ -1,4 +1,4 @@
-"""What a report shows of a run's figures: the leaderboard, charts and matrices, ready to be drawn."""
+"""Results in a report: the leaderboard, charts and confusion matrices, laid out for the templates."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ..evaluation.metrics import METRICS
 from ..runs.predictions import Predictions
 from . import charts
 
-# What the leaderboard shows: key, title, digits, what it is, and whether more is better.
+# Columns of the leaderboard: key, title, digits, description, and whether greater is better.
 COLUMNS = (
     *((m.name, m.title[0].upper() + m.title[1:], m.digits, m.help, m.greater_is_better) for m in METRICS),
-    ("fit_seconds", "Fit, s", 2, "seconds to choose settings and to fit", False),
+    ("fit_seconds", "Fit, s", 2, "seconds to choose settings and fit", False),
     ("predict_seconds", "Predict, s", 3, "seconds to predict the test images", False),
 )
 BASELINE = "majority"
-MATRIX_CLASSES, PAIRS = 20, 15  # larger confusion matrices are told by their most frequent confusions
-_BAR = (4.0, 136.0)  # where intervals are drawn in a row of the leaderboard
+MATRIX_CLASSES, PAIRS = 20, 15  # with more classes, the most frequent confusions are listed instead of a matrix
+_BAR = (4.0, 136.0)  # horizontal range of intervals in a row of the leaderboard
 
 
 def leaderboard(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the rows of the leaderboard, with each interval on one common axis."""
+    """Return the rows of the leaderboard, with all intervals on a common axis."""
     axis = charts.Axis(*_range(heads), *_BAR, "accuracy")
     rows = []
     for rank, head in enumerate(heads, start=1):
@@ -33,17 +33,17 @@ def leaderboard(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
         place = {name: axis.at(value) for name, value in (("low", low), ("high", high), ("dot", head["accuracy"]))}
         rows.append({**head, "rank": rank, "standing": standing(head), "p": _p(head), "bar": _cut(place)})
     layers = list(dict.fromkeys(head["layer"].replace("+", " + ") for head in heads))
-    columns = [each for each in COLUMNS if each[0] in heads[0]]  # an earlier run has only the metrics of its time
+    columns = [each for each in COLUMNS if each[0] in heads[0]]  # runs of earlier versions have fewer metrics
     return {"columns": columns, "rows": rows, "layers": layers, "ends": (f"{axis.low:.2f}", f"{axis.high:.2f}")}
 
 
 def standing(head: dict[str, Any]) -> str:
-    """Return how a head stands: ``best``, ``same`` (not distinguishable from it) or ``behind``."""
+    """Return a head's standing: ``best``, ``same`` (not distinguishable from the best) or ``behind``."""
     return "best" if head["p_value"] is None else "same" if head["p_value"] >= 0.05 else "behind"
 
 
 def time_chart(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the chart of accuracy against time to fit."""
+    """Return the chart of accuracy against fit time."""
     low, high = _range(heads)
     seconds = [max(head["fit_seconds"], 1e-3) for head in heads]
     box = charts.frame(charts.decades(seconds), (low, high), ("seconds to choose and fit", "test accuracy"), log=True)
@@ -82,7 +82,7 @@ def time_chart(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def layer_chart(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the chart of accuracy layer by layer."""
+    """Return the chart of accuracy per layer."""
     low, high = _range(layers)
     height = 60 + 34 * len(layers)
     box = charts.frame((low, high), (0, 1), ("test accuracy", ""), height=height)
@@ -104,7 +104,7 @@ def layer_chart(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def head_charts(predictions: Predictions, heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return ROC, precision-recall and reliability of each head, each kind on one frame."""
+    """Return ROC, precision-recall and reliability curves of each head, with one frame per kind."""
     pairs = [predictions.pairs(head["head"]) for head in heads]
     unit, chance = (0.0, 1.0), 1 / len(predictions.rows.class_names)
     rocs, precisions = [curves.roc(each) for each in pairs], [curves.precision_recall(each) for each in pairs]
@@ -130,14 +130,14 @@ def _reliability(pairs: Sequence[curves.Pair], box: charts.Frame) -> list[dict[s
             "y": box.y.at(float(a)),
             "ideal": box.y.at(float(c)),
             "r": round(2.5 + 7 * float(np.sqrt(n / counts.sum())), 1),
-            "title": f"{n} predictions of mean confidence {c:.3f}: {a:.3f} right",
+            "title": f"{n} predictions of mean confidence {c:.3f}: accuracy {a:.3f}",
         }
         for c, a, n in zip(confidence, accuracy, counts.tolist(), strict=True)
     ]
 
 
 def confusion(predictions: Predictions, head: str, most: int = MATRIX_CLASSES) -> dict[str, Any]:
-    """Return a head's confusion matrix, or its most frequent confusions where there are more than so many classes."""
+    """Return a head's confusion matrix, or its most frequent confusions if there are more than `most` classes."""
     counts, names = curves.confusion(predictions.pairs(head)), predictions.rows.class_names
     totals = counts.sum(axis=1)
     wrong = counts * (1 - np.eye(len(names), dtype=int))
@@ -161,7 +161,7 @@ def confusion(predictions: Predictions, head: str, most: int = MATRIX_CLASSES) -
 
 
 def history_charts(history: dict[str, list[float]], kept: int) -> list[dict[str, Any]]:
-    """Return charts of loss and accuracy by epoch, with the epoch that was kept."""
+    """Return charts of loss and accuracy by epoch, with the chosen epoch marked."""
     drawn = []
     for name in ("loss", "accuracy"):
         lines = [(kind, history[key]) for kind, key in (("train", name), ("val", f"val_{name}")) if key in history]
@@ -187,13 +187,13 @@ def history_charts(history: dict[str, list[float]], kept: int) -> list[dict[str,
 
 
 def _range(heads: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """Return the range of accuracies; the baseline, which may be far below, does not stretch it."""
+    """Return the range of accuracies, ignoring the baseline, which may be far below."""
     shown = [head for head in heads if head.get("head") != BASELINE] or heads
     return charts.widened([end for head in shown for end in head["accuracy_interval"]], within=(0.0, 1.0))
 
 
 def _cut(place: dict[str, float]) -> dict[str, Any]:
-    """Return a bar cut to its column; ``off`` where all of it is below."""
+    """Return a bar clipped to its column; ``off`` if all of it is below."""
     inside = {name: min(max(value, _BAR[0]), _BAR[1]) for name, value in place.items()}
     return {**inside, "off": place["high"] <= _BAR[0], "cut": place["dot"] < _BAR[0]}
 

@@ -1,4 +1,4 @@
-"""What a report shows of images: mistakes, where a head looked, a map, likely label errors, near copies."""
+"""Images in a report: mistakes, where a head looked, the map, likely label errors, near-duplicates."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .analysis.projection import project
 from .analysis.refitted_head import Refitted
 from .thumbnails import Thumbnails
 
-# How many images a page carries, and their sides in pixels: what bounds its size.
+# How many images a page contains, and their sides in pixels; this bounds the page's size.
 MISTAKES, SUSPECTS, COPIES, CLOSEST, POINTS = 16, 24, 12, 8, 2000
 CARD, LARGE, DOT = 128, 224, 64
-PRODUCTS = 2e12  # multiplications that looking for near copies may take: about a minute
+PRODUCTS = 2e12  # most multiplications for finding near-duplicates: about a minute
 SYMBOLS, COLOURS = 4, 8  # of points on the map: classes differ by colour, then by symbol
 MAP_WIDTH, MAP_HEIGHT = 640, 460
 
@@ -28,14 +28,14 @@ _SPLITS = {code: name for name, code in SPLITS.items()}
 
 
 class Gallery:
-    """Images of one run, as small pictures with what is known of them.
+    """Images of one run as thumbnails, with their labels and predictions.
 
     Parameters
     ----------
     predictions : Predictions
     thumbnails : Thumbnails
     points : int
-        Most images on a map.
+        Maximum number of images on the map.
     """
 
     def __init__(self, predictions: Predictions, thumbnails: Thumbnails, points: int = POINTS):
@@ -53,7 +53,7 @@ class Gallery:
         }
 
     def mistakes(self, head: str) -> dict[str, Any]:
-        """Return a head's surest mistakes on test images; of an image that several splits test, its mean."""
+        """Return a head's most confident mistakes on test images, by the mean over the splits that test an image."""
         mean = self.predictions.mean(head)
         tested = np.flatnonzero(~np.isnan(mean[:, 0]))
         predicted = mean[tested].argmax(axis=1)
@@ -66,17 +66,17 @@ class Gallery:
         return {"cards": cards, "count": len(wrong), "tested": len(tested)}
 
     def attention(self, store: FeatureStore, head: Refitted) -> dict[str, Any]:
-        """Return where a linear head looked, on test images of some kinds; or why that cannot be told."""
+        """Return where a linear head looked on selected test images, or the reason why that is unknown."""
         layers = [part.layer for part in head.features.parts]
         if len(layers) > 1:
-            return {"why": f"The head joins {len(layers)} layers ({', '.join(layers)}), which have no cells in common."}
+            return {"why": f"The head uses {len(layers)} layers ({', '.join(layers)}), whose cells do not correspond."}
         shape = store.layers[layers[0]]
         if store.kinds[layers[0]] == "tokens":
             return {"why": f"{layers[0]} gives tokens; where each of them lies in the image is not known."}
         if store.kinds[layers[0]] == "vector":
             return {
-                "why": f"The store keeps {layers[0]} pooled over space ({head.features.pool}): where a value came from "
-                f"is gone. Extract it whole to see it: {command('extract', pool='none')}"
+                "why": f"The store holds {layers[0]} pooled over space ({head.features.pool}), so the position of each "
+                f"value is lost. Extract whole maps to see it: {command('extract', pool='none')}"
             }
         tests = np.flatnonzero(self.split == SPLITS["test"])
         kinds = class_activation.pick(self.rows.labels[tests], head.probabilities)
@@ -102,13 +102,13 @@ class Gallery:
         return {"groups": groups, "cells": f"{shape[0]} × {shape[1]}", "layer": layers[0], "pool": head.features.pool}
 
     def map(self, X: np.ndarray, best: str, seed: int) -> dict[str, Any]:
-        """Return places and thumbnails of images on maps of their features, (n_images, n_features)."""
+        """Return positions and thumbnails of images on maps of their features X, (n_images, n_features)."""
         chosen = np.arange(len(X))
         if len(X) > self.points:
             chosen = np.sort(np.random.default_rng(seed).permutation(len(X))[: self.points])
         maps, shares = project(X[chosen], seed)
         if not maps:
-            return {"why": "The features do not differ in two directions."}
+            return {"why": "The features do not vary in two directions."}
         mean = self.predictions.mean(best)
         tested = ~np.isnan(mean[:, 0])
         wrong = tested & (np.nan_to_num(mean).argmax(axis=1) != self.rows.labels)
@@ -135,7 +135,7 @@ class Gallery:
         }
 
     def suspects(self, probabilities: np.ndarray) -> dict[str, Any]:
-        """Return likely label errors, by probabilities of heads that had not seen the row."""
+        """Return likely label errors, by out-of-sample probabilities, (n_images, n_classes)."""
         found = label_errors(self.rows.labels, probabilities)
         cards = [
             {
@@ -149,22 +149,22 @@ class Gallery:
         return {"cards": cards, "count": len(found), "of": int((~np.isnan(probabilities[:, 0])).sum())}
 
     def copies(self) -> dict[str, Any]:
-        """Return images with the same bytes that stand on two sides of the split or under two labels."""
+        """Return byte-identical images that occur in several splits or under several labels."""
         groups = copies(self.rows, self.split)
         return {"groups": [[self.card(row) for row in group[:4]] for group in groups[:COPIES]], "count": len(groups)}
 
     def closest(self, X: np.ndarray) -> dict[str, Any]:
-        """Return test images and what is most like them among the others, by the cosine of features."""
+        """Return test images, each with the most similar other image, by the cosine of features X."""
         test = self.split == SPLITS["test"]
         if float(test.sum()) * float((~test).sum()) * X.shape[1] > PRODUCTS:
-            return {"why": f"{len(X):,} images are too many to compare each with each."}
+            return {"why": f"{len(X):,} images are too many to compare all pairs."}
         found = closest(X, self.rows.sha256, test)
         pairs = [{"cosine": cosine, "cards": [self.card(a), self.card(b)]} for cosine, a, b in found[:CLOSEST]]
         return {"pairs": pairs, "median": float(np.median([each[0] for each in found])) if found else None}
 
 
 def _fit(places: np.ndarray) -> np.ndarray:
-    """Return places moved and scaled into the map, with one scale for both directions of each its own."""
+    """Return positions moved and scaled into the map, each direction by its own scale."""
     low, high = places.min(axis=0), places.max(axis=0)
     unit = (places - low) / np.where(high > low, high - low, 1.0)
     margin = 14

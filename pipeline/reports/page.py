@@ -1,4 +1,4 @@
-"""A report's page: one HTML file that fetches nothing and runs no script but its own."""
+"""Rendering of a report: one self-contained HTML file that runs no script but its own."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ MADE_BY = "Made by cached-features"  # in every page, of earlier versions too
 def render(report: dict[str, Any]) -> str:
     """Return the page of a report as HTML.
 
-    All texts are escaped; data for the script is JSON without ``<``; and a Content-Security-Policy allows no network
-    and no style and script but the two whose hashes it names, whatever a file's or a class's name may hold.
+    All texts are escaped, and data for the script is JSON without ``<``. A Content-Security-Policy blocks the network and all
+    styles and scripts except the two whose hashes it names, whatever file and class names contain.
 
     Parameters
     ----------
     report : dict
-        What the template ``report.html`` shows; see `pipeline.reports.build.gather`.
+        Variables of the template ``report.html``; see `pipeline.reports.build.gather`.
     """
     environment = Environment(
         loader=PackageLoader("pipeline.reports", "templates"),
@@ -48,12 +48,12 @@ def is_report(path: Path) -> bool:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """Return a number for people; a dash if there is none."""
+    """Format a number; None becomes a dash."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def percent(value: float) -> str:
-    """Return a share in percent, never rounded up to all."""
+    """Format a fraction in percent; only exact values become 0 % or 100 %."""
     return ">99 %" if 0.995 <= value < 1 else "<1 %" if 0 < value < 0.005 else f"{100 * value:.0f} %"
 
 

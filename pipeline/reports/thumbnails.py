@@ -1,4 +1,4 @@
-"""Images as data URIs: small JPEGs of the files that rows were made of."""
+"""Thumbnails: image files of rows as small JPEGs in data URIs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Thumbnails:
     Attributes
     ----------
     missing : dict of str to str
-        Path → why there is no thumbnail of it: its file is gone, or is no longer the one that the row was made of.
+        Path → why it has no thumbnail: its file is missing or unreadable, or has changed since extraction.
     """
 
     def __init__(self, root: Path, rows: Rows):
@@ -36,7 +36,7 @@ class Thumbnails:
         self.missing: dict[str, str] = {}
 
     def of(self, row: int, side: int) -> str | None:
-        """Return a row's image, a square as the base saw it, as a data URI of a JPEG; None if it cannot be had."""
+        """Return a row's image as a JPEG data URI, resized to a square as the base saw it; None if unavailable."""
         path = self._rows.paths[row]
         try:
             data = read_bytes(self._root / path)
@@ -51,6 +51,6 @@ class Thumbnails:
         return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
     def many(self, rows: Iterable[int], side: int) -> list[str | None]:
-        """Return thumbnails of rows, several decoded at a time."""
+        """Return thumbnails of rows, decoded in parallel."""
         with ThreadPoolExecutor(4) as pool:
             return list(pool.map(lambda row: self.of(int(row), side), rows))

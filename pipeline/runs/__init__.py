@@ -1,1 +1,1 @@
-"""What a trained head is on disk, and read back."""
+"""Saving and loading trained heads and their results."""

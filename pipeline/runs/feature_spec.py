@@ -1,4 +1,4 @@
-"""How a head's features are made of layers and views, at training and ever after, and its probabilities of them."""
+"""How a head's features are read from layers and views, in training and prediction, and its probabilities of them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..heads.contract import Classifier
 
 @dataclass(frozen=True)
 class Reading:
-    """What a head reads of an image.
+    """The features that a head reads for an image.
 
     Attributes
     ----------
     layers : tuple of (str, str)
-        Layers in their order, and how each is pooled as it is read: a key of ``POOLS``.
+        Layers in order, each with its pooling on reading, a key of ``POOLS``.
     views : int
-        The first so many views of the image.
+        Number of views used, starting with view 0.
     views_as : {'rows', 'mean'}
-        Whether probabilities of the views are averaged, or their features.
+        Whether the probabilities (``rows``) or the features (``mean``) of the views are averaged.
     """
 
     layers: tuple[tuple[str, str], ...]
@@ -35,24 +35,26 @@ class Reading:
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any], where: str) -> Reading:
-        """Return what `to_json` told.
+        """Return the reading that `to_json` wrote; `where` is the file, for messages.
 
         Raises
         ------
         UnsafeFile
-            If it is something else.
+            If it is not a valid reading.
         """
         try:
             reading = cls(tuple((str(name), pool) for name, pool in told["layers"]), told["views"], told["views_as"])
         except (KeyError, TypeError, ValueError) as error:
-            raise UnsafeFile(f"{where} does not say what its head reads ({error!r}). Train it again.") from error
+            raise UnsafeFile(f"{where} must say which features its head reads; {error!r}. Train it again.") from error
         pools = all(pool in POOLS for _, pool in reading.layers)
         if not (reading.layers and pools and reading.views in range(1, 257) and reading.views_as in ("rows", "mean")):
-            raise UnsafeFile(f"{where} says that its head reads {str(told)[:200]}. Train it again.")
+            raise UnsafeFile(
+                f"{where} must name known layers, pooling and views for its head; got {str(told)[:200]}. Train it again."
+            )
         return reading
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as ``run.json`` tells it."""
+        """Return it as stored in ``run.json``."""
         return asdict(self)
 
     def of_store(self, store: FeatureStore, images: np.ndarray) -> np.ndarray:
@@ -61,21 +63,21 @@ class Reading:
         return np.hstack([store.read(name, pool, rows) for name, pool in self.layers])
 
     def of_maps(self, maps: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return features of what the base gives for each layer, (n_images * views, ...), as `of_store` does."""
+        """Return the same features as `of_store` from the base's output for each layer, (n_images * views, ...)."""
         return np.hstack([pool_maps(maps[name], pool) for name, pool in self.layers])
 
     def probabilities(self, head: Classifier, X: np.ndarray, n_classes: int) -> np.ndarray:
-        """Return probabilities of all classes, (n_images, n_classes), of what `of_store` or `of_maps` gives."""
+        """Return probabilities of all classes, (n_images, n_classes), from the features of `of_store` or `of_maps`."""
         if self.views_as == "mean" and self.views > 1:
             return class_probabilities(head, X.reshape(-1, self.views, X.shape[1]).mean(axis=1), n_classes, 1)
         return class_probabilities(head, X, n_classes, self.views)
 
 
 def class_probabilities(head: Classifier, X: np.ndarray, n_classes: int, views: int) -> np.ndarray:
-    """Return probabilities of all classes, means over views: zero for classes that were not in the training rows."""
+    """Return probabilities of all classes, (n_images, n_classes), averaged over views; 0 for classes not trained on."""
     probabilities = np.zeros((len(X) // views, n_classes))
     if len(X):
         of_rows = head.predict_proba(X).astype(np.float64)
         probabilities[:, head.classes_] = of_rows.reshape(len(probabilities), views, -1).mean(axis=1)
-        probabilities /= probabilities.sum(axis=1, keepdims=True)  # heads in float32 sum to one but for rounding
+        probabilities /= probabilities.sum(axis=1, keepdims=True)  # float32 heads sum to one only up to rounding
     return probabilities

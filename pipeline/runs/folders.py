@@ -1,4 +1,4 @@
-"""Folders of results below ``runs/``: whole or not there."""
+"""Result folders below ``runs/``, which appear only when complete."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ RESULTS = (
 
 
 def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
-    """Return the folder for a run, refusing one that is taken; without `out` a free name below ``runs/``.
+    """Return the folder for a run; without `out`, an unused name below ``runs/``.
 
     Raises
     ------
     RequestError
-        If `out` is there and is not to be overwritten, or what would be overwritten is no run.
+        If `out` exists and may not be overwritten, or what would be overwritten is not a run.
     """
     if out is not None:
         folder = Path(out)
         if folder.exists() and not overwrite:
             raise RequestError(
-                f"{called('out')} must be a new folder; {out} is there. Choose another, or replace it: {option('overwrite', True)}"
+                f"{called('out')} must be a new folder; {out} exists. Choose another, or replace it: {option('overwrite', True)}"
             )
     else:
         folder, number = Path("runs") / name, 1
@@ -47,21 +47,21 @@ def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
 
 @contextmanager
 def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Give a folder to write into that appears as `folder`, which `run_folder` has allowed, only once it is whole."""
+    """Yield a temporary folder to write into, which is renamed to `folder`, allowed by `run_folder`, when complete."""
     with written_whole(folder, replace=overwrite) as unfinished:
         unfinished.mkdir()
         yield unfinished
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
-    """Return what ``run.json`` of a trained head says.
+    """Return the contents of a trained head's ``run.json``.
 
     Raises
     ------
     RequestError
-        If there is none.
+        If the folder has none.
     UnsafeFile
-        If it is not what ``train_head`` writes.
+        If it lacks entries that ``train_head`` writes.
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
@@ -70,5 +70,5 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     kinds = {"head": str, "store": str, "class_names": list, "reading": dict, "provenance": dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(run.get(name), kind)]
     if wrong:
-        raise UnsafeFile(f"{path} must say {', '.join(wrong)}, as train-head writes it. Train the head again.")
+        raise UnsafeFile(f"{path} must contain {', '.join(wrong)} as train-head writes them. Train the head again.")
     return run

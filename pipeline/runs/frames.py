@@ -1,4 +1,4 @@
-"""Results as a table of pandas, where it is installed."""
+"""Results as a pandas table, if pandas is installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from features.errors import missing_extra
 
 
 def make_frame(rows: Sequence[dict[str, Any]]) -> Any:
-    """Return a ``pandas.DataFrame`` of one row per dict.
+    """Return a ``pandas.DataFrame`` with one row per dict.
 
     Raises
     ------

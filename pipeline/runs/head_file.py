@@ -1,8 +1,7 @@
-"""A fitted head on disk: numbers as arrays and settings as JSON, so that loading one runs nothing.
+"""A fitted head on disk, as arrays and JSON settings, so that loading it runs no code.
 
-``head.json`` says what the head is and ``head.npz`` holds its arrays. An estimator of scikit-learn's lies in ``head.skops``
-beside them, of whose types only known ones are loaded; or, only where that is asked for, in ``head.joblib``, a pickle, which
-can run any code.
+``head.json`` describes the head and ``head.npz`` holds its arrays. A scikit-learn estimator is saved as ``head.skops``, from
+which only known types are loaded, or, on request, as ``head.joblib``, a pickle, which can run any code.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from ..data.row_blocks import whole_blocks
 from ..heads.contract import Classifier, Saved
 from ..heads.registry import READ_AS
 
-# Beside the types that skops trusts by itself, NumPy's and scikit-learn's public ones: what trees and networks are
-# made of. Each is numbers and no more.
+# Types of trees and networks, in addition to the public types of NumPy and scikit-learn that skops trusts by itself. Each
+# contains only numbers.
 TRUSTED = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
@@ -41,7 +40,7 @@ def save_head(head: Classifier, folder: Path, as_joblib: bool = False) -> str:
     head : Classifier
     folder : Path
     as_joblib : bool
-        Pickle an estimator of scikit-learn's, instead of refusing one of types that are not known.
+        Pickle a scikit-learn estimator, which allows unknown types.
 
     Returns
     -------
@@ -51,7 +50,7 @@ def save_head(head: Classifier, folder: Path, as_joblib: bool = False) -> str:
     Raises
     ------
     RequestError
-        If its types are not known.
+        If the estimator has unknown types and is not pickled.
     """
     saved, name = head.to_saved(), "head.npz"
     if saved.estimator is not None:
@@ -62,7 +61,7 @@ def save_head(head: Classifier, folder: Path, as_joblib: bool = False) -> str:
             _save_skops(saved.estimator, folder / name)
     held = {each: array for each, array in saved.arrays.items() if isinstance(array, np.ndarray)}
     save_arrays(folder / "head.npz", {"classes": head.classes_, **held})
-    for each in saved.arrays.keys() - held:  # support vectors that lie in the store
+    for each in saved.arrays.keys() - held:  # support vectors that are in the store
         array = saved.arrays[each]
         append_array(folder / "head.npz", each, array.shape, (block for _, block in whole_blocks(array)))
     told = {"kind": head.kind, **saved.told, "file": name}
@@ -78,26 +77,26 @@ def _save_skops(estimator: Any, path: Path) -> None:
     if unknown:
         raise RequestError(
             f"a head must be of types that can be loaded safely; {type(estimator).__name__} has {', '.join(unknown)}. "
-            f"Choose another head, or save it as a pickle, which you alone should load: {option('joblib', True)}"
+            f"Choose another head, or save it as a pickle, which only you should load: {option('joblib', True)}"
         )
 
 
 def load_head(folder: str | Path, allow_joblib: bool = False) -> Classifier:
-    """Load the head of a run; nothing in it is run.
+    """Load the head of a run without running code from its files.
 
     Parameters
     ----------
     folder : path-like
-        What ``train_head`` made.
+        A folder written by ``train_head``.
     allow_joblib : bool
-        Load a head that was saved as a pickle, which can run any code: for your own runs.
+        Also load a head that was saved as a pickle, which can run any code. Only for your own runs.
 
     Raises
     ------
     RequestError
-        If there is none, or it is a pickle and that is not asked for.
+        If the folder has no head, or its head is a pickle and `allow_joblib` is false.
     UnsafeFile
-        If a file is not what it should be.
+        If a file is damaged or has unknown types.
     """
     folder = Path(folder)
     if not (folder / "head.json").is_file():
@@ -122,8 +121,8 @@ def _load_estimator(name: str, folder: Path, allow_joblib: bool) -> Any:
     if name == "head.joblib":
         if not allow_joblib:
             raise RequestError(
-                f"the head of {folder} must be loadable without running code; head.joblib is a pickle, which can run any. "
-                f"If it is your own: {option('joblib', True)}"
+                f"the head of {folder} must be loadable without running code; head.joblib is a pickle, which can run any code. "
+                f"If the run is your own, use {option('joblib', True)}"
             )
         return joblib.load(folder / name)
     if name != "head.skops":
@@ -137,7 +136,7 @@ def _load_estimator(name: str, folder: Path, allow_joblib: bool) -> Any:
         estimator = skops.io.load(folder / name, trusted=list(TRUSTED))
     except (UntrustedTypesFoundException, UnsupportedTypeException, RecursionError) as error:
         raise UnsafeFile(
-            f"{folder / name} must hold known types; {str(error)[:200]}. Train the head again, or save it by {option('joblib', True)}"
+            f"{folder / name} must contain only known types; {str(error)[:200]}. Train the head again, or save it with {option('joblib', True)}"
         ) from error
     check_trees(estimator)
     return estimator

@@ -1,4 +1,4 @@
-"""Learning curves of heads that train by epochs: as a table, a plot, and for TensorBoard."""
+"""Learning curves of heads that are trained by epochs: as a table, a plot, and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .plots import plot_history
 
 
 def check_tensorboard(head: str) -> None:
-    """Refuse TensorBoard's logs of a head that has no epochs, or without the package."""
+    """Refuse TensorBoard logs if the head has no epochs or the package is missing."""
     if not find_head(head).searcher.by_epochs:
         able = " or ".join(name for name, each in HEADS.items() if each.searcher.by_epochs)
         raise RequestError(
-            f"{called('tensorboard')} must be left out: {head} does not learn by epochs. Use another head: {able}"
+            f"{called('tensorboard')} must be left out: {head} is not trained by epochs. Use another head: {able}"
         )
     if importlib.util.find_spec("tensorboard") is None:
         raise missing_extra("tensorboard", "tensorboard", called("tensorboard"))
 
 
 def write_history(folder: Path, choice: Choice) -> None:
-    """Write ``history.csv`` and ``history.png`` of a head that learnt by epochs."""
+    """Write ``history.csv`` and ``history.png`` of a head that was trained by epochs."""
     history = choice.history or {}
     with open(folder / "history.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
@@ -37,10 +37,10 @@ def write_history(folder: Path, choice: Choice) -> None:
 
 
 def log_history(folder: Path, head: Classifier, choice: Choice) -> None:
-    """Write the learning curves of a head that learnt by epochs into a folder for TensorBoard."""
+    """Write the learning curves of a head that was trained by epochs to a TensorBoard folder."""
     keras, model = import_keras(), head.model_
     assert model is not None
-    model.compile(keras.optimizers.get(choice.settings["optimizer"]))  # the callback logs its rate
+    model.compile(keras.optimizers.get(choice.settings["optimizer"]))  # the callback logs its learning rate
     model.optimizer.learning_rate = choice.settings["learning_rate"]
     log = keras.callbacks.TensorBoard(folder, write_graph=False)
     log.set_model(model)

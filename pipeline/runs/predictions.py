@@ -1,4 +1,4 @@
-"""What the heads of a run said of its test rows, kept beside its figures so that a report needs no second fit."""
+"""The predictions of a run's heads for its test rows, saved so that a report needs no refit."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Predictions:
     splits : ndarray of shape (n_splits, n_images), uint8
         Values of ``SPLITS``.
     told : dict of str to list of dict
-        Head → for each split what is known of the fit, such as ``settings``.
+        Head → description of the fit on each split, such as ``settings``.
     probabilities : dict of str to list of ndarray of shape (n_test, n_classes)
-        Head → for each split the probabilities of its test rows.
+        Head → probabilities of the test rows of each split.
     """
 
     rows: Rows
@@ -46,7 +46,7 @@ class Predictions:
         return [(self.rows.labels[test], p) for test, p in zip(tests, self.probabilities[head], strict=True)]
 
     def mean(self, head: str) -> np.ndarray:
-        """Return an image's mean probabilities over the splits that test it, (n_images, n_classes); nan if none does."""
+        """Return mean probabilities over the splits that test an image, (n_images, n_classes); nan if none does."""
         tests = self.splits == SPLITS["test"]
         total = np.zeros((len(self.rows), len(self.rows.class_names)))
         for test, probabilities in zip(tests, self.probabilities[head], strict=True):
@@ -68,7 +68,7 @@ def save_predictions(
     arrays["splits"] = np.stack(splits)
     for number, head in enumerate(told):
         arrays |= {f"probabilities/{number}/{split}": each for split, each in enumerate(probabilities[head])}
-    # Without the metadata of HDF5's types, such as the names of an enum's values.
+    # Without HDF5's type metadata, such as the names of enum values.
     plain: dict[str, Any] = {name: each.astype(each.dtype.str) for name, each in arrays.items()}
     np.savez_compressed(folder / FILE, told=json.dumps(told), columns=json.dumps(rows.columns), **plain)
 
@@ -99,7 +99,7 @@ def load_predictions(folder: Path) -> Predictions:
             }
     except FileNotFoundError:
         raise RequestError(
-            f"{folder} must hold {FILE}; it has none. Run the same compare or train-head again, with {option('overwrite', True)}"
+            f"{folder} must contain {FILE}; it does not. Run the same compare or train-head again, with {option('overwrite', True)}"
         ) from None
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RequestError(
@@ -109,7 +109,7 @@ def load_predictions(folder: Path) -> Predictions:
 
 
 def write_predictions(path: Path, rows: Rows, probabilities: np.ndarray) -> None:
-    """Write a table of all images, for people: what each is, and the probabilities, (n_images, n_classes)."""
+    """Write a CSV table of all images: label, prediction, and probabilities, (n_images, n_classes)."""
     names, splits = rows.class_names, {code: split for split, code in SPLITS.items()}
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

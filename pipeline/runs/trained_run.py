@@ -1,4 +1,4 @@
-"""A run read back: the head, what it reads of an image, and its classes."""
+"""A loaded run: the head, the features it reads, and its classes."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .head_file import load_head
 
 @dataclass(frozen=True)
 class Trained:
-    """What ``train_head`` made.
+    """A loaded result of ``train_head``.
 
     Attributes
     ----------
     folder : Path
     name : str
-        Of the head.
+        Name of the head.
     head : Classifier
     reading : Reading
     class_names : tuple of str
     store : Path
-        Where the features were that the head was trained on.
+        The store on which the head was trained.
     made : Provenance
-        How they were made.
+        Provenance of that store.
     settings : dict
-        Chosen for the head.
+        The head's chosen settings.
     """
 
     folder: Path
@@ -47,17 +47,23 @@ class Trained:
     settings: dict[str, Any]
 
     def probabilities(self, X: np.ndarray) -> np.ndarray:
-        """Return probabilities, (n_images, n_classes), of features as `reading` gives them."""
+        """Return probabilities, (n_images, n_classes), from the features that `reading` returns.
+
+        Raises
+        ------
+        UnsafeFile
+            If the head does not match its classes or features.
+        """
         try:
             return self.reading.probabilities(self.head, X, len(self.class_names))
         except (ValueError, IndexError) as error:
             raise UnsafeFile(
-                f"the head of {self.folder} must fit its classes and what it reads; {error}. Train it again."
+                f"the head of {self.folder} must match its classes and features; {error}. Train it again."
             ) from error
 
 
 def load_trained(folder: str | Path, allow_joblib: bool = False) -> Trained:
-    """Read a run back; see `load_head` and `read_run`."""
+    """Load a run; see `load_head` and `read_run` for errors."""
     told = read_run(folder)
     return Trained(
         folder=Path(folder),

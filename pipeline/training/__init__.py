@@ -1,1 +1,1 @@
-"""Choose settings, fit, keep fits, compare, probe; the lecture."""
+"""Training: choose settings, fit, cache fits, compare, probe, and reproduce the lecture."""

@@ -1,4 +1,4 @@
-"""Many heads on the same rows → one table."""
+"""Comparison of many heads on the same rows, as one table."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found; a notebook shows its table.
+    """The result of `compare`; a notebook displays its table.
 
     Attributes
     ----------
     heads : list of dict
-        Test figures of each head, best first: ``head``, ``accuracy``, ``accuracy_interval``, ``behind``, ``p_value``, ...
+        Test metrics of each head, best first: ``head``, ``accuracy``, ``accuracy_interval``, ``behind``, ``p_value``, ...
     store, out : str
-        What was compared on, and the folder that it was written to.
+        The store used, and the folder with the results.
     rows : dict
         Split → class → number of images.
     repeats, seed : int
@@ -71,7 +71,7 @@ class Comparison:
         return self.heads[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON can carry it."""
+        """Return a JSON-serialisable dict."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def to_frame(self) -> Any:
@@ -91,7 +91,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     store : path-like
         A finished feature store.
     heads : sequence of str, optional
-        Keys of ``HEADS``, or dotted names of scikit-learn classifiers; all of ``HEADS`` if left out.
+        Keys of ``HEADS``, or dotted names of scikit-learn classifiers; by default, all of ``HEADS``.
     **options
 
     Returns
@@ -101,9 +101,12 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     Raises
     ------
     RequestError
-        If a head, a layer or a setting does not exist, `out` exists already, or `repeats` is below 1.
+        If a head, a layer or a setting does not exist, `out` exists already, `repeats` is below 1, or a head needs its
+        features in memory and they do not fit.
     StoreError
-        If the store is not there, damaged, or larger as a matrix than the memory.
+        If the store is missing or damaged.
+    ClusterError
+        If the cluster cannot be reached or is lost, or a worker is unfit.
 
     Examples
     --------
@@ -118,7 +121,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     rows, provenance, splits, fitted = _fit(names, asked, repeats, folder.parent / ".fits")
     results = [summarise(each, splits[0]) for each in fitted]
     compare_with_best(results, fitted, rows.labels, splits)
-    for each in results:  # what a store of these features alone would take
+    for each in results:  # size of a store with only these features
         each["bytes_an_image"] = each["n_features"] * each["views"] * np.dtype(provenance["dtype"]).itemsize
     comparison: dict[str, Any] = {
         "heads": best_first(results),
@@ -156,7 +159,7 @@ def _fit(
         log.info(
             "splits   the store's own"
             if repeats == 1
-            else f"splits   {repeats} drawn anew, stratified, seeds from {asked.seed}"
+            else f"splits   {repeats} random stratified splits, seeds from {asked.seed}"
         )
         fits = Fits(opened, rows, splits, kept, asked.fresh)
         if asked.cluster is not None:
@@ -165,7 +168,7 @@ def _fit(
             fitted = [fits.of(name, asked, progress) for name in names]
     if fits.loaded:
         log.info(
-            f"kept     {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To fit them again: {option('fresh', True)}"
+            f"cached   {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To refit them: {option('fresh', True)}"
         )
     return rows, provenance, splits, fitted
 

@@ -1,4 +1,4 @@
-"""Fits of heads on one store: those of earlier runs are loaded, new ones are made and kept."""
+"""Cache of fits on one store: fits of earlier runs are loaded, new ones are computed and saved."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from .request import Request
 
 
 class Fits:
-    """Heads on one store and on some splits of its rows.
+    """Fits of heads on one store and several splits of its rows.
 
-    A result is kept under a key of all that decides it: the store's fingerprint and rows, the split, the head with its
-    grid, the request, and the code and the libraries that computed it. Of a classifier given by its dotted name that is
-    not known, so that it is fitted every time.
+    A result is cached under a key of everything that determines it: the store's fingerprint and rows, the split, the head
+    and its grid, the request, and the versions of code and libraries. For a classifier given by its dotted name the code
+    is unknown, so it is fitted every time.
 
     Parameters
     ----------
@@ -46,14 +46,14 @@ class Fits:
         One per image.
     splits : sequence of ndarray of shape (n_images,)
     folder : Path
-        Where results are kept.
+        Folder of cached results.
     fresh : bool
-        Fit again what is kept.
+        Ignore cached results.
 
     Attributes
     ----------
     loaded : int
-        Results of earlier runs so far.
+        Number of cached results used so far.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Fits:
         self.loaded = 0
 
     def fill(self, wanted: Sequence[tuple[str, Request]]) -> None:
-        """Let their cluster make what is not kept of some heads, each on every split; `of` finds it then.
+        """Compute on the cluster all uncached fits of some heads on every split; `of` then returns them.
 
-        Those by inner products of rows are made here, one after the other, and their products on the cluster.
+        Heads that are fitted by inner products are fitted here, one after the other; the products come from the cluster.
         """
         calls: list[tuple[Any, ...]] = []
         here: list[tuple[Any, ...]] = []
@@ -135,23 +135,23 @@ class Fits:
 
 
 def _fit(key: str, place: Place, head: str, asked: Request, split: np.ndarray) -> tuple[str, Result]:
-    """Return the key of a fit and what came of it, without what only the head's own run wants."""
+    """Return the key of a fit and its result, reduced to the test rows."""
     return key, _of_test(fit_stored(place, head, asked, split)[0], split)
 
 
 def _of_test(result: Result, split: np.ndarray) -> Result:
-    """Return a result with the probabilities of the test rows alone."""
+    """Return a result with only the probabilities of the test rows."""
     return replace(result, probabilities=result.probabilities[split == SPLITS["test"]])
 
 
 def save_result(result: Result, path: Path) -> None:
-    """Write a result so that it is there whole or not at all."""
-    with written_whole(path) as new, open(new, "wb") as file:  # given a name, numpy may change its ending
+    """Write a result atomically."""
+    with written_whole(path) as new, open(new, "wb") as file:  # given a path, numpy may append an extension
         np.savez(file, probabilities=result.probabilities, result=json.dumps(result.told()))
 
 
 def load_result(path: Path) -> Result | None:
-    """Return a kept result, or None if it is missing or cannot be read; it is then computed again."""
+    """Return a cached result, or None if it is missing or unreadable and must be recomputed."""
     try:
         kept = read_arrays(path)
         return Result(probabilities=kept["probabilities"], **parse_json(str(kept["result"]), path))

@@ -1,8 +1,8 @@
-"""The lecture, reproduced: its two models as it had them, and beside them what they should have been.
+"""Reproduction of the lecture's two models, in their original and in a corrected form.
 
-It ran VGG16 and InceptionV3 under Flatten, Dense(10, relu), Dense(1, sigmoid), trained by RMSprop on ten batches of 20
-images an epoch, with pixels divided by 255, resized by nearest neighbour, and took Inception's ``layers[-2]``, which is
-one branch of its last block and not the block's output.
+The lecture put Flatten, Dense(10, relu), Dense(1, sigmoid) on top of VGG16 and InceptionV3 and trained with RMSprop on ten
+batches of 20 images per epoch. Images were resized by nearest neighbour and divided by 255. For InceptionV3 it used
+``layers[-2]``, which is one branch of the last block, not the block's output.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50
 
 @dataclass(frozen=True)
 class Model:
-    """One model: what is extracted, and whether an epoch is the lecture's ten batches or all images."""
+    """One model: its extraction settings, and whether an epoch is the lecture's ten batches or all images."""
 
     name: str
     backbone: str
@@ -62,7 +62,7 @@ MODELS = (
 
 @takes(LectureOptions)
 def lecture(data: str | Path, **options: Unpack[LectureOptions]) -> dict[str, Any]:
-    """Run the lecture's models, as they were and corrected, on one source.
+    """Run the lecture's models, original and corrected, on one source.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def lecture(data: str | Path, **options: Unpack[LectureOptions]) -> dict[str, An
     Returns
     -------
     results : dict
-        ``models``: for each model its figures, or ``error`` where its weights cannot be had.
+        ``models``: for each model its metrics, or ``error`` if its weights are not available.
     """
     repeats, seed, overwrite = options.get("repeats", 1), options.get("seed", 0), options.get("overwrite", False)
     check_repeats(repeats)
@@ -105,7 +105,7 @@ def lecture(data: str | Path, **options: Unpack[LectureOptions]) -> dict[str, An
 
 
 def format_lecture(results: dict[str, Any]) -> str:
-    """Return the results as a Markdown table, with what could not be run below it."""
+    """Return the results as a Markdown table, followed by the models that could not be run."""
     lines = [
         "| model | layer | features | val accuracy, last epoch | test accuracy [95 %] | fit s |",
         "|---|---|---|---|---|---|",
@@ -124,7 +124,7 @@ def format_lecture(results: dict[str, Any]) -> str:
 
 
 def _train(model: Model, path: Path, repeats: int, seed: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Return a model's figures, means over splits, and its learning curves on the first of them."""
+    """Return a model's metrics, averaged over splits, and its learning curves on the first split."""
     with FeatureStore(path) as store:
         features, rows = read_features(store, "dense", Request(path, memory=math.inf)), store.rows
     started = time.perf_counter()
@@ -147,9 +147,17 @@ def _train(model: Model, path: Path, repeats: int, seed: int) -> tuple[dict[str,
 def _fit(
     model: Model, features: Features, labels: np.ndarray, split: np.ndarray, seed: int
 ) -> tuple[float, dict[str, list[float]]]:
-    """Train one head for all epochs, as the lecture did: val is watched, not chosen by; return its test accuracy."""
+    """Train one head for all epochs, without choosing an epoch by val, as the lecture did.
+
+    Returns
+    -------
+    accuracy : float
+        On the test rows.
+    history : dict of str to list of float
+        Learning curves.
+    """
     train, val, test = (split == SPLITS[name] for name in ("train", "val", "test"))
-    val &= np.isin(labels, labels[train])  # the head can only be wrong on other classes
+    val &= np.isin(labels, labels[train])  # the head cannot predict other classes
     schedule = Schedule(
         epochs=EPOCHS, batch_size=BATCH, seed=seed, steps=None if model.whole_epochs else STEPS,
         val_steps=None if model.whole_epochs else VAL_STEPS, keep_best=False, scaled=model.whole_epochs,

@@ -1,4 +1,4 @@
-"""What a head wants of a store: a matrix in memory, or one whose rows stay in the store."""
+"""Reading a head's features from a store: as a matrix in memory, or as one whose rows stay in the store."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .request import Request
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads rows of a store in whatever process it is called: to a worker of a cluster the store's path goes alone.
+    """Reads rows of a store in any process; only the store's path is sent to a worker of a cluster.
 
     Attributes
     ----------
     place : Place
     rows : ndarray of int
-        Numbers of rows in the store.
+        Row indices in the store.
     layers : tuple of (str, str)
-        Layers, which are joined, and how each is pooled.
+        Layers to concatenate, each with its pooling.
     """
 
     place: Place
@@ -38,7 +38,7 @@ class Reader:
     layers: tuple[tuple[str, str], ...]
 
     def __call__(self, some: np.ndarray) -> np.ndarray:
-        """Return some of the rows, given by their places among them: (n, n_features), float32."""
+        """Return rows given by their indices into `rows`, (n, n_features), float32."""
         return _read(self.place.open(), self.layers, self.rows[some])
 
 
@@ -48,7 +48,7 @@ def _read(store: FeatureStore, layers: tuple[tuple[str, str], ...], rows: np.nda
 
 
 def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
-    """Read what a head wants of a store; what is too large for memory stays there. See `find_features`."""
+    """Read a head's features from a store; features too large for memory stay there. See `find_features`."""
     found = find_features(store, head, asked)
     if not in_memory(found, asked):
         return found
@@ -56,27 +56,27 @@ def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
 
 
 def is_by_products(store: FeatureStore, head: str, asked: Request) -> bool:
-    """Tell whether a head is fitted by inner products of rows that stay in the store."""
+    """Return whether a head is fitted by inner products of rows that stay in the store."""
     return find_head(head).searcher.streams == "products" and not in_memory(find_features(store, head, asked), asked)
 
 
 def in_memory(features: Features, asked: Request) -> bool:
-    """Tell whether features are as few as a request allows in memory."""
+    """Return whether features fit into the memory that a request allows."""
     return 4 * math.prod(features.X.shape) <= asked.memory_bytes
 
 
 def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
-    """Return what a head wants of a store, nothing of which is read; layers are pooled each by itself and joined.
+    """Return a head's features without reading them; layers are pooled separately and concatenated.
 
     Raises
     ------
     RequestError
-        If there is no such layer, pooling or number of views, or more than the memory that the head cannot do without.
+        If the layer, pooling or number of views does not exist, or if the head needs more memory than is allowed.
     """
     views = asked.views or store.views
     if views > store.views:
         raise RequestError(
-            f"{called('views')} must be between 1 and {store.views}, those of {store.path}; got {asked.views}. Leave it out for all."
+            f"{called('views')} must be between 1 and {store.views}, the number in {store.path}; got {asked.views}. Leave it out for all."
         )
     names = asked.layer.split(",") if asked.layer else [list(store.layers)[-1]]
     parts, widths = [], []
@@ -85,10 +85,10 @@ def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
         way = asked.pool or ("flatten" if kind == "vector" else find_head(head).pool)
         check_pool(way, kind, str(store.path))
         parts.append(Part(name, store.provenance["pool"] if kind == "vector" else way, way))
-        times = len(pools_of(parts[-1].pool))  # average and maximum have each a scale of their own
+        times = len(pools_of(parts[-1].pool))  # average and maximum are scaled separately
         widths += [math.prod(pooled_shape(shape, way)) // times] * times
     rows = np.flatnonzero(store.rows.views < views)
-    # A block is there twice, as it is read and as TensorFlow has it, while its rows are being pooled.
+    # While rows are being pooled, a block is in memory twice: as read, and as a TensorFlow tensor.
     block_rows = int(min(asked.memory_bytes / 4 / (4 * sum(widths)), len(rows)))
     read = Reader(Place.of(store), rows, tuple((part.layer, part.read) for part in parts))
     found = Features(
@@ -103,7 +103,7 @@ def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
 
 
 def _check_streamed(X: Matrix, head: str, asked: Request) -> None:
-    """Refuse a head that cannot do with a part of its features at a time."""
+    """Refuse a head that cannot be fitted to features that stay in the store."""
     streams, (rows, n_features) = find_head(head).searcher.streams, X.shape
     needed = (
         f"features must fit into {asked.memory_bytes / 1e9:.2g} GB; {head} needs {4 * rows * n_features / 1e9:.2g} GB "
@@ -120,12 +120,12 @@ def _check_streamed(X: Matrix, head: str, asked: Request) -> None:
         )
     if 16 * n_features > asked.memory_bytes:
         raise RequestError(
-            f"{called('memory')} must hold four rows of {4 * n_features} bytes at least; got {asked.memory} GB. Raise it."
+            f"{called('memory')} must hold at least four rows of {4 * n_features} bytes; got {asked.memory} GB. Raise it."
         )
 
 
 def read_once(place: Place, head: str, asked: Request) -> tuple[Rows, Features]:
-    """Read what a head wants of a store, for all in a row in this process that want the same; a worker is to have one matrix."""
+    """Read a head's features from a store; consecutive calls for the same features share one matrix in this process."""
     global _last
     store = place.open()
     wanted = store, asked.layer, asked.pool or find_head(head).pool, asked.views, is_by_products(store, head, asked)
@@ -139,13 +139,13 @@ _last: tuple[Any, Rows, Features] | None = None
 
 
 def describe_rows(rows: Rows, views: int) -> str:
-    """Return a line about the images of a store."""
+    """Return a line that describes the images of a store."""
     times = f", {views} views each" if views > 1 else ""
     return f"{len(rows)} images{times}, classes {', '.join(rows.class_names)}"
 
 
 def describe_features(features: Features, asked: Request) -> str:
-    """Return a line about what `find_features` gives."""
+    """Return a line that describes the result of `find_features`."""
     told = f"{features.layer}, {features.pool}: {features.X.shape[1]} features"
     if in_memory(features, asked) or isinstance(features.X, np.ndarray):
         return told

@@ -1,4 +1,4 @@
-"""The splits that heads are compared on: the store's own, or several drawn anew."""
+"""The splits on which heads are compared: the store's own, or several random ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_SEED = 2**32 - 1  # NumPy's, scikit-learn's and Keras'
 
 
 def check_repeats(repeats: int) -> None:
-    """Refuse a number of splits that cannot be drawn."""
+    """Refuse a number of splits below 1."""
     if repeats < 1:
         raise RequestError(f"{called('repeats')} must be at least 1; got {repeats}. Leave it out for the usual number.")
 
@@ -24,7 +24,15 @@ def check_seed(seed: int) -> None:
 
 
 def draw_splits(rows: Rows, repeats: int, seed: int) -> list[np.ndarray]:
-    """Return the store's own split, or so many stratified ones of the same sizes; copies of an image stay together."""
+    """Return the store's own split for one repeat, else `repeats` random stratified splits of the same sizes.
+
+    Copies of an image are always in the same split.
+
+    Returns
+    -------
+    splits : list of ndarray of shape (n_images,), uint8
+        Values of ``SPLITS``.
+    """
     check_repeats(repeats)
     if repeats == 1:
         return [rows.splits]

@@ -1,4 +1,4 @@
-"""A head's results on all splits as figures, and how they stand to those of the best head."""
+"""Summary of a head's results over all splits, and its comparison with the best head."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..evaluation.significance import accuracy_interval, difference_interval, ho
 from ..heads.settings import describe_settings
 from .fit import Result
 
-_OTHERS = tuple(each.name for each in METRICS[1:])  # than accuracy
+_OTHERS = tuple(each.name for each in METRICS[1:])  # all but accuracy
 
 
 def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
-    """Return a head's test figures, means over splits of the sizes of one."""
+    """Return a head's test metrics, averaged over splits; `split` gives the sizes of all of them."""
 
     def mean(scores: list[float]) -> float | None:
         value = float(np.mean(scores))
@@ -41,7 +41,7 @@ def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
         "intervals": {
             name: None if len(results) > 1 or math.isnan(ends[0]) else ends for name, ends in first.intervals.items()
         },
-        # An earlier run has only those of its time.
+        # Runs of earlier versions have fewer metrics.
         **{name: mean([each.test[name] for each in results]) for name in _OTHERS if name in first.test},
         "fit_seconds": mean([each.fit_seconds for each in results]),
         "predict_seconds": mean([each.predict_seconds for each in results]),
@@ -49,17 +49,17 @@ def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
 
 
 def best_first(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return summaries by accuracy: first the one that others were compared with, of equals the fastest to fit."""
+    """Return summaries by descending accuracy: first the head that others were compared with; ties by fit time."""
     return sorted(summaries, key=lambda each: (each["p_value"] is not None, -each["accuracy"], each["fit_seconds"]))
 
 
 def compare_with_best(
     summaries: list[dict[str, Any]], results: list[list[Result]], labels: np.ndarray, splits: Sequence[np.ndarray]
 ) -> None:
-    """Add to each summary how far it is behind the most accurate, and whether that can be told from chance.
+    """Add to each summary how far the head is behind the most accurate, and whether the difference is significant.
 
-    ``behind`` is the mean difference of accuracies, ``behind_interval`` its interval where there are several splits,
-    and ``p_value`` that of the paired test, adjusted by Holm for their number; None for the best itself.
+    ``behind`` is the mean difference in accuracy, ``behind_interval`` its interval if there are several splits, and
+    ``p_value`` the p-value of the paired test, adjusted by Holm's method; None for the best head.
     """
     tests = [split == SPLITS["test"] for split in splits]
     correct = [

@@ -1,4 +1,4 @@
-"""Our own convolutions on a CPU, compiled by Numba: what is used from outside is the engine. See README.md beside this file."""
+"""Convolutions of this project on a CPU, compiled by Numba; only the engine is public. See README.md beside this file."""
 
 from .engine import WinogradEngine
 

@@ -1,4 +1,4 @@
-"""The engine ``numba``: our own convolutions for bases of convolutions, pools, sums and concatenations, on a CPU in float32."""
+"""The engine ``numba`` for bases of convolutions, pools, sums and concatenations, on a CPU in float32."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class WinogradEngine:
     ----------
     frozen : Frozen
     threads : int, optional
-        As many as there are cores, if not given. Features do not depend on it.
+        By default, one per core. Features do not depend on it.
 
     Raises
     ------
     EngineError
-        If the base has layers of other kinds, or the processor has no AVX2.
+        If the base has unsupported layers, or the processor has no AVX2.
     """
 
     def __init__(self, frozen: Frozen, threads: int | None = None):
@@ -35,10 +35,10 @@ class WinogradEngine:
             depth = graph.maps[of.y].shape[2]
             if depth % CHANNELS or depth > MOST_CHANNELS:
                 raise EngineError(
-                    f"numba takes {_KINDS[type(of)]} a multiple of {CHANNELS} channels, {MOST_CHANNELS} at most; "
+                    f"numba supports {_KINDS[type(of)]} a multiple of {CHANNELS} channels, at most {MOST_CHANNELS}; "
                     f"got {depth}."
                 )
-        from .network import Network  # imports Numba, which not everyone has
+        from .network import Network  # imports Numba, which may not be installed
 
         self._frozen = frozen
         self._network = Network(graph, threads or cores(), frozen.batch_size)

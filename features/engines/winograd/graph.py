@@ -1,4 +1,4 @@
-"""A base as few operations on feature maps: convolutions with all that can be folded into them, pools and sums."""
+"""A base as a few operations on feature maps: convolutions with everything that can be folded into them, pools and sums."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # rows above and below, columns left and right
-# Each operation makes a map whose channels are a multiple of the first, and no more than the second.
+# The channels of each operation's output must be a multiple of the first, and at most the second.
 CHANNELS, MOST_CHANNELS = 16, 1 << 14
 NO_PADDING: Padding = ((0, 0), (0, 0))
 
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """y = x * kernel + bias (+ residual), with a ReLU or without.
+    """y = x * kernel + bias (+ residual), optionally with a ReLU.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Convolution:
     relu : bool
         Whether negative values of the sum become 0, after the residual was added.
     residual : int, optional
-        Number of the feature map that is added.
+        Number of the feature map to add.
     """
 
     x: int
@@ -48,7 +48,7 @@ class Convolution:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Largest or mean value of windows; the padding counts as zeros where `zeros`, else not at all."""
+    """Maximum or mean of windows; padding counts as zeros if `zeros`, otherwise it is ignored."""
 
     x: int
     y: int
@@ -66,7 +66,7 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """y = (sum of sources) * scale + shift, with a ReLU or without; scale and shift (c,), float32."""
+    """y = (sum of sources) * scale + shift, optionally with a ReLU; scale and shift have shape (c,), float32."""
 
     sources: tuple[int, ...]
     y: int
@@ -80,16 +80,16 @@ Operation = Convolution | Pool | Sum
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """A feature map of one image: all channels of a map of its own, or some of a concatenation.
+    """A feature map of one image: a separate map, or a range of channels of a concatenation.
 
     Attributes
     ----------
     shape : tuple of int
         (height, width, channels)
     whole : int
-        Number of the map that this one is part of: its own number, if of no other.
+        Number of the map that this one is part of; its own number if it is separate.
     channel : int
-        Where in `whole` its channels begin.
+        Its first channel in `whole`.
     """
 
     shape: tuple[int, int, int]
@@ -99,7 +99,7 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """Operations in an order in which they can be done.
+    """Operations in an executable order.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class LayerGraph:
     maps : list of FeatureMap
         By number; 0 is the image.
     outputs : dict of str to int
-        Name of each layer that is asked for and the number of its feature map.
+        Requested layer → number of its feature map.
     """
 
     operations: list[Operation]

@@ -1,4 +1,4 @@
-"""Where feature maps lie: in flat arrays that later maps use again."""
+"""Memory layout of feature maps, in flat arrays that later maps reuse."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .loops.huge_pages import large_zeros
 
 
 class Stage(NamedTuple):
-    """Steps that are taken with the same number of images at once.
+    """Steps that process the same number of images at once.
 
     Attributes
     ----------
@@ -29,16 +29,16 @@ class Stage(NamedTuple):
 
 
 class Location(NamedTuple):
-    """Where a feature map of some images lies, one image after another.
+    """Location of the feature maps of several consecutive images.
 
     Attributes
     ----------
     values : ndarray, float32
-        Flat; pixels lie row by row, channels last.
+        Flat; pixels row by row, channels last.
     offset : int
-        Where in `values` the first image's map begins.
+        Start of the first image's map in `values`.
     pixel : int
-        Floats from one pixel to the next: more than the map's channels, where it is part of a concatenation.
+        Floats from one pixel to the next; more than the map's channels if it is part of a concatenation.
     """
 
     values: np.ndarray
@@ -47,7 +47,7 @@ class Location(NamedTuple):
 
 
 class _Lifetime(NamedTuple):
-    """From which step to which a map is in use, and the stage whose images it is kept for."""
+    """The first and last step in which a map is in use, and the stage that determines how many images it holds."""
 
     first: int
     last: int
@@ -55,14 +55,14 @@ class _Lifetime(NamedTuple):
 
 
 class _Slot(NamedTuple):
-    """Memory of a stage that one map after another lies in."""
+    """Memory of a stage that is used by one map after another."""
 
     stage: int
     number: int
 
 
 class _Place(NamedTuple):
-    """A feature map's place in a slot: for how many images, floats of an image, first channel, floats of a pixel."""
+    """A feature map's place in a slot: number of images, floats per image, first channel, floats per pixel."""
 
     slot: _Slot
     images: int
@@ -74,21 +74,21 @@ class _Place(NamedTuple):
 class MapMemory:
     """Memory of all feature maps.
 
-    A map is kept for as many images as the stage of its last reader takes at once. Maps of the last stage are shared by
-    all threads; of the others each thread has its own.
+    A map holds as many images as the stage of its last reader processes at once. Threads share the maps of the last stage;
+    each thread has its own maps for the other stages.
 
     Parameters
     ----------
     maps : sequence of FeatureMap
         By number; 0 is the image.
     touched : dict of int to list of int
-        Steps that read or write each map that is part of no other; -1 is before the first.
+        Separate map → steps that read or write it; -1 is before the first step.
     stages : sequence of Stage
     """
 
     def __init__(self, maps: Sequence[FeatureMap], touched: dict[int, list[int]], stages: Sequence[Stage]):
         self._maps, self._stages = maps, stages
-        self._sizes: list[list[int]] = [[] for _ in stages]  # floats of an image, of each slot
+        self._sizes: list[list[int]] = [[] for _ in stages]  # floats per image of each slot
         slots: dict[int, _Slot] = {}
         free: list[list[int]] = [[] for _ in stages]
         lifetimes = {number: _lifetime(steps, stages) for number, steps in touched.items()}
@@ -97,9 +97,9 @@ class MapMemory:
                 if life.first == step:
                     slots[number] = self._take(life.stage, prod(maps[number].shape), free[life.stage])
             for number, life in lifetimes.items():
-                if life.last == step and number:  # not the image's, whose padding stays 0
+                if life.last == step and number:  # never the image's slot, whose padding must stay 0
                     free[life.stage].append(slots[number].number)
-        # No step touches the map between a convolution and a pool that became part of it: it lies nowhere.
+        # No step touches the map between a convolution and a pool that was folded into it, so it has no place.
         self._places = {
             number: _Place(
                 slots[of.whole],
@@ -115,7 +115,7 @@ class MapMemory:
         self._shared = [large_zeros(stages[-1].images * size) for size in self._sizes[-1]]
 
     def _take(self, stage: int, size: int, free: list[int]) -> _Slot:
-        """Return the free slot whose size is nearest, or a new one."""
+        """Return the free slot with the nearest size, or a new one."""
         sizes = self._sizes[stage]
         if not free:
             free.append(len(sizes))
@@ -126,7 +126,7 @@ class MapMemory:
         return _Slot(stage, nearest)
 
     def locate(self, number: int, image: int) -> Location:
-        """Return where a feature map of images from this one on lies, for the thread that asks."""
+        """Return the location of a feature map, starting with the given image, for the calling thread."""
         slot, images, floats, channel, pixel = self._places[number]
         return Location(self._values(slot), image % images * floats + channel, pixel)
 
@@ -149,18 +149,18 @@ class MapMemory:
 
 def _lifetime(steps: Sequence[int], stages: Sequence[Stage]) -> _Lifetime:
     first, last = min(steps), max(steps)
-    # A map that an earlier stage writes is in use when its own begins, beside all others that are: each has its own slot.
+    # A map written by an earlier stage is already in use when its own stage begins, so it has a separate slot there.
     return _Lifetime(first, last, next(number for number, stage in enumerate(stages) if last < stage.end))
 
 
 class Scratch(threading.local):
-    """Memory of each thread that lasts and grows."""
+    """Per-thread scratch memory, which is kept and grows on demand."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
 
     def take(self, name: str, floats: int) -> np.ndarray:
-        """Return an array of at least so many floats, with anything in it."""
+        """Return an array of at least this many floats, with arbitrary contents."""
         if name not in self._arrays or self._arrays[name].size < floats:
             self._arrays[name] = large_zeros(floats)
         return self._arrays[name]

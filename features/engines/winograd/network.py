@@ -1,4 +1,4 @@
-"""A `features.engines.winograd.graph.LayerGraph` run on batches of images: which thread does what."""
+"""Running a `features.engines.winograd.graph.LayerGraph` on batches of images with several threads."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .memory import Location, MapMemory, Stage
 from .operations import Split, Step, undivided
 from .planning import pad_image, plan_steps
 
-# From the first kernel on that has so many times the floats of its input a thread computes some images together, from the
-# first of so many floats on all threads compute all.
+# From the first kernel with more than _HEAVY times the floats of its input, a thread computes several images together; from the
+# first kernel with more than _HUGE floats, all threads work on all images.
 _HEAVY, _HUGE = 2, 8_000_000
 _GROUP = 4  # images that a thread computes together
 
@@ -23,16 +23,16 @@ _GROUP = 4  # images that a thread computes together
 class Network:
     """A graph of layers for batches of one size.
 
-    While maps are large each thread computes one image after the other, whose maps stay in its core's cache; then, where
-    kernels are large, some together, so that a kernel is read for all of them; and where they are huge, as VGG's, all threads
-    compute all images, each with a part of the kernel.
+    While maps are large, each thread computes one image at a time, so that its maps stay in the core's cache. When kernels are
+    large, a thread computes several images together, so that a kernel is read once for all of them. When kernels are huge, as in
+    VGG, all threads work on all images, each with a part of the kernel.
 
     Parameters
     ----------
     graph : LayerGraph
     threads : int
     batch_size : int
-        Images that `run` takes at most.
+        Maximum number of images per `run`.
     """
 
     def __init__(self, graph: LayerGraph, threads: int, batch_size: int):
@@ -48,7 +48,7 @@ class Network:
             for number in (*step.sources, step.y):
                 touched.setdefault(self._maps[number].whole, []).append(j)
             written[self._maps[step.y].whole] = j
-        self._finished: dict[int, list[str]] = {}  # layers that are asked for, by the last step that makes them
+        self._finished: dict[int, list[str]] = {}  # requested layers, by the last step that computes them
         for name, number in self._outputs.items():
             self._finished.setdefault(written[self._maps[number].whole], []).append(name)
         self._memory = MapMemory(self._maps, touched, self._stages)
@@ -60,7 +60,7 @@ class Network:
         ----------
         images : ndarray of shape (batch_size, height, width, channels)
         prepare : callable
-            From some images to what the graph takes, float32; several threads call it at once.
+            Maps images to the graph's input, float32; called by several threads at once.
 
         Returns
         -------
@@ -84,7 +84,7 @@ class Network:
         return out
 
     def _take(self, stage: Stage, first: int, count: int, split: Split, out: dict[str, np.ndarray]) -> None:
-        """Take a stage's steps with `count` images from `first` on, and copy what is finished to `out`."""
+        """Run a stage's steps on `count` images from `first` on, and copy finished outputs to `out`."""
 
         def locate(number: int) -> Location:
             return self._memory.locate(number, first)
@@ -96,7 +96,7 @@ class Network:
                     out[name][i] = self._memory.array(self._outputs[name], i)
 
     def _divide(self, part: Callable[[int, int], Any], count: int) -> None:
-        """Let all threads do parts of a task: more parts than threads, which other work may keep waiting."""
+        """Divide a task among all threads, in more parts than threads, since other work may delay a thread."""
         parts = min(2 * self._threads, count)
         ends = [count * i // parts for i in range(parts + 1)]
         list(self._executor.map(part, ends[:-1], ends[1:]))
@@ -105,7 +105,7 @@ class Network:
 def _plan_stages(
     steps: Sequence[Step], maps: Sequence[FeatureMap], threads: int, batch_size: int
 ) -> tuple[Stage, Stage, Stage]:
-    """Return which steps are taken image by image, group by group and with all images."""
+    """Return the steps that run image by image, group by group and on all images."""
     huge = (j for j, step in enumerate(steps) if step.kernel_floats > _HUGE)
     heavy = (j for j, step in enumerate(steps) if step.kernel_floats > _HEAVY * prod(maps[step.sources[0]].shape))
     all_from = next(huge, len(steps))

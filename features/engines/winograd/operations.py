@@ -1,6 +1,6 @@
-"""Ways to compute an operation of a `features.engines.winograd.graph.LayerGraph` on one image or many, with Numba's loops.
+"""Algorithms for the operations of a `features.engines.winograd.graph.LayerGraph`, with loops compiled by Numba.
 
-Each is made once, by `features.engines.winograd.planning`, for one size of feature maps, and run on each batch.
+Each step is created once, by `features.engines.winograd.planning`, for one size of feature maps, and run on each batch.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from .loops.simd import ROWS
 from .loops.tiles import Tile, input_transform, output_transform
 from .memory import Location, Scratch
 
-_LEAST, _FLOATS = 56, 400_000  # tiles of a block at least; floats of its transformed input and output if that is more
-_LARGE, _LARGE_BLOCK = 2_000_000, 134  # floats of a kernel that threads share; tiles of a block then
-_ROW_FLOATS, _MOST_ROWS = 1 << 16, 32 * ROWS  # floats of a block of rows; rows of a block
-_APART = 16  # floats between planes: those that whole pages part are in each other's way in caches
+_LEAST, _FLOATS = 56, 400_000  # minimum tiles per block; target floats of its transformed input and output
+_LARGE, _LARGE_BLOCK = 2_000_000, 134  # kernel size in floats above which threads share a kernel; tiles per block then
+_ROW_FLOATS, _MOST_ROWS = 1 << 16, 32 * ROWS  # floats per block of rows; maximum rows per block
+_APART = 16  # floats of padding between planes, since planes that are whole pages apart conflict in caches
 
 Locate = Callable[[int], Location]
-"""From the number of a feature map to where that of the images at hand lies."""
+"""From the number of a feature map to its location for the current images."""
 Split = Callable[[Callable[[int, int], Any], int], Any]
-"""Does a task of so many units in parts, ``part(first, last)``, perhaps side by side."""
+"""Runs a task of `count` units in parts, ``part(first, last)``, possibly in parallel."""
 
 
 class Step(Protocol):
@@ -36,7 +36,7 @@ class Step(Protocol):
 
     @property
     def kernel_floats(self) -> int:
-        """Floats of its kernel, as it is read."""
+        """Number of floats of its kernel, as read."""
         ...
 
     @property
@@ -46,7 +46,7 @@ class Step(Protocol):
 
     @property
     def y(self) -> int:
-        """Number of the feature map that it makes."""
+        """Number of the feature map that it writes."""
         ...
 
     def run(self, locate: Locate, count: int, split: Split) -> None:
@@ -63,27 +63,27 @@ _NOTHING, _ZEROS, _NO_FLOOR = (
 
 
 def undivided(part: Callable[[int, int], Any], count: int) -> None:
-    """Do a task in one part, a `Split`."""
+    """Run a task in one part; this is a `Split`."""
     part(0, count)
 
 
 def _floor(relu: bool) -> np.ndarray:
-    """Return what a value is at least."""
+    """Return the lower bound of output values."""
     return _ZEROS if relu else _NO_FLOOR
 
 
 @dataclass(frozen=True, eq=False)
 class WinogradConvolution:
-    """A convolution by Winograd's method, perhaps with a 2x2 max pool after it.
+    """A convolution by Winograd's method, optionally followed by a 2x2 max pool.
 
-    A block of tiles is transformed, multiplied with the transformed kernel point by point, and transformed back while it is
-    in a core's cache.
+    A block of tiles is transformed, multiplied with the transformed kernel point by point, and transformed back while it is in a
+    core's cache.
 
     Attributes
     ----------
     convolution : Convolution
     y : int
-        Number of the feature map that is made: the pool's, where it is `pooled`.
+        Number of the output feature map; the pool's if `pooled`.
     shape : tuple of int
         (height, width, channels) of the input.
     size : tuple of int
@@ -91,9 +91,9 @@ class WinogradConvolution:
     tile : Tile
     pooled : bool
     tiles : tuple of int
-        Tiles of an image down and across.
+        Vertical and horizontal number of tiles per image.
     u : ndarray, float32
-        The transformed kernel, packed; `u`, `v` and the products bear the names of Lavin and Gray.
+        The transformed kernel, packed; the names `u` and `v` are those of Lavin and Gray.
     """
 
     convolution: Convolution
@@ -119,7 +119,7 @@ class WinogradConvolution:
         """See `Step`."""
         tiles = count * prod(self.tiles)
         if self.u.size > _LARGE and split is not undivided:
-            # All threads work on one block: each reads its part of the kernel, once.
+            # All threads work on one block, so each reads only its part of the kernel, once.
             for start in range(0, tiles, _LARGE_BLOCK):
                 self._block(locate, start, min(_LARGE_BLOCK, tiles - start), split)
             return
@@ -153,7 +153,7 @@ class WinogradConvolution:
 
 @dataclass(frozen=True, eq=False)
 class _MatrixConvolution:
-    """A convolution by the kernel's matrix (kh * kw * c, k).
+    """A convolution as a product with the kernel's matrix, (kh * kw * c, k).
 
     Attributes
     ----------
@@ -188,7 +188,7 @@ class _MatrixConvolution:
 
 
 class Im2colConvolution(_MatrixConvolution):
-    """A convolution whose windows are laid out as rows of a matrix first, unless the pixels are the rows (1x1)."""
+    """A convolution whose windows are first copied into rows of a matrix, unless the pixels already are the rows (1x1)."""
 
     def run(self, locate: Locate, count: int, split: Split) -> None:
         """See `Step`."""
@@ -202,7 +202,7 @@ class Im2colConvolution(_MatrixConvolution):
 
         def part(first: int, last: int) -> None:
             for start in range(first * block, min(last * block, rows), block):
-                begin = max(min(start, rows - ROWS), 0)  # at the end some once more
+                begin = max(min(start, rows - ROWS), 0)  # the last rows may be computed twice
                 end = min(start + block, rows)
                 if laid_out:
                     a, a_at = x.values, x.offset + begin * c
@@ -221,7 +221,7 @@ class Im2colConvolution(_MatrixConvolution):
 
 
 class DirectConvolution(_MatrixConvolution):
-    """A convolution without padding to maps that are wide: windows are read where they are."""
+    """A convolution without padding to wide maps, which reads windows in place."""
 
     def run(self, locate: Locate, count: int, split: Split) -> None:
         """See `Step`."""
@@ -241,7 +241,7 @@ class DirectConvolution(_MatrixConvolution):
 
 @dataclass(frozen=True, eq=False)
 class Pooling:
-    """Largest or mean values of windows, of a map (height, width, channels) to height and width `size`."""
+    """Maximum or mean of windows, from a map (height, width, channels) to height and width `size`."""
 
     pool: Pool
     shape: tuple[int, int, int]
@@ -271,7 +271,7 @@ class Pooling:
 
 @dataclass(frozen=True, eq=False)
 class Adding:
-    """Sums of one feature map or two of (height, width, channels)."""
+    """Sum of one or two feature maps (height, width, channels)."""
 
     sum: Sum
     shape: tuple[int, int, int]

@@ -1,4 +1,4 @@
-"""How each operation of a `features.engines.winograd.graph.LayerGraph` is computed, chosen by its sizes."""
+"""Choice of an algorithm for each operation of a `features.engines.winograd.graph.LayerGraph`, by its sizes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .loops.tiles import Tile
 from .loops.toom_cook import transform_kernel
 from .operations import Adding, DirectConvolution, Im2colConvolution, Pooling, Step, WinogradConvolution
 
-_FEW = 64  # 4x4 tiles of an image: of fewer, larger ones may be taken
+_FEW = 64  # with fewer 4x4 tiles per image, larger tiles may be used
 
 _OUTPUTS: dict[Pair, tuple[Pair, ...]] = {
     (3, 3): ((4, 4), (7, 7)), (5, 5): ((4, 4),), (1, 7): ((1, 6),), (7, 1): ((6, 1),),
 }  # fmt: skip
-"""Taps down and across, and how many outputs a tile may have."""
+"""Taps (vertical, horizontal) → possible numbers of outputs per tile."""
 
 
 def pad_image(graph: LayerGraph) -> tuple[tuple[slice, slice], LayerGraph]:
-    """Give the image the padding of the one convolution that reads it; return where in it the image itself is."""
+    """Give the image the padding of the only convolution that reads it; return the image's position in it, and the graph."""
     first = graph.operations[0]
     height, width, depth = graph.maps[0].shape
     readers = [operation for operation in graph.operations if 0 in operation.sources]
@@ -36,7 +36,7 @@ def pad_image(graph: LayerGraph) -> tuple[tuple[slice, slice], LayerGraph]:
 
 
 def plan_steps(graph: LayerGraph, executor: ThreadPoolExecutor) -> list[Step]:
-    """Return how each operation is computed, without pools that are part of the convolution before."""
+    """Return a step for each operation, without pools that are folded into the preceding convolution."""
 
     def plan(operation: Operation) -> Step:
         shape, size = graph.maps[operation.sources[0]].shape, graph.maps[operation.y].shape[:2]
@@ -50,7 +50,7 @@ def plan_steps(graph: LayerGraph, executor: ThreadPoolExecutor) -> list[Step]:
 
 
 def _pool_after(conv: Convolution, graph: LayerGraph) -> int | None:
-    """Return the feature map of the 2x2 max pool that alone reads what a convolution makes, if there is one."""
+    """Return the feature map of the 2x2 max pool that is the only reader of a convolution's output, if there is one."""
     readers = [operation for operation in graph.operations if conv.y in operation.sources]
     if len(readers) != 1 or conv.y in graph.outputs.values() or not isinstance(readers[0], Pool):
         return None
@@ -70,7 +70,7 @@ def plan_convolution(conv: Convolution, shape: tuple[int, int, int], size: Pair,
     size : tuple of int
         Height and width of its output, before the pool.
     pool_y : int, optional
-        Number of the feature map of a 2x2 max pool after it, which becomes a part of it where tiles allow that.
+        Number of the feature map of a following 2x2 max pool, which is folded into the convolution if tiles allow it.
     """
     tile = choose_tile(conv, shape[2], size)
     if tile is not None:
@@ -89,16 +89,16 @@ def plan_convolution(conv: Convolution, shape: tuple[int, int, int], size: Pair,
 
 
 def choose_tile(conv: Convolution, depth: int, size: Pair) -> Tile | None:
-    """Return the tile for a convolution of maps of so many channels by Winograd's method; None where it is for another."""
+    """Return the tile for a convolution of maps with `depth` channels by Winograd's method; None if it does not apply."""
     window = conv.kernel.shape[:2]
     if conv.strides != (1, 1) or depth % CHANNELS or conv.residual is not None or window not in _OUTPUTS:
         return None
     choices = [((m, window[0]), (m_across, window[1])) for m, m_across in _OUTPUTS[window]]
     costs = [_multiplications(tile, size) for tile in choices]
-    # Transforms cost less with small tiles; products are almost all there is where there are few.
+    # Small tiles make the transforms cheaper; with few tiles, nearly all of the cost is in the products.
     return choices[costs.index(min(costs))] if costs[0] < _FEW * 36 else choices[0]
 
 
 def _multiplications(tile: Tile, size: Pair) -> int:
-    """Return how many multiplications an image takes for each pair of channels."""
+    """Return the number of multiplications per image and pair of channels."""
     return prod(-(-side // m) * (m + r - 1) for side, (m, r) in zip(size, tile, strict=True))

@@ -1,4 +1,4 @@
-"""Reads a Keras model into a `features.engines.winograd.graph.LayerGraph`: what can be is folded into the convolution before it."""
+"""Converts a Keras model into a `features.engines.winograd.graph.LayerGraph`, folding what it can into convolutions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def read_layers(model: keras.Model) -> LayerGraph:
-    """Read a model from one image to a dict of outputs.
+    """Read a model that maps one image to a dict of outputs.
 
     Raises
     ------
     EngineError
-        If a layer is of a kind that is not known here.
+        If a layer or one of its options is not supported.
     """
     reader = _Reader(model)
     for layer in model.layers:
@@ -37,16 +37,16 @@ class _Reader:
         self._uses.update(id(tensor) for tensor in self._outputs.values())
         self._operations: list[Operation] = []
         self._maps: list[FeatureMap] = []
-        self._numbers: dict[int, int] = {}  # of a tensor's feature map
-        self._paddings: dict[int, Padding] = {}  # zeros that are to be around it
-        self._joined: list[tuple[list[int], int]] = []  # feature maps that are put together
+        self._numbers: dict[int, int] = {}  # tensor → number of its feature map
+        self._paddings: dict[int, Padding] = {}  # tensor → zeros around it
+        self._joined: list[tuple[list[int], int]] = []  # feature maps to concatenate, and the result
 
     def read(self, layer: keras.Layer) -> None:
         kind = type(layer).__name__
         if len(layer._inbound_nodes) != 1 and kind != "InputLayer":  # Keras has no public name for it
-            raise EngineError(f"numba takes layers that are used once; {layer.name} is not.")
+            raise EngineError(f"numba supports only layers that are used once; {layer.name} is not.")
         if kind not in _READ:
-            raise EngineError(f"numba has no layers of kind {kind}, which {layer.name} is.")
+            raise EngineError(f"numba does not support layers of type {kind}, such as {layer.name}.")
         _READ[kind](self, layer)
 
     def finish(self) -> LayerGraph:
@@ -67,11 +67,11 @@ class _Reader:
                 channel += depth
         outputs = {name: self._numbers[id(tensor)] for name, tensor in self._outputs.items()}
         if 0 in outputs.values():
-            raise EngineError("numba gives feature maps, not the image itself.")
+            raise EngineError("numba returns only feature maps, not the image itself.")
         return LayerGraph(self._operations, self._maps, outputs)
 
     def _insert(self, copy: Sum, number: int) -> None:
-        """Put a copy into a concatenation before whatever reads it."""
+        """Insert a copy into a concatenation before the first operation that reads it."""
         whole = self._maps[number].whole
         readers = (
             i for i, each in enumerate(self._operations) if any(self._maps[x].whole == whole for x in each.sources)
@@ -90,11 +90,11 @@ class _Reader:
 
     def _source(self, tensor: Any) -> int:
         if id(tensor) in self._paddings:
-            raise EngineError("numba takes zero padding before convolutions and pools alone.")
+            raise EngineError("numba supports zero padding only before convolutions and pools.")
         return self._numbers[id(tensor)]
 
     def _folds(self, tensor: Any) -> Convolution | Sum | None:
-        """Return the operation that made a tensor if nothing else reads it and no ReLU has come after it."""
+        """Return the operation that computes a tensor if it has only one reader and no ReLU yet."""
         if self._uses[id(tensor)] != 1 or id(tensor) in self._paddings:
             return None
         number = self._numbers[id(tensor)]
@@ -131,7 +131,7 @@ class _Reader:
         given = self._paddings.get(id(layer.input), NO_PADDING)
         if config["padding"] == "same":
             if given != NO_PADDING:
-                raise EngineError(f"numba takes no zero padding before {layer.name}, which pads itself.")
+                raise EngineError(f"numba does not support zero padding before {layer.name}, which pads itself.")
             sides = zip(layer.input.shape[1:3], config["strides"], window, strict=True)
             down, across = (_same(size, stride, taps) for size, stride, taps in sides)
             given = (down, across)
@@ -139,7 +139,7 @@ class _Reader:
 
     def _read_padding(self, layer: keras.Layer) -> None:
         if id(layer.input) in self._paddings or any(layer.output is tensor for tensor in self._outputs.values()):
-            raise EngineError(f"numba takes zero padding before convolutions and pools alone; {layer.name} is not.")
+            raise EngineError(f"numba supports zero padding only before convolutions and pools; {layer.name} is not.")
         self._numbers[id(layer.output)] = self._numbers[id(layer.input)]
         down, across = layer.get_config()["padding"]
         self._paddings[id(layer.output)] = (tuple(down), tuple(across))
@@ -171,9 +171,9 @@ class _Reader:
     def _read_sum(self, layer: keras.Layer) -> None:
         tensors = list(layer.input)
         if len({tuple(tensor.shape) for tensor in tensors}) != 1:
-            raise EngineError(f"numba adds maps of one size alone; {layer.name} does not.")
+            raise EngineError(f"numba adds only maps of equal size; {layer.name} adds unequal ones.")
         if len(tensors) != 2:
-            raise EngineError(f"numba adds two maps alone; {layer.name} does not.")
+            raise EngineError(f"numba adds exactly two maps; {layer.name} adds {len(tensors)}.")
         for one, other in (tensors[::-1], tensors):
             old = self._folds(one)
             if isinstance(old, Convolution) and old.residual is None:
@@ -183,11 +183,11 @@ class _Reader:
         self._add(layer, lambda y: Sum(sources, y))
 
     def _read_scaled_sum(self, layer: keras.Layer) -> None:
-        """Read InceptionResNetV2's own layer: a map and another one times a number."""
+        """Read InceptionResNetV2's own layer: the sum of a map and a scaled map."""
         one, other = layer.input
         old = self._folds(other)
         if not isinstance(old, Convolution) or old.residual is not None or one is other:
-            raise EngineError(f"numba scales what a convolution makes alone; {layer.name} does not.")
+            raise EngineError(f"numba scales only a convolution's output; {layer.name} scales another.")
         scale = np.float32(layer.scale)
         scaled = replace(old, kernel=old.kernel * scale, bias=old.bias * scale, residual=self._source(one))
         self._fold(layer, old, scaled, last=True)
@@ -221,16 +221,18 @@ def _inputs(layer: keras.Layer) -> list[Any]:
 
 
 def _want(layer: keras.Layer, **wanted: Any) -> None:
-    """Raise EngineError unless a layer's options are as wanted, or among what is."""
+    """Raise EngineError unless each option of a layer equals the wanted value, or is one of the wanted values."""
     config = layer.get_config()
     for name, values in wanted.items():
         value = tuple(config[name]) if name == "dilation_rate" else config[name]
         if value != values and not (isinstance(values, tuple) and value in values):
-            raise EngineError(f"numba has no {type(layer).__name__} with {name} {value!r}, which {layer.name} is.")
+            raise EngineError(
+                f"numba does not support {type(layer).__name__} with {name} {value!r}, such as {layer.name}."
+            )
 
 
 def _same(size: int, stride: int, taps: int) -> Pair:
-    """Return TensorFlow's padding 'same': what is odd comes after."""
+    """Return TensorFlow's padding 'same', with any odd zero after the values."""
     missing = max((-(-size // stride) - 1) * stride + taps - size, 0)
     return missing // 2, missing - missing // 2
 

@@ -1,1 +1,1 @@
-"""The parts of a pass as tasks of a cluster."""
+"""A pass on a cluster, with parts as tasks."""

@@ -1,4 +1,4 @@
-"""Which workers are fit for a pass: each loads its engine and looks at the first images before it gets a part."""
+"""Checking that workers are fit for a pass: each loads its engine and computes the first images before it gets a part."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ...runtime.dask_cluster import addresses, cluster_lost
 from ..request import ExtractRequest
 from .worker import Job, Looked, digest_batch, look
 
-_AGREE = 1e-3  # relative; how far features of two workers may be apart, which is what float16 keeps
+_AGREE = 1e-3  # largest relative distance between two workers' features, about the precision of float16
 _LOOKS = 4  # images of the client's first batch that a worker decodes and computes
 
 
 class Fitness:
-    """What workers must see, and what those that are fit have seen.
+    """Checks workers against the client's first batch, and records the fit ones.
 
     Parameters
     ----------
@@ -29,16 +29,16 @@ class Fitness:
     batch : ndarray of shape (batch_size, image_size, image_size, 3), uint8
         The client's first batch.
     contents : sequence of Content
-        What the batch was made of.
+        The images of the batch.
     unfit : set of str
-        Addresses of workers that need not look.
+        Addresses of workers that need no check.
 
     Attributes
     ----------
     fit : dict of str to Looked
-        Addresses of workers → what they saw.
+        Address of a fit worker → its result.
     apart : float
-        How far features of the first image are from those of the first worker, relative, the largest.
+        Largest relative distance of a worker's features of the first image from those of the first worker.
     """
 
     def __init__(self, client: Any, job: Job, batch: np.ndarray, contents: Sequence[Content], unfit: set[str]):
@@ -51,18 +51,18 @@ class Fitness:
         self._asked = unfit
 
     def ask(self, there: Sequence[str]) -> dict[str, Any]:
-        """Let those look of some workers that have not yet; return the futures."""
+        """Submit the check to those of the given workers that have not had it; return address → future."""
         new = sorted(set(there) - self._asked)
         self._asked |= set(new)
         call = {"pure": False, "retries": 0}
         return {name: self._client.submit(look, self._job, self._few, workers=[name], **call) for name in new}
 
     def leave_out(self, name: str) -> None:
-        """Take a worker for unfit from now on."""
+        """Treat a worker as unfit from now on."""
         self.fit.pop(name, None)
 
     def check(self) -> dict[str, str]:
-        """Let all workers look, and return those that are unfit, {address: why}; one that dies over it is."""
+        """Check all workers and return the unfit ones, {address: reason}; a worker that dies during the check is unfit."""
         futures, found = self.ask(addresses(self._client)), dict[str, str]()
         waiting = list(futures)
         while waiting:
@@ -75,14 +75,14 @@ class Fitness:
                 if future.status in ("finished", "error"):
                     found[name] = self.judge(name, future)
                 elif name not in there:
-                    found[name] = "it died while it loaded the base. See what it wrote; it may lack memory."
+                    found[name] = "it died while loading the base. Check its log; it may lack memory."
                 else:
                     continue
                 waiting.remove(name)
         return {name: why for name, why in found.items() if why}
 
     def judge(self, name: str, future: Any) -> str:
-        """Return why a worker that has looked is unfit; nothing if it is fit, which is then remembered."""
+        """Return why a checked worker is unfit; if it is fit, record it and return an empty string."""
         if future.status == "error":
             return f"{future.exception()!r}"
         seen = future.result()
@@ -92,9 +92,9 @@ class Fitness:
         return why
 
     def _differs(self, name: str, seen: Looked) -> str:
-        """Return in what a worker differs from the client or from workers that are fit."""
+        """Return how a worker differs from the client or from the fit workers; empty if it does not."""
         if seen.images != self._images:
-            return "it decodes the first images to other pixels. Install the client's build of Pillow there."
+            return "it decodes the first images to different pixels. Install the client's build of Pillow there."
         for other, had in self.fit.items():
             if seen.device and seen.device == had.device and other != name:
                 return (
@@ -125,12 +125,12 @@ def _few(contents: Sequence[Content], batch: np.ndarray, options: ExtractRequest
 
 
 def absolute(content: Content) -> Content:
-    """Return a content whose file is found from anywhere: workers have folders of their own."""
+    """Return a content with an absolute path, since workers have other working directories."""
     return replace(content, file=content.file.absolute())
 
 
 def _apart(one: np.ndarray | None, other: np.ndarray | None) -> float:
-    """Return how far features are from others, relative."""
+    """Return the relative distance between two feature vectors."""
     if one is None or other is None:
         return 0.0
     return float(np.linalg.norm(other - one)) / max(float(np.linalg.norm(one)), 1e-12)

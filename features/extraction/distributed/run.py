@@ -1,7 +1,7 @@
 """A pass on many machines: the parts of a store as tasks of a Dask cluster, committed by the client.
 
-Tasks carry names of files and return names of parts; images and features stay on the file system that all share. A part is
-written whole or not at all under a name that its contents decide, so that one computed twice costs time and nothing else.
+Tasks contain file names and return part names; images and features stay on the shared file system. A part is written
+atomically under a name that is a hash of its contents, so computing it twice costs only time.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ from ..request import ExtractRequest
 from .compatibility import Fitness, absolute
 from .worker import Done, Failed, Job, Work, compute_part
 
-_ATTEMPTS = 3  # at a part, and of a worker before it is left alone
-_AHEAD = 2  # parts a worker has, the one that it computes included
+_ATTEMPTS = 3  # per part; also the failures after which a worker gets no more parts
+_AHEAD = 2  # parts per worker, including the one being computed
 
 
 @dataclass
 class Task:
-    """A part on its way."""
+    """A part to be computed by a worker."""
 
     number: int
     work: Work
     attempts: int = 0
     avoid: set[str] = field(default_factory=set)  # workers that failed at it
-    only: list[str] = field(default_factory=list)  # workers that may have it
-    moved: bool = False  # taken back because none of those is left
+    only: list[str] = field(default_factory=list)  # workers that may compute it
+    moved: bool = False  # taken back because none of those workers is left
     future: Any = None
 
     @property
     def rows(self) -> int:
-        """Images, views counted."""
+        """Number of rows: images, each view counted."""
         return sum(len(views) for _, views in self.work)
 
 
 def cut(todo: Work, row_bytes: int, options: ExtractRequest) -> list[Work]:
-    """Cut what is to be computed into parts, which depend on nothing but that: whole batches of images in their order.
+    """Divide the work into parts of whole batches, in order; the division depends only on the arguments.
 
     Parameters
     ----------
     todo : list of (Content, list of int)
         See `find_work`.
     row_bytes : int
-        Of the features of one image.
+        Bytes of the features of one row.
     options : ExtractRequest
     """
     step = rows_a_part(row_bytes, options) // options.views
@@ -79,17 +79,17 @@ def pass_on_cluster(
     Parameters
     ----------
     parts : Parts
-        Whoever calls holds the writer lock.
+        The caller holds the writer lock.
     batch : ndarray of shape (batch_size, image_size, image_size, 3), uint8
         The client's first batch, which workers must decode to the same pixels.
     contents : sequence of Content
-        What the batch was made of.
+        The images of the batch.
     options : ExtractRequest
 
     Raises
     ------
     ClusterError
-        If there is no cluster, or a worker has other versions, files or devices than the client; it is named.
+        If there is no cluster, or a worker's versions, files or devices differ from the client's; the message names it.
     """
     folder = parts.folder.absolute()
     gpus = count_gpus() if parts.provenance.spec.engine.device.kind == "gpu" else 0
@@ -107,7 +107,7 @@ def pass_on_cluster(
 
 
 class Run:
-    """One client's run of a pass: parts are handed out, adopted, and given to other workers where they fail.
+    """One client's run of a pass: submits parts, adopts finished ones, and moves failed ones to other workers.
 
     Parameters
     ----------
@@ -115,9 +115,9 @@ class Run:
     job : Job
     parts : Parts
     total : int
-        Contents of the plan, of which some may be skipped.
+        Contents of the plan, to which the limit on skipped files refers.
     fitness : Fitness
-        Workers that are fit get parts; those that join are looked at first.
+        Only fit workers get parts; workers that join are checked first.
     """
 
     def __init__(self, client: Any, job: Job, parts: Parts, total: int, fitness: Fitness):
@@ -127,15 +127,15 @@ class Run:
         self.seconds = 0.0  # of all workers
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._running: dict[str, Task] = {}
-        self._looking: dict[str, tuple[str, Any]] = {}  # workers that joined, by the key of their look
+        self._looking: dict[str, tuple[str, Any]] = {}  # workers that joined, by the key of their check
         self._there: list[str] = []
-        self._seen: list[str] = []  # when there were any last
+        self._seen: list[str] = []  # the last workers seen
         self._last_failure = ""
         self._tick, self._patience = patience("look"), patience("no-worker")
         self._last_looked = self._last_seen = -math.inf
 
     def finish(self, works: Iterable[Work]) -> None:
-        """Have all parts computed, and adopt each."""
+        """Have all parts computed, and adopt each of them."""
         tasks = [
             Task(number, [(absolute(content), views) for content, views in work]) for number, work in enumerate(works)
         ]
@@ -154,13 +154,13 @@ class Run:
                 self._fill(waiting)
 
     def _fill(self, waiting: Iterator[Task]) -> None:
-        """Hand out parts until each worker has enough."""
+        """Submit parts until each worker has enough."""
         depth = max(1, _AHEAD * len(self._workers()))
         while len(self._running) < depth and (task := next(waiting, None)):
             self._submit(task)
 
     def _workers(self) -> list[str]:
-        """Return the addresses of workers that may have parts; who is there is asked now and then."""
+        """Return the addresses of workers that may get parts; the list is refreshed periodically."""
         now = time.monotonic()
         if now - self._last_looked > self._tick:
             there, self._last_looked = addresses(self.client), now
@@ -174,12 +174,12 @@ class Run:
 
     @property
     def _fit(self) -> set[str]:
-        """Workers that are fit and have not failed too often, be they there or not."""
+        """Workers that are fit and have not failed too often, whether or not they are connected."""
         failed = {name for name, count in self.failures.items() if count >= _ATTEMPTS}
         return self.fitness.fit.keys() - failed
 
     def _joined(self, name: str, future: Any) -> None:
-        """Take in a worker that joined and has looked, or leave it out."""
+        """Accept or exclude a worker that joined and has been checked."""
         if future.status in ("cancelled", "lost"):
             return
         why = self.fitness.judge(name, future)
@@ -192,7 +192,7 @@ class Run:
         there = [name for name in self._workers() if name in self._fit] or list(self._fit)
         if not there:
             raise ClusterError(
-                f"no worker is left that could compute {self._name(task)}: {len(self.failures)} failed, last {self._last_failure} "
+                f"no worker is left to compute {self._name(task)}: {len(self.failures)} failed, last {self._last_failure} "
                 f"{GO_ON}"
             )
         task.only = [name for name in there if name not in task.avoid] or there
@@ -202,7 +202,7 @@ class Run:
         future.add_done_callback(self._ended.put)
 
     def _next(self) -> Task | None:
-        """Return the next part that was adopted, or None if another event came first, which has been handled."""
+        """Handle the next event; return the task if its part was adopted, else None."""
         try:
             future = self._ended.get(timeout=self._tick)
         except queue.Empty:
@@ -220,7 +220,10 @@ class Run:
             raise self._died(task, future)
         try:
             result = future.result()
-        except (OSError, CancelledError):  # of Dask's own: what a worker raises comes as a Failed or an error
+        except (
+            OSError,
+            CancelledError,
+        ):  # raised by Dask itself; errors on a worker arrive as Failed or as status "error"
             self._lost(task)
             return None
         if isinstance(result, Failed):
@@ -235,7 +238,7 @@ class Run:
         self.seconds += done.seconds
 
     def _failed(self, task: Task, failed: Failed) -> None:
-        """Say so, and give the part to another worker, unless it has failed often enough."""
+        """Log the failure and give the part to another worker, unless it has failed too often."""
         self._last_failure = f"worker {failed.worker}: {failed.why}"
         log.warning(f"{self._name(task)} failed on {self._last_failure}")
         if failed.unfit:
@@ -249,7 +252,7 @@ class Run:
         self._submit(task)
 
     def _lost(self, task: Task) -> None:
-        """Hand out a part again whose result was lost with its worker, or raise where the scheduler is gone."""
+        """Resubmit a part whose result was lost with its worker, or raise if the scheduler is gone."""
         task.attempts += 1
         if self.client.status != "running" or task.attempts >= _ATTEMPTS:
             raise cluster_lost(self.client)
@@ -261,8 +264,8 @@ class Run:
         error = future.exception()
         if isinstance(error, KilledWorker):
             return ClusterError(
-                f"{self._name(task)} ended {error.allowed_failures + 1} workers, last {error.last_worker.address}. "
-                f"See what that worker wrote; often it had too little memory. {GO_ON}"
+                f"{self._name(task)} killed {error.allowed_failures + 1} workers, last {error.last_worker.address}. "
+                f"Check that worker's log; it may lack memory. {GO_ON}"
             )
         return ClusterError(f"{self._name(task)} failed: {type(error).__name__}: {error}. {GO_ON}")
 
@@ -270,7 +273,7 @@ class Run:
         return f"part {task.number + 1} of {self._count} ({len(task.work)} images from {task.work[0][0].file})"
 
     def _look_after_workers(self) -> None:
-        """Notice that the scheduler, all workers, or all those that may have a part are gone."""
+        """Detect that the scheduler, all workers, or all workers that may compute a part are gone."""
         if self.client.status != "running":
             raise cluster_lost(self.client)
         there = set(self._workers())
@@ -285,7 +288,7 @@ class Run:
                 task.future.cancel()
 
     def _cancel(self) -> None:
-        """Take parts back; those that are being computed end by themselves."""
+        """Cancel all parts; those being computed finish by themselves."""
         if self._running and self.client.status == "running":
             looks = [future for _, future in self._looking.values()]
             self.client.cancel([task.future for task in self._running.values()] + looks)

@@ -1,4 +1,4 @@
-"""What runs on a worker of a cluster: a look at itself, and contents → one part on the shared file system."""
+"""Functions that run on a worker of a cluster: the fitness check, and computing one part on the shared file system."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from ..request import ExtractRequest
 
 Work = list[tuple[Content, list[int]]]
 
-_lock = threading.Lock()  # one part at a time in a process, however many threads Dask gives it
-_engine: tuple[tuple[FeatureSpec, int], Engine] | None = None  # the one that was made last, and for what
+_lock = threading.Lock()  # one part at a time per process, however many threads Dask gives it
+_engine: tuple[tuple[FeatureSpec, int], Engine] | None = None  # the last engine created, with its key
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all parts of one pass have in common; it goes along with each of them.
+    """Data shared by all parts of one pass; it is sent with each task.
 
     Attributes
     ----------
     run : str
-        Name of a file among the parts that is there while the client's run is the latest.
+        Name of a file in `folder` that exists as long as the client's run is the latest.
     folder : Path
-        Where parts lie, on a file system that client and workers share.
+        Folder of the parts, on a file system that client and workers share.
     provenance : Provenance
-        Of the store; it says all that an engine needs.
+        Of the store; it has everything an engine needs.
     options : ExtractRequest
     versions : dict of str to str
         The client's; see `features.runtime.versions.versions`.
@@ -66,7 +66,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A part that was not written, and why; of a worker that is unfit no other will be."""
+    """A part that was not written, and why; an `unfit` worker gets no more parts."""
 
     worker: str
     why: str
@@ -75,7 +75,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Looked:
-    """What a worker found before any work; `why` it is unfit is empty where it is fit."""
+    """The result of a worker's check; `why` is the reason why it is unfit, empty if it is fit."""
 
     why: str = ""
     device: str = ""
@@ -84,7 +84,7 @@ class Looked:
 
 
 def look(job: Job, contents: list[Content]) -> Looked:
-    """Load the engine, and tell how this worker sees the first images, which are the client's first batch."""
+    """Load the engine and compute the first images, which are those of the client's first batch."""
     why = _unfit(job)
     if why:
         return Looked(why)
@@ -104,12 +104,12 @@ def digest_batch(batch: np.ndarray) -> str:
 
 
 def compute_part(job: Job, work: Work) -> Done | Failed:
-    """Compute some contents and write them as one part, which then is there whole or not at all."""
+    """Compute some contents and write them atomically as one part."""
     start, worker = time.perf_counter(), _address()
     why = _unfit(job)
     if why:
         return Failed(worker, why, unfit=True)
-    options = replace(job.options, workers=_threads(), max_skipped=1.0)  # the client counts what is skipped in all
+    options = replace(job.options, workers=_threads(), max_skipped=1.0)  # the client limits the total of skipped files
     try:
         with _lock:
             sink = _OnePart(job)
@@ -120,19 +120,19 @@ def compute_part(job: Job, work: Work) -> Done | Failed:
 
 
 class _OnePart:
-    """What a pass on a worker appends to: one part, unless the client's run is over."""
+    """The sink of a pass on a worker: writes one part, unless the client's run is over."""
 
     def __init__(self, job: Job):
         self._job, self.part, self.skipped = job, Path(), dict[bytes, str]()
 
     def append(self, features: dict[str, np.ndarray], keys: list[Key], skipped: list[tuple[bytes, str]]) -> None:
         if not (self._job.folder / self._job.run).exists():
-            raise StoreError("the run that this part was for is over. Nothing is to be done.")
+            raise StoreError("the run that this part belongs to is over. Nothing needs to be done.")
         self.part = write_part(self._job.folder, self._job.provenance, features, keys, skipped)
 
 
 def _unfit(job: Job) -> str:
-    """Return why this worker may not work for a job, nothing if it may."""
+    """Return why this worker is unfit for a job; empty if it is fit."""
     differs = differences(job.versions, installed_versions())
     if differs:
         return f"it has {differs}. Install the client's versions there and start it again."
@@ -145,7 +145,7 @@ def _unfit(job: Job) -> str:
 
 
 def _load(job: Job) -> Engine:
-    """Return the job's engine, which is made once per process."""
+    """Return the job's engine, which is created once per process."""
     global _engine
     spec = job.provenance.spec
     key = spec, job.provenance.batch_size
@@ -155,14 +155,14 @@ def _load(job: Job) -> Engine:
         found = describe_engine(spec.engine.name)
         if found != spec.engine:
             raise StoreError(
-                f"its engine is {found}; the client's is {spec.engine}. Run client and workers on machines of one kind."
+                f"its engine is {found}; the client's is {spec.engine}. Run client and workers on the same kind of machine."
             )
         _engine = key, rebuild_engine(job.provenance)
     return _engine[1]
 
 
 def _device(job: Job) -> str:
-    """Return what no two workers may share: a GPU of a machine; empty where the engine runs on the CPU."""
+    """Return the GPU of this worker, which no other worker may share; empty if the engine runs on the CPU."""
     if job.provenance.spec.engine.device.kind != "gpu":
         return ""
     return f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES', 'any')} of {platform.node()}"

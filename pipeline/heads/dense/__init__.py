@@ -1,1 +1,1 @@
-"""Dense heads: many of them trained in one step."""
+"""Dense heads, several of them trained at once."""

@@ -1,4 +1,4 @@
-"""A Keras Dense head once it is trained."""
+"""A trained Keras Dense head."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..linear_head import affine
 if TYPE_CHECKING:
     import keras
 
-# What a head's file may be made of.
+# Layers that a head's file may contain.
 _LAYERS = frozenset(
     ["InputLayer", "Activation", "BatchNormalization", "Dense", "Dropout", "LayerNormalization", "ReLU", "Rescaling"]
 )
 
 
 class DenseHead(Classifier):
-    """A Keras model that was trained on features.
+    """A Keras model trained on features.
 
     Parameters
     ----------
     model : keras.Model
-        From features, (n, n_features), to probabilities: one column for two classes, else one per class.
+        Maps features, (n, n_features), to probabilities: one column for two classes, else one per class.
     classes : ndarray of shape (n_classes,)
 
     Attributes
@@ -43,7 +43,7 @@ class DenseHead(Classifier):
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities, (n_samples, n_classes)."""
-        # Called in blocks rather than by model.predict, which traces a graph anew for every head.
+        # Called in blocks instead of model.predict, which retraces a graph for every head.
         blocks = [np.asarray(self.model_(X[start : start + 1024], training=False)) for start in range(0, len(X), 1024)]
         scores = np.concatenate(blocks).astype(np.float64)
         if scores.shape[1] == 1 < len(self.classes_):
@@ -57,7 +57,7 @@ class DenseHead(Classifier):
 
     @classmethod
     def from_saved(cls, classes: np.ndarray, saved: Saved) -> DenseHead:
-        """Build a model of layers on a list, once it is known that its weights are as large as it claims."""
+        """Build a model from allowed layers, after checking that its weights have the sizes it claims."""
         config = saved.told["model"]
         check_config(config, saved.path, _LAYERS)
         weights = [saved.arrays[f"weights{number}"] for number in range(len(saved.arrays))]
@@ -65,7 +65,7 @@ class DenseHead(Classifier):
         for layer in config["layers"]:
             claimed = [layer["config"].get("units"), *(layer["config"].get("batch_shape") or ())]
             if not {each for each in claimed if each is not None} <= lengths:
-                raise ValueError(f"a layer claims {claimed}, which its weights do not have")
+                raise ValueError(f"a layer claims the sizes {claimed}, which its weights do not have")
         model = import_keras().Sequential.from_config(config)
         model.set_weights(weights)
         return cls(model, classes)

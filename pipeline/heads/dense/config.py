@@ -1,4 +1,4 @@
-"""What Dense heads are made of and how they are trained."""
+"""Architecture and training settings of Dense heads."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ CLASS_WEIGHTS = ("none", "balanced")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one head is and how fast it learns.
+    """Architecture, learning rate and class weights of one head.
 
     Attributes
     ----------
     units : str
         Widths of the hidden layers, such as ``10`` or ``256-128``; ``none`` for a linear head.
     dropout : float
-        After each hidden layer, in [0, 1).
+        Rate after each hidden layer, in [0, 1).
     learning_rate : float
+        Above 0.
     class_weight : {'none', 'balanced'}
-        Whether classes weigh as if they were of equal size, in training alone.
+        ``balanced`` weights classes in training as if they had equal size.
+
+    Raises
+    ------
+    RequestError
+        If a value is not allowed.
     """
 
     units: str = "10"
@@ -54,23 +60,29 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How heads that share a stream are trained.
+    """Training settings shared by heads that are trained on one stream of batches.
 
     Attributes
     ----------
     epochs, batch_size : int
+        At least 1.
     optimizer : {'rmsprop', 'adam', 'sgd'}
     patience : int, optional
-        Stop once no head's validation loss has fallen for so many epochs.
+        Stop when no head's validation loss has improved for this many epochs.
     steps, val_steps : int, optional
-        Batches an epoch, of training and of validation rows, drawn from an endless shuffled stream as Keras'
-        generators do; all rows, once each, if left out. For matrices in memory.
+        Training and validation batches per epoch, drawn from an endless shuffled stream as Keras' generators do. By
+        default, all rows once each. Only for matrices in memory.
     keep_best : bool
-        Keep the weights of the epoch with the lowest validation loss, and not the last ones.
+        Keep the weights of the epoch with the lowest validation loss instead of the last.
     scaled : bool
         Divide inputs by their root mean square.
     seed : int
-        Same seed, same weights, on the same machine.
+        The same seed gives the same weights on the same machine.
+
+    Raises
+    ------
+    RequestError
+        If a value is not allowed.
     """
 
     epochs: int = 30

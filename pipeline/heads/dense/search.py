@@ -1,4 +1,4 @@
-"""Keras Dense heads: the lecture's and others, several at once where settings are searched."""
+"""Training Keras Dense heads, several at once, and the search over their settings."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """A head as it came out.
+    """A trained head.
 
     Attributes
     ----------
     model : keras.Model
-        From features, (n, n_features), to probabilities: one column for two classes, else one per class.
+        Maps features, (n, n_features), to probabilities: one column for two classes, else one per class.
     history : dict of str to list
-        ``loss``, ``accuracy`` and, with validation rows, ``val_loss`` and ``val_accuracy``: one value an epoch.
+        ``loss``, ``accuracy`` and, with validation rows, ``val_loss`` and ``val_accuracy``: one value per epoch.
     best_epoch : int
-        The epoch, counted from 1, whose weights the model has.
+        The epoch, from 1, whose weights the model has.
     """
 
     model: keras.Model
@@ -50,7 +50,7 @@ def train_heads(
     fit: np.ndarray,
     look: np.ndarray | None = None,
 ) -> list[Trained]:
-    """Train heads on the same batches.
+    """Train several heads on the same batches.
 
     Parameters
     ----------
@@ -58,14 +58,14 @@ def train_heads(
     schedule : Schedule
     X : Matrix of shape (n_rows, n_features)
     targets : ndarray of shape (n_rows,), int
-        Class of each row, counted from 0 without gaps among the rows of `fit`.
+        Class index of each row; the rows of `fit` have all indices from 0 to the highest.
     fit, look : ndarray of int
-        Rows to train on, and rows to watch.
+        Row indices for training and for validation.
 
     Returns
     -------
     trained : list of Trained
-        One a recipe. Each has the weights that it would have alone, but for rounding.
+        One per recipe. Up to rounding, the weights equal those of training each head alone.
     """
     X, n_classes = align(X), int(targets[fit].max()) + 1
     shapes = tuple((each.widths, each.dropout) for each in recipes)
@@ -99,7 +99,7 @@ def train_heads(
 
 
 def _order(rows: np.ndarray, steps: int | None, batch_size: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield the rows of one epoch after the other."""
+    """Yield the rows of each epoch."""
     if steps is None:
         yield from itertools.repeat(rows)
         return
@@ -123,13 +123,13 @@ _RECIPE = tuple(each.name for each in fields(Recipe))
 
 
 class DenseSearch(Search):
-    """Dense heads on one sample, their settings and epoch chosen by the validation loss; see `LogisticSearch`.
+    """Dense heads on one sample; settings and epoch are chosen by validation loss. See `LogisticSearch`.
 
     Parameters
     ----------
     sample : Sample
     grid : dict of str to tuple
-        Fields of `Recipe` and `Schedule`; of ``epochs`` the most that are tried.
+        Values of the fields of `Recipe` and `Schedule`; for ``epochs``, the maximum.
     """
 
     read_as = (DenseHead,)
@@ -146,7 +146,7 @@ class DenseSearch(Search):
         import_keras()
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return the settings and epoch with the lowest loss on val, fitted on train: no epoch is chosen fold by fold."""
+        """Return the settings and epoch with the lowest loss on val, fitted on train; `pairs` is ignored."""
         sample = self.sample
         fit, look = ~sample.val, sample.val & np.isin(sample.y, sample.y[~sample.val])
         tried, trained = [], []
@@ -166,7 +166,7 @@ class DenseSearch(Search):
         return Choice(settings, epochs, trained[best].history)
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> DenseHead:
-        """Return the head of some settings, fitted to images given by a mask."""
+        """Return the head with the given settings, fitted to images given by a mask."""
         if self._watched and np.array_equal(images, ~self.sample.val) and settings == self._watched[0]:
             return self._watched[1]
         recipe = {name: value for name, value in settings.items() if name in _RECIPE}

@@ -1,9 +1,9 @@
 """Many Dense heads trained on one stream of features, each as if it were alone.
 
-Training a head on wide features is bound by memory: every batch is read once to go forward and once for the gradient.
-Heads that differ in learning rate, width or dropout share those reads, since their first layers lie side by side in one
-matrix; as linear evaluation is done for DINOv2 (Oquab et al. 2023, arXiv 2304.07193, appendix B.3). That matrix is cut
-along the features, so that what a step does to one piece is done while it is in a core's cache.
+Training a head on wide features is memory-bound: every batch is read once for the forward pass and once for the gradient.
+Heads that differ in learning rate, width or dropout share those reads, since their first layers are concatenated into one
+matrix, as in DINOv2's linear evaluation (Oquab et al. 2023, arXiv 2304.07193, appendix B.3). The matrix is split along the
+features, so that each piece is updated while it is in a core's cache.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from .config import Recipe
 if TYPE_CHECKING:
     import keras
 
-LOOK = 1024  # rows that are evaluated at once
-_LARGE = 1 << 17  # weights of the first layers
-_PIECE = 1 << 17  # weights that are stepped at once: they, their gradient and the optimizer's state fit into 2 MB
+LOOK = 1024  # rows evaluated at once
+_LARGE = 1 << 17  # first-layer weights above which training is compiled by XLA
+_PIECE = 1 << 17  # weights updated at once: with their gradient and the optimizer's state they fit into 2 MB
 Shape = tuple[tuple[int, ...], float]  # widths, dropout
 
 
 @lru_cache(maxsize=4)
 def find_bank(shapes: tuple[Shape, ...], n_features: int, n_classes: int, optimizer: str) -> Bank:
-    """Return a bank of this architecture: building its graph takes longer than training a small head."""
+    """Return a bank of this architecture, cached because building its graph takes longer than training a small head."""
     return Bank(shapes, n_features, n_classes, optimizer)
 
 
 class Bank:
-    """The weights of some heads and the graph that trains them; see `train_heads` of `dense`."""
+    """The weights of several heads and the graph that trains them; see `train_heads` in `search`."""
 
     def __init__(self, shapes: tuple[Shape, ...], n_features: int, n_classes: int, optimizer: str):
         import_keras()
@@ -52,7 +52,7 @@ class Bank:
         ]
         ends = np.cumsum([first.units for first in self._first])
         self._columns = [slice(end - first.units, end) for first, end in zip(self._first, ends, strict=True)]
-        # Transposed, so that the gradient is written along the features: a third faster where they are many.
+        # Transposed, so that the gradient is written along the features: a third faster for wide features.
         pieces = np.array_split(np.arange(n_features), -(-ends[-1] * n_features // _PIECE))
         self._widths = [len(piece) for piece in pieces]
         self._kernel = [
@@ -70,7 +70,7 @@ class Bank:
             rates += [rate] * len(rest)
         self._optimizer = _with_rates(optimizer, self._variables, rates)
         self._fresh = [variable.numpy() for variable in self._optimizer.variables]
-        # XLA makes one program of an epoch, and one kernel of the optimizer's steps over the wide first layer.
+        # XLA compiles an epoch into one program, and the optimizer's updates of the wide first layer into one kernel.
         compiled = ends[-1] * n_features > _LARGE
         values, numbers = tf.TensorSpec([None, n_features]), tf.TensorSpec([None], tf.int64)
         batches = tf.TensorSpec([None, None], tf.int64)
@@ -79,7 +79,7 @@ class Bank:
         self._figures = tf.function(self._sum_figures, [values, numbers, numbers, tf.TensorSpec([None])])
 
     def reset(self, recipes: Sequence[Recipe], seed: int, scale: float, counts: np.ndarray) -> None:
-        """Start anew, with the weights that a seed gives."""
+        """Reinitialise weights from a seed, and reset the optimizer."""
         import keras
 
         self._divisor = scale
@@ -108,8 +108,8 @@ class Bank:
             variable.assign(value)
 
     def train(self, stream: Iterable[Block], targets: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
-        """Take a step a batch; return each head's mean loss and accuracy on the way."""
-        with contextlib.nullcontext() if self._traced else quiet():  # XLA tells of its start
+        """Take one step per batch; return each head's mean training loss and accuracy, (n_heads,) each."""
+        with contextlib.nullcontext() if self._traced else quiet():  # XLA logs its start
             self._traced = True
             return self._mean(
                 [
@@ -120,24 +120,24 @@ class Bank:
             )
 
     def look(self, stream: Iterable[Block], targets: np.ndarray) -> dict[str, np.ndarray]:
-        """Return each head's mean loss and accuracy on some rows."""
+        """Return each head's mean loss and accuracy on the rows of a stream, (n_heads,) each."""
         sums = []
         for values, rows, order in stream:
-            places, counts = np.unique(order, return_counts=True)  # a row that was drawn twice is looked at once
+            places, counts = np.unique(order, return_counts=True)  # a row drawn several times is evaluated once
             for start in range(0, len(places), LOOK):
                 part = slice(start, start + LOOK)
                 sums.append(self._figures(_tensor(values), targets[rows], places[part], counts[part]))
         return self._mean(sums)
 
     def weights(self, head: int) -> list[np.ndarray]:
-        """Return a copy of one head's weights in the order of its model's."""
+        """Return a copy of one head's weights, in the order of its model's weights."""
         columns, tail = self._columns[head], self._tails[head]
         kernel = np.concatenate([piece.numpy()[columns].T for piece in self._kernel])
         first = [kernel, self._bias.numpy()[columns].copy()]
         return first + ([variable.numpy() for variable in tail.trainable_variables] if tail else [])
 
     def model(self, head: int, weights: list[np.ndarray]) -> keras.Model:
-        """Return a model of its own with some weights of a head."""
+        """Return a separate model of one head with the given weights."""
         model = _build(self._shapes[head], self._n_features, self._n_classes, self._divisor)
         for variable, value in zip(model.trainable_variables, weights, strict=True):
             variable.assign(value)
@@ -160,7 +160,7 @@ class Bank:
         with tf.GradientTape() as tape:
             losses, hits = self._forward(x, y, training=True)
             weights = tf.gather(self._class_weights, y, axis=1)
-            total = tf.reduce_sum(losses * weights) / tf.cast(tf.size(y), tf.float32)  # heads have nothing in common
+            total = tf.reduce_sum(losses * weights) / tf.cast(tf.size(y), tf.float32)  # heads share no weights
         self._optimizer.apply(tape.gradient(total, self._variables), self._variables)
         return _sums(tf, losses, hits, tf.ones(tf.shape(y)))
 
@@ -170,7 +170,7 @@ class Bank:
         return _sums(tf, losses, hits, counts)
 
     def _forward(self, x: Any, y: Any, training: bool) -> tuple[Any, Any]:
-        """Return the loss of each head at each row, (n_heads, n_rows), and whether it is right."""
+        """Return each head's loss on each row and whether its prediction is correct, (n_heads, n_rows) each."""
         tf = self._tf
         pieces = zip(tf.split(x, self._widths, axis=1), self._kernel, strict=True)
         side_by_side = tf.add_n([tf.matmul(part, piece, transpose_b=True) for part, piece in pieces])
@@ -186,20 +186,20 @@ class Bank:
 
 
 def _whole_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Return the rows of whole batches, (n_batches, batch_size), and those of the last one where it is shorter."""
+    """Return the rows of whole batches, (n_batches, batch_size), and those of a shorter last batch, (1, n)."""
     whole = len(order) - len(order) % batch_size
     parts = order[:whole].reshape(-1, batch_size), order[whole:][None]
     return [part for part in parts if part.size]
 
 
 def _sums(tf: Any, losses: Any, hits: Any, counts: Any) -> Any:
-    """Return each head's summed loss, its hits and how many rows there were, each row `counts` times: (3, n_heads)."""
+    """Return each head's sums of losses, hits and rows, (3, n_heads); each row counts `counts` times."""
     seen = [losses, tf.cast(hits, tf.float32), tf.ones_like(losses)]
     return tf.stack([tf.linalg.matvec(each, counts) for each in seen])
 
 
 def _build(shape: Shape, n_features: int, n_classes: int, scale: float) -> keras.Model:
-    """Return a head: Dense(relu) and dropout for each width, then one sigmoid for two classes or a softmax for more."""
+    """Return a head: Dense(relu) and dropout per width, then one sigmoid for two classes or a softmax for more."""
     import keras
 
     widths, dropout = shape
@@ -216,7 +216,7 @@ def _build(shape: Shape, n_features: int, n_classes: int, scale: float) -> keras
 
 
 def _with_rates(name: str, variables: list[Any], rates: list[Any]) -> Any:
-    """Return one of Keras' optimizers that moves each variable, or each column of one, at a rate of its own."""
+    """Return a Keras optimizer with a separate learning rate per variable, or per unit of a variable."""
     import keras
 
     of = {id(variable.value): rate for variable, rate in zip(variables, rates, strict=True)}
@@ -231,7 +231,7 @@ def _with_rates(name: str, variables: list[Any], rates: list[Any]) -> Any:
 
 
 def _tensor(values: np.ndarray) -> Any:
-    """Return a matrix as a tensor: the same memory where it begins on a cache line, which TensorFlow wants."""
+    """Return a matrix as a tensor, sharing memory if it is aligned to a cache line as TensorFlow requires."""
     import tensorflow as tf
 
     if values.ctypes.data % 64 == 0 and values.flags.c_contiguous and values.flags.writeable:

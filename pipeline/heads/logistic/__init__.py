@@ -1,1 +1,1 @@
-"""Logistic regression by Newton steps for many problems at once."""
+"""Logistic regression: many problems solved at once by Newton's method."""

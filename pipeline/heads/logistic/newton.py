@@ -1,4 +1,4 @@
-"""Many logistic regressions at once: columns of the same matrix products, by Newton's method."""
+"""Many logistic regressions solved at once by Newton's method, as columns of the same matrix products."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from scipy.special import expit, softmax
 from .svd_basis import Rotation
 
 _NEWTON_STEPS, _CG_STEPS = 50, 100
-_NUMBERS = 1 << 20  # scores that are held at once: problems beyond it are solved after the others
-_DECREMENT = 1e-8  # of the objective: so much a Newton step still promises when a problem counts as solved
+_NUMBERS = 1 << 20  # scores held in memory at once; further problems are solved afterwards
+_DECREMENT = 1e-8  # a problem counts as solved when a Newton step promises no larger decrease of the objective
 
 
 def solve(
     rotation: Rotation, targets: np.ndarray, n_classes: int, values: Sequence[float], masks: np.ndarray
 ) -> np.ndarray:
-    """Minimise ``C * sum(log loss) + |w|^2 / 2`` for some values of C and, at once, for many sets of rows.
+    """Minimise ``C * sum(log loss) + |w|^2 / 2`` for several values of C and many sets of rows at once.
 
-    For two classes all values of C are columns too. For more, which fill the products by themselves, they come from the
-    smallest up, each starting where the one before ended: of nearly separable classes the largest would take ten times
-    as long from nothing. Newton's method, each step by conjugate gradients under a diagonal
-    preconditioner: in the singular basis the curvature is all but diagonal.
+    For two classes, all values of C are solved at once as columns. For more, whose classes already fill the products,
+    values of C are solved in ascending order, each starting from the previous solution: for nearly separable classes, the
+    largest C would take ten times as long from zero. Each Newton step is solved by conjugate gradients with a diagonal
+    preconditioner, since the curvature is nearly diagonal in the singular basis.
 
     Parameters
     ----------
     rotation : Rotation
     targets : ndarray of shape (n_samples,), int
-        Class of each row, counted from 0.
+        Class index of each row, from 0.
     n_classes : int
     values : sequence of float
-        C.
+        Values of C, above 0.
     masks : ndarray of shape (n_samples, n_sets), bool
         Rows of each set.
 
@@ -61,7 +61,7 @@ def solve(
 
 
 def _descend(rotation: Rotation, one_hot: np.ndarray, costs: np.ndarray, weights: np.ndarray) -> None:
-    """Take weights, (rank + 1, n_sets, k), to their optimum; `costs` is C, or 0 for rows that a set leaves out."""
+    """Optimise weights, (rank + 1, n_sets, k), in place; `costs` is C, or 0 for rows outside a set."""
     scores = rotation.scores(weights)
     active = np.arange(weights.shape[1])
     for _ in range(_NEWTON_STEPS):
@@ -98,11 +98,11 @@ def _newton_step(rotation: Rotation, gradient: np.ndarray, A: np.ndarray, P: np.
     step, residual = np.zeros_like(gradient), -gradient
     direction = inverse * residual
     squared = _dot(residual, direction)
-    goal = 0.1 * squared  # a residual of a third: more costs more than the next Newton step
+    goal = 0.1 * squared  # a residual of about a third; more precision costs more than the next Newton step
     rounding = 1e-20 * squared
     for _ in range(_CG_STEPS):
         curved = curve(direction)
-        # While others go on, so does a problem that is done, but not beyond rounding, where steps lead away.
+        # Solved problems continue with the others, but stop at rounding level, where further steps would diverge.
         size = np.where(squared > rounding, squared / np.maximum(_dot(direction, curved), 1e-300), 0.0)
         step += size[:, None] * direction
         residual -= size[:, None] * curved
@@ -123,13 +123,13 @@ def _step_size(
     moved: np.ndarray,
     decrement: np.ndarray,
 ) -> np.ndarray:
-    """Halve each problem's step until the objective falls by a part of what the slope promises."""
+    """Halve each problem's step until the objective decreases sufficiently (Armijo's condition)."""
     sizes = np.ones(len(decrement))
     straight, square = _dot(W[:-1], step[:-1]), _dot(step[:-1], step[:-1])
     losses = _losses(S, A, one_hot)
     for _ in range(30):
         change = _losses(S + sizes[:, None] * moved, A, one_hot) - losses + sizes * straight + sizes**2 * square / 2
-        # Rounding of a sum of losses must not hold up the last steps.
+        # The tolerance keeps rounding of the summed losses from blocking the last steps.
         enough = change <= -1e-4 * sizes * decrement + 1e-12 * losses
         if enough.all():
             break
@@ -148,7 +148,7 @@ def _losses(S: np.ndarray, A: np.ndarray, one_hot: np.ndarray) -> np.ndarray:
 
 
 def chances(S: np.ndarray) -> np.ndarray:
-    """Return the probabilities that scores, (n, n_problems, k), stand for; of two classes, that of the second."""
+    """Return probabilities from scores, (n, n_problems, k); for two classes (k = 1), that of the second."""
     return expit(S) if S.shape[2] == 1 else softmax(S, axis=2)
 
 

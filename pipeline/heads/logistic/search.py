@@ -1,6 +1,6 @@
 """L2-penalised logistic regression: scikit-learn's optimum, for every value of C and every fold at once.
 
-One rotation, of all rows that a head may learn from, serves every value of C and every fold.
+One rotation of all training rows serves every value of C and every fold.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Logistic(LinearHead):
     scale : {'all', 'layer', 'feature'}
         See `measure_scale`.
     widths : tuple of int, optional
-        Number of features of each layer; one layer if left out.
+        Number of features of each layer; by default, one layer.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
     coef_ : ndarray of shape (n_features, k), float32
-        For features as they are; k is 1 for two classes.
+        For unscaled features; k is 1 for two classes.
     intercept_ : ndarray of shape (k,)
     scale_ : ndarray of shape (n_features,)
     """
@@ -47,7 +47,7 @@ class Logistic(LinearHead):
         self.sigmoids_ = None
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Logistic:
-        """Fit to X, (n_samples, n_features), and y."""
+        """Fit to X, (n_samples, n_features), and y, (n_samples,)."""
         moments = measure(X)
         (rotation,) = rotate(X, moments.mean, [moments.scale(self.scale, self.widths or (X.shape[1],))])
         return self._take(rotation, y, np.ones(len(y), bool))
@@ -65,7 +65,7 @@ class Logistic(LinearHead):
 
 
 class LogisticSearch(Search):
-    """Logistic regressions on one sample: for all settings and folds on one rotation a scale.
+    """Logistic regressions on one sample; all settings and folds share one rotation per scale.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class LogisticSearch(Search):
         self._rotations: dict[str, Rotation] = {}
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return the most accurate settings on the images that each pair looks at."""
+        """Return the settings with the highest accuracy on the images that the pairs score on."""
         sample, values = self.sample, self.grid["C"]
         masks = np.column_stack([np.repeat(fit, sample.features.views) for fit, _ in pairs])
         looks = np.column_stack([look for _, look in pairs])  # (n_images, n_pairs)
@@ -102,7 +102,7 @@ class LogisticSearch(Search):
         return self._classes[predicted] == self.sample.y[:, None]
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> Logistic:
-        """Return the head with some settings, fitted to images given by a mask."""
+        """Return the head with the given settings, fitted to images given by a mask."""
         sample = self.sample
         head = Logistic(settings["C"], settings["scale"], sample.features.widths)
         return head._take(

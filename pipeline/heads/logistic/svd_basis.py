@@ -1,7 +1,7 @@
-"""Rows in their singular basis, where an L2-penalised linear model is small.
+"""Rows in their singular basis, in which an L2-penalised linear model has few parameters.
 
-Such a model is unchanged by rotating and shifting the features, and only the rows' space matters (Hastie & Tibshirani
-2004, "Efficient quadratic regularization for expression arrays").
+Such a model is invariant to rotation and translation of the features, and depends only on the span of the rows (Hastie &
+Tibshirani 2004, "Efficient quadratic regularization for expression arrays").
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Rotation:
     Attributes
     ----------
     rows : ndarray of shape (n_samples, rank), float64
-        Centred and scaled rows, rotated; columns are orthogonal.
+        Rows, centred, scaled and rotated; columns are orthogonal.
     lengths : ndarray of shape (rank,)
         Singular values: the norms of the columns of `rows`.
     mean : ndarray of shape (n_features,), float64
     scale : ndarray of shape (n_features,), float32
-        What features are divided by.
+        Features are divided by it.
     """
 
     rows: np.ndarray
@@ -39,16 +39,16 @@ class Rotation:
     _basis: np.ndarray
 
     def back(self, weights: np.ndarray) -> np.ndarray:
-        """Return coefficients for features as they are, (n_features, k), from those for `rows`, (rank, k)."""
+        """Return coefficients for unscaled features, (n_features, k), from those for `rows`, (rank, k)."""
         if len(self._basis) == len(self.mean):
             coefficients = self._basis @ weights
-        else:  # the basis belongs to the rows: features' coefficients are sums of centred rows
+        else:  # the basis is in row space: coefficients of features are sums of centred rows
             sums = self._basis @ (weights / self.lengths[:, None])
             coefficients = transposed(self._X, self.mean, self.scale, sums)
         return coefficients / self.scale[:, None]
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
-        """Return scores of all rows, (n, n_problems, k), under weights, (rank + 1, n_problems, k)."""
+        """Return scores of all rows, (n, n_problems, k), for weights, (rank + 1, n_problems, k)."""
         flat = weights.reshape(len(weights), weights.shape[1] * weights.shape[2])
         return (self.rows @ flat[:-1] + flat[-1]).reshape(-1, *weights.shape[1:])
 
@@ -59,14 +59,21 @@ class Rotation:
 
 
 def rotate(X: Matrix, mean: np.ndarray, scales: Sequence[np.ndarray]) -> list[Rotation]:
-    """Rotate rows into their singular basis, for each of some scales, with sums in float64.
+    """Rotate rows into their singular basis, for each of several scales, with sums in float64.
 
     Parameters
     ----------
     X : ndarray or Stored of shape (n_samples, n_features), float32
-        A stored one has fewer rows than features.
+        A stored matrix is rotated through its inner products, (n_samples, n_samples).
     mean : ndarray of shape (n_features,), float64
+        Subtracted from each row.
     scales : sequence of ndarray of shape (n_features,)
+        The centred rows are divided by each of these.
+
+    Returns
+    -------
+    rotations : list of Rotation
+        One per scale.
     """
     if isinstance(X, Stored) or X.shape[0] < X.shape[1]:
         products = gram(X, mean, scales)
@@ -90,5 +97,5 @@ def _rotate_features(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Rota
 
 
 def _kept(values: np.ndarray, X: Matrix) -> np.ndarray:
-    """Return which eigenvalues are more than rounding."""
+    """Return which eigenvalues exceed rounding error."""
     return values > max(X.shape) * np.finfo(np.float64).eps * max(values[-1], 1e-300)

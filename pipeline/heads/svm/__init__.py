@@ -1,1 +1,1 @@
-"""Support vector machines: the head, its search, and votes of several."""
+"""Support vector machines: the head, its search, and voting over several."""

@@ -1,4 +1,4 @@
-"""A support vector machine once it is fitted, and its kernel."""
+"""A fitted support vector machine and its kernel."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ..linear_head import affine, linear_layers
 if TYPE_CHECKING:
     import keras
 
-_ROWS = 1024  # of a kernel matrix that are computed at once when predicting
+_ROWS = 1024  # rows of the kernel matrix computed at once when predicting
 
 
 class Svm(Classifier):
-    """A support vector machine on scaled features: a score for each pair of classes, and probabilities made of them.
+    """A support vector machine on scaled features: one score per pair of classes, and probabilities computed from them.
 
     Parameters
     ----------
     classes : ndarray of shape (n_classes,)
     scale : ndarray of shape (n_features,)
-        What features are divided by.
+        Features are divided by it.
     gamma : float or None
-        Of the Gaussian kernel ``exp(-gamma |a - b|^2)``; None for the linear one.
+        Of the Gaussian kernel ``exp(-gamma |a - b|^2)``; None for the linear kernel.
     support : ndarray or Stored of shape (n_support, n_features), float32
         Support vectors, scaled.
     weights : ndarray of shape (n_support, n_pairs)
-        Of each support vector in the score of each pair of classes, (0, 1), (0, 2), ...; of two classes the score is
-        for the second, of more it is for the first of the pair.
+        Weight of each support vector in the score of each pair of classes, (0, 1), (0, 2), ... With two classes, a
+        positive score means the second; with more, the first of the pair.
     intercept : ndarray of shape (n_pairs,)
     sigmoids : Sigmoids
     """
@@ -75,7 +75,7 @@ class Svm(Classifier):
 
     @classmethod
     def from_saved(cls, classes: np.ndarray, saved: Saved) -> Svm:
-        """Return the head that was saved."""
+        """Return the saved head."""
         scale, support, weights, intercept, slopes, offsets = (
             saved.arrays[name] for name in ("scale", "support", "weights", "intercept", "slopes", "offsets")
         )
@@ -84,20 +84,20 @@ class Svm(Classifier):
     def as_layers(self, features: keras.KerasTensor) -> keras.KerasTensor:
         """Return probabilities, (n, n_classes)."""
         ops, gamma = import_keras().ops, self.gamma_
-        assert isinstance(self.support_vectors_, np.ndarray)  # as of every head that was loaded
+        assert isinstance(self.support_vectors_, np.ndarray)  # true of every loaded head
         support = (self.support_vectors_ / self.scale_).astype(np.float64)
-        # In doubles: squared distances are small differences of large numbers, and many kernels add up to one score.
+        # In float64: squared distances are small differences of large numbers, and a score sums many kernel values.
         x = ops.cast(features, "float64")
         if gamma is None:
             return self._of_pairs(x, support.T @ self.weights_)
-        # exp(-gamma |a - b|^2) of scaled rows, its square written out.
+        # exp(-gamma |a - b|^2) of scaled rows, with the square expanded.
         squares = affine(ops.square(x), -gamma / np.square(self.scale_, dtype=np.float64)[:, None], np.zeros(1))
         lengths = np.square(self.support_vectors_, dtype=np.float64).sum(axis=1)
         products = affine(x, 2 * gamma * support.T, -gamma * lengths)
         return self._of_pairs(ops.exp(ops.minimum(products + squares, 0.0)), self.weights_)
 
     def _of_pairs(self, x: keras.KerasTensor, kernel: np.ndarray) -> keras.KerasTensor:
-        """Return probabilities of the scores of pairs of classes, which are linear in x; see `join_pairs`."""
+        """Return probabilities from pairwise scores that are linear in x; see `join_pairs`."""
         n_classes = len(self.classes_)
         pairs = import_keras().ops.cast(affine(x, kernel, self.intercept_), "float32")
         if n_classes == 2:
@@ -107,7 +107,7 @@ class Svm(Classifier):
 
 
 def class_pairs(n_classes: int) -> np.ndarray:
-    """Return which class each pair's score is for, +1, and against, -1: (n_pairs, n_classes)."""
+    """Return signs, (n_pairs, n_classes): +1 for the class that a pair's score favours, -1 for the other."""
     first, second = np.triu_indices(n_classes, 1)
     signs = np.zeros((len(first), n_classes))
     signs[np.arange(len(first)), first], signs[np.arange(len(first)), second] = 1, -1
@@ -115,21 +115,21 @@ def class_pairs(n_classes: int) -> np.ndarray:
 
 
 def join_pairs(pairs: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return one score a class, (n_samples, n_classes): the sum of its pairs' votes, each weighed by how clear it is.
+    """Return one score per class, (n_samples, n_classes): the sum of the soft votes of its pairs.
 
-    A vote is ``tanh`` of the pair's score. Whole votes, as scikit-learn's SVC counts them, put the rows of a class on a
-    few steps, from which no probability can be told.
+    A vote is ``tanh`` of the pair's score. Hard votes, as in scikit-learn's SVC, take only a few distinct values, to which
+    no sigmoid can be fitted.
     """
     return np.tanh(pairs) @ class_pairs(n_classes)
 
 
 def kernel_matrix(A: np.ndarray, B: np.ndarray, gamma: float | None) -> np.ndarray:
-    """Return ``exp(-gamma |a - b|^2)``, or products where gamma is None, of rows of A and B, (len(A), len(B)), float64."""
+    """Return ``exp(-gamma |a - b|^2)`` of rows of A and B, or inner products without gamma, (len(A), len(B)), float64."""
     return from_products(A @ B.T, np.einsum("ij,ij->i", A, A), np.einsum("ij,ij->i", B, B), gamma)
 
 
 def from_products(products: np.ndarray, a: np.ndarray, b: np.ndarray, gamma: float | None) -> np.ndarray:
-    """Return what `kernel_matrix` does, of products of rows and the rows' squared lengths a and b."""
+    """Return the same as `kernel_matrix`, from inner products and the rows' squared lengths a and b."""
     if gamma is None:
         return products.astype(np.float64)
     squares = np.maximum(a[:, None] + b - 2 * products, 0)  # rounding can leave a tiny negative

@@ -1,4 +1,4 @@
-"""SVMs on kernel matrices that are computed once: by matrix products, for all settings and all folds."""
+"""SVMs on kernel matrices that are computed once, by matrix products, for all settings and folds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .classifier import Svm, from_products, join_pairs
 
 
 def _pair_weights(svc: SVC) -> np.ndarray:
-    """Return the weights of support vectors, (n_support, n_pairs), of libsvm's, which are laid out class by class."""
+    """Return the weights of support vectors, (n_support, n_pairs), from libsvm's layout by class."""
     n_classes = len(svc.classes_)
     if n_classes == 2:
         return svc.dual_coef_.T
@@ -42,10 +42,15 @@ class SvmSearch(Search):
     Parameters
     ----------
     sample : Sample
-        Of one view.
+        With one view per image.
     grid : dict of str to tuple
         Values of ``scale`` and ``C`` and, for a Gaussian kernel, of ``gamma``, in units of one over the mean squared
-        distance of two rows.
+        distance between two rows.
+
+    Raises
+    ------
+    RequestError
+        If the kernel matrices would take more than half of the memory.
     """
 
     read_as = (LinearHead, Svm)
@@ -54,7 +59,7 @@ class SvmSearch(Search):
     def __init__(self, sample: Sample, grid: Grid):
         super().__init__(sample, grid)
         n, room = len(sample.y), memory_limit()
-        # Products a scale in float32; a kernel in float64 and what it is made of; and each thread's copy of a fold.
+        # Products per scale in float32; one kernel in float64 and its intermediates; and each thread's copy of a fold.
         held, a_thread = (4 * len(SCALES) + 24) * n**2, 8 * n**2
         if held + a_thread > room / 2:
             raise RequestError(
@@ -65,12 +70,12 @@ class SvmSearch(Search):
         self._held: dict[str, np.ndarray] = {}
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return the most accurate settings on the images that each pair looks at."""
+        """Return the settings with the highest accuracy on the images that the pairs score on."""
         y, accuracies = self.sample.y, []
         for scale in self.grid["scale"]:
             for gamma in self.grid.get("gamma", (None,)):
                 kernel = self._kernel(scale, gamma)
-                # libsvm lets go of the interpreter, so that threads share the kernel.
+                # libsvm releases the GIL, so threads can share the kernel.
                 looked = Parallel(self._threads, require="sharedmem")(
                     delayed(_count_correct)(kernel, y, C, pair) for C in self.grid["C"] for pair in pairs
                 )
@@ -79,7 +84,7 @@ class SvmSearch(Search):
         return best_of(combinations(self.grid), accuracies)
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> Svm | LinearHead:
-        """Return the head with some settings, fitted to images given by a mask."""
+        """Return the head with the given settings, fitted to images given by a mask."""
         features, gamma, y = self.sample.features, settings.get("gamma"), self.sample.y
         scale = features.scale(settings["scale"])
         kernel = self._kernel(settings["scale"], gamma)
@@ -101,7 +106,7 @@ class SvmSearch(Search):
         )
 
     def _products(self, how: str) -> np.ndarray:
-        """Return the products of all pairs of scaled rows, float32."""
+        """Return the inner products of all pairs of scaled rows, (n_samples, n_samples), float32."""
         features = self.sample.features
         if how not in self._held and isinstance(features.X, np.ndarray):
             scaled = features.X / features.scale(how)
@@ -125,7 +130,7 @@ class SvmSearch(Search):
 
 
 def _mirrored(products: np.ndarray) -> np.ndarray:
-    """Return a symmetric matrix, float32, of its upper triangle."""
+    """Return the symmetric matrix, float32, with the given upper triangle."""
     upper = np.triu(products.astype(np.float32))
     return upper + np.triu(upper, 1).T
 

@@ -1,4 +1,4 @@
-"""SVMs on each layer and on all of them, whose probabilities are averaged."""
+"""SVMs on each layer and on all layers together; their probabilities are averaged."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ KERNELS = ("linear", "rbf")
 
 @dataclass(frozen=True)
 class Member:
-    """One of those that vote.
+    """One member of a vote.
 
     Attributes
     ----------
     head : Svm or LinearHead
     first, last : int
-        The columns of the features that it sees: from `first` up to, not including, `last`.
+        Its range of feature columns, `last` excluded.
     """
 
     head: Svm | LinearHead
@@ -40,7 +40,7 @@ class Member:
 
 
 class Vote(Classifier):
-    """Heads on parts of the features; the probability of a class is the mean of theirs.
+    """Heads on parts of the features; the probability of a class is the mean over the members.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Vote(Classifier):
         return np.mean([each.head.predict_proba(X[:, each.first : each.last]) for each in self.members_], axis=0)
 
     def to_saved(self) -> Saved:
-        """Return each member with its columns, its arrays under its number."""
+        """Return each member with its columns; its arrays are prefixed by its number."""
         members: list[dict[str, Any]] = []
         arrays: dict[str, Any] = {}
         for number, each in enumerate(self.members_):
@@ -69,7 +69,7 @@ class Vote(Classifier):
 
     @classmethod
     def from_saved(cls, classes: np.ndarray, saved: Saved) -> Vote:
-        """Return the head that was saved."""
+        """Return the saved head."""
         if not saved.told["members"]:
             raise ValueError("a vote must have members")
         return cls(classes, [_load_member(classes, saved, number) for number in range(len(saved.told["members"]))])
@@ -92,12 +92,12 @@ def _load_member(classes: np.ndarray, saved: Saved, number: int) -> Member:
 
 
 class VoteSearch(Search):
-    """The SVMs of one sample, each with settings of its own; see `LogisticSearch`.
+    """The SVMs on one sample, each with its own settings; see `LogisticSearch`.
 
     Parameters
     ----------
     sample : Sample
-        Of one view.
+        With one view per image.
     grid : dict of str to tuple
         Values of ``scale``, ``gamma`` and ``C``.
     """
@@ -113,7 +113,7 @@ class VoteSearch(Search):
         }
 
     def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return the most accurate settings of each member on the images that each pair looks at."""
+        """Return each member's settings with the highest accuracy on the images that the pairs score on."""
         chosen = {name: self._search(name).choose(pairs) for name in self._members}
         return Choice(
             {name: choice.settings for name, choice in chosen.items()},
@@ -121,7 +121,7 @@ class VoteSearch(Search):
         )
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> Vote:
-        """Return the head with some settings, fitted to images given by a mask."""
+        """Return the head with the given settings, fitted to images given by a mask."""
         members = [
             Member(self._search(name).fit(settings[name], images), *columns)
             for name, (_, _, columns) in self._members.items()
@@ -129,14 +129,14 @@ class VoteSearch(Search):
         return Vote(members[0].head.classes_, members)
 
     def _search(self, name: str) -> SvmSearch:
-        """Return one member's search, made anew each time: together their kernels would fill the memory."""
+        """Return a new search for one member; keeping the kernels of all members would fill the memory."""
         kernel, features, _ = self._members[name]
         grid = self.grid if kernel == "rbf" else {name: self.grid[name] for name in ("scale", "C")}
         return SvmSearch(replace(self.sample, features=features), grid)
 
 
 def _parts(features: Features) -> list[tuple[str, Features, tuple[int, int]]]:
-    """Return name, features and columns of each layer, and of all together where there are several."""
+    """Return name, features and columns of each layer, and of all layers together if there are several."""
     each, ends = len(features.widths) // len(features.parts), np.cumsum(features.widths)
     found, first = [], 0
     for number, part in enumerate(features.parts):

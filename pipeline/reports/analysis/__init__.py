@@ -1,1 +1,1 @@
-"""What the page shows beyond a run's own figures."""
+"""Analyses in the report beyond a run's own results."""

@@ -1,4 +1,4 @@
-"""Where a linear head looked: its score, cell by cell of the stored feature maps, without a second pass."""
+"""Class activation maps: the contribution of each cell of the stored feature maps to a linear head's score."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from PIL import Image
 from features.pooling import pools_of
 
 _FOR, _AGAINST = (240, 120, 0), (40, 110, 255)  # evidence for a class, and against it
-_SIDE = 56  # of a heat map in pixels; the page enlarges it smoothly
+_SIDE = 56  # of a heat map, in pixels; the page enlarges it smoothly
 
 
 def activation_maps(maps: np.ndarray, coef: np.ndarray, pool: str) -> np.ndarray:
-    """Return how much each cell of a feature map adds to each class's score.
+    """Return the contribution of each cell of a feature map to each class's score.
 
-    Class activation maps (Zhou et al. 2016, "Learning deep features for discriminative localization"), for every way in
-    which maps become vectors: the mean over cells, plus the intercept, is the score. An average takes from every cell,
-    a maximum from the cell where it is, and a flattened map has weights of its own in every cell.
+    Class activation maps (Zhou et al. 2016, "Learning deep features for discriminative localization"), for every pooling:
+    the score is the mean over cells plus the intercept. With average pooling every cell contributes, with maximum pooling
+    the cell of the maximum, and with flattening each cell has its own weights.
 
     Parameters
     ----------
     maps : ndarray of shape (n, h, w, channels)
     coef : ndarray of shape (n_features, n_classes)
     pool : {'flatten', 'avg', 'max', 'avg+max'}
-        How the head's features were made of the maps.
+        How the maps were pooled into the head's features.
 
     Returns
     -------
@@ -50,33 +50,38 @@ def activation_maps(maps: np.ndarray, coef: np.ndarray, pool: str) -> np.ndarray
 
 
 def heat(added: np.ndarray, top: float) -> str:
-    """Return one class's map as a data URI of a half-transparent PNG: orange speaks for the class, blue against it.
+    """Return one class's map as a data URI of a translucent PNG: orange is evidence for the class, blue against it.
 
     Parameters
     ----------
     added : ndarray of shape (h, w)
     top : float
-        What is drawn in full strength.
+        Absolute value drawn at full strength.
     """
     smooth = Image.fromarray(added.astype(np.float32)).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
     strength = np.clip(np.asarray(smooth) / (top or 1.0), -1, 1)
     pixels = np.empty((_SIDE, _SIDE, 4), np.uint8)
     pixels[..., :3] = np.where(strength[..., None] > 0, _FOR, _AGAINST)
-    pixels[..., 3] = np.rint(np.abs(strength) * 15) * 13  # 16 steps: a fraction of the bytes
+    pixels[..., 3] = np.rint(np.abs(strength) * 15) * 13  # 16 levels, to make the file smaller
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def pick(labels: np.ndarray, probabilities: np.ndarray, each: int = 4) -> dict[str, list[int]]:
-    """Return rows to look at: the surest mistakes, the least sure, and the surest that are right, class by class.
+    """Return rows to show: the most confident mistakes, the least confident, and the most confident correct of each class.
 
     Parameters
     ----------
     labels : ndarray of shape (n_test,)
     probabilities : ndarray of shape (n_test, n_classes)
     each : int
-        At most so many of each kind; no row twice.
+        Maximum number of rows of each kind; no row occurs twice.
+
+    Returns
+    -------
+    chosen : dict of str to list of int
+        Title of each kind → rows.
     """
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right = np.flatnonzero(predicted == labels)
@@ -84,9 +89,11 @@ def pick(labels: np.ndarray, probabilities: np.ndarray, each: int = 4) -> dict[s
     rank = np.array([np.sum(labels[surest[:place]] == labels[row]) for place, row in enumerate(surest)], int)
     wrong = np.flatnonzero(predicted != labels)
     kinds = {
-        "Surest mistakes": wrong[np.argsort(-confidence[wrong], kind="stable")],
-        "Least sure": np.argsort(confidence, kind="stable"),
-        "Surest and right": surest[np.argsort(rank, kind="stable")],  # the surest of every class, then the second
+        "Most confident mistakes": wrong[np.argsort(-confidence[wrong], kind="stable")],
+        "Least confident": np.argsort(confidence, kind="stable"),
+        "Most confident and correct": surest[
+            np.argsort(rank, kind="stable")
+        ],  # the first of every class, then the second
     }
     taken: set[int] = set()
     chosen = {}

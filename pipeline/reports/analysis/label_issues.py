@@ -1,4 +1,4 @@
-"""Rows worth a second look: labels that are likely wrong, and images on two sides of a split."""
+"""Rows to check: likely wrong labels, and images that occur in several splits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from features.store.schema import Rows
 
 
 class Suspect(NamedTuple):
-    """A row whose label is doubted: the class that is likelier, and both probabilities."""
+    """A row whose label is doubted: the suggested class, and the probabilities of the given and the suggested class."""
 
     row: int
     suggested: int
@@ -19,17 +19,18 @@ class Suspect(NamedTuple):
 
 
 def label_errors(y: np.ndarray, probabilities: np.ndarray) -> list[Suspect]:
-    """Return rows whose label is likely wrong, the surest first.
+    """Return rows whose label is likely wrong, most certain first.
 
     Confident learning (Northcutt, Jiang & Chuang 2021, "Confident learning: estimating uncertainty in dataset labels"):
-    a class is credible for a row if its probability reaches the mean that the class has on rows labelled so; rows are
-    doubted where the likeliest credible class is another than the given one.
+    a class is credible for a row if its probability is at least its mean over the rows labelled with that class. A label
+    is doubted if the most probable credible class differs from it.
 
     Parameters
     ----------
     y : ndarray of shape (n_rows,), int
+        Given labels.
     probabilities : ndarray of shape (n_rows, n_classes)
-        By heads that were not fitted on the row; rows of nan are left out.
+        Out-of-sample; rows of nan are ignored.
     """
     known = ~np.isnan(probabilities).any(axis=1)
     thresholds = np.array(
@@ -47,7 +48,7 @@ def label_errors(y: np.ndarray, probabilities: np.ndarray) -> list[Suspect]:
 
 
 def copies(rows: Rows, splits: np.ndarray) -> list[list[int]]:
-    """Return groups of rows with the same bytes that stand in more than one split or under more than one label."""
+    """Return groups of byte-identical rows that occur in more than one split or under more than one label."""
     groups: dict[bytes, list[int]] = {}
     for row, key in enumerate(rows.sha256):
         groups.setdefault(key.tobytes(), []).append(row)
@@ -57,13 +58,13 @@ def copies(rows: Rows, splits: np.ndarray) -> list[list[int]]:
 
 
 def closest(X: np.ndarray, keys: np.ndarray, test: np.ndarray) -> list[tuple[float, int, int]]:
-    """Return for each test row (cosine, test row, nearest other row) the nearest row that is learnt from, closest first.
+    """Return (cosine, test row, nearest row outside the test split) for each test row, most similar first.
 
     Parameters
     ----------
     X : ndarray of shape (n_rows, n_features), float32
     keys : ndarray of shape (n_rows, 32), uint8
-        SHA-256 of each row's file: equal ones are copies, and left out.
+        SHA-256 of each row's file; copies of a test row are ignored.
     test : ndarray of shape (n_rows,), bool
     """
     unit = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)

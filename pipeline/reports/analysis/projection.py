@@ -1,4 +1,4 @@
-"""Features in two dimensions, to be looked at."""
+"""Projection of features to two dimensions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 
 def project(X: np.ndarray, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return places of rows on maps, and the shares of variance of the two axes of PCA.
+    """Return positions of rows on maps, and the shares of variance of PCA's two axes.
 
     Parameters
     ----------
@@ -19,9 +19,10 @@ def project(X: np.ndarray, seed: int = 0) -> tuple[dict[str, np.ndarray], np.nda
     Returns
     -------
     maps : dict of str to ndarray of shape (n_rows, 2)
-        ``PCA``, and ``t-SNE`` (van der Maaten & Hinton 2008) of the first 50 principal components where there are rows
-        enough; neither where rows do not differ in two directions.
+        ``PCA``, and with at least 12 rows ``t-SNE`` (van der Maaten & Hinton 2008) of the first 50 principal components.
+        Empty if rows do not vary in two directions.
     shares : ndarray of shape (2,)
+        In [0, 1].
     """
     n_components = min(50, *X.shape)
     if n_components < 2 or len(np.unique(X, axis=0)) < 3:
@@ -31,7 +32,7 @@ def project(X: np.ndarray, seed: int = 0) -> tuple[dict[str, np.ndarray], np.nda
     maps = {"PCA": scores[:, :2]}
     if len(X) >= 12:
         perplexity = min(30.0, (len(X) - 1) / 3)
-        # One thread: its steps are so short that threads wait for each other longer than they work.
+        # One thread: the steps are so short that several threads would mostly wait for each other.
         with threadpool_limits(1):
             tsne = TSNE(perplexity=perplexity, init=_start(scores), random_state=seed, n_jobs=1)
             maps["t-SNE"] = tsne.fit_transform(scores)
@@ -39,5 +40,5 @@ def project(X: np.ndarray, seed: int = 0) -> tuple[dict[str, np.ndarray], np.nda
 
 
 def _start(scores: np.ndarray) -> np.ndarray:
-    """Return where t-SNE starts: the first two components, small (Kobak & Berens 2019), as scikit-learn's init="pca"."""
+    """Return t-SNE's initial positions: the first two components, scaled down (Kobak & Berens 2019), like init="pca"."""
     return (scores[:, :2] / (scores[:, 0].std() or 1.0) * 1e-4).astype(np.float32)

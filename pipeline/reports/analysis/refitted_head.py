@@ -1,4 +1,4 @@
-"""A linear head of a run, fitted again with the settings it chose: its coefficients, and what it says of unseen rows."""
+"""A linear head of a run, refitted with its chosen settings: its coefficients and out-of-sample predictions."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Refitted:
     name : str
     settings : dict
     of_run : bool
-        Whether it is one of the run's own heads, and not a logistic regression that was fitted for want of one.
+        Whether it is one of the run's heads; otherwise it is a logistic regression fitted because the run has no linear head.
     features : Features
     coef : ndarray of shape (n_features, n_classes)
     intercept : ndarray of shape (n_classes,)
-        Score of a class: ``features @ coef + intercept``; of two classes one is the negative of the other.
+        Scores of the classes are ``features @ coef + intercept``; with two classes, one is the negative of the other.
     probabilities : ndarray of shape (n_test, n_classes)
         Of the split's test rows, by the head fitted on train and val.
     out_of_fold : ndarray of shape (n_images, n_classes)
-        Of every row, by a head fitted on four fifths that it is not among; copies of an image are in one fifth.
+        Of every row, by a head fitted on the other four of five folds; copies of an image share a fold.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Refitted:
 
 
 def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], seed: int, select: str) -> Refitted:
-    """Fit the best-placed linear head of a run again; a logistic regression on the same features if it has none.
+    """Refit the best linear head of a run; if there is none, fit a logistic regression on the best head's features.
 
     Parameters
     ----------
     store : FeatureStore
-        That of the run.
+        The run's store.
     predictions : Predictions
     ranked : sequence of str
         The run's heads, best first.
@@ -89,17 +89,17 @@ def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], 
 
 
 def request_of(store: FeatureStore, told: dict[str, Any], seed: int) -> Request:
-    """Return the request for the features that a fit had, or for a head's own kind where that is what the fit had."""
+    """Return the request that reads the features of an earlier fit; pool is None where it was the head's default."""
     parts = _parts_of(told)
     ways = {part.read if len(store.layers[part.layer]) == 3 else None for part in parts if part.layer in store.layers}
-    pool = ways.pop() if len(ways) == 1 else None  # vectors are read as they were stored
+    pool = ways.pop() if len(ways) == 1 else None  # vectors are read as stored
     if pool == find_head(told["head"]).pool:
         pool = None
     return Request(store.path, layer=",".join(part.layer for part in parts), pool=pool, views=told["views"], seed=seed)
 
 
 def _parts_of(told: dict[str, Any]) -> list[Part]:
-    """Return where the features of a fit came from; runs of earlier versions tell it in their texts for people alone."""
+    """Return the layers of a fit's features; runs of earlier versions have them only in human-readable form."""
     if "parts" in told:
         return [Part(*part) for part in told["parts"]]
     return [Part(layer, told["pool"], told["pool"]) for layer in told["layer"].split("+")]

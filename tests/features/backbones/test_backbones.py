@@ -132,7 +132,7 @@ def test_other_engines_take_a_backbone_or_say_that_they_cannot(backbone, name, r
     frozen = Frozen(base, entry.smallest, 2, "avg")
     batch = np.random.default_rng(0).integers(0, 256, (2, entry.smallest, entry.smallest, 3)).astype(np.uint8)
     if (backbone, name) == ("convnext_tiny", "mnn"):
-        with pytest.raises(EngineError, match=r"MNN cannot take this base .* Use another: engine=.tensorflow"):
+        with pytest.raises(EngineError, match=r"MNN cannot run this base .* Use another: engine=.tensorflow"):
             make_checked(name, frozen, batch)
     else:
         assert make_checked(name, frozen, batch).parity <= ENGINES[name].allowed

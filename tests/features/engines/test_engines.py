@@ -141,13 +141,13 @@ def test_auto_leaves_out_an_engine_that_cannot_take_the_base_and_says_so(monkeyp
     need("mnn")
 
     def refuse(frozen):
-        raise EngineError("X cannot take this base (why).")
+        raise EngineError("X cannot run this base (why).")
 
     monkeypatch.setitem(ENGINES, "mnn", replace(ENGINES["mnn"], make=refuse))
     for name in ENGINES.keys() - {"tensorflow", "mnn"}:
         monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], module="not_installed"))
     assert pick_engine(None, frozen(), {"of": "this test"}, BATCH) == "tensorflow"
-    assert said[0] == "warning  X cannot take this base (why). It is left out."
+    assert said[0] == "warning  X cannot run this base (why). It is left out."
     with pytest.raises(EngineError, match=r"\(why\)\. Use another: engine=.tensorflow"):
         make_checked("mnn", frozen(), BATCH)
 
@@ -160,12 +160,12 @@ def test_a_store_keeps_its_engine(tree, tmp_path, name, monkeypatch):
         assert store.made.spec.engine == describe_engine(name)
         assert 0 < store.made.parity <= ENGINES[name].allowed
     draw(tree / "train/red/added.png", 1001)
-    with pytest.raises(StoreError, match=f"engine: holds {name} .*, asked for tensorflow .*out="):
+    with pytest.raises(StoreError, match=f"engine: stored {name} .*, requested tensorflow .*out="):
         run(tree, tmp_path / "s.h5", engine="tensorflow")
     with monkeypatch.context() as patch:
         patch.setitem(ENGINES, name, replace(ENGINES[name], module="not_installed"))
         with pytest.raises(
-            RequestError, match=rf"{name}, which made this store .* 'cached-features\[{name.split('-')[0]}\]'"
+            RequestError, match=rf"{name}, which created this store .* 'cached-features\[{name.split('-')[0]}\]'"
         ):
             run(tree, tmp_path / "s.h5")
         assert [check.held for check in verify(tmp_path / "s.h5")][2] is None
@@ -203,7 +203,7 @@ def test_a_model_is_converted_once_and_again_when_its_file_is_damaged(monkeypatc
 
 def test_mnn_says_so_where_it_cannot_convert(tmp_path):
     need("mnn")
-    with pytest.raises(EngineError, match="MNN cannot take this base"):
+    with pytest.raises(EngineError, match="MNN cannot run this base"):
         mnn_engine.convert(b"no graph", tmp_path / "model")
 
 

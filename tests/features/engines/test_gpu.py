@@ -39,7 +39,7 @@ def test_layers_compute_in_half_precision_and_the_model_stays_as_it_was(gpu):
 
 
 def test_half_precision_needs_a_gpu():
-    with pytest.raises(EngineError, match=r"float16 on a GPU alone\. Use another: engine=.tensorflow"):
+    with pytest.raises(EngineError, match=r"float16 only on a GPU\. Use another: engine=.tensorflow"):
         make_checked("tensorflow-f16", frozen(), BATCH)
 
 

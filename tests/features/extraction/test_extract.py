@@ -208,7 +208,7 @@ print(done.rows, done.computed)
     model = tiny_base.Tiny(None, False, (16, 16, 3))
     model.set_weights([array + 1 for array in model.get_weights()])
     model.save(own)
-    with pytest.raises(StoreError, match="weights_sha256: holds"):
+    with pytest.raises(StoreError, match="weights_sha256: stored"):
         extract(str(tree), backbone=str(own), out=store, layers=("-1",))
 
 
@@ -231,7 +231,7 @@ def test_other_settings_are_refused_field_by_field(tree, tmp_path):
     run(tree, tmp_path / "s.h5")
     before = (tmp_path / "s.h5").read_bytes()
     with pytest.raises(
-        StoreError, match=r"image_size: holds 16, asked for 20; resize: holds bilinear, asked for nearest"
+        StoreError, match=r"image_size: stored 16, requested 20; resize: stored bilinear, requested nearest"
     ):
         run(tree, tmp_path / "s.h5", image_size=20, resize="nearest")
     assert (tmp_path / "s.h5").read_bytes() == before

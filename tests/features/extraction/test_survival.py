@@ -82,7 +82,7 @@ def test_second_writer_is_told_who_holds_the_store(tree, tmp_path, stand_in):
     )
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(
-        StoreError, match=rf"written by process {holder.pid} on {socket.gethostname()} since 20.*kill {holder.pid}"
+        StoreError, match=rf"locked by process {holder.pid} on {socket.gethostname()} since 20.*kill {holder.pid}"
     ):
         run(tree, tmp_path / "s.h5")
     holder.kill()
@@ -134,7 +134,7 @@ def test_a_synced_drive_that_cannot_lock_sync_or_tell_its_space_holds_the_same_s
     assert_same_stores(tmp_path / "local.h5", tmp_path / "drive.h5")
     monkeypatch.setattr(os, "fsync", cannot(errno.EIO))  # no promise refused, but data lost
     with pytest.raises(
-        StoreError, match=r"cannot be written: Input/output error\. Repair that and run the same command again"
+        StoreError, match=r"cannot be written: Input/output error\. Fix that and run the same command again"
     ):
         run(tree, tmp_path / "broken.h5")
     assert not (tmp_path / "broken.h5").exists()

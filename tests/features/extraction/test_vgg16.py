@@ -25,7 +25,7 @@ LAYERS = [f"block{number}_pool" for number in range(1, 6)]
 
 @pytest.fixture(scope="module")
 def imagenet():
-    """Skip where ImageNet's VGG16 cannot be had."""
+    """Skip if ImageNet's VGG16 is not available."""
     try:
         build_base("vgg16", ["block5_pool"], 32)
     except WeightsError as error:
@@ -103,7 +103,7 @@ def test_the_lecture_runs_and_says_what_it_cannot(imagenet, tmp_path, monkeypatc
     as_it_was, corrected, *inception = results["models"]
     assert as_it_was["accuracy"] in np.arange(9) / 8  # the mean over two splits of four test images
     assert results["repeats"] == 2 and corrected["n_features"] == 25088
-    assert all("cannot be had" in each["error"] for each in inception)
+    assert all("are not available" in each["error"] for each in inception)
     assert len((tmp_path / "runs/photos-lecture/curves.csv").read_text().splitlines()) == 1 + 2 * 30
 
 

@@ -88,7 +88,7 @@ def test_specs_that_differ_are_named_field_by_field(made):
     )
     with pytest.raises(
         StoreError,
-        match=r"image_size: holds 16, asked for 32; augment: holds lecture, seed 3, asked for hflip; "
-        r"engine: holds openvino 2026.4.0, cpu, float32, asked for openvino 2027.0.0, cpu, float32\. .*out=.*s-2.h5",
+        match=r"image_size: stored 16, requested 32; augment: stored lecture, seed 3, requested hflip; "
+        r"engine: stored openvino 2026.4.0, cpu, float32, requested openvino 2027.0.0, cpu, float32\. .*out=.*s-2.h5",
     ):
         check_same(made.spec, other, Path("s.h5"))

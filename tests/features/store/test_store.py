@@ -55,7 +55,7 @@ def test_what_is_no_store(tmp_path, tiny_store):
         FeatureStore(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
-    with pytest.raises(StoreError, match="no feature store"):
+    with pytest.raises(StoreError, match="not a feature store"):
         FeatureStore(tmp_path / "other.h5")
     shutil.copy(tiny_store, tmp_path / "newer.h5")
     with h5py.File(tmp_path / "newer.h5", "a") as file:
@@ -137,7 +137,7 @@ def test_other_filters_are_never_run(tmp_path, tiny_store):
         values = file["features/last"][:]
         del file["features/last"]
         file.create_dataset("features/last", data=values, chunks=True, compression="lzf")
-    with pytest.raises(UnsafeFile, match="went through a filter of HDF5 which is not accepted"):
+    with pytest.raises(UnsafeFile, match="use an HDF5 filter which is not accepted"):
         FeatureStore(copy)
 
 

@@ -302,8 +302,8 @@ def test_choices_are_those_of_the_code():
     from features.images.decoding import RESIZE
     from features.images.views import AUGMENT
     from features.pooling import EXTRACT_POOLS, POOLS
-    from features.store.parts import LAYOUTS
     from features.store.chunks import COMPRESSION
+    from features.store.parts import LAYOUTS
     from pipeline.options import TrainingOptions
 
     declared = {name: typing.get_args(kind) for name, (kind, _) in flags_of(ExtractOptions).items()}

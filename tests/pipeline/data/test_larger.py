@@ -157,5 +157,5 @@ def test_a_store_that_changed_under_its_name_is_not_mixed(large, tiny_store, tmp
     assert features.X[np.array([3])].shape == (1, BYTES // ROWS // 4)
     shutil.copy(tiny_store, tmp_path / "new.h5")
     (tmp_path / "new.h5").replace(copy)
-    with pytest.raises(StoreError, match=r"s\.h5 is another store than it was"):
+    with pytest.raises(StoreError, match=r"s\.h5 must be the same store"):
         features.X[np.array([3])]

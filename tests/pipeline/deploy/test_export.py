@@ -225,5 +225,5 @@ def test_images_that_changed_are_not_compared_with(tree, tmp_path):
     extract(str(tree), backbone="tiny", out=tmp_path / "s.h5")
     pipeline.train_head(tmp_path / "s.h5", "logistic", out=tmp_path / "run")
     shutil.copy(tree / "test/red/test000.png", tree / "test/red/test001.png")
-    with pytest.raises(RequestError, match="it changed"):
+    with pytest.raises(RequestError, match="it has changed"):
         export(tmp_path / "run", tmp_path / "m.keras", rows=0)

@@ -226,5 +226,5 @@ def test_a_run_without_what_its_head_reads(trained, tmp_path):
         {"reading": {"layers": [["relu", "avg"]], "views": 2, "views_as": "rows"}},
     ):
         (folder / "run.json").write_text(json.dumps({**told, **changed}))
-        with pytest.raises(UnsafeFile, match="must fit its classes and what it reads"):
+        with pytest.raises(UnsafeFile, match="must match its classes and features"):
             predict(folder, [trained / "photos/test"])

@@ -84,7 +84,7 @@ def test_the_mean_of_an_activation_map_is_the_score(name, pool):
         np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
 
 
-def test_turned_labels_are_the_surest_to_be_doubted():
+def test_flipped_labels_are_doubted_first():
     X, y = make_blobs(400, 10, centers=3, center_box=(-4, 4), random_state=0)
     wrong = np.array([3, 77, 205])
     given = y.copy()
@@ -192,7 +192,7 @@ def test_a_run_of_an_earlier_version_is_read(tiny_store, tmp_path):
 def test_many_images_and_classes_are_bounded(hostile_run):
     html = render(gather(load_run(hostile_run), points=10, matrix_classes=1))
     assert "10 of 33 images, drawn at random" in html and html.count("<use href") == 10 + len(HOSTILE_CLASSES)
-    assert "taken for" in html and 'class="matrix' not in html
+    assert "predicted as" in html and 'class="matrix' not in html
 
 
 def test_a_changed_or_missing_file_is_not_shown_as_another(tiny_store, tmp_path):

@@ -1,1 +1,1 @@
-"""The loops that the Winograd engine compiles, one kind a file."""
+"""The compiled loops of the Winograd engine, one kind per file."""

@@ -1,4 +1,4 @@
-"""Memory that the system can give in large pages, of which a processor finds each address sooner."""
+"""Memory that the system can back with huge pages, which makes address translation faster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _PAGE = 1 << 21  # bytes
 
 
 def large_zeros(count: int) -> np.ndarray:
-    """Return zeros, float32, that begin at a large page, of which NumPy lets the system make use."""
+    """Return float32 zeros aligned to a huge page, so that the system can use huge pages for them."""
     raw = np.zeros(4 * count + _PAGE, np.uint8)
     start = -raw.ctypes.data % _PAGE
     return raw[start : start + 4 * count].view(np.float32)

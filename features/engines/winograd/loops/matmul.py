@@ -1,11 +1,11 @@
-"""Products of rows with a kernel's matrix, and what lays rows out: the innermost loops of all our convolutions.
+"""Products of rows with a kernel's matrix, and copying windows into rows: the innermost loops of all convolutions here.
 
-Feature maps are flat arrays whose pixels lie one after another, channels last. Each sum is taken in one order, whatever else
-is computed beside it and however wide a vector is, so that an image's features always have the same bits.
+Feature maps are flat arrays of pixels with channels last. Each sum is computed in one fixed order, independent of other work and
+of the vector width, so that an image's features are always bitwise equal.
 
-Functions that Python calls take loose numbers, since Numba takes more than a microsecond to unpack a record, at hundreds of calls
-per image. In all loops x_at is where in x the first image begins, y_pixel the floats from one pixel of y to the next, `before`
-the rows of padding above and the columns to the left, and `floor` what outputs are at least: 0 for a ReLU, else -inf.
+Functions called from Python take separate numbers, since Numba takes more than a microsecond to unpack a record, and there are
+hundreds of calls per image. In all loops, x_at is the start of the first image in x, y_pixel the number of floats from one pixel
+of y to the next, `before` the padding above and to the left, and `floor` the lower bound of outputs: 0 for a ReLU, else -inf.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .simd import FEWER, INT, LANES, PANEL, ROWS, VECTOR, Emitter, Pixels, Steps
 
 
 def pack(kernel: np.ndarray) -> np.ndarray:
-    """Return matrices (points, c, k) in the order in which products read them: flat, in panels of channels of outputs.
+    """Return matrices (points, c, k) as a flat array in the order in which products read them, in panels of output channels.
 
-    A panel is (c, PANEL); the last one of each matrix is half as wide where k is not a multiple of PANEL.
+    A panel is (c, PANEL); the last one of each matrix is half as wide if k is not a multiple of PANEL.
     """
     packed = large_zeros(kernel.size)
     for matrix, place in zip(kernel, packed.reshape(len(kernel), -1), strict=True):
@@ -41,7 +41,7 @@ def _product(
 ) -> None:  # fmt: skip
     """Emit out[r] = max(start[r] + sum over s, i of a[s, r][i] * u[s, i] + bias, floor), r < rows.
 
-    `width` is how many vectors a row of out has. What is soon needed of u and a is fetched from memory meanwhile.
+    `width` is the number of vectors per row of out. Parts of u and a that are needed soon are prefetched meanwhile.
     """
     b, places = e.b, [(r, LANES * j) for r in range(rows) for j in range(width)]
     before, (outer, inner, latch, after) = b.block, [b.append_basic_block() for _ in range(4)]
@@ -115,11 +115,11 @@ def multiply(
 ) -> None:  # fmt: skip
     """Set out (rows, k) to max(start + a @ u + bias, floor), a (rows, c) contiguous, u packed (c, k).
 
-    Where there is `room` after a and out, up to ROWS - 1 rows more are read and written, and none by itself.
-    `soon_at` is where the a of the next call begins.
+    If there is `room` after a and out, up to ROWS - 1 additional rows are read and written, instead of single rows.
+    `soon_at` is the start of a in the next call.
     """
     panels, blocks = -(-k // PANEL), -(-rows // ROWS)
-    step_u, step_a = -(-PANEL // blocks), -(-ROWS * PANEL // k)  # what comes next is fetched evenly beforehand
+    step_u, step_a = -(-PANEL // blocks), -(-ROWS * PANEL // k)  # the next data is prefetched evenly
     for panel in range(panels):
         done = 0
         while done < rows:
@@ -129,7 +129,7 @@ def multiply(
             elif room:
                 count = FEWER
             elif rows >= ROWS:
-                done, count = rows - ROWS, ROWS  # some once more
+                done, count = rows - ROWS, ROWS  # some rows are computed twice
             block = done // ROWS
             _panel(count, (panel + 1) * PANEL <= k, (
                 (at(a, a_at + done * c), 0, c), 1, at(u, u_at + panel * c * PANEL), c,
@@ -147,7 +147,7 @@ def multiply_points(
     v: Any, plane: int, tiles: int, u: Any, c: int, k: int, zeros: Any, floor: Any, out: Any, out_plane: int, first: int,
     last: int,
 ) -> None:  # fmt: skip
-    """Set planes first..last of out, (tiles, k) each, to those of v, (tiles, c), @ u, packed (points, c, k)."""
+    """Set planes first..last of out, (tiles, k) each, to planes of v, (tiles, c), times u, packed (points, c, k)."""
     for point in range(first, last):
         multiply(
             v, point * plane, tiles, u, point * c * k, c, k, zeros, 0, 0, zeros, floor,
@@ -160,7 +160,7 @@ def convolve_rows(
     x: Any, x_at: int, row: int, c: int, window: tuple[int, int], strides: tuple[int, int], u: Any, bias: Any, floor: Any,
     y: Any, y_at: int, y_pixel: int, size: tuple[int, int],
 ) -> None:  # fmt: skip
-    """Convolve an image in place, its pixels c apart and its rows `row`, to y of a size (h, w), w >= ROWS."""
+    """Convolve an image without copying windows, to y of size (h, w), w >= ROWS; rows of x are `row` floats apart."""
     (height, width), k = size, len(bias)
     for i in range(height):
         for begin in range(0, width, ROWS):
@@ -183,7 +183,7 @@ def im2col(
     x: Any, x_at: int, shape: tuple[int, int, int], window: tuple[int, int], strides: tuple[int, int],
     before: tuple[int, int], size: tuple[int, int], a: Any, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Lay out in rows of a what pixels first..last of outputs are computed from: images of x one after another."""
+    """Copy the windows of output pixels first..last, over consecutive images of x, into rows of a."""
     (height, width, c), (kh, kw), (h, w), to = shape, window, size, 0
     for pixel in range(first, last):
         image, rest = divmod(pixel, h * w)

@@ -1,4 +1,4 @@
-"""Pools and sums of feature maps, compiled by Numba: flat arrays whose pixels lie one after another, channels last."""
+"""Pools and sums of feature maps, compiled by Numba, on flat arrays of pixels with channels last."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .simd import INT, LANES, Emitter, Pixels, at, loop
 def _window(
     mean: bool, e: Emitter, x: Pixels, rows: Any, columns: Any, first: Any, count: Any, y: Any, depth: Any
 ) -> None:
-    """Emit y = mean of x, its sum divided by count, or the largest of x and `first`, over rows and columns."""
+    """Emit y = the mean of x (its sum divided by `count`) or the maximum of x and `first`, over rows and columns."""
     combine, divisor, begin = e.b.fadd if mean else e.larger, e.splat(e.b.load(count)), e.splat(e.b.load(first))
 
     def channels(i: Any, _: list[Any]) -> list[Any]:
@@ -39,7 +39,7 @@ def pool(
     before: tuple[int, int], mean: bool, zeros: bool, y: Any, y_at: int, y_pixel: int, size: tuple[int, int],
     first: int, last: int,
 ) -> None:  # fmt: skip
-    """Set pixels first..last of y to the largest or mean value of windows; outside x is 0 where `zeros`, else nothing."""
+    """Set pixels first..last of y to the maximum or mean of windows; outside x counts as 0 if `zeros`, else is ignored."""
     (height, width, c), (h, w) = shape, size
     start, count = np.empty(1, np.float32), np.empty(1, np.float32)
     for pixel in range(first, last):
@@ -65,7 +65,7 @@ def add(
     x: Any, x_at: int, other: Any, other_at: int, c: int, scale: Any, shift: Any, floor: Any, y: Any, y_at: int,
     y_pixel: int, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Set pixels first..last of y to max((x + other) * scale + shift, floor); an empty `other` is nothing."""
+    """Set pixels first..last of y to max((x + other) * scale + shift, floor); an empty `other` is ignored."""
     for pixel in range(first, last):
         of, to = pixel * c, y_at + pixel * y_pixel
         for channel in range(c):

@@ -1,4 +1,4 @@
-"""Vectors of floats for functions that Numba compiles, in LLVM's own language: what decides a loop's pace is then ours."""
+"""Float vectors for functions compiled by Numba, emitted as LLVM code for full control over a loop's speed."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ....errors import EngineError
 
 
 def register_tile(has: Mapping[str, bool]) -> tuple[int, int, int, int]:
-    """Return floats of a vector, and of a product its rows, its rows where fewer are left, and its output channels.
+    """Return floats per vector and, of a product, its rows, its rows when fewer are left, and its output channels.
 
     The sums of a product fill the registers: 32 of 16 floats with AVX-512, 16 of 8 with AVX2.
 
     Parameters
     ----------
     has : mapping of str to bool
-        LLVM's names of what the processor has.
+        Processor features by LLVM's names.
 
     Raises
     ------
     EngineError
-        If that is neither AVX-512 nor AVX2 and FMA.
+        If the processor has neither AVX-512 nor AVX2 with FMA.
     """
     if has.get("avx512f"):
         return 16, 14, 8, 32
@@ -45,23 +45,23 @@ Vectors = Sequence[Any]
 
 
 class Emitter:
-    """What the loops need of LLVM's builder."""
+    """The operations of LLVM's builder that the loops use."""
 
     def __init__(self, builder: Any):
         self.b = builder
 
     def at(self, pointer: Any, *offsets: Any) -> Any:
-        """Return a pointer moved on by offsets, in floats."""
+        """Return a pointer advanced by offsets, in floats."""
         for offset in offsets:
             pointer = self.b.gep(pointer, [INT(offset) if isinstance(offset, int) else offset])
         return pointer
 
     def go(self, along: Steps, count: int | Any) -> Any:
-        """Return the pointer after so many steps."""
+        """Return the pointer after `count` steps."""
         return self.at(along.pointer, self.b.mul(along.step, INT(count) if isinstance(count, int) else count))
 
     def go_to(self, pixels: Pixels, i: int | Any, j: int | Any) -> Any:
-        """Return the pointer to a pixel so many rows and pixels further on."""
+        """Return the pointer to the pixel i rows down and j pixels to the right."""
         return self.go(Steps(self.go(Steps(pixels.pointer, pixels.row), i), pixels.pixel), j)
 
     def load(self, pointer: Any) -> Any:
@@ -73,7 +73,7 @@ class Emitter:
         self.b.store(value, self.b.bitcast(pointer, VECTOR.as_pointer()), align=4)
 
     def prefetch(self, pointer: Any, write: int = 0, level: int = 3) -> None:
-        """Have a line of memory fetched into the caches from `level` on, 3 being the first."""
+        """Prefetch a cache line into the caches from `level` on, where 3 is the first-level cache."""
         byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
         function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
@@ -85,7 +85,7 @@ class Emitter:
         return self.b.call(cgutils.get_or_insert_function(self.b.module, kind, f"llvm.fma.v{LANES}f32"), [x, y, z])
 
     def larger(self, x: Any, y: Any) -> Any:
-        """Return the larger one, x where it is NaN."""
+        """Return the larger value, or x if either is NaN."""
         return self.b.select(self.b.fcmp_ordered(">", y, x), y, x)
 
     def splat(self, x: Any) -> Any:
@@ -96,7 +96,7 @@ class Emitter:
         )
 
     def fold(self, count: Any, values: Sequence[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-        """Return what becomes of values by ``values = body(i, values)`` for i below a count."""
+        """Return the values after ``values = body(i, values)`` for each i below `count`."""
         b, before = self.b, self.b.block
         head, inside, after = [b.append_basic_block() for _ in range(3)]
         b.branch(head)
@@ -113,7 +113,7 @@ class Emitter:
         return carried
 
     def dot(self, row: np.ndarray, x: Vectors) -> Any:
-        """Return the sum of row[i] * x[i], of constants that are not all zero."""
+        """Return the sum of row[i] * x[i] for constants `row` that are not all zero."""
         total = None
         for a, v in zip(row, x, strict=True):
             constant = ir.Constant(VECTOR, [float(np.float32(a))] * LANES)
@@ -125,14 +125,14 @@ class Emitter:
 
 
 class Steps(NamedTuple):
-    """A pointer, and how many floats further on each next one of what it points to is."""
+    """A pointer, and the step to the next item, in floats."""
 
     pointer: Any
     step: Any
 
 
 class Pixels(NamedTuple):
-    """A pointer to a pixel of a feature map, and how many floats further on the next row and the next pixel are."""
+    """A pointer to a pixel of a feature map, and the steps to the next row and the next pixel, in floats."""
 
     pointer: Any
     row: Any
@@ -148,7 +148,7 @@ _KINDS: dict[str, tuple[Any, Callable[..., Any] | None]] = {
 
 
 def loop(arguments: str) -> Callable[[Callable[..., None]], Any]:
-    """Make an intrinsic of a tuple of pointers (p), integers (i), `Steps` (S) and `Pixels` (P) from what emits it."""
+    """Make an intrinsic, which takes a tuple of pointers (p), integers (i), `Steps` (S) and `Pixels` (P), from its emitter."""
     kinds = [_KINDS[argument] for argument in arguments]
 
     def decorate(body: Callable[..., None]) -> Any:

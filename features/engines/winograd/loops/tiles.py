@@ -1,7 +1,7 @@
 """Transforms of tiles for Winograd's convolutions, compiled by Numba.
 
-Lavin and Gray 2016 (arXiv 1509.09308): tiles of the input are transformed, multiplied with the transformed kernel point by
-point of the tile, and the products transformed back. Channels lie last and are what vectors run along.
+Lavin and Gray 2016 (arXiv 1509.09308): tiles of the input are transformed, multiplied point by point with the transformed
+kernel, and the products are transformed back. Channels are last, and vectors run along them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from .simd import LANES, Emitter, Pixels, Steps, Vectors, at, loop
 from .toom_cook import firsts, matrices, singles_and_firsts
 
 Tile = tuple[tuple[int, int], tuple[int, int]]
-"""Outputs and taps down, outputs and taps across."""
+"""Vertical outputs and taps, horizontal outputs and taps."""
 
 Transform = Callable[[Emitter, tuple[int, int], Vectors], Vectors]
 
 
 def _forward(e: Emitter, side: tuple[int, int], x: Vectors) -> Vectors:
-    """Return B^T @ x; the rows of a point and its negative share their sums of even and of odd powers."""
+    """Return B^T @ x; the rows of a point and its negative share their sums over even and odd powers."""
     out, bt, n = [], matrices(*side)[2], sum(side) - 1
     for i in singles_and_firsts(n):
         if i in firsts(n):
@@ -35,7 +35,7 @@ def _forward(e: Emitter, side: tuple[int, int], x: Vectors) -> Vectors:
 
 
 def _backward(e: Emitter, side: tuple[int, int], x: Vectors) -> Vectors:
-    """Return A^T @ x; columns of a point and its negative are added for even powers, subtracted for odd ones."""
+    """Return A^T @ x; the columns of a point and its negative are added for even powers and subtracted for odd ones."""
     n = sum(side) - 1
     at, columns = matrices(*side)[0], singles_and_firsts(n)
     parts = [[combine(x[i], x[i + 1]) if i in firsts(n) else x[i] for i in columns] for combine in (e.b.fadd, e.b.fsub)]
@@ -43,7 +43,7 @@ def _backward(e: Emitter, side: tuple[int, int], x: Vectors) -> Vectors:
 
 
 def _both(transform: Transform, e: Emitter, tile: Tile, x: Sequence[Vectors]) -> list[Vectors]:
-    """Return x[i][j] transformed across and down."""
+    """Return x[i][j] transformed horizontally and vertically."""
     half = [transform(e, tile[1], row) for row in x]
     columns = [transform(e, tile[0], list(column)) for column in zip(*half, strict=True)]
     return list(zip(*columns, strict=True))
@@ -54,7 +54,7 @@ _copy = loop("pp")(lambda e, to, of: e.store(e.load(of), to))
 
 @cache
 def input_transform(tile: Tile) -> Callable[..., None]:
-    """Return a function that transforms tiles first..last of x to planes of v, one for each point: (tiles, c)."""
+    """Return a function that transforms tiles first..last of x into planes of v, (tiles, c), one per point."""
     (m, _), (m_across, _) = tile
     n, n_across = (sum(side) - 1 for side in tile)
     tile_in = loop("PS")(partial(_tile_in, tile))
@@ -73,7 +73,7 @@ def input_transform(tile: Tile) -> Callable[..., None]:
             corner = x_at + ((image * height + top) * width + left) * c
             inside = top >= 0 and left >= 0 and top + n <= height and left + n_across <= width
             if not inside:
-                edge[:] = 0.0  # where x is outside
+                edge[:] = 0.0  # zeros outside x
             for channel in range(0, c, LANES):
                 source = at(x, corner + channel), width * c, c
                 if not inside:
@@ -88,7 +88,7 @@ def input_transform(tile: Tile) -> Callable[..., None]:
 
 @cache
 def output_transform(tile: Tile, pooled: bool) -> Callable[..., None]:
-    """Return a function that makes tiles first..last of y from planes of products, one for each point: (tiles, k)."""
+    """Return a function that computes tiles first..last of y from planes of products, (tiles, k), one per point."""
     side, across = (m // 2 if pooled else m for m, _ in tile)
     tile_out = loop("SpPp")(partial(_tile_out, tile, pooled))
 
@@ -129,7 +129,7 @@ def _tile_in(tile: Tile, e: Emitter, x: Pixels, v: Steps) -> None:
 
 
 def _tile_out(tile: Tile, pooled: bool, e: Emitter, v: Steps, bias: Any, y: Pixels, floor: Any) -> None:
-    """Emit a tile's output with bias, perhaps a 2x2 max pool, and floor."""
+    """Emit a tile's output with bias, optional 2x2 max pool, and floor."""
     n, across = (sum(side) - 1 for side in tile)
     points = [[e.load(e.go(v, i * across + j)) for j in range(across)] for i in range(n)]
     values: list[Vectors] = _both(_backward, e, tile, points)

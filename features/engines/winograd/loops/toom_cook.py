@@ -1,7 +1,8 @@
-"""Winograd's minimal convolutions F(m, r): m outputs of a filter of r taps by m + r - 1 multiplications.
+"""Winograd's minimal convolutions F(m, r): m outputs of a filter with r taps from m + r - 1 multiplications.
 
-From Toom's and Cook's method, by Lagrange's interpolation on points and infinity; see Lavin and Gray 2016, "Fast algorithms
-for convolutional neural networks" (arXiv 1509.09308), and Barabasz et al. 2020 (arXiv 1803.10986) for points that round little.
+The matrices come from the Toom-Cook method, by Lagrange interpolation at points and infinity; see Lavin and Gray 2016, "Fast
+algorithms for convolutional neural networks" (arXiv 1509.09308), and Barabasz et al. 2020 (arXiv 1803.10986) on points with
+small rounding errors.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from math import prod
 
 import numpy as np
 
-# Number of multiplications → points, each with its negative; infinity is one more.
+# Number of multiplications → points, each used with its negative; infinity is an additional point.
 POINTS: dict[int, tuple[str, ...]] = {
     1: (),
     6: ("0", "5/8", "5/4"),
@@ -27,19 +28,18 @@ Matrix = list[list[Fraction]]
 
 @cache
 def matrices(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what `exact_matrices` does as arrays, float64."""
+    """Return the matrices of `exact_matrices` as float64 arrays."""
     at, g, bt = exact_matrices(m, r)
     return np.array(at, np.float64), np.array(g, np.float64), np.array(bt, np.float64)
 
 
 def exact_matrices(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
-    """Return A^T (m, n), G (n, r) and B^T (n, n), n = m + r - 1: outputs are A^T (G g * B^T d) of taps g and inputs d.
+    """Return A^T (m, n), G (n, r) and B^T (n, n), n = m + r - 1; outputs are A^T (G g * B^T d) for taps g and inputs d.
 
     Parameters
     ----------
     m, r : int
-        Outputs and taps; n is a key of ``POINTS``. Rows of a point and of its negative follow each other; infinity is
-        the last.
+        Outputs and taps; n is a key of ``POINTS``. The rows of a point and its negative are adjacent; infinity is last.
     """
     n = m + r - 1
     points = [sign * point for point in map(Fraction, POINTS[n]) for sign in ((1, -1) if point else (1,))]
@@ -47,7 +47,7 @@ def exact_matrices(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
     g, b = [], []
     for skipped in [*points, None]:
         rest = [point for point in points if point != skipped]
-        row = [Fraction(1)]  # the product of x - point over the rest, its coefficients upwards
+        row = [Fraction(1)]  # coefficients, in ascending order, of the product of x - point over the rest
         for point in rest:
             row = [low - point * high for low, high in zip([Fraction(0), *row], [*row, Fraction(0)], strict=True)]
         b.append(row + [Fraction(0)] * (n - len(row)))
@@ -59,19 +59,19 @@ def exact_matrices(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def firsts(n: int) -> range:
-    """Return the rows of the points whose negative follows."""
+    """Return the rows of points that are followed by their negative."""
     return range("0" in POINTS[n], n - 1, 2)
 
 
 def singles_and_firsts(n: int) -> list[int]:
-    """Return all rows but those of the negatives."""
+    """Return all rows except those of negatives."""
     return [row for row in range(n) if row - 1 not in firsts(n)]
 
 
 def transform_kernel(kernel: np.ndarray, outputs: tuple[int, int]) -> np.ndarray:
-    """Return G g G^T of each pair of channels, (n, n', ...), float32, of g, (r, r', ...).
+    """Return G g G^T for each pair of channels, (n, n', ...), float32, from g, (r, r', ...).
 
-    Computed in float64 without a matrix product, so that every machine gets the same bits.
+    Computed in float64 without a matrix product, so that the result is bitwise equal on every machine.
     """
     down, across = (matrices(m, r)[1] for m, r in zip(outputs, kernel.shape[:2], strict=True))
     taps = kernel.astype(np.float64)

@@ -262,7 +262,7 @@ def test_each_process_of_this_machine_gets_a_gpu(monkeypatch):
     ("second", "why"),
     [
         ({"device": "GPU 0 of a"}, "shares GPU 0 of a with"),
-        ({"images": "other"}, "decodes the first images to other pixels"),
+        ({"images": "other"}, "decodes the first images to different pixels"),
         ({"features": np.ones(4, np.float32) * 1.01}, "must agree between workers to 1e-03"),
         ({"why": "it lacks a thing."}, "it lacks a thing"),
     ],
