@@ -1,7 +1,7 @@
-"""The chunks of a layer: packed and digested by threads, found in the file, and read past HDF5's one lock.
+"""The chunks of a layer: compressed and hashed in threads, located in the file, and read without HDF5's global lock.
 
-HDF5 packs and unpacks one chunk at a time, under a lock of its own. But it tells where each chunk lies, and what its gzip filter
-writes is a zlib stream (RFC 1950). So chunks are written ready-made and read with ``pread``, on all cores.
+HDF5 compresses and decompresses one chunk at a time, under its lock. But it reports where each chunk is in the file, and its gzip
+filter writes a zlib stream (RFC 1950). So chunks are compressed before they are written, and read with ``pread``, on all cores.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ try:
 except ImportError:  # no wheel for this machine
     import zlib as deflate
 
-COMPRESSION = ("gzip", "none", "lz4", "zstd")  # all HDF5 programs read the first two; the others need hdf5plugin
+COMPRESSION = ("gzip", "none", "lz4", "zstd")  # every HDF5 program reads the first two; the others need hdf5plugin
 DIGEST_BYTES = 16
 _PLUGINS = {LZ4: "lz4", ZSTD: "zstd"}
-_SPAN_BYTES = 1 << 20  # of values that one thread reads at a time
+_SPAN_BYTES = 1 << 20  # bytes of values that a thread reads at once
 
-# How a chunk is packed, by the filters of its dataset; what is packed otherwise only HDF5 can write and read.
+# Filters of a dataset → how its chunks are compressed. Chunks with other filters are left to HDF5.
 _PACK: dict[tuple[int, ...], Callable[[bytes], bytes]] = {(): bytes, (DEFLATE,): lambda data: deflate.compress(data, 1)}
 
 T = TypeVar("T")
@@ -42,12 +42,12 @@ R = TypeVar("R")
 
 
 def digest(data: Any) -> bytes:
-    """Return the BLAKE2b hash (RFC 7693) of some bytes, 16 bytes long."""
+    """Return the 16-byte BLAKE2b hash (RFC 7693) of some bytes."""
     return blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
 def filter_options(compression: str) -> dict[str, Any]:
-    """Return what h5py's ``create_dataset`` needs for a member of ``COMPRESSION``."""
+    """Return the arguments of h5py's ``create_dataset`` for a member of ``COMPRESSION``."""
     if compression == "gzip":
         return {"compression": "gzip", "compression_opts": 1}
     if compression == "none":
@@ -65,12 +65,19 @@ def _import_plugin(compression: str) -> Any:
 
 
 class LayerWriter:
-    """One layer on its way into a file: its chunks in any order, and the digests of its rows and chunks.
+    """Writes one layer's chunks, in any order, and computes the digests of its rows and chunks.
 
     Parameters
     ----------
     data : h5py.Dataset
-        Empty, as `schema.create` makes it.
+        As `schema.create` makes it.
+
+    Attributes
+    ----------
+    step : int
+        Rows per chunk.
+    rows, chunks : ndarray of shape (n_rows, 16) and (n_chunks, 16), uint8
+        Digests of the values of each row, and of the stored bytes of each chunk.
     """
 
     def __init__(self, data: h5py.Dataset):
@@ -80,7 +87,7 @@ class LayerWriter:
         self.chunks = np.zeros((-(-len(data) // self.step), DIGEST_BYTES), np.uint8)
 
     def write(self, first: int, values: np.ndarray) -> None:
-        """Write consecutive rows, from the first one of a chunk to the last one of a chunk or of all."""
+        """Write consecutive rows, from the start of a chunk to the end of a chunk or of the layer."""
         values = np.ascontiguousarray(values)
         pieces = [values[start : start + self.step] for start in range(0, len(values), self.step)]
         pack = _PACK.get(filters_of(self._data))
@@ -97,7 +104,7 @@ class LayerWriter:
             self.chunks[start // self.step] = np.frombuffer(digest(packed), np.uint8)
 
     def put(self, row: int, packed: bytes, row_digest: np.ndarray) -> None:
-        """Write a row that is a chunk of its own as another file has it packed."""
+        """Write a row that is a whole chunk, as compressed in another file."""
         self._data.id.write_direct_chunk(self._corner(row), packed)
         self.rows[row] = row_digest
         self.chunks[row] = np.frombuffer(digest(packed), np.uint8)
@@ -107,7 +114,7 @@ class LayerWriter:
 
 
 def _pack(step: int, pack: Callable[[bytes], bytes] | None, values: np.ndarray) -> tuple[np.ndarray, bytes | None]:
-    """Return the digest of each row, and a chunk of them; the last chunk of a layer is filled up with zeros."""
+    """Return the digest of each row, and their chunk, compressed; a layer's last chunk is padded with zeros."""
     rows = np.frombuffer(b"".join(digest(row) for row in values), np.uint8).reshape(-1, DIGEST_BYTES)
     if pack is None:
         return rows, None
@@ -115,16 +122,16 @@ def _pack(step: int, pack: Callable[[bytes], bytes] | None, values: np.ndarray) 
 
 
 class LayerReader:
-    """One layer in one file, for reading; threads may share it.
+    """Reads one layer of one file; thread-safe.
 
     Parameters
     ----------
     data : h5py.Dataset
         Not a virtual one.
     path : Path
-        Of its file.
+        Its file.
     chunk_digests : ndarray of shape (n_chunks, 16), uint8, optional
-        What the chunks' bytes must hash to; format 1 has none.
+        Digests of the chunks' stored bytes; None for format 1.
 
     Attributes
     ----------
@@ -134,7 +141,7 @@ class LayerReader:
     Raises
     ------
     StoreError
-        If chunks are packed in a way that no store has.
+        If the chunks are not as a store has them.
     """
 
     def __init__(self, data: h5py.Dataset, path: Path, chunk_digests: np.ndarray | None):
@@ -149,7 +156,7 @@ class LayerReader:
         self._digests = None if chunk_digests is None else chunk_digests.tobytes()
         self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self._handle)
-        # HDF5 unpacks what only it can, and what has no digest but the checksum in its own filters.
+        # HDF5 reads chunks that only it can decompress, and those of format 1, whose checksum is one of its filters.
         self._data = None
         if self._digests is None or self._filters not in _PACK:
             file = h5py.File(path, "r", locking=False)
@@ -157,12 +164,12 @@ class LayerReader:
             self._data = file[data.name]
 
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Read some rows, in their order, into an array of this or another number type.
+        """Read the given rows into an array of this or another number type.
 
         Raises
         ------
         OSError, ValueError
-            If they are damaged.
+            If a chunk is damaged.
         """
         if not len(rows):
             return
@@ -180,13 +187,13 @@ class LayerReader:
             out[first:last] = values[0] if self._step == 1 else values[within[first:last]]
 
     def read_all(self) -> np.ndarray:
-        """Return all rows, as they are stored."""
+        """Return all rows, in the stored number type."""
         values = np.empty((self._length, *self.row_shape), self.dtype)
         self.read(np.arange(self._length), values)
         return values
 
     def packed(self, number: int) -> bytes:
-        """Return the bytes of a chunk as they lie in the file; raise ValueError if they are not those that were written."""
+        """Return the stored bytes of a chunk; raise ValueError if they do not match their digest."""
         data = _read_at(self._handle, self._sizes[number], self._offsets[number])
         if self._digests is not None:
             place = number * DIGEST_BYTES
@@ -195,7 +202,7 @@ class LayerReader:
         return data
 
     def is_packed_as(self, data: h5py.Dataset) -> bool:
-        """Tell whether rows are chunks of their own here and in another dataset, packed the same way."""
+        """Return whether each row is a whole chunk here and in another dataset, compressed the same way."""
         return self._digests is not None and self._step == data.chunks[0] == 1 and self._filters == filters_of(data)
 
     def _unpack(self, number: int) -> np.ndarray:
@@ -215,7 +222,7 @@ class LayerReader:
 
 
 def _find_chunks(data: h5py.Dataset) -> tuple[list[int], list[int]]:
-    """Return where each chunk begins in the file, and its bytes."""
+    """Return the offset in the file and the size of each chunk, in bytes."""
     if not data.size:
         return [], []
     count, largest = -(-len(data) // data.chunks[0]), 0
@@ -229,11 +236,11 @@ def _find_chunks(data: h5py.Dataset) -> tuple[list[int], list[int]]:
             offsets[number], sizes[number] = chunk.byte_offset, chunk.size
 
     data.id.chunk_iter(note)
-    # Deflate adds at most 5 bytes to each 16 kB that it cannot make smaller (RFC 1951), LZ4 and Zstd less than 1 %.
+    # Deflate adds at most 5 bytes to each 16 kB that it cannot compress (RFC 1951), LZ4 and Zstd less than 1 %.
     largest = int(data.chunks[0] * np.prod(data.shape[1:]) * data.dtype.itemsize * 1.02) + 256
     wrong = [number for number, size in enumerate(sizes) if not 0 < size <= largest]
     if wrong:
-        raise StoreError(f"{data.file.filename} has chunks in {data.name} that no store has; they are not read.")
+        raise StoreError(f"{data.file.filename} has chunks in {data.name} that no store has. Do not use this file.")
     return offsets, sizes
 
 
@@ -241,7 +248,7 @@ _lock = threading.Lock()
 
 
 def _read_at(handle: int, size: int, offset: int) -> bytes:
-    """Return bytes of a file without moving where others read; on Windows one at a time."""
+    """Return bytes of a file without moving its position for other threads."""
     if hasattr(os, "pread"):
         data = os.pread(handle, size, offset)
     else:
@@ -254,19 +261,19 @@ def _read_at(handle: int, size: int, offset: int) -> bytes:
 
 
 def stretches(numbers: np.ndarray, step: int = 1) -> Iterator[tuple[int, int]]:
-    """Yield (first, last) of each stretch in which numbers, at least one, count up by one; or, with a step of 0, are the same."""
+    """Yield (first, end) of each run in which numbers increase by `step`; `end` is exclusive, and there is at least one number."""
     edges = (np.flatnonzero(np.diff(numbers) != step) + 1).tolist()
     yield from zip([0, *edges], [*edges, len(numbers)], strict=True)
 
 
 def spans(count: int, row_bytes: int) -> list[slice]:
-    """Return slices of so many rows, a size that threads read well and such that no thread is idle."""
+    """Return slices of `count` rows, large enough to be read efficiently and small enough to keep all threads busy."""
     step = max(1, min(-(-count // cores()), _SPAN_BYTES // max(1, row_bytes)))
     return [slice(first, min(first + step, count)) for first in range(0, count, step)]
 
 
 def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield what a function returns for each item, in their order, computed by one thread per core."""
+    """Yield the result of a function for each item, in order, computed by one thread per core."""
     items = list(items)
     if len(items) < 2 or cores() < 2:
         yield from map(function, items)
@@ -276,5 +283,5 @@ def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 @functools.lru_cache(maxsize=1)
 def _threads(process: int) -> ThreadPoolExecutor:
-    """Return this process's threads; a forked child has none of its parent's."""
+    """Return the threads of this process; a forked child has none of its parent's."""
     return ThreadPoolExecutor(cores(), thread_name_prefix="cached-features-store")

@@ -31,7 +31,7 @@ def open_part(path: Path) -> h5py.File:
     part = h5py.File(path, "r", locking=False)
     try:
         check_own_values(part, path)
-        check_attributes(part, path)
+        check_attributes(part, path, f"Delete it and run the same command: rm {path}")
     except BaseException:
         part.close()
         raise

@@ -44,7 +44,7 @@ from .schema import (
 from .writer_lock import one_writer
 
 LAYOUTS = ("file", "parts")
-_BLOCK_BYTES = 32 << 20  # of values that are packed again at once
+_BLOCK_BYTES = 32 << 20  # bytes of values recompressed at once
 Key = tuple[bytes, int]  # SHA-256 of an image file's bytes, number of a view
 
 
@@ -80,7 +80,7 @@ class Parts:
         self.folder = parts_folder(path)
         self.places: dict[Key, tuple[Path, int]] = {}
         self.skipped: dict[bytes, str] = {}
-        self._outdated: set[Path] = set()  # parts of an earlier format, or packed otherwise than is asked for
+        self._outdated: set[Path] = set()  # parts of an earlier format or another compression
         for told in self.folder.glob("run-*"):
             told.unlink(missing_ok=True)  # stops workers of a killed client from adding parts
         self._sweep()
@@ -198,7 +198,7 @@ class Parts:
                 part.unlink(missing_ok=True)
 
     def _modern(self, places: Sequence[tuple[Path, int]]) -> list[tuple[Path, int]]:
-        """Return places in parts of today's format and the compression asked for; others are written again beside them."""
+        """Return places in parts of the current format and requested compression; other parts are rewritten first."""
         made: dict[Path, Path] = {}
         for path in dict.fromkeys(path for path, _ in places):
             made[path] = path
@@ -253,12 +253,12 @@ def write_part(
 
 
 def upgrade(path: Path) -> None:
-    """Write a store of an earlier format again in today's, with the same values; nothing is computed.
+    """Rewrite a store of an earlier format in the current one, with the same values; nothing is computed.
 
     Raises
     ------
     StoreError
-        If it is not there, damaged, or being written; or if the disk is full or fails.
+        If it does not exist, is damaged or being written, or the disk is full or fails.
     """
     with one_writer(parts_folder(path)):
         with FeatureStore(path) as store:
@@ -292,7 +292,7 @@ Digests = dict[str, tuple[np.ndarray, ...]]  # layer → digests of its rows, an
 
 
 def _copy(file: h5py.File, places: Sequence[tuple[Path, int]]) -> Digests:
-    """Copy each row from its place: as it is packed where that is a chunk of its own, else unpacked and packed again."""
+    """Copy each row from its place; rows that are whole chunks, compressed the same way, are copied without decompression."""
     files, made = PartFiles(open_part), Digests()
     paths = list(dict.fromkeys(path for path, _ in places))
     numbers = {path: number for number, path in enumerate(paths)}
@@ -321,7 +321,7 @@ def _copy(file: h5py.File, places: Sequence[tuple[Path, int]]) -> Digests:
 
 
 def _gather_digests(places: Sequence[tuple[Path, int]], layers: Sequence[str]) -> Digests:
-    """Return the digests of rows that stay in parts."""
+    """Return the digests of rows that stay in their parts."""
     paths = dict.fromkeys(path for path, _ in places)
     held = {(path, layer): _row_digests(path, layer) for path in paths for layer in layers}
     return {layer: (np.stack([held[path, layer][row] for path, row in places]),) for layer in layers}

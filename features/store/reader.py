@@ -99,12 +99,10 @@ class FeatureStore:
             raise StoreError(f"{self.path} is incomplete: it has {len(self.rows)} rows, but {lengths}. {REMEDY}")
         kinds = self.provenance.get("kinds", {})
         self.kinds = {name: kinds.get(name) or kind_of(shape) for name, shape in self.layers.items()}
-        # Located now, so that a forked process need not call HDF5.
-        self._readers = {name: self._open_layer(name) for name in self.layers}
-
-    def _open_layer(self, name: str) -> LayerReader | IndexedLayer:
-        data = self.dataset(name)
-        return self._index.layer(data) if data.is_virtual else read_layer(self._file, name, self.path)
+        # Chunks are located now, so that a forked process need not call HDF5; those of parts when they are opened.
+        self._readers: dict[str, LayerReader | IndexedLayer] = {}
+        if not self.parts:
+            self._readers |= {name: read_layer(self._file, name, self.path) for name in self.layers}
 
     def _damaged(self, error: Exception) -> StoreError:
         return StoreError(f"{self.path} cannot be read as a feature store ({error}). {REMEDY}")
@@ -125,7 +123,7 @@ class FeatureStore:
 
     @functools.cached_property
     def row_digests(self) -> dict[str, np.ndarray]:
-        """Digest of each row's values by layer, (n_rows, 16), uint8; format 1 has none.
+        """Layer → digest of each row's values, (n_rows, 16), uint8; empty for format 1.
 
         Raises
         ------
@@ -153,7 +151,7 @@ class FeatureStore:
         self._file.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let a process that is spawned open the file itself."""
+        """Support pickling: the other process opens the file itself."""
         return FeatureStore, (self.path,)
 
     def dataset(self, layer: str) -> h5py.Dataset:
@@ -241,12 +239,12 @@ class FeatureStore:
         return X
 
     def check(self, layer: str, rows: np.ndarray) -> None:
-        """Read some rows, given by their numbers, and compare them with their digests.
+        """Read the given rows and compare them with their digests.
 
         Raises
         ------
         StoreError
-            If one is damaged.
+            If a row is damaged.
         """
         reader, rows = self._reader(layer), self._numbers(rows)
         held = self.row_digests.get(layer)
@@ -261,7 +259,7 @@ class FeatureStore:
         self._run(layer, compare, spans(len(rows), _row_bytes(reader)))
 
     def _run(self, layer: str, read: Callable[[slice], None], some: list[slice]) -> None:
-        """Read in threads; damage is a StoreError."""
+        """Read spans in threads; raise StoreError if values are damaged."""
         try:
             for _ in in_threads(read, some):
                 pass
@@ -271,7 +269,10 @@ class FeatureStore:
 
     def _reader(self, layer: str) -> LayerReader | IndexedLayer:
         if layer not in self._readers:
-            self.dataset(layer)  # says which there are, or that the store is closed
+            data = self.dataset(layer)
+            self._readers[layer] = (
+                self._index.layer(data) if data.is_virtual else read_layer(self._file, layer, self.path)
+            )
         return self._readers[layer]
 
     def _numbers(self, rows: np.ndarray | None) -> np.ndarray:

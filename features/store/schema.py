@@ -137,19 +137,19 @@ def create(file: h5py.File, layers: Mapping[str, Sequence[int]], made: Provenanc
 
 
 def _write_kind(data: h5py.Dataset, made: Provenance) -> None:
-    """Say what a layer's rows are, for other programs; of a fixed length, and so under HDF5's own checksum."""
+    """Record the kind of a layer for other programs; a string of fixed length, so that HDF5's own checksum covers it."""
     data.attrs["kind"] = np.bytes_(made.kinds[data.name.removeprefix("/features/")])
 
 
 def write_digests(file: h5py.File, layer: str, rows: np.ndarray, chunks: np.ndarray | None = None) -> None:
-    """Write the digests of a layer's rows, and of the chunks that are in this file."""
+    """Write the digests of a layer's rows, and of its chunks if they are in this file."""
     file[f"digests/rows/{layer}"] = rows
     if chunks is not None:
         file[f"digests/chunks/{layer}"] = chunks
 
 
 def write_layer(file: h5py.File, layer: str, values: np.ndarray) -> np.ndarray:
-    """Write all values of a layer that `create` made, and return the digests of its rows."""
+    """Write all values of a layer that `create` made; return the digests of its rows, (n_rows, 16), uint8."""
     writer = LayerWriter(file["features"][layer])
     writer.write(0, values)
     write_digests(file, layer, writer.rows, writer.chunks)
@@ -157,12 +157,12 @@ def write_layer(file: h5py.File, layer: str, values: np.ndarray) -> np.ndarray:
 
 
 def digest_values(rows: Mapping[str, np.ndarray], layers: Sequence[str]) -> str:
-    """Return the digest of all values of a store from those of its layers' rows, (n_rows, 16), uint8; as hexadecimal."""
+    """Return the digest of all values of a store, hexadecimal, from layer → digests of its rows, (n_rows, 16), uint8."""
     return digest(b"".join(rows[layer].tobytes() for layer in layers)).hex()
 
 
 def read_layer(file: h5py.File, layer: str, path: Path) -> LayerReader:
-    """Return a layer of this file for reading; damage there raises ValueError or StoreError."""
+    """Return a reader of a layer of this file; raise ValueError or StoreError if it is damaged."""
     digests = read_table(file, f"digests/chunks/{layer}") if is_modern(file) else None
     return LayerReader(file["features"][layer], path, digests)
 
@@ -262,18 +262,20 @@ def write_attributes(file: h5py.File, provenance: Mapping[str, Any]) -> None:
     file.attrs["sha256"] = digest_attributes(file)
 
 
-def check_attributes(file: h5py.File, path: Path) -> None:
-    """Raise StoreError unless a file is a store or a part of one, of a format that is read, and its attributes are whole."""
+def check_attributes(file: h5py.File, path: Path, remedy: str = REMEDY) -> None:
+    """Raise StoreError unless a file is a store or a part of one, in a supported format, with intact attributes."""
     attributes = file.attrs
     if attributes.get("format") != FORMAT:
-        raise StoreError(f"{path} is an HDF5 file, but no feature store. Make one: {command('extract', data='SOURCE')}")
+        raise StoreError(
+            f"{path} is an HDF5 file, but not a feature store. Create one: {command('extract', data='SOURCE')}"
+        )
     if attributes["format_version"] not in _VERSIONS:
         raise StoreError(
             f"{path} has format version {attributes['format_version']}; this program reads "
             f"{' and '.join(map(str, _VERSIONS))}. Update it: pip install --upgrade cached-features"
         )
     if attributes["sha256"] != digest_attributes(file):
-        raise StoreError(f"{path} is damaged: its attributes do not match their checksum. {REMEDY}")
+        raise StoreError(f"{path} is damaged: its attributes do not match their checksum. {remedy}")
 
 
 def digest_attributes(file: h5py.File) -> str:
@@ -284,7 +286,7 @@ def digest_attributes(file: h5py.File) -> str:
 
 
 def read_table(file: h5py.File, name: str) -> np.ndarray:
-    """Return the values of a dataset that holds no features; raise ValueError if they do not match their digest."""
+    """Return all values of a dataset other than features; raise ValueError if they do not match their digest."""
     values: np.ndarray = file[name][()]
     if is_modern(file) and json.loads(file.attrs["digests"])[name] != digest(_bytes(values)).hex():
         raise ValueError(f"{name} does not match its digest")
@@ -292,7 +294,7 @@ def read_table(file: h5py.File, name: str) -> np.ndarray:
 
 
 def is_modern(file: h5py.File) -> bool:
-    """Tell whether a file has digests, as all have since format 2."""
+    """Return whether a file has digests, as all files have since format 2."""
     return bool(file.attrs["format_version"] > 1)
 
 
