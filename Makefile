@@ -21,7 +21,7 @@ PIPELINE := $(BIN)/python -m pipeline
 RUNS = runs/$(basename $(notdir $(STORE)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare predict export probe report lecture layers inspect verify bench bench-heads bench-growth bench-cluster test test-oldest coverage lint format pins clean
+.PHONY: help setup demo extract train-head compare predict export probe report lecture layers inspect verify bench bench-heads bench-store bench-growth bench-cluster test test-oldest coverage lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -81,6 +81,9 @@ bench: $(BIN)/.ready  ## images/s of the pass beside what people do now, alterna
 bench-heads: $(BIN)/.ready  ## seconds of an experiment and of searches on STORE, beside Keras' and scikit-learn's own
 	$(BIN)/python tests/bench/experiment.py --store '$(STORE)'
 	$(BIN)/python tests/bench/heads.py --store '$(STORE)'
+
+bench-store: $(BIN)/.ready  ## size and reading of STORE by compression, beside h5py and np.load
+	$(BIN)/python tests/bench/storage.py --store '$(STORE)' $(OPTIONS)
 
 bench-growth: $(BIN)/.ready  ## time and memory of the pass as images get more and larger
 	$(BIN)/python tests/bench/growth.py $(OPTIONS)

@@ -21,6 +21,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .extraction.cost import plan_cost
     from .extraction.run import extract
+    from .store.parts import upgrade_store
     from .store.reader import FeatureStore
     from .transformer import ConvFeatures
 
@@ -39,12 +40,14 @@ __all__ = [
     "__version__",
     "extract",
     "plan_cost",
+    "upgrade_store",
 ]
 _WHERE = {
     "ConvFeatures": "transformer",
     "FeatureStore": "store.reader",
     "extract": "extraction.run",
     "plan_cost": "extraction.cost",
+    "upgrade_store": "store.parts",
 }
 
 

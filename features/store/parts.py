@@ -252,20 +252,26 @@ def write_part(
     return part
 
 
-def upgrade(path: Path) -> None:
+def upgrade_store(path: str | Path) -> bool:
     """Rewrite a store of an earlier format in the current one, with the same values; nothing is computed.
+
+    Returns
+    -------
+    upgraded : bool
+        False if the store already has the current format; it is left as it is.
 
     Raises
     ------
     StoreError
         If it does not exist, is damaged or being written, or the disk is full or fails.
     """
-    with one_writer(parts_folder(path)):
-        with FeatureStore(path) as store:
-            rows, skipped, layout = store.rows, store.skipped, "parts" if store.parts else "file"
-            compression = "gzip" if store.format_version == 1 else store.made.compression
-            made = replace(store.made, kinds=store.kinds, compression=compression)
-        Parts(path, made).commit(rows, skipped, layout)
+    path = Path(path)
+    with one_writer(parts_folder(path)), FeatureStore(path) as store:
+        if store.format_version == FORMAT_VERSION:
+            return False
+        made = replace(store.made, kinds=store.kinds, compression="gzip")
+        Parts(path, made).commit(store.rows, store.skipped, "parts" if store.parts else "file")
+    return True
 
 
 def held_provenance(path: Path) -> Provenance | None:

@@ -208,18 +208,22 @@ def _verify(store: str, **options: Any) -> tuple[dict[str, Any], str]:
     return {"store": store, "checks": [asdict(check) for check in checks]}, f"{store} is sound"
 
 
-def _inspect(store: str) -> tuple[dict[str, Any], str]:
+def _inspect(store: str, upgrade: bool = False) -> tuple[dict[str, Any], str]:
+    import features
     from features.store.reader import FeatureStore
 
+    if upgrade and not features.upgrade_store(store):
+        log.info(f"format   {store} has the current format already; nothing to do")
     with FeatureStore(store) as opened:
         described = opened.describe()
     log.info(f"next     {command('compare', store=store)}")
     held, rows = described["provenance"], described["rows"]
     lines = [
-        f"store    {store}: {sum(sum(each.values()) for each in rows.values())} rows, {described['bytes'] / 1e6:.1f} MB"
+        f"store    {store}: {sum(sum(each.values()) for each in rows.values())} rows, {described['bytes'] / 1e6:.1f} MB, "
+        f"format {described['format_version']}, compression {held['compression']}"
     ]
     for name, layer in described["layers"].items():
-        lines.append(f"layer    {name}: {'x'.join(map(str, layer['shape']))} {layer['dtype']}")
+        lines.append(f"layer    {name}: {'x'.join(map(str, layer['shape']))} {layer['dtype']}, {layer['kind']}")
     for split, classes in rows.items():
         lines.append(
             f"{split:<8} {sum(classes.values())}: " + ", ".join(f"{name} {count}" for name, count in classes.items())

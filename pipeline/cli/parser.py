@@ -120,7 +120,8 @@ COMMANDS = (
     ),
     Command(
         "inspect", "show what a store holds", "inspect cache/elpv-vgg16.h5",
-        (_argument("store", "a feature store", "STORE.h5"),),
+        (_argument("store", "a feature store", "STORE.h5"),
+         _argument("--upgrade", "first rewrite a store of an earlier format in the current one", action="store_true")),
     ),
     Command(
         "verify", "check a store: its checksums, its source, and some recomputed rows",

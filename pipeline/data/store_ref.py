@@ -58,8 +58,12 @@ def _open(path: str, *file: int) -> tuple[FeatureStore, str]:
 
 
 def digest_rows(store: FeatureStore, rows: Rows) -> str:
-    """Return a hash of everything in a store that affects a fit; its fingerprint stands for the feature values."""
+    """Return a hash of everything in a store that affects a fit: how features were made, their values, and rows.
+
+    A store of format 1 has no digest of its values; there the fingerprint alone stands for them.
+    """
     held = hashlib.sha256(store.provenance["fingerprint"].encode())
+    held.update(str(store.provenance.get("values")).encode())
     held.update("\0".join(rows.class_names).encode())
     for column in (rows.sha256, rows.labels, rows.strata):
         held.update(np.ascontiguousarray(column).tobytes())

@@ -145,8 +145,23 @@ for line in sys.stdin:
 """
 
 
-def flip_outcomes(path, times, seed):
-    """Flip single bits of a store and count how each showed: reported, harmless, silent or crashed."""
+def flip_bit(data, generator):
+    """Flip one bit at a random place."""
+    where = generator.randrange(len(data) * 8)
+    data[where // 8] ^= 1 << where % 8
+    return f"bit {where}"
+
+
+def overwrite(data, generator):
+    """Overwrite a random stretch with zeros or with ones, as a hole in a file or an erased block of flash memory."""
+    where, length = generator.randrange(len(data)), generator.choice((2, 16, 512, 4096))
+    value = generator.choice((0, 255))
+    data[where : where + length] = bytes([value]) * len(data[where : where + length])
+    return f"{length} bytes of {value} at {where}"
+
+
+def outcomes_of(path, harm, times, seed):
+    """Harm copies of a store and count how each showed: reported, harmless, silent or crashed."""
     import pickle
 
     from conftest import contents
@@ -171,28 +186,32 @@ def flip_outcomes(path, times, seed):
 
     outcomes, judge = Counter(silent=0, crashed=0), start()
     for _ in range(times):
-        changed, where = bytearray(data), generator.randrange(len(data) * 8)
-        changed[where // 8] ^= 1 << where % 8
+        changed = bytearray(data)
+        what = harm(changed, generator)
         damaged.write_bytes(changed)
         judge.stdin.write(f"{damaged}\n")
         judge.stdin.flush()
         answer = judge.stdout.readline().strip()
         outcomes[answer or "crashed"] += 1
         if not answer:
-            print(f"crashed at bit {where}", file=sys.stderr)
+            print(f"crashed by {what}", file=sys.stderr)
             judge.communicate()
             judge = start()
         elif answer == "silent":
-            print(f"silent at bit {where}", file=sys.stderr)
+            print(f"silent by {what}", file=sys.stderr)
     judge.communicate()
     return outcomes
 
 
 def flips(place, times, real):
-    """Flip single bits at random places of a finished store."""
-    data = make_images(place / "images", 60)
-    assert finish(child(data, place / "s.h5", image_size=32))[0] == 0
-    return dict(flip_outcomes(place / "s.h5", times, seed=0))
+    """Flip single bits, and overwrite stretches with zeros or ones, at random places of finished stores."""
+    data, found = make_images(place / "images", 60), {}
+    for compression in ("gzip", "none"):
+        path = place / f"{compression}.h5"
+        assert finish(child(data, path, image_size=32, compression=compression))[0] == 0
+        for harm in (flip_bit, overwrite):
+            found[f"{compression}, {harm.__name__}"] = dict(outcomes_of(path, harm, times, seed=0))
+    return found
 
 
 def disk(place, times, real):
@@ -270,56 +289,7 @@ def readers(place, times, real):
     return {"reads": sum(reads.values()), "sizes seen": len(reads), "torn rows": len(wrong)}
 
 
-def speed(place, times, real):
-    """Measure size and reading of a store of real VGG16 maps (--store), beside no compression and numpy's file."""
-    from features.store.reader import FeatureStore
-
-    report, generator = {}, np.random.default_rng(0)
-    with FeatureStore(real) as store:
-        layer = list(store.layers)[-1]
-        values = store.dataset(layer)[:]
-    np.save(place / "values.npy", values)
-    from features.store import schema
-
-    for name in schema.COMPRESSION:
-        with h5py.File(place / f"{name}.h5", "w", libver=("v110", "v110")) as file:
-            schema.create(file, {"x": values.shape[1:]}, str(values.dtype), len(values), name)
-            file["features/x"][:] = values
-
-    def timed(read, size):
-        start = time.perf_counter()
-        read()
-        return size / 1e6 / (time.perf_counter() - start)
-
-    def random_batches(data):
-        with FeatureStore(real) as store:
-            for _ in range(40):
-                for _ in store.blocks(data, generator.integers(0, len(values), 32)):
-                    pass
-
-    def scan(data):
-        with FeatureStore(real) as store:
-            for _ in store.blocks(data, np.arange(len(values))):
-                pass
-
-    rates = {}
-    for _ in range(times):
-        for name in schema.COMPRESSION:
-            with h5py.File(place / f"{name}.h5") as file:
-                rates.setdefault((name, "scan"), []).append(timed(lambda: scan(file["features/x"]), values.nbytes))
-                batch = 40 * 32 * values[0].nbytes
-                rates.setdefault((name, "random"), []).append(timed(lambda: random_batches(file["features/x"]), batch))
-        rates.setdefault(("np.load", "scan"), []).append(timed(lambda: np.load(place / "values.npy"), values.nbytes))
-    for (name, what), found in rates.items():
-        report.setdefault(name, {})[f"{what} MB/s"] = [
-            round(rate) for rate in sorted(found)[:: max(1, len(found) // 2)]
-        ]
-    for name in schema.COMPRESSION:
-        report[name]["smaller"] = round(values.nbytes / (place / f"{name}.h5").stat().st_size, 2)
-    return report
-
-
-TRIALS = {trial.__name__: trial for trial in (kills, flips, disk, memory, readers, speed)}
+TRIALS = {trial.__name__: trial for trial in (kills, flips, disk, memory, readers)}
 
 
 def main():

@@ -17,7 +17,7 @@ from conftest import assert_same_stores, draw, draw_tree
 from features import FeatureStore, extract
 from features.extraction.verification import verify
 from features.safefiles.hdf5 import filters_of
-from features.store.parts import upgrade
+from features.store.parts import upgrade_store
 from features.store.schema import digest_attributes
 
 FORMATS = Path(__file__).with_name("formats")
@@ -61,7 +61,7 @@ def old(tmp_path, request):
 
 @pytest.mark.parametrize("old", [name for name in VALUES if name < "format2"], indirect=True)
 def test_upgrading_keeps_all_values_and_computes_nothing(old, said):
-    upgrade(old)
+    assert upgrade_store(old) and not upgrade_store(old)
     with FeatureStore(old) as store:
         assert store.format_version == 2 and store.made.compression == "gzip"
     assert hashes(old) == VALUES[old.name] and verify(old, rows=0)[0].held
