@@ -332,10 +332,10 @@ def test_hostile_folder_end_to_end(shared, tmp_path, stand_in, monkeypatch):
 
 def test_one_flip_anywhere_is_reported_or_harmless(tree, tmp_path, stand_in):
     """A small sample of what tests/torture/store.py does a thousand times."""
-    from torture.store import outcomes_of
+    from torture.store import flip_bit, outcomes_of
 
     run(draw_tree(tmp_path / "few", {"train": 2, "val": 1, "test": 1}), tmp_path / "s.h5")
-    outcomes = outcomes_of(tmp_path / "s.h5", 60, seed=1)
+    outcomes = outcomes_of(tmp_path / "s.h5", flip_bit, 60, seed=1)
     assert outcomes["silent"] == 0 and outcomes["crashed"] == 0 and outcomes["reported"] > 20, outcomes
 
 
