@@ -10,7 +10,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
@@ -127,9 +127,9 @@ class LayerReader:
     Parameters
     ----------
     data : h5py.Dataset
-        Not a virtual one.
+        Not a virtual one. If `uses_hdf5`, its file must stay open as long as this is used.
     path : Path
-        Its file.
+        Its file, for messages.
     chunk_digests : ndarray of shape (n_chunks, 16), uint8, optional
         Digests of the chunks' stored bytes; None for format 1.
 
@@ -137,6 +137,8 @@ class LayerReader:
     ----------
     row_shape : tuple of int
     dtype : numpy.dtype
+    uses_hdf5 : bool
+        Whether HDF5 reads the chunks: those that only it can decompress, and those of format 1, whose checksum is a filter.
 
     Raises
     ------
@@ -154,14 +156,11 @@ class LayerReader:
                 _import_plugin(_PLUGINS[code])
         self._offsets, self._sizes = _find_chunks(data)
         self._digests = None if chunk_digests is None else chunk_digests.tobytes()
-        self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self.uses_hdf5 = self._digests is None or self._filters not in _PACK
+        self._data = data if self.uses_hdf5 else None
+        # HDF5's own handle: by now, another file may have the name.
+        self._handle = os.dup(data.file.id.get_vfd_handle())
         weakref.finalize(self, os.close, self._handle)
-        # HDF5 reads chunks that only it can decompress, and those of format 1, whose checksum is one of its filters.
-        self._data = None
-        if self._digests is None or self._filters not in _PACK:
-            file = h5py.File(path, "r", locking=False)
-            weakref.finalize(self, file.close)
-            self._data = file[data.name]
 
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
         """Read the given rows into an array of this or another number type.
@@ -225,7 +224,9 @@ def _find_chunks(data: h5py.Dataset) -> tuple[list[int], list[int]]:
     """Return the offset in the file and the size of each chunk, in bytes."""
     if not data.size:
         return [], []
-    count, largest = -(-len(data) // data.chunks[0]), 0
+    if data.chunks is None or data.chunks[1:] != data.shape[1:]:
+        raise _not_ours(data)
+    count = -(-len(data) // data.chunks[0])
     offsets, sizes = [0] * count, [0] * count
 
     def note(chunk: Any) -> None:
@@ -238,10 +239,13 @@ def _find_chunks(data: h5py.Dataset) -> tuple[list[int], list[int]]:
     data.id.chunk_iter(note)
     # Deflate adds at most 5 bytes to each 16 kB that it cannot compress (RFC 1951), LZ4 and Zstd less than 1 %.
     largest = int(data.chunks[0] * np.prod(data.shape[1:]) * data.dtype.itemsize * 1.02) + 256
-    wrong = [number for number, size in enumerate(sizes) if not 0 < size <= largest]
-    if wrong:
-        raise StoreError(f"{data.file.filename} has chunks in {data.name} that no store has. Do not use this file.")
+    if not all(0 < size <= largest for size in sizes):
+        raise _not_ours(data)
     return offsets, sizes
+
+
+def _not_ours(data: h5py.Dataset) -> StoreError:
+    return StoreError(f"{data.file.filename} has chunks in {data.name} that no store has. Do not use this file.")
 
 
 _lock = threading.Lock()
@@ -268,20 +272,17 @@ def stretches(numbers: np.ndarray, step: int = 1) -> Iterator[tuple[int, int]]:
 
 def spans(count: int, row_bytes: int) -> list[slice]:
     """Return slices of `count` rows, large enough to be read efficiently and small enough to keep all threads busy."""
-    step = max(1, min(-(-count // cores()), _SPAN_BYTES // max(1, row_bytes)))
+    step = max(1, min(-(-count // _pool(os.getpid())[0]), _SPAN_BYTES // max(1, row_bytes)))
     return [slice(first, min(first + step, count)) for first in range(0, count, step)]
 
 
-def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """Yield the result of a function for each item, in order, computed by one thread per core."""
-    items = list(items)
-    if len(items) < 2 or cores() < 2:
-        yield from map(function, items)
-    else:
-        yield from _threads(os.getpid()).map(function, items)
+    count, threads = _pool(os.getpid())
+    yield from map(function, items) if min(count, len(items)) < 2 else threads.map(function, items)
 
 
 @functools.lru_cache(maxsize=1)
-def _threads(process: int) -> ThreadPoolExecutor:
-    """Return the threads of this process; a forked child has none of its parent's."""
-    return ThreadPoolExecutor(cores(), thread_name_prefix="cached-features-store")
+def _pool(process: int) -> tuple[int, ThreadPoolExecutor]:
+    """Return the number of threads, and the threads, of this process; a forked child has none of its parent's."""
+    return cores(), ThreadPoolExecutor(cores(), thread_name_prefix="cached-features-store")

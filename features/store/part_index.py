@@ -7,6 +7,7 @@ part is missing or too many files are open. Here each part is opened, checked an
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -64,8 +65,9 @@ class PartFiles:
             if (path, layer) not in self._open:
                 while len(self._open) >= _OPEN_FILES:
                     self._open.pop(next(iter(self._open)))
-                with self._open_file(path) as file:
-                    self._open[path, layer] = read_layer(file, layer, path)
+                file = self._open_file(path)
+                reader = self._open[path, layer] = read_layer(file, layer, path)
+                weakref.finalize(reader, file.close) if reader.uses_hdf5 else file.close()
             return self._open[path, layer]
 
     def read(self, layer: str, paths: Sequence[Path], of: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:

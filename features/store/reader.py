@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from ..errors import CachedFeaturesError, RequestError, StoreError, command, must_be_one_of, option
-from ..pooling import check_pool, kind_of, pool_maps, pooled_shape
+from ..pooling import KINDS, check_pool, kind_of, pool_maps, pooled_shape
 from ..runtime.machine import memory_limit
 from ..safefiles.hdf5 import check_own_values
 from ..safefiles.json_files import parse_json
@@ -73,7 +73,7 @@ class FeatureStore:
             raise self._damaged(error) from error
         try:
             self._load()
-        except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
+        except (AttributeError, KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
             self._file.close()
             raise self._damaged(error) from error
         except CachedFeaturesError:
@@ -97,8 +97,10 @@ class FeatureStore:
         lengths = {name: len(self._file["features"][name]) for name in self.layers}
         if not attributes["complete"] or set(lengths.values()) != {len(self.rows)}:
             raise StoreError(f"{self.path} is incomplete: it has {len(self.rows)} rows, but {lengths}. {REMEDY}")
-        kinds = self.provenance.get("kinds", {})
-        self.kinds = {name: kinds.get(name) or kind_of(shape) for name, shape in self.layers.items()}
+        by_rank = {name: kind_of(shape) for name, shape in self.layers.items()}  # format 1 says no more
+        self.kinds: dict[str, str] = self.provenance.get("kinds") or by_rank
+        if self.kinds.keys() != self.layers.keys() or not set(self.kinds.values()) <= set(KINDS):
+            raise StoreError(f"{self.path} must give the kind of each layer; it says {self.kinds!r:.100}. {REMEDY}")
         # Chunks are located now, so that a forked process need not call HDF5; those of parts when they are opened.
         self._readers: dict[str, LayerReader | IndexedLayer] = {}
         if not self.parts:

@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import h5py
 import numpy as np
 from PIL import Image
 
@@ -298,12 +297,11 @@ def main():
     parser.add_argument("trial", choices=TRIALS)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--real", action="store_true", help="kills: VGG16 instead of the stand-in")
-    parser.add_argument("--store", help="speed: a store of VGG16 maps")
     options = parser.parse_args()
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     with tempfile.TemporaryDirectory() as place:
         start = time.monotonic()
-        seen = TRIALS[options.trial](Path(place), options.times, options.store or options.real)
+        seen = TRIALS[options.trial](Path(place), options.times, options.real)
         print(json.dumps({"trial": options.trial, **seen, "seconds": round(time.monotonic() - start)}))
 
 

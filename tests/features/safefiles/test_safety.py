@@ -372,12 +372,23 @@ def _deep_json(file):
 
 
 def _part_outside(file):
-    file.attrs["parts"] = json.dumps({"../../etc/passwd": 1})
+    file.attrs["parts"] = json.dumps({"../../etc/passwd": [1, "0" * 64]})
+
+
+def _other_chunks(file):
+    values = file["features/last"][:]
+    del file["features/last"]
+    file["features"].create_dataset("last", data=values, chunks=(1, 1, 3, 6), compression="gzip")
+
+
+def _other_kinds(file):
+    told = json.loads(file.attrs["provenance"])
+    file.attrs["provenance"] = json.dumps({**told, "kinds": [["last", "map"]]})
 
 
 EDITS = [
     _external_link, _soft_link, _virtual, _external_storage, _many_rows, _long_texts, _objects, _large_maps, _deep_json,
-    _part_outside,
+    _part_outside, _other_chunks, _other_kinds,
 ]  # fmt: skip
 
 
