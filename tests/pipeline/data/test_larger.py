@@ -140,7 +140,7 @@ def test_what_cannot_do_with_a_part_is_refused_before_work(large, tiny_store, tm
         train_head(large, "knn", out=tmp_path / "r", pool="flatten", memory=MEMORY)
     with pytest.raises(RequestError, match=r"32 rows of 6, and more for products of rows\. Use head=.dense"):
         train_head(tiny_store, "logistic", out=tmp_path / "r", pool="avg", memory=1e-7)
-    with pytest.raises(RequestError, match="memory must hold four rows of 100352 bytes"):
+    with pytest.raises(RequestError, match="memory must hold at least four rows of 100352 bytes"):
         train_head(large, "logistic", out=tmp_path / "r", pool="flatten", memory=MEMORY / 10)
     stored = Stored((50_000, 100_000), lambda rows: None, 10)
     with pytest.raises(
