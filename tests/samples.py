@@ -1,8 +1,36 @@
-"""Made-up features that classes can be told by, and rows of a store for them."""
+"""Made-up features that classes can be told by, rows of a store for them, and the store."""
 
+from dataclasses import replace
+
+import h5py
 import numpy as np
 
+from features.pooling import kind_of
+from features.store import schema
+from features.store.provenance import CPU, Augment, EngineSpec, FeatureSpec, Provenance
 from features.store.schema import Rows
+
+
+def provenance_of(shapes, dtype="float16", compression="gzip"):
+    """Return a provenance, made up but for what it says of the layers: name and shape of a row."""
+    engine = EngineSpec("tensorflow", "2", CPU, "float32")
+    spec = FeatureSpec(
+        "tiny", tuple(shapes), "0" * 64, 16, "bilinear", "imagenet", "none", Augment("none"), dtype, engine
+    )
+    kinds = {layer: kind_of(shape) for layer, shape in shapes.items()}
+    return Provenance(spec, 1, 0, 16, "imagenet", "made up", tuple(shapes), compression=compression, kinds=kinds)
+
+
+def write_store(path, values, rows, made):
+    """Write a store of some values, by layer, digests and all."""
+    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+        schema.create(file, {layer: each.shape[1:] for layer, each in values.items()}, made, len(rows))
+        digests = {layer: schema.write_layer(file, layer, each) for layer, each in values.items()}
+        schema.write_rows(file, rows)
+        schema.write_skipped(file, [])
+        made = replace(made, values=schema.digest_values(digests, list(values)))
+        schema.write_attributes(file, made.to_json())
+    return path
 
 
 def rows_of(y, splits, n_classes):

@@ -21,6 +21,10 @@ from features.extraction.distributed import run as cluster
 from features.extraction.distributed import worker
 from features.images.contents import Content
 from features.store import schema
+from features.store.parts import write_part
+
+sys.path.append(str(Path(__file__).parents[1]))
+from samples import provenance_of
 
 ROUND = """
 import json, sys
@@ -52,16 +56,11 @@ def overhead(place, options):
 def index(place, options):
     """Write a store of many parts, open it, and read rows of it."""
     path, count = place / "s.h5", options.parts
-    provenance = {"layers": ["x"], "dtype": "float16", "compression": "lz4", "fingerprint": "", "views": 1}
-    folder = Path(f"{path}.parts")
+    made, folder, places = provenance_of({"x": (64,)}), Path(f"{path}.parts"), []
     folder.mkdir()
-    places = []
     for number in range(count):
-        part = folder / f"part-{number:06d}.h5"
-        with schema.h5py.File(part, "w", libver=("v110", "v110")) as file:
-            schema.create(file, {"x": (64,)}, "float16", 4, "lz4")
-            file["features/x"][:] = number % 1000
-            file["sha256"] = np.zeros((4, 32), np.uint8)
+        values = np.full((4, 64), number % 1000, np.float16)
+        part = write_part(folder, made, {"x": values}, [(number.to_bytes(32), view) for view in range(4)])
         places += [(part, row) for row in range(4)]
     rows = schema.Rows(
         ("a", "b"), tuple(f"a/{row}.png" for row in range(4 * count)), np.zeros(4 * count, np.int32),
@@ -69,10 +68,10 @@ def index(place, options):
         np.zeros((4 * count, 32), np.uint8),
     )  # fmt: skip
     with schema.h5py.File(path, "w", libver=("v110", "v110")) as file:
-        schema.link(file, {"x": (64,)}, "float16", places, place)
+        schema.link(file, {"x": (64,)}, made, places, place)
         schema.write_rows(file, rows)
         schema.write_skipped(file, [])
-        schema.write_attributes(file, provenance)
+        schema.write_attributes(file, made.to_json())
     opened, read = [], []
     for _ in range(options.rounds):
         start = time.perf_counter()

@@ -8,17 +8,19 @@ All are read into float32, from the page cache, in turns. MB/s are of the values
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from features import FeatureStore
-from features.store import schema
 from features.store.chunks import COMPRESSION
+
+sys.path.append(str(Path(__file__).parents[1]))
+from samples import provenance_of, write_store
 
 BATCH, BATCHES = 32, 60
 
@@ -35,7 +37,8 @@ def main():
             layer = list(store.layers)[-1]
             values = store.read(layer).astype(np.float16).reshape(len(store), *store.layers[layer])
             for compression in COMPRESSION:
-                write(folder / f"{compression}.h5", store, layer, values, compression)
+                made = provenance_of({layer: values.shape[1:]}, compression=compression)
+                write_store(folder / f"{compression}.h5", {layer: values}, store.rows, made)
         np.save(folder / "values.npy", values)
         random = np.random.default_rng(0)
         batches = [random.integers(0, len(values), BATCH) for _ in range(BATCHES)]
@@ -51,18 +54,6 @@ def main():
         smaller = size.get(name.split()[-1], 1.0)
         cells = [f"{smaller:.2f}", spread(scans), spread(busy, 2), spread(batched), spread(over, 2)]
         print(f"| {name} | {' | '.join(cells)} |")
-
-
-def write(path, store, layer, values, compression):
-    """Write a store of one layer's values."""
-    made = replace(store.made, compression=compression, kinds={layer: store.kinds[layer]})
-    made = replace(made, spec=replace(made.spec, layers=(layer,), dtype="float16"))
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
-        schema.create(file, {layer: values.shape[1:]}, made, len(values))
-        digests = schema.write_layer(file, layer, values)
-        schema.write_rows(file, store.rows)
-        schema.write_skipped(file, [])
-        schema.write_attributes(file, replace(made, values=schema.digest_values({layer: digests}, [layer])).to_json())
 
 
 def measure(folder, layer, values, batches, rounds):

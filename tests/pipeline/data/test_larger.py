@@ -3,10 +3,10 @@
 import shutil
 import tracemalloc
 
-import h5py
 import numpy as np
 import pytest
 from machines import Machines
+from samples import provenance_of, write_store
 
 from features import FeatureStore
 from features.errors import RequestError, StoreError
@@ -43,14 +43,7 @@ def large(tmp_path_factory):
     keys = random.integers(0, 256, (ROWS, 32), dtype=np.uint8)
     names = tuple(f"{row}.png" for row in range(ROWS))
     rows = schema.Rows(("a", "b", "c"), names, labels, splits, labels, np.zeros(ROWS, np.uint8), keys)
-    told = {"layers": ["x"], "dtype": "float16", "fingerprint": "", "views": 1, "pool": "none"}
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
-        schema.create(file, {"x": SHAPE}, "float16", ROWS, "lz4")
-        file["features/x"][:] = maps
-        schema.write_rows(file, rows)
-        schema.write_skipped(file, [])
-        schema.write_attributes(file, told)
-    return path
+    return write_store(path, {"x": maps.astype(np.float16)}, rows, provenance_of({"x": SHAPE}))
 
 
 @pytest.fixture(scope="module")
