@@ -127,6 +127,21 @@ def test_plain_readers_need_nothing_of_ours(tmp_path):
     assert hashlib.sha256(found.tobytes()).hexdigest() == LAST
 
 
+def test_a_machine_without_isal_writes_and_reads_the_same_format(tmp_path):
+    code = (
+        "import sys; sys.modules['isal'] = None\n"
+        "import hashlib, shutil, numpy as np, features\n"
+        "from features.store.chunks import deflate\n"
+        "assert deflate.__name__ == 'zlib'\n"
+        "features.upgrade_store(sys.argv[1])\n"
+        "with features.FeatureStore(sys.argv[1]) as store:\n"
+        "    print(hashlib.sha256(store.read().astype(np.float16).tobytes()).hexdigest())"
+    )
+    path = shutil.copy(FORMATS / "format1.h5", tmp_path)
+    made = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == LAST and hashes(path) == VALUES["format1.h5"]
+
+
 def test_processes_that_are_forked_or_spawned_read_the_same(tmp_path):
     with FeatureStore(FORMATS / "format2.h5") as store:
         expected = store.read()
