@@ -32,8 +32,7 @@ def test_rows_are_multiplied(room, rows, k, c, relu):
         flat_a, 7, rows, flat_u, 11, c, k, start.ravel(), 2, k + 3, bias, FLOORS[relu], out.ravel(), k + 5 + 1, k + 5,
         room, 7,
     )  # fmt: skip
-    begin = start.ravel()[2 : 2 + rows * (k + 3)].copy()
-    begin.resize(rows * (k + 3))
+    begin = np.concatenate([start.ravel()[2:], ZEROS[:2]])[: rows * (k + 3)]
     expected = a[:rows] @ u + begin.reshape(rows, k + 3)[:, :k] + bias
     np.testing.assert_array_equal(out[1 : rows + 1, 1 : k + 1], expected.clip(0 if relu else -np.inf, None))
     assert (out[0] == UNTOUCHED).all() and (out[:, 0] == UNTOUCHED).all() and (out[:, k + 1 :] == UNTOUCHED).all()
