@@ -101,7 +101,7 @@ test-oldest: $(BIN)/.ready  ## run the quick tests with the oldest versions that
 	$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct --editable '.[test]'
 	.venv-oldest/bin/python -m pytest -m 'not real'
 
-coverage: $(BIN)/.ready  ## run all tests and tell which lines and branches none of them reaches
+coverage: $(BIN)/.ready  ## run all tests and list the lines and branches that none reaches
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
@@ -117,7 +117,7 @@ format: $(BIN)/.ready  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix features pipeline tests
 	$(BIN)/ruff format features pipeline tests
 
-pins: setup.cfg  ## resolve the newest versions into .ci/constraints.txt, in an environment of their own
+pins: setup.cfg  ## resolve the newest versions into .ci/constraints.txt, in a fresh environment
 	rm -rf .venv && $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	$(BIN)/python -m pip freeze --exclude-editable --exclude setuptools > .ci/constraints.txt

@@ -104,7 +104,7 @@ def images_per_second(names: list[str], frozen: Frozen, batch: np.ndarray) -> di
             if ENGINES[name].precision != "float32":  # in float32 a difference is a bug, which `make_checked` reports
                 _check_parity(name, found, expected)
         except EngineError as error:
-            log.warning(f"{error} It is left out.")
+            log.warning(f"{error} It is skipped.")
         else:
             made[name] = engine
     seconds, start = dict.fromkeys(made, float("inf")), time.perf_counter()

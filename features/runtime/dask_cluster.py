@@ -19,7 +19,7 @@ from .log import log
 from .machine import cores
 from .versions import differences, installed_versions
 
-GO_ON = "What is done is kept: the same command goes on from there."
+GO_ON = "Finished parts are kept: the same command resumes from them."
 _PATIENCE = {"connect": 10.0, "first-worker": 30.0, "look": 2.0, "no-worker": 60.0}
 
 
@@ -114,7 +114,7 @@ def _hear(address: str) -> None:
 
 
 def settle_unfit(bad: dict[str, str], fit: int, skip: bool) -> set[str]:
-    """Raise ClusterError if there are unfit workers, {address: why}; where others are fit, they may be left out, by name.
+    """Raise ClusterError if there are unfit workers, {address: why}; if others are fit, the unfit may be skipped, each by name.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def settle_unfit(bad: dict[str, str], fit: int, skip: bool) -> set[str]:
         without = f" Or go on without: {option('skip_unfit', True)}" if fit else ""
         raise ClusterError(f"worker {name} is not fit: {bad[name]}{others}{without}")
     for name, why in sorted(bad.items()):
-        log.warning(f"worker {name} is left out: {why}")
+        log.warning(f"worker {name} is skipped: {why}")
     return set(bad)
 
 

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.error(f"{error.filename}: {error.strerror}. Check the path and its permissions.")
             return 1
         except KeyboardInterrupt:
-            log.error("What was committed is kept; the same command goes on from there.", extra={"word": "stopped"})
+            log.error("Committed work is kept; the same command resumes from there.", extra={"word": "stopped"})
             return 130
     print(json.dumps(result, ensure_ascii=False) if as_json else text)
     return 0

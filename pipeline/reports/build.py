@@ -102,10 +102,10 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
         new.write_text(html, encoding="utf-8")
     left_out = {name: page[name]["why"] for name in ("attention", "map", "suspects", "closest") if "why" in page[name]}
     for name, why in left_out.items():
-        log.info(f"left out {name}: {why}")
+        log.info(f"omitted  {name}: {why}")
     if page["missing"]:
         log.info(
-            f"left out {len(page['missing'])} thumbnails, such as {page['missing'][0][0]}: {page['missing'][0][1]}"
+            f"omitted  {len(page['missing'])} thumbnails, such as {page['missing'][0][0]}: {page['missing'][0][1]}"
         )
     return WrittenReport(path, len(html.encode()), left_out)
 

@@ -70,7 +70,7 @@ def plot_history(history: dict[str, list[float]], best_epoch: int) -> Plot:
     figure = Plot(9, 3.6)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         _draw_curves(axes, history, name)
-        axes.axvline(best_epoch, color=_GREY, linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.axvline(best_epoch, color=_GREY, linestyle=":", label=f"chosen: epoch {best_epoch}")
         axes.legend(frameon=False)
     return figure
 

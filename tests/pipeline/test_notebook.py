@@ -74,7 +74,7 @@ def test_figures_are_matplotlibs_and_only_of_runs_that_have_one(tiny_store, tmp_
     assert [label.get_text() for label in axes.get_yticklabels()] == ["logistic", "majority"]
     best = pipeline.train_head(tiny_store, "dense", out="d").settings["epochs"]
     loss, accuracy = pipeline.plot("d").axes
-    assert loss.get_ylabel() == "loss" and f"kept: epoch {best}" in accuracy.get_legend_handles_labels()[1]
+    assert loss.get_ylabel() == "loss" and f"chosen: epoch {best}" in accuracy.get_legend_handles_labels()[1]
     pipeline.train_head(tiny_store, "logistic", out="r")
     with pytest.raises(RequestError, match="that learns by epochs"):
         pipeline.plot("r")

@@ -184,7 +184,7 @@ class Run:
             return
         why = self.fitness.judge(name, future)
         if why:
-            log.warning(f"worker {name} is left out: {why}")
+            log.warning(f"worker {name} is skipped: {why}")
         else:
             log.info(f"workers  {name} joined and is fit")
 

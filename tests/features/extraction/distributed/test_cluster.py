@@ -172,7 +172,7 @@ def test_a_worker_with_other_versions_is_named_and_gets_no_part(
         without = {"cluster": machines.address, "skip_unfit": True}
         run(tree, tmp_path / "s.h5", **without)
         compare(tiny_store, ["majority", "logistic"], repeats=2, out=tmp_path / "c", **without)
-    named = [line for line in said if "is left out: it has pillow 99.0 instead of" in line]
+    named = [line for line in said if "is skipped: it has pillow 99.0 instead of" in line]
     assert len(named) == 2 and all(line.startswith("warning  worker tcp://127") for line in named)
     assert sum("2 workers, 2 threads" in line for line in said) == 2
     assert_same_stores(tmp_path / "one.h5", tmp_path / "s.h5")
@@ -185,7 +185,7 @@ def test_workers_that_join_late_are_looked_at_before_they_get_parts(tree, tmp_pa
     def join():
         slow.start_worker("odd", environment=other_pillow).start_worker("late")
         deadline = time.monotonic() + 30
-        while sum("is left out" in line or "joined" in line for line in said) < 2 and time.monotonic() < deadline:
+        while sum("is skipped" in line or "joined" in line for line in said) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
         for name in ("one", "two"):
             slow.kill(name)
@@ -196,7 +196,7 @@ def test_workers_that_join_late_are_looked_at_before_they_get_parts(tree, tmp_pa
     thread.join()
     computed_by = {line.split()[6].rstrip(",") for line in said if line.startswith("debug    part ")}
     (late,) = (line.split()[1] for line in said if line.endswith("joined and is fit"))
-    (odd,) = (line.split()[2] for line in said if "is left out: it has pillow 99.0" in line)
+    (odd,) = (line.split()[2] for line in said if "is skipped: it has pillow 99.0" in line)
     assert late in computed_by and odd not in computed_by and len(computed_by) == 3
     run(tree, tmp_path / "one.h5", views=6, augment="dihedral")
     assert_same_stores(tmp_path / "one.h5", tmp_path / "many.h5")
