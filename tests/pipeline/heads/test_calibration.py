@@ -92,6 +92,21 @@ def test_several_classes_sum_to_one_where_one_of_them_has_no_ranking():
     assert (probabilities > 0).all()
 
 
+def test_equal_views_of_an_image_make_no_head_surer():
+    """Nearest mean: repeated rows leave the scores as they are."""
+    X, y, splits = blobs(2)
+    chances = [
+        fit_head(
+            "nearest-mean",
+            Features(np.repeat(X, views, axis=0), (X.shape[1],), views, (Part("layer", "avg"),)),
+            rows_of(y, splits, 2),
+            splits,
+        )[0].probabilities
+        for views in (1, 4)
+    ]
+    np.testing.assert_allclose(chances[1], chances[0], atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["linear-svm", "rbf-svm", "ridge", "nearest-mean"])
 def test_a_head_of_twelve_rows_is_not_sure_of_itself(name):
     """Rows that were trained on are easy to tell apart; one in five of the test rows has the other class."""
