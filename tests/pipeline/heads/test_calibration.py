@@ -108,7 +108,7 @@ def test_equal_views_of_an_image_make_no_head_surer():
 
 
 @pytest.mark.parametrize("name", ["linear-svm", "rbf-svm", "ridge", "nearest-mean"])
-def test_a_head_of_twelve_rows_is_not_sure_of_itself(name):
+def test_a_head_that_separates_its_twelve_rows_is_not_sure_of_itself(name):
     """Rows that were trained on are easy to tell apart; one in five of the test rows has the other class."""
     X, y, splits = blobs(2)
     few = np.concatenate([np.flatnonzero((y == k) & (splits != 2))[:6] for k in (0, 1)])
