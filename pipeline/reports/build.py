@@ -16,10 +16,11 @@ from features.runtime.atomic import written_whole
 from features.runtime.log import log
 from features.store.reader import FeatureStore
 
+from ..evaluation.significance import NEEDS
 from ..options import ReportOptions
 from ..runs.predictions import Predictions, load_predictions
 from ..training.fit import Result
-from ..training.summary import best_first, compare_with_best, summarise
+from ..training.summary import best_first, compare_with_best, standing, summarise
 from . import figures
 from .analysis.refitted_head import refit
 from .gallery import COLOURS, POINTS, SYMBOLS, Gallery
@@ -177,6 +178,7 @@ def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_
         "counts": run.told["rows"],
         "n_test": len(predictions.probabilities[heads[0]["head"]][0]),
         "n_splits": len(predictions.splits),
+        "needs": NEEDS,
         "bounds": {"points": points, "colours": COLOURS, "symbols": SYMBOLS},
         "version": __version__,
         **_from_store(run, gallery),
@@ -235,8 +237,8 @@ def _linear(run: Run, head: Any) -> dict[str, Any]:
 def _verdict(heads: list[dict[str, Any]], n_splits: int) -> dict[str, Any]:
     return {
         "best": heads[0],
-        "same": [head["head"] for head in heads if figures.standing(head) == "same"],
-        "behind": [head["head"] for head in heads if figures.standing(head) == "behind"],
+        "same": [head["head"] for head in heads if standing(head) == "same"],
+        "behind": [head["head"] for head in heads if standing(head) == "behind"],
         "test": "McNemar’s exact test" if n_splits == 1 else "the corrected resampled t test",
     }
 

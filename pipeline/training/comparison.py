@@ -19,6 +19,7 @@ from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from ..evaluation.metrics import METRICS
+from ..evaluation.significance import NEEDS
 from ..heads.registry import HEADS, check_heads
 from ..options import CompareOptions
 from ..runs.folders import whole_folder
@@ -30,7 +31,7 @@ from .fit_cache import Fits
 from .loading import describe_rows
 from .request import Request
 from .splitting import draw_splits
-from .summary import best_first, compare_with_best, summarise
+from .summary import best_first, compare_with_best, standing, summarise, with_interval
 
 _COLUMNS = (
     "head", "layer", "pool", "n_features", "chosen", "accuracy", "accuracy_low", "accuracy_high", "behind", "p_value",
@@ -180,16 +181,15 @@ def format_table(comparison: dict[str, Any]) -> str:
     titles += ["fit s", "predict s"]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for head in comparison["heads"]:
-        low, high = head["accuracy_interval"]
         scores = " | ".join(
             "-" if head[each.name] is None else f"{head[each.name]:.{each.digits}f}" for each in metrics
         )
         lines.append(
             f"| {head['head']} | {head['layer']} {head['pool']}, {head['n_features']} | {head['chosen'] or '-'} "
-            f"| {head['accuracy']:.3f} [{low:.3f}, {high:.3f}] | {_behind(head)} | {scores} "
+            f"| {with_interval(head['accuracy'], head['accuracy_interval'])} | {_behind(head)} | {scores} "
             f"| {head['fit_seconds']:.2f} | {head['predict_seconds']:.3f} |"
         )
-    same = [head["head"] for head in comparison["heads"] if head["p_value"] is not None and head["p_value"] >= 0.05]
+    same = [head["head"] for head in comparison["heads"] if standing(head) == "same"]
     if same:
         test = "McNemar's exact test" if comparison["repeats"] == 1 else "corrected resampled t"
         lines += [
@@ -200,8 +200,10 @@ def format_table(comparison: dict[str, Any]) -> str:
 
 
 def _behind(head: dict[str, Any]) -> str:
-    if head["p_value"] is None:
+    if standing(head) == "best":
         return "best"
+    if head["p_value"] is None:
+        return f"{head['behind']:.3f} ({NEEDS})"
     return f"{head['behind']:.3f} ({'<0.001' if head['p_value'] < 0.001 else format(head['p_value'], '.3f')})"
 
 
@@ -217,5 +219,5 @@ def _write(comparison: dict[str, Any], folder: Path) -> None:
 
 
 def _table_row(head: dict[str, Any]) -> dict[str, Any]:
-    low, high = head["accuracy_interval"]
+    low, high = head["accuracy_interval"] or (None, None)
     return {**head, "accuracy_low": low, "accuracy_high": high}

@@ -104,6 +104,24 @@ def test_repeats_draw_other_splits_of_the_same_sizes(tiny_store, here):
         assert len({(split == 2).tobytes() for split in drawn}) == 3  # the test rows differ, and not val alone
 
 
+def test_two_repeats_are_shown_without_intervals_and_tests(tiny_store, here, capsys):
+    asked = ["--store", str(tiny_store), "--repeats", "2"]
+    assert main(["compare", *asked, "--heads", "logistic,ridge", "--out", "c"]) == 0
+    told = capsys.readouterr()
+    assert "warning  --repeats must be 1 or at least 3" in told.err and "--repeats 3" in told.err
+    assert told.out.count("(needs 3 repeats)") == 3 and "[" not in told.out.splitlines()[2]
+    heads = json.loads((here / "c/compare.json").read_text())["heads"]
+    assert [head["is_best"] for head in heads] == [True, False]
+    assert {head["accuracy_interval"] for head in heads} == {head["p_value"] for head in heads} == {None}
+    with open(here / "c/compare.csv", encoding="utf-8") as file:
+        assert [row["accuracy_low"] for row in csv.DictReader(file)] == ["", ""]
+    assert main(["probe", *asked, "--out", "p"]) == 0 and "(needs 3 repeats)" in capsys.readouterr().out
+    assert main(["report", "--run", "c"]) == 0
+    page = (here / "c/report.html").read_text(encoding="utf-8")
+    assert page.count("needs 3 repeats") == 4 and "not distinguishable</span>" not in page
+    assert pipeline.plot("c").axes[0].get_xlabel() == "test accuracy"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
