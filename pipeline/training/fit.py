@@ -24,7 +24,7 @@ from ..data.parallel import on_cluster, spread
 from ..data.row_blocks import Stored
 from ..data.store_ref import Place
 from ..data.training_data import Features, Sample
-from ..evaluation.bootstrap import bootstrap_intervals
+from ..evaluation.intervals import intervals_of
 from ..evaluation.metrics import evaluate
 from ..heads.contract import Classifier, Head, Settings
 from ..heads.registry import check_heads, find_head
@@ -59,7 +59,7 @@ class Result:
     val, test : dict
         See `evaluate`.
     intervals : dict of str to tuple
-        Of test figures; see `bootstrap_intervals`.
+        Of test figures; see `intervals_of`.
     fit_seconds, predict_seconds : float
         Choosing and fitting; predicting the test rows.
     probabilities : ndarray of shape (n_images, n_classes)
@@ -157,7 +157,7 @@ def fit_head(
         tried=choice.tried,
         val=evaluate(y[val], probabilities[val]),
         test=evaluate(y[test], probabilities[test]),
-        intervals=bootstrap_intervals(y[test], probabilities[test]),
+        intervals=intervals_of(y[test], probabilities[test]),
         fit_seconds=fitted - started,
         predict_seconds=predicted - fitted,
         probabilities=probabilities,

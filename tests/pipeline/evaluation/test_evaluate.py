@@ -13,7 +13,8 @@ from conftest import ROOT
 from scipy import stats
 from sklearn import metrics
 
-from pipeline.evaluation.bootstrap import bootstrap_intervals
+import pipeline
+from pipeline.evaluation.intervals import intervals_of
 from pipeline.evaluation.metrics import METRICS, evaluate, figures_of
 from pipeline.evaluation.significance import accuracy_interval, difference_interval, holm, paired_test
 from pipeline.evaluation.weighted_rows import WeightedRows
@@ -216,19 +217,33 @@ def test_a_leaderboard_of_an_earlier_run_shows_the_metrics_of_its_time(hostile_r
     assert "macro_f1" not in shown and {"roc_auc", "log_loss"} < set(shown)
 
 
-def test_bootstrap_intervals_cover():
+def test_intervals_cover():
     """Of 300 simulated test sets of a classifier whose accuracy and area are known."""
     random, inside = np.random.default_rng(1), {"accuracy": 0, "roc_auc": 0}
     known = {"accuracy": stats.norm.cdf(1), "roc_auc": stats.norm.cdf(np.sqrt(2))}
     for _ in range(300):
         y = random.integers(0, 2, 200)
         p = stats.norm.cdf(random.normal(2 * y - 1.0, 1))  # right where the score is on its side of zero
-        found = bootstrap_intervals(y, np.column_stack([1 - p, p]), draws=300)
+        found = intervals_of(y, np.column_stack([1 - p, p]))
         for name, (low, high) in ((name, found[name]) for name in inside):
             inside[name] += low <= known[name] <= high
     assert all(0.9 <= count / 300 <= 0.98 for count in inside.values()), inside
 
 
-def test_bootstrap_of_one_class_is_nan_where_two_are_needed():
-    found = bootstrap_intervals(np.ones(9, int), np.tile([0.2, 0.8], (9, 1)))
-    assert found["accuracy"] == (1, 1) and np.isnan(found["roc_auc"]).all()
+def test_intervals_of_a_head_without_mistakes():
+    y = np.tile([0, 1], 50)
+    found = intervals_of(y, np.eye(2)[y] * 0.8 + 0.1)
+    # By hand: Wilson's of n right of n begins at n / (n + 1.959964^2).
+    assert found.pop("accuracy") == pytest.approx((0.9630065, 1), abs=1e-7)
+    assert len(found) > 3 and np.isnan(list(found.values())).all()  # no draw of rows tells how much they vary
+
+
+def test_intervals_of_one_class_are_nan_where_two_are_needed():
+    found = intervals_of(np.ones(9, int), np.tile([0.2, 0.8], (9, 1)))
+    assert found["accuracy"][0] < found["accuracy"][1] == 1 and np.isnan(found["roc_auc"]).all()
+
+
+def test_a_head_has_the_same_interval_of_accuracy_in_train_head_and_compare(tiny_store, tmp_path):
+    run = pipeline.train_head(tiny_store, "majority", out=tmp_path / "r")
+    (head,) = pipeline.compare(tiny_store, ["majority"], out=tmp_path / "c").heads
+    assert list(run.intervals["accuracy"]) == head["accuracy_interval"] == list(head["intervals"]["accuracy"])
