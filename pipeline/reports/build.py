@@ -179,6 +179,7 @@ def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_
         "n_test": len(predictions.probabilities[heads[0]["head"]][0]),
         "n_splits": len(predictions.splits),
         "needs": NEEDS,
+        "not_fitted": run.told.get("not_fitted", {}),  # earlier versions compared all or none
         "bounds": {"points": points, "colours": COLOURS, "symbols": SYMBOLS},
         "version": __version__,
         **_from_store(run, gallery),

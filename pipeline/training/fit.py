@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -123,6 +124,11 @@ def fit_head(
         at val. A Dense head's settings and epoch are always chosen on val.
     settings : dict of str to tuple
         See `find_head`.
+
+    Raises
+    ------
+    RequestError
+        If the head cannot be fitted to these images; names the head.
     """
     head, views_given = find_head(name, settings), features.views
     if head.views == "mean":
@@ -135,17 +141,18 @@ def fit_head(
     if not val.any():
         raise RequestError("val must have an image; got none. Add images.")
     sample = take_sample(features, rows, learn, val, seed)
-    head.searcher.warm_up()
-    started = time.perf_counter()
-    search = head.search(sample, _grid(head, features))
-    choice = search.choose(sample.pairs(select))
-    watcher = search.fit(choice.settings, ~sample.val)
-    estimator = search.fit(choice.settings, sample.everything)
-    fitted = time.perf_counter()
-    probabilities = np.empty((len(y), len(rows.class_names)))
-    probabilities[test] = all_classes(estimator, features, test, len(rows.class_names))
-    predicted = time.perf_counter()
-    probabilities[learn] = all_classes(watcher, features, learn, len(rows.class_names))
+    with _naming(name):
+        head.searcher.warm_up()
+        started = time.perf_counter()
+        search = head.search(sample, _grid(head, features))
+        choice = search.choose(sample.pairs(select))
+        watcher = search.fit(choice.settings, ~sample.val)
+        estimator = search.fit(choice.settings, sample.everything)
+        fitted = time.perf_counter()
+        probabilities = np.empty((len(y), len(rows.class_names)))
+        probabilities[test] = all_classes(estimator, features, test, len(rows.class_names))
+        predicted = time.perf_counter()
+        probabilities[learn] = all_classes(watcher, features, learn, len(rows.class_names))
     result = Result(
         head=name,
         layer=features.layer,
@@ -164,6 +171,20 @@ def fit_head(
         history=choice.history,
     )
     return result, Fitted(estimator, choice)
+
+
+@contextmanager
+def _naming(head: str) -> Iterator[None]:
+    """Name the head in errors of fitting it; those of scikit-learn become the request's."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"{head}: {error}") from error
+    except ValueError as error:
+        told = " ".join(str(error).split())
+        raise RequestError(
+            f"{head}: it cannot be fitted to these images: {told.rstrip('.')}. Add images, or take another head."
+        ) from error
 
 
 def take_sample(features: Features, rows: Rows, images: np.ndarray, val: np.ndarray, seed: int) -> Sample:

@@ -104,6 +104,30 @@ def test_repeats_draw_other_splits_of_the_same_sizes(tiny_store, here):
         assert len({(split == 2).tobytes() for split in drawn}) == 3  # the test rows differ, and not val alone
 
 
+@pytest.mark.parametrize("repeats", ["1", "3"])
+def test_a_head_that_cannot_be_fitted_is_a_row_of_the_comparison(tiny_store, here, capsys, repeats):
+    asked = ["compare", "--store", str(tiny_store), "--repeats", repeats, "--set", "n_neighbors=500"]
+    assert main([*asked, "--heads", "knn,majority", "--out", "c"]) == 0
+    told = capsys.readouterr()
+    (line,) = [line for line in told.err.splitlines() if line.startswith("warning")]
+    assert "knn was not fitted: it cannot be fitted to these images: Expected n_neighbors" in line
+    rows = told.out.splitlines()
+    assert rows[2].startswith("| majority |") and rows[3].startswith("| knn | not fitted: it cannot be fitted")
+    assert rows[2].count("|") == rows[3].count("|")
+    written = json.loads((here / "c/compare.json").read_text())
+    assert [head["head"] for head in written["heads"]] == ["majority"] and list(written["not_fitted"]) == ["knn"]
+    with open(here / "c/compare.csv", encoding="utf-8") as file:
+        first, last = csv.DictReader(file)
+    assert (first["head"], first["not_fitted"]) == ("majority", "") and last["head"] == "knn"
+    assert last["not_fitted"] == written["not_fitted"]["knn"] and last["accuracy"] == ""
+    assert main(["report", "--run", "c"]) == 0
+    assert "<b>knn</b> was not fitted: it cannot be" in (here / "c/report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main([*asked, "--heads", "knn", "--out", "none"]) == 2
+    assert "error    knn: it cannot be fitted to these images" in capsys.readouterr().err
+    assert not (here / "none").exists()
+
+
 def test_two_repeats_are_shown_without_intervals_and_tests(tiny_store, here, capsys):
     asked = ["--store", str(tiny_store), "--repeats", "2"]
     assert main(["compare", *asked, "--heads", "logistic,ridge", "--out", "c"]) == 0
