@@ -79,6 +79,11 @@ def test_predictions_a_row_agree_with_the_metrics(tiny_store, here):
     for split in ("val", "test"):
         hits = [row["label"] == row["predicted"] for row in table if row["split"] == split]
         assert np.mean(hits) == getattr(run, split)["accuracy"]
+    assert {(row["split"], row["predicted_by"]) for row in table} == {
+        ("train", "a head trained on this row"),
+        ("val", "a head whose settings this row helped to choose"),
+        ("test", "a head that never saw this row"),
+    }
 
 
 def test_a_run_is_not_overwritten_unless_asked(tiny_store, here):
