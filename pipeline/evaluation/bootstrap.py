@@ -29,8 +29,9 @@ def bootstrap_intervals(
     Returns
     -------
     intervals : dict
-        Name → (low, high) of each of `METRICS` that has an interval. A draw that lacks one of the classes in `y` counts
-        for every metric that is defined on it.
+        Name → (low, high) of each of `METRICS` that has a bootstrap interval. A draw that lacks one of the classes in `y`
+        counts for every metric that is defined on it. nan if the metric is undefined, or the same in all draws, as of a head
+        that makes no mistake: resampling cannot tell then how much it varies.
     """
     random, n = np.random.default_rng(seed), len(y)
     draws = draws or (1000 if n <= 5000 else 200)
@@ -40,12 +41,13 @@ def bootstrap_intervals(
         # How often each row is drawn, (draws, n_samples).
         weights = random.multinomial(n, np.full(n, 1 / n), min(step, draws - first)).astype(np.float64)
         rows = WeightedRows(y, probabilities, weights)
-        for name, values in figures_of((each for each in METRICS if each.interval), rows).items():
+        for name, values in figures_of((each for each in METRICS if each.interval == "bootstrap"), rows).items():
             drawn.setdefault(name, []).append(values)
     found = {}
     for name, parts in drawn.items():
         values = np.concatenate(parts)
         values = values[np.isfinite(values)]
-        low, high = np.quantile(values, (0.025, 0.975)) if len(values) else (np.nan, np.nan)
+        varies = len(values) and np.ptp(values) > 1e-12  # otherwise it is the rounding error of a constant
+        low, high = np.quantile(values, (0.025, 0.975)) if varies else (np.nan, np.nan)
         found[name] = float(low), float(high)
     return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +25,7 @@ from ..data.parallel import on_cluster, spread
 from ..data.row_blocks import Stored
 from ..data.store_ref import Place
 from ..data.training_data import Features, Sample
-from ..evaluation.bootstrap import bootstrap_intervals
+from ..evaluation.intervals import intervals_of
 from ..evaluation.metrics import evaluate
 from ..heads.contract import Classifier, Head, Settings
 from ..heads.registry import check_heads, find_head
@@ -59,7 +60,7 @@ class Result:
     val, test : dict
         See `evaluate`.
     intervals : dict of str to tuple
-        Of test figures; see `bootstrap_intervals`.
+        Of test figures; see `intervals_of`.
     fit_seconds, predict_seconds : float
         Choosing and fitting; predicting the test rows.
     probabilities : ndarray of shape (n_images, n_classes)
@@ -123,6 +124,11 @@ def fit_head(
         at val. A Dense head's settings and epoch are always chosen on val.
     settings : dict of str to tuple
         See `find_head`.
+
+    Raises
+    ------
+    RequestError
+        If the head cannot be fitted to these images; names the head.
     """
     head, views_given = find_head(name, settings), features.views
     if head.views == "mean":
@@ -135,17 +141,18 @@ def fit_head(
     if not val.any():
         raise RequestError("val must have an image; got none. Add images.")
     sample = take_sample(features, rows, learn, val, seed)
-    head.searcher.warm_up()
-    started = time.perf_counter()
-    search = head.search(sample, _grid(head, features))
-    choice = search.choose(sample.pairs(select))
-    watcher = search.fit(choice.settings, ~sample.val)
-    estimator = search.fit(choice.settings, sample.everything)
-    fitted = time.perf_counter()
-    probabilities = np.empty((len(y), len(rows.class_names)))
-    probabilities[test] = all_classes(estimator, features, test, len(rows.class_names))
-    predicted = time.perf_counter()
-    probabilities[learn] = all_classes(watcher, features, learn, len(rows.class_names))
+    with _naming(name):
+        head.searcher.warm_up()
+        started = time.perf_counter()
+        search = head.search(sample, _grid(head, features))
+        choice = search.choose(sample.pairs(select))
+        watcher = search.fit(choice.settings, ~sample.val)
+        estimator = search.fit(choice.settings, sample.everything)
+        fitted = time.perf_counter()
+        probabilities = np.empty((len(y), len(rows.class_names)))
+        probabilities[test] = all_classes(estimator, features, test, len(rows.class_names))
+        predicted = time.perf_counter()
+        probabilities[learn] = all_classes(watcher, features, learn, len(rows.class_names))
     result = Result(
         head=name,
         layer=features.layer,
@@ -157,13 +164,27 @@ def fit_head(
         tried=choice.tried,
         val=evaluate(y[val], probabilities[val]),
         test=evaluate(y[test], probabilities[test]),
-        intervals=bootstrap_intervals(y[test], probabilities[test]),
+        intervals=intervals_of(y[test], probabilities[test]),
         fit_seconds=fitted - started,
         predict_seconds=predicted - fitted,
         probabilities=probabilities,
         history=choice.history,
     )
     return result, Fitted(estimator, choice)
+
+
+@contextmanager
+def _naming(head: str) -> Iterator[None]:
+    """Name the head in errors of fitting it; those of scikit-learn become the request's."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"{head}: {error}") from error
+    except ValueError as error:
+        told = " ".join(str(error).split())
+        raise RequestError(
+            f"{head}: it cannot be fitted to these images: {told.rstrip('.')}. Add images, or take another head."
+        ) from error
 
 
 def take_sample(features: Features, rows: Rows, images: np.ndarray, val: np.ndarray, seed: int) -> Sample:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from features.errors import RequestError, called
+from features.errors import RequestError, called, option
+from features.runtime.log import log
 from features.splits import SPLITS, stratified_split
 from features.store.schema import Rows
+
+from ..evaluation.significance import MIN_REPEATS
 
 MAX_SEED = 2**32 - 1  # NumPy's, scikit-learn's and Keras'
 
@@ -36,6 +39,11 @@ def draw_splits(rows: Rows, repeats: int, seed: int) -> list[np.ndarray]:
     check_repeats(repeats)
     if repeats == 1:
         return [rows.splits]
+    if repeats < MIN_REPEATS:
+        log.warning(
+            f"{called('repeats')} must be 1 or at least {MIN_REPEATS} for intervals and tests; got {repeats}. "
+            f"Without them it goes on; for them: {option('repeats', MIN_REPEATS)}"
+        )
     keys = [key.tobytes() for key in rows.sha256]
     test = float(np.mean(rows.splits == SPLITS["test"]))
     val = float(np.mean(rows.splits == SPLITS["val"])) / (1 - test)
