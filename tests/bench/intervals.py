@@ -3,7 +3,7 @@
 Rows are right or wrong with a chance that is the accuracy, and splits are drawn from the same rows, a fifth to test. With
 `steady` 1 a row is right in every split or in none; below, the share 1 - steady is drawn again for each split.
 
-Run: python tests/bench/intervals.py [--times 1000]
+    python tests/bench/intervals.py [--times 1000]
 """
 
 import argparse
