@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import RequestError, SourceError, called, option
-from ..splits import SPLITS, rank_keys, stratified_split
+from ..splits import SPLITS, rank_keys
 from .cifar10 import read_cifar10
+from .drawn_splits import check_splits, fill_splits
 from .elpv import read_elpv
 from .folder import read_folder
 from .manifest import NO_OPTIONS, ListOptions, read_csv
@@ -20,9 +21,6 @@ from .source import Source
 NAMED_SETS: dict[str, Callable[[], Source]] = {"elpv": read_elpv, "cifar10": read_cifar10}
 LISTS: dict[str, Callable[[Path, ListOptions], Source]] = {".csv": read_csv}  # by file extension
 
-TEST_FRACTION = 0.25  # of all rows, if the source has no test split
-VAL_FRACTION = 0.20  # of the remaining training rows, if the source has no val split
-
 
 def load_source(
     data: str,
@@ -31,6 +29,7 @@ def load_source(
     allow_missing_classes: bool = False,
     options: ListOptions = NO_OPTIONS,
     column: Mapping[str, str] | None = None,
+    group: str | None = None,
 ) -> Source:
     """Read a source: a folder, a ``.csv`` file, or a named set.
 
@@ -49,21 +48,23 @@ def load_source(
         For a CSV file.
     column : mapping of str to str, optional
         Further columns by name: a regular expression that every path matches; see `add_columns`.
+    group : str, optional
+        Column whose equal texts must stay in one split; see `fill_splits`.
 
     Raises
     ------
     RequestError
-        If `limit` is below 1, an option does not apply to the source, a pattern is invalid, or the package of a named set is
-        missing.
+        If `limit` is below 1, an option does not apply to the source, a pattern or group is invalid, or the package of a named
+        set is missing.
     SourceError
         If there is no such source, or it has no images, only one class, or a class that is missing from a split.
     """
     patterns = compile_patterns(column or {})
-    source = _fill_splits(add_columns(_read(data, options), patterns), seed)
+    source = fill_splits(add_columns(_read(data, options), patterns), seed, group, allow_missing_classes)
     if limit is not None:
         source = _keep(source, limit, seed)
     if not allow_missing_classes:
-        _check_splits(source)
+        check_splits(source)
     return source
 
 
@@ -83,32 +84,6 @@ def _read(data: str, options: ListOptions) -> Source:
         f"{called('data')} must be a folder, a {endings} file or one of {', '.join(sorted(NAMED_SETS))}; got {data!r}, "
         f"which {f'is not a {endings} file' if path.exists() else 'does not exist'}. Check the path: ls {data}"
     )
-
-
-def _fill_splits(source: Source, seed: int) -> Source:
-    """Draw the splits that the source does not define from its training rows."""
-    splits, notes = source.splits.copy(), list(source.notes)
-    if (splits == 255).all():
-        splits[:] = SPLITS["train"]
-    for name, fraction in (("test", TEST_FRACTION), ("val", VAL_FRACTION)):
-        if not (splits == SPLITS[name]).any():
-            pool = np.flatnonzero(splits == SPLITS["train"])
-            chosen = stratified_split(source.strata[pool], [source.paths[i] for i in pool], fraction, seed)
-            splits[pool[chosen]] = SPLITS[name]
-            notes.append(
-                f"no split {name} given: drew {fraction:.0%} of the remaining training images, stratified, seed {seed}"
-            )
-    return replace(source, splits=splits, notes=tuple(notes))
-
-
-def _check_splits(source: Source) -> None:
-    for split, classes in source.counts().items():
-        missing = [name for name, rows in classes.items() if not rows]
-        if missing:
-            raise SourceError(
-                f"every class must be in every split; {split} has no image of {', '.join(map(repr, missing))}. "
-                f"Add images (or raise {called('limit')}), remove the class, or accept it: {option('allow_missing_classes', True)}"
-            )
 
 
 def _keep(source: Source, limit: int, seed: int) -> Source:
