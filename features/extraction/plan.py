@@ -11,7 +11,7 @@ import numpy as np
 from ..backbones.weights import recall_sha256
 from ..errors import SourceError, option
 from ..images.contents import Content, distinct_contents, hash_files
-from ..sources.drawn_splits import keep_copies_together
+from ..sources.load import keep_copies_together
 from ..sources.source import Source
 from ..store.provenance import Provenance
 from ..store.reader import FeatureStore, parts_folder

@@ -16,7 +16,7 @@ from ..options import ExtractOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores, peak_memory
 from ..runtime.progress import Progress
-from ..sources.drawn_splits import check_splits
+from ..sources.load import check_splits
 from ..store.atomic_file import free_space
 from ..store.parts import Parts, held_provenance
 from ..store.provenance import Origin, Provenance

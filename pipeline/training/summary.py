@@ -34,6 +34,7 @@ def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
         "pool": first.pool,
         "views": first.views,
         "n_features": first.n_features,
+        "group": first.group,
         "chosen": describe_settings([each.settings for each in results], first.tried),
         "accuracy": float(np.mean(accuracies)),
         "accuracy_interval": list(accuracy_interval(accuracies, len(split) - n_test, n_test)),

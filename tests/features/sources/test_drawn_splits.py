@@ -9,8 +9,7 @@ import pytest
 from conftest import draw, draw_tree
 
 from features.errors import RequestError
-from features.sources.drawn_splits import keep_copies_together
-from features.sources.load import load_source
+from features.sources.load import keep_copies_together, load_source
 
 
 @pytest.fixture
