@@ -152,6 +152,8 @@ def fit_head(
     probabilities = np.empty((len(y), len(rows.class_names)))
     probabilities[test] = all_classes(estimator, features, test, len(rows.class_names))
     predicted = time.perf_counter()
+    keys = None if group is None else side_keys(rows, group)
+    groups = keys and [key for key, tested in zip(keys, test, strict=True) if tested]
     probabilities[learn] = all_classes(watcher, features, learn, len(rows.class_names))
     result = Result(
         head=name,
@@ -164,7 +166,7 @@ def fit_head(
         tried=choice.tried,
         val=evaluate(y[val], probabilities[val]),
         test=evaluate(y[test], probabilities[test]),
-        intervals=bootstrap_intervals(y[test], probabilities[test]),
+        intervals=bootstrap_intervals(y[test], probabilities[test], groups=groups),
         fit_seconds=fitted - started,
         predict_seconds=predicted - fitted,
         probabilities=probabilities,

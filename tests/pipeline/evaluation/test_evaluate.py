@@ -206,6 +206,19 @@ def test_bootstrap_intervals_cover():
     assert all(0.9 <= count / 300 <= 0.98 for count in inside.values()), inside
 
 
+def test_bootstrap_of_groups_covers_where_rows_of_a_group_are_alike():
+    """Of 300 simulated test sets: 40 groups of five rows, all of which are right, or all wrong."""
+    random, inside = np.random.default_rng(1), {"groups": 0, "rows": 0}
+    groups = [f"p{row // 5}" for row in range(200)]
+    for _ in range(300):
+        y, right = random.integers(0, 2, 200), np.repeat(random.random(40) < 0.8, 5)
+        probabilities = np.eye(2)[np.where(right, y, 1 - y)]
+        for name, given in (("groups", groups), ("rows", None)):
+            low, high = bootstrap_intervals(y, probabilities, draws=300, groups=given)["accuracy"]
+            inside[name] += low <= 0.8 <= high
+    assert 0.88 <= inside["groups"] / 300 <= 0.98 and inside["rows"] / 300 < 0.7, inside
+
+
 def test_bootstrap_of_one_class_is_nan_where_two_are_needed():
     found = bootstrap_intervals(np.ones(9, int), np.tile([0.2, 0.8], (9, 1)))
     assert found["accuracy"] == (1, 1) and np.isnan(found["roc_auc"]).all()
