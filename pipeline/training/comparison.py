@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -30,7 +30,7 @@ from .fit import Result
 from .fit_cache import Fits
 from .loading import describe_rows
 from .request import Request
-from .splitting import draw_splits
+from .splitting import draw_splits, find_group
 from .summary import best_first, compare_with_best, standing, summarise, with_interval
 
 _COLUMNS = (
@@ -168,7 +168,8 @@ def _fit(
     failed: dict[str, RequestError] = {}
     with FeatureStore(asked.store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
-        splits = draw_splits(rows, repeats, asked.seed)
+        asked = replace(asked, group=find_group(opened, asked.group, repeats))
+        splits = draw_splits(rows, repeats, asked.seed, asked.group)
         log.info(f"store    {asked.store}: {describe_rows(rows, asked.views or opened.views)}")
         log.info(
             "splits   the store's own"

@@ -112,7 +112,9 @@ class Fits:
                 log.debug(f"kept     {head}: {self._path(key)}")
             if result is None:
                 read = read or read_features(self._store, head, asked)
-                result, _ = fit_head(head, read, self._rows, split, asked.seed, asked.select, asked.settings)
+                result, _ = fit_head(
+                    head, read, self._rows, split, asked.seed, asked.select, asked.settings, asked.group
+                )
                 result = _of_test(result, split)
                 self._keep(key, result)
             results.append(result)
@@ -140,6 +142,7 @@ class Fits:
             "views": asked.views or self._store.views,
             "seed": asked.seed,
             "select": asked.select,
+            "group": asked.group,
             "code": own_source(),
             "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "keras", "tensorflow")},
         }

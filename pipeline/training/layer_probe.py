@@ -20,7 +20,7 @@ from .fit import Result
 from .fit_cache import Fits
 from .loading import describe_rows
 from .request import Request
-from .splitting import draw_splits
+from .splitting import draw_splits, find_group
 from .summary import compare_with_best, summarise, with_interval
 
 _HEAD = "logistic"
@@ -95,7 +95,8 @@ def probe(store: str | Path, **options: Unpack[ProbeOptions]) -> LayerProbe:
     folder = asked.folder("probe")
     with FeatureStore(store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
-        splits = draw_splits(rows, repeats, asked.seed)
+        asked = replace(asked, group=find_group(opened, asked.group, repeats))
+        splits = draw_splits(rows, repeats, asked.seed, asked.group)
         log.info(f"store    {store}: {describe_rows(rows, asked.views or opened.views)}")
         names = asked.layer.split(",") if asked.layer else list(opened.layers)
         fits = Fits(opened, rows, splits, folder.parent / ".fits", asked.fresh)

@@ -28,15 +28,20 @@ def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
     accuracies = [each.test["accuracy"] for each in results]
     n_test = int(np.sum(split == SPLITS["test"]))
     first = results[0]
+    if first.group is not None and len(results) == 1:
+        interval = first.intervals["accuracy"]  # of whole groups
+    else:
+        interval = accuracy_interval(accuracies, len(split) - n_test, n_test)
     return {
         "head": first.head,
         "layer": first.layer,
         "pool": first.pool,
         "views": first.views,
         "n_features": first.n_features,
+        "group": first.group,
         "chosen": describe_settings([each.settings for each in results], first.tried),
         "accuracy": float(np.mean(accuracies)),
-        "accuracy_interval": _ends(accuracy_interval(accuracies, len(split) - n_test, n_test)),
+        "accuracy_interval": _ends(interval),
         "accuracies": accuracies,
         "intervals": {
             name: None if len(results) > 1 or math.isnan(ends[0]) else ends for name, ends in first.intervals.items()

@@ -247,3 +247,16 @@ def test_a_head_has_the_same_interval_of_accuracy_in_train_head_and_compare(tiny
     run = pipeline.train_head(tiny_store, "majority", out=tmp_path / "r")
     (head,) = pipeline.compare(tiny_store, ["majority"], out=tmp_path / "c").heads
     assert list(run.intervals["accuracy"]) == head["accuracy_interval"] == list(head["intervals"]["accuracy"])
+
+
+def test_bootstrap_of_groups_covers_where_rows_of_a_group_are_alike():
+    """Of 300 simulated test sets: 40 groups of five rows, all of which are right, or all wrong."""
+    random, inside = np.random.default_rng(1), {"groups": 0, "rows": 0}
+    groups = [f"p{row // 5}" for row in range(200)]
+    for _ in range(300):
+        y, right = random.integers(0, 2, 200), np.repeat(random.random(40) < 0.8, 5)
+        probabilities = np.eye(2)[np.where(right, y, 1 - y)]
+        for name, given in (("groups", groups), ("rows", None)):
+            low, high = bootstrap_intervals(y, probabilities, draws=300, groups=given)["accuracy"]
+            inside[name] += low <= 0.8 <= high
+    assert 0.88 <= inside["groups"] / 300 <= 0.98 and inside["rows"] / 300 < 0.7, inside
