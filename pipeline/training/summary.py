@@ -28,10 +28,9 @@ def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
     accuracies = [each.test["accuracy"] for each in results]
     n_test = int(np.sum(split == SPLITS["test"]))
     first = results[0]
+    interval = accuracy_interval(accuracies, len(split) - n_test, n_test)
     if first.group is not None and len(results) == 1:
-        interval = first.intervals["accuracy"]  # of whole groups
-    else:
-        interval = accuracy_interval(accuracies, len(split) - n_test, n_test)
+        interval = first.intervals["accuracy"]  # which resamples whole groups
     return {
         "head": first.head,
         "layer": first.layer,

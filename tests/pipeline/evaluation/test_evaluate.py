@@ -14,6 +14,7 @@ from scipy import stats
 from sklearn import metrics
 
 import pipeline
+from pipeline.evaluation.bootstrap import bootstrap_intervals
 from pipeline.evaluation.intervals import intervals_of
 from pipeline.evaluation.metrics import METRICS, evaluate, figures_of
 from pipeline.evaluation.significance import accuracy_interval, difference_interval, holm, paired_test
