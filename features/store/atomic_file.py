@@ -95,7 +95,7 @@ def whole_file(path: Path, folder: Path) -> Iterator[h5py.File]:
         finally:
             raw.close()
         if raw.error is not None:
-            raise _disk_error(raw.error, folder)
+            raise disk_error(raw.error, folder)
         _sync(name, folder)
     _sync(path.parent, path.parent)
 
@@ -110,10 +110,11 @@ def _sync(path: Path, folder: Path) -> None:
     try:
         sync_path(path)
     except OSError as error:
-        raise _disk_error(error, folder) from error
+        raise disk_error(error, folder) from error
 
 
-def _disk_error(error: OSError, folder: Path) -> StoreError:
+def disk_error(error: OSError, folder: Path) -> StoreError:
+    """Return the error for a full or failing disk."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(
             f"the disk of {folder} is full. Free some space and run the same command again: it resumes from there."

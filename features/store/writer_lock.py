@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..errors import StoreError
 from ..runtime.log import log
+from .atomic_file import disk_error
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -29,11 +30,13 @@ def one_writer(folder: Path) -> Iterator[None]:
     ------
     StoreError
         If another process holds the lock; the message names the process, its host and start time, and what to do if it is
-        dead.
+        dead. If the disk is full or fails.
     """
     lock, told = folder / "writer.lock", folder / "writer.json"
     handle = _take(lock, told)
     try:
+        if handle is not None:
+            _tell(told)
         yield
     finally:
         for path in (told, lock):
@@ -52,7 +55,6 @@ def _take(lock: Path, told: Path) -> int | None:
         try:
             _flock(handle)
             if os.fstat(handle).st_ino == lock.stat().st_ino:
-                told.write_text(json.dumps(_self()), encoding="utf-8")
                 return handle
         except FileNotFoundError:
             pass  # the holder finished and removed the file between our opening and locking it
@@ -66,6 +68,14 @@ def _take(lock: Path, told: Path) -> int | None:
             _take_without_system(told)
             return None
         os.close(handle)
+
+
+def _tell(told: Path) -> None:
+    """Write who holds the lock."""
+    try:
+        told.write_text(json.dumps(_self()), encoding="utf-8")
+    except OSError as error:
+        raise disk_error(error, told.parent) from error
 
 
 def _take_without_system(told: Path) -> None:

@@ -3,6 +3,7 @@
 The long versions, hundreds of kills and flips, are in tests/torture/store.py.
 """
 
+import contextlib
 import errno
 import json
 import math
@@ -68,6 +69,15 @@ def test_disk_that_is_too_small_is_refused_before_the_pass(tree, small_disk, sta
     with pytest.raises(StoreError, match=r"or store less: pool=.avg"):
         run(tree, small_disk / "s.h5")
     assert not (small_disk / "s.h5.parts").exists()
+
+
+def test_a_disk_without_a_free_byte_is_a_clear_error_and_nothing_is_left(tree, small_disk, stand_in):
+    with contextlib.suppress(OSError), open(small_disk / "other", "wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    with pytest.raises(StoreError, match=r"the disk of .*s.h5.parts is full\. Free some space"):
+        run(tree, small_disk / "s.h5", PassLimits(part_bytes=1, disk=math.inf))
+    assert [path.name for path in small_disk.iterdir()] == ["other"]
 
 
 def test_second_writer_is_told_who_holds_the_store(tree, tmp_path, stand_in):
