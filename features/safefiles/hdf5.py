@@ -14,6 +14,8 @@ from ..errors import UnsafeFile
 DEFLATE, LZ4, ZSTD = h5py.h5z.FILTER_DEFLATE, 32004, 32015  # HDF5's filter numbers
 # The filters that this program has ever used. Other plugins' filters were seen to crash, hang or exit the process.
 _FILTERS = frozenset({DEFLATE, LZ4, ZSTD, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32})
+# What h5py, NumPy and this program raise while they read a damaged or hostile file.
+DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 # Deflate's largest expansion of one byte (RFC 1951: 258 bytes from 2 bits). Zstd exceeds it only on zeros.
 _RATIO = 1032
 
@@ -73,7 +75,7 @@ def _check_size(name: str, data: h5py.Dataset, where: str | Path) -> None:
         whole = data.id.get_num_chunks() == chunks and claimed <= _RATIO * stored
     else:
         whole = stored == claimed
-    if not whole:
+    if not whole or stored > data.file.id.get_filesize():  # the file itself says how large its chunks are
         raise _unsafe(where, f"claims {claimed:,} bytes in {name} but holds {stored:,}")
 
 

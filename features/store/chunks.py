@@ -207,12 +207,12 @@ class LayerReader:
     def _unpack(self, number: int) -> np.ndarray:
         data = self.packed(number)
         if self._filters:
-            try:
-                data = deflate.decompress(data, 15, self._bytes)
+            try:  # at most one byte more than a chunk has, since a small stream may become gigabytes
+                data = deflate.decompressobj().decompress(data, self._bytes + 1)
             except deflate.error as error:
-                raise ValueError(f"chunk {number} is no deflate stream ({error})") from error
+                raise ValueError(f"chunk {number} of {self.path} is no deflate stream ({error})") from error
         if len(data) != self._bytes:
-            raise ValueError(f"chunk {number} has {len(data)} bytes instead of {self._bytes}")
+            raise ValueError(f"chunk {number} of {self.path} has not the {self._bytes} bytes of its values")
         return np.frombuffer(data, self.dtype).reshape(self._step, *self.row_shape)
 
     @functools.cached_property
@@ -231,15 +231,14 @@ def _find_chunks(data: h5py.Dataset) -> tuple[list[int], list[int]]:
 
     def note(chunk: Any) -> None:
         number = chunk.chunk_offset[0] // data.chunks[0]
-        if chunk.filter_mask:
-            sizes[number] = -1
-        else:
+        if number < count and not chunk.filter_mask:
             offsets[number], sizes[number] = chunk.byte_offset, chunk.size
 
     data.id.chunk_iter(note)
     # Deflate adds at most 5 bytes to each 16 kB that it cannot compress (RFC 1951), LZ4 and Zstd less than 1 %.
     largest = int(data.chunks[0] * np.prod(data.shape[1:]) * data.dtype.itemsize * 1.02) + 256
-    if not all(0 < size <= largest for size in sizes):
+    end = data.file.id.get_filesize()
+    if not all(0 < size <= largest and place + size <= end for place, size in zip(offsets, sizes, strict=True)):
         raise _not_ours(data)
     return offsets, sizes
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import StoreError
 from ..runtime.log import log
-from .part_index import open_part
+from .part_index import open_part, reading
 from .parts import Key, Parts, read_provenance
 from .provenance import Provenance
 from .reader import parts_folder
@@ -39,13 +39,13 @@ class ContentCache:
         Raises
         ------
         StoreError
-            If a part was made with other settings.
+            If a part was made with other settings or is damaged.
         """
         found: dict[bytes, np.ndarray] = {}
         wanted = set(keys)
         parts = [] if self._path is None else sorted(parts_folder(self._path).glob("part-*.h5"))
         for path in parts:
-            with open_part(path) as part:
+            with reading(path), open_part(path) as part:
                 if read_provenance(part, path).spec != self._made.spec:
                     raise StoreError(f"{path} was made with other settings. Delete it: rm {path}")
                 held = [key.tobytes() for key in read_table(part, "sha256")]

@@ -6,16 +6,19 @@ part is missing or too many files are open. Here each part is opened, checked an
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
-from ..errors import StoreError
-from ..safefiles.hdf5 import check_own_values
+from ..errors import CachedFeaturesError, StoreError
+from ..safefiles.hdf5 import DAMAGE, check_own_values
 from .chunks import LayerReader, stretches
 from .schema import REMEDY, check_attributes, read_layer
 
@@ -32,11 +35,27 @@ def open_part(path: Path) -> h5py.File:
     part = h5py.File(path, "r", locking=False)
     try:
         check_own_values(part, path)
-        check_attributes(part, path, f"Delete it and run the same command: rm {path}")
+        check_attributes(part, path, _remedy(path))
     except BaseException:
         part.close()
         raise
     return part
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise StoreError, naming the file, if a part or an earlier store turns out to be damaged or to be gone."""
+    try:
+        yield
+    except CachedFeaturesError:
+        raise
+    except DAMAGE as error:
+        raise StoreError(f"{path} is damaged ({error}). {_remedy(path)}") from error
+
+
+def _remedy(path: Path) -> str:
+    """Return what to do about a damaged file: a part is only computed again, a store holds all there is."""
+    return f"Delete it and run the same command: rm {path}" if path.name.startswith("part-") else REMEDY
 
 
 class PartFiles:
@@ -46,10 +65,16 @@ class PartFiles:
     ----------
     open_file : callable
         ``open_file(path)`` opens a file and checks it; see `open_part`.
+    reading : callable
+        ``reading(path)`` returns a context in which a file is read; it may turn errors into others, as `reading` does.
     """
 
-    def __init__(self, open_file: Callable[[Path], h5py.File]):
-        self._open_file = open_file
+    def __init__(
+        self,
+        open_file: Callable[[Path], h5py.File],
+        reading: Callable[[Path], AbstractContextManager[Any]] = contextlib.nullcontext,
+    ):
+        self._open_file, self._reading = open_file, reading
         self._lock = threading.Lock()
         self._open: dict[tuple[Path, str], LayerReader] = {}
 
@@ -61,7 +86,7 @@ class PartFiles:
         StoreError, OSError, ValueError
             If the file is missing or damaged.
         """
-        with self._lock:
+        with self._lock, self._reading(path):
             if (path, layer) not in self._open:
                 while len(self._open) >= _OPEN_FILES:
                     self._open.pop(next(iter(self._open)))
@@ -73,7 +98,9 @@ class PartFiles:
     def read(self, layer: str, paths: Sequence[Path], of: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
         """Read row ``rows[i]`` of the file ``paths[of[i]]`` into ``out[i]``."""
         for first, last in stretches(of, step=0):
-            self.layer(paths[of[first]], layer).read(rows[first:last], out[first:last])
+            path = paths[of[first]]
+            with self._reading(path):
+                self.layer(path, layer).read(rows[first:last], out[first:last])
 
 
 class Index:
@@ -107,7 +134,7 @@ class Index:
         """Return whether a virtual dataset refers only to the datasets of the same name in these parts."""
         made = data.id.get_create_plist()
         return all(
-            made.get_virtual_filename(each) in self._held and made.get_virtual_dsetname(each).lstrip("/") == name
+            _name_part(made, each) in self._held and made.get_virtual_dsetname(each).lstrip("/") == name
             for each in range(made.get_virtual_count())
         )
 
@@ -134,6 +161,12 @@ class Index:
             raise StoreError(f"{part} is damaged: {found} bytes instead of {size}. {REMEDY}")
 
 
+def _name_part(made: h5py.h5p.PropDCID, number: int) -> str:
+    """Return the file of a mapping of a virtual dataset, as `schema.link` was given it."""
+    name: str = made.get_virtual_filename(number)
+    return name.replace("%%", "%")
+
+
 class IndexedLayer:
     """Reads one layer of a store in parts; has the interface of `LayerReader`.
 
@@ -151,10 +184,9 @@ class IndexedLayer:
         order = np.argsort(firsts, kind="stable")
         self._firsts = np.array(firsts, np.int64)[order]  # first row of each run of rows in one part
         self._sources = np.array(sources, np.int64)[order]  # its first row there
-        names = {
-            name: number for number, name in enumerate(dict.fromkeys(map(made.get_virtual_filename, range(count))))
-        }
-        self._of = np.array([names[made.get_virtual_filename(int(each))] for each in order])
+        found = [_name_part(made, each) for each in range(count)]
+        names = {name: number for number, name in enumerate(dict.fromkeys(found))}
+        self._of = np.array([names[found[each]] for each in order])
         self._paths = [root / name for name in names]
         self._layer, self._files = data.name.removeprefix("/features/"), files
         self.row_shape, self.dtype = data.shape[1:], data.dtype

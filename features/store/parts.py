@@ -19,10 +19,11 @@ import numpy as np
 
 from ..errors import CachedFeaturesError, StoreError, option
 from ..runtime.log import log
+from ..safefiles.hdf5 import DAMAGE
 from ..safefiles.json_files import parse_json
 from .atomic_file import UNFINISHED, whole_file
 from .chunks import LayerWriter
-from .part_index import PartFiles, open_part
+from .part_index import PartFiles, open_part, reading
 from .provenance import Provenance, check_same
 from .reader import FeatureStore, parts_folder
 from .schema import (
@@ -134,16 +135,13 @@ class Parts:
         StoreError
             If the part has another fingerprint or is damaged.
         """
-        try:
-            with open_part(part) as file:
-                held = read_provenance(file, part)
-                check_same(held.spec, self.provenance.spec, self.path)
-                if not is_modern(file) or held.compression != self.provenance.compression:
-                    self._outdated.add(part)
-                self._add(part, read_table(file, "sha256"), read_table(file, "view"))
-                self.skipped.update((bytes.fromhex(key), reason) for key, reason in json.loads(file.attrs["skipped"]))
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise StoreError(f"{part} is damaged ({error}). Delete it and run the same command: rm {part}") from error
+        with reading(part), open_part(part) as file:
+            held = read_provenance(file, part)
+            check_same(held.spec, self.provenance.spec, self.path)
+            if not is_modern(file) or held.compression != self.provenance.compression:
+                self._outdated.add(part)
+            self._add(part, read_table(file, "sha256"), read_table(file, "view"))
+            self.skipped.update((bytes.fromhex(key), reason) for key, reason in json.loads(file.attrs["skipped"]))
 
     def commit(self, rows: Rows, skipped: Sequence[Skipped], layout: str = "file") -> None:
         """Write the store of `rows` atomically under its final name.
@@ -175,9 +173,10 @@ class Parts:
             raise StoreError(
                 f"{self.path} is already one file; its layout cannot become parts. Use {option('out', other)}"
             )
-        if layout == "parts":
+        replaced = self._outdated & {file for file, _ in found} if layout == "parts" else set()
+        if replaced:
             found = self._modern(found)
-        with open_part(found[0][0]) as first:
+        with reading(found[0][0]), open_part(found[0][0]) as first:
             layers = {name: first["features"][name].shape[1:] for name in self.provenance.spec.layers}
         with whole_file(self.path, self.folder) as file:
             if layout == "parts":
@@ -193,9 +192,8 @@ class Parts:
             values = digest_values({layer: each for layer, (each, *_) in digests.items()}, list(layers))
             write_attributes(file, replace(self.provenance, values=values).to_json())
 
-        if layout == "parts":
-            for part in self._outdated:
-                part.unlink(missing_ok=True)
+        for part in replaced:  # others may hold contents that an interrupted pass computed
+            part.unlink(missing_ok=True)
 
     def _modern(self, places: Sequence[tuple[Path, int]]) -> list[tuple[Path, int]]:
         """Return places in parts of the current format and requested compression; other parts are rewritten first."""
@@ -203,7 +201,7 @@ class Parts:
         for path in dict.fromkeys(path for path, _ in places):
             made[path] = path
             if path in self._outdated:
-                with open_part(path) as part:
+                with reading(path), open_part(path) as part:
                     views = read_table(part, "view").tolist()
                     keys = [(key.tobytes(), view) for key, view in zip(read_table(part, "sha256"), views, strict=True)]
                     layers = {name: read_layer(part, name, path).read_all() for name in part["features"]}
@@ -283,7 +281,7 @@ def held_provenance(path: Path) -> Provenance | None:
         try:
             with open_part(part) as file:
                 return read_provenance(file, part)
-        except (OSError, KeyError, ValueError, CachedFeaturesError):
+        except (CachedFeaturesError, *DAMAGE):
             return None  # opening the parts will report the error
     return None
 
@@ -299,29 +297,27 @@ Digests = dict[str, tuple[np.ndarray, ...]]  # layer → digests of its rows, an
 
 def _copy(file: h5py.File, places: Sequence[tuple[Path, int]]) -> Digests:
     """Copy each row from its place; rows that are whole chunks, compressed the same way, are copied without decompression."""
-    files, made = PartFiles(open_part), Digests()
+    files, made = PartFiles(open_part, reading), Digests()
     paths = list(dict.fromkeys(path for path, _ in places))
     numbers = {path: number for number, path in enumerate(paths)}
     of, rows = np.array([(numbers[path], row) for path, row in places]).T
     for layer, data in file["features"].items():
         writer = LayerWriter(data)
-        try:
-            if all(files.layer(path, layer).is_packed_as(data) for path in paths):
-                for number, path in enumerate(paths):
+        if all(files.layer(path, layer).is_packed_as(data) for path in paths):
+            for number, path in enumerate(paths):
+                with reading(path):
                     source, held = files.layer(path, layer), _row_digests(path, layer)
                     for target in np.flatnonzero(of == number).tolist():
                         row = int(rows[target])
                         writer.put(target, source.packed(row), held[row])
-            else:
-                chunk_bytes = math.prod(data.chunks) * data.dtype.itemsize
-                step = max(1, _BLOCK_BYTES // chunk_bytes) * writer.step
-                for first in range(0, len(places), step):
-                    some = slice(first, first + step)
-                    values = np.empty((len(of[some]), *data.shape[1:]), data.dtype)
-                    files.read(layer, paths, of[some], rows[some], values)
-                    writer.write(first, values)
-        except ValueError as error:
-            raise StoreError(f"{error}. Delete that file and run the same command.") from error
+        else:
+            chunk_bytes = math.prod(data.chunks) * data.dtype.itemsize
+            step = max(1, _BLOCK_BYTES // chunk_bytes) * writer.step
+            for first in range(0, len(places), step):
+                some = slice(first, first + step)
+                values = np.empty((len(of[some]), *data.shape[1:]), data.dtype)
+                files.read(layer, paths, of[some], rows[some], values)
+                writer.write(first, values)
         made[layer] = (writer.rows, writer.chunks)
     return made
 
@@ -334,5 +330,5 @@ def _gather_digests(places: Sequence[tuple[Path, int]], layers: Sequence[str]) -
 
 
 def _row_digests(path: Path, layer: str) -> np.ndarray:
-    with open_part(path) as part:
+    with reading(path), open_part(path) as part:
         return read_table(part, f"digests/rows/{layer}")

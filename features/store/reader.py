@@ -14,9 +14,9 @@ import numpy as np
 from ..errors import CachedFeaturesError, RequestError, StoreError, command, must_be_one_of, option
 from ..pooling import KINDS, check_pool, kind_of, pool_maps, pooled_shape
 from ..runtime.machine import memory_limit
-from ..safefiles.hdf5 import check_own_values
+from ..safefiles.hdf5 import DAMAGE, check_own_values
 from ..safefiles.json_files import parse_json
-from .chunks import LayerReader, digest, in_threads, spans
+from .chunks import DIGEST_BYTES, LayerReader, digest, in_threads, spans
 from .part_index import Index, IndexedLayer
 from .provenance import Provenance
 from .schema import REMEDY, check_attributes, digest_values, open_layer, read_layer, read_rows, read_skipped, read_table
@@ -73,12 +73,12 @@ class FeatureStore:
             raise self._damaged(error) from error
         try:
             self._load()
-        except (AttributeError, KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
-            self._file.close()
-            raise self._damaged(error) from error
         except CachedFeaturesError:
             self._file.close()
             raise
+        except DAMAGE as error:
+            self._file.close()
+            raise self._damaged(error) from error
 
     def _load(self) -> None:
         attributes = self._file.attrs
@@ -136,16 +136,18 @@ class FeatureStore:
             return {}
         try:
             held = {name: read_table(self._file, f"digests/rows/{name}") for name in self.layers}
-        except (KeyError, OSError, ValueError) as error:
+            if any(each.shape != (len(self), DIGEST_BYTES) for each in held.values()):
+                raise ValueError("each row must have one digest per layer")
+            if digest_values(held, list(self.layers)) != self.provenance["values"]:
+                raise ValueError("digests of rows do not match that of all values")
+        except DAMAGE as error:
             raise self._damaged(error) from error
-        if digest_values(held, list(self.layers)) != self.provenance["values"]:
-            raise self._damaged(ValueError("digests of rows do not match that of all values"))
         return held
 
     @property
     def views(self) -> int:
         """Rows per image; consecutive rows are the views of one image."""
-        return int(self.provenance["views"])
+        return self.made.views
 
     def close(self) -> None:
         """Close the file; reading afterwards fails."""
@@ -170,6 +172,8 @@ class FeatureStore:
         if layer not in self.layers:
             remedy = f"Extract it: {command('extract', layers=layer, out='OTHER.h5')}"
             raise must_be_one_of(f"layer of {self.path}", self.layers, layer, remedy)
+        if not self._file:
+            raise RequestError(f"{self.path} must be open; it was closed. Open it again: features.FeatureStore(...)")
         return open_layer(self._file, layer, self.path.parent.resolve())
 
     def describe(self) -> dict[str, Any]:
@@ -265,26 +269,33 @@ class FeatureStore:
         try:
             for _ in in_threads(read, some):
                 pass
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        except CachedFeaturesError:
+            raise
+        except DAMAGE as error:
             reason = f"values of /features/{layer} fail their checksum ({error})"
             raise StoreError(f"{self.path} is damaged: {reason}. {REMEDY}") from error
 
     def _reader(self, layer: str) -> LayerReader | IndexedLayer:
-        if layer not in self._readers:
+        reader = self._readers.get(layer)
+        if reader is None:
             data = self.dataset(layer)
-            self._readers[layer] = (
-                self._index.layer(data) if data.is_virtual else read_layer(self._file, layer, self.path)
-            )
-        return self._readers[layer]
+            reader = self._index.layer(data) if data.is_virtual else read_layer(self._file, layer, self.path)
+            self._readers[layer] = reader
+        return reader
 
     def _numbers(self, rows: np.ndarray | None) -> np.ndarray:
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
+        if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
+            raise RequestError(
+                f"rows must be whole numbers, one per row; got {rows.dtype} of shape {rows.shape}. "
+                f"Of a mask, give {option('rows')} numpy.flatnonzero(mask)."
+            )
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise RequestError(
                 f"rows must be between 0 and {len(self) - 1}, those of {self.path}; got {rows.min()} to {rows.max()}. "
                 f"Leave {option('rows')} out for all."
             )
-        return rows
+        return rows.astype(np.int64)  # differences of unsigned numbers would wrap around
 
     def batches(
         self, batch_size: int = 256, layer: str | None = None, pool: str = "flatten", rows: np.ndarray | None = None
@@ -293,7 +304,7 @@ class FeatureStore:
 
         X is float32, (n, n_features); labels are int32, (n,).
         """
-        rows = np.arange(len(self)) if rows is None else np.asarray(rows)
+        rows = self._numbers(rows)
         for start in range(0, len(rows), batch_size):
             some = rows[start : start + batch_size]
             yield self.read(layer, pool, some), self.rows.labels[some]

@@ -28,7 +28,7 @@ from .provenance import Provenance
 
 FORMAT, FORMAT_VERSION = "cached-features", 2
 _VERSIONS = (1, 2)  # that are read
-REMEDY = "Extract it again, or restore a copy."
+REMEDY = "Delete it and extract it again, or restore a copy."
 SPLIT_TYPE = h5py.enum_dtype(SPLITS, basetype="u1")
 # Measured on average-pooled VGG16 vectors of 1 kB: smaller chunks scan more slowly, larger ones make random rows slower. A
 # whole map is larger than this, so each map is one chunk.
@@ -191,7 +191,8 @@ def link(
         layout = h5py.VirtualLayout((len(places), *shape), made.spec.dtype)
         for first, last in stretches(rows + (of << 40)):
             path = files[of[first]]
-            source = h5py.VirtualSource(str(path.relative_to(folder)), f"features/{name}", (lengths[path], *shape))
+            part = str(path.relative_to(folder)).replace("%", "%%")  # HDF5 takes a single one for a pattern
+            source = h5py.VirtualSource(part, f"features/{name}", (lengths[path], *shape))
             layout[first:last] = source[rows[first] : rows[first] + last - first]
         _write_kind(file.create_virtual_dataset(f"features/{name}", layout), made)
     file.attrs["parts"] = json.dumps(held)
@@ -230,7 +231,20 @@ def read_rows(file: h5py.File) -> Rows:
     columns = {name: _texts(file, f"rows/columns/{name}") for name in group.get("columns", {})}
     if any(len(texts) != len(held["paths"]) for texts in columns.values()):
         raise ValueError("columns must have one text per row")
-    return Rows(class_names=tuple(str(name) for name in group.attrs["class_names"]), **held, columns=columns)
+    rows = Rows(class_names=tuple(str(name) for name in group.attrs["class_names"]), **held, columns=columns)
+    _check_numbers(rows)
+    return rows
+
+
+def _check_numbers(rows: Rows) -> None:
+    """Raise ValueError unless each row has its numbers, and they name a class and a split."""
+    for name, stored, values in rows.stored():
+        shape = (len(rows), 32) if name == "sha256" else (len(rows),)
+        if stored["dtype"] is not str and (values.shape != shape or values.dtype.kind not in "iu"):
+            raise ValueError(f"rows/{stored['name']} must be whole numbers of shape {shape}")
+    for name, values, known in (("label", rows.labels, rows.class_names), ("split", rows.splits, SPLITS)):
+        if len(rows) and not 0 <= values.min() <= values.max() < len(known):
+            raise ValueError(f"rows/{name} must be from 0 to {len(known) - 1}; it is {values.min()} to {values.max()}")
 
 
 def write_skipped(file: h5py.File, skipped: Sequence[Skipped]) -> None:
@@ -281,7 +295,8 @@ def check_attributes(file: h5py.File, path: Path, remedy: str = REMEDY) -> None:
 def digest_attributes(file: h5py.File) -> str:
     """Return the SHA-256 over attributes, since HDF5's own checksums do not cover their texts."""
     kept = {name: str(value) for name, value in file.attrs.items() if name != "sha256"}
-    names = [str(name) for name in file["rows"].attrs["class_names"]] if "rows" in file else []
+    own = isinstance(file.get("rows", getlink=True), h5py.HardLink)  # a link to another file is not followed
+    names = [str(name) for name in file["rows"].attrs["class_names"]] if own else []
     return hashlib.sha256(json.dumps([kept, names], sort_keys=True).encode()).hexdigest()
 
 

@@ -15,6 +15,7 @@ import pytest
 from conftest import assert_same_stores, draw, draw_tree
 
 from features import FeatureStore, extract
+from features.errors import StoreError
 from features.extraction.verification import verify
 from features.safefiles.hdf5 import filters_of
 from features.store.parts import upgrade_store
@@ -70,6 +71,31 @@ def test_upgrading_keeps_all_values_and_computes_nothing(old, said):
     assert any("has format 1; it becomes format 2" in line for line in said)
     code = f"import h5py; print(h5py.File({str(old)!r})['features/last'][0].sum() > 0)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
+
+
+@pytest.mark.parametrize("old", ["format1.h5", "format1-gzip.h5"], indirect=True)
+def test_upgrading_a_damaged_store_is_an_error_that_names_it(old):
+    with h5py.File(old) as file:
+        chunk = file["features/last"].id.get_chunk_info(0)
+    data = bytearray(old.read_bytes())
+    data[chunk.byte_offset + chunk.size // 2] ^= 1
+    old.write_bytes(data)
+    with pytest.raises(StoreError, match=rf"{old} is damaged .*restore a copy"):
+        upgrade_store(old)
+    assert old.read_bytes() == data
+
+
+@pytest.mark.parametrize("old", ["format1-parts.h5"], indirect=True)
+def test_upgrading_keeps_parts_that_the_store_does_not_use(old):
+    """Those of a pass that adds images and was interrupted."""
+    folder = Path(f"{old}.parts")
+    (part,) = folder.glob("part-*.h5")
+    other = Path(shutil.copy(part, folder / "part-of-an-interrupted-pass.h5"))
+    with h5py.File(other, "a") as file:
+        file["sha256"][:] = file["sha256"][:] ^ 1  # other contents
+    kept = other.read_bytes()
+    assert upgrade_store(old)
+    assert other.read_bytes() == kept and not part.exists()
 
 
 @pytest.mark.parametrize("layout", ["file", "parts"])

@@ -1,10 +1,18 @@
 """The store: written equals read, and damage is an error."""
 
+import json
+import os
 import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from samples import blobs, provenance_of, rows_of, write_store
 
 from features import FeatureStore, extract
 from features.errors import RequestError, StoreError, UnsafeFile
@@ -12,6 +20,9 @@ from features.extraction.forward import PassLimits
 from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.pooling import pool_maps
+from features.runtime.machine import peak_memory
+from features.store import schema
+from features.store.content_cache import ContentCache
 
 
 def test_read_by_rows_equals_numpy(tiny_store):
@@ -158,3 +169,211 @@ def test_changed_provenance_is_an_error(tmp_path, tiny_store):
 def test_readers_are_not_blocked_by_each_other(tiny_store):
     with FeatureStore(tiny_store) as one, FeatureStore(tiny_store) as two:
         np.testing.assert_array_equal(one.read(), two.read())
+
+
+@pytest.mark.parametrize("rows", [np.arange(32) % 2 == 0, np.array([0.0, 1.5]), np.zeros((1, 1), int), 3, ["1"]])
+def test_rows_other_than_whole_numbers_are_refused(tiny_store, rows):
+    with FeatureStore(tiny_store) as store:
+        for read in (store.read, lambda **asked: next(store.batches(**asked))):
+            with pytest.raises(RequestError, match=r"rows must be whole numbers, .* numpy.flatnonzero\(mask\)"):
+                read(rows=rows)
+        assert store.read(rows=[]).shape == (0, 54)
+
+
+def test_small_unsigned_row_numbers_are_the_same_rows(tmp_path):
+    X, y, splits = blobs(3, rows=100)  # 300 vectors, which share a chunk
+    path = write_store(
+        tmp_path / "s.h5", {"fc": X}, rows_of(y, splits, 3), provenance_of({"fc": (12,)}, "float32", "lz4")
+    )
+    with FeatureStore(path) as store:
+        rows = np.array([255, 0], np.uint8)  # whose difference wraps around to 1
+        np.testing.assert_array_equal(store.read(rows=rows), X[[255, 0]])
+
+
+def test_a_closed_store_says_so(tiny_store):
+    with FeatureStore(tiny_store) as store:
+        pass
+    for read in (store.read, store.describe, lambda: next(store.batches()), lambda: store.dataset("last")):
+        with pytest.raises(RequestError, match=r"tiny.h5 must be open; it was closed. Open it again"):
+            read()
+
+
+def change(path, edit):
+    """Change a store, and make all its digests those of what it then holds, as somebody who means harm can."""
+    with h5py.File(path, "a") as file:
+        edit(file)
+        names: list[str] = []
+        file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
+        values = {name: file[name][()] for name in names if not name.startswith("features/")}
+        known = {
+            name: schema.digest(schema._bytes(each)).hex() for name, each in values.items() if hasattr(each, "tobytes")
+        }
+        file.attrs["digests"] = file.attrs.get("told", json.dumps(known))
+        file.attrs["sha256"] = schema.digest_attributes(file)
+
+
+def put(name, values):
+    """Return an edit that replaces a dataset."""
+
+    def edit(file):
+        del file[name]
+        if values is not None:
+            file[name] = values
+
+    return edit
+
+
+def tell(**fields):
+    """Return an edit of the provenance; None leaves a field out."""
+
+    def edit(file):
+        told = json.loads(file.attrs["provenance"]) | fields
+        file.attrs["provenance"] = json.dumps({name: value for name, value in told.items() if value is not None})
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda file: file.attrs.update(told="no JSON"),
+        lambda file: file.attrs.update(told="[]"),
+        lambda file: file.attrs.update(parts='{"s.h5.parts/x": []}'),
+        lambda file: file.attrs.update(parts='{"s.h5.parts/x": [3]}'),
+        tell(values=None),
+        tell(layers=["../rows/label"]),
+        put("digests/rows/last", np.zeros((3, 16), np.uint8)),
+        put("digests/rows/last", np.uint8(3)),
+        put("digests/rows/last", None),
+        put("digests/chunks/last", np.zeros((3, 16), np.uint8)),
+        put("digests/chunks/last", h5py.Empty("u1")),
+        put("rows/label", np.zeros(3, np.int32)),
+        put("rows/label", np.full(32, 2, np.int32)),
+        put("rows/label", np.full(32, -1, np.int32)),
+        put("rows/label", np.zeros((32, 2), np.int32)),
+        put("rows/label", np.zeros(32)),
+        put("rows/split", np.full(32, 3, np.uint8)),
+        put("rows/view", np.int32(0)),
+        put("rows/sha256", np.zeros(32, np.uint8)),
+    ],
+)
+def test_a_store_made_to_harm_is_an_error_of_ours(tmp_path, tiny_store, edit):
+    path = Path(shutil.copy(tiny_store, tmp_path / "s.h5"))
+    change(path, edit)
+    with pytest.raises((StoreError, UnsafeFile)), FeatureStore(path) as store:
+        store.check("last", np.arange(32))
+
+
+def test_a_chunk_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path):
+    path, values = tmp_path / "s.h5", np.zeros((2, 1 << 20), np.float32)
+    y = np.arange(2, dtype=np.int32)
+    write_store(path, {"fc": values}, rows_of(y, y.astype(np.uint8), 2), provenance_of({"fc": (1 << 20,)}, "float32"))
+    packed = zlib.compress(bytes(1 << 30), 1)  # 4.7 MB, hardly more than the 4 MB of values
+
+    def edit(file):
+        file["features/fc"].id.write_direct_chunk((0, 0), packed[: 4 << 20])
+        digests = file["digests/chunks/fc"][:]
+        digests[0] = np.frombuffer(schema.digest(packed[: 4 << 20]), np.uint8)
+        file["digests/chunks/fc"][:] = digests
+
+    change(path, edit)
+    before = peak_memory()
+    with FeatureStore(path) as store, pytest.raises(StoreError, match="has not the 4194304 bytes of its values"):
+        store.read()
+    assert peak_memory() - before < 200e6
+
+
+def test_chunks_that_the_file_does_not_hold_are_not_read(tmp_path, tiny_store):
+    """Said by an index of HDF5's older format, which has no checksum."""
+    path, values = tmp_path / "s.h5", zlib.compress(bytes(64), 1)
+    with h5py.File(tiny_store) as old, h5py.File(path, "w", libver=("earliest", "v110")) as file:
+        for name in old:
+            old.copy(name, file)
+        for name, value in old.attrs.items():
+            file.attrs[name] = value
+        del file["rows/stratum"]
+        data = file.create_dataset("rows/stratum", (4 << 30,), "u1", chunks=((4 << 30) - 1 >> 1,), compression="gzip")
+        for start in range(0, 4 << 30, data.chunks[0]):
+            data.id.write_direct_chunk((start,), values)
+        file.attrs["sha256"] = schema.digest_attributes(file)
+        places = [data.id.get_chunk_info(number) for number in range(data.id.get_num_chunks())]
+    found = path.read_bytes()
+    for each in places:
+        key = struct.pack("<IIQQQ", each.size, 0, each.chunk_offset[0], 0, each.byte_offset)
+        assert key in found
+        found = found.replace(key, struct.pack("<I", (1 << 32) - 1) + key[4:])
+    path.write_bytes(found)
+    with pytest.raises(UnsafeFile, match=r"claims 4,294,967,296 bytes in rows/stratum but holds"):
+        FeatureStore(path)
+
+
+def test_a_link_to_another_file_is_not_followed(tmp_path, tiny_store):
+    path = Path(shutil.copy(tiny_store, tmp_path / "s.h5"))
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    with h5py.File(path, "a") as file:
+        del file["rows"]
+        file.attrs["sha256"] = schema.digest_attributes(file)
+        file["rows"] = h5py.ExternalLink(str(tmp_path / "pipe"), "/rows")
+    code = f"import features; features.FeatureStore({str(path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "UnsafeFile: " in done.stderr and "has a link at rows" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["50%.h5", "100%b.h5"])
+def test_the_name_of_a_store_in_parts_may_have_a_percent_sign(tmp_path, tree, stand_in, name):
+    extract(str(tree), backbone="tiny", out=tmp_path / name, layout="parts")
+    extract(str(tree), backbone="tiny", out=tmp_path / "s.h5")
+    with FeatureStore(tmp_path / name) as store, FeatureStore(tmp_path / "s.h5") as other:
+        np.testing.assert_array_equal(store.read(), other.read())
+        np.testing.assert_array_equal(store.dataset("maps")[:], other.dataset("maps")[:])
+
+
+def flip_table(name):
+    """Return harm to a table of a part."""
+
+    def harm(part):
+        with h5py.File(part, "a") as file:
+            values = file[name][:]
+            values[0] ^= 1
+            file[name][:] = values
+
+    return harm
+
+
+def flip_chunk(part):
+    """Change a byte of the first chunk of features."""
+    with h5py.File(part) as file:
+        (name,) = file["features"]
+        chunk = file[f"features/{name}"].id.get_chunk_info(0)
+    data = bytearray(part.read_bytes())
+    data[chunk.byte_offset + chunk.size // 2] ^= 1
+    part.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("harm", "compression"),
+    [
+        (flip_table("digests/rows/maps"), "gzip"),
+        (flip_table("digests/chunks/maps"), "none"),
+        (flip_chunk, "none"),
+    ],
+)
+def test_a_damaged_part_is_named_when_a_store_is_made_of_it(tmp_path, tree, stand_in, harm, compression):
+    path = tmp_path / "s.h5"
+    extract(str(tree), backbone="tiny", out=path, layout="parts")
+    (part,) = path.with_name("s.h5.parts").glob("part-*.h5")
+    harm(part)
+    path.unlink()
+    with pytest.raises(StoreError, match=rf"{part} is damaged \(.* does not match its digest\).*: rm {part}"):
+        extract(str(tree), backbone="tiny", out=path, layout="parts", compression=compression)
+
+
+def test_a_damaged_part_of_the_cache_is_named(tmp_path, stand_in):
+    made = provenance_of({"fc": (12,)}, "float32")
+    cache = ContentCache(tmp_path, made)
+    cache.keep("fc", {bytes(32): np.ones(12, np.float32)})
+    (part,) = tmp_path.glob("*.parts/part-*.h5")
+    assert cache.read("fc", [bytes(32)])[bytes(32)].all()
+    flip_chunk(part)
+    with pytest.raises(StoreError, match=rf"{part} is damaged .*: rm {part}"):
+        cache.read("fc", [bytes(32)])
