@@ -48,11 +48,11 @@ class StoreError(CachedFeaturesError):
 
 
 class UnsafeFile(CachedFeaturesError):
-    """A file could run code, reaches outside itself, or claims more than it holds; nothing of it was used."""
+    """A file could run code, refers outside itself, or claims to hold more than it does; none of it was used."""
 
 
 class EngineError(CachedFeaturesError):
-    """An engine cannot run a base, or its features are not TensorFlow's."""
+    """An engine cannot run a base, or its features differ too much from the reference engine's."""
 
 
 class ClusterError(CachedFeaturesError):

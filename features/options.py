@@ -74,6 +74,10 @@ class ExtractOptions(TypedDict, total=False):
             IMAGES,
         ),
     ]
+    group: Annotated[
+        str | None,
+        Flag("column whose equal texts (a patient's images) must stay in one split (default: none)", "COLUMN", IMAGES),
+    ]
     limit: Annotated[int | None, Flag("a stratified subset of N images", "N", IMAGES)]
     seed: Annotated[
         int,

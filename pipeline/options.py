@@ -41,6 +41,14 @@ class TrainingOptions(TypedDict, total=False):
             group=HEAD,
         ),
     ]
+    group: Annotated[
+        str | None,
+        Flag(
+            "column whose equal texts stay on one side of splits and folds (default: the one that the store was extracted with)",
+            "COLUMN",
+            HEAD,
+        ),
+    ]
     settings: Annotated[
         Mapping[str, tuple[Any, ...]],
         Flag(

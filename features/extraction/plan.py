@@ -11,6 +11,7 @@ import numpy as np
 from ..backbones.weights import recall_sha256
 from ..errors import SourceError, option
 from ..images.contents import Content, distinct_contents, hash_files
+from ..sources.load import keep_copies_together
 from ..sources.source import Source
 from ..store.provenance import Provenance
 from ..store.reader import FeatureStore, parts_folder
@@ -94,10 +95,10 @@ class Plan:
 
 
 def make_plan(source: Source, workers: int) -> Plan:
-    """Hash a source's files with `workers` threads."""
+    """Hash a source's files with `workers` threads; drawn splits then keep copies of an image together."""
     files = [source.file(row) for row in range(len(source))]
     keys = hash_files(files, workers)
-    return Plan(source, tuple(keys), tuple(distinct_contents(files, keys)))
+    return Plan(keep_copies_together(source, keys), tuple(keys), tuple(distinct_contents(files, keys)))
 
 
 def check_classes(plan: Plan, size: int, resize: str) -> None:
@@ -136,10 +137,17 @@ def find_finished(options: ExtractRequest, plan: Plan) -> tuple[Rows, list[Skipp
 
 
 def is_current(store: FeatureStore, options: ExtractRequest, rows: Rows, skipped: list[Skipped]) -> bool:
-    """Return whether a store holds exactly these rows in the requested compression and layout."""
+    """Return whether a store holds exactly these rows, by this group, in the requested compression and layout."""
     same = all(np.array_equal(getattr(store.rows, each.name), getattr(rows, each.name)) for each in fields(Rows))
     packed = options.compression in (None, store.made.compression)
-    return same and store.skipped == skipped and packed and options.layout == ("parts" if store.parts else "file")
+    grouped = store.made.origin is None or store.made.origin.group == options.group
+    return (
+        same
+        and grouped
+        and store.skipped == skipped
+        and packed
+        and options.layout == ("parts" if store.parts else "file")
+    )
 
 
 def _has_settings(held: Provenance, options: ExtractRequest) -> bool:

@@ -111,6 +111,8 @@ class ExtractRequest(FeatureOptions):
         See `ListOptions`.
     column : mapping of str to str
         Further columns that paths give, by name; see `load_source`.
+    group : str, optional
+        Column whose equal texts must stay in one split.
     limit : int
         A stratified subset of this many images.
     compression : str, optional
@@ -143,6 +145,7 @@ class ExtractRequest(FeatureOptions):
     split_column: str | None = None
     path_pattern: str | None = None
     column: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
     limit: int | None = None
     compression: str | None = None
     layout: str = "file"
@@ -172,7 +175,9 @@ class ExtractRequest(FeatureOptions):
     def source(self) -> Source:
         """Read the labelled images; see `load_source`."""
         listed = ListOptions(self.path_column, self.label_column, self.split_column, self.path_pattern)
-        return load_source(self.data, self.seed, self.limit, self.allow_missing_classes, listed, self.column)
+        return load_source(
+            self.data, self.seed, self.limit, self.allow_missing_classes, listed, self.column, self.group
+        )
 
 
 def asked_settings(options: FeatureOptions) -> dict[str, Any]:

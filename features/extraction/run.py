@@ -16,6 +16,7 @@ from ..options import ExtractOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores, peak_memory
 from ..runtime.progress import Progress
+from ..sources.load import check_splits
 from ..store.atomic_file import free_space
 from ..store.parts import Parts, held_provenance
 from ..store.provenance import Origin, Provenance
@@ -124,8 +125,8 @@ def run_pass(
             f"{called('part_images')} needs a cluster; got none. Leave it out, or name a cluster: {option('cluster')}"
         )
     clock = _Clock()
-    source = asked.source()
-    plan = make_plan(source, asked.workers)
+    plan = make_plan(asked.source(), asked.workers)
+    source = plan.source
     for line in plan.describe():
         log.info(line)
     finished = find_finished(asked, plan)
@@ -136,6 +137,7 @@ def run_pass(
         clock.lap("plan")
         return Summary(asked.path, len(rows), 0, skipped, clock.laps)
     if not asked.allow_missing_classes:
+        check_splits(source)  # again: copies may have moved
         check_classes(plan, asked.side, asked.resize)
     clock.lap("plan")
     held = held_provenance(asked.path)
@@ -146,7 +148,7 @@ def run_pass(
         folder=asked.path.parent,
         memory=limits.memory,
         disk=limits.disk,
-        origin=Origin(source.kind, asked.data, str(source.root.resolve()), asked.limit, source.notes),
+        origin=Origin(source.kind, asked.data, str(source.root.resolve()), asked.limit, source.notes, source.group),
         compression=_pick_compression(asked, held),
         parity=held.parity if held else None,
     )

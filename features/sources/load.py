@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import RequestError, SourceError, called, option
-from ..splits import SPLITS, rank_keys, stratified_split
+from ..splits import SPLITS, check_numbers, check_unbroken, groups_of, join_keys, rank_keys, stratified_split
 from .cifar10 import read_cifar10
 from .elpv import read_elpv
 from .folder import read_folder
@@ -19,9 +19,10 @@ from .source import Source
 
 NAMED_SETS: dict[str, Callable[[], Source]] = {"elpv": read_elpv, "cifar10": read_cifar10}
 LISTS: dict[str, Callable[[Path, ListOptions], Source]] = {".csv": read_csv}  # by file extension
-
-TEST_FRACTION = 0.25  # of all rows, if the source has no test split
-VAL_FRACTION = 0.20  # of the remaining training rows, if the source has no val split
+_FRACTIONS = {
+    "test": 0.25,  # of all rows, if the source has no test split
+    "val": 0.20,  # of the remaining training rows, if the source has no val split
+}
 
 
 def load_source(
@@ -31,6 +32,7 @@ def load_source(
     allow_missing_classes: bool = False,
     options: ListOptions = NO_OPTIONS,
     column: Mapping[str, str] | None = None,
+    group: str | None = None,
 ) -> Source:
     """Read a source: a folder, a ``.csv`` file, or a named set.
 
@@ -49,21 +51,23 @@ def load_source(
         For a CSV file.
     column : mapping of str to str, optional
         Further columns by name: a regular expression that every path matches; see `add_columns`.
+    group : str, optional
+        Column whose equal texts must stay in one split, given or drawn.
 
     Raises
     ------
     RequestError
-        If `limit` is below 1, an option does not apply to the source, a pattern is invalid, or the package of a named set is
-        missing.
+        If `limit` is below 1, an option does not apply to the source, a pattern or group is invalid, or the package of a named
+        set is missing.
     SourceError
         If there is no such source, or it has no images, only one class, or a class that is missing from a split.
     """
     patterns = compile_patterns(column or {})
-    source = _fill_splits(add_columns(_read(data, options), patterns), seed)
+    source = _fill_splits(add_columns(_read(data, options), patterns), seed, group, allow_missing_classes)
     if limit is not None:
         source = _keep(source, limit, seed)
     if not allow_missing_classes:
-        _check_splits(source)
+        check_splits(source)
     return source
 
 
@@ -85,29 +89,94 @@ def _read(data: str, options: ListOptions) -> Source:
     )
 
 
-def _fill_splits(source: Source, seed: int) -> Source:
-    """Draw the splits that the source does not define from its training rows."""
+def _fill_splits(source: Source, seed: int, group: str | None = None, allow_missing_classes: bool = False) -> Source:
+    """Draw the splits that the source does not define from its training rows.
+
+    Parameters
+    ----------
+    source : Source
+    seed : int
+    group : str, optional
+        Column whose equal texts must stay in one split.
+    allow_missing_classes : bool
+        Accept a class with too few groups to be in every split.
+
+    Raises
+    ------
+    RequestError
+        If there is no such column, it does not name the group of every row, a class has too few groups, or splits that the
+        source does define break a group.
+    """
     splits, notes = source.splits.copy(), list(source.notes)
     if (splits == 255).all():
         splits[:] = SPLITS["train"]
-    for name, fraction in (("test", TEST_FRACTION), ("val", VAL_FRACTION)):
-        if not (splits == SPLITS[name]).any():
-            pool = np.flatnonzero(splits == SPLITS["train"])
-            chosen = stratified_split(source.strata[pool], [source.paths[i] for i in pool], fraction, seed)
-            splits[pool[chosen]] = SPLITS[name]
-            notes.append(
-                f"no split {name} given: drew {fraction:.0%} of the remaining training images, stratified, seed {seed}"
-            )
-    return replace(source, splits=splits, notes=tuple(notes))
+    names = tuple(name for name in _FRACTIONS if not (splits == SPLITS[name]).any())
+    source = replace(source, splits=splits, drawn=names, seed=seed, group=group)
+    if group is not None:
+        groups = groups_of(source.columns, group)
+        check_unbroken(
+            groups, splits, group, f"the splits of {source.root}", f"Correct them, or leave out {option('group')}"
+        )
+        pool = splits == SPLITS["train"]
+        if not allow_missing_classes:
+            own = [text for text, there in zip(groups, pool, strict=True) if there]
+            check_numbers(source.labels[pool], own, source.class_names, group, 1 + len(names), "splits")
+    whole = "" if group is None else f"; each {group} is in one split"
+    notes += [
+        f"no split {name} given: drew {_FRACTIONS[name]:.0%} of the remaining training images, stratified, seed {seed}{whole}"
+        for name in names
+    ]
+    return replace(source, splits=_draw(source, [source.side_keys]), notes=tuple(notes))
 
 
-def _check_splits(source: Source) -> None:
+def keep_copies_together(source: Source, contents: Sequence[bytes | str]) -> Source:
+    """Return the source with its drawn splits drawn again where these have copies of one image on two sides.
+
+    Parameters
+    ----------
+    source : Source
+        From `load_source`.
+    contents : sequence of bytes or str of length n_rows
+        The SHA-256 of each file; a str where it cannot be read.
+    """
+    if not source.drawn:
+        return source
+    keys = [key if isinstance(key, bytes) else path for key, path in zip(contents, source.paths, strict=True)]
+    given = [code for name, code in SPLITS.items() if name not in (*source.drawn, "train")]
+    sides: dict[bytes | str, set[int]] = {}
+    for key, side in zip(keys, source.splits.tolist(), strict=True):
+        if side not in given:
+            sides.setdefault(key, set()).add(side)
+    apart = sum(len(held) > 1 for held in sides.values())
+    if not apart:
+        return source
+    note = f"drew again, since {apart} images had copies in another split; copies of an image are in one split"
+    return replace(source, splits=_draw(source, [source.side_keys, keys]), notes=(*source.notes, note))
+
+
+def _draw(source: Source, keys: Sequence[Sequence[bytes | str]]) -> np.ndarray:
+    """Return the splits with those drawn that the source does not define; rows that share a key of any kind stay together."""
+    splits = source.splits.copy()
+    splits[np.isin(splits, [SPLITS[name] for name in source.drawn])] = SPLITS["train"]
+    pool = np.flatnonzero(splits == SPLITS["train"])
+    joined = join_keys(*([each[row] for row in pool.tolist()] for each in keys))
+    for name in source.drawn:
+        rest = np.flatnonzero(splits[pool] == SPLITS["train"])
+        rows = pool[rest]
+        chosen = stratified_split(source.strata[rows], [joined[i] for i in rest], _FRACTIONS[name], source.seed)
+        splits[rows[chosen]] = SPLITS[name]
+    return splits
+
+
+def check_splits(source: Source) -> None:
+    """Raise SourceError if a class has no image in some split."""
     for split, classes in source.counts().items():
         missing = [name for name, rows in classes.items() if not rows]
         if missing:
+            together = "" if source.group is None else f" of other groups ({source.group})"
             raise SourceError(
                 f"every class must be in every split; {split} has no image of {', '.join(map(repr, missing))}. "
-                f"Add images (or raise {called('limit')}), remove the class, or accept it: {option('allow_missing_classes', True)}"
+                f"Add images{together} (or raise {called('limit')}), remove the class, or accept it: {option('allow_missing_classes', True)}"
             )
 
 

@@ -42,6 +42,12 @@ class Source:
         Human-readable notes on how the rows were chosen.
     columns : mapping of str to tuple of str
         Further facts about the rows, such as the patient: name → one text per row.
+    group : str, optional
+        The column whose equal texts stay in one split.
+    drawn : tuple of str
+        Splits that were not given, in the order in which they were drawn from the training rows.
+    seed : int
+        Of drawn splits.
     """
 
     kind: str
@@ -54,6 +60,14 @@ class Source:
     rejected: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    group: str | None = None
+    drawn: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def side_keys(self) -> tuple[str, ...]:
+        """What a drawn split keeps together, one key per row: the group, or the row by itself."""
+        return self.paths if self.group is None else self.columns[self.group]
 
     def __len__(self) -> int:
         return len(self.paths)

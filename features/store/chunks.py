@@ -74,6 +74,7 @@ class LayerWriter:
 
     Attributes
     ----------
+    data : h5py.Dataset
     step : int
         Rows per chunk.
     rows, chunks : ndarray of shape (n_rows, 16) and (n_chunks, 16), uint8
@@ -81,7 +82,7 @@ class LayerWriter:
     """
 
     def __init__(self, data: h5py.Dataset):
-        self._data = data
+        self.data = data
         self.step = data.chunks[0] if data.chunks else 1
         self.rows = np.zeros((len(data), DIGEST_BYTES), np.uint8)
         self.chunks = np.zeros((-(-len(data) // self.step), DIGEST_BYTES), np.uint8)
@@ -90,27 +91,27 @@ class LayerWriter:
         """Write consecutive rows, from the start of a chunk to the end of a chunk or of the layer."""
         values = np.ascontiguousarray(values)
         pieces = [values[start : start + self.step] for start in range(0, len(values), self.step)]
-        pack = _PACK.get(filters_of(self._data))
+        pack = _PACK.get(filters_of(self.data))
         if pack is None:
-            self._data[first : first + len(values)] = values
-            self._data.flush()
+            self.data[first : first + len(values)] = values
+            self.data.flush()
         for number, (rows, packed) in enumerate(in_threads(functools.partial(_pack, self.step, pack), pieces)):
             start = first + number * self.step
             if packed is None:
-                _, packed = self._data.id.read_direct_chunk(self._corner(start))
+                _, packed = self.data.id.read_direct_chunk(self._corner(start))
             else:
-                self._data.id.write_direct_chunk(self._corner(start), packed)
+                self.data.id.write_direct_chunk(self._corner(start), packed)
             self.rows[start : start + len(rows)] = rows
             self.chunks[start // self.step] = np.frombuffer(digest(packed), np.uint8)
 
     def put(self, row: int, packed: bytes, row_digest: np.ndarray) -> None:
         """Write a row that is a whole chunk, as compressed in another file."""
-        self._data.id.write_direct_chunk(self._corner(row), packed)
+        self.data.id.write_direct_chunk(self._corner(row), packed)
         self.rows[row] = row_digest
         self.chunks[row] = np.frombuffer(digest(packed), np.uint8)
 
     def _corner(self, row: int) -> tuple[int, ...]:
-        return (row, *(0,) * (self._data.ndim - 1))
+        return (row, *(0,) * (self.data.ndim - 1))
 
 
 def _pack(step: int, pack: Callable[[bytes], bytes] | None, values: np.ndarray) -> tuple[np.ndarray, bytes | None]:
@@ -185,10 +186,11 @@ class LayerReader:
             values = self._unpack(int(numbers[first]))
             out[first:last] = values[0] if self._step == 1 else values[within[first:last]]
 
-    def read_all(self) -> np.ndarray:
-        """Return all rows, in the stored number type."""
-        values = np.empty((self._length, *self.row_shape), self.dtype)
-        self.read(np.arange(self._length), values)
+    def read_rows(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the given rows, by default all, in the stored number type."""
+        rows = np.arange(self._length) if rows is None else rows
+        values = np.empty((len(rows), *self.row_shape), self.dtype)
+        self.read(rows, values)
         return values
 
     def packed(self, number: int) -> bytes:

@@ -50,9 +50,7 @@ class ContentCache:
                     raise StoreError(f"{path} was made with other settings. Delete it: rm {path}")
                 held = [key.tobytes() for key in read_table(part, "sha256")]
                 rows = [row for row, key in enumerate(held) if key in wanted]
-                reader = read_layer(part, layer, path)
-                values = np.empty((len(rows), *reader.row_shape), reader.dtype)
-                reader.read(np.array(rows, int), values)
+                values = read_layer(part, layer, path).read_rows(np.array(rows, int))
             found |= zip((held[row] for row in rows), values, strict=True)
         if self._path is not None:
             log.debug(f"cache    {len(found)} of {len(wanted)} images are in {parts_folder(self._path)}")

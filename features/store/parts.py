@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,7 +204,7 @@ class Parts:
                 with reading(path), open_part(path) as part:
                     views = read_table(part, "view").tolist()
                     keys = [(key.tobytes(), view) for key, view in zip(read_table(part, "sha256"), views, strict=True)]
-                    layers = {name: read_layer(part, name, path).read_all() for name in part["features"]}
+                    layers = {name: read_layer(part, name, path).read_rows() for name in part["features"]}
                 made[path] = write_part(self.folder, self.provenance, layers, keys)
         return [(made[path], row) for path, row in places]
 
@@ -297,29 +297,43 @@ Digests = dict[str, tuple[np.ndarray, ...]]  # layer → digests of its rows, an
 
 def _copy(file: h5py.File, places: Sequence[tuple[Path, int]]) -> Digests:
     """Copy each row from its place; rows that are whole chunks, compressed the same way, are copied without decompression."""
-    files, made = PartFiles(open_part, reading), Digests()
     paths = list(dict.fromkeys(path for path, _ in places))
     numbers = {path: number for number, path in enumerate(paths)}
     of, rows = np.array([(numbers[path], row) for path, row in places]).T
-    for layer, data in file["features"].items():
-        writer = LayerWriter(data)
-        if all(files.layer(path, layer).is_packed_as(data) for path in paths):
-            for number, path in enumerate(paths):
-                with reading(path):
-                    source, held = files.layer(path, layer), _row_digests(path, layer)
-                    for target in np.flatnonzero(of == number).tolist():
-                        row = int(rows[target])
+    writers = {layer: LayerWriter(data) for layer, data in file["features"].items()}
+    _copy_maps({layer: writer for layer, writer in writers.items() if writer.step == 1}, paths, of, rows)
+    for layer, writer in writers.items():
+        if writer.step > 1:
+            _copy_values(layer, writer, paths, of, rows)
+    return {layer: (writer.rows, writer.chunks) for layer, writer in writers.items()}
+
+
+def _copy_maps(writers: Mapping[str, LayerWriter], paths: Sequence[Path], of: np.ndarray, rows: np.ndarray) -> None:
+    """Copy the layers whose rows are whole chunks, one file after the other: row ``rows[i]`` of ``paths[of[i]]`` becomes row i."""
+    order = np.argsort(of, kind="stable")
+    for targets in np.split(order, np.flatnonzero(np.diff(of[order])) + 1) if writers else ():
+        path = paths[of[targets[0]]]
+        with reading(path), open_part(path) as part:
+            for layer, writer in writers.items():
+                source = read_layer(part, layer, path)
+                if source.is_packed_as(writer.data):
+                    held = read_table(part, f"digests/rows/{layer}")
+                    for target, row in zip(targets.tolist(), rows[targets].tolist(), strict=True):
                         writer.put(target, source.packed(row), held[row])
-        else:
-            chunk_bytes = math.prod(data.chunks) * data.dtype.itemsize
-            step = max(1, _BLOCK_BYTES // chunk_bytes) * writer.step
-            for first in range(0, len(places), step):
-                some = slice(first, first + step)
-                values = np.empty((len(of[some]), *data.shape[1:]), data.dtype)
-                files.read(layer, paths, of[some], rows[some], values)
-                writer.write(first, values)
-        made[layer] = (writer.rows, writer.chunks)
-    return made
+                else:
+                    for target in targets.tolist():
+                        writer.write(target, source.read_rows(rows[target : target + 1]))
+
+
+def _copy_values(layer: str, writer: LayerWriter, paths: Sequence[Path], of: np.ndarray, rows: np.ndarray) -> None:
+    """Copy a layer with several rows per chunk: gather and compress each chunk."""
+    files, data = PartFiles(open_part, reading), writer.data
+    step = max(1, _BLOCK_BYTES // (math.prod(data.chunks) * data.dtype.itemsize)) * writer.step
+    for first in range(0, len(of), step):
+        some = slice(first, first + step)
+        values = np.empty((len(of[some]), *data.shape[1:]), data.dtype)
+        files.read(layer, paths, of[some], rows[some], values)
+        writer.write(first, values)
 
 
 def _gather_digests(places: Sequence[tuple[Path, int]], layers: Sequence[str]) -> Digests:

@@ -143,6 +143,8 @@ class Origin:
     limit : int, optional
     notes : tuple of str
         Human-readable notes on how the rows were chosen.
+    group : str, optional
+        The column whose equal texts stay in one split. Not recorded by earlier versions.
     """
 
     kind: str
@@ -150,6 +152,7 @@ class Origin:
     root: str
     limit: int | None = None
     notes: tuple[str, ...] = ()
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -307,7 +310,8 @@ def _read_origin(told: Any) -> Origin | None:
     if source is None:
         return None
     kind, data, root = (_take(source, name, str) for name in ("kind", "data", "root"))
-    return Origin(kind, data, root, _take(source, "limit", int, type(None)), _texts(told, "splits"))
+    group = _take(source, "group", str, type(None)) if "group" in source else None
+    return Origin(kind, data, root, _take(source, "limit", int, type(None)), _texts(told, "splits"), group)
 
 
 def _take(told: Any, name: str, *kinds: type) -> Any:

@@ -140,6 +140,8 @@ def _report(**options: Any) -> tuple[dict[str, Any], str]:
 
     written = report(**options)
     log.info(f"written  {written.path}, {written.bytes / 1e6:.1f} MB. Open it in a browser; it needs nothing else")
+    if written.labels is not None:
+        log.info(f"         {written.labels}, all doubted labels")
     return written.to_json(), str(written.path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,4 +68,5 @@ def digest_rows(store: FeatureStore, rows: Rows) -> str:
     held.update("\0".join(rows.class_names).encode())
     for column in (rows.sha256, rows.labels, rows.strata):
         held.update(np.ascontiguousarray(column).tobytes())
+    held.update(json.dumps(sorted(rows.columns.items())).encode())  # any may be the group
     return held.hexdigest()

@@ -133,7 +133,7 @@ class Sample:
     val : ndarray of shape (n_images,), bool
         Which images belong to the val split.
     folds : ndarray of shape (n_images,), int
-        Fold number of each image; copies of an image share a fold.
+        Fold number of each image; copies of an image, and images of a group, share a fold.
     seed : int
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -27,8 +28,8 @@ class Metric:
     greater_is_better : bool
     digits : int
         Number of decimals shown.
-    interval : bool
-        Whether its bootstrap interval is reported.
+    interval : {'wilson', 'bootstrap'} or None
+        How its interval on one split is made: ``wilson`` for a share of rows, ``bootstrap`` for others; None if it has none.
     in_table : bool
         Whether it is a column of ``compare.md``; all other outputs contain every metric.
     """
@@ -39,7 +40,7 @@ class Metric:
     help: str
     greater_is_better: bool = True
     digits: int = 3
-    interval: bool = True
+    interval: Literal["wilson", "bootstrap"] | None = "bootstrap"
     in_table: bool = True
 
 
@@ -97,7 +98,7 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
 
 # Heads are ranked by the first metric.
 METRICS = (
-    Metric("accuracy", _accuracy, "accuracy", "fraction of test images classified correctly"),
+    Metric("accuracy", _accuracy, "accuracy", "fraction of test images classified correctly", interval="wilson"),
     Metric("balanced_accuracy", _balanced_accuracy, "balanced", "mean recall of the classes", in_table=False),
     Metric("macro_f1", _macro_f1, "macro F1", "mean F1 of the classes"),
     Metric("roc_auc", _roc_auc, "ROC AUC", "area under the ROC curve"),
@@ -106,7 +107,7 @@ METRICS = (
     Metric(
         "calibration_error", _calibration_error, "calib.",
         f"calibration error: mean absolute difference between confidence and accuracy, {BINS} bins",
-        greater_is_better=False, interval=False, in_table=False,  # its bootstrap is biased upwards
+        greater_is_better=False, interval=None, in_table=False,  # its bootstrap is biased upwards
     ),
 )  # fmt: skip
 

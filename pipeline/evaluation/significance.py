@@ -8,13 +8,27 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+MIN_REPEATS = 3  # drawn splits without which neither an interval nor a test over them is given
+NEEDS = f"needs {MIN_REPEATS} repeats"  # what stands in their place
+_Z = float(stats.norm.ppf(0.975))
 
-def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) -> tuple[float, float]:
-    """Return a 95 % interval for the accuracy.
+
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share of `n` rows (Wilson 1927, "Probable inference"); see Newcombe 1998.
+
+    It holds every p for which ``|share - p| <= 1.96 sqrt(p (1 - p) / n)``, so it has a width at 0 and 1 too.
+    """
+    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) -> tuple[float, float] | None:
+    """Return a 95 % interval for the accuracy; None for two splits, from which no spread can be told.
 
     For one split: Wilson's interval. For J random splits of the same rows: Student's t with the variance corrected for
-    overlapping training sets, ``s^2 (1/J + n_test/n_train)`` (Nadeau & Bengio 2003, "Inference for the generalization
-    error").
+    overlapping training sets, ``s^2 c`` with ``c = 1/J + n_test/n_train`` (Nadeau & Bengio 2003, "Inference for the
+    generalization error"), and at least the interval that the number of rows allows.
 
     Parameters
     ----------
@@ -27,29 +41,44 @@ def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) ->
     -------
     low, high : float
         In [0, 1].
+
+    Notes
+    -----
+    The floor: s^2 estimates the variance of one split's accuracy p. That is a mean of n_test rows that are right or wrong,
+    so its variance is at least p (1 - p) / n_test, which is known from p and needs no estimate. With few splits s^2 is
+    often far below it by chance, and zero if the splits agree. In the place of s^2 it gives p (1 - p) c / n_test: the
+    variance of a share of n_test / c rows, whose interval is Wilson's. The interval returned holds both.
     """
     mean, times = float(np.mean(accuracies)), len(accuracies)
     if times == 1:
-        interval = stats.binomtest(round(mean * n_test), n_test).proportion_ci(method="wilson")
-        return float(interval.low), float(interval.high)
-    half = _corrected_half(accuracies, n_train, n_test)
-    return max(0.0, mean - half), min(1.0, mean + half)
+        return wilson(mean, n_test)
+    if times < MIN_REPEATS:
+        return None
+    half = stats.t.ppf(0.975, times - 1) * _corrected_error(accuracies, n_train, n_test)
+    low, high = wilson(mean, n_test / _correction(times, n_train, n_test))
+    return max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
 
 
-def difference_interval(differences: Sequence[float], n_train: int, n_test: int) -> tuple[float, float]:
+def difference_interval(
+    correct: Sequence[np.ndarray], others: Sequence[np.ndarray], n_train: int
+) -> tuple[float, float] | None:
     """Return a 95 % interval for the mean difference between two heads' accuracies on several random splits.
 
-    Uses the corrected resampled t of Nadeau & Bengio; see `accuracy_interval`.
+    None below three splits. Uses the corrected resampled t of Nadeau & Bengio with a floor; see `paired_test`.
     """
-    half = _corrected_half(differences, n_train, n_test)
-    return float(np.mean(differences)) - half, float(np.mean(differences)) + half
+    if len(correct) < MIN_REPEATS:
+        return None
+    mean, error, least = _difference(correct, others, n_train)
+    half = max(stats.t.ppf(0.975, len(correct) - 1) * error, _Z * least)
+    return float(mean - half), float(mean + half)
 
 
-def paired_test(correct: Sequence[np.ndarray], others: Sequence[np.ndarray], n_train: int) -> float:
-    """Return the two-sided p-value for the null hypothesis that two heads are equally accurate.
+def paired_test(correct: Sequence[np.ndarray], others: Sequence[np.ndarray], n_train: int) -> float | None:
+    """Return the two-sided p-value for the null hypothesis that two heads are equally accurate; None for two splits.
 
-    On one split: McNemar's exact test, on the rows that exactly one of the heads classifies correctly. On several: the
-    corrected resampled t-test of Nadeau & Bengio on the differences in accuracy.
+    On one split: McNemar's exact test, on the rows that exactly one of the heads classifies correctly. On three or more:
+    the corrected resampled t-test of Nadeau & Bengio on the differences in accuracy, and at least the p-value that the
+    number of such rows allows.
 
     Parameters
     ----------
@@ -57,15 +86,23 @@ def paired_test(correct: Sequence[np.ndarray], others: Sequence[np.ndarray], n_t
         Per split, whether each test row is classified correctly by the one head and by the other.
     n_train : int
         Training rows per split.
+
+    Notes
+    -----
+    The floor is that of `accuracy_interval`: a row adds 1, 0 or -1 to a difference, so under the null hypothesis the variance
+    of one split's difference is q / n_test, with q the share of rows that exactly one head classifies correctly. Of n rows,
+    q is taken as (n q + 1) / (n + 2), so that heads which never differ are not thought equal for certain (Agresti & Min
+    2005, "Simple improved confidence intervals for comparing matched proportions"); n is n_test / c, what the
+    test rows of all splits together are worth.
     """
     if len(correct) == 1:
         first, second = int(np.sum(correct[0] & ~others[0])), int(np.sum(others[0] & ~correct[0]))
         return float(stats.binomtest(first, first + second).pvalue) if first + second else 1.0
-    differences = [float(np.mean(a) - np.mean(b)) for a, b in zip(correct, others, strict=True)]
-    if not np.ptp(differences):
-        return float(differences[0] == 0)
-    error = _corrected_half(differences, n_train, len(correct[0])) / stats.t.ppf(0.975, len(differences) - 1)
-    return float(2 * stats.t.sf(abs(np.mean(differences)) / error, len(differences) - 1))
+    if len(correct) < MIN_REPEATS:
+        return None
+    mean, error, least = _difference(correct, others, n_train)
+    estimated = 2 * stats.t.sf(abs(mean) / error, len(correct) - 1) if error else 0.0
+    return float(max(estimated, 2 * stats.norm.sf(abs(mean) / least)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -77,6 +114,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def _corrected_half(values: Sequence[float], n_train: int, n_test: int) -> float:
-    times = len(values)
-    return float(stats.t.ppf(0.975, times - 1) * np.std(values, ddof=1) * math.sqrt(1 / times + n_test / n_train))
+def _correction(times: int, n_train: int, n_test: int) -> float:
+    """Return Nadeau & Bengio's c: the variance of a mean over random splits, in variances of one split."""
+    return 1 / times + n_test / n_train
+
+
+def _corrected_error(values: Sequence[float], n_train: int, n_test: int) -> float:
+    """Return the standard error of the mean of one value per split."""
+    return float(np.std(values, ddof=1) * math.sqrt(_correction(len(values), n_train, n_test)))
+
+
+def _difference(
+    correct: Sequence[np.ndarray], others: Sequence[np.ndarray], n_train: int
+) -> tuple[float, float, float]:
+    """Return the mean difference in accuracy over splits, its standard error, and the floor of that; see `paired_test`."""
+    differences = [float(np.mean(a) - np.mean(b)) for a, b in zip(correct, others, strict=True)]
+    n_test = len(correct[0])
+    n = n_test / _correction(len(correct), n_train, n_test)
+    discordant = float(np.mean([np.mean(a != b) for a, b in zip(correct, others, strict=True)]))
+    least = math.sqrt((n * discordant + 1) / (n + 2) / n)
+    return float(np.mean(differences)), _corrected_error(differences, n_train, n_test), least

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from features.errors import RequestError, option
@@ -26,11 +26,11 @@ class Sigmoids:
         self.slopes, self.offsets = slopes, offsets
 
     @classmethod
-    def fit(cls, scores: np.ndarray, y: np.ndarray, classes: np.ndarray) -> Sigmoids:
-        """Fit to out-of-sample scores, (n_samples, k), and their classes y, (n_samples,)."""
+    def fit(cls, scores: np.ndarray, y: np.ndarray, classes: np.ndarray, views: int = 1) -> Sigmoids:
+        """Fit to out-of-sample scores, (n_images * views, k), and their classes y, (n_images * views,)."""
         positive = classes[1:] if scores.shape[1] == 1 else classes
-        fitted = [LogisticRegression(C=1e6).fit(scores[:, [k]], y == name) for k, name in enumerate(positive)]
-        return cls(np.array([each.coef_[0, 0] for each in fitted]), np.array([each.intercept_[0] for each in fitted]))
+        fitted = [_fit_sigmoid(column, y == name, views) for column, name in zip(scores.T, positive, strict=True)]
+        return cls(*np.array(fitted, np.float64).T)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Sigmoids | None:
@@ -47,6 +47,33 @@ class Sigmoids:
         if chances.shape[1] == 1:
             return np.hstack([1 - chances, chances])
         return chances / np.maximum(chances.sum(axis=1, keepdims=True), 1e-300)
+
+
+def _fit_sigmoid(scores: np.ndarray, positive: np.ndarray, views: int) -> tuple[float, float]:
+    """Return slope, at least 0, and offset of the sigmoid with the lowest log loss on Platt's smoothed targets.
+
+    Targets are ``(p + 1) / (p + 2)`` for p positive images and ``1 / (n + 2)`` for n negative ones (Platt 1999; Lin, Lin and
+    Weng 2007, "A note on Platt's probabilistic outputs for support vector machines"), so that separable scores have an
+    optimum too. Views of an image are no further evidence. The sigmoid does not depend on the scores' unit or zero.
+
+    The optimal slope has the sign of the difference between the mean scores of the two classes. Where that is negative (a
+    head that is close to its intercept: a fold with more of a class leaves fewer to fit on, hence lower scores), the best
+    slope that does not reverse the head's ranking is 0, which gives all rows the mean target.
+    """
+    scores, p, n = scores.astype(np.float64), np.sum(positive) / views, np.sum(~positive) / views
+    targets = np.where(positive, (p + 1) / (p + 2), 1 / (n + 2))
+    apart = scores[positive].mean() - scores[~positive].mean()
+    if apart <= 1e-12 * np.abs(scores).max():  # also equal scores, whose means differ by rounding
+        return 0.0, logit(targets.mean())
+    centre, spread = scores.mean(), scores.std()
+    # Each row counts as positive with the weight of its target, and as negative with the rest.
+    fitted = LogisticRegression(C=1e12, solver="newton-cholesky", tol=1e-10).fit(
+        np.tile((scores - centre) / spread, 2)[:, None],
+        np.repeat([True, False], len(scores)),
+        np.concatenate([targets, 1 - targets]),
+    )
+    slope = fitted.coef_[0, 0] / spread
+    return slope, fitted.intercept_[0] - slope * centre
 
 
 def calibrate(
@@ -77,4 +104,4 @@ def calibrate(
             f"{option('head', 'logistic')}"
         )
     scores = [score(fit, look).reshape(look.sum() * sample.features.views, -1) for fit, look in pairs]
-    return Sigmoids.fit(np.concatenate(scores), labels, classes)
+    return Sigmoids.fit(np.concatenate(scores), labels, classes, sample.features.views)

@@ -16,11 +16,13 @@ from features.runtime.atomic import written_whole
 from features.runtime.log import log
 from features.store.reader import FeatureStore
 
+from ..evaluation.significance import NEEDS
 from ..options import ReportOptions
 from ..runs.predictions import Predictions, load_predictions
 from ..training.fit import Result
-from ..training.summary import best_first, compare_with_best, summarise
+from ..training.summary import best_first, compare_with_best, standing, summarise
 from . import figures
+from .analysis.label_issues import is_suspects, write_suspects
 from .analysis.refitted_head import refit
 from .gallery import COLOURS, POINTS, SYMBOLS, Gallery
 from .page import is_report, render
@@ -56,17 +58,21 @@ class WrittenReport:
     path : Path
     bytes : int
         Its size.
+    labels : Path or None
+        The CSV table beside it of all labels that are doubted; None if they are not known.
     left_out : dict of str to str
         What it cannot show, and why.
     """
 
     path: Path
     bytes: int
+    labels: Path | None
     left_out: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON can carry it."""
-        return {"report": str(self.path), "bytes": self.bytes, "left_out": self.left_out}
+        labels = None if self.labels is None else str(self.labels)
+        return {"report": str(self.path), "bytes": self.bytes, "labels": labels, "left_out": self.left_out}
 
 
 @takes(ReportOptions)
@@ -82,7 +88,7 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
     Returns
     -------
     written : WrittenReport
-        An earlier report of this name is replaced.
+        An earlier report of this name is replaced, and so is its table of doubted labels.
 
     Raises
     ------
@@ -95,11 +101,17 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
     """
     out, opened = options.get("out"), load_run(Path(run))
     path = Path(out) if out is not None else opened.folder / "report.html"
-    _check_out(path)
+    labels = path.with_name(f"{path.stem}-doubted-labels.csv")
+    _check_out(path, labels)
     page = gather(opened)
     html = render(page)
     with written_whole(path) as new:
         new.write_text(html, encoding="utf-8")
+    known = "found" in page["suspects"]
+    if known:
+        write_suspects(labels, opened.predictions.rows, opened.predictions.splits[0], page["suspects"]["found"])
+    else:
+        labels.unlink(missing_ok=True)  # of an earlier report, which this page replaces
     left_out = {name: page[name]["why"] for name in ("attention", "map", "suspects", "closest") if "why" in page[name]}
     for name, why in left_out.items():
         log.info(f"omitted  {name}: {why}")
@@ -107,19 +119,20 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
         log.info(
             f"omitted  {len(page['missing'])} thumbnails, such as {page['missing'][0][0]}: {page['missing'][0][1]}"
         )
-    return WrittenReport(path, len(html.encode()), left_out)
+    return WrittenReport(path, len(html.encode()), labels if known else None, left_out)
 
 
-def _check_out(path: Path) -> None:
+def _check_out(path: Path, labels: Path) -> None:
     """Refuse a name that is no page's, and one that would replace what is no report."""
     if path.suffix != ".html":
         raise RequestError(
             f"{called('out')} must end in .html; got {path}. For instance: {option('out', 'report.html')}"
         )
-    if path.exists() and not is_report(path):
-        raise RequestError(
-            f"{path} must be an earlier report to be replaced; it is something else. Choose another {called('out')}"
-        )
+    for each, is_ours in ((path, is_report), (labels, is_suspects)):
+        if each.exists() and not is_ours(each):
+            raise RequestError(
+                f"{each} must be an earlier report to be replaced; it is something else. Choose another {called('out')}"
+            )
 
 
 def load_run(folder: Path) -> Run:
@@ -177,6 +190,8 @@ def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_
         "counts": run.told["rows"],
         "n_test": len(predictions.probabilities[heads[0]["head"]][0]),
         "n_splits": len(predictions.splits),
+        "needs": NEEDS,
+        "not_fitted": run.told.get("not_fitted", {}),  # earlier versions compared all or none
         "bounds": {"points": points, "colours": COLOURS, "symbols": SYMBOLS},
         "version": __version__,
         **_from_store(run, gallery),
@@ -235,8 +250,8 @@ def _linear(run: Run, head: Any) -> dict[str, Any]:
 def _verdict(heads: list[dict[str, Any]], n_splits: int) -> dict[str, Any]:
     return {
         "best": heads[0],
-        "same": [head["head"] for head in heads if figures.standing(head) == "same"],
-        "behind": [head["head"] for head in heads if figures.standing(head) == "behind"],
+        "same": [head["head"] for head in heads if standing(head) == "same"],
+        "behind": [head["head"] for head in heads if standing(head) == "behind"],
         "test": "McNemar’s exact test" if n_splits == 1 else "the corrected resampled t test",
     }
 

@@ -10,7 +10,9 @@ import numpy as np
 
 from ..evaluation import curves
 from ..evaluation.metrics import METRICS
+from ..evaluation.significance import NEEDS
 from ..runs.predictions import Predictions
+from ..training.summary import standing
 from . import charts
 
 # Columns of the leaderboard: key, title, digits, description, and whether greater is better.
@@ -29,7 +31,7 @@ def leaderboard(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
     axis = charts.Axis(*_range(heads), *_BAR, "accuracy")
     rows = []
     for rank, head in enumerate(heads, start=1):
-        low, high = head["accuracy_interval"]
+        low, high = _ends(head)
         place = {name: axis.at(value) for name, value in (("low", low), ("high", high), ("dot", head["accuracy"]))}
         rows.append({**head, "rank": rank, "standing": standing(head), "p": _p(head), "bar": _cut(place)})
     layers = list(dict.fromkeys(head["layer"].replace("+", " + ") for head in heads))
@@ -37,25 +39,15 @@ def leaderboard(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"columns": columns, "rows": rows, "layers": layers, "ends": (f"{axis.low:.2f}", f"{axis.high:.2f}")}
 
 
-def standing(head: dict[str, Any]) -> str:
-    """Return a head's standing: ``best``, ``same`` (not distinguishable from the best) or ``behind``."""
-    return "best" if head["p_value"] is None else "same" if head["p_value"] >= 0.05 else "behind"
-
-
 def time_chart(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the chart of accuracy against fit time."""
     low, high = _range(heads)
     seconds = [max(head["fit_seconds"], 1e-3) for head in heads]
     box = charts.frame(charts.decades(seconds), (low, high), ("seconds to choose and fit", "test accuracy"), log=True)
-    inside = [(head, time) for head, time in zip(heads, seconds, strict=True) if head["accuracy_interval"][1] > low]
+    inside = [(head, time) for head, time in zip(heads, seconds, strict=True) if _ends(head)[1] > low]
     points = [(box.x.at(time), box.y.at(max(low, head["accuracy"]))) for head, time in inside]
     lines = [
-        (
-            x - 1,
-            box.y.at(min(high, head["accuracy_interval"][1])),
-            x + 1,
-            box.y.at(max(low, head["accuracy_interval"][0])),
-        )
+        (x - 1, box.y.at(min(high, _ends(head)[1])), x + 1, box.y.at(max(low, _ends(head)[0])))
         for (head, _), (x, _) in zip(inside, points, strict=True)
     ]
     labels = charts.place_labels(points, [head["head"] for head, _ in inside], lines, box)
@@ -72,11 +64,11 @@ def time_chart(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         for (head, _), (x, y), line, label in zip(inside, points, lines, labels, strict=True)
     ]
-    equals = [head for head in heads if standing(head) != "behind"]
+    equals = [head for head in heads if standing(head) in ("best", "same")]
     return {
         "frame": box,
         "points": drawn,
-        "below": [head for head in heads if head["accuracy_interval"][1] <= low],
+        "below": [head for head in heads if _ends(head)[1] <= low],
         "quick": min(equals, key=lambda head: head["fit_seconds"]),
     }
 
@@ -88,7 +80,7 @@ def layer_chart(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     box = charts.frame((low, high), (0, 1), ("test accuracy", ""), height=height)
     rows = []
     for number, layer in enumerate(layers):
-        ends = layer["accuracy_interval"]
+        ends = _ends(layer)
         rows.append(
             {
                 "y": 34 + 34 * number,
@@ -189,7 +181,13 @@ def history_charts(history: dict[str, list[float]], kept: int) -> list[dict[str,
 def _range(heads: Sequence[dict[str, Any]]) -> tuple[float, float]:
     """Return the range of accuracies, ignoring the baseline, which may be far below."""
     shown = [head for head in heads if head.get("head") != BASELINE] or heads
-    return charts.widened([end for head in shown for end in head["accuracy_interval"]], within=(0.0, 1.0))
+    return charts.widened([end for head in shown for end in _ends(head)], within=(0.0, 1.0))
+
+
+def _ends(head: dict[str, Any]) -> tuple[float, float]:
+    """Return the ends of a head's bar: its interval, or where there is none the accuracy itself."""
+    low, high = head["accuracy_interval"] or (head["accuracy"],) * 2
+    return low, high
 
 
 def _cut(place: dict[str, float]) -> dict[str, Any]:
@@ -200,5 +198,5 @@ def _cut(place: dict[str, float]) -> dict[str, Any]:
 
 def _p(head: dict[str, Any]) -> str:
     if head["p_value"] is None:
-        return ""
+        return NEEDS
     return "<0.001" if head["p_value"] < 0.001 else f"{head['p_value']:.3f}"

@@ -146,7 +146,7 @@ class Gallery:
             }
             for each in found[:SUSPECTS]
         ]
-        return {"cards": cards, "count": len(found), "of": int((~np.isnan(probabilities[:, 0])).sum())}
+        return {"cards": cards, "found": found, "of": int((~np.isnan(probabilities[:, 0])).sum())}
 
     def copies(self) -> dict[str, Any]:
         """Return byte-identical images that occur in several splits or under several labels."""

@@ -106,7 +106,7 @@ def plot_intervals(heads: list[dict[str, Any]], title: str) -> Plot:
     figure = Plot(8, 0.5 * len(heads) + 1.4)
     axes = figure.subplots()
     for place, head in enumerate(heads):
-        low, high = head["accuracy_interval"]
+        low, high = head["accuracy_interval"] or (head["accuracy"],) * 2
         colour = _GREY if head["head"] == "majority" else _BLUE
         axes.plot([low, high], [place, place], color=colour, linewidth=3, alpha=0.4, solid_capstyle="round")
         axes.plot(head["accuracy"], place, "o", color=colour)
@@ -115,7 +115,7 @@ def plot_intervals(heads: list[dict[str, Any]], title: str) -> Plot:
         )
     axes.set_yticks(range(len(heads)), [head["head"] for head in heads])
     axes.set_ylim(len(heads) - 0.5, -0.7)
-    axes.set(xlabel="test accuracy, with 95 % interval", title=title)
+    axes.set(xlabel=f"test accuracy{', with 95 % interval' if heads[0]['accuracy_interval'] else ''}", title=title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
     return figure

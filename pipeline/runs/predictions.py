@@ -17,6 +17,12 @@ from features.splits import SPLITS
 from features.store.schema import Rows
 
 FILE = "predictions.npz"
+# Split → what the head that predicted its rows knew of them: test by the head of the run, the others by one fitted on train.
+PREDICTED_BY = {
+    "train": "a head trained on this row",
+    "val": "a head whose settings this row helped to choose",
+    "test": "a head that never saw this row",
+}
 
 
 @dataclass(frozen=True)
@@ -109,12 +115,16 @@ def load_predictions(folder: Path) -> Predictions:
 
 
 def write_predictions(path: Path, rows: Rows, probabilities: np.ndarray) -> None:
-    """Write a CSV table of all images: label, prediction, and probabilities, (n_images, n_classes)."""
+    """Write a CSV table of all images: label, prediction, and probabilities, (n_images, n_classes).
+
+    The column ``predicted_by`` says what the head that predicted a row knew of it; see `PREDICTED_BY`.
+    """
     names, splits = rows.class_names, {code: split for split, code in SPLITS.items()}
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["path", "split", "label", "predicted", *(f"p({name})" for name in names)])
+        table.writerow(["path", "split", "label", "predicted", "predicted_by", *(f"p({name})" for name in names)])
         for row, chances in enumerate(probabilities):
             predicted = names[int(chances.argmax())]
             label, split = names[rows.labels[row]], splits[int(rows.splits[row])]
-            table.writerow([rows.paths[row], split, label, predicted, *(f"{chance:.6f}" for chance in chances)])
+            told = [rows.paths[row], split, label, predicted, PREDICTED_BY[split]]
+            table.writerow([*told, *(f"{chance:.6f}" for chance in chances)])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 
-from features.errors import option
+from features.errors import RequestError, option
 from features.options import takes
 from features.runtime.log import log
 from features.runtime.progress import Progress
@@ -19,6 +19,7 @@ from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from ..evaluation.metrics import METRICS
+from ..evaluation.significance import NEEDS
 from ..heads.registry import HEADS, check_heads
 from ..options import CompareOptions
 from ..runs.folders import whole_folder
@@ -29,12 +30,13 @@ from .fit import Result
 from .fit_cache import Fits
 from .loading import describe_rows
 from .request import Request
-from .splitting import draw_splits
-from .summary import best_first, compare_with_best, summarise
+from .splitting import draw_splits, find_group
+from .summary import best_first, compare_with_best, standing, summarise, with_interval
 
 _COLUMNS = (
     "head", "layer", "pool", "n_features", "chosen", "accuracy", "accuracy_low", "accuracy_high", "behind", "p_value",
     *(each.name for each in METRICS[1:]), "fit_seconds", "predict_seconds", "bytes_an_image",
+    "not_fitted",
 )  # fmt: skip
 
 
@@ -46,6 +48,8 @@ class Comparison:
     ----------
     heads : list of dict
         Test metrics of each head, best first: ``head``, ``accuracy``, ``accuracy_interval``, ``behind``, ``p_value``, ...
+    not_fitted : dict of str to str
+        Head → why it could not be fitted; the other heads were compared without it.
     store, out : str
         The store used, and the folder with the results.
     rows : dict
@@ -57,6 +61,7 @@ class Comparison:
     """
 
     heads: list[dict[str, Any]]
+    not_fitted: dict[str, str]
     store: str
     rows: dict[str, dict[str, int]]
     repeats: int
@@ -76,7 +81,7 @@ class Comparison:
 
     def to_frame(self) -> Any:
         """Return one row per head, best first, as a ``pandas.DataFrame`` with the columns of ``compare.csv``."""
-        return make_frame([{name: row.get(name) for name in _COLUMNS} for row in map(_table_row, self.heads)])
+        return make_frame([{name: row.get(name) for name in _COLUMNS} for row in _table_rows(self.to_json())])
 
     def _repr_markdown_(self) -> str:
         return format_table(self.to_json())
@@ -101,8 +106,8 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     Raises
     ------
     RequestError
-        If a head, a layer or a setting does not exist, `out` exists already, `repeats` is below 1, or a head needs its
-        features in memory and they do not fit.
+        If a head, a layer or a setting does not exist, `out` exists already, `repeats` is below 1, or none of the heads
+        can be fitted. Where at least one can, the others are listed in `not_fitted`.
     StoreError
         If the store is missing or damaged.
     ClusterError
@@ -118,13 +123,14 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     names = list(dict.fromkeys(heads or HEADS))
     check_heads(names, asked.settings)
     folder = asked.folder("compare")
-    rows, provenance, splits, fitted = _fit(names, asked, repeats, folder.parent / ".fits")
-    results = [summarise(each, splits[0]) for each in fitted]
-    compare_with_best(results, fitted, rows.labels, splits)
+    rows, provenance, splits, fitted, not_fitted = _fit(names, asked, repeats, folder.parent / ".fits")
+    results = [summarise(each, splits[0]) for each in fitted.values()]
+    compare_with_best(results, list(fitted.values()), rows.labels, splits)
     for each in results:  # size of a store with only these features
         each["bytes_an_image"] = each["n_features"] * each["views"] * np.dtype(provenance["dtype"]).itemsize
     comparison: dict[str, Any] = {
         "heads": best_first(results),
+        "not_fitted": not_fitted,
         "store": str(store),
         "rows": rows.counts(),
         "repeats": repeats,
@@ -138,8 +144,8 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
             unfinished,
             rows,
             splits,
-            {name: [each.told() for each in those] for name, those in zip(names, fitted, strict=True)},
-            {name: [each.probabilities for each in those] for name, those in zip(names, fitted, strict=True)},
+            {name: [each.told() for each in those] for name, those in fitted.items()},
+            {name: [each.probabilities for each in those] for name, those in fitted.items()},
         )
     log.info(f"written  {folder}/compare.md, compare.csv, compare.json, compare.png, predictions.npz")
     return Comparison(**comparison, out=str(folder))
@@ -150,11 +156,20 @@ def _fit(
     asked: Request,
     repeats: int,
     kept: Path,
-) -> tuple[Rows, dict[str, Any], list[np.ndarray], list[list[Result]]]:
-    """Return a store's rows and provenance, the splits, and each head's result on each of them."""
+) -> tuple[Rows, dict[str, Any], list[np.ndarray], dict[str, list[Result]], dict[str, str]]:
+    """Return a store's rows and provenance, the splits, each head's result on each, and why other heads have none.
+
+    Raises
+    ------
+    RequestError
+        If no head can be fitted: the error of the first.
+    """
+    fitted: dict[str, list[Result]] = {}
+    failed: dict[str, RequestError] = {}
     with FeatureStore(asked.store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
-        splits = draw_splits(rows, repeats, asked.seed)
+        asked = replace(asked, group=find_group(opened, asked.group, repeats))
+        splits = draw_splits(rows, repeats, asked.seed, asked.group)
         log.info(f"store    {asked.store}: {describe_rows(rows, asked.views or opened.views)}")
         log.info(
             "splits   the store's own"
@@ -165,12 +180,22 @@ def _fit(
         if asked.cluster is not None:
             fits.fill([(name, asked) for name in names])
         with Progress(len(names) * repeats, "fits") as progress:
-            fitted = [fits.of(name, asked, progress) for name in names]
+            for number, name in enumerate(names, start=1):
+                try:
+                    fitted[name] = fits.of(name, asked, progress)
+                except RequestError as error:
+                    failed[name] = error
+                    progress.update(number * repeats - progress.n)
+    if not fitted:
+        raise next(iter(failed.values()))
+    not_fitted = {name: str(error).removeprefix(f"{name}: ") for name, error in failed.items()}
+    for name, why in not_fitted.items():
+        log.warning(f"{name} was not fitted: {why}")
     if fits.loaded:
         log.info(
             f"cached   {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To refit them: {option('fresh', True)}"
         )
-    return rows, provenance, splits, fitted
+    return rows, provenance, splits, fitted, not_fitted
 
 
 def format_table(comparison: dict[str, Any]) -> str:
@@ -180,16 +205,18 @@ def format_table(comparison: dict[str, Any]) -> str:
     titles += ["fit s", "predict s"]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for head in comparison["heads"]:
-        low, high = head["accuracy_interval"]
         scores = " | ".join(
             "-" if head[each.name] is None else f"{head[each.name]:.{each.digits}f}" for each in metrics
         )
         lines.append(
             f"| {head['head']} | {head['layer']} {head['pool']}, {head['n_features']} | {head['chosen'] or '-'} "
-            f"| {head['accuracy']:.3f} [{low:.3f}, {high:.3f}] | {_behind(head)} | {scores} "
+            f"| {with_interval(head['accuracy'], head['accuracy_interval'])} | {_behind(head)} | {scores} "
             f"| {head['fit_seconds']:.2f} | {head['predict_seconds']:.3f} |"
         )
-    same = [head["head"] for head in comparison["heads"] if head["p_value"] is not None and head["p_value"] >= 0.05]
+    for name, why in comparison["not_fitted"].items():
+        told = " ".join(why.split()).replace("|", r"\|")
+        lines.append(f"| {name} | not fitted: {told} |{' |' * (len(titles) - 2)}")
+    same = [head["head"] for head in comparison["heads"] if standing(head) == "same"]
     if same:
         test = "McNemar's exact test" if comparison["repeats"] == 1 else "corrected resampled t"
         lines += [
@@ -200,22 +227,27 @@ def format_table(comparison: dict[str, Any]) -> str:
 
 
 def _behind(head: dict[str, Any]) -> str:
-    if head["p_value"] is None:
+    if standing(head) == "best":
         return "best"
+    if head["p_value"] is None:
+        return f"{head['behind']:.3f} ({NEEDS})"
     return f"{head['behind']:.3f} ({'<0.001' if head['p_value'] < 0.001 else format(head['p_value'], '.3f')})"
 
 
 def _write(comparison: dict[str, Any], folder: Path) -> None:
-    heads = comparison["heads"]
     (folder / "compare.md").write_text(format_table(comparison) + "\n", encoding="utf-8")
     (folder / "compare.json").write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     with open(folder / "compare.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
         table.writeheader()
-        table.writerows(map(_table_row, heads))
+        table.writerows(_table_rows(comparison))
     plot_comparison(comparison).savefig(folder / "compare.png")
 
 
-def _table_row(head: dict[str, Any]) -> dict[str, Any]:
-    low, high = head["accuracy_interval"]
-    return {**head, "accuracy_low": low, "accuracy_high": high}
+def _table_rows(comparison: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of ``compare.csv``: the heads, best first, then those that were not fitted."""
+    rows = []
+    for head in comparison["heads"]:
+        low, high = head["accuracy_interval"] or (None, None)
+        rows.append({**head, "accuracy_low": low, "accuracy_high": high})
+    return rows + [{"head": name, "not_fitted": why} for name, why in comparison["not_fitted"].items()]

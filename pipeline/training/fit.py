@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Unpack
@@ -16,7 +17,7 @@ import numpy as np
 from features.errors import RequestError
 from features.options import takes
 from features.runtime.log import log
-from features.splits import SPLITS, stratified_folds
+from features.splits import SPLITS, check_numbers, stratified_folds
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
@@ -24,7 +25,7 @@ from ..data.parallel import on_cluster, spread
 from ..data.row_blocks import Stored
 from ..data.store_ref import Place
 from ..data.training_data import Features, Sample
-from ..evaluation.bootstrap import bootstrap_intervals
+from ..evaluation.intervals import intervals_of
 from ..evaluation.metrics import evaluate
 from ..heads.contract import Classifier, Head, Settings
 from ..heads.registry import check_heads, find_head
@@ -37,6 +38,7 @@ from ..runs.learning_curves import check_tensorboard, log_history, write_history
 from ..runs.predictions import save_predictions, write_predictions
 from .loading import describe_features, describe_rows, find_features, is_by_products, read_features, read_once
 from .request import Request
+from .splitting import find_group, side_keys
 
 FOLDS = 5
 _PREDICT_BYTES = 64 << 20  # features that are predicted on at once
@@ -59,13 +61,15 @@ class Result:
     val, test : dict
         See `evaluate`.
     intervals : dict of str to tuple
-        Of test figures; see `bootstrap_intervals`.
+        Of test figures; see `intervals_of`.
     fit_seconds, predict_seconds : float
         Choosing and fitting; predicting the test rows.
     probabilities : ndarray of shape (n_images, n_classes)
         Of test rows by the head fitted on train and val; of the others by the one fitted on train alone.
     history : dict of str to list, optional
         Learning curves, of heads that train by epochs; see `Choice`.
+    group : str, optional
+        The column whose equal texts shared a fold.
     """
 
     head: str
@@ -83,6 +87,7 @@ class Result:
     predict_seconds: float
     probabilities: np.ndarray
     history: dict[str, list[float]] | None = None
+    group: str | None = None
 
     def told(self) -> dict[str, Any]:
         """Return all but the probabilities."""
@@ -105,6 +110,7 @@ def fit_head(
     seed: int = 0,
     select: str = SELECT,
     settings: Settings = MappingProxyType({}),
+    group: str | None = None,
 ) -> tuple[Result, Fitted]:
     """Choose a head's settings within train and val, fit it on both, and look once at test.
 
@@ -123,6 +129,13 @@ def fit_head(
         at val. A Dense head's settings and epoch are always chosen on val.
     settings : dict of str to tuple
         See `find_head`.
+    group : str, optional
+        Column whose equal texts share a fold.
+
+    Raises
+    ------
+    RequestError
+        If the head cannot be fitted to these images; names the head.
     """
     head, views_given = find_head(name, settings), features.views
     if head.views == "mean":
@@ -134,18 +147,21 @@ def fit_head(
         raise RequestError("the training rows must have at least two classes; got one. Add images of another class.")
     if not val.any():
         raise RequestError("val must have an image; got none. Add images.")
-    sample = take_sample(features, rows, learn, val, seed)
-    head.searcher.warm_up()
-    started = time.perf_counter()
-    search = head.search(sample, _grid(head, features))
-    choice = search.choose(sample.pairs(select))
-    watcher = search.fit(choice.settings, ~sample.val)
-    estimator = search.fit(choice.settings, sample.everything)
-    fitted = time.perf_counter()
-    probabilities = np.empty((len(y), len(rows.class_names)))
-    probabilities[test] = all_classes(estimator, features, test, len(rows.class_names))
-    predicted = time.perf_counter()
-    probabilities[learn] = all_classes(watcher, features, learn, len(rows.class_names))
+    sample = take_sample(features, rows, learn, val, seed, group)
+    with _naming(name):
+        head.searcher.warm_up()
+        started = time.perf_counter()
+        search = head.search(sample, _grid(head, features))
+        choice = search.choose(sample.pairs(select))
+        watcher = search.fit(choice.settings, ~sample.val)
+        estimator = search.fit(choice.settings, sample.everything)
+        fitted = time.perf_counter()
+        probabilities = np.empty((len(y), len(rows.class_names)))
+        probabilities[test] = all_classes(estimator, features, test, len(rows.class_names))
+        predicted = time.perf_counter()
+        probabilities[learn] = all_classes(watcher, features, learn, len(rows.class_names))
+    keys = None if group is None else side_keys(rows, group)
+    groups = keys and [key for key, tested in zip(keys, test, strict=True) if tested]
     result = Result(
         head=name,
         layer=features.layer,
@@ -157,18 +173,43 @@ def fit_head(
         tried=choice.tried,
         val=evaluate(y[val], probabilities[val]),
         test=evaluate(y[test], probabilities[test]),
-        intervals=bootstrap_intervals(y[test], probabilities[test]),
+        intervals=intervals_of(y[test], probabilities[test], groups),
         fit_seconds=fitted - started,
         predict_seconds=predicted - fitted,
         probabilities=probabilities,
         history=choice.history,
+        group=group,
     )
     return result, Fitted(estimator, choice)
 
 
-def take_sample(features: Features, rows: Rows, images: np.ndarray, val: np.ndarray, seed: int) -> Sample:
-    """Return the images given by a mask as what a head may learn from, dealt out to folds."""
-    keys = [rows.sha256[row].tobytes() for row in np.flatnonzero(images)]
+@contextmanager
+def _naming(head: str) -> Iterator[None]:
+    """Name the head in errors of fitting it; those of scikit-learn become the request's."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"{head}: {error}") from error
+    except ValueError as error:
+        told = " ".join(str(error).split())
+        raise RequestError(
+            f"{head}: it cannot be fitted to these images: {told.rstrip('.')}. Add images, or take another head."
+        ) from error
+
+
+def take_sample(
+    features: Features, rows: Rows, images: np.ndarray, val: np.ndarray, seed: int, group: str | None = None
+) -> Sample:
+    """Return the images given by a mask as what a head may learn from, dealt out to folds.
+
+    Raises
+    ------
+    RequestError
+        If a class has too few groups.
+    """
+    keys = [key for key, chosen in zip(side_keys(rows, group), images, strict=True) if chosen]
+    if group is not None:
+        check_numbers(rows.labels[images], keys, rows.class_names, group, 2, "folds")
     folds = stratified_folds(rows.strata[images], keys, FOLDS, seed)
     return Sample(features.only(images), rows.labels[images], val[images], folds, seed)
 
@@ -201,6 +242,8 @@ class TrainedHead:
     fit_seconds, predict_seconds : float
     select : {'cv', 'val'}
     seed : int
+    group : str or None
+        The column whose equal texts stayed on one side.
     store, head_file, out : str
         What it was trained on, the file of the head, and the folder of both.
     class_names : list of str
@@ -225,6 +268,7 @@ class TrainedHead:
     predict_seconds: float
     select: str
     seed: int
+    group: str | None
     store: str
     class_names: list[str]
     rows: dict[str, dict[str, int]]
@@ -274,13 +318,16 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         check_tensorboard(head)
     folder = asked.folder(head)
     with FeatureStore(store) as opened:
+        asked = replace(asked, group=find_group(opened, asked.group))
         rows, provenance, features = opened.rows.images(), opened.provenance, find_features(opened, head, asked)
         log.info(f"store    {store}: {describe_rows(rows, features.views)}")
         log.info(f"head     {head} on {describe_features(features, asked)}")
         with on_cluster(asked.cluster, asked.skip_unfit):
             if asked.cluster is None or is_by_products(opened, head, asked):
                 whole = read_features(opened, head, asked)
-                result, fitted = fit_head(head, whole, rows, rows.splits, asked.seed, asked.select, asked.settings)
+                result, fitted = fit_head(
+                    head, whole, rows, rows.splits, asked.seed, asked.select, asked.settings, asked.group
+                )
             else:
                 call = Place.of(opened), head, asked.for_any_machine(), rows.splits
                 ((result, fitted),) = spread(fit_stored, [call])
@@ -314,7 +361,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
 def fit_stored(place: Place, head: str, asked: Request, splits: np.ndarray) -> tuple[Result, Fitted]:
     """Fit a head on a store that is opened by its path, in whatever process; see `fit_head`."""
     rows, features = read_once(place, head, asked)
-    return fit_head(head, features, rows, splits, asked.seed, asked.select, asked.settings)
+    return fit_head(head, features, rows, splits, asked.seed, asked.select, asked.settings, asked.group)
 
 
 def all_classes(estimator: Classifier, features: Features, images: np.ndarray, n_classes: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import UnsafeFile
+from features.errors import RequestError, UnsafeFile
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
 from features.runtime.progress import Progress
@@ -61,7 +61,7 @@ class Fits:
     ):
         self._store, self._rows, self._splits, self._folder, self._fresh = store, rows, splits, folder, fresh
         self._place = Place.of(store)
-        self._made: dict[str, Result] = {}  # on a cluster, by key
+        self._made: dict[str, Result | RequestError] = {}  # on a cluster, by key
         self.loaded = 0
 
     def fill(self, wanted: Sequence[tuple[str, Request]]) -> None:
@@ -72,7 +72,10 @@ class Fits:
         calls: list[tuple[Any, ...]] = []
         here: list[tuple[Any, ...]] = []
         for head, asked in wanted:
-            fits = here if is_by_products(self._store, head, asked) else calls
+            try:
+                fits = here if is_by_products(self._store, head, asked) else calls
+            except RequestError:  # `of` says why this head cannot read its features
+                continue
             for split in self._splits:
                 if self._kept(head, key := self._key(head, asked, split)) is None:
                     fits.append((key, self._place, head, asked.for_any_machine(), split))
@@ -86,21 +89,32 @@ class Fits:
             made = itertools.chain(spread(_fit, calls, ordered=False), itertools.starmap(_fit, here))
             for key, result in made:
                 self._made[key] = result
-                self._keep(key, result)
+                if isinstance(result, Result):
+                    self._keep(key, result)
                 progress.update()
 
     def of(self, head: str, asked: Request, progress: Progress) -> list[Result]:
-        """Return a head's result on each split."""
+        """Return a head's result on each split.
+
+        Raises
+        ------
+        RequestError
+            If the head cannot be fitted on one of them.
+        """
         results, read = [], None
         for split in self._splits:
             key = self._key(head, asked, split)
             result = self._made.get(key)
+            if isinstance(result, RequestError):
+                raise result
             if result is None and (result := self._kept(head, key)):
                 self.loaded += 1
                 log.debug(f"kept     {head}: {self._path(key)}")
             if result is None:
                 read = read or read_features(self._store, head, asked)
-                result, _ = fit_head(head, read, self._rows, split, asked.seed, asked.select, asked.settings)
+                result, _ = fit_head(
+                    head, read, self._rows, split, asked.seed, asked.select, asked.settings, asked.group
+                )
                 result = _of_test(result, split)
                 self._keep(key, result)
             results.append(result)
@@ -128,15 +142,19 @@ class Fits:
             "views": asked.views or self._store.views,
             "seed": asked.seed,
             "select": asked.select,
+            "group": asked.group,
             "code": own_source(),
             "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "keras", "tensorflow")},
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def _fit(key: str, place: Place, head: str, asked: Request, split: np.ndarray) -> tuple[str, Result]:
-    """Return the key of a fit and its result, reduced to the test rows."""
-    return key, _of_test(fit_stored(place, head, asked, split)[0], split)
+def _fit(key: str, place: Place, head: str, asked: Request, split: np.ndarray) -> tuple[str, Result | RequestError]:
+    """Return the key of a fit and its result, reduced to the test rows, or why the head cannot be fitted."""
+    try:
+        return key, _of_test(fit_stored(place, head, asked, split)[0], split)
+    except RequestError as error:  # as a value: raised in a worker, it would end the other fits
+        return key, error
 
 
 def _of_test(result: Result, split: np.ndarray) -> Result:

@@ -20,8 +20,8 @@ from .fit import Result
 from .fit_cache import Fits
 from .loading import describe_rows
 from .request import Request
-from .splitting import draw_splits
-from .summary import compare_with_best, summarise
+from .splitting import draw_splits, find_group
+from .summary import compare_with_best, summarise, with_interval
 
 _HEAD = "logistic"
 
@@ -95,7 +95,8 @@ def probe(store: str | Path, **options: Unpack[ProbeOptions]) -> LayerProbe:
     folder = asked.folder("probe")
     with FeatureStore(store) as opened:
         rows, provenance = opened.rows.images(), opened.provenance
-        splits = draw_splits(rows, repeats, asked.seed)
+        asked = replace(asked, group=find_group(opened, asked.group, repeats))
+        splits = draw_splits(rows, repeats, asked.seed, asked.group)
         log.info(f"store    {store}: {describe_rows(rows, asked.views or opened.views)}")
         names = asked.layer.split(",") if asked.layer else list(opened.layers)
         fits = Fits(opened, rows, splits, folder.parent / ".fits", asked.fresh)
@@ -140,12 +141,11 @@ def format_probe(probed: dict[str, Any]) -> str:
     """Return a probe as a Markdown table and the layer to take."""
     lines = ["| layer | features | accuracy [95 %] | behind the best [95 %] | fit s |", "|---|---|---|---|---|"]
     for layer in probed["layers"]:
-        low, high = layer["accuracy_interval"]
         behind = "best" if layer["behind"] == 0 else f"{layer['behind']:.3f}"
         if layer["behind_interval"] and layer["behind"]:
             behind += " [{:.3f}, {:.3f}]".format(*layer["behind_interval"])
         lines.append(
-            f"| {layer['layer']} | {layer['pool']}, {layer['n_features']} | {layer['accuracy']:.3f} [{low:.3f}, {high:.3f}] "
+            f"| {layer['layer']} | {layer['pool']}, {layer['n_features']} | {with_interval(layer['accuracy'], layer['accuracy_interval'])} "
             f"| {behind} | {layer['fit_seconds']:.2f} |"
         )
     return "\n".join([*lines, "", f"Take {probed['take']}: the best single layer."])

@@ -35,6 +35,7 @@ from ..runs.plots import plot_curves
 from .loading import read_features
 from .request import Request
 from .splitting import check_repeats, check_seed, draw_splits
+from .summary import with_interval
 
 EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50
 
@@ -115,10 +116,9 @@ def format_lecture(results: dict[str, Any]) -> str:
         if "error" in model:
             notes += ["", f"{model['name']} was not run: {model['error']}"]
             continue
-        low, high = model["accuracy_interval"]
         lines.append(
             f"| {model['name']} | {model['layer']} | {model['n_features']} | {model['val_accuracy']:.3f} "
-            f"| {model['accuracy']:.3f} [{low:.3f}, {high:.3f}] | {model['fit_seconds']:.1f} |"
+            f"| {with_interval(model['accuracy'], model['accuracy_interval'])} | {model['fit_seconds']:.1f} |"
         )
     return "\n".join(lines + notes)
 
@@ -138,7 +138,7 @@ def _train(model: Model, path: Path, repeats: int, seed: int) -> tuple[dict[str,
         "n_features": features.X.shape[1],
         "val_accuracy": float(np.mean([history["val_accuracy"][-1] for _, history in trained])),
         "accuracy": float(np.mean(accuracies)),
-        "accuracy_interval": list(accuracy_interval(accuracies, n_train, n_test)),
+        "accuracy_interval": accuracy_interval(accuracies, n_train, n_test),
         "fit_seconds": (time.perf_counter() - started) / repeats,
     }
     return figures, trained[0][1]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import RequestError, called, option
+from features.errors import RequestError, StoreError, called, option
 from features.pooling import check_pool, pooled_shape, pools_of
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
@@ -44,11 +44,33 @@ class Reader:
 
 def _read(store: FeatureStore, layers: tuple[tuple[str, str], ...], rows: np.ndarray) -> np.ndarray:
     parts = [store.read(name, pool, rows) for name, pool in layers]
+    for (name, _), part in zip(layers, parts, strict=True):
+        _check_finite(store, name, rows, part)
     return parts[0] if len(parts) == 1 else np.hstack(parts)
 
 
+def _check_finite(store: FeatureStore, layer: str, rows: np.ndarray, values: np.ndarray) -> None:
+    """Refuse features of rows that no head can learn from, (n_rows, n_features)."""
+    if np.isfinite(
+        values.sum(dtype=np.float64)
+    ):  # one pass without a copy; finite float32 cannot overflow a float64 sum
+        return
+    bad = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+    raise StoreError(
+        f"features of {layer} in {store.path} must be finite; got {values[bad][~np.isfinite(values[bad])][0]} for "
+        f"{store.rows.paths[rows[bad]]}. Leave such images out and extract again; if values are above 65,504, the limit of "
+        f"float16: {option('dtype', 'float32')}"
+    )
+
+
 def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
-    """Read a head's features from a store; features too large for memory stay there. See `find_features`."""
+    """Read a head's features from a store; features too large for memory stay there. See `find_features`.
+
+    Raises
+    ------
+    StoreError
+        If a value is not finite; of features that stay in the store, when a head reads them.
+    """
     found = find_features(store, head, asked)
     if not in_memory(found, asked):
         return found

@@ -34,6 +34,8 @@ class Request:
         Of the head's random start, of the folds, and of the first drawn split.
     select : {'cv', 'val'}
         What settings are chosen by: cross-validation within train and val, or a look at val.
+    group : str, optional
+        Column whose equal texts stay on one side of splits and folds; the one that the store was extracted with if left out.
     out : path-like, optional
         Folder of the results; ``runs/<store>-<what>``, numbered where that is taken, if left out.
     overwrite : bool
@@ -59,6 +61,7 @@ class Request:
     views: int | None = None
     seed: int = 0
     select: str = SELECT
+    group: str | None = None
     out: str | Path | None = None
     overwrite: bool = False
     fresh: bool = False

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from features.errors import RequestError, called
-from features.splits import SPLITS, stratified_split
+from features.errors import RequestError, called, option
+from features.runtime.log import log
+from features.splits import SPLITS, check_numbers, check_unbroken, groups_of, join_keys, stratified_split
+from features.store.reader import FeatureStore
 from features.store.schema import Rows
+
+from ..evaluation.significance import MIN_REPEATS
 
 MAX_SEED = 2**32 - 1  # NumPy's, scikit-learn's and Keras'
 
@@ -23,20 +27,59 @@ def check_seed(seed: int) -> None:
         raise RequestError(f"{called('seed')} must be between 0 and {MAX_SEED}; got {seed}. Leave it out for 0.")
 
 
-def draw_splits(rows: Rows, repeats: int, seed: int) -> list[np.ndarray]:
+def find_group(store: FeatureStore, asked: str | None, repeats: int = 1) -> str | None:
+    """Return the column whose equal texts stay on one side: as asked, else the one that the store was extracted with, if any.
+
+    Raises
+    ------
+    RequestError
+        If there is no such column, or the store's own split, used for one repeat, breaks groups.
+    """
+    origin = store.made.origin
+    group = asked or (None if origin is None else origin.group)
+    if group is None:
+        return None
+    rows = store.rows.images()
+    groups = groups_of(rows.columns, group)
+    if repeats == 1:
+        remedy = f"Extract again with {option('group', group)}, which computes nothing, or compare on drawn splits: {option('repeats', 5)}"
+        check_unbroken(groups, rows.splits, group, f"the splits of {store.path}", remedy)
+    log.info(f"groups   {len(set(groups))} of {group}; each stays on one side of splits and folds")
+    return group
+
+
+def side_keys(rows: Rows, group: str | None) -> list[str | bytes]:
+    """Return one key per image; images that share it, copies and those of one group, stay on one side. See `join_keys`."""
+    contents = [key.tobytes() for key in rows.sha256]
+    return join_keys(contents) if group is None else join_keys(groups_of(rows.columns, group), contents)
+
+
+def draw_splits(rows: Rows, repeats: int, seed: int, group: str | None = None) -> list[np.ndarray]:
     """Return the store's own split for one repeat, else `repeats` random stratified splits of the same sizes.
 
-    Copies of an image are always in the same split.
+    Copies of an image, and images of a group, are always in the same split.
 
     Returns
     -------
     splits : list of ndarray of shape (n_images,), uint8
         Values of ``SPLITS``.
+
+    Raises
+    ------
+    RequestError
+        If `repeats` is below 1, or a class has too few groups.
     """
     check_repeats(repeats)
     if repeats == 1:
         return [rows.splits]
-    keys = [key.tobytes() for key in rows.sha256]
+    if repeats < MIN_REPEATS:
+        log.warning(
+            f"{called('repeats')} must be 1 or at least {MIN_REPEATS} for intervals and tests; got {repeats}. "
+            f"Without them it goes on; for them: {option('repeats', MIN_REPEATS)}"
+        )
+    keys = side_keys(rows, group)
+    if group is not None:
+        check_numbers(rows.labels, keys, rows.class_names, group, len(SPLITS), "splits")
     test = float(np.mean(rows.splits == SPLITS["test"]))
     val = float(np.mean(rows.splits == SPLITS["val"])) / (1 - test)
     drawn = []

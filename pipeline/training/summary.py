@@ -11,7 +11,7 @@ import numpy as np
 from features.splits import SPLITS
 
 from ..evaluation.metrics import METRICS
-from ..evaluation.significance import accuracy_interval, difference_interval, holm, paired_test
+from ..evaluation.significance import NEEDS, accuracy_interval, difference_interval, holm, paired_test
 from ..heads.settings import describe_settings
 from .fit import Result
 
@@ -28,15 +28,19 @@ def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
     accuracies = [each.test["accuracy"] for each in results]
     n_test = int(np.sum(split == SPLITS["test"]))
     first = results[0]
+    interval = accuracy_interval(accuracies, len(split) - n_test, n_test)
+    if first.group is not None and len(results) == 1:
+        interval = first.intervals["accuracy"]  # which resamples whole groups
     return {
         "head": first.head,
         "layer": first.layer,
         "pool": first.pool,
         "views": first.views,
         "n_features": first.n_features,
+        "group": first.group,
         "chosen": describe_settings([each.settings for each in results], first.tried),
         "accuracy": float(np.mean(accuracies)),
-        "accuracy_interval": list(accuracy_interval(accuracies, len(split) - n_test, n_test)),
+        "accuracy_interval": _ends(interval),
         "accuracies": accuracies,
         "intervals": {
             name: None if len(results) > 1 or math.isnan(ends[0]) else ends for name, ends in first.intervals.items()
@@ -50,7 +54,20 @@ def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
 
 def best_first(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return summaries by descending accuracy: first the head that others were compared with; ties by fit time."""
-    return sorted(summaries, key=lambda each: (each["p_value"] is not None, -each["accuracy"], each["fit_seconds"]))
+    return sorted(summaries, key=lambda each: (standing(each) != "best", -each["accuracy"], each["fit_seconds"]))
+
+
+def standing(summary: dict[str, Any]) -> str:
+    """Return how a head stands to the best: ``best``, ``same`` (not distinguishable from it), ``behind`` or ``untested``."""
+    p_value = summary["p_value"]
+    if summary.get("is_best", p_value is None):  # runs of earlier versions say it by the missing p-value alone
+        return "best"
+    return "untested" if p_value is None else "same" if p_value >= 0.05 else "behind"
+
+
+def with_interval(value: float, interval: Sequence[float] | None) -> str:
+    """Return a value with its interval for a table, or with what is needed to give one."""
+    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else f"{value:.3f} ({NEEDS})"
 
 
 def compare_with_best(
@@ -58,8 +75,9 @@ def compare_with_best(
 ) -> None:
     """Add to each summary how far the head is behind the most accurate, and whether the difference is significant.
 
-    ``behind`` is the mean difference in accuracy, ``behind_interval`` its interval if there are several splits, and
-    ``p_value`` the p-value of the paired test, adjusted by Holm's method; None for the best head.
+    ``is_best`` tells the most accurate. ``behind`` is the mean difference in accuracy, ``behind_interval`` its interval if
+    there are several splits, and ``p_value`` the p-value of the paired test, adjusted by Holm's method. The last two are None
+    for the best head, and for all on fewer splits than they need.
     """
     tests = [split == SPLITS["test"] for split in splits]
     correct = [
@@ -67,14 +85,19 @@ def compare_with_best(
         for those in results
     ]
     best = max(range(len(summaries)), key=lambda number: summaries[number]["accuracy"])
-    n_test = int(tests[0].sum())
-    n_train = len(labels) - n_test
+    n_train = len(labels) - int(tests[0].sum())
     others = [number for number in range(len(summaries)) if number != best]
-    adjusted = holm([paired_test(correct[best], correct[number], n_train) for number in others])
+    tested = {number: paired_test(correct[best], correct[number], n_train) for number in others}
+    known = {number: p_value for number, p_value in tested.items() if p_value is not None}
+    adjusted = dict(zip(known, holm(list(known.values())), strict=True))
     for number, summary in enumerate(summaries):
-        differences = np.subtract(summaries[best]["accuracies"], summary["accuracies"])
-        summary["behind"] = float(differences.mean())
-        summary["behind_interval"] = (
-            list(difference_interval(differences, n_train, n_test)) if len(splits) > 1 and number != best else None
-        )
-        summary["p_value"] = None if number == best else adjusted[others.index(number)]
+        behind = None if number == best else difference_interval(correct[best], correct[number], n_train)
+        summary["is_best"] = number == best
+        summary["behind"] = float(np.mean(np.subtract(summaries[best]["accuracies"], summary["accuracies"])))
+        summary["behind_interval"] = _ends(behind)
+        summary["p_value"] = adjusted.get(number)
+
+
+def _ends(interval: tuple[float, float] | None) -> list[float] | None:
+    """Return an interval as JSON carries it."""
+    return interval and list(interval)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from features.runtime.atomic import written_whole
+from features.splits import SPLITS
 from features.store.schema import Rows
+
+_COLUMNS = ("path", "split", "label", "suggested", "p(label)", "p(suggested)")
 
 
 class Suspect(NamedTuple):
@@ -19,11 +26,12 @@ class Suspect(NamedTuple):
 
 
 def label_errors(y: np.ndarray, probabilities: np.ndarray) -> list[Suspect]:
-    """Return rows whose label is likely wrong, most certain first.
+    """Return rows whose label is likely wrong, the largest difference in probability first.
 
     Confident learning (Northcutt, Jiang & Chuang 2021, "Confident learning: estimating uncertainty in dataset labels"):
     a class is credible for a row if its probability is at least its mean over the rows labelled with that class. A label
-    is doubted if the most probable credible class differs from it.
+    is doubted if the most probable credible class differs from it and is more probable than it. Without the last condition,
+    a row whose own class misses a high threshold would be doubted in favour of a class that is less likely.
 
     Parameters
     ----------
@@ -41,10 +49,30 @@ def label_errors(y: np.ndarray, probabilities: np.ndarray) -> list[Suspect]:
     )
     credible = np.where(probabilities >= thresholds, probabilities, -1.0)  # nan is never credible
     suggested = credible.argmax(axis=1)
-    doubted = np.flatnonzero(known & (credible.max(axis=1) > 0) & (suggested != y))
+    each = np.arange(len(y))
+    with np.errstate(invalid="ignore"):  # nan is likelier than nothing
+        is_likelier = probabilities[each, suggested] > probabilities[each, y]
+    doubted = np.flatnonzero(known & (credible.max(axis=1) > 0) & is_likelier)
     given, likelier = probabilities[doubted, y[doubted]], probabilities[doubted, suggested[doubted]]
     order = np.argsort(given - likelier, kind="stable")
     return [Suspect(int(doubted[i]), int(suggested[doubted[i]]), float(given[i]), float(likelier[i])) for i in order]
+
+
+def write_suspects(path: Path, rows: Rows, splits: np.ndarray, suspects: Sequence[Suspect]) -> None:
+    """Write a CSV table of all rows whose label is doubted, in the given order."""
+    names, codes = rows.class_names, {code: split for split, code in SPLITS.items()}
+    with written_whole(path) as new, open(new, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(_COLUMNS)
+        for each in suspects:
+            label, split = names[rows.labels[each.row]], codes[int(splits[each.row])]
+            chances = f"{each.given:.6f}", f"{each.likelier:.6f}"
+            table.writerow([rows.paths[each.row], split, label, names[each.suggested], *chances])
+
+
+def is_suspects(path: Path) -> bool:
+    """Tell whether a file was written by `write_suspects`."""
+    return path.is_file() and path.read_bytes().startswith(",".join(_COLUMNS).encode())
 
 
 def copies(rows: Rows, splits: np.ndarray) -> list[list[int]]:

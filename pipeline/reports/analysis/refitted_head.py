@@ -39,7 +39,7 @@ class Refitted:
     probabilities : ndarray of shape (n_test, n_classes)
         Of the split's test rows, by the head fitted on train and val.
     out_of_fold : ndarray of shape (n_images, n_classes)
-        Of every row, by a head fitted on the other four of five folds; copies of an image share a fold.
+        Of every row, by a head fitted on the other four of five folds; copies of an image, and images of a group, share a fold.
     """
 
     name: str
@@ -71,7 +71,8 @@ def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], 
     features = read_features(store, name or "logistic", request_of(store, told, seed))
     head = find_head(name or "logistic")
     test, val = split == SPLITS["test"], split == SPLITS["val"]
-    sample = take_sample(features, rows, ~test, val, seed)
+    group = told.get("group")  # runs of earlier versions have none
+    sample = take_sample(features, rows, ~test, val, seed, group)
     search = head.search(sample)
     settings = told["settings"] if name else search.choose(sample.pairs(select)).settings
     estimator = search.fit(settings, sample.everything)
@@ -84,7 +85,7 @@ def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], 
         coef=coef,
         intercept=intercept,
         probabilities=all_classes(estimator, features, test, len(rows.class_names)),
-        out_of_fold=_out_of_fold(name or "logistic", settings, features, rows, seed),
+        out_of_fold=_out_of_fold(name or "logistic", settings, features, rows, seed, group),
     )
 
 
@@ -105,9 +106,11 @@ def _parts_of(told: dict[str, Any]) -> list[Part]:
     return [Part(layer, told["pool"], told["pool"]) for layer in told["layer"].split("+")]
 
 
-def _out_of_fold(name: str, settings: dict[str, Any], features: Features, rows: Rows, seed: int) -> np.ndarray:
+def _out_of_fold(
+    name: str, settings: dict[str, Any], features: Features, rows: Rows, seed: int, group: str | None
+) -> np.ndarray:
     everything = np.ones(len(rows), bool)
-    sample = take_sample(features, rows, everything, ~everything, seed)
+    sample = take_sample(features, rows, everything, ~everything, seed, group)
     search = find_head(name).search(sample)
     probabilities = np.full((len(rows), len(rows.class_names)), np.nan)
     for fit, look in sample.split(everything):

@@ -147,7 +147,7 @@ def test_auto_leaves_out_an_engine_that_cannot_take_the_base_and_says_so(monkeyp
     for name in ENGINES.keys() - {"tensorflow", "mnn"}:
         monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], module="not_installed"))
     assert pick_engine(None, frozen(), {"of": "this test"}, BATCH) == "tensorflow"
-    assert said[0] == "warning  X cannot run this base (why). It is left out."
+    assert said[0] == "warning  X cannot run this base (why). It is skipped."
     with pytest.raises(EngineError, match=r"\(why\)\. Use another: engine=.tensorflow"):
         make_checked("mnn", frozen(), BATCH)
 

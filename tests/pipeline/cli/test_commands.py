@@ -79,6 +79,11 @@ def test_predictions_a_row_agree_with_the_metrics(tiny_store, here):
     for split in ("val", "test"):
         hits = [row["label"] == row["predicted"] for row in table if row["split"] == split]
         assert np.mean(hits) == getattr(run, split)["accuracy"]
+    assert {(row["split"], row["predicted_by"]) for row in table} == {
+        ("train", "a head trained on this row"),
+        ("val", "a head whose settings this row helped to choose"),
+        ("test", "a head that never saw this row"),
+    }
 
 
 def test_a_run_is_not_overwritten_unless_asked(tiny_store, here):
@@ -102,6 +107,48 @@ def test_repeats_draw_other_splits_of_the_same_sizes(tiny_store, here):
         drawn = draw_splits(store.rows, 3, seed=0)
         assert all((np.bincount(split) == np.bincount(store.rows.splits)).all() for split in drawn)
         assert len({(split == 2).tobytes() for split in drawn}) == 3  # the test rows differ, and not val alone
+
+
+@pytest.mark.parametrize("repeats", ["1", "3"])
+def test_a_head_that_cannot_be_fitted_is_a_row_of_the_comparison(tiny_store, here, capsys, repeats):
+    asked = ["compare", "--store", str(tiny_store), "--repeats", repeats, "--set", "n_neighbors=500"]
+    assert main([*asked, "--heads", "knn,majority", "--out", "c"]) == 0
+    told = capsys.readouterr()
+    (line,) = [line for line in told.err.splitlines() if line.startswith("warning")]
+    assert "knn was not fitted: it cannot be fitted to these images: Expected n_neighbors" in line
+    rows = told.out.splitlines()
+    assert rows[2].startswith("| majority |") and rows[3].startswith("| knn | not fitted: it cannot be fitted")
+    assert rows[2].count("|") == rows[3].count("|")
+    written = json.loads((here / "c/compare.json").read_text())
+    assert [head["head"] for head in written["heads"]] == ["majority"] and list(written["not_fitted"]) == ["knn"]
+    with open(here / "c/compare.csv", encoding="utf-8") as file:
+        first, last = csv.DictReader(file)
+    assert (first["head"], first["not_fitted"]) == ("majority", "") and last["head"] == "knn"
+    assert last["not_fitted"] == written["not_fitted"]["knn"] and last["accuracy"] == ""
+    assert main(["report", "--run", "c"]) == 0
+    assert "<b>knn</b> was not fitted: it cannot be" in (here / "c/report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main([*asked, "--heads", "knn", "--out", "none"]) == 2
+    assert "error    knn: it cannot be fitted to these images" in capsys.readouterr().err
+    assert not (here / "none").exists()
+
+
+def test_two_repeats_are_shown_without_intervals_and_tests(tiny_store, here, capsys):
+    asked = ["--store", str(tiny_store), "--repeats", "2"]
+    assert main(["compare", *asked, "--heads", "logistic,ridge", "--out", "c"]) == 0
+    told = capsys.readouterr()
+    assert "warning  --repeats must be 1 or at least 3" in told.err and "--repeats 3" in told.err
+    assert told.out.count("(needs 3 repeats)") == 3 and "[" not in told.out.splitlines()[2]
+    heads = json.loads((here / "c/compare.json").read_text())["heads"]
+    assert [head["is_best"] for head in heads] == [True, False]
+    assert {head["accuracy_interval"] for head in heads} == {head["p_value"] for head in heads} == {None}
+    with open(here / "c/compare.csv", encoding="utf-8") as file:
+        assert [row["accuracy_low"] for row in csv.DictReader(file)] == ["", ""]
+    assert main(["probe", *asked, "--out", "p"]) == 0 and "(needs 3 repeats)" in capsys.readouterr().out
+    assert main(["report", "--run", "c"]) == 0
+    page = (here / "c/report.html").read_text(encoding="utf-8")
+    assert page.count("needs 3 repeats") == 4 and "not distinguishable</span>" not in page
+    assert pipeline.plot("c").axes[0].get_xlabel() == "test accuracy"
 
 
 @pytest.mark.parametrize(

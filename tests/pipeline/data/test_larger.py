@@ -142,6 +142,28 @@ def test_what_cannot_do_with_a_part_is_refused_before_work(large, tiny_store, tm
         gram(stored, np.zeros(1), [np.ones(1)], memory=1 << 30)
 
 
+def test_a_head_that_cannot_do_with_a_part_is_no_hindrance_to_the_others(large, tmp_path):
+    asked = {"pool": "flatten", "memory": MEMORY, "settings": {"C": (1.0,)}}
+    found = compare(large, ["knn", "logistic"], out=tmp_path / "c", **asked)
+    assert [head["head"] for head in found.heads] == ["logistic"]
+    assert found.not_fitted["knn"].startswith("features must fit into 0.0012 GB; knn needs")
+
+
+def test_a_head_that_cannot_be_fitted_on_a_cluster_is_no_hindrance_to_the_others(machines, tiny_store, tmp_path):
+    asked = {"settings": {"n_neighbors": (500,)}, "cluster": machines.address}
+    found = compare(tiny_store, ["knn", "majority"], out=tmp_path / "c", **asked)
+    assert [head["head"] for head in found.heads] == ["majority"] and "n_neighbors" in found.not_fitted["knn"]
+
+
+def test_values_that_are_not_finite_are_refused_in_a_part_too(large, tmp_path):
+    with FeatureStore(large) as store:
+        maps, rows = store.read("x", "flatten", np.arange(ROWS)).reshape(ROWS, *SHAPE), store.rows
+    maps[100, 3, 3, 7] = np.inf
+    path = write_store(tmp_path / "s.h5", {"x": maps.astype(np.float16)}, rows, provenance_of({"x": SHAPE}))
+    with pytest.raises(StoreError, match=r"must be finite; got inf for 100\.png\. .* dtype=.float32"):
+        train_head(path, "logistic", out=tmp_path / "r", pool="flatten", memory=MEMORY)
+
+
 def test_a_store_that_changed_under_its_name_is_not_mixed(large, tiny_store, tmp_path):
     copy = tmp_path / "s.h5"
     shutil.copy(large, copy)

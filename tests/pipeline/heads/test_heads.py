@@ -1,12 +1,14 @@
 """Every head in the registry keeps one contract."""
 
+from types import MappingProxyType
+
 import numpy as np
 import pytest
-from samples import blobs, rows_of
+from samples import blobs, provenance_of, rows_of, write_store
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
-from features.errors import RequestError
+from features.errors import RequestError, StoreError
 from pipeline.data.scaling import measure_scale
 from pipeline.data.training_data import Features, Part, Sample
 from pipeline.heads.logistic import newton
@@ -16,14 +18,15 @@ from pipeline.heads.registry import HEADS, READ_AS, find_head
 from pipeline.heads.svm.search import SvmSearch
 from pipeline.runs.head_file import load_head, save_head
 from pipeline.training.fit import fit_head as fit_features
+from pipeline.training.fit import train_head
 
 ALL = sorted(HEADS)
 
 
-def fit_head(name, X, y, splits, n_classes, seed=0, views=1, select="cv"):
+def fit_head(name, X, y, splits, n_classes, seed=0, views=1, select="cv", settings=MappingProxyType({})):
     """Fit a head on one layer."""
     features = Features(X, (X.shape[1],), views, (Part("layer", "avg"),))
-    return fit_features(name, features, rows_of(y, splits, n_classes), splits, seed, select)[0]
+    return fit_features(name, features, rows_of(y, splits, n_classes), splits, seed, select, settings)[0]
 
 
 def sample_of(X, y, folds=5):
@@ -133,8 +136,22 @@ def test_too_few_rows_are_a_clear_error():
     X, y, splits = blobs(2, rows=4)
     with pytest.raises(RequestError, match="at least 2 different training rows of each class"):
         fit_head("rbf-svm", X, y, np.array([0, 0, 1, 1, 2, 2, 2, 2], np.uint8), 2)
+    with pytest.raises(RequestError, match=r"^knn: it cannot be fitted .* n_neighbors"):
+        fit_head("knn", X, y, splits, 2, settings={"n_neighbors": (500,)})
     with pytest.raises(RequestError, match="at least two classes"):
         fit_head("logistic", X, np.zeros_like(y), splits, 2)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("value", "row"), [(np.nan, 3), (np.inf, 3), (-np.inf, -1)])
+def test_features_that_are_not_finite_are_refused_by_layer_and_image(name, value, row, tmp_path):
+    X, y, splits = blobs(2)
+    X[row, 5] = value
+    rows = rows_of(y.astype(np.int32), splits, 2)
+    store = write_store(tmp_path / "s.h5", {"x": X}, rows, provenance_of({"x": X.shape[1:]}, "float32"))
+    asked = {"pool": "flatten"} if HEADS[name].pool == "flatten" else {}
+    with pytest.raises(StoreError, match=rf"features of x in .* must be finite; got {value} for {rows.paths[row]}\."):
+        train_head(store, name, out=tmp_path / "r", **asked)
 
 
 def test_unknown_head_names_the_nearest():

@@ -1,6 +1,7 @@
 """The report: its numbers are those of the run, and what it cannot show it says."""
 
 import base64
+import csv
 import io
 import json
 import re
@@ -95,6 +96,40 @@ def test_flipped_labels_are_doubted_first():
     assert all(each.suggested == y[each.row] and each.likelier > each.given for each in found[:3])
     p[77] = np.nan  # nobody has said anything of it
     assert 77 not in {each.row for each in label_errors(given, p)}
+
+
+def test_no_label_is_doubted_in_favour_of_a_class_that_is_less_likely():
+    y = np.array([0, 0, 0, 1, 1, 1])
+    first_p = np.array([0.95, 0.9, 0.6, 0.7, 0.7, 0.6])
+    # Means of their own class: 0.817 of the first, 0.333 of the second. The third row misses the first and passes the second.
+    assert label_errors(y, np.column_stack([first_p, 1 - first_p])) == []
+    first_p[2] = 0.4
+    (found,) = label_errors(y, np.column_stack([first_p, 1 - first_p]))
+    assert (found.row, found.suggested, found.given, found.likelier) == (2, 1, 0.4, 0.6)
+
+
+def test_all_doubted_labels_are_written_beside_the_page(tree, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    paths = sorted((tree / "train").rglob("*.png"))
+    for one, other in zip(paths[:3], paths[-3:], strict=True):  # the label is the folder's name
+        one.rename(other.with_name(f"swapped-{one.name}"))
+    extract("photos", backbone="tiny", out="s.h5", batch_size=8)
+    compare("s.h5", ["logistic"], out="c")
+    monkeypatch.setattr("pipeline.reports.gallery.SUSPECTS", 1)  # cards on the page
+    assert main(["report", "--run", "c", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["labels"] == "c/report-doubted-labels.csv"
+    with open(told["labels"], newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) > 1 and any(Path(row["path"]).name.startswith("swapped-") for row in table)
+    assert all(float(row["p(suggested)"]) > float(row["p(label)"]) for row in table)
+    assert {(row["label"], row["suggested"]) for row in table} <= {("red", "blue"), ("blue", "red")}
+    page = Path("c/report.html").read_text(encoding="utf-8")
+    assert f"doubts {len(table)} of" in page and "the 1 most likely" in page and "-doubted-labels.csv" in page
+    Path("s.h5").unlink()  # without features nobody doubts, and the table of an earlier page would mislead
+    assert main(["report", "--run", "c"]) == 0 and not Path(told["labels"]).exists()
+    Path(told["labels"]).write_text("my own notes")
+    assert main(["report", "--run", "c"]) == 2 and Path(told["labels"]).read_text() == "my own notes"
 
 
 def test_the_page_is_made_of_the_run(hostile_run, capsys):

@@ -124,7 +124,7 @@ def test_a_worker_that_is_cut_off_for_a_while_costs_time_alone(tree, tmp_path, s
 def test_a_scheduler_that_dies_is_an_error_and_the_same_command_goes_on(tree, tmp_path, stand_in, slow):
     run(tree, tmp_path / "one.h5")
     thread = after_parts(tmp_path / "many.h5", 1, slow.kill)
-    with pytest.raises(ClusterError, match=r"scheduler .* is gone\. Start it again.*same command goes on"):
+    with pytest.raises(ClusterError, match=r"scheduler .* is gone\. Start it again.*same command resumes"):
         run(tree, tmp_path / "many.h5", cluster=slow.address)
     thread.join()
     assert not (tmp_path / "many.h5").exists()
@@ -286,7 +286,7 @@ def test_workers_that_see_other_things_are_refused_or_left_out(second, why, said
     with pytest.raises(ClusterError, match="worker tcp://b is not fit"):
         settle_unfit(bad, 0, True)  # nobody is left
     assert not said and settle_unfit(bad, 2, True) == {"tcp://b"}
-    assert re.fullmatch(f"warning  worker tcp://b is left out: .*{why}.*", said[0])
+    assert re.fullmatch(f"warning  worker tcp://b is skipped: .*{why}.*", said[0])
 
 
 def test_parts_are_cut_by_what_is_lacking_alone():
