@@ -172,9 +172,12 @@ class FeatureStore:
         if layer not in self.layers:
             remedy = f"Extract it: {command('extract', layers=layer, out='OTHER.h5')}"
             raise must_be_one_of(f"layer of {self.path}", self.layers, layer, remedy)
+        self._check_open()
+        return open_layer(self._file, layer, self.path.parent.resolve())
+
+    def _check_open(self) -> None:
         if not self._file:
             raise RequestError(f"{self.path} must be open; it was closed. Open it again: features.FeatureStore(...)")
-        return open_layer(self._file, layer, self.path.parent.resolve())
 
     def describe(self) -> dict[str, Any]:
         """Return a JSON-serialisable description of the store."""
@@ -272,6 +275,7 @@ class FeatureStore:
         except CachedFeaturesError:
             raise
         except DAMAGE as error:
+            self._check_open()  # another thread may have closed it meanwhile
             reason = f"values of /features/{layer} fail their checksum ({error})"
             raise StoreError(f"{self.path} is damaged: {reason}. {REMEDY}") from error
 
