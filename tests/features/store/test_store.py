@@ -198,6 +198,14 @@ def test_a_closed_store_says_so(tiny_store):
             read()
 
 
+def test_a_store_closed_while_it_is_read_is_not_called_damaged(tree, tmp_path, stand_in):
+    extract(str(tree), backbone="tiny", out=tmp_path / "s.h5", compression="lz4")
+    with FeatureStore(tmp_path / "s.h5") as store:
+        store._file.close()  # as another thread would, between finding the layer and reading it
+        with pytest.raises(RequestError, match="must be open; it was closed"):
+            store.read()
+
+
 def change(path, edit):
     """Change a store, and make all its digests those of what it then holds, as somebody who means harm can."""
     with h5py.File(path, "a") as file:
