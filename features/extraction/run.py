@@ -156,7 +156,7 @@ def run_pass(
 
 
 def _pick_compression(asked: ExtractRequest, held: Provenance | None) -> str:
-    """Return how values are packed: as asked for, or as in the store; one of format 1, whose values have no digest, is packed anew."""
+    """Return the compression: as requested, else the store's; a store of format 1, which has no digest of values, gets gzip."""
     if asked.compression is not None:
         return asked.compression
     return "gzip" if held is None or held.values is None else held.compression
@@ -187,6 +187,8 @@ def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits,
                     clock.lap("load")
                     run(works, len(plan.contents))
             clock.lap("pass")
+        else:
+            clock.lap("load")
         rows, skipped = plan.rows(asked.views, parts.skipped)
         _check_rows(rows, skipped, asked)
         if todo or not _is_current(asked, rows, skipped):
