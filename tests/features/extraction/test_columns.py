@@ -77,11 +77,11 @@ def test_a_store_without_columns_is_read_as_one_that_has_none(write, tmp_path):
     assert (tmp_path / "s.h5").stat().st_ino == before
 
 
-def test_a_column_of_another_length_is_damage(write, tmp_path):
+def test_a_column_that_was_added_by_others_is_damage(write, tmp_path):
     write()
     with h5py.File(tmp_path / "s.h5", "r+") as file:
         file["rows/columns/short"] = np.array([b"x"])
-    with pytest.raises(StoreError, match="one text per row"):
+    with pytest.raises(StoreError, match="rows/columns/short does not match its digest"):
         FeatureStore(tmp_path / "s.h5")
 
 
