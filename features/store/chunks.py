@@ -29,7 +29,8 @@ try:
 except ImportError:  # no wheel for this machine
     import zlib as deflate
 
-COMPRESSION = ("gzip", "none", "lz4", "zstd")  # every HDF5 program reads the first two; the others need hdf5plugin
+DIRECT = ("gzip", "none")  # what every HDF5 program reads, and this one without HDF5
+COMPRESSION = (*DIRECT, "lz4", "zstd")  # the others need hdf5plugin
 DIGEST_BYTES = 16
 _PLUGINS = {LZ4: "lz4", ZSTD: "zstd"}
 _SPAN_BYTES = 1 << 20  # bytes of values that a thread reads at once
