@@ -1,7 +1,7 @@
-"""What can go wrong. Every message says what, why, and the next command or remedy.
+"""The errors. Every message says what is wrong, why, and the remedy or the next command.
 
-A message names arguments to whoever calls from Python, and flags to whoever typed a command: `called`, `option` and
-`command` give either, as `on_command_line` was entered or not.
+Messages name arguments when called from Python, and flags on the command line: `called`, `option` and `command` return flags
+inside `on_command_line` and arguments elsewhere.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_program: str | None = None  # what was typed; None where Python is the caller
-_NEARLY_THE_SAME = 0.9  # of difflib's ratio: layer and layers
+_program: str | None = None  # the program as typed; None when called from Python
+_NEARLY_THE_SAME = 0.9  # difflib's ratio, as of layer and layers
 
 
 class CachedFeaturesError(Exception):
@@ -30,7 +30,7 @@ class CachedFeaturesError(Exception):
 
 
 class RequestError(CachedFeaturesError, ValueError):
-    """What was asked for cannot be done as asked."""
+    """The request cannot be fulfilled as given."""
 
     exit_status = 2
 
@@ -40,7 +40,7 @@ class SourceError(RequestError):
 
 
 class WeightsError(CachedFeaturesError):
-    """The weights cannot be had, or are not the ones they are said to be."""
+    """The weights cannot be obtained, or are not what they claim to be."""
 
 
 class StoreError(CachedFeaturesError):
@@ -60,16 +60,16 @@ class ClusterError(CachedFeaturesError):
 
 
 class ParityError(CachedFeaturesError):
-    """An exported model does not give what the run gives."""
+    """An exported model's predictions differ from the run's."""
 
 
 class UnreadableImage(CachedFeaturesError):
-    """One file is no usable image; its message is the reason kept in ``/skipped``."""
+    """A file is not a usable image; the message is the reason stored in ``/skipped``."""
 
 
 @contextlib.contextmanager
 def on_command_line(program: str) -> Iterator[None]:
-    """Let messages name flags, and commands of this program, while a command runs."""
+    """Let messages name this program's flags and commands while a command runs."""
     global _program
     before, _program = _program, program
     try:
@@ -79,7 +79,7 @@ def on_command_line(program: str) -> Iterator[None]:
 
 
 def called(name: str) -> str:
-    """Return what an option is called: ``image_size``, or ``--image-size`` on the command line."""
+    """Return an option's name: ``image_size``, or ``--image-size`` on the command line."""
     if _program is None:
         return name
     return "--set" if name == "settings" else f"--{name.replace('_', '-')}"
@@ -91,9 +91,9 @@ def option(name: str, value: Any = None) -> str:
     Parameters
     ----------
     name : str
-        Of the argument.
+        Name of the argument.
     value : object, optional
-        True for a switch, a dict for the settings of a head; dots stand for it, or nothing, if left out.
+        True for a switch, a dict for the settings of a head. If left out, dots stand for it, or nothing.
     """
     if isinstance(value, Path):
         value = str(value)
@@ -106,11 +106,11 @@ def option(name: str, value: Any = None) -> str:
     if value is None or value is True:
         return flag
     text = ",".join(value) if isinstance(value, tuple) else str(value)
-    return f"{flag}{'=' if text.startswith('-') else ' '}{shlex.quote(text)}"  # --layers=-2,-1: no flag of its own
+    return f"{flag}{'=' if text.startswith('-') else ' '}{shlex.quote(text)}"  # --layers=-2,-1, so that -2,-1 is not read as a flag
 
 
 def command(name: str, *arguments: str, **options: Any) -> str:
-    """Return how a public function is called: ``pipeline.compare(store='s.h5')``, or as a command."""
+    """Return a call of a public function, ``pipeline.compare(store='s.h5')``, or the equivalent command."""
     if _program is not None:
         words = [option(each, value) for each, value in options.items()]
         return " ".join([_program, name, *words, *arguments])
@@ -120,7 +120,7 @@ def command(name: str, *arguments: str, **options: Any) -> str:
 
 
 def no_option(of: str, name: str, known: Mapping[str, Collection[str]]) -> RequestError:
-    """Return the error for a name that is no option of a function or a command, with where it is one, or the nearest.
+    """Return the error for an unknown option of a function or command, with the function that has it or the nearest name.
 
     Parameters
     ----------

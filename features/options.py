@@ -1,4 +1,4 @@
-"""What public functions take by name: one place for an option's type, its help, and how the command line asks for it."""
+"""Options of public functions: one place for an option's type, its help and its command-line flag."""
 
 # Not postponed: the command line reads these annotations.
 import contextlib
@@ -32,18 +32,18 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Flag:
-    """How an option is explained, and asked for on the command line.
+    """How an option is explained and given on the command line.
 
     Attributes
     ----------
     help : str
-        Half a sentence; it says the default.
+        A phrase that includes the default.
     metavar : str, optional
-        What stands for the value; left out for choices and switches.
+        Placeholder for the value; None for choices and switches.
     group : str
-        Heading in the help; options of one group stand together.
+        Heading under which the help lists the option.
     name : str, optional
-        Of the flag, where it is not the option's own.
+        Name of the flag, if it differs from the option's.
     """
 
     help: str
@@ -165,15 +165,15 @@ def flags_of(options: type) -> dict[str, tuple[Any, Flag]]:
     return {name: (hint.__origin__, hint.__metadata__[0]) for name, hint in hints.items()}
 
 
-# Function → what it takes by name; stage two adds its own.
+# Function → its options; stage two adds its own.
 OPTIONS_OF: dict[str, type] = {"extract": ExtractOptions, "plan_cost": PlanOptions}
 
 
 def takes(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a public function whose options a TypedDict declares.
 
-    A name that is no option raises RequestError with the nearest one that is, or the function that has it, and so does a
-    value of another type than an argument's annotation; see `typed`. The function's documentation lists the options.
+    An unknown name raises RequestError with the nearest option, or the function that has this one. A value whose type does not
+    match the annotation raises RequestError, too; see `typed`. The options are listed in the function's docstring.
     """
     flags = flags_of(options)
 
@@ -202,22 +202,22 @@ def takes(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def typed(name: str, kind: Any, value: Any) -> Any:
-    """Return an option's value as its type has it.
+    """Return an option's value converted to the option's type.
 
-    Numbers of NumPy's become Python's, which JSON can carry; a path becomes a string, a list a tuple.
+    NumPy numbers become Python numbers, which JSON can represent; paths become strings, and lists become tuples.
 
     Parameters
     ----------
     name : str
-        Of the option.
+        Name of the option.
     kind : type
-        Its annotation. Of a Literal the choices themselves are left to whoever knows what they mean.
+        Its annotation. Whether a value is one of a Literal's choices is checked where the option is used.
     value : object
 
     Raises
     ------
     RequestError
-        If the value is of another type, or an empty string or list.
+        If the value has the wrong type, or is an empty string or list.
     """
     try:
         return _taken(kind, value)
@@ -230,11 +230,11 @@ def typed(name: str, kind: Any, value: Any) -> Any:
 
 
 class _OtherType(Exception):
-    """A value is of another type than an option's."""
+    """A value does not have the option's type."""
 
 
 def _taken(kind: Any, value: Any) -> Any:
-    """Return a value as a type has it; see `typed`."""
+    """Return a value converted to a type; see `typed`."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         for each in parts:
@@ -255,7 +255,7 @@ def _taken(kind: Any, value: Any) -> Any:
 
 
 def _taken_single(kind: Any, value: Any) -> Any:
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # NumPy's scalars, without importing it
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # NumPy's scalars, without importing NumPy
         value = value.item()
     if kind is Path and isinstance(value, os.PathLike):
         return os.fspath(value)
@@ -272,7 +272,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: 
 
 
 def _in_words(kind: Any) -> str:
-    """Return what values of a type are called, without None, which stands for an option that is left out."""
+    """Return a type in words, without None, which only means that an option is left out."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         words = [_in_words(each) for each in parts if each is not NoneType and not (each is str and Path in parts)]
@@ -287,13 +287,13 @@ def _in_words(kind: Any) -> str:
 
 
 def _sentence(flag: Flag) -> str:
-    """Return a flag's help as a sentence that names arguments in place of flags."""
+    """Return a flag's help as a sentence that names arguments instead of flags."""
     text = re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), flag.help)
     return f"{text[0].upper()}{text[1:]}."
 
 
 def _type_name(kind: Any) -> str:
-    """Return a type as numpydoc writes it: choices in braces, ``optional`` for one that may be None."""
+    """Return a type as numpydoc writes it: choices in braces, and ``optional`` if it may be None."""
     if get_origin(kind) in (Union, UnionType):
         *names, last = (_type_name(each) for each in get_args(kind) if each is not NoneType)
         return (" or ".join([", ".join(names), last]) if names else last) + (

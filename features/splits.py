@@ -1,7 +1,7 @@
 """Train, validation and test splits: their names, and reproducible stratified sampling of whole units.
 
-A unit is what must not stand on two sides: an image, its copies, or a group of images such as a patient's. The sample depends
-only on the seed and each row's own key, which all rows of a unit share, so it is the same on every machine and with every
+A unit is what must not be divided between splits: an image, its copies, or a group of images such as a patient's. All rows of
+a unit share a key. The sample depends only on the seed and these keys, so it is the same on every machine and with every
 library version.
 """
 
@@ -24,22 +24,22 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "validation_set", "val_set", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "test_set"), "test"),
 }
-_ALIKE = 1e-15  # squared shares that differ by less are rounding; one row of ten million differs by more
+_ALIKE = 1e-15  # smaller differences of squared shares are rounding errors; one row in ten million makes a larger one
 
 
 def stratified_split(strata: np.ndarray, keys: Sequence[str | bytes], fraction: float, seed: int) -> np.ndarray:
     """Choose a fraction of each stratum.
 
-    Units are visited in the order of the SHA-256 of seed and key, so no random generator is needed. A unit is chosen, or no
-    longer chosen, if this brings the chosen share of its strata nearer to the fraction (least squares), until none is. Of each
-    stratum at least one unit is chosen if there are two, but never all; where a stratum has units of several rows, two are left
-    if there are three, so that another fraction can be chosen from the rest.
+    Units are visited in the order of the SHA-256 of seed and key, so no random generator is needed. A unit is added or removed
+    if this brings the chosen shares of its strata nearer to the fraction (least squares), until no such change is left. Of each
+    stratum with two or more units, at least one is chosen, but never all. Of a stratum with three or more units, some of several
+    rows, two are left over, so another fraction can be chosen from the rest.
 
     Parameters
     ----------
     strata : ndarray of shape (n_rows,)
     keys : sequence of length n_rows
-        Key of each row's unit; see `join_keys`. If all differ, a unit is a row: its path, or the hash of its content.
+        Key of each row's unit, such as its path or the hash of its content; see `join_keys`. If all differ, each row is a unit.
     fraction : float
         In [0, 1].
     seed : int
@@ -52,17 +52,16 @@ def stratified_split(strata: np.ndarray, keys: Sequence[str | bytes], fraction: 
     choice = _Choice(units, fraction)
     while choice.come_nearer():
         pass
-    for stratum in range(len(units.rows)):  # one with few large units may have none yet
+    for stratum in range(len(units.rows)):  # of a stratum with few large units, none may be chosen yet
         choice.take_one(stratum)
     return choice.taken[units.of_row]
 
 
 def stratified_folds(strata: np.ndarray, keys: Sequence[str | bytes], times: int, seed: int) -> np.ndarray:
-    """Deal units out to `times` folds, so that each fold has its share of each stratum; see `stratified_split`.
+    """Deal units out to `times` folds, each with its share of each stratum; see `stratified_split`.
 
-    Units of several rows are dealt first, the largest before others, then the single rows of one stratum after another; units of
-    one size in the order of the SHA-256 of seed and key. A unit goes to the fold that has least of its strata, and of several
-    to the one with the fewest rows.
+    Units of several rows are dealt first, by descending size, then single rows, stratum by stratum. Ties are broken by the
+    SHA-256 of seed and key. A unit goes to the fold that has least of its strata; among equals, to the one with fewest rows.
 
     Returns
     -------
@@ -93,7 +92,7 @@ def stratified_folds(strata: np.ndarray, keys: Sequence[str | bytes], times: int
 
 
 def _fill_up(held: np.ndarray, total: np.ndarray, count: int) -> np.ndarray:
-    """Return the folds of single rows, (count,): each the one that has least of the stratum, then fewest rows."""
+    """Return a fold for each single row, (count,): the one with least of the stratum, then with the fewest rows."""
     held, total = held.copy(), total.copy()
     folds: list[int] = []
     while len(folds) < count and np.ptp(held):
@@ -101,7 +100,7 @@ def _fill_up(held: np.ndarray, total: np.ndarray, count: int) -> np.ndarray:
         folds.append(fold)
         held[fold] += 1
         total[fold] += 1
-    rest = np.argsort(total, kind="stable")  # all have as many, so the others go round
+    rest = np.argsort(total, kind="stable")  # all folds have equally many by now, so the remaining rows go round
     return np.concatenate([folds, rest[np.arange(count - len(folds)) % len(rest)]]).astype(int)
 
 
@@ -114,9 +113,9 @@ class _Units:
     of_row : ndarray of shape (n_rows,)
         The unit of each row.
     cells : list of list of (int, int)
-        Per unit, each of its strata, renumbered from 0, with its number of rows.
+        Per unit, its strata, renumbered from 0, and the unit's number of rows in each.
     rows, numbers : ndarray of shape (n_strata,)
-        Rows and units of each stratum.
+        Number of rows and of units in each stratum.
     """
 
     of_row: np.ndarray
@@ -141,7 +140,7 @@ class _Units:
 
 
 class _Choice:
-    """Units that are chosen, at first none, and how far the shares of their strata are from what is wanted.
+    """The units chosen so far, at first none, and how many rows of each stratum they hold.
 
     Attributes
     ----------
@@ -153,14 +152,14 @@ class _Choice:
         self.taken = np.zeros(len(units.cells), bool)
         self._wanted = [min(max(1, round(fraction * n)), n - 1) for n in self._rows]
         self._held = [0] * len(self._rows)
-        self._most = [  # units of each stratum that may be chosen
+        self._most = [  # how many units of each stratum may be chosen
             count - (min(2, count - 1) if count < n else 0)
             for count, n in zip(units.numbers.tolist(), self._rows, strict=True)
         ]
         self._chosen = [0] * len(self._rows)
 
     def come_nearer(self) -> bool:
-        """Flip each unit, in order, if that brings the shares of its strata nearer; return whether more of it may help."""
+        """Flip each unit in order if that brings its strata's shares nearer; return whether another round may help."""
         flipped = False
         for unit in range(len(self._cells)):
             if self._farther(unit) < -_ALIKE and self._may_flip(unit):
@@ -169,7 +168,7 @@ class _Choice:
         return flipped and self._held != self._wanted
 
     def take_one(self, stratum: int) -> None:
-        """Choose the best unit of a stratum of which none is chosen, if one may be."""
+        """If no unit of a stratum is chosen, choose the best one that is allowed."""
         if self._chosen[stratum] or not self._wanted[stratum]:
             return
         units = (unit for unit, cells in enumerate(self._cells) if any(s == stratum for s, _ in cells))
@@ -178,7 +177,7 @@ class _Choice:
             self._flip(min(allowed, key=self._farther))
 
     def _farther(self, unit: int) -> float:
-        """Return by how much flipping a unit raises the sum of squared differences between shares held and wanted."""
+        """Return how much flipping a unit raises the sum of squared differences between actual and wanted shares."""
         sign = -1 if self.taken[unit] else 1
         return sum(
             n * (2 * sign * (self._held[s] - self._wanted[s]) + n) / self._rows[s] ** 2 for s, n in self._cells[unit]
@@ -198,12 +197,12 @@ class _Choice:
 
 
 def join_keys(*keys: Sequence[str | bytes]) -> list[str | bytes]:
-    """Return one key per row, which rows share if they share a key of any kind, directly or by way of other rows.
+    """Return one key per row; rows share it if they share a key of any kind, directly or through other rows.
 
     Parameters
     ----------
     keys : sequences of length n_rows
-        Of each kind one key per row, such as the group's name and the content's SHA-256.
+        One key per row of each kind, such as the group's name and the content's SHA-256.
 
     Returns
     -------
@@ -253,7 +252,7 @@ def groups_of(columns: Mapping[str, Sequence[str]], group: str) -> Sequence[str]
 
 
 def check_unbroken(groups: Sequence[str], sides: np.ndarray, group: str, what: str, remedy: str) -> None:
-    """Raise RequestError, naming the groups, if rows of one group stand on several sides.
+    """Raise RequestError, naming the groups, if rows of one group are on several sides.
 
     Parameters
     ----------
@@ -262,7 +261,7 @@ def check_unbroken(groups: Sequence[str], sides: np.ndarray, group: str, what: s
     group : str
         Name of the column.
     what, remedy : str
-        What gives the sides, and what to do.
+        What defines the sides, and the remedy.
     """
     of_group: dict[str, set[int]] = {}
     for name, side in zip(groups, sides.tolist(), strict=True):
@@ -278,7 +277,7 @@ def check_unbroken(groups: Sequence[str], sides: np.ndarray, group: str, what: s
 def check_numbers(
     labels: np.ndarray, keys: Sequence[str | bytes], class_names: Sequence[str], group: str, sides: int, what: str
 ) -> None:
-    """Raise RequestError, naming the class, if one has too few units to be on so many sides.
+    """Raise RequestError, naming the class, if a class has fewer units than there are sides.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The logger for messages about what was decided. To read them, attach a handler."""
+"""The logger for messages about decisions that were made. To see them, attach a handler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal and in a notebook, a plain line now and then elsewhere."""
+"""Progress of long tasks: a bar on a terminal and in a notebook, occasional plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fm
 
 
 class Progress(tqdm):
-    """A tqdm bar on standard error that prints whole lines where nothing can be drawn over (a log, a pipe).
+    """A tqdm bar on standard error that prints whole lines where it cannot be redrawn (a log, a pipe).
 
-    In a notebook it is drawn in text too: that needs no widgets, and is still there when the notebook is opened again.
-    Nothing is shown where the logger `cached_features` was set to a level above INFO.
+    In a notebook it is also drawn as text, which needs no widgets and is still there when the notebook is opened again.
+    Nothing is shown if the logger `cached_features` was set to a level above INFO.
     """
 
     def __init__(self, total: int, unit: str):
         in_notebook = type(sys.stderr).__module__.startswith("ipykernel.")
         self._lines = not (sys.stderr.isatty() or in_notebook)
-        # The logger's own level, not one that it takes from others: until it is set, messages are hidden and bars shown.
+        # The logger's own level, not an inherited one: until it is set, messages are hidden but bars are shown.
         hidden = total == 0 or log.level > logging.INFO
         super().__init__(
             total=total, unit=f" {unit}", mininterval=10 if self._lines else 0.2, file=sys.stderr, disable=hidden,
@@ -41,5 +41,5 @@ class Progress(tqdm):
 
 
 def above_bars(stream: TextIO) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which a line that is written to a terminal does not run into a bar that is drawn there."""
+    """Return a context in which lines written to a terminal do not run into a bar drawn there."""
     return Progress.external_write_mode(stream) if stream.isatty() else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""What must be equal on two machines for their numbers to be: versions of libraries and this program's own source."""
+"""What must match on two machines for their numbers to match: library versions and this program's own source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .._version import __version__
 
-# Those that are not installed on the client may be on a worker: they are not used.
+# A library that the client lacks may be installed on a worker; it is not used there.
 _PACKAGES = (
     "numpy", "scipy", "scikit-learn", "h5py", "hdf5plugin", "pillow", "keras", "tensorflow", "openvino", "mnn", "numba",
     "llvmlite", "joblib", "dask", "distributed",
@@ -19,13 +19,13 @@ _PACKAGES = (
 
 @functools.cache
 def installed_versions() -> dict[str, str]:
-    """Return this process's versions by name; ``none`` of what is not installed."""
+    """Return library → version in this process; ``none`` if it is not installed."""
     found = {"Python": platform.python_version(), "cached-features": __version__}
     return found | {name: _version(name) for name in _PACKAGES} | {"source": own_source()[:12]}
 
 
 def differences(here: dict[str, str], there: dict[str, str]) -> str:
-    """Return in words what another process has otherwise than this one; nothing if all is equal."""
+    """Return in words how another process's versions differ from this one's; an empty string if they do not."""
     return ", ".join(
         f"{name} {there.get(name, 'none')} instead of {value}"
         for name, value in here.items()
@@ -41,9 +41,9 @@ def own_source() -> str:
 
 
 def digest_code(*folders: Path) -> str:
-    """Return the SHA-256 of the Python source below some folders, so that what it computes can be told from another's.
+    """Return the SHA-256 of the Python source below some folders, which identifies the version of the code.
 
-    Each file counts with its path below its folder, so that a moved file changes the digest too.
+    It covers each file's path within its folder, so moving a file changes the digest, too.
     """
     source = hashlib.sha256()
     for folder in folders:

@@ -1,4 +1,4 @@
-"""Files below a root, found by the names that people give them in lists."""
+"""Files below a root, found by the names that lists give them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .source import EXTENSIONS
 
 
 class ListedFiles:
-    """Files below a root by the names in a list.
+    """Files below a root, found by the names in a list.
 
-    A name is the path of a file as it stands; or, if there is no such file, the path without blanks around it, with slashes
-    for Windows' backslashes, in another Unicode form, or without the ending of an image.
+    A name is first taken as an exact path. If there is no such file, surrounding blanks are removed, then backslashes become
+    slashes, then the file is searched in another Unicode form or, last, with an image extension added.
 
     Parameters
     ----------
     root : Path
     pattern : str, optional
-        The path, with ``{}`` for the name.
+        Pattern of the path; ``{}`` stands for the name.
 
     Attributes
     ----------
     changes : Counter of str
-        How many names were not the path as it stands, by what was done about it.
+        What was done to names that are not exact paths → number of such names.
     """
 
     def __init__(self, root: Path, pattern: str | None = None):
@@ -35,11 +35,11 @@ class ListedFiles:
         self._folders: dict[PurePosixPath, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}
 
     def path_of(self, name: str) -> str:
-        """Return the path, below the root, that a name means as it stands."""
+        """Return the exact path, relative to the root, that a name stands for."""
         return PurePosixPath(self.pattern.replace("{}", name) if self.pattern else name).as_posix()
 
     def find(self, name: str) -> list[str]:
-        """Return the paths, below the root, of the files that a name can mean: one if all is well."""
+        """Return the paths, relative to the root, of all files that a name can mean; exactly one if it is unambiguous."""
         path = self.path_of(name)
         if self._is_there(path):
             return [path]
@@ -55,7 +55,7 @@ class ListedFiles:
         return self._search(PurePosixPath(path))
 
     def guess_pattern(self, name: str) -> str | None:
-        """Return a pattern by which a name is that of some image below the root, where there is one."""
+        """Return a pattern that turns the name into the path of an image below the root; None if there is no such image."""
         name = name.strip().replace("\\", "/")
         for folder, _, files in os.walk(self.root):
             below = PurePosixPath(folder).relative_to(self.root)
@@ -75,7 +75,7 @@ class ListedFiles:
             raise
 
     def _search(self, path: PurePosixPath) -> list[str]:
-        """Look a path up folder by folder, whatever its Unicode form and with or without an ending."""
+        """Search a path folder by folder, in any Unicode form, with or without an image extension."""
         folder = PurePosixPath()
         for part in path.parts[:-1]:
             below = [part] if part in ("/", "..") else self._entries(folder)[0].get(normalize("NFC", part), [])
@@ -92,14 +92,14 @@ class ListedFiles:
         return [str(folder / each) for each in files]
 
     def _entries(self, folder: PurePosixPath) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Return what a folder holds by name, and its images by name without ending, both in NFC."""
+        """Return a folder's entries by name, and its images by name without extension; names are in NFC."""
         if folder not in self._folders:
             names: dict[str, list[str]] = {}
             stems: dict[str, list[str]] = {}
             try:
                 entries = sorted(os.listdir(self.root / folder))
             except OSError:
-                entries = []  # no folder: nothing is there
+                entries = []  # not a readable folder
             for entry in entries:
                 names.setdefault(normalize("NFC", entry), []).append(entry)
                 file = PurePosixPath(entry)

@@ -50,9 +50,9 @@ def load_source(
     options : ListOptions
         For a CSV file.
     column : mapping of str to str, optional
-        Further columns by name: a regular expression that every path matches; see `add_columns`.
+        Name of a further column → regular expression, which must match every path; see `add_columns`.
     group : str, optional
-        Column whose equal texts must stay in one split, given or drawn.
+        Column that names each row's group; no group may be in two splits, whether given or drawn.
 
     Raises
     ------
@@ -97,15 +97,15 @@ def _fill_splits(source: Source, seed: int, group: str | None = None, allow_miss
     source : Source
     seed : int
     group : str, optional
-        Column whose equal texts must stay in one split.
+        Column that names each row's group; a group stays in one split.
     allow_missing_classes : bool
         Accept a class with too few groups to be in every split.
 
     Raises
     ------
     RequestError
-        If there is no such column, it does not name the group of every row, a class has too few groups, or splits that the
-        source does define break a group.
+        If there is no such column, a row has no text in it, a class has too few groups, or the source's own splits break a
+        group.
     """
     splits, notes = source.splits.copy(), list(source.notes)
     if (splits == 255).all():
@@ -130,14 +130,14 @@ def _fill_splits(source: Source, seed: int, group: str | None = None, allow_miss
 
 
 def keep_copies_together(source: Source, contents: Sequence[bytes | str]) -> Source:
-    """Return the source with its drawn splits drawn again where these have copies of one image on two sides.
+    """Return the source with its drawn splits drawn again if they separate copies of an image.
 
     Parameters
     ----------
     source : Source
         From `load_source`.
     contents : sequence of bytes or str of length n_rows
-        The SHA-256 of each file; a str where it cannot be read.
+        The SHA-256 of each file; a str if the file cannot be read.
     """
     if not source.drawn:
         return source
@@ -155,7 +155,7 @@ def keep_copies_together(source: Source, contents: Sequence[bytes | str]) -> Sou
 
 
 def _draw(source: Source, keys: Sequence[Sequence[bytes | str]]) -> np.ndarray:
-    """Return the splits with those drawn that the source does not define; rows that share a key of any kind stay together."""
+    """Draw the splits that the source does not define and return all; rows that share any key stay together."""
     splits = source.splits.copy()
     splits[np.isin(splits, [SPLITS[name] for name in source.drawn])] = SPLITS["train"]
     pool = np.flatnonzero(splits == SPLITS["train"])

@@ -15,14 +15,14 @@ from .table import Table, read_table
 
 @dataclass(frozen=True)
 class ListOptions:
-    """How a list names its columns and its files.
+    """Which columns of a list to read, and how its texts become paths.
 
     Attributes
     ----------
     path_column, label_column, split_column : str, optional
-        Headers; ``path``, ``label`` and, where there is one, ``split`` if left out.
+        Headers; by default ``path``, ``label`` and, if present, ``split``.
     path_pattern : str, optional
-        The path of a file, such as ``train/{}.jpg``, with ``{}`` for a text of the path column.
+        Pattern of each file's path, such as ``train/{}.jpg``; ``{}`` stands for the text in the path column.
     """
 
     path_column: str | None = None
@@ -37,7 +37,7 @@ NO_OPTIONS = ListOptions()
 @dataclass(frozen=True)
 class _Line:
     number: int
-    path: str  # as the list has it, until its file is found
+    path: str  # as written in the list until its file is found
     label: str
     split: str
     further: dict[str, str]
@@ -49,13 +49,13 @@ def read_csv(path: Path, options: ListOptions = NO_OPTIONS) -> Source:
     Raises
     ------
     SourceError
-        If it is not such a file; see also `source_of_table`.
+        If the file is not valid; see also `source_of_table`.
     """
     return source_of_table("csv", path, read_table(path), options)
 
 
 def source_of_table(kind: str, path: Path, table: Table, options: ListOptions = NO_OPTIONS) -> Source:
-    """Return the source that a table in a file of any format defines.
+    """Return the source defined by a table, whatever the format of its file.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def source_of_table(kind: str, path: Path, table: Table, options: ListOptions = 
 
 
 def _find_columns(path: Path, table: Table, options: ListOptions) -> dict[str, int]:
-    """Return the place of the columns path, label and, where there is one, split."""
+    """Return the indices of the columns path, label and, if present, split."""
     places, headers = {}, table.headers
     for role in ("path", "label", "split"):
         asked = getattr(options, f"{role}_column")
@@ -129,7 +129,7 @@ def _find_columns(path: Path, table: Table, options: ListOptions) -> dict[str, i
 
 
 def _name_missing(path: Path, table: Table, missing: Sequence[str], places: dict[str, int]) -> str:
-    """Return the remedy for columns that are missing: the options that take others for them, in their order."""
+    """Return the remedy for missing columns: options that name other columns instead, in the file's order."""
     free = [place for place, name in enumerate(table.headers) if name and place not in places.values()]
     files = ListedFiles(path.parent)
     if len(free) < len(missing) or any(files.find(name) for name in table.headers if name):
@@ -144,7 +144,7 @@ def _name_missing(path: Path, table: Table, missing: Sequence[str], places: dict
 
 
 def _name_further(path: Path, headers: Sequence[str], taken: set[int]) -> tuple[dict[int, str], list[str]]:
-    """Return the names under which a store keeps further columns, by their places, and what to say of them."""
+    """Return index → the name under which a store keeps each further column, and notes about them."""
     further: dict[int, str] = {}
     notes = []
     for place, header in enumerate(headers):
@@ -184,7 +184,7 @@ def _check_labels(path: Path, lines: Sequence[_Line]) -> None:
 
 
 def _are_measures(labels: Sequence[str]) -> bool:
-    """Tell whether labels are numbers to predict: all different, or fractions and most different."""
+    """Return whether labels look like regression targets: numbers that are all different, or fractions that mostly are."""
     try:
         numbers = [float(label) for label in labels]
     except ValueError:
@@ -230,7 +230,7 @@ def _find_files(path: Path, lines: Sequence[_Line], files: ListedFiles) -> list[
 
 
 def _take_once(path: Path, lines: Sequence[_Line], notes: list[str]) -> list[_Line]:
-    """Return lines without those that say again what an earlier one says, and note how many these are."""
+    """Return lines without repetitions of earlier ones, and note how many were dropped."""
     first: dict[str, _Line] = {}
     again, differ = 0, set()
     for line in lines:

@@ -1,4 +1,4 @@
-"""Columns that files' paths give, by patterns: the patient of ``ill/p03_f1.jpg``."""
+"""Columns read from paths by patterns, such as the patient in ``ill/p03_f1.jpg``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Patterns = Mapping[str, re.Pattern[str]]
 
 
 def compile_patterns(column: Mapping[str, str]) -> Patterns:
-    """Return regular expressions by the names of their columns.
+    """Return column name → compiled regular expression.
 
     Raises
     ------
     RequestError
-        If one is no regular expression, or a name cannot be that of a column.
+        If a pattern is not a regular expression, or a name is not a valid column name.
     """
     patterns = {}
     for name, pattern in column.items():
@@ -34,12 +34,12 @@ def compile_patterns(column: Mapping[str, str]) -> Patterns:
 
 
 def add_columns(source: Source, patterns: Patterns) -> Source:
-    """Return a source with further columns: the first group of each pattern in a path, all that it matches if it has none.
+    """Return a source with further columns: what each pattern's first group, or else the whole pattern, matches in a path.
 
     Raises
     ------
     RequestError
-        If the source has a column of that name.
+        If the source already has a column of that name.
     SourceError
         If a pattern does not match every path.
     """

@@ -35,19 +35,19 @@ class Source:
     paths : tuple of str
         One per row, sorted by UTF-8 bytes, with ``/`` between folders.
     labels, splits, strata : ndarray of shape (n_rows,)
-        int32 label, uint8 split (values of ``SPLITS``), int32 stratum, whose proportions stratified splits preserve.
+        int32 label; uint8 split (values of ``SPLITS``); int32 stratum: stratified splits preserve the strata's proportions.
     rejected : tuple of (str, str)
-        Path and reason of files rejected because of their name or type.
+        Path of each file rejected because of its name or type, and the reason.
     notes : tuple of str
         Human-readable notes on how the rows were chosen.
     columns : mapping of str to tuple of str
         Further facts about the rows, such as the patient: name → one text per row.
     group : str, optional
-        The column whose equal texts stay in one split.
+        The column that names each row's group; a group stays in one split.
     drawn : tuple of str
-        Splits that were not given, in the order in which they were drawn from the training rows.
+        Splits that were drawn from the training rows, in the order of drawing.
     seed : int
-        Of drawn splits.
+        Seed of the drawn splits.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class Source:
 
     @property
     def side_keys(self) -> tuple[str, ...]:
-        """What a drawn split keeps together, one key per row: the group, or the row by itself."""
+        """One key per row, its group or else its own path; rows with equal keys stay in one drawn split."""
         return self.paths if self.group is None else self.columns[self.group]
 
     def __len__(self) -> int:
@@ -137,7 +137,7 @@ def make_source(
 
 
 def _warn_of_like_names(names: Iterable[str]) -> Iterator[str]:
-    """Yield a warning for class names that a slip of typing tells apart."""
+    """Yield a warning for class names that differ only in letter case, blanks or Unicode form."""
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault("".join(normalize("NFC", name).casefold().split()), []).append(name)

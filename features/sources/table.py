@@ -1,4 +1,4 @@
-"""A table in a CSV file, however a spreadsheet saved it."""
+"""Tables in CSV files, in the variants that spreadsheets save."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import SourceError
 
-# By what a file begins with; UTF-32's mark begins with that of UTF-16.
+# By byte-order mark; UTF-32's begins with UTF-16's, so it comes first.
 _ENCODINGS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -29,11 +29,11 @@ class Table:
     Attributes
     ----------
     headers : tuple of str
-        All different, but for those of columns without a name, which are empty.
+        Unique, except that columns without a name have an empty header.
     lines : list of (int, list of str)
-        Number of each line in its file, and one text per header.
+        Line number in the file, and one text per header.
     notes : tuple of str
-        How the file was read, for people.
+        Human-readable notes on how the file was read.
     """
 
     headers: tuple[str, ...]
@@ -42,12 +42,12 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Read a CSV file. Its encoding is that of its byte-order mark, else UTF-8; its separator the header's most frequent one.
+    """Read a CSV file in the encoding of its byte-order mark, else UTF-8, with the separator that splits its header best.
 
     Raises
     ------
     SourceError
-        If it is no such file, names two columns alike, or has a line with more fields than headers.
+        If it is not a CSV file, two columns have the same name, or a line has more fields than there are headers.
     """
     data = path.read_bytes()
     encoding = next((name for mark, name in _ENCODINGS.items() if data.startswith(mark)), "utf-8")
@@ -56,7 +56,7 @@ def read_table(path: Path) -> Table:
         if "\0" in text:
             raise SourceError(f"{path} must be text; it holds zero bytes. Save it again as CSV in UTF-8.")
         first, separator = _split_header(text)
-        # Blanks behind separators belong to a quoted field unless they are skipped.
+        # Unless skipped, a blank after a separator would keep the next field's quotes from being recognised.
         blanks = any(header.startswith(" ") for header in first)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=blanks, strict=True)
         headers = tuple(header.strip() for header in next(reader, []))
@@ -79,7 +79,7 @@ def read_table(path: Path) -> Table:
 
 
 def _split_header(text: str) -> tuple[list[str], str]:
-    """Return the fields of the first line, and the separator that gives the most of them: commas if none gives two."""
+    """Return the fields of the first line and the separator that gives the most of them; a comma if none gives two."""
     found = {each: next(csv.reader(io.StringIO(text, newline=""), delimiter=each), []) for each in _SEPARATORS}
     separator = max(found, key=lambda each: len(found[each]))
     return found[separator], separator

@@ -1,4 +1,4 @@
-"""Atomic writing of an HDF5 file: it appears only when complete, whatever fails."""
+"""Atomic writing of an HDF5 file: it appears only when complete, even if something fails."""
 
 from __future__ import annotations
 

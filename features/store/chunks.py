@@ -23,17 +23,17 @@ from ..errors import StoreError, missing_extra
 from ..runtime.machine import cores
 from ..safefiles.hdf5 import DEFLATE, LZ4, ZSTD, filters_of
 
-deflate: Any  # isal packs and unpacks features several times as fast as zlib, which reads and writes the same format
+deflate: Any  # isal compresses and decompresses features several times as fast as zlib, in the same format
 try:
     from isal import isal_zlib as deflate
 except ImportError:  # no wheel for this machine
     import zlib as deflate
 
-DIRECT = ("gzip", "none")  # what every HDF5 program reads, and this one without HDF5
+DIRECT = ("gzip", "none")  # every HDF5 program reads these, and this one reads them without HDF5
 COMPRESSION = (*DIRECT, "lz4", "zstd")  # the others need hdf5plugin
 DIGEST_BYTES = 16
 _PLUGINS = {LZ4: "lz4", ZSTD: "zstd"}
-_SPAN_BYTES = 1 << 20  # bytes of values that a thread reads at once
+_SPAN_BYTES = 1 << 20  # of values that a thread reads at once
 
 # Filters of a dataset → how its chunks are compressed. Chunks with other filters are left to HDF5.
 _PACK: dict[tuple[int, ...], Callable[[bytes], bytes]] = {(): bytes, (DEFLATE,): lambda data: deflate.compress(data, 1)}
@@ -106,7 +106,7 @@ class LayerWriter:
             self.chunks[start // self.step] = np.frombuffer(digest(packed), np.uint8)
 
     def put(self, row: int, packed: bytes, row_digest: np.ndarray) -> None:
-        """Write a row that is a whole chunk, as compressed in another file."""
+        """Write a row that is a whole chunk, already compressed in another file."""
         self.data.id.write_direct_chunk(self._corner(row), packed)
         self.rows[row] = row_digest
         self.chunks[row] = np.frombuffer(digest(packed), np.uint8)
@@ -131,7 +131,7 @@ class LayerReader:
     data : h5py.Dataset
         Not a virtual one. If `uses_hdf5`, its file must stay open as long as this is used.
     path : Path
-        Its file, for messages.
+        The file that holds it, for messages.
     chunk_digests : ndarray of shape (n_chunks, 16), uint8, optional
         Digests of the chunks' stored bytes; None for format 1.
 
@@ -140,12 +140,12 @@ class LayerReader:
     row_shape : tuple of int
     dtype : numpy.dtype
     uses_hdf5 : bool
-        Whether HDF5 reads the chunks: those that only it can decompress, and those of format 1, whose checksum is a filter.
+        Whether HDF5 reads the chunks: because only it can decompress them, or because format 1's checksum is an HDF5 filter.
 
     Raises
     ------
     StoreError
-        If the chunks are not as a store has them.
+        If the chunks are not laid out as in a store.
     """
 
     def __init__(self, data: h5py.Dataset, path: Path, chunk_digests: np.ndarray | None):
@@ -204,13 +204,13 @@ class LayerReader:
         return data
 
     def is_packed_as(self, data: h5py.Dataset) -> bool:
-        """Return whether each row is a whole chunk here and in another dataset, compressed the same way."""
+        """Return whether in both datasets each row is a whole chunk, compressed the same way."""
         return self._digests is not None and self._step == data.chunks[0] == 1 and self._filters == filters_of(data)
 
     def _unpack(self, number: int) -> np.ndarray:
         data = self.packed(number)
         if self._filters:
-            try:  # at most one byte more than a chunk has, since a small stream may become gigabytes
+            try:  # at most one byte more than a chunk's size, since a small stream may expand to gigabytes
                 data = deflate.decompressobj().decompress(data, self._bytes + 1)
             except deflate.error as error:
                 raise ValueError(f"chunk {number} of {self.path} is no deflate stream ({error})") from error
@@ -267,7 +267,7 @@ def _read_at(handle: int, size: int, offset: int) -> bytes:
 
 
 def stretches(numbers: np.ndarray, step: int = 1) -> Iterator[tuple[int, int]]:
-    """Yield (first, end) of each run in which numbers increase by `step`; `end` is exclusive, and there is at least one number."""
+    """Yield (first, end) of each run in which numbers increase by `step`; `end` is exclusive. Numbers must not be empty."""
     edges = (np.flatnonzero(np.diff(numbers) != step) + 1).tolist()
     yield from zip([0, *edges], [*edges, len(numbers)], strict=True)
 
@@ -279,12 +279,12 @@ def spans(count: int, row_bytes: int) -> list[slice]:
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """Yield the result of a function for each item, in order, computed by one thread per core."""
+    """Yield a function's result for each item, in order, computed with one thread per core."""
     count, threads = _pool(os.getpid())
     yield from map(function, items) if min(count, len(items)) < 2 else threads.map(function, items)
 
 
 @functools.lru_cache(maxsize=1)
 def _pool(process: int) -> tuple[int, ThreadPoolExecutor]:
-    """Return the number of threads, and the threads, of this process; a forked child has none of its parent's."""
+    """Return this process's number of threads and its pool; a forked child has none of its parent's threads."""
     return cores(), ThreadPoolExecutor(cores(), thread_name_prefix="cached-features-store")

@@ -1,4 +1,4 @@
-"""A cache of features by image content, without a source or an order of rows."""
+"""A cache of features by image content, independent of a source and of the order of rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .writer_lock import one_writer
 
 
 class ContentCache:
-    """Features of contents, in the parts of a store named by their fingerprint.
+    """Features by content, in the parts of a store that is named by the spec's fingerprint.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ def open_part(path: Path) -> h5py.File:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Raise StoreError, naming the file, if a part or an earlier store turns out to be damaged or to be gone."""
+    """Raise StoreError, naming the file, if a part or an earlier store turns out to be damaged or missing."""
     try:
         yield
     except CachedFeaturesError:
@@ -54,7 +54,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _remedy(path: Path) -> str:
-    """Return what to do about a damaged file: a part is only computed again, a store holds all there is."""
+    """Return the remedy for a damaged file: a part can be computed again, but a store holds everything."""
     return f"Delete it and run the same command: rm {path}" if path.name.startswith("part-") else REMEDY
 
 
@@ -66,7 +66,7 @@ class PartFiles:
     open_file : callable
         ``open_file(path)`` opens a file and checks it; see `open_part`.
     reading : callable
-        ``reading(path)`` returns a context in which a file is read; it may turn errors into others, as `reading` does.
+        ``reading(path)`` returns a context in which a file is read; it may translate errors, as `reading` does.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Index:
     folder : Path
         The folder that must contain its parts.
     held : mapping of str to (int, str or None)
-        Part, relative to the store's folder → size in bytes and SHA-256 of its attributes, which format 1 lacks.
+        Part, relative to the store's folder → its size in bytes, and the SHA-256 of its attributes (None in format 1).
 
     Raises
     ------
@@ -162,7 +162,7 @@ class Index:
 
 
 def _name_part(made: h5py.h5p.PropDCID, number: int) -> str:
-    """Return the file of a mapping of a virtual dataset, as `schema.link` was given it."""
+    """Return the file that a virtual dataset's mapping refers to, as passed to `schema.link`."""
     name: str = made.get_virtual_filename(number)
     return name.replace("%%", "%")
 

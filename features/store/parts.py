@@ -61,7 +61,7 @@ class Parts:
     provenance : Provenance
         The requested provenance, including compression. Contents with another fingerprint are refused.
     retry_skipped : bool
-        Forget which contents were skipped.
+        Forget which contents were skipped, so they are tried again.
 
     Attributes
     ----------
@@ -192,7 +192,7 @@ class Parts:
             values = digest_values({layer: each for layer, (each, *_) in digests.items()}, list(layers))
             write_attributes(file, replace(self.provenance, values=values).to_json())
 
-        for part in replaced:  # others may hold contents that an interrupted pass computed
+        for part in replaced:  # other parts may hold contents that an interrupted pass computed
             part.unlink(missing_ok=True)
 
     def _modern(self, places: Sequence[tuple[Path, int]]) -> list[tuple[Path, int]]:

@@ -144,7 +144,7 @@ class Origin:
     notes : tuple of str
         Human-readable notes on how the rows were chosen.
     group : str, optional
-        The column whose equal texts stay in one split. Not recorded by earlier versions.
+        The column that names each row's group; a group stays in one split. Not recorded by earlier versions.
     """
 
     kind: str
@@ -184,7 +184,7 @@ class Provenance:
     kinds : dict of str to str
         Layer → kind as stored, a member of ``KINDS``. Not recorded in format 1.
     values : str, optional
-        Digest of all values, whatever their compression; see `digest_values`. Not recorded in format 1.
+        Digest of all values, independent of compression; see `digest_values`. Not recorded in format 1.
     """
 
     spec: FeatureSpec

@@ -97,7 +97,7 @@ class FeatureStore:
         lengths = {name: len(self._file["features"][name]) for name in self.layers}
         if not attributes["complete"] or set(lengths.values()) != {len(self.rows)}:
             raise StoreError(f"{self.path} is incomplete: it has {len(self.rows)} rows, but {lengths}. {REMEDY}")
-        by_rank = {name: kind_of(shape) for name, shape in self.layers.items()}  # format 1 says no more
+        by_rank = {name: kind_of(shape) for name, shape in self.layers.items()}  # format 1 records only the shape
         self.kinds: dict[str, str] = self.provenance.get("kinds") or by_rank
         if self.kinds.keys() != self.layers.keys() or not set(self.kinds.values()) <= set(KINDS):
             raise StoreError(f"{self.path} must give the kind of each layer; it says {self.kinds!r:.100}. {REMEDY}")
@@ -269,7 +269,7 @@ class FeatureStore:
 
     def _run(self, layer: str, read: Callable[[slice], None], some: list[slice]) -> None:
         """Read spans, in threads where HDF5 is not needed; raise StoreError if values are damaged."""
-        # Threads would wait for HDF5's lock, and HDF5 was seen to crash where several threads read LZ4 beside a writer.
+        # Threads would wait for HDF5's lock, and HDF5 has crashed when several threads read LZ4 while another wrote.
         each = in_threads if self.format_version > 1 and self.provenance.get("compression") in DIRECT else map
         try:
             for _ in each(read, some):

@@ -27,7 +27,7 @@ from .chunks import LayerReader, LayerWriter, digest, filter_options, stretches
 from .provenance import Provenance
 
 FORMAT, FORMAT_VERSION = "cached-features", 2
-_VERSIONS = (1, 2)  # that are read
+_VERSIONS = (1, 2)  # readable versions
 REMEDY = "Delete it and extract it again, or restore a copy."
 SPLIT_TYPE = h5py.enum_dtype(SPLITS, basetype="u1")
 # Measured on average-pooled VGG16 vectors of 1 kB: smaller chunks scan more slowly, larger ones make random rows slower. A
@@ -191,7 +191,7 @@ def link(
         layout = h5py.VirtualLayout((len(places), *shape), made.spec.dtype)
         for first, last in stretches(rows + (of << 40)):
             path = files[of[first]]
-            part = str(path.relative_to(folder)).replace("%", "%%")  # HDF5 takes a single one for a pattern
+            part = str(path.relative_to(folder)).replace("%", "%%")  # HDF5 reads a single % as a pattern
             source = h5py.VirtualSource(part, f"features/{name}", (lengths[path], *shape))
             layout[first:last] = source[rows[first] : rows[first] + last - first]
         _write_kind(file.create_virtual_dataset(f"features/{name}", layout), made)
@@ -237,7 +237,7 @@ def read_rows(file: h5py.File) -> Rows:
 
 
 def _check_numbers(rows: Rows) -> None:
-    """Raise ValueError unless each row has its numbers, and they name a class and a split."""
+    """Raise ValueError unless every row has all its numbers, and they denote a class and a split."""
     for name, stored, values in rows.stored():
         shape = (len(rows), 32) if name == "sha256" else (len(rows),)
         if stored["dtype"] is not str and (values.shape != shape or values.dtype.kind not in "iu"):

@@ -23,14 +23,14 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 def one_writer(folder: Path) -> Iterator[None]:
     """Hold the lock for writing a store's parts in `folder`, which is created if necessary.
 
-    The lock is the operating system's lock on a file, which is released when the process ends for any reason. If the file
-    system has no locks, the existence of a file is the lock, and a warning says so.
+    The lock is the operating system's lock on a file, released when the process ends for any reason. If the file system has no
+    locks, the existence of a file serves as the lock, and a warning says so.
 
     Raises
     ------
     StoreError
-        If another process holds the lock; the message names the process, its host and start time, and what to do if it is
-        dead. If the disk is full or fails.
+        If the disk is full or fails, or another process holds the lock; the message then names the process, its host and
+        start time, and what to do if it is dead.
     """
     lock, told = folder / "writer.lock", folder / "writer.json"
     handle = _take(lock, told)
@@ -43,7 +43,7 @@ def one_writer(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
         if handle is not None:
             os.close(handle)
-        with contextlib.suppress(OSError):  # parts are left
+        with contextlib.suppress(OSError):  # the folder still holds parts
             folder.rmdir()
 
 
