@@ -33,13 +33,13 @@ def stratified_split(strata: np.ndarray, keys: Sequence[str | bytes], fraction: 
     Units are visited in the order of the SHA-256 of seed and key, so no random generator is needed. A unit is added or removed
     if this brings the chosen shares of its strata nearer to the fraction (least squares), until no such change is left. Of each
     stratum with two or more units, at least one is chosen, but never all. Of a stratum with three or more units, some of several
-    rows, two are left over, so another fraction can be chosen from the rest.
+    rows, at least two are left over, so another fraction can be chosen from the rest.
 
     Parameters
     ----------
     strata : ndarray of shape (n_rows,)
     keys : sequence of length n_rows
-        Key of each row's unit, such as its path or the hash of its content; see `join_keys`. If all differ, each row is a unit.
+        Key of each row's unit, such as a path or the hash of a content; see `join_keys`. If all differ, each row is a unit.
     fraction : float
         In [0, 1].
     seed : int

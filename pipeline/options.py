@@ -1,4 +1,4 @@
-"""What public functions of stage two take by name; see `features.options`."""
+"""Options of the public functions of stage two; see `features.options`."""
 
 # Not postponed: the command line reads these annotations.
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal, TypedDict
 from features.options import OPTIONS_OF, Flag
 
 Select = Literal["cv", "val"]
-SELECT: Select = "cv"  # unless another is asked for
+SELECT: Select = "cv"  # the default
 FEATURES, HEAD, MACHINES, RESULTS = "features", "head", "more machines", "results"
 
 
 class TrainingOptions(TypedDict, total=False):
-    """What all commands take that fit heads to a store."""
+    """Options of all commands that fit heads to a store."""
 
     layer: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""The command line. Commands are imported only when they run, so that ``--help`` answers at once."""
+"""The command line. The code of a command is imported only when it runs, so ``--help`` answers at once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run, as_json, level = _COMMANDS[name], options.pop("json"), options.pop("level")
     with messages_on_stderr(level), on_command_line(_PROGRAM):
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # libraries print where they like; results alone go to stdout
+            with contextlib.redirect_stdout(sys.stderr):  # libraries print anywhere, but stdout is for results alone
                 result, text = run(**{name: value for name, value in options.items() if value is not None})
         except CachedFeaturesError as error:
             log.error(str(error))
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _kept(given: Mapping[str, Any], of: type) -> dict[str, Any]:
-    """Return those of the given options that the next command has too, but for where results go."""
+    """Return the given options that the next command also has, except for where results go."""
     own = flags_of(of).keys() - {"out", "overwrite"}
     return {name: value for name, value in given.items() if name in own}
 
@@ -119,7 +119,7 @@ def _compare(heads: str = "all", **options: Any) -> tuple[dict[str, Any], str]:
     comparison = compare(heads=None if heads == "all" else heads.split(","), **options)
     best = comparison.best["head"]
     kept = _kept(options, TrainHeadOptions)
-    if "settings" in kept:  # those of the other heads would be refused
+    if "settings" in kept:  # settings of other heads would be refused
         kept["settings"] = {name: tried for name, tried in kept["settings"].items() if name in find_head(best).grid}
     log.info(f"next     {command('train-head', store=comparison.store, head=best, **kept)}")
     log.info(f"         {command('report', run=comparison.out)}")

@@ -1,4 +1,4 @@
-"""Messages on standard error: one line each, as `features.runtime.log` has them, behind a word that tells the bad ones."""
+"""Messages of `features.runtime.log` on standard error: one line each, with warnings and errors marked by a word."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _AboveBars(logging.StreamHandler[TextIO]):
 
 @contextlib.contextmanager
 def messages_on_stderr(level: int) -> Iterator[None]:
-    """Print the program's own messages from this level on while a command runs; then leave the logger as it was."""
+    """Print the program's own messages of at least this level while a command runs; restore the logger afterwards."""
     handler = _AboveBars(sys.stderr)
     handler.setFormatter(_Lines())
     before = log.level, log.propagate

@@ -1,4 +1,4 @@
-"""What the command line accepts, made from the options that functions declare. Nothing heavy is imported for ``--help``."""
+"""The command-line parser, built from the options that functions declare. ``--help`` imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from ..options import (
 
 
 class _Nothing(typing.TypedDict):
-    """Options of commands that have none."""
+    """For commands without options."""
 
 
 @dataclass(frozen=True)
 class Argument:
-    """What a command takes beside a function's options."""
+    """What a command takes in addition to a function's options."""
 
     name: str
     settings: Mapping[str, Any]
@@ -40,7 +40,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Command:
-    """One command: what it takes, and how it is explained."""
+    """One command: its arguments and its help."""
 
     name: str
     summary: str
@@ -50,7 +50,7 @@ class Command:
 
     @property
     def flags(self) -> list[str]:
-        """What it takes, as it is typed."""
+        """Its flags as they are typed."""
         options = [_flag_name(name, flag) for name, (_, flag) in flags_of(self.options).items()]
         return [each.name for each in self.arguments] + options
 
@@ -135,12 +135,12 @@ _OF_ALL = ("--json", "--quiet", "--verbose", "--help")
 
 
 def read_arguments(arguments: Sequence[str] | None, prog: str) -> dict[str, Any]:
-    """Return what was asked for by name, None where it was not, and the name of the command as ``command``.
+    """Return name → value of all options, None if not given, and the command's name as ``command``.
 
     Raises
     ------
     RequestError
-        If there is no such command, or it has no such option; with the nearest one, or the command that has it.
+        If the command or the option does not exist; names the nearest one, or the command that has the option.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     names = [command.name for command in COMMANDS]
@@ -159,7 +159,7 @@ def read_arguments(arguments: Sequence[str] | None, prog: str) -> dict[str, Any]
 
 
 def make_parser(prog: str = "python -m pipeline") -> argparse.ArgumentParser:
-    """Return the parser of all commands; a command's name comes out as ``command``, None where there is none."""
+    """Return the parser of all commands; it stores the command's name as ``command``, None if none is given."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Image classifiers from small labelled sets: cache a frozen base's features once, train heads in seconds.",
@@ -204,7 +204,7 @@ def _add(commands: Any, command: Command, prog: str) -> None:
 
 
 def _add_flag(group: Any, name: str, kind: Any, flag: Flag) -> None:
-    """Add an option whose type says how its value is read. What is not given stays None, so that functions decide."""
+    """Add an option, parsed by its type. If it is not given it stays None, and the function decides."""
     kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
     first = kinds[0]
     settings: dict[str, Any] = {"dest": name, "help": flag.help}
@@ -227,7 +227,7 @@ def _flag_name(name: str, flag: Flag) -> str:
 
 
 class _Setting(argparse.Action):
-    """Collects ``NAME=V,V`` into a dict of name to values: numbers where they are such, else strings."""
+    """Collects ``NAME=V,V`` into a dict of name to values: numbers if they parse as such, else strings."""
 
     def __call__(self, parser: Any, namespace: Any, given: Any, option: Any = None) -> None:
         name, equals, values = given.partition("=")

@@ -39,8 +39,8 @@ def bootstrap_intervals(
     -------
     intervals : dict
         Name → (low, high) of each of `METRICS` that has an interval. A draw that lacks one of the classes in `y`
-        counts for every metric that is defined on it. nan if the metric is undefined, or the same in all draws, as of a head
-        that makes no mistake: resampling cannot tell then how much it varies.
+        counts for every metric that is defined on it. nan if the metric is undefined, or the same in all draws (for example
+        because the head makes no mistakes), since resampling then does not show how much it varies.
     """
     random, n = np.random.default_rng(seed), len(y)
     of_row = np.arange(n) if groups is None else np.unique(np.array(groups, object), return_inverse=True)[1]
@@ -58,7 +58,7 @@ def bootstrap_intervals(
     for name, parts in drawn.items():
         values = np.concatenate(parts)
         values = values[np.isfinite(values)]
-        varies = len(values) and np.ptp(values) > 1e-12  # otherwise it is the rounding error of a constant
+        varies = len(values) and np.ptp(values) > 1e-12  # smaller differences are rounding errors of a constant
         low, high = np.quantile(values, (0.025, 0.975)) if varies else (np.nan, np.nan)
         found[name] = float(low), float(high)
     return found

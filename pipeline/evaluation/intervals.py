@@ -1,4 +1,4 @@
-"""Intervals of the metrics of one split's test rows, each made as the table of metrics says."""
+"""Intervals of the metrics on one split's test rows, each by the method that the table of metrics names."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def intervals_of(
     probabilities : ndarray of shape (n_samples, n_classes)
         Rows sum to one.
     groups : sequence of length n_samples, optional
-        The group of each row. All intervals then resample whole groups; where that cannot tell how much a share varies, as of
-        a head that makes no mistake, its interval is Wilson's of as many rows as there are groups.
+        The group of each row. All intervals then resample whole groups. If all resamples give the same share, for example
+        because the head makes no mistakes, its interval is Wilson's with the number of groups as the number of rows.
 
     Returns
     -------
     intervals : dict
-        Name → (low, high) of each of `METRICS` that has an interval; nan where it is undefined.
+        Name → (low, high) of each of `METRICS` that has an interval; nan if undefined.
     """
     values, drawn = evaluate(y, probabilities), bootstrap_intervals(y, probabilities, groups=groups)
     if groups is None:

@@ -29,7 +29,7 @@ class Metric:
     digits : int
         Number of decimals shown.
     interval : {'wilson', 'bootstrap'} or None
-        How its interval on one split is made: ``wilson`` for a share of rows, ``bootstrap`` for others; None if it has none.
+        Method of its interval on one split: ``wilson`` for a share of rows, ``bootstrap`` for others; None if it has none.
     in_table : bool
         Whether it is a column of ``compare.md``; all other outputs contain every metric.
     """
@@ -61,7 +61,7 @@ def _macro_f1(rows: WeightedRows) -> np.ndarray:
 
 
 def _roc_auc(rows: WeightedRows) -> np.ndarray:
-    """Return the area under the ROC curve: of the second of two classes, or the mean of more one-vs-rest areas."""
+    """Return the area under the ROC curve: of the second of two classes, or the mean of one-vs-rest areas of more classes."""
     areas, _ = rows.ranking
     return _mean_of_known(areas)
 
@@ -125,13 +125,13 @@ def evaluate(y: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     Returns
     -------
     scores : dict of str to float
-        Name of each of `METRICS` → its value; nan if undefined, such as the ROC AUC of rows of one class.
+        Name of each of `METRICS` → its value; nan if undefined, as is ROC AUC if all rows have one class.
     """
     once = WeightedRows(y, probabilities, np.ones((1, len(y))))
     return {name: float(values[0]) for name, values in figures_of(METRICS, once).items()}
 
 
 def figures_of(metrics: Iterable[Metric], rows: WeightedRows) -> dict[str, np.ndarray]:
-    """Return name of each metric → its value under each draw of weights, (n_draws,)."""
+    """Return each metric's name → its value under each draw of weights, (n_draws,)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return {each.name: each.of(rows) for each in metrics}

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-MIN_REPEATS = 3  # drawn splits without which neither an interval nor a test over them is given
-NEEDS = f"needs {MIN_REPEATS} repeats"  # what stands in their place
+MIN_REPEATS = 3  # the fewest random splits for which an interval or a test is given
+NEEDS = f"needs {MIN_REPEATS} repeats"  # shown in their place
 _Z = float(stats.norm.ppf(0.975))
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:
     """Return Wilson's 95 % interval of a share of `n` rows (Wilson 1927, "Probable inference"); see Newcombe 1998.
 
-    It holds every p for which ``|share - p| <= 1.96 sqrt(p (1 - p) / n)``, so it has a width at 0 and 1 too.
+    It contains every p for which ``|share - p| <= 1.96 sqrt(p (1 - p) / n)``, so its width is positive even at 0 and 1.
     """
     centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
@@ -24,11 +24,11 @@ def wilson(share: float, n: float) -> tuple[float, float]:
 
 
 def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) -> tuple[float, float] | None:
-    """Return a 95 % interval for the accuracy; None for two splits, from which no spread can be told.
+    """Return a 95 % interval for the accuracy; None for two splits, too few to estimate a spread.
 
     For one split: Wilson's interval. For J random splits of the same rows: Student's t with the variance corrected for
     overlapping training sets, ``s^2 c`` with ``c = 1/J + n_test/n_train`` (Nadeau & Bengio 2003, "Inference for the
-    generalization error"), and at least the interval that the number of rows allows.
+    generalization error"), and never narrower than the number of rows allows.
 
     Parameters
     ----------
@@ -44,10 +44,10 @@ def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) ->
 
     Notes
     -----
-    The floor: s^2 estimates the variance of one split's accuracy p. That is a mean of n_test rows that are right or wrong,
-    so its variance is at least p (1 - p) / n_test, which is known from p and needs no estimate. With few splits s^2 is
-    often far below it by chance, and zero if the splits agree. In the place of s^2 it gives p (1 - p) c / n_test: the
-    variance of a share of n_test / c rows, whose interval is Wilson's. The interval returned holds both.
+    The floor: s^2 estimates the variance of one split's accuracy p. This accuracy is a mean over n_test rows that are right or
+    wrong, so its variance is at least p (1 - p) / n_test, which needs no estimate beyond p. With few splits, s^2 is often far
+    below that by chance, and zero if the splits agree. Substituted for s^2, it gives p (1 - p) c / n_test: the variance of a
+    share of n_test / c rows, whose interval is Wilson's. The returned interval contains both.
     """
     mean, times = float(np.mean(accuracies)), len(accuracies)
     if times == 1:
@@ -77,7 +77,7 @@ def paired_test(correct: Sequence[np.ndarray], others: Sequence[np.ndarray], n_t
     """Return the two-sided p-value for the null hypothesis that two heads are equally accurate; None for two splits.
 
     On one split: McNemar's exact test, on the rows that exactly one of the heads classifies correctly. On three or more:
-    the corrected resampled t-test of Nadeau & Bengio on the differences in accuracy, and at least the p-value that the
+    the corrected resampled t-test of Nadeau & Bengio on the differences in accuracy, with a p-value no smaller than the
     number of such rows allows.
 
     Parameters
@@ -91,9 +91,9 @@ def paired_test(correct: Sequence[np.ndarray], others: Sequence[np.ndarray], n_t
     -----
     The floor is that of `accuracy_interval`: a row adds 1, 0 or -1 to a difference, so under the null hypothesis the variance
     of one split's difference is q / n_test, with q the share of rows that exactly one head classifies correctly. Of n rows,
-    q is taken as (n q + 1) / (n + 2), so that heads which never differ are not thought equal for certain (Agresti & Min
-    2005, "Simple improved confidence intervals for comparing matched proportions"); n is n_test / c, what the
-    test rows of all splits together are worth.
+    q is taken as (n q + 1) / (n + 2), so heads that never differ are not taken to be equal with certainty (Agresti & Min
+    2005, "Simple improved confidence intervals for comparing matched proportions"); n is n_test / c, the effective number
+    of test rows of all splits together.
     """
     if len(correct) == 1:
         first, second = int(np.sum(correct[0] & ~others[0])), int(np.sum(others[0] & ~correct[0]))
@@ -115,7 +115,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _correction(times: int, n_train: int, n_test: int) -> float:
-    """Return Nadeau & Bengio's c: the variance of a mean over random splits, in variances of one split."""
+    """Return Nadeau & Bengio's c: the variance of a mean over random splits, as a multiple of one split's variance."""
     return 1 / times + n_test / n_train
 
 
@@ -127,7 +127,7 @@ def _corrected_error(values: Sequence[float], n_train: int, n_test: int) -> floa
 def _difference(
     correct: Sequence[np.ndarray], others: Sequence[np.ndarray], n_train: int
 ) -> tuple[float, float, float]:
-    """Return the mean difference in accuracy over splits, its standard error, and the floor of that; see `paired_test`."""
+    """Return the mean difference in accuracy over splits, its standard error, and the error's floor; see `paired_test`."""
     differences = [float(np.mean(a) - np.mean(b)) for a, b in zip(correct, others, strict=True)]
     n_test = len(correct[0])
     n = n_test / _correction(len(correct), n_train, n_test)

@@ -53,17 +53,18 @@ def _fit_sigmoid(scores: np.ndarray, positive: np.ndarray, views: int) -> tuple[
     """Return slope, at least 0, and offset of the sigmoid with the lowest log loss on Platt's smoothed targets.
 
     Targets are ``(p + 1) / (p + 2)`` for p positive images and ``1 / (n + 2)`` for n negative ones (Platt 1999; Lin, Lin and
-    Weng 2007, "A note on Platt's probabilistic outputs for support vector machines"), so that separable scores have an
-    optimum too. Views of an image are no further evidence. The sigmoid does not depend on the scores' unit or zero.
+    Weng 2007, "A note on Platt's probabilistic outputs for support vector machines"), so separable scores have an
+    optimum, too. In p and n an image counts once, however many views it has. The
+    probabilities do not depend on the scores' unit or zero.
 
-    The optimal slope has the sign of the difference between the mean scores of the two classes. Where that is negative (a
-    head that is close to its intercept: a fold with more of a class leaves fewer to fit on, hence lower scores), the best
-    slope that does not reverse the head's ranking is 0, which gives all rows the mean target.
+    The optimal slope has the sign of the difference between the mean scores of the two classes. This can be negative if a
+    head predicts little more than its intercept: a fold that holds more of a class leaves fewer of it to fit on, which lowers
+    the fold's scores. The best slope that does not reverse the head's ranking is then 0: all rows get the mean target.
     """
     scores, p, n = scores.astype(np.float64), np.sum(positive) / views, np.sum(~positive) / views
     targets = np.where(positive, (p + 1) / (p + 2), 1 / (n + 2))
     apart = scores[positive].mean() - scores[~positive].mean()
-    if apart <= 1e-12 * np.abs(scores).max():  # also equal scores, whose means differ by rounding
+    if apart <= 1e-12 * np.abs(scores).max():  # includes equal scores, whose means differ by rounding
         return 0.0, logit(targets.mean())
     centre, spread = scores.mean(), scores.std()
     # Each row counts as positive with the weight of its target, and as negative with the rest.

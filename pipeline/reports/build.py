@@ -1,4 +1,4 @@
-"""One page about a run: what its heads achieve, where they fail, and what they were given."""
+"""One page about a run: how good its heads are, where they fail, and what they were trained on."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Run:
     ----------
     folder : Path
     told : dict
-        What ``compare.json`` or ``run.json`` holds.
+        The content of ``compare.json`` or ``run.json``.
     heads : list of dict
-        Figures of each head, best first, as ``compare.json`` has them.
+        Metrics of each head, best first, as in ``compare.json``.
     predictions : Predictions
     """
 
@@ -51,17 +51,17 @@ class Run:
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """What `report` wrote.
+    """The result of `report`.
 
     Attributes
     ----------
     path : Path
     bytes : int
-        Its size.
+        Size of the page.
     labels : Path or None
-        The CSV table beside it of all labels that are doubted; None if they are not known.
+        The CSV table, beside the page, of all doubted labels; None if they are not known.
     left_out : dict of str to str
-        What it cannot show, and why.
+        What the page cannot show → why.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class WrittenReport:
     left_out: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON can carry it."""
+        """Return a JSON-serialisable dict."""
         labels = None if self.labels is None else str(self.labels)
         return {"report": str(self.path), "bytes": self.bytes, "labels": labels, "left_out": self.left_out}
 
@@ -88,12 +88,12 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
     Returns
     -------
     written : WrittenReport
-        An earlier report of this name is replaced, and so is its table of doubted labels.
+        An earlier report of this name and its table of doubted labels are replaced.
 
     Raises
     ------
     RequestError
-        If the folder holds no such results, or `out` does not end in .html or is a file that is no report.
+        If the folder holds no such results, or `out` does not end in .html or is a file other than a report.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
     if known:
         write_suspects(labels, opened.predictions.rows, opened.predictions.splits[0], page["suspects"]["found"])
     else:
-        labels.unlink(missing_ok=True)  # of an earlier report, which this page replaces
+        labels.unlink(missing_ok=True)  # belongs to an earlier report, which this page replaces
     left_out = {name: page[name]["why"] for name in ("attention", "map", "suspects", "closest") if "why" in page[name]}
     for name, why in left_out.items():
         log.info(f"omitted  {name}: {why}")
@@ -123,7 +123,7 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
 
 
 def _check_out(path: Path, labels: Path) -> None:
-    """Refuse a name that is no page's, and one that would replace what is no report."""
+    """Refuse a name that is not a page's, or that would replace anything but a report."""
     if path.suffix != ".html":
         raise RequestError(
             f"{called('out')} must end in .html; got {path}. For instance: {option('out', 'report.html')}"
@@ -149,7 +149,7 @@ def load_run(folder: Path) -> Run:
 
 
 def _summary(predictions: Predictions) -> list[dict[str, Any]]:
-    """Return the figures of a trained head as a comparison has them."""
+    """Return a trained head's metrics in the form of a comparison's."""
     results = [
         [
             Result(probabilities=p, **{"parts": (), **told})
@@ -163,7 +163,7 @@ def _summary(predictions: Predictions) -> list[dict[str, Any]]:
 
 
 def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_CLASSES) -> dict[str, Any]:
-    """Return all that the page shows: at most so many images on a map, and so many classes in a confusion matrix."""
+    """Return all that the page shows: up to `points` images on a map, and `matrix_classes` classes in a confusion matrix."""
     predictions, heads = run.predictions, run.heads
     thumbnails = Thumbnails(Path(run.told["provenance"]["source"]["root"]), predictions.rows)
     gallery = Gallery(predictions, thumbnails, points)
@@ -191,7 +191,7 @@ def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_
         "n_test": len(predictions.probabilities[heads[0]["head"]][0]),
         "n_splits": len(predictions.splits),
         "needs": NEEDS,
-        "not_fitted": run.told.get("not_fitted", {}),  # earlier versions compared all or none
+        "not_fitted": run.told.get("not_fitted", {}),  # earlier versions compared all heads or none
         "bounds": {"points": points, "colours": COLOURS, "symbols": SYMBOLS},
         "version": __version__,
         **_from_store(run, gallery),
@@ -200,7 +200,7 @@ def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_
 
 
 def _from_store(run: Run, gallery: Gallery) -> dict[str, Any]:
-    """Return what needs features: where the head looked, the map, likely label errors, near copies."""
+    """Return what needs features: where the head looked, the map, likely label errors and near-duplicates."""
     names = ("attention", "map", "suspects", "closest")
     try:
         with FeatureStore(run.told["store"]) as store:
@@ -223,7 +223,7 @@ def _from_store(run: Run, gallery: Gallery) -> dict[str, Any]:
 
 
 def _check_same(store: FeatureStore, run: Run) -> None:
-    """Raise unless the store holds the rows and features that the run had."""
+    """Raise unless the store holds the run's rows and features."""
     rows, held = store.rows.images(), run.predictions.rows
     same = rows.paths == held.paths and np.array_equal(rows.sha256, held.sha256)
     if not same or store.provenance["fingerprint"] != run.told["provenance"]["fingerprint"]:
@@ -234,7 +234,7 @@ def _check_same(store: FeatureStore, run: Run) -> None:
 
 
 def _linear(run: Run, head: Any) -> dict[str, Any]:
-    """Return how a linear head that was fitted again agrees with the run."""
+    """Return how well a refitted linear head agrees with the run."""
     best = run.heads[0]["head"]
     kept = run.predictions.probabilities[head.name if head.of_run else best][0]
     return {
@@ -257,7 +257,7 @@ def _verdict(heads: list[dict[str, Any]], n_splits: int) -> dict[str, Any]:
 
 
 def _histories(run: Run) -> list[dict[str, Any]]:
-    """Return learning curves of heads that learn by epochs, those of the first split."""
+    """Return the first split's learning curves of heads that train by epochs."""
     found = []
     for head in run.heads:
         told = run.predictions.told[head["head"]][0]
@@ -268,7 +268,7 @@ def _histories(run: Run) -> list[dict[str, Any]]:
 
 
 def _probe(run: Run) -> dict[str, Any] | None:
-    """Return the newest layer probe of the same features beside the run, if there is one."""
+    """Return the newest layer probe beside the run that used the same features, if there is one."""
     fingerprint = run.told["provenance"]["fingerprint"]
     for path in sorted(run.folder.absolute().parent.glob("*/probe.json"), key=lambda p: -p.stat().st_mtime):
         told = json.loads(path.read_text(encoding="utf-8"))
@@ -279,7 +279,7 @@ def _probe(run: Run) -> dict[str, Any] | None:
 
 
 def _provenance(run: Run) -> list[tuple[str, str]]:
-    """Return where it all comes from: the run, its store, its images, its base; then all else that was noted."""
+    """Return the origin of the results: the run, its store, its images and its base; then everything else on record."""
     told, chosen = run.told, {"cv": "five-fold cross-validation", "val": "a look at val"}
     held = {"run": str(run.folder), "store": told["store"], "settings chosen by": chosen[told["select"]]}
     held |= {"seed of heads and folds": told["seed"], "splits of the run": "the store's own"}

@@ -126,7 +126,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     rows, provenance, splits, fitted, not_fitted = _fit(names, asked, repeats, folder.parent / ".fits")
     results = [summarise(each, splits[0]) for each in fitted.values()]
     compare_with_best(results, list(fitted.values()), rows.labels, splits)
-    for each in results:  # size of a store with only these features
+    for each in results:  # the size of a store that holds only these features
         each["bytes_an_image"] = each["n_features"] * each["views"] * np.dtype(provenance["dtype"]).itemsize
     comparison: dict[str, Any] = {
         "heads": best_first(results),
@@ -157,12 +157,12 @@ def _fit(
     repeats: int,
     kept: Path,
 ) -> tuple[Rows, dict[str, Any], list[np.ndarray], dict[str, list[Result]], dict[str, str]]:
-    """Return a store's rows and provenance, the splits, each head's result on each, and why other heads have none.
+    """Return a store's rows and provenance, the splits, each head's result on each split, and why other heads have none.
 
     Raises
     ------
     RequestError
-        If no head can be fitted: the error of the first.
+        The first head's error, if no head can be fitted.
     """
     fitted: dict[str, list[Result]] = {}
     failed: dict[str, RequestError] = {}

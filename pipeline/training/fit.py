@@ -41,12 +41,12 @@ from .request import Request
 from .splitting import find_group, side_keys
 
 FOLDS = 5
-_PREDICT_BYTES = 64 << 20  # features that are predicted on at once
+_PREDICT_BYTES = 64 << 20  # of features per call to predict
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of fitting a head on one split.
+    """The result of fitting a head on one split.
 
     Attributes
     ----------
@@ -61,15 +61,15 @@ class Result:
     val, test : dict
         See `evaluate`.
     intervals : dict of str to tuple
-        Of test figures; see `intervals_of`.
+        Of the test metrics; see `intervals_of`.
     fit_seconds, predict_seconds : float
-        Choosing and fitting; predicting the test rows.
+        Time to choose and fit; time to predict the test rows.
     probabilities : ndarray of shape (n_images, n_classes)
-        Of test rows by the head fitted on train and val; of the others by the one fitted on train alone.
+        Test rows: from the head fitted on train and val; other rows: from the one fitted on train alone.
     history : dict of str to list, optional
-        Learning curves, of heads that train by epochs; see `Choice`.
+        Learning curves of heads that train by epochs; see `Choice`.
     group : str, optional
-        The column whose equal texts shared a fold.
+        The column that names each row's group; a group shared a fold.
     """
 
     head: str
@@ -90,13 +90,13 @@ class Result:
     group: str | None = None
 
     def told(self) -> dict[str, Any]:
-        """Return all but the probabilities."""
+        """Return everything but the probabilities."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "probabilities"}
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The head behind a result: fitted on train and val, and how it learnt, where it learns by epochs."""
+    """The head behind a result, fitted on train and val, with its learning curves if it trains by epochs."""
 
     estimator: Classifier
     choice: Choice
@@ -112,7 +112,7 @@ def fit_head(
     settings: Settings = MappingProxyType({}),
     group: str | None = None,
 ) -> tuple[Result, Fitted]:
-    """Choose a head's settings within train and val, fit it on both, and look once at test.
+    """Choose a head's settings within train and val, fit it on both, and evaluate it once on test.
 
     Parameters
     ----------
@@ -125,17 +125,17 @@ def fit_head(
         Values of ``SPLITS``.
     seed : int
     select : {'cv', 'val'}
-        What settings are chosen by: five-fold cross-validation within train and val, or fitting on train and looking
-        at val. A Dense head's settings and epoch are always chosen on val.
+        How settings are chosen: by five-fold cross-validation within train and val, or by fitting on train and evaluating
+        on val. A Dense head's settings and epoch are always chosen on val.
     settings : dict of str to tuple
         See `find_head`.
     group : str, optional
-        Column whose equal texts share a fold.
+        Column that names each row's group; a group shares a fold.
 
     Raises
     ------
     RequestError
-        If the head cannot be fitted to these images; names the head.
+        If the head cannot be fitted to these images; the message names the head.
     """
     head, views_given = find_head(name, settings), features.views
     if head.views == "mean":
@@ -185,7 +185,7 @@ def fit_head(
 
 @contextmanager
 def _naming(head: str) -> Iterator[None]:
-    """Name the head in errors of fitting it; those of scikit-learn become the request's."""
+    """Name the head in errors raised while fitting it; scikit-learn's become RequestError."""
     try:
         yield
     except RequestError as error:
@@ -200,7 +200,7 @@ def _naming(head: str) -> Iterator[None]:
 def take_sample(
     features: Features, rows: Rows, images: np.ndarray, val: np.ndarray, seed: int, group: str | None = None
 ) -> Sample:
-    """Return the images given by a mask as what a head may learn from, dealt out to folds.
+    """Return the images given by a mask as a sample for a head to learn from, dealt out to folds.
 
     Raises
     ------
@@ -215,7 +215,7 @@ def take_sample(
 
 
 def _grid(head: Head, features: Features) -> Grid:
-    """Return a head's grid, without the scale of all features where it is that of the one layer."""
+    """Return a head's grid, without scale ``all`` if there is one layer, where it means the same as the layer's scale."""
     if "scale" in head.grid and len(features.widths) == 1:
         return {**head.grid, "scale": tuple(each for each in head.grid["scale"] if each != "all")}
     return head.grid
@@ -223,7 +223,7 @@ def _grid(head: Head, features: Features) -> Grid:
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """What `train_head` made: the content of ``run.json``, and where it is.
+    """The result of `train_head`: the content of ``run.json``, and where it is.
 
     Attributes
     ----------
@@ -236,21 +236,21 @@ class TrainedHead:
     tried : list of dict
         Settings that were tried, each with its score.
     val, test : dict of str to float or None
-        Metric → value; None where it is not defined.
+        Metric → value; None if undefined.
     intervals : dict of str to tuple or None
         Metric → 95 % interval of its test value.
     fit_seconds, predict_seconds : float
     select : {'cv', 'val'}
     seed : int
     group : str or None
-        The column whose equal texts stayed on one side.
+        The column that names each row's group; a group stayed on one side.
     store, head_file, out : str
-        What it was trained on, the file of the head, and the folder of both.
+        The store it was trained on, the head's file, and the folder of the run.
     class_names : list of str
     rows : dict
         Split → class → number of images.
     reading, provenance : dict
-        How the head's input is made of features, and how features were made.
+        How the head's input is made from features, and how the features were made.
     """
 
     head: str
@@ -278,7 +278,7 @@ class TrainedHead:
     out: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON can carry it."""
+        """Return a JSON-serialisable dict."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
@@ -301,10 +301,10 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     Raises
     ------
     RequestError
-        If the head, a layer or a setting does not exist, `out` exists already, or the head is of types that cannot be
+        If the head, a layer or a setting does not exist, `out` exists already, or the head contains types that cannot be
         loaded safely.
     StoreError
-        If the store is not there, damaged, or larger as a matrix than the memory.
+        If the store is missing or damaged, or its features are a matrix larger than the memory.
 
     Examples
     --------
@@ -359,13 +359,13 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
 
 
 def fit_stored(place: Place, head: str, asked: Request, splits: np.ndarray) -> tuple[Result, Fitted]:
-    """Fit a head on a store that is opened by its path, in whatever process; see `fit_head`."""
+    """Fit a head on a store opened by its path, in this or another process; see `fit_head`."""
     rows, features = read_once(place, head, asked)
     return fit_head(head, features, rows, splits, asked.seed, asked.select, asked.settings, asked.group)
 
 
 def all_classes(estimator: Classifier, features: Features, images: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return probabilities of all classes of images given by a mask, some at a time; see `class_probabilities`."""
+    """Return probabilities of all classes for the images given by a mask, in blocks; see `class_probabilities`."""
     numbers, views = np.flatnonzero(images), features.views
     step = max(1, _PREDICT_BYTES // (4 * views * features.X.shape[1]))
     if isinstance(features.X, Stored):  # an SVM reads its support vectors again for each block

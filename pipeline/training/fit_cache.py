@@ -67,14 +67,14 @@ class Fits:
     def fill(self, wanted: Sequence[tuple[str, Request]]) -> None:
         """Compute on the cluster all uncached fits of some heads on every split; `of` then returns them.
 
-        Heads that are fitted by inner products are fitted here, one after the other; the products come from the cluster.
+        Heads fitted from inner products are fitted here, one after the other; the cluster computes the products.
         """
         calls: list[tuple[Any, ...]] = []
         here: list[tuple[Any, ...]] = []
         for head, asked in wanted:
             try:
                 fits = here if is_by_products(self._store, head, asked) else calls
-            except RequestError:  # `of` says why this head cannot read its features
+            except RequestError:  # `of` reports why this head cannot read its features
                 continue
             for split in self._splits:
                 if self._kept(head, key := self._key(head, asked, split)) is None:
@@ -153,7 +153,7 @@ def _fit(key: str, place: Place, head: str, asked: Request, split: np.ndarray) -
     """Return the key of a fit and its result, reduced to the test rows, or why the head cannot be fitted."""
     try:
         return key, _of_test(fit_stored(place, head, asked, split)[0], split)
-    except RequestError as error:  # as a value: raised in a worker, it would end the other fits
+    except RequestError as error:  # returned, because raising it in a worker would end the other fits
         return key, error
 
 

@@ -1,4 +1,4 @@
-"""Accuracy layer by layer: which layer of a store to take."""
+"""Accuracy by layer, to choose a layer of a store."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _HEAD = "logistic"
 
 @dataclass(frozen=True)
 class LayerProbe:
-    """What `probe` found; a notebook shows its table.
+    """The result of `probe`; a notebook displays its table.
 
     Attributes
     ----------
     layers : list of dict
-        Test figures of each layer in the order asked for, then of the best two together, with the difference to the
-        best, ``behind_interval``.
+        Test metrics of each layer in the order requested, then of the best two together; ``behind_interval`` is the interval
+        of the difference from the best.
     take : str
         The best layer.
     store, out : str
-        What was looked at, and the folder that it was written to.
+        The store used, and the folder with the results.
     repeats, seed : int
     provenance : dict
         Of the store.
@@ -53,7 +53,7 @@ class LayerProbe:
     out: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON can carry it."""
+        """Return a JSON-serialisable dict."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def _repr_markdown_(self) -> str:
@@ -77,13 +77,13 @@ def probe(store: str | Path, **options: Unpack[ProbeOptions]) -> LayerProbe:
     Raises
     ------
     RequestError
-        If there is no such layer or setting, or `out` is taken.
+        If a layer or a setting does not exist, or `out` exists already.
     StoreError
-        If the store is not there, or damaged.
+        If the store is missing or damaged.
 
     Notes
     -----
-    Maps are pooled to average and maximum side by side where `pool` is left out.
+    By default, the average and the maximum of each map are concatenated.
 
     Examples
     --------
@@ -138,7 +138,7 @@ def probe(store: str | Path, **options: Unpack[ProbeOptions]) -> LayerProbe:
 
 
 def format_probe(probed: dict[str, Any]) -> str:
-    """Return a probe as a Markdown table and the layer to take."""
+    """Return a probe as a Markdown table, with the layer to use."""
     lines = ["| layer | features | accuracy [95 %] | behind the best [95 %] | fit s |", "|---|---|---|---|---|"]
     for layer in probed["layers"]:
         behind = "best" if layer["behind"] == 0 else f"{layer['behind']:.3f}"

@@ -50,7 +50,7 @@ def _read(store: FeatureStore, layers: tuple[tuple[str, str], ...], rows: np.nda
 
 
 def _check_finite(store: FeatureStore, layer: str, rows: np.ndarray, values: np.ndarray) -> None:
-    """Refuse features of rows that no head can learn from, (n_rows, n_features)."""
+    """Refuse features, (n_rows, n_features), that are not finite, since no head can learn from them."""
     if np.isfinite(
         values.sum(dtype=np.float64)
     ):  # one pass without a copy; finite float32 cannot overflow a float64 sum
@@ -69,7 +69,7 @@ def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
     Raises
     ------
     StoreError
-        If a value is not finite; of features that stay in the store, when a head reads them.
+        If a value is not finite; for features that stay in the store, only once a head reads them.
     """
     found = find_features(store, head, asked)
     if not in_memory(found, asked):
@@ -78,7 +78,7 @@ def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
 
 
 def is_by_products(store: FeatureStore, head: str, asked: Request) -> bool:
-    """Return whether a head is fitted by inner products of rows that stay in the store."""
+    """Return whether a head is fitted from inner products of rows that stay in the store."""
     return find_head(head).searcher.streams == "products" and not in_memory(find_features(store, head, asked), asked)
 
 
@@ -107,7 +107,7 @@ def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
         way = asked.pool or ("flatten" if kind == "vector" else find_head(head).pool)
         check_pool(way, kind, str(store.path))
         parts.append(Part(name, store.provenance["pool"] if kind == "vector" else way, way))
-        times = len(pools_of(parts[-1].pool))  # average and maximum are scaled separately
+        times = len(pools_of(parts[-1].pool))  # average and maximum count as two, since they are scaled separately
         widths += [math.prod(pooled_shape(shape, way)) // times] * times
     rows = np.flatnonzero(store.rows.views < views)
     # While rows are being pooled, a block is in memory twice: as read, and as a TensorFlow tensor.
@@ -152,7 +152,7 @@ def read_once(place: Place, head: str, asked: Request) -> tuple[Rows, Features]:
     store = place.open()
     wanted = store, asked.layer, asked.pool or find_head(head).pool, asked.views, is_by_products(store, head, asked)
     if _last is None or _last[0] != wanted:
-        _last = None  # before the next matrix is read
+        _last = None  # freed before the next matrix is read
         _last = wanted, store.rows.images(), read_features(store, head, asked)
     return _last[1], _last[2]
 

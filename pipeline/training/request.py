@@ -1,4 +1,4 @@
-"""What every training command of stage two is asked, as one frozen record."""
+"""The request of a training command of stage two, as one frozen record."""
 
 from __future__ import annotations
 
@@ -18,41 +18,42 @@ from .splitting import check_seed
 
 @dataclass(frozen=True)
 class Request:
-    """Which features of which store, and where results go.
+    """Which features of which store to use, how, and where results go.
 
     Attributes
     ----------
     store : path-like
         A finished feature store.
     layer : str, optional
-        Stored layers, separated by commas; each is pooled by itself and they are joined. The last one if left out.
+        Stored layers, separated by commas; they are pooled separately and concatenated. By default, the last layer.
     pool : str, optional
-        How maps become vectors; the head's own way if left out.
+        How maps become vectors; by default, as the head prefers.
     views : int, optional
-        Use the first so many views of each image; all if left out.
+        Use only the first this many views of each image; by default, all.
     seed : int
-        Of the head's random start, of the folds, and of the first drawn split.
+        Seed of the head's random start, of the folds, and of the first drawn split.
     select : {'cv', 'val'}
-        What settings are chosen by: cross-validation within train and val, or a look at val.
+        How settings are chosen: by cross-validation within train and val, or by evaluating on val.
     group : str, optional
-        Column whose equal texts stay on one side of splits and folds; the one that the store was extracted with if left out.
+        Column that names each row's group; a group stays on one side of splits and folds. By default, the one that the
+        store was extracted with.
     out : path-like, optional
-        Folder of the results; ``runs/<store>-<what>``, numbered where that is taken, if left out.
+        Folder of the results; by default ``runs/<store>-<what>``, numbered if that exists.
     overwrite : bool
-        Replace earlier results that are there.
+        Replace earlier results in that folder.
     fresh : bool
-        Fit again what an earlier comparison has fitted.
+        Fit again what an earlier comparison already fitted.
     settings : dict of str to tuple
         Setting of a head → values to try instead of the usual ones.
     memory : float, optional
-        Gigabytes that a matrix of features may take; half of the machine's if left out. Of larger ones a part at a time
-        is read, by those heads that can do with it.
+        Gigabytes that a matrix of features may take; by default, half of the machine's. Larger ones are read in parts, by
+        heads that support it.
     cluster : str, optional
-        ``local:N``, so many processes on this machine, or the address of a Dask scheduler: who fits.
+        Where heads are fitted: ``local:N``, N processes on this machine, or the address of a Dask scheduler.
     skip_unfit : bool
-        Go on without workers that have other versions, each of which is named, instead of refusing.
+        Go on without workers whose versions differ, naming each, instead of refusing.
     joblib : bool
-        Pickle a head of scikit-learn's, which can then be loaded only where that is asked for.
+        Pickle a scikit-learn head, which can then be loaded only where pickles are explicitly allowed.
     """
 
     store: str | Path
@@ -85,7 +86,7 @@ class Request:
 
     @classmethod
     def of(cls, store: str | Path, options: Mapping[str, Any]) -> Request:
-        """Return the request that a function's options make; options that are no fields are the function's own."""
+        """Return the request given by a function's options; options that are not fields here are the function's own."""
         known = {each.name for each in fields(cls)}
         return cls(store, **{name: value for name, value in options.items() if name in known})
 
@@ -97,9 +98,9 @@ class Request:
         return memory_limit() / 2
 
     def for_any_machine(self) -> Request:
-        """Return a request that decides the same on another machine, whatever its memory is."""
+        """Return a request that leads to the same decisions on a machine with different memory."""
         return replace(self, memory=self.memory_bytes / 1e9, cluster=None, skip_unfit=False)
 
     def folder(self, what: str) -> Path:
-        """Return the folder for results, refusing one that is taken."""
+        """Return the folder for results; refuse one that is in use."""
         return run_folder(self.out, f"{Path(self.store).stem}-{what}", self.overwrite)

@@ -12,7 +12,7 @@ from features.store.schema import Rows
 
 from ..evaluation.significance import MIN_REPEATS
 
-MAX_SEED = 2**32 - 1  # NumPy's, scikit-learn's and Keras'
+MAX_SEED = 2**32 - 1  # the largest that NumPy, scikit-learn and Keras accept
 
 
 def check_repeats(repeats: int) -> None:
@@ -22,13 +22,13 @@ def check_repeats(repeats: int) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that some head's random generator does not take."""
+    """Refuse a seed that some head's random generator does not accept."""
     if not 0 <= seed <= MAX_SEED:
         raise RequestError(f"{called('seed')} must be between 0 and {MAX_SEED}; got {seed}. Leave it out for 0.")
 
 
 def find_group(store: FeatureStore, asked: str | None, repeats: int = 1) -> str | None:
-    """Return the column whose equal texts stay on one side: as asked, else the one that the store was extracted with, if any.
+    """Return the column that names each row's group: as asked, else the one the store was extracted with, if any.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def find_group(store: FeatureStore, asked: str | None, repeats: int = 1) -> str 
 
 
 def side_keys(rows: Rows, group: str | None) -> list[str | bytes]:
-    """Return one key per image; images that share it, copies and those of one group, stay on one side. See `join_keys`."""
+    """Return one key per image; copies and images of one group share it and stay on one side. See `join_keys`."""
     contents = [key.tobytes() for key in rows.sha256]
     return join_keys(contents) if group is None else join_keys(groups_of(rows.columns, group), contents)
 

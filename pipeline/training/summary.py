@@ -19,7 +19,7 @@ _OTHERS = tuple(each.name for each in METRICS[1:])  # all but accuracy
 
 
 def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
-    """Return a head's test metrics, averaged over splits; `split` gives the sizes of all of them."""
+    """Return a head's test metrics, averaged over splits; all splits have the sizes of `split`."""
 
     def mean(scores: list[float]) -> float | None:
         value = float(np.mean(scores))
@@ -30,7 +30,7 @@ def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
     first = results[0]
     interval = accuracy_interval(accuracies, len(split) - n_test, n_test)
     if first.group is not None and len(results) == 1:
-        interval = first.intervals["accuracy"]  # which resamples whole groups
+        interval = first.intervals["accuracy"]  # it resamples whole groups
     return {
         "head": first.head,
         "layer": first.layer,
@@ -53,20 +53,20 @@ def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
 
 
 def best_first(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return summaries by descending accuracy: first the head that others were compared with; ties by fit time."""
+    """Return summaries by descending accuracy, ties by fit time; the head that others were compared with comes first."""
     return sorted(summaries, key=lambda each: (standing(each) != "best", -each["accuracy"], each["fit_seconds"]))
 
 
 def standing(summary: dict[str, Any]) -> str:
-    """Return how a head stands to the best: ``best``, ``same`` (not distinguishable from it), ``behind`` or ``untested``."""
+    """Return how a head compares with the best: ``best``, ``same`` (not distinguishable), ``behind`` or ``untested``."""
     p_value = summary["p_value"]
-    if summary.get("is_best", p_value is None):  # runs of earlier versions say it by the missing p-value alone
+    if summary.get("is_best", p_value is None):  # in runs of earlier versions, only the best lacks a p-value
         return "best"
     return "untested" if p_value is None else "same" if p_value >= 0.05 else "behind"
 
 
 def with_interval(value: float, interval: Sequence[float] | None) -> str:
-    """Return a value with its interval for a table, or with what is needed to give one."""
+    """Return a value for a table with its interval, or with what an interval would need."""
     return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else f"{value:.3f} ({NEEDS})"
 
 
@@ -75,9 +75,9 @@ def compare_with_best(
 ) -> None:
     """Add to each summary how far the head is behind the most accurate, and whether the difference is significant.
 
-    ``is_best`` tells the most accurate. ``behind`` is the mean difference in accuracy, ``behind_interval`` its interval if
-    there are several splits, and ``p_value`` the p-value of the paired test, adjusted by Holm's method. The last two are None
-    for the best head, and for all on fewer splits than they need.
+    ``is_best`` marks the most accurate. ``behind`` is the mean difference in accuracy, ``behind_interval`` its interval over
+    several splits, and ``p_value`` the p-value of the paired test, adjusted by Holm's method. The last two are None for the
+    best head, and for all heads if there are fewer splits than they need.
     """
     tests = [split == SPLITS["test"] for split in splits]
     correct = [
@@ -99,5 +99,5 @@ def compare_with_best(
 
 
 def _ends(interval: tuple[float, float] | None) -> list[float] | None:
-    """Return an interval as JSON carries it."""
+    """Return an interval in JSON-serialisable form."""
     return interval and list(interval)

@@ -26,12 +26,12 @@ class Suspect(NamedTuple):
 
 
 def label_errors(y: np.ndarray, probabilities: np.ndarray) -> list[Suspect]:
-    """Return rows whose label is likely wrong, the largest difference in probability first.
+    """Return rows whose label is likely wrong, by descending difference in probability.
 
     Confident learning (Northcutt, Jiang & Chuang 2021, "Confident learning: estimating uncertainty in dataset labels"):
     a class is credible for a row if its probability is at least its mean over the rows labelled with that class. A label
-    is doubted if the most probable credible class differs from it and is more probable than it. Without the last condition,
-    a row whose own class misses a high threshold would be doubted in favour of a class that is less likely.
+    is doubted if the most probable credible class differs from it and is more probable. Without the last condition, a label
+    whose own class misses a high threshold would be doubted in favour of a less probable class.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def label_errors(y: np.ndarray, probabilities: np.ndarray) -> list[Suspect]:
     credible = np.where(probabilities >= thresholds, probabilities, -1.0)  # nan is never credible
     suggested = credible.argmax(axis=1)
     each = np.arange(len(y))
-    with np.errstate(invalid="ignore"):  # nan is likelier than nothing
+    with np.errstate(invalid="ignore"):  # comparisons with nan are False
         is_likelier = probabilities[each, suggested] > probabilities[each, y]
     doubted = np.flatnonzero(known & (credible.max(axis=1) > 0) & is_likelier)
     given, likelier = probabilities[doubted, y[doubted]], probabilities[doubted, suggested[doubted]]
@@ -71,7 +71,7 @@ def write_suspects(path: Path, rows: Rows, splits: np.ndarray, suspects: Sequenc
 
 
 def is_suspects(path: Path) -> bool:
-    """Tell whether a file was written by `write_suspects`."""
+    """Return whether a file was written by `write_suspects`."""
     return path.is_file() and path.read_bytes().startswith(",".join(_COLUMNS).encode())
 
 
