@@ -54,8 +54,8 @@ def _fit_sigmoid(scores: np.ndarray, positive: np.ndarray, views: int) -> tuple[
 
     Targets are ``(p + 1) / (p + 2)`` for p positive images and ``1 / (n + 2)`` for n negative ones (Platt 1999; Lin, Lin and
     Weng 2007, "A note on Platt's probabilistic outputs for support vector machines"), so separable scores have an
-    optimum, too. In p and n an image counts once, however many views it has. The
-    probabilities do not depend on the scores' unit or zero.
+    optimum, too. In p and n an image counts once, however many views it has. The probabilities do not depend on the scores'
+    unit or zero.
 
     The optimal slope has the sign of the difference between the mean scores of the two classes. This can be negative if a
     head predicts little more than its intercept: a fold that holds more of a class leaves fewer of it to fit on, which lowers
