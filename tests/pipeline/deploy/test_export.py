@@ -207,7 +207,7 @@ def test_what_is_no_model_is_not_replaced(trained, tmp_path):
             export(trained / "rbf-svm", tmp_path / name, overwrite=True)
     assert (tmp_path / "thesis").read_text() == "important"
     (tmp_path / "n.keras.json").write_text("important")
-    with pytest.raises(RequestError, match=r"n\.keras\.json is there"):
+    with pytest.raises(RequestError, match=r"n\.keras\.json exists"):
         export(trained / "rbf-svm", tmp_path / "n.keras")
 
 
