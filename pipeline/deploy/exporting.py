@@ -148,7 +148,7 @@ def _check_request(path: Path, card: Path, form: str, rows: int, overwrite: bool
     is_model = (path / "saved_model.pb").exists() if form == "savedmodel" else path.is_file()
     if path.exists() and not is_model:
         raise RequestError(
-            f"{path} must be an earlier model to be replaced; it is not one. Choose another {called('out')}"
+            f"{path} must be an earlier model to be replaced; it is something else. Choose another {called('out')}"
         )
     if form == "onnx":
         for package in ("tf2onnx", "onnxruntime"):
