@@ -1,8 +1,8 @@
 """Progress follows the logger's level, and on a terminal messages do not run into a bar."""
 
+import contextlib
 import io
 import logging
-import sys
 
 import pytest
 
@@ -39,10 +39,9 @@ def test_is_hidden_where_the_logger_is_quiet(level, capsys, chosen, shown):
     assert ("2/2 images" in capsys.readouterr().err) == shown
 
 
-def test_a_message_stands_on_a_line_of_its_own_above_the_bar(monkeypatch):
+def test_a_message_stands_on_a_line_of_its_own_above_the_bar():
     stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
-    with Progress(2, "images") as progress:
+    with contextlib.redirect_stderr(stream), Progress(2, "images") as progress:
         progress.update()
         with above_bars(stream):
             print("a message", file=stream)
