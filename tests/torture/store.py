@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -160,7 +161,7 @@ def overwrite(data, generator):
 
 
 def outcomes_of(path, harm, times, seed):
-    """Harm copies of a store and count how each showed: reported, harmless, silent or crashed."""
+    """Harm copies of a store and count how each showed: reported, harmless, silent, crashed or hung."""
     import pickle
 
     from conftest import contents
@@ -183,17 +184,20 @@ def outcomes_of(path, harm, times, seed):
             text=True,
         )
 
-    outcomes, judge = Counter(silent=0, crashed=0), start()
+    outcomes, judge = Counter(silent=0, crashed=0, hung=0), start()
     for _ in range(times):
         changed = bytearray(data)
         what = harm(changed, generator)
         damaged.write_bytes(changed)
         judge.stdin.write(f"{damaged}\n")
         judge.stdin.flush()
-        answer = judge.stdout.readline().strip()
-        outcomes[answer or "crashed"] += 1
+        ready, _, _ = select.select([judge.stdout], [], [], 20)
+        answer = judge.stdout.readline().strip() if ready else ""
+        ended = "crashed" if ready else "hung"
+        outcomes[answer or ended] += 1
         if not answer:
-            print(f"crashed by {what}", file=sys.stderr)
+            print(f"{ended} by {what}", file=sys.stderr)
+            judge.kill()
             judge.communicate()
             judge = start()
         elif answer == "silent":
