@@ -7,6 +7,7 @@ filter writes a zlib stream (RFC 1950). So chunks are compressed before they are
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
 import weakref
@@ -123,7 +124,35 @@ def _pack(step: int, pack: Callable[[bytes], bytes] | None, values: np.ndarray) 
     return rows, pack(values.tobytes() + bytes((step - len(values)) * values[0].nbytes))
 
 
-class LayerReader:
+class RowReader:
+    """Reads rows of one layer, wherever they are.
+
+    Attributes
+    ----------
+    row_shape : tuple of int
+    dtype : numpy.dtype
+    """
+
+    row_shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Read the given rows into an array of this or another number type."""
+        raise NotImplementedError
+
+    def read_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return the given rows, in the stored number type."""
+        values = np.empty((len(rows), *self.row_shape), self.dtype)
+        self.read(rows, values)
+        return values
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the values of one row."""
+        return math.prod(self.row_shape) * int(self.dtype.itemsize)
+
+
+class LayerReader(RowReader):
     """Reads one layer of one file; thread-safe.
 
     Parameters
@@ -137,8 +166,6 @@ class LayerReader:
 
     Attributes
     ----------
-    row_shape : tuple of int
-    dtype : numpy.dtype
     uses_hdf5 : bool
         Whether HDF5 reads the chunks: because only it can decompress them, or because format 1's checksum is an HDF5 filter.
 
@@ -187,12 +214,8 @@ class LayerReader:
             values = self._unpack(int(numbers[first]))
             out[first:last] = values[0] if self._step == 1 else values[within[first:last]]
 
-    def read_rows(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return the given rows, by default all, in the stored number type."""
-        rows = np.arange(self._length) if rows is None else rows
-        values = np.empty((len(rows), *self.row_shape), self.dtype)
-        self.read(rows, values)
-        return values
+    def __len__(self) -> int:
+        return self._length
 
     def packed(self, number: int) -> bytes:
         """Return the stored bytes of a chunk; raise ValueError if they do not match their digest."""
@@ -220,7 +243,7 @@ class LayerReader:
 
     @functools.cached_property
     def _bytes(self) -> int:
-        return self._step * int(np.prod(self.row_shape)) * self.dtype.itemsize
+        return self._step * self.row_bytes
 
 
 def _find_chunks(data: h5py.Dataset) -> tuple[list[int], list[int]]:

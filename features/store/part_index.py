@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import CachedFeaturesError, StoreError
 from ..safefiles.hdf5 import DAMAGE, check_own_values
-from .chunks import LayerReader, stretches
+from .chunks import LayerReader, RowReader, stretches
 from .schema import REMEDY, check_attributes, read_layer
 
 _OPEN_FILES = 32  # parts kept open for the next read
@@ -91,7 +91,11 @@ class PartFiles:
                 while len(self._open) >= _OPEN_FILES:
                     self._open.pop(next(iter(self._open)))
                 file = self._open_file(path)
-                reader = self._open[path, layer] = read_layer(file, layer, path)
+                try:
+                    reader = self._open[path, layer] = read_layer(file, layer, path)
+                except BaseException:
+                    file.close()
+                    raise
                 weakref.finalize(reader, file.close) if reader.uses_hdf5 else file.close()
             return self._open[path, layer]
 
@@ -167,8 +171,8 @@ def _name_part(made: h5py.h5p.PropDCID, number: int) -> str:
     return name.replace("%%", "%")
 
 
-class IndexedLayer:
-    """Reads one layer of a store in parts; has the interface of `LayerReader`.
+class IndexedLayer(RowReader):
+    """Reads one layer of a store in parts.
 
     Raises
     ------

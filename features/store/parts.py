@@ -30,6 +30,7 @@ from .schema import (
     FORMAT_VERSION,
     Rows,
     Skipped,
+    by_file,
     create,
     digest_values,
     is_modern,
@@ -204,7 +205,8 @@ class Parts:
                 with reading(path), open_part(path) as part:
                     views = read_table(part, "view").tolist()
                     keys = [(key.tobytes(), view) for key, view in zip(read_table(part, "sha256"), views, strict=True)]
-                    layers = {name: read_layer(part, name, path).read_rows() for name in part["features"]}
+                    readers = {name: read_layer(part, name, path) for name in part["features"]}
+                    layers = {name: each.read_rows(np.arange(len(each))) for name, each in readers.items()}
                 made[path] = write_part(self.folder, self.provenance, layers, keys)
         return [(made[path], row) for path, row in places]
 
@@ -297,9 +299,7 @@ Digests = dict[str, tuple[np.ndarray, ...]]  # layer → digests of its rows, an
 
 def _copy(file: h5py.File, places: Sequence[tuple[Path, int]]) -> Digests:
     """Copy each row from its place; rows that are whole chunks, compressed the same way, are copied without decompression."""
-    paths = list(dict.fromkeys(path for path, _ in places))
-    numbers = {path: number for number, path in enumerate(paths)}
-    of, rows = np.array([(numbers[path], row) for path, row in places]).T
+    paths, of, rows = by_file(places)
     writers = {layer: LayerWriter(data) for layer, data in file["features"].items()}
     _copy_maps({layer: writer for layer, writer in writers.items() if writer.step == 1}, paths, of, rows)
     for layer, writer in writers.items():

@@ -16,8 +16,8 @@ from ..pooling import KINDS, check_pool, kind_of, pool_maps, pooled_shape
 from ..runtime.machine import memory_limit
 from ..safefiles.hdf5 import DAMAGE, check_own_values
 from ..safefiles.json_files import parse_json
-from .chunks import DIGEST_BYTES, DIRECT, LayerReader, digest, in_threads, spans
-from .part_index import Index, IndexedLayer
+from .chunks import DIGEST_BYTES, DIRECT, RowReader, digest, in_threads, spans
+from .part_index import Index
 from .provenance import Provenance
 from .schema import REMEDY, check_attributes, digest_values, open_layer, read_layer, read_rows, read_skipped, read_table
 
@@ -102,7 +102,7 @@ class FeatureStore:
         if self.kinds.keys() != self.layers.keys() or not set(self.kinds.values()) <= set(KINDS):
             raise StoreError(f"{self.path} must give the kind of each layer; it says {self.kinds!r:.100}. {REMEDY}")
         # Chunks are located now, so that a forked process need not call HDF5; those of parts when they are opened.
-        self._readers: dict[str, LayerReader | IndexedLayer] = {}
+        self._readers: dict[str, RowReader] = {}
         if not self.parts:
             self._readers |= {name: read_layer(self._file, name, self.path) for name in self.layers}
 
@@ -242,9 +242,9 @@ class FeatureStore:
             if pool == "flatten":
                 reader.read(rows[span], X[span].reshape(-1, *reader.row_shape))
             else:
-                X[span] = pool_maps(_read(reader, rows[span]), pool)
+                X[span] = pool_maps(reader.read_rows(rows[span]), pool)
 
-        self._run(name, fill, spans(len(rows), _row_bytes(reader)))
+        self._run(name, fill, spans(len(rows), reader.row_bytes))
         return X
 
     def check(self, layer: str, rows: np.ndarray) -> None:
@@ -259,13 +259,13 @@ class FeatureStore:
         held = self.row_digests.get(layer)
 
         def compare(span: slice) -> None:
-            values = _read(reader, rows[span])
+            values = reader.read_rows(rows[span])
             if held is not None:
                 for row, each in zip(rows[span], values, strict=True):
                     if digest(each) != held[row].tobytes():
                         raise ValueError(f"row {row} does not match its digest")
 
-        self._run(layer, compare, spans(len(rows), _row_bytes(reader)))
+        self._run(layer, compare, spans(len(rows), reader.row_bytes))
 
     def _run(self, layer: str, read: Callable[[slice], None], some: list[slice]) -> None:
         """Read spans, in threads where HDF5 is not needed; raise StoreError if values are damaged."""
@@ -281,7 +281,7 @@ class FeatureStore:
             reason = f"values of /features/{layer} fail their checksum ({error})"
             raise StoreError(f"{self.path} is damaged: {reason}. {REMEDY}") from error
 
-    def _reader(self, layer: str) -> LayerReader | IndexedLayer:
+    def _reader(self, layer: str) -> RowReader:
         reader = self._readers.get(layer)
         if reader is None:
             data = self.dataset(layer)
@@ -325,16 +325,6 @@ class FeatureStore:
         X, y = tf.TensorSpec((None, math.prod(pooled_shape(shape, pool)))), tf.TensorSpec((None,), tf.int32)
         make = functools.partial(self.batches, batch_size, layer, pool, rows)
         return tf.data.Dataset.from_generator(make, output_signature=(X, y))
-
-
-def _read(reader: LayerReader | IndexedLayer, rows: np.ndarray) -> np.ndarray:
-    values = np.empty((len(rows), *reader.row_shape), reader.dtype)
-    reader.read(rows, values)
-    return values
-
-
-def _row_bytes(reader: LayerReader | IndexedLayer) -> int:
-    return math.prod(reader.row_shape) * int(reader.dtype.itemsize)
 
 
 def parts_folder(path: str | Path) -> Path:

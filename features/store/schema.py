@@ -179,9 +179,7 @@ def link(
     Files are named relative to `folder`, the folder of the index. Their sizes and the SHA-256 of their attributes are recorded,
     so that a reader can check that all exist and are the same.
     """
-    files = list(dict.fromkeys(path for path, _ in places))
-    numbers = {path: number for number, path in enumerate(files)}
-    of, rows = np.array([(numbers[path], row) for path, row in places]).T
+    files, of, rows = by_file(places)
     lengths, held = {}, {}
     for path in files:
         with h5py.File(path, "r", locking=False) as part:
@@ -196,6 +194,14 @@ def link(
             layout[first:last] = source[rows[first] : rows[first] + last - first]
         _write_kind(file.create_virtual_dataset(f"features/{name}", layout), made)
     file.attrs["parts"] = json.dumps(held)
+
+
+def by_file(places: Sequence[tuple[Path, int]]) -> tuple[list[Path], np.ndarray, np.ndarray]:
+    """Return the files that `places` names, and for each place the index of its file and its row there."""
+    files = list(dict.fromkeys(path for path, _ in places))
+    numbers = {path: number for number, path in enumerate(files)}
+    of, rows = np.array([(numbers[path], row) for path, row in places]).T
+    return files, of, rows
 
 
 def open_layer(file: h5py.File, layer: str, folder: Path) -> h5py.Dataset:
