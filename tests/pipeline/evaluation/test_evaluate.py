@@ -239,6 +239,12 @@ def test_intervals_of_a_head_without_mistakes():
     assert len(found) > 3 and np.isnan(list(found.values())).all()  # no draw of rows tells how much they vary
 
 
+def test_without_mistakes_a_grouped_interval_is_of_as_many_rows_as_there_are_groups():
+    y, groups = np.tile([0, 1], 50), [f"p{row // 10}" for row in range(100)]
+    low, high = intervals_of(y, np.eye(2)[y] * 0.8 + 0.1, groups)["accuracy"]
+    assert (low, high) == pytest.approx((10 / (10 + 1.959964**2), 1), abs=1e-6)  # by hand, of 10 right of 10
+
+
 def test_intervals_of_one_class_are_nan_where_two_are_needed():
     found = intervals_of(np.ones(9, int), np.tile([0.2, 0.8], (9, 1)))
     assert found["accuracy"][0] < found["accuracy"][1] == 1 and np.isnan(found["roc_auc"]).all()

@@ -14,6 +14,7 @@ from features.splits import SPLITS
 from features.store.provenance import Origin
 from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part
+from pipeline.evaluation.significance import wilson
 from pipeline.reports.build import report
 from pipeline.training.fit import fit_head, take_sample
 from pipeline.training.splitting import draw_splits, find_group
@@ -181,6 +182,16 @@ def test_heads_take_the_group_of_the_store_or_the_one_asked_for(write, tmp_path,
     assert "groups   10 of patient" in told and "--group patient" in told.partition("next")[2]
     assert main(["compare", "--store", str(plain), "--group", "patent", "--repeats", "2"]) == 2
     assert "--group must be one of patient; got 'patent'" in capsys.readouterr().err
+
+
+def test_a_grouped_comparison_has_the_intervals_of_whole_groups(write, tmp_path):
+    path = write(group="patient").path
+    (head,) = pipeline.compare(path, ["majority"], out=tmp_path / "runs/c").heads
+    run = pipeline.train_head(path, "majority", out=tmp_path / "runs/h")
+    with FeatureStore(path) as store:
+        n_test = int(np.sum(store.rows.splits == SPLITS["test"]))
+    assert head["accuracy_interval"] == list(run.intervals["accuracy"])
+    assert head["accuracy_interval"] != list(wilson(head["accuracy"], n_test))  # that of as many separate images
 
 
 def test_a_fit_by_another_group_is_not_taken_from_the_cache(write, tmp_path):
