@@ -1,5 +1,6 @@
 """Features larger than the memory that a request allows: heads by products of rows, read from the store a part at a time."""
 
+import gc
 import shutil
 import tracemalloc
 
@@ -70,6 +71,7 @@ def by_parts(large, tmp_path_factory):
     """Each head's run, probabilities and peak memory, where a tenth of the features may be in memory."""
     found = {}
     for head in HEADS:
+        gc.collect()
         tracemalloc.start()
         run, probabilities = train(large, tmp_path_factory.mktemp("parts") / "r", head, memory=MEMORY)
         found[head] = run, probabilities, tracemalloc.get_traced_memory()[1]
