@@ -67,7 +67,7 @@ def pool_maps(maps: np.ndarray, pool: str) -> np.ndarray:
     -------
     X : ndarray of shape (n, n_features), float32
     """
-    maps = maps.astype(np.float32)
+    maps = maps.astype(np.float32, copy=False)
     if pool == "flatten":
         return maps.reshape(len(maps), -1)
     if pool == "cls":

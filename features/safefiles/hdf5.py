@@ -12,8 +12,13 @@ import h5py
 from ..errors import UnsafeFile
 
 DEFLATE, LZ4, ZSTD = h5py.h5z.FILTER_DEFLATE, 32004, 32015  # HDF5's filter numbers
-# The filters that this program has ever used. Other plugins' filters were seen to crash, hang or exit the process.
-_FILTERS = frozenset({DEFLATE, LZ4, ZSTD, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32})
+_SHUFFLE, _FLETCHER32 = h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32
+_TABLES = frozenset({DEFLATE, _SHUFFLE, _FLETCHER32})
+# The filters that a store's layers have ever had. Other plugins' filters were seen to crash, hang or exit the process.
+_LAYERS = frozenset(
+    {(DEFLATE,), (LZ4,), (ZSTD,), (), (LZ4, _FLETCHER32), (ZSTD, _FLETCHER32), (DEFLATE, _FLETCHER32), (_FLETCHER32,)}
+)
+HEAD_BYTES = 18  # of a chunk are enough for `claimed_bytes`
 # What h5py, NumPy and this program raise while they read a damaged or hostile file.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 # Deflate's largest expansion of one byte (RFC 1951: 258 bytes from 2 bits). Zstd exceeds it only on zeros.
@@ -21,7 +26,10 @@ _RATIO = 1032
 
 
 def check_own_values(
-    file: h5py.File, where: str | Path, is_own: Callable[[str, h5py.Dataset], bool] = lambda name, data: False
+    file: h5py.File,
+    where: str | Path,
+    is_own: Callable[[str, h5py.Dataset], bool] = lambda name, data: False,
+    layers: bool = False,
 ) -> None:
     """Check that reading a file opens no other file and needs no more memory than its size justifies.
 
@@ -32,6 +40,8 @@ def check_own_values(
         Name of the file, for messages.
     is_own : callable
         ``is_own(name, dataset)`` returns whether a virtual dataset's sources are accepted; by default, none are.
+    layers : bool
+        Whether the file is a store or a part of one, whose features may be compressed by LZ4 or Zstd.
 
     Raises
     ------
@@ -53,7 +63,7 @@ def check_own_values(
         elif node.id.get_create_plist().get_external_count():
             raise _unsafe(where, f"keeps {name} in other files")
         else:
-            _check_size(name, node, where)
+            _check_size(name, node, where, layers)
 
 
 def filters_of(data: h5py.Dataset) -> tuple[int, ...]:
@@ -62,10 +72,48 @@ def filters_of(data: h5py.Dataset) -> tuple[int, ...]:
     return tuple(made.get_filter(each)[0] for each in range(made.get_nfilters()))
 
 
-def _check_size(name: str, data: h5py.Dataset, where: str | Path) -> None:
+def claimed_bytes(filters: tuple[int, ...], head: bytes) -> int | None:
+    """Return how many bytes a chunk says it decompresses to; None if no filter trusts such a claim.
+
+    The plugins allocate what a chunk claims before they decompress it.
+
+    Parameters
+    ----------
+    filters : tuple of int
+        See `filters_of`.
+    head : bytes
+        The chunk's first `HEAD_BYTES`, as stored.
+
+    Raises
+    ------
+    ValueError
+        If the chunk does not begin as its filter writes it.
+
+    Notes
+    -----
+    LZ4: 8 bytes, big-endian, then the block size in 4 (HDF5's registered filter 32004). Zstd: RFC 8878, section 3.1.1.1.
+    """
+    if LZ4 in filters:
+        if len(head) < 12 or int.from_bytes(head[8:12], "big") == 0:
+            raise ValueError("not an LZ4 chunk")
+        return int.from_bytes(head[:8], "big")
+    if ZSTD in filters:
+        if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
+            raise ValueError("not a Zstd frame")
+        single, dictionary = head[4] >> 5 & 1, (0, 1, 2, 4)[head[4] & 3]
+        size = (single, 2, 4, 8)[head[4] >> 6]
+        start = 5 + (not single) + dictionary
+        if not size or len(head) < start + size:
+            raise ValueError("a Zstd frame without its size")
+        return int.from_bytes(head[start : start + size], "little") + (256 if size == 2 else 0)
+    return None
+
+
+def _check_size(name: str, data: h5py.Dataset, where: str | Path, layers: bool) -> None:
     if data.dtype.hasobject:
         raise _unsafe(where, f"has values of variable size in {name}")
-    if not set(filters_of(data)) <= _FILTERS:
+    filters = filters_of(data)
+    if not set(filters) <= _TABLES and not (layers and name.startswith("features/") and filters in _LAYERS):
         raise _unsafe(where, f"has values in {name} that use an HDF5 filter which is not accepted")
     if not data.size:
         return

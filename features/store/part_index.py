@@ -34,7 +34,7 @@ def open_part(path: Path) -> h5py.File:
     """
     part = h5py.File(path, "r", locking=False)
     try:
-        check_own_values(part, path)
+        check_own_values(part, path, layers=True)
         check_attributes(part, path, _remedy(path))
     except BaseException:
         part.close()

@@ -90,7 +90,7 @@ class FeatureStore:
         self.parts: dict[str, int] = {name: size for name, (size, _) in held.items()}
         # Parts are checked only when read, since there may be ten thousand.
         self._index = Index(self.path, parts_folder(self.path), held)
-        check_own_values(self._file, self.path, self._index.is_own)
+        check_own_values(self._file, self.path, self._index.is_own, layers=True)
         self.rows = read_rows(self._file)
         self.skipped = read_skipped(self._file)
         self.layers = {name: self._file["features"][name].shape[1:] for name in self.provenance["layers"]}
@@ -242,7 +242,9 @@ class FeatureStore:
             if pool == "flatten":
                 reader.read(rows[span], X[span].reshape(-1, *reader.row_shape))
             else:
-                X[span] = pool_maps(reader.read_rows(rows[span]), pool)
+                maps = np.empty((span.stop - span.start, *reader.row_shape), np.float32)
+                reader.read(rows[span], maps)
+                X[span] = pool_maps(maps, pool)
 
         self._run(name, fill, spans(len(rows), reader.row_bytes))
         return X

@@ -22,6 +22,7 @@ from features.extraction.run import run_pass
 from features.pooling import pool_maps
 from features.runtime.machine import peak_memory
 from features.store import schema
+from features.store.chunks import LayerReader, copy_values, filter_options
 from features.store.content_cache import ContentCache
 
 
@@ -188,6 +189,15 @@ def test_small_unsigned_row_numbers_are_the_same_rows(tmp_path):
     with FeatureStore(path) as store:
         rows = np.array([255, 0], np.uint8)  # whose difference wraps around to 1
         np.testing.assert_array_equal(store.read(rows=rows), X[[255, 0]])
+
+
+def test_float16_is_converted_as_numpy_does():
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    out = np.empty(len(every), np.float32)
+    copy_values(every, out)
+    np.testing.assert_array_equal(
+        out.view(np.uint32), every.astype(np.float32).view(np.uint32)
+    )  # NaNs and subnormals too
 
 
 def test_a_closed_store_says_so(tiny_store):
@@ -385,3 +395,28 @@ def test_a_damaged_part_of_the_cache_is_named(tmp_path, stand_in):
     flip_chunk(part)
     with pytest.raises(StoreError, match=rf"{part} is damaged .*: rm {part}"):
         cache.read("fc", [bytes(32)])
+
+
+CLAIMS = {  # of chunks of 24 bytes
+    "40 bits": ("lz4", (1 << 40).to_bytes(8, "big") + (1 << 22).to_bytes(4, "big")),
+    "no block": ("lz4", (24).to_bytes(8, "big") + bytes(4)),
+    "cut": ("lz4", b"\0\0"),
+    "eight bytes": ("zstd", b"\x28\xb5\x2f\xfd\xe0" + (1 << 40).to_bytes(8, "little")),
+    "two bytes, counted from 256": ("zstd", b"\x28\xb5\x2f\xfd\x60" + (24).to_bytes(2, "little")),
+    "no size": ("zstd", b"\x28\xb5\x2f\xfd\x00\x58" + bytes(12)),
+    "no frame": ("zstd", b"a Zstd frame begins otherwise"),
+}
+
+
+@pytest.mark.parametrize(("compression", "claim"), CLAIMS.values(), ids=list(CLAIMS))
+def test_a_chunk_that_claims_another_size_is_not_given_to_hdf5(tmp_path, compression, claim):
+    """The plugins allocate what a chunk claims. Format 1 has no digests, and those of a hostile file match its chunks."""
+    X = np.arange(36, dtype=np.float16).reshape(3, 12)
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        data = file.create_dataset("fc", data=X, chunks=(1, 12), fletcher32=True, **filter_options(compression))
+        values = np.empty_like(X)
+        LayerReader(data, tmp_path, None).read(np.arange(3), values)
+        np.testing.assert_array_equal(values, X)
+        data.id.write_direct_chunk((1, 0), claim)
+        with pytest.raises(ValueError, match=r"chunk 1 .* claims another size|not an? |without its size"):
+            LayerReader(data, tmp_path, None).read(np.arange(3), values)
