@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,8 @@ from ..sources.source import Source
 from ..store.chunks import COMPRESSION
 from ..store.parts import LAYOUTS
 from ..store.provenance import DTYPES, MAX_BATCH, MAX_SIDE, Augment
+
+MAX_IMAGES = 1e15  # of an estimate, and per second; beyond it, arithmetic of floats overflows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +224,11 @@ def check_options(options: ExtractRequest) -> None:
         raise must_be_one_of(called("compression"), COMPRESSION, options.compression)
     if options.layout not in LAYOUTS:
         raise must_be_one_of(called("layout"), LAYOUTS, options.layout)
+    if options.layout == "parts" and any(0xDC80 <= ord(letter) <= 0xDCFF for letter in options.path.name):
+        raise RequestError(
+            f"{called('out')} must have a name in UTF-8 if the layout is parts, since the index holds it; "
+            f"got {os.fsencode(options.path.name)!r}. Use {option('out', 'cache/features.h5')}"
+        )
     if options.path.suffix != ".h5":
         proper = option("out", options.path.with_suffix(".h5"))
         raise RequestError(f"{called('out')} must end in .h5; got {options.path}. Use {proper}")
@@ -235,9 +241,9 @@ def check_options(options: ExtractRequest) -> None:
             f"{called('part_images')} must be at least 1; got {options.part_images}. Leave it out for 512."
         )
     for name, value in (("images", options.images), ("rate", options.rate)):
-        if value is not None and not 0 < value < math.inf:
+        if value is not None and not 0 < value <= MAX_IMAGES:
             raise RequestError(
-                f"{called(name)} must be a number above 0; got {value}. "
+                f"{called(name)} must be above 0 and at most {MAX_IMAGES:.0e}; got {value!s:.20}. "
                 "Leave it out: it is what the source has, or measured."
             )
     check_cluster(options.cluster, options.skip_unfit)

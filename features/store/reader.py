@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from ..errors import CachedFeaturesError, RequestError, StoreError, command, must_be_one_of, option
+from ..errors import CachedFeaturesError, RequestError, StoreError, called, command, must_be_one_of, option
 from ..pooling import KINDS, check_pool, kind_of, pool_maps, pooled_shape
 from ..runtime.machine import memory_limit
 from ..safefiles.hdf5 import DAMAGE, check_own_values
@@ -230,6 +231,10 @@ class FeatureStore:
         check_pool(pool, self.kinds[name], str(self.path))
         rows = self._numbers(rows)
         shape = (len(rows), math.prod(pooled_shape(reader.row_shape, pool)))
+        if memory is not None and not (isinstance(memory, Real) and memory > 0):
+            raise RequestError(
+                f"{called('memory')} must be bytes above 0; got {memory!r}. Leave it out for what is free."
+            )
         needed, room = 4 * math.prod(shape), memory_limit() if memory is None else memory
         if needed > room:
             raise StoreError(

@@ -249,7 +249,8 @@ def test_other_settings_are_refused_field_by_field(tree, tmp_path):
         ({"dtype": "float8"}, "dtype must be one of float16, float32"),
         ({"image_size": 0}, "image_size must be at least 8 for tiny; got 0"),
         ({"workers": 0}, "workers must be at least 1; got 0. Leave it out"),
-        ({"rate": float("inf")}, "rate must be a number above 0; got inf"),
+        ({"rate": float("inf")}, "rate must be above 0 and at most 1e.15; got inf"),
+        ({"images": 10**400}, "images must be above 0 and at most 1e.15; got 10000000000000000000[.]"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"views": 3}, "views must be between 1 and 1 with augment none; got 3. Name one"),
         ({"views": 9, "augment": "dihedral"}, "between 1 and 8 .* Use views=8"),
@@ -272,6 +273,11 @@ def test_wrong_requests_name_the_remedy(tree, tmp_path, options, message):
 def test_store_must_end_in_h5(tree, tmp_path):
     with pytest.raises(RequestError, match=r"Use out=.*s.h5"):
         run(tree, tmp_path / "s.hdf5")
+
+
+def test_an_index_over_parts_has_a_name_in_utf8(tree, tmp_path):
+    with pytest.raises(RequestError, match=r"out must have a name in UTF-8 .* got b'caf\\xe9.h5'"):
+        run(tree, tmp_path / os.fsdecode(b"caf\xe9.h5"), layout="parts")
 
 
 def test_maps_that_would_not_fit_are_pooled_and_it_is_said(tree, tmp_path, said):

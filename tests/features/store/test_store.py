@@ -200,6 +200,12 @@ def test_float16_is_converted_as_numpy_does():
     )  # NaNs and subnormals too
 
 
+@pytest.mark.parametrize("memory", ["1", -1.0, 0, float("nan")])
+def test_memory_other_than_bytes_above_zero_is_refused(tiny_store, memory):
+    with FeatureStore(tiny_store) as store, pytest.raises(RequestError, match="memory must be bytes above 0; got"):
+        store.read(memory=memory)
+
+
 def test_a_closed_store_says_so(tiny_store):
     with FeatureStore(tiny_store) as store:
         pass
