@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import StoreError
+from ..runtime.atomic import flock
 from ..runtime.log import log
 from .atomic_file import disk_error
 
@@ -53,7 +54,7 @@ def _take(lock: Path, told: Path) -> int | None:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            _flock(handle)
+            flock(handle)
             if os.fstat(handle).st_ino == lock.stat().st_ino:
                 return handle
         except FileNotFoundError:
@@ -93,14 +94,6 @@ def _take_without_system(told: Path) -> None:
 
 def _self() -> dict[str, str | int]:
     return {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
-
-
-def _flock(handle: int) -> None:
-    try:
-        import fcntl
-    except ImportError as error:  # Windows
-        raise OSError(errno.ENOTSUP, "no flock on this system") from error
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _alive(process: int) -> bool:

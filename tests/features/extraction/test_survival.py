@@ -104,7 +104,7 @@ def test_file_system_without_locks_says_so_and_still_has_one_writer(tmp_path, mo
     def no_locks(handle):
         raise OSError(errno.ENOTSUP, "no locks")
 
-    monkeypatch.setattr(writer_lock, "_flock", no_locks)
+    monkeypatch.setattr(writer_lock, "flock", no_locks)
     folder = tmp_path / "s.h5.parts"
     with one_writer(folder):
         assert "without locks" in said[0]
@@ -137,7 +137,7 @@ def test_a_synced_drive_that_cannot_lock_sync_or_tell_its_space_holds_the_same_s
 
         return refuse
 
-    monkeypatch.setattr(writer_lock, "_flock", cannot(errno.ENOTSUP))
+    monkeypatch.setattr(writer_lock, "flock", cannot(errno.ENOTSUP))
     monkeypatch.setattr(os, "fsync", cannot(errno.EINVAL))
     run(tree, tmp_path / "drive.h5", PassLimits(disk=math.inf))  # as `free_space` has it of such a drive
     assert any("without locks" in line for line in said) and any("does not report" in line for line in said)

@@ -1,5 +1,6 @@
 """Files and folders that are there whole or not at all."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -48,14 +49,57 @@ def test_a_folder_takes_the_place_of_another_only_where_it_may(tmp_path):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_killed_process_leaves_nothing_under_the_name(tmp_path):
-    program = (
-        "import os, pathlib, signal, sys; from features.runtime.atomic import written_whole\n"
-        "with written_whole(pathlib.Path(sys.argv[1])) as new: new.write_text('x'); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    child = subprocess.run([sys.executable, "-c", program, str(tmp_path / "file.txt")])
+KILLED = """
+import os, pathlib, signal, sys
+from features.runtime.atomic import written_whole
+with written_whole(pathlib.Path(sys.argv[1])) as new:
+    new.write_text("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_and_that_of_a_living_one_is_not(tmp_path):
+    path = tmp_path / "file.txt"
+    child = subprocess.run([sys.executable, "-c", KILLED, str(path)])
     assert child.returncode == -signal.SIGKILL
-    assert [path.name.startswith(".file.txt-") for path in tmp_path.iterdir()] == [True]
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".file.txt-")
+    (tmp_path / ".file.txt-notes").write_text("of someone else")
+    with written_whole(path) as first:
+        first.write_text("first")
+        with written_whole(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second" and first.exists() and not left.exists()
+    assert path.read_text() == "first"
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".file.txt-notes", "file.txt"]
+
+
+REPLACED = """
+import itertools, pathlib, sys
+from features.runtime.atomic import written_whole
+for number in itertools.count():
+    with written_whole(pathlib.Path(sys.argv[1]), sync=False, replace=True) as new:
+        new.mkdir()
+        (new / "number").write_text(str(number))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2, which exchanges two names at once, is Linux's")
+def test_a_folder_that_is_replaced_again_and_again_is_there_at_any_moment(tmp_path):
+    path = tmp_path / "run"
+    child = subprocess.Popen([sys.executable, "-c", REPLACED, str(path)])
+    try:
+        while not path.exists():
+            assert child.poll() is None
+        seen = set()
+        while len(seen) < 20:
+            path.stat()  # raises where the folder is missing
+            with contextlib.suppress(FileNotFoundError):  # removed with its folder after that was looked up
+                seen.add((path / "number").read_text())
+    finally:
+        child.kill()
+        child.wait()
+    assert path.is_dir()
 
 
 def test_a_disk_that_fills_up_names_the_path_and_leaves_what_was_there(small_disk):
