@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -14,10 +13,12 @@ from features.errors import CachedFeaturesError, RequestError, called, command, 
 from features.options import takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
+from features.safefiles.json_files import read_json
 from features.store.reader import FeatureStore
 
 from ..evaluation.significance import NEEDS
 from ..options import ReportOptions
+from ..runs.checksums import check_sums
 from ..runs.predictions import Predictions, load_predictions
 from ..training.fit import Result
 from ..training.summary import best_first, compare_with_best, standing, summarise
@@ -139,7 +140,8 @@ def load_run(folder: Path) -> Run:
     """Read the results of a comparison or of a trained head."""
     for name in ("compare.json", "run.json"):
         if (folder / name).is_file():
-            told = json.loads((folder / name).read_text(encoding="utf-8"))
+            check_sums(folder, name)
+            told = read_json(folder / name)
             predictions = load_predictions(folder)
             return Run(folder, told, told.get("heads") or _summary(predictions), predictions)
     raise RequestError(
@@ -271,7 +273,7 @@ def _probe(run: Run) -> dict[str, Any] | None:
     """Return the newest layer probe beside the run that used the same features, if there is one."""
     fingerprint = run.told["provenance"]["fingerprint"]
     for path in sorted(run.folder.absolute().parent.glob("*/probe.json"), key=lambda p: -p.stat().st_mtime):
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = read_json(path)
         if told["provenance"]["fingerprint"] == fingerprint:
             chart = figures.layer_chart(told["layers"])
             return {"chart": chart, "take": told["take"], "repeats": told["repeats"], "folder": path.parent.name}

@@ -11,6 +11,8 @@ from features.errors import RequestError, UnsafeFile, called, command, option
 from features.runtime.atomic import written_whole
 from features.safefiles.json_files import read_json
 
+from .checksums import check_sums, write_sums
+
 RESULTS = (
     "run.json",
     "compare.json",
@@ -47,10 +49,14 @@ def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
 
 @contextmanager
 def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder to write into, which is renamed to `folder`, allowed by `run_folder`, when complete."""
+    """Yield a temporary folder to write into, which is renamed to `folder`, allowed by `run_folder`, when complete.
+
+    It then also holds the list of its files' checksums.
+    """
     with written_whole(folder, replace=overwrite) as unfinished:
         unfinished.mkdir()
         yield unfinished
+        write_sums(unfinished)
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
@@ -66,6 +72,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "run.json"
     if not path.is_file():
         raise RequestError(f"{folder} holds no trained head. Train one: {command('train-head', store='STORE.h5')}")
+    check_sums(path.parent, path.name)
     run = read_json(path)
     kinds = {"head": str, "store": str, "class_names": list, "reading": dict, "provenance": dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(run.get(name), kind)]

@@ -21,7 +21,9 @@ from features.safefiles.trees import check_trees
 from ..data.row_blocks import whole_blocks
 from ..heads.contract import Classifier, Saved
 from ..heads.registry import READ_AS
+from .checksums import check_sums
 
+ESTIMATORS = ("head.joblib", "head.skops")
 # Types of trees and networks, in addition to the public types of NumPy and scikit-learn that skops trusts by itself. Each
 # contains only numbers.
 TRUSTED = (
@@ -101,6 +103,7 @@ def load_head(folder: str | Path, allow_joblib: bool = False) -> Classifier:
     folder = Path(folder)
     if not (folder / "head.json").is_file():
         raise RequestError(f"{folder} holds no trained head. Train one: {command('train-head', store='STORE.h5')}")
+    check_sums(folder, *ESTIMATORS, "head.npz", "head.json")
     told, arrays = read_json(folder / "head.json"), read_arrays(folder / "head.npz")
     try:
         if told["kind"] not in READ_AS:

@@ -16,6 +16,8 @@ from features.errors import RequestError, option
 from features.splits import SPLITS
 from features.store.schema import Rows
 
+from .checksums import check_sums
+
 FILE = "predictions.npz"
 # Split → what the head that predicted its rows knew of them: test by the head of the run, the others by one fitted on train.
 PREDICTED_BY = {
@@ -86,7 +88,10 @@ def load_predictions(folder: Path) -> Predictions:
     ------
     RequestError
         If the file is missing or cannot be read.
+    UnsafeFile
+        If it is not the file that was written with its run.
     """
+    check_sums(folder, FILE)
     try:
         with open(folder / FILE, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             held: dict[str, Any] = {

@@ -65,8 +65,9 @@ def runs(tiny_store, tmp_path_factory):
 
 
 def crafted(runs, tmp_path, head, **files):
-    """Return a copy of a run in which some files are others."""
+    """Return a copy of a run in which some files are others, and which has no checksums, as hostile ones need not."""
     folder = shutil.copytree(runs / head, tmp_path / "crafted")
+    (folder / "SHA256SUMS").unlink()
     for name, content in files.items():
         path = folder / name.replace("_", ".")
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -199,6 +200,7 @@ def test_a_pickle_is_loaded_only_where_that_is_asked_for(tiny_store, tmp_path, m
         load_head("own")
     assert load_head("own", allow_joblib=True).classes_.tolist() == [0, 1]
     joblib.dump(Touch(tmp_path / "harmed"), "own/head.joblib")
+    Path("own/SHA256SUMS").unlink()
     with pytest.raises(RequestError, match="is a pickle"):
         predict("own", [next(Path(run.provenance["source"]["root"]).rglob("*.png"))])
     assert not (tmp_path / "harmed").exists()

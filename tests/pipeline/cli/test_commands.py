@@ -50,7 +50,7 @@ def test_extract_train_compare_inspect(tree, here, capsys):
     low, high = trained["intervals"]["accuracy"]
     assert 0 <= low <= trained["test"]["accuracy"] <= high <= 1
     assert sorted(path.name for path in (here / "runs/photos-tiny-dense").iterdir()) == [
-        "head.json", "head.npz", "history.csv", "history.png", "predictions.csv", "predictions.npz", "run.json",
+        "SHA256SUMS", "head.json", "head.npz", "history.csv", "history.png", "predictions.csv", "predictions.npz", "run.json",
     ]  # fmt: skip
 
     assert main(["compare", *store, "--heads", "logistic,majority", "--repeats", "3", "--json"]) == 0
@@ -58,12 +58,13 @@ def test_extract_train_compare_inspect(tree, here, capsys):
     assert [head["head"] for head in compared] == ["logistic", "majority"]
     assert compared[0]["accuracy"] > compared[1]["accuracy"] == 0.5
     assert {"accuracy_interval", "macro_f1", "roc_auc", "fit_seconds", "predict_seconds"} <= set(compared[0])
-    assert sorted(path.suffix for path in (here / "runs/photos-tiny-compare").iterdir()) == [
+    assert sorted(path.suffix or path.name for path in (here / "runs/photos-tiny-compare").iterdir()) == [
         ".csv",
         ".json",
         ".md",
         ".npz",
         ".png",
+        "SHA256SUMS",
     ]
 
     assert main(["inspect", "cache/photos-tiny.h5"]) == 0

@@ -216,6 +216,7 @@ def test_a_model_of_ones_own_that_moved_and_one_that_changed(trained, tmp_path, 
 
 def test_a_run_without_what_its_head_reads(trained, tmp_path):
     folder = shutil.copytree(trained / "logistic", tmp_path / "old")
+    (folder / "SHA256SUMS").unlink()
     told = json.loads((folder / "run.json").read_text())
     for reading in (None, {}, {"layers": [["last", "harm"]], "views": 1, "views_as": "rows"}):
         (folder / "run.json").write_text(json.dumps({**told, "reading": reading}))

@@ -1,0 +1,47 @@
+"""The SHA-256 of each file of a run, in a list that ``sha256sum --check`` reads, so that files of two runs are never mixed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from features.errors import UnsafeFile, option
+
+SUMS = "SHA256SUMS"
+
+
+def write_sums(folder: Path) -> None:
+    """List all files of a folder in ``SHA256SUMS``."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def check_sums(folder: Path, *names: str) -> None:
+    """Check that files are those that were written with their run. Earlier versions wrote no list; then nothing is checked.
+
+    Raises
+    ------
+    UnsafeFile
+        If a file is not on the list, or another than that on it.
+    """
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise UnsafeFile(
+            f"{folder / SUMS} cannot be read ({error}). Run the command that made {folder} again."
+        ) from error
+    listed = {name: found for found, _, name in (line.partition("  ") for line in lines)}
+    for name in names:
+        if (folder / name).is_file() and listed.get(name) != _sum(folder / name):
+            raise UnsafeFile(
+                f"{folder / name} must be the file that was written with its run; {SUMS} says otherwise. Restore it, or run "
+                f"the command that made {folder} again, with {option('overwrite', True)}"
+            )
+
+
+def _sum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
