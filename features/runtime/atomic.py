@@ -50,7 +50,12 @@ def written_whole(
         _sweep(folder, prefix)
     with _locked_folder(folder, prefix) as place:
         unfinished = place / path.name
-        yield unfinished
+        try:
+            yield unfinished
+        except OSError as error:
+            if error.filename is None and error.errno is not None:  # a full disk, as a file's write reports it
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            raise
         if sync:
             for each in (*unfinished.rglob("*"), unfinished):
                 sync_path(each)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from features.options import ExtractOptions, flags_of
 from features.runtime.log import log
 
 from ..options import CompareOptions, ExportOptions, PredictOptions, TrainHeadOptions
-from .messages import messages_on_stderr
+from .messages import messages_on_stderr, printable, printable_json
 from .parser import make_parser, read_arguments
 
 _PROGRAM = "cached-features" if Path(sys.argv[0]).name == "cached-features" else "python -m pipeline"
@@ -45,12 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             if error.filename is None:
                 raise
-            log.error(f"{error.filename}: {error.strerror}. Check the path and its permissions.")
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            remedy = "Free some space and run the same command again" if full else "Check the path and its permissions"
+            log.error(f"{error.filename}: {error.strerror}. {remedy}.")
             return 1
         except KeyboardInterrupt:
             log.error("Committed work is kept; the same command resumes from there.", extra={"word": "stopped"})
             return 130
-    print(json.dumps(result, ensure_ascii=False) if as_json else text)
+    print(printable_json(result) if as_json else printable(text))
     return 0
 
 

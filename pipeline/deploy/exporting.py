@@ -27,6 +27,7 @@ from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 
 from ..options import ExportOptions
+from ..runs.checksums import sums_of
 from ..runs.trained_run import Trained, load_trained
 from .keras_model import build_model
 
@@ -110,8 +111,12 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
     with written_whole(card_path) as unfinished_card, written_whole(path, replace=True) as unfinished:
         _write(model, unfinished, form)
         parity = _compare(unfinished, form, trained, rows)
-        card = {"model": str(path), "format": form, **_describe(trained), "parity": parity}
+        held = {"model": str(path), "format": form, "sha256": sums_of(unfinished)}
+        card = {**held, **_describe(trained), "parity": parity}
         unfinished_card.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        card_path.unlink(
+            missing_ok=True
+        )  # a process killed from here on leaves a model without a card, never with another's
     log.info(f"licence  of the weights: {card['weights_licence']}")
     return ExportedModel(path, form, card["class_names"], parity, card)
 

@@ -12,9 +12,16 @@ SUMS = "SHA256SUMS"
 
 def write_sums(folder: Path) -> None:
     """List all files of a folder in ``SHA256SUMS``."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    lines = [f"{found}  {name}\n" for name, found in sums_of(folder).items()]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def sums_of(path: Path) -> dict[str, str]:
+    """Return the name below `path` of each file in a folder, or of a single file, with its SHA-256 in hexadecimal."""
+    if path.is_file():
+        return {path.name: _sum(path)}
+    files = sorted(each for each in path.rglob("*") if each.is_file())
+    return {each.relative_to(path).as_posix(): _sum(each) for each in files}
 
 
 def check_sums(folder: Path, *names: str) -> None:

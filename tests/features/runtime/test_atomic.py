@@ -107,7 +107,7 @@ def test_a_disk_that_fills_up_names_the_path_and_leaves_what_was_there(small_dis
     path.write_bytes(b"one")
     with pytest.raises(OSError, match="No space left") as raised, written_whole(path) as new:
         new.write_bytes(os.urandom(400_000))
-    assert raised.value.errno == errno.ENOSPC
+    assert raised.value.errno == errno.ENOSPC and raised.value.filename == str(path)
     assert path.read_bytes() == b"one" and list(small_disk.iterdir()) == [path]
 
 

@@ -1,5 +1,6 @@
 """An exported model gives what the run gives, by Keras alone and by ONNX Runtime alone."""
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -106,6 +107,11 @@ def test_every_form_gives_what_the_run_gives_on_all_rows(trained, tmp_path, name
     card = json.loads(capsys.readouterr().out)
     assert card == json.loads((tmp_path / f"{name}.json").read_text())
     assert card["format"] == FORMS[name] and card["class_names"] == ["blue", "red"]
+    files = (
+        [tmp_path / name] if (tmp_path / name).is_file() else [p for p in (tmp_path / name).rglob("*") if p.is_file()]
+    )
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    assert {Path(each).name: found for each, found in card["sha256"].items()} == sums
     parity = card["parity"]
     # ONNX's converter takes the rounding to float16 out.
     bound = 5e-3 if name.endswith(".onnx") else 1e-3
