@@ -87,6 +87,14 @@ class ExtractOptions(TypedDict, total=False):
         Literal["bilinear", "nearest", "box", "bicubic", "lanczos"],
         Flag("resize rule (default bilinear, antialiased)", group=IMAGES),
     ]
+    decode: Annotated[
+        Literal["scaled", "full"] | None,
+        Flag(
+            "JPEGs of at least four times the asked side: decoded at a reduced size, which is faster, or in full (default: as "
+            "the store's; scaled for a new one)",
+            group=IMAGES,
+        ),
+    ]
     views: Annotated[int, Flag("rows per image: itself and N - 1 augmented copies (default 1)", "N", IMAGES)]
     augment: Annotated[
         Literal["none", "hflip", "dihedral", "lecture"], Flag("what the copies are (default none)", group=IMAGES)

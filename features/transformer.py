@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from .engines.registry import Engine
@@ -17,8 +14,7 @@ from .errors import RequestError, SourceError, must_be_one_of
 from .extraction.preparation import prepare
 from .extraction.recompute import embed
 from .extraction.request import FeatureOptions, check_features
-from .images.contents import Content, distinct_contents, hash_files
-from .images.decoding import RESIZE
+from .images.contents import Content, Pixels, distinct_contents, hash_files
 from .options import ExtractOptions, flags_of, typed
 from .pooling import POOLS, pool_maps
 from .runtime.machine import cores
@@ -42,7 +38,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         Name or index; by default, the base's last feature map.
     pool : {'avg', 'max', 'avg+max', 'flatten'}
         How a feature map becomes a vector.
-    image_size, preprocess, resize, weights, weights_sha256, dtype, batch_size, engine
+    image_size, preprocess, resize, decode, weights, weights_sha256, dtype, batch_size, engine
         See ``FeatureOptions``.
     cache : path-like or None
         Folder in which features are cached by the SHA-256 of the image, in one store's parts per set of parameters that
@@ -82,6 +78,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         image_size: int | None = None,
         preprocess: str | None = None,
         resize: str = "bilinear",
+        decode: str | None = None,
         weights: str = "imagenet",
         weights_sha256: str | None = None,
         dtype: str = "float16",
@@ -90,7 +87,8 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         cache: str | Path | None = "default",
     ):
         self.backbone, self.layer, self.pool, self.image_size = backbone, layer, pool, image_size
-        self.preprocess, self.resize, self.weights, self.weights_sha256 = preprocess, resize, weights, weights_sha256
+        self.preprocess, self.resize, self.decode = preprocess, resize, decode
+        self.weights, self.weights_sha256 = weights, weights_sha256
         self.dtype, self.batch_size, self.engine, self.cache = dtype, batch_size, engine, cache
 
     def fit(self, X: Any, y: Any = None) -> ConvFeatures:
@@ -144,6 +142,10 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         tags.no_validation = True
         return tags
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled transformer; one of a version without `decode` decodes in full, as it did."""
+        super().__setstate__({"decode": "full", **state})
+
     def _options(self) -> FeatureOptions:
         asked: dict[str, Any] = self.get_params(deep=False)
         del asked["cache"]
@@ -181,17 +183,6 @@ def _stamps(options: FeatureOptions) -> tuple[int, ...]:
     return tuple(Path(name).stat().st_mtime_ns for name in (options.backbone, options.weights) if Path(name).is_file())
 
 
-@dataclass(frozen=True)
-class _Pixels:
-    """An image in memory; see `Content`."""
-
-    sha256: bytes
-    pixels: np.ndarray
-
-    def image(self, size: int, resize: str) -> np.ndarray:
-        return np.asarray(Image.fromarray(self.pixels).resize((size, size), RESIZE[resize]))
-
-
 def _contents(X: Any) -> tuple[list[bytes], list[Any]]:
     """Return the key of each image, and the distinct images."""
     if isinstance(X, np.ndarray) and X.ndim == 4:
@@ -199,8 +190,8 @@ def _contents(X: Any) -> tuple[list[bytes], list[Any]]:
             raise RequestError(
                 f"images must be uint8 RGB, (n, height, width, 3); got {X.dtype}, {X.shape}. Convert them."
             )
-        keys = [hashlib.sha256(b"%d:%d:" % each.shape[:2] + each.tobytes()).digest() for each in X]
-        return keys, list({key: _Pixels(key, each) for key, each in zip(keys, X, strict=True)}.values())
+        given = [Pixels.of(each) for each in X]
+        return [each.sha256 for each in given], list({each.sha256: each for each in given}.values())
     if isinstance(X, str | bytes | Path) or not all(isinstance(each, str | Path) for each in X):
         raise RequestError(
             f"images must be a list of paths or a uint8 array of shape (n, height, width, 3); got {type(X).__name__}. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 
 import numpy as np
@@ -101,14 +101,14 @@ def make_plan(source: Source, workers: int) -> Plan:
     return Plan(keep_copies_together(source, keys), tuple(keys), tuple(distinct_contents(files, keys)))
 
 
-def check_classes(plan: Plan, size: int, resize: str) -> None:
+def check_classes(plan: Plan, options: ExtractRequest) -> None:
     """Raise SourceError if a class has no readable image; fast, since it stops at the first readable one."""
     source, files = plan.source, {content.sha256: content for content in plan.contents}
     for label, name in enumerate(source.class_names):
         reasons = []
         for row in np.flatnonzero(source.labels == label):
             key = plan.keys[row]
-            image = key if isinstance(key, str) else files[key].image(size, resize)
+            image = key if isinstance(key, str) else files[key].image(options.side, options.resize, options.decoding)
             if not isinstance(image, str):
                 break
             reasons.append(f"{source.paths[row]}: {image}")
@@ -153,6 +153,7 @@ def is_current(store: FeatureStore, options: ExtractRequest, rows: Rows, skipped
 def _has_settings(held: Provenance, options: ExtractRequest) -> bool:
     """Return whether a store has the requested settings; False if that cannot be determined without TensorFlow."""
     spec, sha256 = held.spec, recall_sha256(options.backbone, options.weights)
+    options = replace(options, decode=options.decode or spec.decode)
     # A layer index means the same layer only as long as Keras builds the same list of layers.
     indexed = held.layers_asked == options.asked_layers and held.versions.get("keras") == version("keras")
     return (

@@ -30,7 +30,7 @@ from .request import FeatureOptions, asked_settings
 class Images(Protocol):
     """An image that can be decoded, such as a `Content`."""
 
-    def image(self, size: int, resize: str) -> np.ndarray | str:
+    def image(self, size: int, resize: str, decoding: str) -> np.ndarray | str:
         """See `Content.image`."""
         ...
 
@@ -188,7 +188,7 @@ def prepare(
 def first_batch(contents: Iterable[Images], options: FeatureOptions) -> np.ndarray:
     """Return the first batch of readable images, padded with zeros, (batch_size, image_size, image_size, 3), uint8."""
     batch = np.zeros((options.full_batch, options.side, options.side, 3), np.uint8)
-    decoded = (content.image(options.side, options.resize) for content in contents)
+    decoded = (content.image(options.side, options.resize, options.decoding) for content in contents)
     readable = (image for image in decoded if not isinstance(image, str))
     for place, image in zip(batch, readable, strict=False):
         place[:] = image

@@ -58,7 +58,7 @@ def prepare_again(made: Provenance, weights: str | Path | None = None) -> Prepar
         If no base can be built from the provenance.
     """
     spec, own = made.spec, made.backbone_file
-    check_resize(spec.resize)
+    check_resize(spec.resize, spec.decode)
     check_views(made.views, spec.augment.name)
     if spec.engine.name not in ENGINES:
         raise must_be_one_of("engine", ENGINES, spec.engine.name)
@@ -69,6 +69,7 @@ def prepare_again(made: Provenance, weights: str | Path | None = None) -> Prepar
         image_size=spec.image_size,
         preprocess=spec.preprocess,
         resize=spec.resize,
+        decode=spec.decode,
         dtype=spec.dtype,
         engine=spec.engine.name,
         batch_size=made.batch_size,
@@ -119,7 +120,7 @@ def embed(
     spec, size = made.spec, made.batch_size
 
     def decode(content: Content) -> tuple[bytes, np.ndarray | str]:
-        image = content.image(spec.image_size, spec.resize)
+        image = content.image(spec.image_size, spec.resize, spec.decode)
         if isinstance(image, str):
             return content.sha256, image
         copies = [make_view(image, spec.augment.name, view, content.sha256, made.seed) for view in range(views)]

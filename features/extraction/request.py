@@ -12,7 +12,7 @@ from ..backbones.registry import check_request, find_backbone
 from ..engines.batch_size import USUAL
 from ..engines.registry import CHOICES, is_installed, missing_engine
 from ..errors import RequestError, called, must_be_one_of, option
-from ..images.decoding import check_resize
+from ..images.decoding import SMOOTH, check_resize
 from ..images.views import check_views
 from ..pooling import EXTRACT_POOLS
 from ..runtime.dask_cluster import check_cluster
@@ -46,6 +46,8 @@ class FeatureOptions:
         See `build_base`.
     resize : str
         A key of ``images.RESIZE``.
+    decode : {'scaled', 'full'}
+        A member of ``images.DECODE``. If left out: that of a store with this name; else ``scaled``, where `resize` allows it.
     dtype : {'float16', 'float32'}
     engine : str
         What runs the base, one of ``engines.CHOICES``. ``auto``: what a store of this name was made with; else the
@@ -76,11 +78,17 @@ class FeatureOptions:
     views: int = 1
     augment: str = "none"
     seed: int = 0
+    decode: str | None = None
 
     @property
     def side(self) -> int:
         """Side of the images in pixels."""
         return find_backbone(self.backbone).image_size if self.image_size is None else self.image_size
+
+    @property
+    def decoding(self) -> str:
+        """How JPEGs are decoded: as requested, or the default of the resize rule."""
+        return self.decode or ("scaled" if self.resize in SMOOTH else "full")
 
     @property
     def full_batch(self) -> int:
@@ -187,6 +195,7 @@ def asked_settings(options: FeatureOptions) -> dict[str, Any]:
         "backbone": Path(options.backbone).name,
         "image_size": options.side,
         "resize": options.resize,
+        "decode": options.decoding,
         "preprocess": options.preparation,
         "augment": Augment(options.augment, options.seed if options.augment == "lecture" else None),
         "dtype": options.dtype,
@@ -196,7 +205,7 @@ def asked_settings(options: FeatureOptions) -> dict[str, Any]:
 def check_features(options: FeatureOptions) -> None:
     """Refuse features that can be refused before any file is read."""
     check_request(options.backbone, options.side, options.preparation)
-    check_resize(options.resize)
+    check_resize(options.resize, options.decoding)
     if options.dtype not in DTYPES:
         raise must_be_one_of(called("dtype"), DTYPES, options.dtype)
     if options.engine not in CHOICES:

@@ -138,9 +138,10 @@ def run_pass(
         return Summary(asked.path, len(rows), 0, skipped, clock.laps)
     if not asked.allow_missing_classes:
         check_splits(source)  # again: copies may have moved
-        check_classes(plan, asked.side, asked.resize)
+        check_classes(plan, asked)
     clock.lap("plan")
     held = held_provenance(asked.path)
+    asked = replace(asked, decode=_pick_decode(asked, held))
     prepared = prepare(
         asked,
         plan.contents,
@@ -160,6 +161,17 @@ def _pick_compression(asked: ExtractRequest, held: Provenance | None) -> str:
     if asked.compression is not None:
         return asked.compression
     return "gzip" if held is None or held.values is None else held.compression
+
+
+def _pick_decode(asked: ExtractRequest, held: Provenance | None) -> str:
+    """Return how JPEGs are decoded: as requested, else as for the features that exist, or the default."""
+    if asked.decode is not None or held is None or held.spec.decode == asked.decoding:
+        return asked.decoding
+    log.info(
+        f"decode   {held.spec.decode}, as {asked.path} was made so far; {asked.decoding} is the default of new stores: "
+        f"{option('decode', asked.decoding)} with another {called('out')}"
+    )
+    return held.spec.decode
 
 
 def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits, clock: _Clock) -> Summary:
@@ -243,7 +255,7 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
     room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not report its free space"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in prepared.graph.layers.items())
     log.info(
-        f"base     {options.backbone} at {options.side} px, {options.resize}, preprocess {options.preparation}: {layers}"
+        f"base     {options.backbone} at {options.side} px, {options.resize}, decode {options.decoding}, preprocess {options.preparation}: {layers}"
     )
     log.info(f"weights  {options.weights} from {weights.origin}, SHA-256 {weights.sha256[:12]}...")
     log.info(

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from PIL import Image
 
 from ..errors import SourceError, UnreadableImage
-from .decoding import decode, read_bytes
+from .decoding import RESIZE, decode, read_bytes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,7 +27,7 @@ class Content:
     sha256: bytes
     file: Path
 
-    def image(self, size: int, resize: str) -> np.ndarray | str:
+    def image(self, size: int, resize: str, decoding: str) -> np.ndarray | str:
         """Return the decoded image, (size, size, 3), uint8, or the reason why it cannot be used.
 
         Raises
@@ -38,9 +39,34 @@ class Content:
             data = read_bytes(self.file)
             if hashlib.sha256(data).digest() != self.sha256:
                 raise SourceError(f"{self.file} changed during the pass. Run the same command again; nothing is lost.")
-            return decode(data, size, resize)
+            return decode(data, size, resize, decoding)
         except UnreadableImage as error:
             return str(error)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """An image in memory; see `Content`.
+
+    Attributes
+    ----------
+    sha256 : bytes
+        Of its size and pixels.
+    pixels : ndarray of shape (height, width, 3), uint8
+        Upright RGB.
+    """
+
+    sha256: bytes
+    pixels: np.ndarray
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> Pixels:
+        """Return an image with its key."""
+        return cls(hashlib.sha256(b"%d:%d:" % pixels.shape[:2] + pixels.tobytes()).digest(), pixels)
+
+    def image(self, size: int, resize: str, decoding: str) -> np.ndarray:
+        """Return the image resized, (size, size, 3), uint8; there is nothing to decode."""
+        return np.asarray(Image.fromarray(self.pixels).resize((size, size), RESIZE[resize]))
 
 
 def distinct_contents(files: Sequence[Path], keys: Sequence[bytes | str]) -> list[Content]:

@@ -106,6 +106,8 @@ class FeatureSpec:
     augment : Augment
     dtype : {'float16', 'float32'}
     engine : EngineSpec
+    decode : {'full', 'scaled'}
+        Whether JPEGs much larger than the side were decoded at a reduced size; not before it was recorded.
     """
 
     backbone: str
@@ -118,6 +120,7 @@ class FeatureSpec:
     augment: Augment
     dtype: str
     engine: EngineSpec
+    decode: str = "full"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict of the fields."""
@@ -126,8 +129,9 @@ class FeatureSpec:
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 over the fields' JSON, as hexadecimal."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        """The SHA-256 over the fields' JSON, as hexadecimal; as before `decode` was a field unless it is ``scaled``."""
+        told = {name: value for name, value in self.to_json().items() if (name, value) != ("decode", "full")}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -291,6 +295,7 @@ def _read_spec(told: Any) -> FeatureSpec:
         augment=Augment.parse(_take(told, "augment", str)),
         dtype=_take(told, "dtype", str),
         engine=EngineSpec.parse(_take(told, "engine", str)),
+        decode=_take(told, "decode", str) if "decode" in told else "full",
     )
     for name, value, known in (("pool", spec.pool, EXTRACT_POOLS), ("dtype", spec.dtype, DTYPES)):
         if value not in known:

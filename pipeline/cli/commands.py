@@ -221,7 +221,7 @@ def _inspect(store: str, upgrade: bool = False) -> tuple[dict[str, Any], str]:
     with FeatureStore(store) as opened:
         described = opened.describe()
     log.info(f"next     {command('compare', store=store)}")
-    held, rows = described["provenance"], described["rows"]
+    held, rows = {"decode": "full", **described["provenance"]}, described["rows"]  # not recorded by earlier versions
     lines = [
         f"store    {store}: {sum(sum(each.values()) for each in rows.values())} rows, {described['bytes'] / 1e6:.1f} MB, "
         f"format {described['format_version']}, compression {held['compression']}"
@@ -236,7 +236,7 @@ def _inspect(store: str, upgrade: bool = False) -> tuple[dict[str, Any], str]:
         examples = ", ".join(repr(text[:40]) for text in column["examples"])
         lines.append(f"column   {name}: {column['values']} different values, such as {examples}")
     lines.append(f"skipped  {described['skipped']} files")
-    told = ("source", "backbone", "weights_origin", "weights_sha256", "image_size", "resize", "preprocess", "engine")
+    told = ("source", "backbone", "weights_origin", "weights_sha256", "image_size", "resize", "decode", "preprocess", "engine")
     lines += [f"{name:<14} {held[name]}" for name in told]
     return described, "\n".join(lines)
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from features.errors import RequestError, UnreadableImage
-from features.images.decoding import RESIZE, decode, read_bytes
+from features.images.decoding import RESIZE, SMOOTH, decode, read_bytes
 
 
 def encode(pixels, mode=None, file_format="PNG", **options):
@@ -101,6 +101,83 @@ def test_truncated_file_is_refused():
     whole = encode(noise, file_format="JPEG")
     with pytest.raises(UnreadableImage, match="truncated"):
         decode(whole[: len(whole) // 2], 8)
+
+
+def photo(height, width, seed=0):
+    """Return what a photo is like: detail of all sizes, each of them as strong (1/f), and hard edges: (height, width, 3) uint8."""
+    random = np.random.default_rng(seed)
+    away = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)) + 1 / width
+    noise = np.fft.rfft2(random.normal(size=(3, height, width))) / away
+    pixels = np.fft.irfft2(noise, (height, width)).transpose(1, 2, 0)
+    pixels[height // 3 : height // 2, width // 5 : width // 2] += pixels.std()
+    return (128 + 50 * pixels / pixels.std()).clip(0, 255).astype(np.uint8)
+
+
+# Sides that no reduction divides, so that a last row and column lie partly outside the photo.
+PHOTO, SIDE = photo(757, 1003), 40
+JPEGS = {
+    "usual": {}, "progressive": {"progressive": True}, "fine colours": {"subsampling": 0}, "grey": {"mode": "L"},
+    "CMYK": {"mode": "CMYK"}, "of two frames": {"file_format": "MPO", "save_all": True, "append_images": [Image.new("RGB", (1003, 757))]},
+}  # fmt: skip
+
+
+def differences(data, size, resize="bilinear"):
+    """Return how far scaled decoding is from full decoding, in levels of 255."""
+    return np.abs(decode(data, size, resize, "scaled").astype(int) - decode(data, size, resize))
+
+
+@pytest.mark.parametrize("resize", SMOOTH)
+@pytest.mark.parametrize("kind", JPEGS)
+def test_scaled_decoding_differs_by_few_levels(kind, resize):
+    seen = differences(encode(PHOTO, **{"file_format": "JPEG", "quality": 90, **JPEGS[kind]}), SIDE, resize)
+    assert 0 < seen.mean() < 0.9 and seen.max() <= 8
+
+
+@pytest.mark.parametrize("size", [224, 160])
+def test_scaled_decoding_of_real_photos_differs_by_few_levels(shared, size):
+    """Photos of twelve megapixels: enlarged, and 64 beside each other, whose detail is finer than an enlarged photo's."""
+    files = sorted((shared / "photos/cats_and_dogs/test").rglob("*.jpg"))[::3][:64]
+    photos = [Image.open(file).convert("RGB") for file in files]
+    many = Image.new("RGB", (4032, 3024))
+    for number, each in enumerate(photos):
+        many.paste(each.resize((504, 378)), (number % 8 * 504, number // 8 * 378))
+    for large, mean, most in ((photos[0].resize((4032, 3024)), 0.3, 4), (many, 0.8, 9)):
+        seen = differences(encode(np.asarray(large), file_format="JPEG", quality=90), size)
+        assert 0 < seen.mean() < mean and seen.max() <= most
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_scaled_decoding_turns_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(PHOTO, file_format="JPEG", quality=90, exif=exif)
+    seen = differences(data, SIDE)
+    assert 0 < seen.mean() < 0.75 and seen.max() <= 6
+
+
+def test_scaled_decoding_starts_at_four_times_the_side():
+    data = encode(photo(4 * 60, 4 * 60 + 50), file_format="JPEG")
+    assert differences(data, 60).any() and not differences(data, 61).any()  # in both directions
+    assert not differences(encode(PHOTO), SIDE).any()  # no JPEG
+
+
+@pytest.mark.parametrize("resize", sorted(RESIZE.keys() - set(SMOOTH)))
+def test_scaled_decoding_needs_a_smooth_rule(resize):
+    with pytest.raises(RequestError, match=f"decode must be full with resize {resize}; got scaled"):
+        decode(encode(PHOTO, file_format="JPEG"), SIDE, resize, "scaled")
+    with pytest.raises(RequestError, match=r"decode must be one of full, scaled; got 'ful'. Did you mean 'full'"):
+        decode(b"", SIDE, resize, "ful")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as the module does, before pytest
+def test_scaled_decoding_refuses_what_full_decoding_refuses():
+    data = encode(PHOTO, file_format="JPEG")
+    with pytest.raises(UnreadableImage, match="truncated"):
+        decode(data[: len(data) // 2], SIDE, decoding="scaled")
+    start = data.index(b"\xff\xc0") + 5  # height and width, each two bytes, in the frame's header
+    bomb = data[:start] + (10_001).to_bytes(2) + (10_000).to_bytes(2) + data[start + 4 :]
+    with pytest.raises(UnreadableImage, match="more than 100,000,000 pixels"):
+        decode(bomb, SIDE, decoding="scaled")
 
 
 def test_pipe_is_not_opened(tmp_path):
