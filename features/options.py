@@ -257,6 +257,8 @@ def _taken(kind: Any, value: Any) -> Any:
     elif origin is Iterable:
         if isinstance(value, Iterable):
             return value
+    elif isinstance(kind, type) and kind is not Any and kind not in _WORDS and isinstance(value, kind):
+        return value
     else:
         return _taken_single(kind, value)
     raise _OtherType
@@ -291,7 +293,7 @@ def _in_words(kind: Any) -> str:
         return "a dict of lists, such as {'C': (1, 10)}"
     if origin is not None:
         return f"a list of {_in_words(parts[0]).removeprefix('a ')}s"
-    return _WORDS[kind]
+    return _WORDS.get(kind) or f"a {kind.__module__}.{kind.__qualname__}"
 
 
 def _sentence(flag: Flag) -> str:

@@ -9,19 +9,20 @@ from . import options as options  # an option that is given to the wrong functio
 
 if TYPE_CHECKING:
     from .deploy.exporting import export
-    from .deploy.prediction import predict
+    from .deploy.predictor import Predictor, predict
     from .reports.build import report
     from .runs.plots import plot
     from .training.comparison import compare
     from .training.fit import train_head
     from .training.layer_probe import probe
 
-__all__ = ["compare", "export", "plot", "predict", "probe", "report", "train_head"]
+__all__ = ["Predictor", "compare", "export", "plot", "predict", "probe", "report", "train_head"]
 _WHERE = {
+    "Predictor": "deploy.predictor",
     "compare": "training.comparison",
     "export": "deploy.exporting",
     "plot": "runs.plots",
-    "predict": "deploy.prediction",
+    "predict": "deploy.predictor",
     "probe": "training.layer_probe",
     "report": "reports.build",
     "train_head": "training.fit",

@@ -28,7 +28,12 @@ from .request import FeatureOptions, asked_settings
 
 
 class Images(Protocol):
-    """An image that can be decoded, such as a `Content`."""
+    """An image that can be decoded, such as a `Content` or `Pixels`."""
+
+    @property
+    def sha256(self) -> bytes:
+        """Key of its content."""
+        ...
 
     def image(self, size: int, resize: str, decoding: str) -> np.ndarray | str:
         """See `Content.image`."""

@@ -13,12 +13,12 @@ import numpy as np
 
 from ..engines.registry import ENGINES, Engine
 from ..errors import CachedFeaturesError, UnsafeFile, must_be_one_of
-from ..images.contents import Content, ahead
+from ..images.contents import ahead
 from ..images.decoding import check_resize
 from ..images.views import check_views, make_view
 from ..store.provenance import Provenance
 from .forward import cast_features
-from .preparation import Prepared, prepare
+from .preparation import Images, Prepared, prepare
 from .request import FeatureOptions
 
 
@@ -102,7 +102,7 @@ def _described() -> Iterator[None]:
 
 
 def embed(
-    contents: Sequence[Content], made: Provenance, engine: Engine, views: int, workers: int = 4
+    contents: Sequence[Images], made: Provenance, engine: Engine, views: int, workers: int = 4
 ) -> Iterator[Embedded]:
     """Yield the features of contents, in order, a batch of contents at a time.
 
@@ -117,9 +117,26 @@ def embed(
     workers : int
         Threads that read and decode images.
     """
+    for keys, images, reasons in decode_batches(contents, made, views, workers):
+        yield Embedded(keys, forward(images, engine, made) if keys else {}, reasons)
+
+
+def decode_batches(
+    contents: Sequence[Images], made: Provenance, views: int, workers: int
+) -> Iterator[tuple[list[bytes], np.ndarray, dict[bytes, str]]]:
+    """Yield decoded contents, in order and ahead of their use, a batch of contents at a time; see `embed`.
+
+    Yields
+    ------
+    keys : list of bytes
+        SHA-256 of the usable contents.
+    images : ndarray of shape (n * views, image_size, image_size, 3), uint8
+    reasons : dict of bytes to str
+        SHA-256 of unusable contents → reason.
+    """
     spec, size = made.spec, made.batch_size
 
-    def decode(content: Content) -> tuple[bytes, np.ndarray | str]:
+    def decode(content: Images) -> tuple[bytes, np.ndarray | str]:
         image = content.image(spec.image_size, spec.resize, spec.decode)
         if isinstance(image, str):
             return content.sha256, image
@@ -131,11 +148,11 @@ def embed(
         while some := list(itertools.islice(decoded, size)):
             usable = [(key, images) for key, images in some if not isinstance(images, str)]
             reasons = {key: images for key, images in some if isinstance(images, str)}
-            features = _forward(np.concatenate([images for _, images in usable]), engine, made) if usable else {}
-            yield Embedded([key for key, _ in usable], features, reasons)
+            none = np.zeros((0, spec.image_size, spec.image_size, 3), np.uint8)
+            yield [key for key, _ in usable], np.concatenate([none, *(images for _, images in usable)]), reasons
 
 
-def _forward(images: np.ndarray, engine: Engine, made: Provenance) -> dict[str, np.ndarray]:
+def forward(images: np.ndarray, engine: Engine, made: Provenance) -> dict[str, np.ndarray]:
     """Run the base on images in full batches, as the pass does."""
     batches, size = [], made.batch_size
     for first in range(0, len(images), size):

@@ -165,12 +165,13 @@ def _pick_compression(asked: ExtractRequest, held: Provenance | None) -> str:
 
 def _pick_decode(asked: ExtractRequest, held: Provenance | None) -> str:
     """Return how JPEGs are decoded: as requested, else as for the features that exist, or the default."""
-    if asked.decode is not None or held is None or held.spec.decode == asked.decoding:
+    if asked.decode is not None or held is None or held.spec.resize != asked.resize:  # another rule is refused later
         return asked.decoding
-    log.info(
-        f"decode   {held.spec.decode}, as {asked.path} was made so far; {asked.decoding} is the default of new stores: "
-        f"{option('decode', asked.decoding)} with another {called('out')}"
-    )
+    if held.spec.decode != asked.decoding:
+        log.info(
+            f"decode   {held.spec.decode}, as {asked.path} was made so far; {asked.decoding} is the default of new stores: "
+            f"{option('decode', asked.decoding)} with another {called('out')}"
+        )
     return held.spec.decode
 
 

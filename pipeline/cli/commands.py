@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from ..options import CompareOptions, ExportOptions, PredictOptions, TrainHeadOp
 from .messages import messages_on_stderr, printable, printable_json
 from .parser import make_parser, read_arguments
 
+Answer = tuple[dict[str, Any], str | None]  # a result as JSON and as text; a command that goes on has many
 _PROGRAM = "cached-features" if Path(sys.argv[0]).name == "cached-features" else "python -m pipeline"
 
 
@@ -37,8 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run, as_json, level = _COMMANDS[name], options.pop("json"), options.pop("level")
     with messages_on_stderr(level), on_command_line(_PROGRAM):
         try:
+            out = sys.stdout
             with contextlib.redirect_stdout(sys.stderr):  # libraries print anywhere, but stdout is for results alone
-                result, text = run(**{name: value for name, value in options.items() if value is not None})
+                answer = run(**{name: value for name, value in options.items() if value is not None})
+                for result, text in [answer] if isinstance(answer, tuple) else answer:
+                    if as_json or text is not None:
+                        print(printable_json(result) if as_json else printable(text or ""), file=out, flush=True)
         except CachedFeaturesError as error:
             log.error(str(error))
             return error.exit_status
@@ -52,7 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             log.error("Committed work is kept; the same command resumes from there.", extra={"word": "stopped"})
             return 130
-    print(printable_json(result) if as_json else printable(text))
     return 0
 
 
@@ -173,9 +181,12 @@ def _lecture(**options: Any) -> tuple[dict[str, Any], str]:
     return results, format_lecture(results)
 
 
-def _predict(**options: Any) -> tuple[dict[str, Any], str]:
-    from ..deploy.prediction import format_predictions, predict
+def _predict(watch: str | None = None, **options: Any) -> Answer | Iterator[Answer]:
+    from ..deploy.prediction import format_predictions
+    from ..deploy.predictor import predict
 
+    if watch is not None:
+        return _watch(watch, **options)
     predicted = predict(**options)
     for each in predicted.skipped:
         log.info(f"skipped  {each['path']}: {each['reason']}")
@@ -183,6 +194,51 @@ def _predict(**options: Any) -> tuple[dict[str, Any], str]:
     kept = _kept(options, ExportOptions)
     log.info(f"next     {command('export', run=predicted.run, out='model.keras', **kept)}")
     return predicted.to_json(), format_predictions(predicted)
+
+
+def _watch(folder: str, images: Sequence[str], **options: Any) -> Iterator[Answer]:
+    """Answer with one image at a time: first those that are given, then those that appear, until a signal ends it."""
+    from ..deploy.prediction import find_images, format_predictions
+    from ..deploy.predictor import Predictor
+    from ..deploy.watching import watch_folder
+
+    stop, predicted, skipped = threading.Event(), 0, 0
+    appearing = watch_folder(folder, stop)
+    with Predictor(**options) as predictor, _ended_by_signals(stop):
+        predictor.load()
+        log.info(f"watch    {folder}: what appears there is classified. Ctrl-C ends it")
+        batches: Iterator[Sequence[str | Path]] = itertools.chain([images] if images else [], appearing)
+        for some in batches:
+            found = predictor.classify(find_images(some))
+            for each in found.predictions:
+                yield each.to_json(), format_predictions(replace(found, predictions=[each]), header=not predicted)
+                predicted += 1
+            for unusable in found.skipped:
+                log.info(f"skipped  {unusable['path']}: {unusable['reason']}")
+                yield unusable, None
+                skipped += 1
+    log.info(f"done     {predicted} images predicted, {skipped} skipped")
+
+
+@contextlib.contextmanager
+def _ended_by_signals(stop: threading.Event) -> Iterator[None]:
+    """Set `stop` at the first SIGINT or SIGTERM, so that what was begun is finished; the second one acts as usual."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def end(*_: object) -> None:
+        restore()
+        stop.set()
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def _export(**options: Any) -> tuple[dict[str, Any], str]:
@@ -236,12 +292,22 @@ def _inspect(store: str, upgrade: bool = False) -> tuple[dict[str, Any], str]:
         examples = ", ".join(repr(text[:40]) for text in column["examples"])
         lines.append(f"column   {name}: {column['values']} different values, such as {examples}")
     lines.append(f"skipped  {described['skipped']} files")
-    told = ("source", "backbone", "weights_origin", "weights_sha256", "image_size", "resize", "decode", "preprocess", "engine")
+    told = (
+        "source",
+        "backbone",
+        "weights_origin",
+        "weights_sha256",
+        "image_size",
+        "resize",
+        "decode",
+        "preprocess",
+        "engine",
+    )
     lines += [f"{name:<14} {held[name]}" for name in told]
     return described, "\n".join(lines)
 
 
-_COMMANDS: dict[str, Callable[..., tuple[dict[str, Any], str]]] = {
+_COMMANDS: dict[str, Callable[..., Answer | Iterator[Answer]]] = {
     "extract": _extract,
     "train-head": _train_head,
     "compare": _compare,

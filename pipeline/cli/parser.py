@@ -102,7 +102,8 @@ COMMANDS = (
     Command(
         "predict", "classify new images with a trained head",
         "predict --run runs/photos-vgg16-logistic photos/new 'more/*.jpg'",
-        (_RUN, _argument("images", "files, folders, patterns, or - for a list of paths on standard input", "IMAGES", nargs="+")),
+        (_RUN, _argument("images", "files, folders, patterns, or - for a list of paths on standard input", "IMAGES", nargs="*"),
+         _argument("--watch", "then classify each image that appears below this folder, until Ctrl-C", "FOLDER")),
         PredictOptions,
     ),
     Command(

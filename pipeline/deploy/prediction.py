@@ -1,4 +1,4 @@
-"""Classification of new images by a trained head, with the processing that the run's provenance states."""
+"""Predictions for images, as records, JSON and CSV, and the images that names refer to."""
 
 from __future__ import annotations
 
@@ -6,31 +6,22 @@ import csv
 import glob
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, cast
 
 import numpy as np
+from PIL import Image
 
-from features.engines.registry import Engine, describe_engine
-from features.errors import CachedFeaturesError, RequestError, SourceError, command
-from features.extraction.recompute import embed, rebuild_engine
-from features.images.contents import Content, distinct_contents, hash_files
-from features.options import takes
-from features.runtime.log import log
-from features.runtime.machine import cores
-from features.runtime.progress import Progress
+from features.errors import RequestError, command
 from features.sources.folder import unicode_name
 from features.sources.source import EXTENSIONS
-from features.store.reader import FeatureStore
 
-from ..options import PredictOptions
 from ..runs.frames import make_frame
-from ..runs.trained_run import Trained, load_trained
 
-Images = str | Path | Iterable[str | Path]  # one name is one image, and not its letters
-_BLOCK = 512  # stored images read and predicted at once
+Given = Path | Image.Image | np.ndarray  # a file, or an image in memory
+Images = str | Given | Iterable[str | Given]  # one name is one image, and not its letters
 
 
 @dataclass(frozen=True)
@@ -106,165 +97,77 @@ class Predicted:
         return [of.path, of.class_name, of.probability, of.margin, *of.probabilities.values()]
 
 
-@takes(PredictOptions)
-def predict(run: str | Path, images: Images, **options: Unpack[PredictOptions]) -> Predicted:
-    """Predict the classes of images.
+def find_images(images: Images) -> dict[str, Given]:
+    """Return what is to be classified, by name and without duplicates, in the order given.
 
     Parameters
     ----------
-    run : path-like
-        The folder of a trained head.
-    images : path-like, or iterable of path-like
-        Files, folders (all images below them), patterns with ``*``, or ``-`` for a list of paths on standard input.
-    **options
-
-    Returns
-    -------
-    predicted : Predicted
-
-    Raises
-    ------
-    RequestError, SourceError
-        If there is no run, there are no images, or none of them can be used.
-    UnsafeFile, WeightsError
-        If the run is damaged, or its weights are missing or different.
-
-    Examples
-    --------
-    >>> predicted = pipeline.predict("runs/photos-vgg16-logistic", ["new", "more/*.jpg"])   # doctest: +SKIP
-    >>> predicted.predictions[0].class_name   # doctest: +SKIP
-    """
-    trained = load_trained(run, options.get("joblib", False))
-    return predict_by(trained, images, lambda: rebuild_engine(trained.made, options.get("weights")))
-
-
-def predict_by(trained: Trained, images: Images, make_engine: Callable[[], Engine]) -> Predicted:
-    """Predict the classes of images; `make_engine` is called only if an image must be computed. See `predict`."""
-    files, predictor = find_images(images), _Predictor(trained, make_engine)
-    log.info(f"head     {trained.name} of {trained.folder}, classes {', '.join(trained.class_names)}")
-    keys = hash_files(files, cores())
-    found = predictor.of(distinct_contents(files, keys))
-    reasons = [
-        (file, key if isinstance(key, str) else predictor.reasons.get(key))
-        for file, key in zip(files, keys, strict=True)
-    ]
-    skipped = [{"path": unicode_name(str(file)), "reason": reason} for file, reason in reasons if reason]
-    if len(skipped) == len(files):
-        raise SourceError(
-            f"images must be readable; none of {len(files)} is. The first is {skipped[0]['path']}: {skipped[0]['reason']}. "
-            "Check the files."
-        )
-    names = trained.class_names
-    return Predicted(
-        run=str(trained.folder),
-        head=trained.name,
-        class_names=list(names),
-        predictions=[_tell(file, found[key], names) for file, key in zip(files, keys, strict=True) if key in found],
-        skipped=skipped,
-        from_store=predictor.from_store,
-        computed=predictor.computed,
-    )
-
-
-class _Predictor:
-    """Computes one head's probabilities of images; the base is built only if an image is not in the store."""
-
-    def __init__(self, trained: Trained, make_engine: Callable[[], Engine]):
-        self._trained, self._make_engine = trained, make_engine
-        self.reasons: dict[bytes, str] = {}
-        self.from_store = self.computed = 0
-
-    def of(self, contents: Sequence[Content]) -> dict[bytes, np.ndarray]:
-        """Return SHA-256 → probabilities, (n_classes,); unusable images are in `reasons`."""
-        found = self._stored([content.sha256 for content in contents])
-        self.from_store = len(found)
-        log.info(f"images   {len(contents)}, of which {len(found)} are in {self._trained.store}")
-        rest = [content for content in contents if content.sha256 not in found]
-        if not rest:
-            return found
-        reading, made = self._trained.reading, self._trained.made
-        engine = self._make_engine()
-        then, now = made.spec.engine, describe_engine(made.spec.engine.name)
-        differs = "" if now == then else f"; the store was computed by {then}, so the last digits can differ"
-        log.info(f"engine   {now}{differs}")
-        with Progress(len(rest), "images") as progress:
-            for batch in embed(rest, made, engine, reading.views, cores()):
-                if batch.keys:
-                    found |= dict(
-                        zip(batch.keys, self._trained.probabilities(reading.of_maps(batch.features)), strict=True)
-                    )
-                self.reasons |= batch.reasons
-                self.computed += len(batch.keys)
-                progress.update(len(batch.keys) + len(batch.reasons))
-        return found
-
-    def _stored(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the probabilities of images that the run's store holds, if the store still exists unchanged."""
-        path = self._trained.store
-        found: dict[bytes, np.ndarray] = {}
-        if not path.exists():
-            log.info(f"store    {path} does not exist; the base computes all images")
-            return {}
-        try:
-            with FeatureStore(path) as store:
-                if store.made.spec != self._trained.made.spec:
-                    log.info(f"store    {path} has been rebuilt with other settings; the base computes all images")
-                    return {}
-                first = {store.rows.sha256[row].tobytes(): row for row in np.flatnonzero(store.rows.views == 0)}
-                held = [key for key in keys if key in first]
-                for start in range(0, len(held), _BLOCK):
-                    some = held[start : start + _BLOCK]
-                    X = self._trained.reading.of_store(store, np.array([first[key] for key in some]))
-                    found |= dict(zip(some, self._trained.probabilities(X), strict=True))
-        except CachedFeaturesError as error:
-            log.info(f"store    {error} The base computes all images")
-            return {}
-        return found
-
-
-def find_images(images: Images) -> list[Path]:
-    """Return the files that names, folders, patterns and ``-`` refer to, without duplicates, in the order given.
+    images : path-like, PIL.Image.Image, ndarray, or iterable of these
+        Paths are files, folders, patterns, and ``-`` for a list of paths on standard input. Images in memory are named by
+        their place, such as ``images[0]``.
 
     Raises
     ------
     RequestError
-        If a folder holds no images, or nothing matches a pattern.
+        If a folder holds no images, nothing matches a pattern, or something is not an image.
     """
-    found: list[Path] = []
-    for name in _names(images):
-        path = Path(name)
-        if path.is_dir():
-            below = sorted(each for each in path.rglob("*") if _is_image(each.relative_to(path)))
-        elif glob.has_magic(name) and not path.exists():
-            below = [Path(each) for each in sorted(glob.glob(name, recursive=True)) if not Path(each).is_dir()]
+    alone = isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim in (2, 3))
+    several = cast(Iterable[Any], [images] if alone else images)
+    found: dict[str, Given] = {}
+    for number, each in enumerate(several):
+        name = f"images[{number}]"
+        if isinstance(each, str | Path):
+            found |= {str(file): file for line in _lines(str(each)) for file in _files(line)}
+        elif isinstance(each, Image.Image):
+            found[name] = each
+        elif isinstance(each, np.ndarray):
+            if each.dtype != np.uint8 or each.ndim not in (2, 3) or each.shape[2:] not in ((), (3,)) or not each.size:
+                raise RequestError(
+                    f"{name} must be uint8, (height, width, 3) or (height, width); got {each.dtype}, {each.shape}. "
+                    "Convert it to values from 0 to 255."
+                )
+            found[name] = each
         else:
-            below = [path]
-        if not below:
             raise RequestError(
-                f"images must be files, or folders or patterns that contain images; there is none in {name}. Check: ls {name}"
+                f"{name} must be a path, a PIL.Image.Image or a uint8 array; got {type(each).__name__}. Convert it."
             )
-        found += below
     if not found:
         raise RequestError(f"images must be named; got none. For example: {command('predict', 'photos/', run='RUN')}")
-    return list(dict.fromkeys(found))
+    return found
 
 
-def _names(images: Images) -> Iterator[str]:
-    for name in map(str, [images] if isinstance(images, str | Path) else images):
-        if name == "-":
-            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
-        else:
-            yield name
+def _lines(name: str) -> Iterable[str]:
+    return (line.rstrip("\r\n") for line in sys.stdin if line.strip()) if name == "-" else [name]
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
+def _files(name: str) -> Iterable[Path]:
+    path = Path(name)
+    if path.is_dir():
+        below = sorted(images_below(path))
+    elif glob.has_magic(name) and not path.exists():
+        below = [Path(each) for each in sorted(glob.glob(name, recursive=True)) if not Path(each).is_dir()]
+    else:
+        below = [path]
+    if not below:
+        raise RequestError(
+            f"images must be files, or folders or patterns that contain images; there is none in {name}. Check: ls {name}"
+        )
+    return below
 
 
-def _tell(file: Path, chances: np.ndarray, names: Sequence[str]) -> Prediction:
+def images_below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder that are images by their names; hidden files and folders are left out."""
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        if path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in parts):
+            yield path
+
+
+def make_prediction(name: str, chances: np.ndarray, names: Sequence[str]) -> Prediction:
+    """Return the prediction for an image from its probabilities, (n_classes,)."""
     second, first = np.sort(chances)[-2:]
     return Prediction(
-        path=unicode_name(str(file)),
+        path=unicode_name(name),
         class_name=names[int(chances.argmax())],
         probability=float(first),
         margin=float(first - second),
@@ -272,11 +175,12 @@ def _tell(file: Path, chances: np.ndarray, names: Sequence[str]) -> Prediction:
     )
 
 
-def format_predictions(predicted: Predicted) -> str:
+def format_predictions(predicted: Predicted, header: bool = True) -> str:
     """Return predictions as CSV: path, class, probability, margin, and each class's probability."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(predicted.columns)
+    if header:
+        table.writerow(predicted.columns)
     for path, name, *numbers in map(predicted.row, predicted.predictions):
         table.writerow([path, name, *(f"{number:.6f}" for number in numbers)])
     return text.getvalue().rstrip("\n")

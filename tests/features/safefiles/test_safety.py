@@ -24,7 +24,7 @@ from features.errors import CachedFeaturesError, RequestError, StoreError, Unsaf
 from features.safefiles.npz import read_arrays, save_arrays
 from features.safefiles.trees import check_trees
 from features.store.schema import digest_attributes
-from pipeline.deploy.prediction import predict
+from pipeline.deploy.predictor import predict
 from pipeline.runs.folders import read_run
 from pipeline.runs.head_file import load_head
 from pipeline.training.fit_cache import load_result

@@ -290,7 +290,7 @@ def test_help_imports_nothing_heavy():
 
 def test_functions_stay_functions_once_their_modules_are_imported():
     code = (
-        "import pipeline, pipeline.reports.build, pipeline.deploy.prediction, pipeline.deploy.exporting\n"
+        "import pipeline, pipeline.reports.build, pipeline.deploy.predictor, pipeline.deploy.exporting\n"
         "print([name for name in pipeline.__all__ if getattr(pipeline, name).__name__ != name])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

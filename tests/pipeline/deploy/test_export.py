@@ -27,7 +27,7 @@ from pipeline.deploy.exporting import _open, _write, export
 from pipeline.deploy.head_layers import apply_head
 from pipeline.deploy.keras_model import _preprocessing
 from pipeline.deploy.pillow_resize import resize_as_pillow
-from pipeline.deploy.prediction import predict
+from pipeline.deploy.predictor import predict
 from pipeline.heads.registry import HEADS
 from pipeline.training.fit import fit_head
 

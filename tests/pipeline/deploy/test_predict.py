@@ -20,11 +20,10 @@ from features import extract
 from features.backbones.registry import BACKBONES
 from features.backbones.weights import fingerprint_weights
 from features.errors import RequestError, SourceError, UnsafeFile, WeightsError
-from features.extraction.recompute import rebuild_engine
 from pipeline.cli.commands import main
-from pipeline.deploy.prediction import find_images, predict, predict_by
+from pipeline.deploy.prediction import find_images
+from pipeline.deploy.predictor import predict
 from pipeline.heads.registry import HEADS
-from pipeline.runs.trained_run import load_trained
 
 
 def draw_odd(folder):
@@ -91,7 +90,7 @@ def check_predictions(run, predicted, from_store):
 @pytest.mark.real
 @pytest.mark.parametrize("backbone", ["vgg16", "mobilenet_v2", "mobilenet_v3_large"])
 def test_of_other_bases_too(trained, tmp_path, monkeypatch, backbone):
-    """VGG16 with its own weights, the others with random ones from a file: a base is built once, for all heads."""
+    """VGG16 with its own weights, the others with random ones from a file."""
     monkeypatch.chdir(tmp_path)
     options = {"image_size": 32, "engine": "tensorflow", "dtype": "float32"}
     if backbone != "vgg16":
@@ -104,15 +103,8 @@ def test_of_other_bases_too(trained, tmp_path, monkeypatch, backbone):
     for head in HEADS:
         pipeline.train_head("s.h5", head, select="val", out=head)
     shutil.move("s.h5", "moved.h5")
-    engines = []
-
-    def once():
-        engines.append(engines[0] if engines else rebuild_engine(load_trained(head).made))
-        return engines[0]
-
     for head in HEADS:
-        predicted = predict_by(load_trained(head), [trained / "photos/test"], once)
-        check_predictions(tmp_path / head, predicted, from_store=0)
+        check_predictions(tmp_path / head, predict(head, [trained / "photos/test"]), from_store=0)
 
 
 def test_new_files_are_computed_stored_contents_are_read_and_bad_ones_told(trained, tmp_path, monkeypatch, capsys):

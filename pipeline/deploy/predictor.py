@@ -1,0 +1,273 @@
+"""Classification of new images by a trained head, with the processing that the run's provenance states."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+from PIL import Image
+
+from features.errors import CachedFeaturesError, SourceError, UnreadableImage
+from features.extraction.recompute import decode_batches
+from features.images.contents import Content, Pixels, hash_files
+from features.images.decoding import upright
+from features.options import takes, typed
+from features.runtime.log import log
+from features.runtime.machine import cores
+from features.runtime.progress import Progress
+from features.sources.folder import unicode_name
+from features.store.reader import FeatureStore
+
+from ..options import PredictOptions
+from ..runs.trained_run import load_trained
+from .prediction import Given, Images, Predicted, find_images, make_prediction
+from .shared_engine import SharedEngine, keep_engine, release_engine, share_engine
+
+_BLOCK = 512  # stored images read and predicted at once
+
+
+class Predictor:
+    """A trained head and its base, loaded once, which classify images any number of times.
+
+    It may be used by many threads at once. Images that they ask for while the base is busy are then computed together.
+    Predictors whose stores have the same settings share one base. The base is loaded when an image first needs it, or by
+    `load`; `close`, or the end of a ``with`` block, frees it.
+
+    Parameters
+    ----------
+    run : path-like
+        The folder of a trained head.
+    weights : path-like, optional
+        Where the base's weights, or ``FILE.keras``, lie today; by default where the run says.
+    joblib : bool
+        Load a pickled head, which can run any code: your own.
+
+    Attributes
+    ----------
+    trained : Trained
+    class_names : tuple of str
+    engine : SharedEngine or None
+        What runs the base, once it is loaded.
+
+    Raises
+    ------
+    RequestError
+        If there is no such run.
+    UnsafeFile
+        If the run is damaged.
+
+    Examples
+    --------
+    >>> with pipeline.Predictor("runs/photos-vgg16-logistic") as predictor:   # doctest: +SKIP
+    ...     predictor.predict("new.jpg").predictions[0].class_name
+    """
+
+    def __init__(self, run: str | Path, weights: str | Path | None = None, joblib: bool = False):
+        self.trained = load_trained(run, typed("joblib", bool, joblib))
+        self.class_names = self.trained.class_names
+        self._weights = typed("weights", str | Path | None, weights)
+        self.engine: SharedEngine | None = None
+        self._lock = threading.Lock()  # held while the store is read and while the head computes
+        self._is_open = False
+        self._store: FeatureStore | None = None
+        self._rows: dict[bytes, int] = {}  # first row of each stored content
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def load(self) -> SharedEngine:
+        """Load the base now, if it is not yet loaded; see `rebuild_engine` for errors."""
+        engine = self.engine
+        if engine is None:
+            engine = self.engine = share_engine(self.trained.made, self._weights)
+        return engine
+
+    def close(self) -> None:
+        """Free the base, unless another predictor uses it, and close the store. A later `predict` loads them again."""
+        with self._lock:
+            self._close_store()
+            self._is_open = False
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            release_engine(engine)
+
+    def predict(self, images: Images) -> Predicted:
+        """Predict the classes of images.
+
+        Parameters
+        ----------
+        images : path-like, PIL.Image.Image, or ndarray of shape (height, width, 3), (height, width) or (n, height, width, 3), uint8
+            Or an iterable of these. Paths are files, folders (all images below them), patterns with ``*``, or ``-`` for a
+            list of paths on standard input. An image in memory is turned upright by its EXIF orientation, if it has one, and
+            appears in the result as ``images[0]``, by its place.
+
+        Returns
+        -------
+        predicted : Predicted
+
+        Raises
+        ------
+        RequestError, SourceError
+            If there are no images, or none of them can be used.
+        WeightsError
+            If the base's weights are missing or different.
+        """
+        predicted = self.classify(find_images(images), logging.INFO)
+        if not predicted.predictions:
+            first = predicted.skipped[0]
+            raise SourceError(
+                f"images must be readable; none of {len(predicted.skipped)} is. The first is {first['path']}: "
+                f"{first['reason']}. Check the files."
+            )
+        return predicted
+
+    def classify(self, given: Mapping[str, Given], level: int = logging.DEBUG) -> Predicted:
+        """Predict the classes of images by name, all of which may be unusable; messages have this level. See `predict`."""
+        keys, contents = _contents(given)
+        found = self._stored(list(contents))
+        log.log(level, f"images   {len(contents)}, of which {len(found)} are in {self.trained.store}")
+        rest = [content for key, content in contents.items() if key not in found]
+        computed, reasons = self._computed(rest)
+        of_name = {name: key if isinstance(key, str) else reasons.get(key) for name, key in keys.items()}
+        chances = found | computed
+        return Predicted(
+            run=str(self.trained.folder),
+            head=self.trained.name,
+            class_names=list(self.class_names),
+            predictions=[
+                make_prediction(unicode_name(name), chances[key], self.class_names)
+                for name, key in keys.items()
+                if isinstance(key, bytes) and key in chances
+            ],
+            skipped=[{"path": unicode_name(name), "reason": reason} for name, reason in of_name.items() if reason],
+            from_store=len(found),
+            computed=len(computed),
+        )
+
+    def _computed(self, contents: Sequence[Content | Pixels]) -> tuple[dict[bytes, np.ndarray], dict[bytes, str]]:
+        """Return SHA-256 → probabilities, (n_classes,), by the base, and SHA-256 → reason of unusable images."""
+        found: dict[bytes, np.ndarray] = {}
+        unusable: dict[bytes, str] = {}
+        if not contents:
+            return found, unusable
+        made, reading, engine = self.trained.made, self.trained.reading, self.load()
+        shown = len(contents) if len(contents) > made.batch_size else 0  # no bar for a moment's work
+        with Progress(shown, "images") as progress:
+            for keys, images, reasons in decode_batches(contents, made, reading.views, cores()):
+                if keys:
+                    X = reading.of_maps(engine.run(images))
+                    with self._lock:
+                        found |= zip(keys, self.trained.probabilities(X), strict=True)
+                unusable |= reasons
+                progress.update(len(keys) + len(reasons))
+        return found, unusable
+
+    def _stored(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """Return the probabilities of images that the run's store holds, if the store still exists unchanged."""
+        found: dict[bytes, np.ndarray] = {}
+        with self._lock:
+            try:
+                if not self._is_open:
+                    self._open()
+                    self._is_open = True
+                held = [key for key in keys if key in self._rows]
+                for start in range(0, len(held), _BLOCK):
+                    some = held[start : start + _BLOCK]
+                    assert self._store is not None  # it has rows
+                    X = self.trained.reading.of_store(self._store, np.array([self._rows[key] for key in some]))
+                    found |= zip(some, self.trained.probabilities(X), strict=True)
+            except CachedFeaturesError as error:
+                log.info(f"store    {error} The base computes all images")
+                self._close_store()
+                self._is_open, found = True, {}
+        return found
+
+    def _close_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
+        self._store, self._rows = None, {}
+
+    def _open(self) -> None:
+        """Open the run's store, if it is what the head was trained on."""
+        path = self.trained.store
+        if not path.exists():
+            log.info(f"store    {path} does not exist; the base computes all images")
+            return
+        store = FeatureStore(path)
+        if store.made.spec != self.trained.made.spec:
+            log.info(f"store    {path} has been rebuilt with other settings; the base computes all images")
+            store.close()
+            return
+        rows = store.rows
+        self._store, self._rows = (
+            store,
+            {rows.sha256[row].tobytes(): row for row in np.flatnonzero(rows.views == 0).tolist()},
+        )
+
+
+def _contents(given: Mapping[str, Given]) -> tuple[dict[str, bytes | str], dict[bytes, Content | Pixels]]:
+    """Return the key of each image, or the reason why it cannot be read, and the distinct contents."""
+    files = {name: each for name, each in given.items() if isinstance(each, Path)}
+    hashed = dict(zip(files, hash_files(list(files.values()), cores()), strict=True))
+    keys: dict[str, bytes | str] = {}
+    contents: dict[bytes, Content | Pixels] = {}
+    for name, each in given.items():
+        if isinstance(each, Path):
+            keys[name] = key = hashed[name]
+            if isinstance(key, bytes):
+                contents.setdefault(key, Content(key, each))
+        else:
+            try:
+                pixels = Pixels.of(upright(Image.fromarray(each) if isinstance(each, np.ndarray) else each))
+            except UnreadableImage as error:
+                keys[name] = str(error)
+            else:
+                keys[name] = pixels.sha256
+                contents.setdefault(pixels.sha256, pixels)
+    return keys, contents
+
+
+@takes(PredictOptions)
+def predict(run: str | Path, images: Images, **options: Unpack[PredictOptions]) -> Predicted:
+    """Predict the classes of images.
+
+    Each call loads the run; the base of the last one stays loaded for the next. To classify often, use `Predictor`.
+
+    Parameters
+    ----------
+    run : path-like
+        The folder of a trained head.
+    images : path-like, PIL.Image.Image, ndarray, or iterable of these
+        See `Predictor.predict`.
+    **options
+
+    Returns
+    -------
+    predicted : Predicted
+
+    Raises
+    ------
+    RequestError, SourceError
+        If there is no run, there are no images, or none of them can be used.
+    UnsafeFile, WeightsError
+        If the run is damaged, or its weights are missing or different.
+
+    Examples
+    --------
+    >>> predicted = pipeline.predict("runs/photos-vgg16-logistic", ["new", "more/*.jpg"])   # doctest: +SKIP
+    >>> predicted.predictions[0].class_name   # doctest: +SKIP
+    """
+    with Predictor(run, **options) as predictor:
+        trained = predictor.trained
+        log.info(f"head     {trained.name} of {trained.folder}, classes {', '.join(trained.class_names)}")
+        predicted, engine = predictor.predict(images), predictor.engine
+    if engine is not None:
+        keep_engine(engine)
+    return predicted
