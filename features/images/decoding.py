@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import stat
-import warnings
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import RequestError, UnreadableImage, called, must_be_one_of, option
+from .bounds import MAX_PIXELS, Room, check_content, check_size
 
 # Content decides how a file is decoded. Pillow's other formats stay shut: EPS would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
@@ -28,9 +30,11 @@ DECODE = ("scaled", "full")
 # Rules that weigh many pixels smoothly, so that after scaled decoding they give nearly the same; the others cut at pixels' edges.
 SMOOTH = ("bilinear", "bicubic", "lanczos")
 _LEFT = 2  # times the asked side that scaled decoding leaves at least
-MAX_PIXELS = 100_000_000  # 300 MB as RGB; refused from the header, before memory is taken
 MAX_BYTES = 1 << 30
 
+# What Pillow's plugins raise for a file that is not theirs, as ``Image.open`` has it.
+_OTHER = (SyntaxError, IndexError, TypeError, struct.error)
+_ROOM = Room(MAX_PIXELS)
 Box = tuple[float, float, float, float]  # left, upper, right and lower, in pixels
 
 # How to turn an image upright, by EXIF orientation (Exif 2.3, 4.6.4 A, tag 0x0112).
@@ -43,9 +47,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-# Sizes are checked below, with a reason that reaches the user; Pillow's own warning would only repeat it.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -96,16 +97,17 @@ def decode(data: bytes, size: int, resize: str = "bilinear", decoding: str = "fu
         With the reason, if the bytes are no whole image of an accepted format.
     """
     check_resize(resize, decoding)
-    image, box = _open(data, _LEFT * size if decoding == "scaled" else None)
-    orientation = _orientation(image)
-    if box is None:
-        return np.asarray(_resize(_turn_upright(image, orientation), size, resize))
-    return np.asarray(_turn_upright(_resize(image, size, resize, box), orientation))
+    with _opened(data) as image:
+        box, orientation = _load(image, _LEFT * size if decoding == "scaled" else None), _orientation(image)
+        if box is None:
+            return np.asarray(_resize(_turn_upright(image, orientation), size, resize))
+        return np.asarray(_turn_upright(_resize(image, size, resize, box), orientation))
 
 
 def decode_whole(data: bytes) -> np.ndarray:
     """Decode an image file's bytes as `decode` does, at the image's own size: (height, width, 3), uint8."""
-    return upright(_open(data)[0])
+    with _opened(data) as image:
+        return upright(image)
 
 
 def upright(image: Image.Image) -> np.ndarray:
@@ -116,6 +118,7 @@ def upright(image: Image.Image) -> np.ndarray:
     UnreadableImage
         With the reason, if its pixels cannot be loaded or have no agreed meaning.
     """
+    check_size(*image.size)
     _load(image)
     return np.asarray(_to_rgb(_turn_upright(image, _orientation(image))))
 
@@ -133,13 +136,30 @@ def check_resize(resize: str, decoding: str = "full") -> None:
         )
 
 
-def _open(data: bytes, least: int | None = None) -> tuple[Image.Image, Box | None]:
-    """Return the first frame of a file; see `_load`."""
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Yield the first frame of a file, its pixels not loaded yet, once there is room for them."""
     if not data:
         raise UnreadableImage("empty file")
+    check_content(data)
     with _reasons():
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    return image, _load(image, least)
+        image = _identify(data)
+    check_size(*image.size)
+    with _ROOM.taken(image.width * image.height):
+        yield image
+
+
+def _identify(data: bytes) -> Image.Image:
+    """Return what ``Image.open`` does, but for its own limit of pixels, which is below the photos of today's phones."""
+    for name in FORMATS:
+        if name not in Image.OPEN:
+            Image.init()
+        factory, accept = Image.OPEN[name]
+        found = accept is None or accept(data[:16])
+        if found and not isinstance(found, str):  # a text says why the format is not supported
+            with contextlib.suppress(*_OTHER):
+                return factory(io.BytesIO(data), "")
+    raise UnidentifiedImageError
 
 
 def _load(image: Image.Image, least: int | None = None) -> Box | None:
@@ -149,8 +169,6 @@ def _load(image: Image.Image, least: int | None = None) -> Box | None:
     its sides, the last row and column lie only partly within the photo.
     """
     with _reasons():
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
         reduced = image.draft(None, (least, least)) if least and min(image.size) >= 2 * least else None
         image.load()
         return None if reduced is None else reduced[1]
@@ -163,8 +181,6 @@ def _reasons() -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise UnreadableImage(f"no image in one of the formats {', '.join(FORMATS)}") from error
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels; refused as a possible decompression bomb") from error
     except Exception as error:
         # Pillow's plugins raise whatever a broken file leads them to (SyntaxError, struct.error, IndexError, ...).
         # The file is reported and the pass goes on, so nothing is hidden.

@@ -1,0 +1,113 @@
+"""What one image may cost."""
+
+import io
+import struct
+import threading
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from features.errors import UnreadableImage
+from features.images.bounds import Room
+from features.images.decoding import decode, decode_whole
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (24, 40, 3)).astype(np.uint8)
+
+
+def saved(file_format, **options):
+    """Return an image file's bytes."""
+    data = io.BytesIO()
+    Image.fromarray(PHOTO).save(data, file_format, **options)
+    return data.getvalue()
+
+
+def webp(chunk, body):
+    """Return a WebP file of one chunk."""
+    held = b"WEBP" + chunk + struct.pack("<I", len(body)) + body
+    return b"RIFF" + struct.pack("<I", len(held)) + held
+
+
+def sides(width, height):
+    """Return the sides as an extended WebP holds them: each less one, in three bytes."""
+    return (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+
+
+def png(width, height):
+    """Return a PNG that claims to be of this size."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + header
+        + struct.pack(">I", zlib.crc32(header))
+        + struct.pack(">I", 20)
+        + b"IDAT"
+        + bytes(24)
+    )
+
+
+COSTLY = {
+    "extended WebP": (webp(b"VP8X", bytes(4) + sides(16_383, 16_383)), "16383 x 16383 pixels; refused"),
+    "lossless WebP": (
+        webp(b"VP8L", b"\x2f" + struct.pack("<I", 16_383 | 16_383 << 14) + bytes(9)),
+        "16384 x 16384 pixels",
+    ),
+    "lossy WebP": (webp(b"VP8 ", bytes(6) + struct.pack("<HH", 16_383, 16_383) + bytes(9)), "16383 x 16383 pixels"),
+    "one column": (png(1, 99_999_000), "1 x 99999000 pixels; at most 65,535 per side"),
+    "one row": (png(65_536, 1), "65536 x 1 pixels; at most 65,535 per side"),
+    "a square": (png(15_812, 15_812), "15812 x 15812 pixels; refused"),
+}
+
+
+@pytest.mark.parametrize(("data", "reason"), COSTLY.values(), ids=list(COSTLY))
+def test_the_size_is_refused_before_memory_is_taken(data, reason):
+    with pytest.raises(UnreadableImage, match=reason):
+        decode(data, 8)
+
+
+@pytest.mark.parametrize(
+    "options", [{"lossless": True}, {"quality": 80}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"}]
+)
+def test_a_webp_is_read(options):
+    assert decode_whole(saved("WEBP", **options)).shape == PHOTO.shape
+
+
+def test_many_scans_are_refused_and_those_of_a_progressive_photo_read():
+    data = saved("JPEG", progressive=True, quality=90)
+    first, last = data.index(b"\xff\xda"), data.rindex(b"\xff\xda")
+    again = data[last:-2]  # the last scan, which refines coefficients once more
+    assert 5 < data.count(b"\xff\xda") < 20 and first < last
+    assert decode_whole(data).shape == PHOTO.shape
+    with pytest.raises(UnreadableImage, match=r"a JPEG of 3,01\d scans; at most 100 are read"):
+        decode(data[:-2] + again * 3000 + data[-2:], 8)
+
+
+def test_a_photo_of_two_hundred_megapixels_is_read():
+    """Above the limit of Pillow's own, 179 million."""
+    data = io.BytesIO()
+    Image.new("L", (16_320, 12_240), 77).save(data, "JPEG")
+    assert (decode(data.getvalue(), 8, decoding="scaled") == 77).all()
+
+
+def test_threads_wait_until_there_is_room():
+    room, held, most, lock = Room(100), [], [], threading.Lock()
+
+    def decode_one(pixels):
+        with room.taken(pixels):
+            with lock:
+                held.append(pixels)
+                most.append(list(held))
+            threading.Event().wait(0.002)
+            with lock:
+                held.remove(pixels)
+
+    asked = [60, 30, 10, 250, 50, 50, 100, 40, 40, 40]
+    threads = [threading.Thread(target=decode_one, args=(pixels,)) for pixels in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == len(asked) and [250] in most
+    assert all(sum(each) <= 100 or each == [250] for each in most) and max(map(len, most)) > 1
