@@ -104,6 +104,10 @@ class ExtractOptions(TypedDict, total=False):
         Flag("stop when more files than this cannot be used (default 0.05, and 5 files)", "FRACTION", IMAGES),
     ]
     retry_skipped: Annotated[bool, Flag("try files again that could not be used before", group=IMAGES)]
+    drop: Annotated[
+        bool,
+        Flag("let images that the source no longer has leave the store, even more than a tenth of them", group=IMAGES),
+    ]
     allow_missing_classes: Annotated[bool, Flag("accept classes without a readable image in some split", group=IMAGES)]
     workers: Annotated[int, Flag("threads that read and decode (default: one per core, 8 at most)", "N", IMAGES)]
     backbone: Annotated[

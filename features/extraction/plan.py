@@ -9,14 +9,17 @@ from importlib.metadata import version
 import numpy as np
 
 from ..backbones.weights import recall_sha256
-from ..errors import SourceError, option
+from ..errors import RequestError, SourceError, called, option
 from ..images.contents import Content, distinct_contents, hash_files
+from ..runtime.log import log
 from ..sources.load import keep_copies_together
 from ..sources.source import Source
 from ..store.provenance import Provenance
 from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
 from .request import ExtractRequest, asked_settings
+
+_FEW = 0.1  # of a store's images, which may leave it without being asked for
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,31 @@ def check_classes(plan: Plan, options: ExtractRequest) -> None:
                 f"every class must have a readable image; all {len(reasons)} of {name!r} are broken ({reasons[0]}). "
                 f"Repair them, remove the class, or accept it: {option('allow_missing_classes', True)}"
             )
+
+
+def check_left(plan: Plan, options: ExtractRequest) -> None:
+    """Tell which images of an existing store are not in the source any more; more than a tenth must be asked for.
+
+    Raises
+    ------
+    RequestError
+        If more than a tenth would leave the store and `options` do not say ``drop``.
+    """
+    if not options.path.exists():
+        return
+    with FeatureStore(options.path) as store:
+        held = store.rows.images()
+    kept = set(plan.keys)
+    left = [path for path, sha256 in zip(held.paths, held.sha256, strict=True) if sha256.tobytes() not in kept]
+    if not left:
+        return
+    told = f"{len(left):,} of the {len(held):,} images of {options.path} are not in {options.data}, or have changed, such as {left[0]}"
+    if len(left) > len(held) * _FEW and not options.drop:
+        raise RequestError(
+            f"{called('out')} must keep nine of ten images that it holds, unless told otherwise; {told}. Complete the source, choose "
+            f"another {called('out')}, or let them go: {option('drop', True)}"
+        )
+    log.info(f"dropped  {told}; their features leave the store")
 
 
 def find_finished(options: ExtractRequest, plan: Plan) -> tuple[Rows, list[Skipped], Provenance] | None:

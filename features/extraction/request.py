@@ -131,6 +131,8 @@ class ExtractRequest(FeatureOptions):
         One file, or parts that stay with an index over them, for stores larger than one file should be.
     retry_skipped : bool
         Try again files that could not be used before.
+    drop : bool
+        Let images that are not in the source any more leave an existing store, even if they are more than a tenth.
     max_skipped : float
         Stop once more than this fraction of the files could not be used.
     allow_missing_classes : bool
@@ -159,6 +161,7 @@ class ExtractRequest(FeatureOptions):
     compression: str | None = None
     layout: str = "file"
     retry_skipped: bool = False
+    drop: bool = False
     max_skipped: float | None = None
     allow_missing_classes: bool = False
     workers: int = field(default_factory=lambda: min(8, cores()))

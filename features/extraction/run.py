@@ -24,7 +24,7 @@ from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
 from ..store.writer_lock import one_writer
 from .forward import USUAL_LIMITS, PassLimits, Stages, allowed_skips, compute, find_work, too_many_skipped
-from .plan import Plan, check_classes, find_finished, is_current, make_plan
+from .plan import Plan, check_classes, check_left, find_finished, is_current, make_plan
 from .preparation import Prepared, prepare
 from .request import ExtractRequest, check_options
 
@@ -139,6 +139,7 @@ def run_pass(
     if not asked.allow_missing_classes:
         check_splits(source)  # again: copies may have moved
         check_classes(plan, asked)
+    check_left(plan, asked)
     clock.lap("plan")
     held = held_provenance(asked.path)
     asked = replace(asked, decode=_pick_decode(asked, held))

@@ -184,6 +184,34 @@ def test_growing_computes_new_contents_only_and_equals_a_fresh_run(tree, tmp_pat
     assert run(tree, tmp_path / "grown.h5").computed == 0
 
 
+def test_images_that_leave_a_store_are_said_and_many_only_leave_if_asked(tree, tmp_path, said):
+    store = tmp_path / "s.h5"
+    run(tree, store)
+    before = store.read_bytes()
+    with pytest.raises(
+        RequestError, match=r"12 of the 32 images of .*s\.h5 are not in .* another out, or let them go: drop=True"
+    ):
+        run(tree, store, limit=20)
+    other = draw_tree(
+        tmp_path / "elsewhere/photos", {"train": 9, "val": 3, "test": 3}
+    )  # another source of the same name
+    for number, path in enumerate(sorted(other.rglob("*.png"))):
+        draw(path, 5000 + number)
+    with pytest.raises(RequestError, match="32 of the 32 images"):
+        run(other, store)
+    assert store.read_bytes() == before
+    (tree / "train/blue/train003.png").unlink()
+    said.clear()
+    assert run(tree, store).rows == 31
+    assert any(
+        line.startswith("dropped  1 of the 32 images") and "such as train/blue/train003.png" in line for line in said
+    )
+    said.clear()
+    assert run(tree, store, limit=20, drop=True).rows == 20
+    assert any(line.startswith("dropped  11 of the 31 images") for line in said)
+    assert run(tree, store).computed == 11
+
+
 def test_a_finished_store_is_answered_without_tensorflow(tree, tmp_path):
     own, store = tmp_path / "own.keras", tmp_path / "s.h5"
     tiny_base.Tiny(None, False, (16, 16, 3)).save(own)
