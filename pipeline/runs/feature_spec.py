@@ -12,7 +12,11 @@ from features.errors import UnsafeFile
 from features.pooling import POOLS, pool_maps
 from features.store.reader import FeatureStore
 
+from ..data.row_blocks import Stored
+from ..data.training_data import Features
 from ..heads.contract import Classifier
+
+_PREDICT_BYTES = 64 << 20  # of features per call to predict
 
 
 @dataclass(frozen=True)
@@ -81,3 +85,21 @@ def class_probabilities(head: Classifier, X: np.ndarray, n_classes: int, views: 
         probabilities[:, head.classes_] = of_rows.reshape(len(probabilities), views, -1).mean(axis=1)
         probabilities /= probabilities.sum(axis=1, keepdims=True)  # float32 heads sum to one only up to rounding
     return probabilities
+
+
+def all_classes(estimator: Classifier, features: Features, images: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return probabilities of all classes for the images given by a mask, in blocks; see `class_probabilities`."""
+    numbers, views = np.flatnonzero(images), features.views
+    step = max(1, _PREDICT_BYTES // (4 * views * features.X.shape[1]))
+    if isinstance(features.X, Stored):  # an SVM reads its support vectors again for each block
+        step = max(1, features.X.block_rows // views)
+    blocks = [
+        class_probabilities(
+            estimator,
+            features.X[(numbers[start : start + step, None] * views + np.arange(views)).ravel()],
+            n_classes,
+            views,
+        )
+        for start in range(0, len(numbers), step)
+    ]
+    return np.concatenate(blocks) if blocks else np.empty((0, n_classes))

@@ -22,7 +22,6 @@ from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from ..data.parallel import on_cluster, spread
-from ..data.row_blocks import Stored
 from ..data.store_ref import Place
 from ..data.training_data import Features, Sample
 from ..evaluation.intervals import intervals_of
@@ -31,7 +30,7 @@ from ..heads.contract import Classifier, Head, Settings
 from ..heads.registry import check_heads, find_head
 from ..heads.settings import Choice, Grid
 from ..options import SELECT, TrainHeadOptions
-from ..runs.feature_spec import Reading, class_probabilities
+from ..runs.feature_spec import Reading, all_classes
 from ..runs.folders import whole_folder
 from ..runs.head_file import save_head
 from ..runs.learning_curves import check_tensorboard, log_history, write_history
@@ -41,7 +40,6 @@ from .request import Request
 from .splitting import find_group, side_keys
 
 FOLDS = 5
-_PREDICT_BYTES = 64 << 20  # of features per call to predict
 
 
 @dataclass(frozen=True)
@@ -362,24 +360,6 @@ def fit_stored(place: Place, head: str, asked: Request, splits: np.ndarray) -> t
     """Fit a head on a store opened by its path, in this or another process; see `fit_head`."""
     rows, features = read_once(place, head, asked)
     return fit_head(head, features, rows, splits, asked.seed, asked.select, asked.settings, asked.group)
-
-
-def all_classes(estimator: Classifier, features: Features, images: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return probabilities of all classes for the images given by a mask, in blocks; see `class_probabilities`."""
-    numbers, views = np.flatnonzero(images), features.views
-    step = max(1, _PREDICT_BYTES // (4 * views * features.X.shape[1]))
-    if isinstance(features.X, Stored):  # an SVM reads its support vectors again for each block
-        step = max(1, features.X.block_rows // views)
-    blocks = [
-        class_probabilities(
-            estimator,
-            features.X[(numbers[start : start + step, None] * views + np.arange(views)).ravel()],
-            n_classes,
-            views,
-        )
-        for start in range(0, len(numbers), step)
-    ]
-    return np.concatenate(blocks) if blocks else np.empty((0, n_classes))
 
 
 def _without_nan(scores: dict[str, float]) -> dict[str, float | None]:

@@ -10,13 +10,14 @@ import numpy as np
 
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
-from features.store.schema import Rows
 
 from ...data.training_data import Features, Part
 from ...heads.registry import HEADS, find_head
+from ...runs.feature_spec import all_classes
 from ...runs.predictions import Predictions
-from ...training.fit import all_classes, take_sample
+from ...training.fit import take_sample
 from ...training.loading import read_features
+from ...training.out_of_fold import out_of_fold
 from ...training.request import Request
 
 LINEAR = tuple(name for name, head in HEADS.items() if head.linear)
@@ -77,6 +78,8 @@ def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], 
     settings = told["settings"] if name else search.choose(sample.pairs(select)).settings
     estimator = search.fit(settings, sample.everything)
     coef, intercept = estimator.coefficients(len(rows.class_names))
+    everything = np.ones(len(rows), bool)
+    whole = take_sample(features, rows, everything, ~everything, seed, group)
     return Refitted(
         name=name or "logistic",
         settings=settings,
@@ -85,7 +88,7 @@ def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], 
         coef=coef,
         intercept=intercept,
         probabilities=all_classes(estimator, features, test, len(rows.class_names)),
-        out_of_fold=_out_of_fold(name or "logistic", settings, features, rows, seed, group),
+        out_of_fold=out_of_fold(head.search(whole), settings, len(rows.class_names)),
     )
 
 
@@ -104,16 +107,3 @@ def _parts_of(told: dict[str, Any]) -> list[Part]:
     if "parts" in told:
         return [Part(*part) for part in told["parts"]]
     return [Part(layer, told["pool"], told["pool"]) for layer in told["layer"].split("+")]
-
-
-def _out_of_fold(
-    name: str, settings: dict[str, Any], features: Features, rows: Rows, seed: int, group: str | None
-) -> np.ndarray:
-    everything = np.ones(len(rows), bool)
-    sample = take_sample(features, rows, everything, ~everything, seed, group)
-    search = find_head(name).search(sample)
-    probabilities = np.full((len(rows), len(rows.class_names)), np.nan)
-    for fit, look in sample.split(everything):
-        estimator = search.fit(settings, fit)
-        probabilities[look] = all_classes(estimator, features, look, len(rows.class_names))
-    return probabilities
