@@ -9,6 +9,10 @@ from features.options import OPTIONS_OF, Flag
 
 Select = Literal["cv", "val"]
 SELECT: Select = "cv"  # the default
+MetricName = Literal[
+    "accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision", "log_loss", "mcc", "cohen_kappa"
+]
+METRIC: MetricName = "accuracy"  # the default
 FEATURES, HEAD, MACHINES, RESULTS = "features", "head", "more machines", "results"
 
 
@@ -40,6 +44,9 @@ class TrainingOptions(TypedDict, total=False):
             f"(val) (default {SELECT})",
             group=HEAD,
         ),
+    ]
+    metric: Annotated[
+        MetricName, Flag(f"what settings are chosen and heads are ranked by (default {METRIC})", group=HEAD)
     ]
     group: Annotated[
         str | None,

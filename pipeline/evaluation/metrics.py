@@ -78,6 +78,27 @@ def _log_loss(rows: WeightedRows) -> np.ndarray:
     return rows.mean(-np.log(np.clip(rows.probabilities[np.arange(len(rows.y)), rows.y], tiny, 1 - tiny)))
 
 
+def _mcc(rows: WeightedRows) -> np.ndarray:
+    """Return Matthews' correlation of true and predicted classes (Gorodkin 2004, "Comparing two K-category assignments").
+
+    0 if all rows are of one class, or are predicted as one.
+    """
+    true, said, agreed = rows.both
+    covariance = rows.total * agreed - (true * said).sum(axis=1)
+    spreads = (rows.total**2 - (true**2).sum(axis=1)) * (rows.total**2 - (said**2).sum(axis=1))
+    return np.where(spreads > 0, covariance / np.sqrt(spreads), 0.0)
+
+
+def _cohen_kappa(rows: WeightedRows) -> np.ndarray:
+    """Return the agreement of true and predicted classes beyond chance (Cohen 1960, "A coefficient of agreement").
+
+    nan if all rows are of one class and predicted as it.
+    """
+    true, said, agreed = rows.both
+    by_chance = (true * said).sum(axis=1) / rows.total
+    return (agreed - by_chance) / (rows.total - by_chance)
+
+
 def _calibration_error(rows: WeightedRows) -> np.ndarray:
     """Return the expected calibration error (Guo et al. 2017, "On calibration of modern neural networks").
 
@@ -103,6 +124,8 @@ METRICS = (
     Metric("macro_f1", _macro_f1, "macro F1", "mean F1 of the classes"),
     Metric("roc_auc", _roc_auc, "ROC AUC", "area under the ROC curve"),
     Metric("average_precision", _average_precision, "avg. pr.", "average precision", in_table=False),
+    Metric("mcc", _mcc, "MCC", "Matthews' correlation of true and predicted classes", in_table=False),
+    Metric("cohen_kappa", _cohen_kappa, "kappa", "agreement of true and predicted classes beyond chance", in_table=False),
     Metric("log_loss", _log_loss, "log loss", "mean negative log-likelihood, in nats", greater_is_better=False),
     Metric(
         "calibration_error", _calibration_error, "calib.",
@@ -110,6 +133,11 @@ METRICS = (
         greater_is_better=False, interval=None, in_table=False,  # its bootstrap is biased upwards
     ),
 )  # fmt: skip
+
+
+def find_metric(name: str) -> Metric:
+    """Return a row of `METRICS` by its name."""
+    return next(each for each in METRICS if each.name == name)
 
 
 def evaluate(y: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

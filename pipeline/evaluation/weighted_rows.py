@@ -58,6 +58,13 @@ class WeightedRows:
         return self.weights @ true, self.weights @ said, self.weights @ (true & said)
 
     @cached_property
+    def both(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Per class: its rows, and the rows predicted as it, (n_draws, n_classes) each; rows predicted correctly, (n_draws,)."""
+        names = np.arange(self.probabilities.shape[1])
+        true, said = (self.weights @ (labels[:, None] == names) for labels in (self.y, self.predicted))
+        return true, said, self.weights @ self.correct
+
+    @cached_property
     def ranking(self) -> tuple[np.ndarray, np.ndarray]:
         """Area under the ROC curve and average precision of each class against the rest, (n_draws, n_ranked) each.
 

@@ -142,6 +142,7 @@ class Fits:
             "views": asked.views or self._store.views,
             "seed": asked.seed,
             "select": asked.select,
+            "metric": asked.metric,
             "group": asked.group,
             "code": own_source(),
             "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "keras", "tensorflow")},

@@ -11,7 +11,7 @@ from features.errors import RequestError, called, must_be_one_of
 from features.runtime.dask_cluster import check_cluster
 from features.runtime.machine import memory_limit
 
-from ..options import SELECT, Select
+from ..options import METRIC, SELECT, MetricName, Select
 from ..runs.folders import run_folder
 from .splitting import check_seed
 
@@ -34,6 +34,8 @@ class Request:
         Seed of the head's random start, of the folds, and of the first drawn split.
     select : {'cv', 'val'}
         How settings are chosen: by cross-validation within train and val, or by evaluating on val.
+    metric : str
+        The metric, of `METRICS`, by which settings are chosen and heads are ranked.
     group : str, optional
         Column that names each row's group; a group stays on one side of splits and folds. By default, the one that the
         store was extracted with.
@@ -62,6 +64,7 @@ class Request:
     views: int | None = None
     seed: int = 0
     select: str = SELECT
+    metric: str = METRIC
     group: str | None = None
     out: str | Path | None = None
     overwrite: bool = False
@@ -75,6 +78,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.select not in get_args(Select):
             raise must_be_one_of(called("select"), get_args(Select), self.select)
+        if self.metric not in get_args(MetricName):
+            raise must_be_one_of(called("metric"), get_args(MetricName), self.metric)
         if self.views is not None and self.views < 1:
             raise RequestError(f"{called('views')} must be at least 1; got {self.views}. Leave it out for all.")
         check_seed(self.seed)

@@ -34,6 +34,16 @@ def test_metrics_of_a_small_table_computed_by_hand():
     assert scores["log_loss"] == pytest.approx(-np.mean(np.log([0.9, 0.8, 0.4, 0.7])))
 
 
+@pytest.mark.parametrize("said", [0, 1])
+def test_agreement_of_rows_that_are_predicted_as_one_class(said):
+    """As scikit-learn has it; where both are one class, its kappa is undefined."""
+    y, probabilities = np.array([0, 0, 0, 1]), np.tile(np.eye(2)[said], (4, 1))
+    scores, told = evaluate(y, probabilities), np.full(4, said)
+    assert scores["mcc"] == metrics.matthews_corrcoef(y, told) == 0
+    assert scores["cohen_kappa"] == pytest.approx(metrics.cohen_kappa_score(y, told), abs=1e-12)
+    assert np.isnan(evaluate(y[:3], np.tile([0.9, 0.1], (3, 1)))["cohen_kappa"])
+
+
 def test_one_class_only_has_no_auc():
     assert np.isnan(evaluate(np.zeros(3, int), np.full((3, 2), 0.5))["roc_auc"])
 
@@ -169,6 +179,8 @@ ELSEWHERE = {
     "macro_f1": of_predicted(metrics.f1_score),
     "roc_auc": by_class(metrics.roc_auc_score),
     "average_precision": by_class(metrics.average_precision_score),
+    "mcc": lambda y, p: metrics.matthews_corrcoef(y, p.argmax(axis=1)),
+    "cohen_kappa": lambda y, p: metrics.cohen_kappa_score(y, p.argmax(axis=1)),
     "log_loss": lambda y, p: metrics.log_loss(y, p, labels=np.arange(p.shape[1])),
     "calibration_error": by_bins,
 }
