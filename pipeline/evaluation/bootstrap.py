@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
+from .held_out import effective_units, unit_numbers
 from .metrics import METRICS, figures_of
 from .weighted_rows import WeightedRows
 
-_NUMBERS = 1 << 22  # weights held in memory at once
+NUMBERS = 1 << 22  # weights held in memory at once
 
 
 def bootstrap_intervals(
@@ -19,7 +22,7 @@ def bootstrap_intervals(
     draws: int | None = None,
     groups: Sequence[str | bytes] | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """Return 95 % bootstrap percentile intervals of metrics (Efron and Tibshirani 1993, chapter 13).
+    """Return 95 % bootstrap intervals of metrics: expanded percentiles (Hesterberg 2015).
 
     Parameters
     ----------
@@ -39,14 +42,16 @@ def bootstrap_intervals(
     -------
     intervals : dict
         Name → (low, high) of each of `METRICS` that has an interval. A draw that lacks one of the classes in `y`
-        counts for every metric that is defined on it. nan if the metric is undefined, or the same in all draws (for example
-        because the head makes no mistakes), since resampling then does not show how much it varies.
+        counts for every metric that is defined on it. nan if the metric is undefined, there is one group, or the metric is
+        the same in all draws (for example because the head makes no mistakes), since resampling then does not show how much
+        it varies.
     """
     random, n = np.random.default_rng(seed), len(y)
-    of_row = np.arange(n) if groups is None else np.unique(np.array(groups, object), return_inverse=True)[1]
+    of_row = np.arange(n) if groups is None else unit_numbers(groups)
     units = int(of_row.max(initial=-1)) + 1
+    tail = _tail(effective_units(of_row)) if units > 1 else math.nan
     draws = draws or (1000 if n <= 5000 else 200)
-    step = max(1, _NUMBERS // max(n, 1))
+    step = max(1, NUMBERS // max(n, 1))
     drawn: dict[str, list[np.ndarray]] = {}
     for first in range(0, draws, step):
         # How often each group is drawn, (draws, n_groups).
@@ -59,6 +64,15 @@ def bootstrap_intervals(
         values = np.concatenate(parts)
         values = values[np.isfinite(values)]
         varies = len(values) and np.ptp(values) > 1e-12  # smaller differences are rounding errors of a constant
-        low, high = np.quantile(values, (0.025, 0.975)) if varies else (np.nan, np.nan)
+        low, high = np.quantile(values, (tail, 1 - tail)) if varies and units > 1 else (np.nan, np.nan)
         found[name] = float(low), float(high)
     return found
+
+
+def _tail(units: float) -> float:
+    """Return the share of draws below an interval, less than 0.025 if there are few units.
+
+    Hesterberg 2015, "What teachers should know about the bootstrap": draws of few units vary too little, by ``sqrt((units - 1) / units)``, and as their spread is estimated itself, Student's t
+    takes the normal distribution's place.
+    """
+    return float(stats.norm.cdf(-math.sqrt(units / (units - 1)) * stats.t.ppf(0.975, units - 1)))

@@ -1,4 +1,4 @@
-"""Intervals of the metrics on one split's test rows, each by the method that the table of metrics names."""
+"""Intervals of the metrics on the test rows of one split or of several."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from .bootstrap import bootstrap_intervals
-from .metrics import METRICS, evaluate
-from .significance import wilson
+from .held_out import HeldOut, unit_numbers
+from .metrics import METRICS, Metric, evaluate
+from .significance import MIN_REPEATS, corrected_half, correction, effective_rows, share_interval, wilson
+
+Ends = tuple[float, float]
 
 
 def intervals_of(
     y: np.ndarray, probabilities: np.ndarray, groups: Sequence[str | bytes] | None = None
-) -> dict[str, tuple[float, float]]:
-    """Return 95 % intervals of metrics.
+) -> dict[str, Ends]:
+    """Return 95 % intervals of metrics, each by the method that the table of metrics names.
 
     Parameters
     ----------
@@ -23,8 +26,7 @@ def intervals_of(
     probabilities : ndarray of shape (n_samples, n_classes)
         Rows sum to one.
     groups : sequence of length n_samples, optional
-        The group of each row. All intervals then resample whole groups. If all resamples give the same share, for example
-        because the head makes no mistakes, its interval is Wilson's with the number of groups as the number of rows.
+        The group of each row. Wilson's interval is then of the effective number of rows, and the bootstrap draws whole groups.
 
     Returns
     -------
@@ -32,9 +34,52 @@ def intervals_of(
         Name → (low, high) of each of `METRICS` that has an interval; nan if undefined.
     """
     values, drawn = evaluate(y, probabilities), bootstrap_intervals(y, probabilities, groups=groups)
-    if groups is None:
-        shares = {each.name for each in METRICS if each.interval == "wilson"}
-    else:
-        shares = {each.name for each in METRICS if each.interval == "wilson" and np.isnan(drawn[each.name][0])}
-    n = len(y) if groups is None else len(set(groups))
-    return drawn | {name: wilson(values[name], n) for name in shares}
+    units = np.arange(len(y)) if groups is None else unit_numbers(groups)
+    shares = (each.name for each in METRICS if each.interval == "wilson")
+    rows = effective_rows(probabilities.argmax(axis=1) == y, units)
+    return drawn | {name: wilson(values[name], rows) for name in shares}
+
+
+def interval_of_mean(
+    metric: Metric,
+    values: Sequence[float],
+    intervals: Sequence[Ends],
+    tested: Sequence[HeldOut],
+    probabilities: Sequence[np.ndarray],
+) -> Ends | None:
+    """Return a 95 % interval of a metric's mean over random splits; of one split, that split's own.
+
+    For three or more splits: Student's t with a variance corrected for overlapping training sets; see `share_interval`. It is
+    never narrower than the number of rows allows: it contains the mean of the splits' own intervals, shrunk as the standard
+    error of that mean is below that of one split.
+
+    Parameters
+    ----------
+    metric : Metric
+    values : sequence of float
+        One per split.
+    intervals : sequence of (float, float)
+        Each split's own, of `intervals_of`.
+    tested : sequence of HeldOut
+    probabilities : sequence of ndarray of shape (n_test, n_classes)
+
+    Returns
+    -------
+    low, high : float or None
+        None for two splits, and where an interval is undefined.
+    """
+    if len(values) == 1:
+        return None if np.isnan(intervals[0]).any() else intervals[0]
+    if len(values) < MIN_REPEATS or np.isnan(values).any():
+        return None
+    c = correction(tested)
+    if metric.interval == "wilson":
+        rows = [effective_rows(p.argmax(axis=1) == t.y, t.units) for t, p in zip(tested, probabilities, strict=True)]
+        return share_interval(values, float(np.mean(rows)), c)
+    own = np.array([ends for ends in intervals if not np.isnan(ends).any()])
+    if not len(own):  # no draw of rows has shown how much it varies
+        return None
+    known = np.array([v for v, ends in zip(values, intervals, strict=True) if not np.isnan(ends).any()])
+    mean, half = float(np.mean(values)), corrected_half(values, c)
+    below, above = np.sqrt(c) * np.mean(known - own[:, 0]), np.sqrt(c) * np.mean(own[:, 1] - known)
+    return mean - max(half, below), mean + max(half, above)

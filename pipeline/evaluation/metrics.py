@@ -32,6 +32,8 @@ class Metric:
         Method of its interval on one split: ``wilson`` for a share of rows, ``bootstrap`` for others; None if it has none.
     in_table : bool
         Whether it is a column of ``compare.md``; all other outputs contain every metric.
+    ranks : bool
+        Whether it depends only on the order of the rows by each class's probability.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Metric:
     digits: int = 3
     interval: Literal["wilson", "bootstrap"] | None = "bootstrap"
     in_table: bool = True
+    ranks: bool = False
 
 
 def _accuracy(rows: WeightedRows) -> np.ndarray:
@@ -117,13 +120,13 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
     return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
 
 
-# Heads are ranked by the first metric.
+# Heads are ranked by the first metric unless another is asked for.
 METRICS = (
     Metric("accuracy", _accuracy, "accuracy", "fraction of test images classified correctly", interval="wilson"),
     Metric("balanced_accuracy", _balanced_accuracy, "balanced", "mean recall of the classes", in_table=False),
     Metric("macro_f1", _macro_f1, "macro F1", "mean F1 of the classes"),
-    Metric("roc_auc", _roc_auc, "ROC AUC", "area under the ROC curve"),
-    Metric("average_precision", _average_precision, "avg. pr.", "average precision", in_table=False),
+    Metric("roc_auc", _roc_auc, "ROC AUC", "area under the ROC curve", ranks=True),
+    Metric("average_precision", _average_precision, "avg. pr.", "average precision", in_table=False, ranks=True),
     Metric("mcc", _mcc, "MCC", "Matthews' correlation of true and predicted classes", in_table=False),
     Metric("cohen_kappa", _cohen_kappa, "kappa", "agreement of true and predicted classes beyond chance", in_table=False),
     Metric("log_loss", _log_loss, "log loss", "mean negative log-likelihood, in nats", greater_is_better=False),
@@ -157,6 +160,11 @@ def evaluate(y: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """
     once = WeightedRows(y, probabilities, np.ones((1, len(y))))
     return {name: float(values[0]) for name, values in figures_of(METRICS, once).items()}
+
+
+def value_of(metric: Metric, y: np.ndarray, probabilities: np.ndarray) -> float:
+    """Compute one metric; see `evaluate`."""
+    return float(figures_of([metric], WeightedRows(y, probabilities, np.ones((1, len(y)))))[metric.name][0])
 
 
 def figures_of(metrics: Iterable[Metric], rows: WeightedRows) -> dict[str, np.ndarray]:

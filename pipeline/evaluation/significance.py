@@ -1,16 +1,22 @@
-"""Intervals of accuracies, and paired tests of the difference between two heads."""
+"""Intervals of shares, and paired tests of two heads, on one split or on several random ones."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
+from .held_out import HeldOut, effective_units
+from .metrics import Metric, value_of
+from .paired_tests import counts_apart, p_value_of_split, swapped_differences
+
 MIN_REPEATS = 3  # the fewest random splits for which an interval or a test is given
 NEEDS = f"needs {MIN_REPEATS} repeats"  # shown in their place
 _Z = float(stats.norm.ppf(0.975))
+_SWAPS = 200  # random swaps per split, of which only the variance is used
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:
@@ -18,17 +24,46 @@ def wilson(share: float, n: float) -> tuple[float, float]:
 
     It contains every p for which ``|share - p| <= 1.96 sqrt(p (1 - p) / n)``, so its width is positive even at 0 and 1.
     """
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    centre = (n * share + _Z**2 / 2) / (n + _Z**2)
+    half = _Z / (n + _Z**2) * math.sqrt(n * share * (1 - share) + _Z**2 / 4)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def effective_rows(right: np.ndarray, units: np.ndarray) -> float:
+    """Return the number of independent rows whose share would be known as well as that of rows in groups.
+
+    Korn and Graubard 1998, "Confidence intervals for proportions with small expected number of positive counts estimated from
+    survey data": ``p (1 - p) / v``, at most the number of rows, times the square of the ratio of the normal distribution's
+    quantile to that of Student's t. The variance v is that of the delete-one-group jackknife, and t has the degrees of freedom
+    of the effective number of groups, so that few or unequal groups give wide intervals.
+
+    Parameters
+    ----------
+    right : ndarray of shape (n_rows,), bool
+    units : ndarray of shape (n_rows,), int
+        The group of each row, numbered from 0.
+
+    Returns
+    -------
+    rows : float
+        The number of rows, if each is a group; 0 for a single group, which does not show how much groups vary.
+    """
+    n, sizes = len(right), np.bincount(units)
+    if len(sizes) == n:
+        return float(n)
+    if len(sizes) < 2:
+        return 0.0
+    p, groups = float(right.mean()), effective_units(units)
+    without = np.bincount(units, right - p) / (1 - sizes / n) / n  # what the share changes by without each group
+    variance = (len(sizes) - 1) / len(sizes) * float(without @ without)
+    rows = min(n, p * (1 - p) / variance) if variance > 1e-12 else groups
+    return float(rows * (_Z / stats.t.ppf(0.975, groups - 1)) ** 2)
 
 
 def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) -> tuple[float, float] | None:
     """Return a 95 % interval for the accuracy; None for two splits, too few to estimate a spread.
 
-    For one split: Wilson's interval. For J random splits of the same rows: Student's t with the variance corrected for
-    overlapping training sets, ``s^2 c`` with ``c = 1/J + n_test/n_train`` (Nadeau & Bengio 2003, "Inference for the
-    generalization error"), and never narrower than the number of rows allows.
+    For one split: Wilson's interval. For several random splits of the same rows: see `share_interval`.
 
     Parameters
     ----------
@@ -41,68 +76,143 @@ def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) ->
     -------
     low, high : float
         In [0, 1].
+    """
+    if len(accuracies) == 1:
+        return wilson(accuracies[0], n_test)
+    if len(accuracies) < MIN_REPEATS:
+        return None
+    return share_interval(accuracies, n_test, 1 / len(accuracies) + n_test / n_train)
+
+
+def share_interval(shares: Sequence[float], rows: float, c: float) -> tuple[float, float]:
+    """Return a 95 % interval for the mean of a share of rows over random splits.
+
+    Student's t with the variance corrected for overlapping training sets, ``s^2 c`` with ``c = 1/J + n_test/n_train`` of J
+    splits (Nadeau & Bengio 2003, "Inference for the generalization error"), and never narrower than the number of rows allows.
+
+    Parameters
+    ----------
+    shares : sequence of float
+        One per split, in [0, 1].
+    rows : float
+        The effective number of test rows per split.
+    c : float
+        See `correction`.
+
+    Returns
+    -------
+    low, high : float
+        In [0, 1].
 
     Notes
     -----
-    The floor: s^2 estimates the variance of one split's accuracy p. This accuracy is a mean over n_test rows that are right or
+    The floor: s^2 estimates the variance of one split's share p. This share is a mean over n_test rows that are right or
     wrong, so its variance is at least p (1 - p) / n_test, which needs no estimate beyond p. With few splits, s^2 is often far
     below that by chance, and zero if the splits agree. Substituted for s^2, it gives p (1 - p) c / n_test: the variance of a
     share of n_test / c rows, whose interval is Wilson's. The returned interval contains both.
     """
-    mean, times = float(np.mean(accuracies)), len(accuracies)
-    if times == 1:
-        return wilson(mean, n_test)
-    if times < MIN_REPEATS:
-        return None
-    half = stats.t.ppf(0.975, times - 1) * _corrected_error(accuracies, n_train, n_test)
-    low, high = wilson(mean, n_test / _correction(times, n_train, n_test))
+    mean, half = float(np.mean(shares)), corrected_half(shares, c)
+    low, high = wilson(mean, rows / c)
     return max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
 
 
-def difference_interval(
-    correct: Sequence[np.ndarray], others: Sequence[np.ndarray], n_train: int
-) -> tuple[float, float] | None:
-    """Return a 95 % interval for the mean difference between two heads' accuracies on several random splits.
+def correction(tested: Sequence[HeldOut]) -> float:
+    """Return Nadeau & Bengio's c: the variance of a mean over random splits, as a multiple of one split's variance.
 
-    None below three splits. Uses the corrected resampled t of Nadeau & Bengio with a floor; see `paired_test`.
+    It has the ratio of test to training rows; where whole groups are drawn, of groups.
     """
-    if len(correct) < MIN_REPEATS:
-        return None
-    mean, error, least = _difference(correct, others, n_train)
-    half = max(stats.t.ppf(0.975, len(correct) - 1) * error, _Z * least)
-    return float(mean - half), float(mean + half)
+    return 1 / len(tested) + float(np.mean([each.n_units / each.n_learn for each in tested]))
 
 
-def paired_test(correct: Sequence[np.ndarray], others: Sequence[np.ndarray], n_train: int) -> float | None:
-    """Return the two-sided p-value for the null hypothesis that two heads are equally accurate; None for two splits.
+def corrected_half(values: Sequence[float], c: float) -> float:
+    """Return half the width of the corrected t interval of the mean of one value per split."""
+    return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) * math.sqrt(c))
 
-    On one split: McNemar's exact test, on the rows that exactly one of the heads classifies correctly. On three or more:
-    the corrected resampled t-test of Nadeau & Bengio on the differences in accuracy, with a p-value no smaller than the
-    number of such rows allows.
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one head is behind another in a metric.
+
+    Attributes
+    ----------
+    behind : float
+        Mean over splits; positive if the other head is worse, whichever direction is better.
+    interval : (float, float) or None
+        95 % interval over several splits.
+    p_value : float or None
+        Two-sided, for the null hypothesis that both are equally good; None for two splits, or if the metric is undefined.
+    test : str
+        Name of the test.
+    """
+
+    behind: float
+    interval: tuple[float, float] | None
+    p_value: float | None
+    test: str
+
+
+def compare_pair(
+    metric: Metric, tested: Sequence[HeldOut], ones: Sequence[np.ndarray], others: Sequence[np.ndarray]
+) -> Difference:
+    """Return how far the second of two heads is behind the first.
+
+    On one split: an exact or permutation test; see `p_value_of_split`. On three or more: the corrected resampled t-test of
+    Nadeau & Bengio on the differences, with a p-value no smaller than the number of rows, or of groups, allows.
 
     Parameters
     ----------
-    correct, others : sequence of ndarray of shape (n_test,), bool
-        Per split, whether each test row is classified correctly by the one head and by the other.
-    n_train : int
-        Training rows per split.
+    metric : Metric
+    tested : sequence of HeldOut
+        One per split.
+    ones, others : sequence of ndarray of shape (n_test, n_classes)
+        Each head's probabilities for the test rows of each split.
 
     Notes
     -----
-    The floor is that of `accuracy_interval`: a row adds 1, 0 or -1 to a difference, so under the null hypothesis the variance
-    of one split's difference is q / n_test, with q the share of rows that exactly one head classifies correctly. Of n rows,
-    q is taken as (n q + 1) / (n + 2), so heads that never differ are not taken to be equal with certainty (Agresti & Min
-    2005, "Simple improved confidence intervals for comparing matched proportions"); n is n_test / c, the effective number
-    of test rows of all splits together.
+    The floor is that of `share_interval`: if the heads are equally good, one split's difference has at least the variance
+    that it has when they swap their predictions for random rows, or groups. See `_variance`.
     """
-    if len(correct) == 1:
-        first, second = int(np.sum(correct[0] & ~others[0])), int(np.sum(others[0] & ~correct[0]))
-        return float(stats.binomtest(first, first + second).pvalue) if first + second else 1.0
-    if len(correct) < MIN_REPEATS:
-        return None
-    mean, error, least = _difference(correct, others, n_train)
-    estimated = 2 * stats.t.sf(abs(mean) / error, len(correct) - 1) if error else 0.0
-    return float(max(estimated, 2 * stats.norm.sf(abs(mean) / least)))
+    of = [[value_of(metric, t.y, p) for t, p in zip(tested, head, strict=True)] for head in (ones, others)]
+    differences = (np.array(of[0]) - of[1]) * (1 if metric.greater_is_better else -1)
+    behind = float(np.mean(differences))
+    if math.isnan(behind):
+        return Difference(behind, None, None, "")
+    if len(tested) == 1:
+        name, p_value = p_value_of_split(metric, tested[0], ones[0], others[0])
+        return Difference(behind, None, p_value, name)
+    name = "the corrected resampled t-test"
+    if len(tested) < MIN_REPEATS:
+        return Difference(behind, None, None, name)
+    c, freedom = correction(tested), len(tested) - 1
+    error = float(np.std(differences, ddof=1) * math.sqrt(c))
+    least = math.sqrt(_variance(metric, tested, ones, others, c) * c)
+    if not max(error, least):  # the heads have never differed in what the metric sees
+        return Difference(behind, None, 1.0, name)
+    half = max(stats.t.ppf(0.975, freedom) * error, _Z * least)
+    p_values = [
+        2 * law(abs(behind) / e) for law, e in ((lambda t: stats.t.sf(t, freedom), error), (stats.norm.sf, least)) if e
+    ]
+    return Difference(behind, (behind - half, behind + half), float(max(p_values)), name)
+
+
+def _variance(
+    metric: Metric, tested: Sequence[HeldOut], ones: Sequence[np.ndarray], others: Sequence[np.ndarray], c: float
+) -> float:
+    """Return the variance of one split's difference between equally good heads.
+
+    A row adds 1, 0 or -1 to a difference in accuracy, so its variance is q / n_test, with q the share of rows that exactly
+    one head classifies correctly; for groups, q is the mean square of a group's sum in units of the mean group's size. Of n
+    units, q is taken as (n q + 1) / (n + 2), so heads that never differ are not taken to be equal with certainty (Agresti & Min
+    2005, "Simple improved confidence intervals for comparing matched proportions"); n is the effective number of test units
+    of all splits together. For other metrics, the variance is that of random swaps.
+    """
+    splits = list(zip(tested, ones, others, strict=True))
+    if metric.interval != "wilson":
+        return float(np.mean([np.mean(swapped_differences(metric, *each, _SWAPS) ** 2) for each in splits]))
+    units = float(np.mean([each.n_units for each in tested]))
+    q = np.mean([np.mean((counts_apart(*each) * each[0].n_units / len(each[0].y)) ** 2) for each in splits])
+    n = units / c
+    return float((n * q + 1) / (n + 2) / units)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -112,25 +222,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
     return [float(p) for p in adjusted]
-
-
-def _correction(times: int, n_train: int, n_test: int) -> float:
-    """Return Nadeau & Bengio's c: the variance of a mean over random splits, as a multiple of one split's variance."""
-    return 1 / times + n_test / n_train
-
-
-def _corrected_error(values: Sequence[float], n_train: int, n_test: int) -> float:
-    """Return the standard error of the mean of one value per split."""
-    return float(np.std(values, ddof=1) * math.sqrt(_correction(len(values), n_train, n_test)))
-
-
-def _difference(
-    correct: Sequence[np.ndarray], others: Sequence[np.ndarray], n_train: int
-) -> tuple[float, float, float]:
-    """Return the mean difference in accuracy over splits, its standard error, and the error's floor; see `paired_test`."""
-    differences = [float(np.mean(a) - np.mean(b)) for a, b in zip(correct, others, strict=True)]
-    n_test = len(correct[0])
-    n = n_test / _correction(len(correct), n_train, n_test)
-    discordant = float(np.mean([np.mean(a != b) for a, b in zip(correct, others, strict=True)]))
-    least = math.sqrt((n * discordant + 1) / (n + 2) / n)
-    return float(np.mean(differences)), _corrected_error(differences, n_train, n_test), least

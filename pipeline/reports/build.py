@@ -9,19 +9,21 @@ from typing import Any, Unpack
 import numpy as np
 
 from features import __version__
-from features.errors import CachedFeaturesError, RequestError, called, command, option
+from features.errors import CachedFeaturesError, RequestError, UnsafeFile, called, command, option
 from features.options import takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
 from features.safefiles.json_files import read_json
 from features.store.reader import FeatureStore
 
+from ..evaluation.metrics import METRICS, Metric, find_metric
 from ..evaluation.significance import NEEDS
-from ..options import ReportOptions
+from ..options import METRIC, ReportOptions
 from ..runs.checksums import check_sums
+from ..runs.plots import interval_of
 from ..runs.predictions import Predictions, load_predictions
 from ..training.fit import Result
-from ..training.summary import best_first, compare_with_best, standing, summarise
+from ..training.summary import best_first, compare_with_best, standing, summarise, tested_rows
 from . import figures
 from .analysis.label_issues import is_suspects, write_suspects
 from .analysis.refitted_head import refit
@@ -39,6 +41,8 @@ class Run:
     folder : Path
     told : dict
         The content of ``compare.json`` or ``run.json``.
+    metric : Metric
+        By which heads are ranked.
     heads : list of dict
         Metrics of each head, best first, as in ``compare.json``.
     predictions : Predictions
@@ -46,6 +50,7 @@ class Run:
 
     folder: Path
     told: dict[str, Any]
+    metric: Metric
     heads: list[dict[str, Any]]
     predictions: Predictions
 
@@ -143,14 +148,25 @@ def load_run(folder: Path) -> Run:
             check_sums(folder, name)
             told = read_json(folder / name)
             predictions = load_predictions(folder)
-            return Run(folder, told, told.get("heads") or _summary(predictions), predictions)
+            metric = _metric_of(told, folder / name)
+            return Run(folder, told, metric, told.get("heads") or _summary(predictions, metric), predictions)
     raise RequestError(
         f"{called('run')} must be a folder with compare.json or run.json; got {folder}. "
         f"Make one: {command('compare', store='STORE.h5')}"
     )
 
 
-def _summary(predictions: Predictions) -> list[dict[str, Any]]:
+def _metric_of(told: dict[str, Any], path: Path) -> Metric:
+    """Return the metric of a run; earlier versions knew only accuracy."""
+    name = told.get("metric", METRIC)
+    if name not in [each.name for each in METRICS]:
+        raise UnsafeFile(
+            f"{path} must name a known metric; got {str(name)[:60]!r}. Run the same compare or train-head again."
+        )
+    return find_metric(name)
+
+
+def _summary(predictions: Predictions, metric: Metric) -> list[dict[str, Any]]:
     """Return a trained head's metrics in the form of a comparison's."""
     results = [
         [
@@ -159,9 +175,10 @@ def _summary(predictions: Predictions) -> list[dict[str, Any]]:
         ]
         for head, probabilities in predictions.probabilities.items()
     ]
-    summaries = [summarise(each, predictions.splits[0]) for each in results]
-    compare_with_best(summaries, results, predictions.rows.labels, list(predictions.splits))
-    return best_first(summaries)
+    tested = tested_rows(predictions.rows, list(predictions.splits), results[0][0].group)
+    summaries = [summarise(each, tested) for each in results]
+    compare_with_best(summaries, results, tested, metric)
+    return best_first(summaries, metric)
 
 
 def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_CLASSES) -> dict[str, Any]:
@@ -172,9 +189,10 @@ def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_
     log.info(f"run      {run.folder}: {len(heads)} heads, {len(predictions.rows)} images")
     page = {
         "title": Path(run.told["store"]).stem,
-        "leaderboard": figures.leaderboard(heads),
-        "verdict": _verdict(heads, len(predictions.splits)),
-        "time": figures.time_chart(heads),
+        "metric": run.metric,
+        "leaderboard": figures.leaderboard(heads, run.metric),
+        "verdict": _verdict(run),
+        "time": figures.time_chart(heads, run.metric),
         "curves": figures.head_charts(predictions, heads),
         "details": [
             {
@@ -249,12 +267,15 @@ def _linear(run: Run, head: Any) -> dict[str, Any]:
     }
 
 
-def _verdict(heads: list[dict[str, Any]], n_splits: int) -> dict[str, Any]:
+def _verdict(run: Run) -> dict[str, Any]:
+    best, of_earlier = run.heads[0], ("McNemar’s exact test", "the corrected resampled t test")
     return {
-        "best": heads[0],
-        "same": [head["head"] for head in heads if standing(head) == "same"],
-        "behind": [head["head"] for head in heads if standing(head) == "behind"],
-        "test": "McNemar’s exact test" if n_splits == 1 else "the corrected resampled t test",
+        "best": best,
+        "metric": run.metric.name.replace("_", " "),
+        "interval": interval_of(best, run.metric.name),
+        "same": [head["head"] for head in run.heads if standing(head) == "same"],
+        "behind": [head["head"] for head in run.heads if standing(head) == "behind"],
+        "test": run.told.get("test") or of_earlier[len(run.predictions.splits) > 1],
     }
 
 
@@ -275,7 +296,7 @@ def _probe(run: Run) -> dict[str, Any] | None:
     for path in sorted(run.folder.absolute().parent.glob("*/probe.json"), key=lambda p: -p.stat().st_mtime):
         told = read_json(path)
         if told["provenance"]["fingerprint"] == fingerprint:
-            chart = figures.layer_chart(told["layers"])
+            chart = figures.layer_chart(told["layers"], _metric_of(told, path))
             return {"chart": chart, "take": told["take"], "repeats": told["repeats"], "folder": path.parent.name}
     return None
 

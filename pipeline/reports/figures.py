@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..evaluation import curves
-from ..evaluation.metrics import METRICS
+from ..evaluation.metrics import METRICS, Metric
 from ..evaluation.significance import NEEDS
+from ..runs.plots import interval_of
 from ..runs.predictions import Predictions
 from ..training.summary import standing
 from . import charts
@@ -26,28 +27,33 @@ MATRIX_CLASSES, PAIRS = 20, 15  # with more classes, the most frequent confusion
 _BAR = (4.0, 136.0)  # horizontal range of intervals in a row of the leaderboard
 
 
-def leaderboard(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the rows of the leaderboard, with all intervals on a common axis."""
-    axis = charts.Axis(*_range(heads), *_BAR, "accuracy")
+def leaderboard(heads: Sequence[dict[str, Any]], metric: Metric) -> dict[str, Any]:
+    """Return the rows of the leaderboard, with all intervals of the metric on a common axis; its column comes first."""
+    axis = charts.Axis(*_range(heads, metric), *_BAR, metric.name)
     rows = []
     for rank, head in enumerate(heads, start=1):
-        low, high = _ends(head)
-        place = {name: axis.at(value) for name, value in (("low", low), ("high", high), ("dot", head["accuracy"]))}
-        rows.append({**head, "rank": rank, "standing": standing(head), "p": _p(head), "bar": _cut(place)})
+        low, high = _ends(head, metric)
+        place = {name: axis.at(value) for name, value in (("low", low), ("high", high), ("dot", _value(head, metric)))}
+        told = {"interval": interval_of(head, metric.name), "p": _p(head), "bar": _cut(place)}
+        rows.append({**head, **told, "rank": rank, "standing": standing(head)})
     layers = list(dict.fromkeys(head["layer"].replace("+", " + ") for head in heads))
-    columns = [each for each in COLUMNS if each[0] in heads[0]]  # runs of earlier versions have fewer metrics
-    return {"columns": columns, "rows": rows, "layers": layers, "ends": (f"{axis.low:.2f}", f"{axis.high:.2f}")}
+    known = [each for each in COLUMNS if each[0] in heads[0]]  # runs of earlier versions have fewer metrics
+    columns = sorted(known, key=lambda each: each[0] != metric.name)
+    ends = (f"{axis.low:.2f}", f"{axis.high:.2f}")
+    return {"columns": columns, "rows": rows, "layers": layers, "ends": ends}
 
 
-def time_chart(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the chart of accuracy against fit time."""
-    low, high = _range(heads)
+def time_chart(heads: Sequence[dict[str, Any]], metric: Metric) -> dict[str, Any]:
+    """Return the chart of the metric against fit time."""
+    low, high = _range(heads, metric)
     seconds = [max(head["fit_seconds"], 1e-3) for head in heads]
-    box = charts.frame(charts.decades(seconds), (low, high), ("seconds to choose and fit", "test accuracy"), log=True)
-    inside = [(head, time) for head, time in zip(heads, seconds, strict=True) if _ends(head)[1] > low]
-    points = [(box.x.at(time), box.y.at(max(low, head["accuracy"]))) for head, time in inside]
+    box = charts.frame(
+        charts.decades(seconds), (low, high), ("seconds to choose and fit", f"test {_words(metric)}"), log=True
+    )
+    inside = [(head, time) for head, time in zip(heads, seconds, strict=True) if _is_inside(head, metric, low, high)]
+    points = [(box.x.at(time), box.y.at(min(high, max(low, _value(head, metric))))) for head, time in inside]
     lines = [
-        (x - 1, box.y.at(min(high, _ends(head)[1])), x + 1, box.y.at(max(low, _ends(head)[0])))
+        (x - 1, box.y.at(min(high, _ends(head, metric)[1])), x + 1, box.y.at(max(low, _ends(head, metric)[0])))
         for (head, _), (x, _) in zip(inside, points, strict=True)
     ]
     labels = charts.place_labels(points, [head["head"] for head, _ in inside], lines, box)
@@ -60,7 +66,7 @@ def time_chart(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "head": head["head"],
             "standing": standing(head),
             "label": label,
-            "title": f"{head['head']}: {head['accuracy']:.3f}, fitted in {head['fit_seconds']:.2f} s",
+            "title": f"{head['head']}: {head[metric.name]:.{metric.digits}f}, fitted in {head['fit_seconds']:.2f} s",
         }
         for (head, _), (x, y), line, label in zip(inside, points, lines, labels, strict=True)
     ]
@@ -68,31 +74,32 @@ def time_chart(heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "frame": box,
         "points": drawn,
-        "below": [head for head in heads if _ends(head)[1] <= low],
+        "outside": [head for head in heads if not _is_inside(head, metric, low, high)],
         "quick": min(equals, key=lambda head: head["fit_seconds"]),
     }
 
 
-def layer_chart(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the chart of accuracy per layer."""
-    low, high = _range(layers)
+def layer_chart(layers: Sequence[dict[str, Any]], metric: Metric) -> dict[str, Any]:
+    """Return the chart of a metric per layer."""
+    layers = [layer for layer in layers if layer[metric.name] is not None]
+    low, high = _range(layers, metric)
     height = 60 + 34 * len(layers)
-    box = charts.frame((low, high), (0, 1), ("test accuracy", ""), height=height)
+    box = charts.frame((low, high), (0, 1), (f"test {_words(metric)}", ""), height=height)
     rows = []
     for number, layer in enumerate(layers):
-        ends = _ends(layer)
+        ends = _ends(layer, metric)
         rows.append(
             {
                 "y": 34 + 34 * number,
                 "low": box.x.at(ends[0]),
                 "high": box.x.at(ends[1]),
-                "x": box.x.at(layer["accuracy"]),
+                "x": box.x.at(_value(layer, metric)),
                 "name": layer["layer"].replace("+", " + "),
-                "text": f"{layer['accuracy']:.3f}",
+                "text": f"{_value(layer, metric):.{metric.digits}f}",
                 "standing": standing(layer),
             }
         )
-    return {"frame": box, "rows": rows}
+    return {"frame": box, "rows": rows, "metric": _words(metric)}
 
 
 def head_charts(predictions: Predictions, heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -178,22 +185,42 @@ def history_charts(history: dict[str, list[float]], kept: int) -> list[dict[str,
     return drawn
 
 
-def _range(heads: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """Return the range of accuracies, ignoring the baseline, which may be far below."""
+def _range(heads: Sequence[dict[str, Any]], metric: Metric) -> tuple[float, float]:
+    """Return the range of a metric, ignoring the baseline, which may be far off."""
     shown = [head for head in heads if head.get("head") != BASELINE] or heads
-    return charts.widened([end for head in shown for end in _ends(head)], within=(0.0, 1.0))
+    ends = [end for head in shown for end in _ends(head, metric) if not math.isnan(end)] or [0.0, 1.0]
+    return charts.widened(ends, within=(-1.0, 1.0) if metric.greater_is_better else (0.0, math.inf))
 
 
-def _ends(head: dict[str, Any]) -> tuple[float, float]:
-    """Return the ends of a head's bar: its interval, or where there is none the accuracy itself."""
-    low, high = head["accuracy_interval"] or (head["accuracy"],) * 2
+def _value(head: dict[str, Any], metric: Metric) -> float:
+    """Return a head's metric, nan if it is undefined."""
+    value = head[metric.name]
+    return math.nan if value is None else value
+
+
+def _ends(head: dict[str, Any], metric: Metric) -> tuple[float, float]:
+    """Return the ends of a head's bar: its interval, or where there is none the metric itself."""
+    low, high = interval_of(head, metric.name) or (_value(head, metric),) * 2
     return low, high
 
 
+def _is_inside(head: dict[str, Any], metric: Metric, low: float, high: float) -> bool:
+    """Return whether a part of a head's bar is within a range; never for an undefined metric."""
+    ends = _ends(head, metric)
+    return ends[1] > low and ends[0] < high
+
+
+def _words(metric: Metric) -> str:
+    return metric.name.replace("_", " ")
+
+
 def _cut(place: dict[str, float]) -> dict[str, Any]:
-    """Return a bar clipped to its column; ``off`` if all of it is below."""
+    """Return a bar clipped to its column; ``off`` says on which side all of it is outside, if it is."""
+    if math.isnan(place["dot"]):
+        return {"off": "none", "cut": True}
     inside = {name: min(max(value, _BAR[0]), _BAR[1]) for name, value in place.items()}
-    return {**inside, "off": place["high"] <= _BAR[0], "cut": place["dot"] < _BAR[0]}
+    off = "below" if place["high"] <= _BAR[0] else "above" if place["low"] >= _BAR[1] else ""
+    return {**inside, "off": off, "cut": not _BAR[0] <= place["dot"] <= _BAR[1]}
 
 
 def _p(head: dict[str, Any]) -> str:

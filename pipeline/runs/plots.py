@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 from features.errors import RequestError, command
 from features.options import typed
 from features.safefiles.json_files import read_json
+
+from ..options import METRIC
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#888888"  # Okabe & Ito's palette, told apart by colour-blind readers
 
@@ -98,24 +101,31 @@ def plot_comparison(comparison: dict[str, Any]) -> Plot:
     """Draw what ``compare`` returned; see `plot_intervals`."""
     n_test, repeats = sum(comparison["rows"]["test"].values()), comparison["repeats"]
     title = f"{Path(comparison['store']).stem}: {n_test} test rows, {repeats} split(s)"
-    return plot_intervals(comparison["heads"], title)
+    return plot_intervals(comparison["heads"], title, comparison.get("metric", METRIC))  # earlier versions knew one
 
 
-def plot_intervals(heads: list[dict[str, Any]], title: str) -> Plot:
-    """Draw each head's test accuracy with its interval, the best on top."""
+def interval_of(head: dict[str, Any], metric: str) -> Sequence[float] | None:
+    """Return the interval of a head's metric, None if it has none."""
+    found = head["intervals"].get(metric)
+    return found or (head["accuracy_interval"] if metric == "accuracy" else None)  # of repeats in earlier versions
+
+
+def plot_intervals(heads: list[dict[str, Any]], title: str, metric: str) -> Plot:
+    """Draw each head's test metric with its interval, the best on top; heads whose metric is undefined are left out."""
     figure = Plot(8, 0.5 * len(heads) + 1.4)
     axes = figure.subplots()
+    heads = [head for head in heads if head[metric] is not None]
     for place, head in enumerate(heads):
-        low, high = head["accuracy_interval"] or (head["accuracy"],) * 2
+        low, high = interval_of(head, metric) or (head[metric],) * 2
         colour = _GREY if head["head"] == "majority" else _BLUE
         axes.plot([low, high], [place, place], color=colour, linewidth=3, alpha=0.4, solid_capstyle="round")
-        axes.plot(head["accuracy"], place, "o", color=colour)
-        axes.annotate(
-            f"{head['accuracy']:.3f}", (head["accuracy"], place), (0, 7), textcoords="offset points", ha="center"
-        )
+        axes.plot(head[metric], place, "o", color=colour)
+        axes.annotate(f"{head[metric]:.3f}", (head[metric], place), (0, 7), textcoords="offset points", ha="center")
     axes.set_yticks(range(len(heads)), [head["head"] for head in heads])
     axes.set_ylim(len(heads) - 0.5, -0.7)
-    axes.set(xlabel=f"test accuracy{', with 95 % interval' if heads[0]['accuracy_interval'] else ''}", title=title)
+    known = any(interval_of(head, metric) for head in heads)
+    named = f"test {metric.replace('_', ' ')}{', with 95 % interval' if known else ''}"
+    axes.set(xlabel=named, title=title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
     return figure

@@ -18,25 +18,33 @@ from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from ..evaluation.metrics import METRICS
+from ..evaluation.metrics import METRICS, find_metric
 from ..evaluation.significance import NEEDS
 from ..heads.registry import HEADS, check_heads
 from ..options import CompareOptions
 from ..runs.folders import whole_folder
 from ..runs.frames import make_frame
-from ..runs.plots import plot_comparison
+from ..runs.plots import interval_of, plot_comparison
 from ..runs.predictions import save_predictions
 from .fit import Result
 from .fit_cache import Fits
 from .loading import describe_rows
 from .request import Request
 from .splitting import draw_splits, find_group
-from .summary import best_first, compare_with_best, standing, summarise, with_interval
+from .summary import (
+    best_first,
+    compare_with_best,
+    names_of_tests,
+    standing,
+    summarise,
+    tested_rows,
+    with_interval,
+)
 
 _COLUMNS = (
-    "head", "layer", "pool", "n_features", "chosen", "accuracy", "accuracy_low", "accuracy_high", "behind", "p_value",
-    *(each.name for each in METRICS[1:]), "fit_seconds", "predict_seconds", "bytes_an_image",
-    "not_fitted",
+    "head", "layer", "pool", "n_features", "chosen", "metric", "behind", "p_value",
+    *(f"{each.name}{end}" for each in METRICS for end in (("", "_low", "_high") if each.interval else ("",))),
+    "fit_seconds", "predict_seconds", "bytes_an_image", "not_fitted",
 )  # fmt: skip
 
 
@@ -47,7 +55,7 @@ class Comparison:
     Attributes
     ----------
     heads : list of dict
-        Test metrics of each head, best first: ``head``, ``accuracy``, ``accuracy_interval``, ``behind``, ``p_value``, ...
+        Test metrics of each head, best first: ``head``, ``accuracy``, ``intervals``, ``behind``, ``p_value``, ...
     not_fitted : dict of str to str
         Head → why it could not be fitted; the other heads were compared without it.
     store, out : str
@@ -56,6 +64,10 @@ class Comparison:
         Split → class → number of images.
     repeats, seed : int
     select : {'cv', 'val'}
+    metric : str
+        The metric by which settings were chosen and heads are ranked; ``behind`` and ``p_value`` are of it.
+    test : str
+        Name of the paired test.
     provenance : dict
         Of the store.
     """
@@ -67,12 +79,14 @@ class Comparison:
     repeats: int
     seed: int
     select: str
+    metric: str
+    test: str
     provenance: dict[str, Any]
     out: str
 
     @property
     def best(self) -> dict[str, Any]:
-        """The head with the highest accuracy."""
+        """The best head by the metric."""
         return self.heads[0]
 
     def to_json(self) -> dict[str, Any]:
@@ -123,19 +137,22 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     names = list(dict.fromkeys(heads or HEADS))
     check_heads(names, asked.settings)
     folder = asked.folder("compare")
-    rows, provenance, splits, fitted, not_fitted = _fit(names, asked, repeats, folder.parent / ".fits")
-    results = [summarise(each, splits[0]) for each in fitted.values()]
-    compare_with_best(results, list(fitted.values()), rows.labels, splits)
+    rows, provenance, splits, group, fitted, not_fitted = _fit(names, asked, repeats, folder.parent / ".fits")
+    tested, metric = tested_rows(rows, splits, group), find_metric(asked.metric)
+    results = [summarise(each, tested) for each in fitted.values()]
+    compare_with_best(results, list(fitted.values()), tested, metric)
     for each in results:  # the size of a store that holds only these features
         each["bytes_an_image"] = each["n_features"] * each["views"] * np.dtype(provenance["dtype"]).itemsize
     comparison: dict[str, Any] = {
-        "heads": best_first(results),
+        "heads": best_first(results, metric),
         "not_fitted": not_fitted,
         "store": str(store),
         "rows": rows.counts(),
         "repeats": repeats,
         "seed": asked.seed,
         "select": asked.select,
+        "metric": asked.metric,
+        "test": names_of_tests(results),
         "provenance": provenance,
     }
     with whole_folder(folder, asked.overwrite) as unfinished:
@@ -156,8 +173,8 @@ def _fit(
     asked: Request,
     repeats: int,
     kept: Path,
-) -> tuple[Rows, dict[str, Any], list[np.ndarray], dict[str, list[Result]], dict[str, str]]:
-    """Return a store's rows and provenance, the splits, each head's result on each split, and why other heads have none.
+) -> tuple[Rows, dict[str, Any], list[np.ndarray], str | None, dict[str, list[Result]], dict[str, str]]:
+    """Return a store's rows, provenance, splits, group, each head's result on each split, and why other heads have none.
 
     Raises
     ------
@@ -195,22 +212,22 @@ def _fit(
         log.info(
             f"cached   {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To refit them: {option('fresh', True)}"
         )
-    return rows, provenance, splits, fitted, not_fitted
+    return rows, provenance, splits, asked.group, fitted, not_fitted
 
 
 def format_table(comparison: dict[str, Any]) -> str:
-    """Return a comparison as a Markdown table."""
-    metrics = [each for each in METRICS[1:] if each.in_table]
-    titles = ["head", "features", "chosen", "accuracy [95 %]", "behind the best (p)", *(each.title for each in metrics)]
-    titles += ["fit s", "predict s"]
+    """Return a comparison as a Markdown table; the metric by which heads are ranked comes first."""
+    metric, repeats = find_metric(comparison["metric"]), comparison["repeats"]
+    others = [each for each in METRICS if each.in_table and each != metric]
+    titles = ["head", "features", "chosen", f"{metric.title} [95 %]", "behind the best (p)"]
+    titles += [*(each.title for each in others), "fit s", "predict s"]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for head in comparison["heads"]:
-        scores = " | ".join(
-            "-" if head[each.name] is None else f"{head[each.name]:.{each.digits}f}" for each in metrics
-        )
+        scores = " | ".join(with_interval(head[each.name], None, 1, each.digits) for each in others)
+        value = with_interval(head[metric.name], interval_of(head, metric.name), repeats, metric.digits)
         lines.append(
             f"| {head['head']} | {head['layer']} {head['pool']}, {head['n_features']} | {head['chosen'] or '-'} "
-            f"| {with_interval(head['accuracy'], head['accuracy_interval'])} | {_behind(head)} | {scores} "
+            f"| {value} | {_behind(head, metric.digits)} | {scores} "
             f"| {head['fit_seconds']:.2f} | {head['predict_seconds']:.3f} |"
         )
     for name, why in comparison["not_fitted"].items():
@@ -218,20 +235,22 @@ def format_table(comparison: dict[str, Any]) -> str:
         lines.append(f"| {name} | not fitted: {told} |{' |' * (len(titles) - 2)}")
     same = [head["head"] for head in comparison["heads"] if standing(head) == "same"]
     if same:
-        test = "McNemar's exact test" if comparison["repeats"] == 1 else "corrected resampled t"
+        best, test = comparison["heads"][0]["head"], comparison["test"]
         lines += [
             "",
-            f"Not distinguishable from {comparison['heads'][0]['head']} ({test}, Holm, 5 %): {', '.join(same)}.",
+            f"Not distinguishable from {best} in {metric.name} ({test}, Holm, 5 %): {', '.join(same)}.",
         ]
     return "\n".join(lines)
 
 
-def _behind(head: dict[str, Any]) -> str:
+def _behind(head: dict[str, Any], digits: int) -> str:
     if standing(head) == "best":
         return "best"
+    if head["behind"] is None:
+        return "-"
     if head["p_value"] is None:
-        return f"{head['behind']:.3f} ({NEEDS})"
-    return f"{head['behind']:.3f} ({'<0.001' if head['p_value'] < 0.001 else format(head['p_value'], '.3f')})"
+        return f"{head['behind']:.{digits}f} ({NEEDS})"
+    return f"{head['behind']:.{digits}f} ({'<0.001' if head['p_value'] < 0.001 else format(head['p_value'], '.3f')})"
 
 
 def _write(comparison: dict[str, Any], folder: Path) -> None:
@@ -248,6 +267,8 @@ def _table_rows(comparison: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of ``compare.csv``: the heads, best first, then those that were not fitted."""
     rows = []
     for head in comparison["heads"]:
-        low, high = head["accuracy_interval"] or (None, None)
-        rows.append({**head, "accuracy_low": low, "accuracy_high": high})
+        ends = {name: interval or (None, None) for name, interval in head["intervals"].items()}
+        lows = {f"{name}_low": low for name, (low, _) in ends.items()}
+        highs = {f"{name}_high": high for name, (_, high) in ends.items()}
+        rows.append({**head, **lows, **highs, "metric": comparison["metric"]})
     return rows + [{"head": name, "not_fitted": why} for name, why in comparison["not_fitted"].items()]

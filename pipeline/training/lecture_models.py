@@ -118,7 +118,7 @@ def format_lecture(results: dict[str, Any]) -> str:
             continue
         lines.append(
             f"| {model['name']} | {model['layer']} | {model['n_features']} | {model['val_accuracy']:.3f} "
-            f"| {with_interval(model['accuracy'], model['accuracy_interval'])} | {model['fit_seconds']:.1f} |"
+            f"| {with_interval(model['accuracy'], model['accuracy_interval'], results['repeats'])} | {model['fit_seconds']:.1f} |"
         )
     return "\n".join(lines + notes)
 

@@ -8,29 +8,54 @@ from typing import Any
 
 import numpy as np
 
-from features.splits import SPLITS
+from features.store.schema import Rows
 
-from ..evaluation.metrics import METRICS
-from ..evaluation.significance import NEEDS, accuracy_interval, difference_interval, holm, paired_test
+from ..evaluation.held_out import HeldOut
+from ..evaluation.intervals import interval_of_mean
+from ..evaluation.metrics import METRICS, Metric
+from ..evaluation.significance import MIN_REPEATS, NEEDS, compare_pair, holm
 from ..heads.settings import describe_settings
 from .fit import Result
+from .splitting import side_keys
 
-_OTHERS = tuple(each.name for each in METRICS[1:])  # all but accuracy
+
+def tested_rows(rows: Rows, splits: Sequence[np.ndarray], group: str | None) -> list[HeldOut]:
+    """Return the test rows of each split of images, in groups if a column names them."""
+    keys = None if group is None else side_keys(rows, group)
+    return [HeldOut.of(rows.labels, split, keys) for split in splits]
 
 
-def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
-    """Return a head's test metrics, averaged over splits; all splits have the sizes of `split`."""
+def summarise(results: list[Result], tested: Sequence[HeldOut]) -> dict[str, Any]:
+    """Return a head's test metrics, averaged over splits, with their intervals.
+
+    Parameters
+    ----------
+    results : list of Result
+        One per split, with the probabilities of the test rows.
+    tested : sequence of HeldOut
+        The test rows of each split.
+    """
 
     def mean(scores: list[float]) -> float | None:
         value = float(np.mean(scores))
         return None if math.isnan(value) else value
 
-    accuracies = [each.test["accuracy"] for each in results]
-    n_test = int(np.sum(split == SPLITS["test"]))
     first = results[0]
-    interval = accuracy_interval(accuracies, len(split) - n_test, n_test)
-    if first.group is not None and len(results) == 1:
-        interval = first.intervals["accuracy"]  # it resamples whole groups
+    known = [each for each in METRICS if each.name in first.test]  # runs of earlier versions have fewer metrics
+    values = {each.name: [result.test[each.name] for result in results] for each in known}
+    intervals = {
+        each.name: _ends(
+            interval_of_mean(
+                each,
+                values[each.name],
+                [result.intervals[each.name] for result in results],
+                tested,
+                [result.probabilities for result in results],
+            )
+        )
+        for each in known
+        if each.name in first.intervals
+    }
     return {
         "head": first.head,
         "layer": first.layer,
@@ -39,22 +64,24 @@ def summarise(results: list[Result], split: np.ndarray) -> dict[str, Any]:
         "n_features": first.n_features,
         "group": first.group,
         "chosen": describe_settings([each.settings for each in results], first.tried),
-        "accuracy": float(np.mean(accuracies)),
-        "accuracy_interval": _ends(interval),
-        "accuracies": accuracies,
-        "intervals": {
-            name: None if len(results) > 1 or math.isnan(ends[0]) else ends for name, ends in first.intervals.items()
-        },
-        # Runs of earlier versions have fewer metrics.
-        **{name: mean([each.test[name] for each in results]) for name in _OTHERS if name in first.test},
+        "accuracy_interval": intervals.get("accuracy"),
+        "accuracies": values["accuracy"],
+        "intervals": intervals,
+        **{name: mean(scores) for name, scores in values.items()},
         "fit_seconds": mean([each.fit_seconds for each in results]),
         "predict_seconds": mean([each.predict_seconds for each in results]),
     }
 
 
-def best_first(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return summaries by descending accuracy, ties by fit time; the head that others were compared with comes first."""
-    return sorted(summaries, key=lambda each: (standing(each) != "best", -each["accuracy"], each["fit_seconds"]))
+def rank(summary: dict[str, Any], metric: Metric) -> float:
+    """Return a number by which heads are sorted, the best first; an undefined metric comes last."""
+    value = summary.get(metric.name)
+    return math.inf if value is None else -value if metric.greater_is_better else value
+
+
+def best_first(summaries: list[dict[str, Any]], metric: Metric) -> list[dict[str, Any]]:
+    """Return summaries, the best first, ties by fit time; the head that others were compared with comes before all."""
+    return sorted(summaries, key=lambda each: (standing(each) != "best", rank(each, metric), each["fit_seconds"]))
 
 
 def standing(summary: dict[str, Any]) -> str:
@@ -65,37 +92,47 @@ def standing(summary: dict[str, Any]) -> str:
     return "untested" if p_value is None else "same" if p_value >= 0.05 else "behind"
 
 
-def with_interval(value: float, interval: Sequence[float] | None) -> str:
+def with_interval(value: float | None, interval: Sequence[float] | None, repeats: int, digits: int = 3) -> str:
     """Return a value for a table with its interval, or with what an interval would need."""
-    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else f"{value:.3f} ({NEEDS})"
+    if value is None:
+        return "-"
+    told = f"{value:.{digits}f}"
+    if interval:
+        return f"{told} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+    return f"{told} ({NEEDS})" if 1 < repeats < MIN_REPEATS else told
 
 
 def compare_with_best(
-    summaries: list[dict[str, Any]], results: list[list[Result]], labels: np.ndarray, splits: Sequence[np.ndarray]
+    summaries: list[dict[str, Any]], results: list[list[Result]], tested: Sequence[HeldOut], metric: Metric
 ) -> None:
-    """Add to each summary how far the head is behind the most accurate, and whether the difference is significant.
+    """Add to each summary how far the head is behind the best by a metric, and whether the difference is significant.
 
-    ``is_best`` marks the most accurate. ``behind`` is the mean difference in accuracy, ``behind_interval`` its interval over
-    several splits, and ``p_value`` the p-value of the paired test, adjusted by Holm's method. The last two are None for the
-    best head, and for all heads if there are fewer splits than they need.
+    ``is_best`` marks the best. ``behind`` is the mean difference in the metric, positive if the head is worse,
+    ``behind_interval`` its interval over several splits, ``p_value`` the p-value of the paired test, adjusted by Holm's method,
+    and ``test`` that test's name. The last three are None for the best head, and where they are undefined; intervals and
+    p-values are None for all heads if there are fewer splits than they need.
     """
-    tests = [split == SPLITS["test"] for split in splits]
-    correct = [
-        [each.probabilities.argmax(axis=1) == labels[test] for each, test in zip(those, tests, strict=True)]
-        for those in results
-    ]
-    best = max(range(len(summaries)), key=lambda number: summaries[number]["accuracy"])
-    n_train = len(labels) - int(tests[0].sum())
-    others = [number for number in range(len(summaries)) if number != best]
-    tested = {number: paired_test(correct[best], correct[number], n_train) for number in others}
-    known = {number: p_value for number, p_value in tested.items() if p_value is not None}
+    best = min(range(len(summaries)), key=lambda number: rank(summaries[number], metric))
+    of_best = [each.probabilities for each in results[best]]
+    found = {
+        number: compare_pair(metric, tested, of_best, [each.probabilities for each in those])
+        for number, those in enumerate(results)
+        if number != best
+    }
+    known = {number: each.p_value for number, each in found.items() if each.p_value is not None}
     adjusted = dict(zip(known, holm(list(known.values())), strict=True))
     for number, summary in enumerate(summaries):
-        behind = None if number == best else difference_interval(correct[best], correct[number], n_train)
+        pair = found.get(number)
         summary["is_best"] = number == best
-        summary["behind"] = float(np.mean(np.subtract(summaries[best]["accuracies"], summary["accuracies"])))
-        summary["behind_interval"] = _ends(behind)
+        summary["behind"] = 0.0 if pair is None else None if math.isnan(pair.behind) else pair.behind
+        summary["behind_interval"] = pair and _ends(pair.interval)
         summary["p_value"] = adjusted.get(number)
+        summary["test"] = pair and pair.test
+
+
+def names_of_tests(summaries: Sequence[dict[str, Any]]) -> str:
+    """Return the names of the tests between heads."""
+    return " or ".join(dict.fromkeys(each["test"] for each in summaries if each["test"]))
 
 
 def _ends(interval: tuple[float, float] | None) -> list[float] | None:

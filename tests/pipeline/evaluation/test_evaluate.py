@@ -8,20 +8,28 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from bench.intervals import coverage, rejection
+from bench.intervals import ACCURACY, coverage, of_right, rejection
 from conftest import ROOT
 from scipy import stats
 from sklearn import metrics
 
 import pipeline
 from pipeline.evaluation.bootstrap import bootstrap_intervals
+from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.intervals import intervals_of
 from pipeline.evaluation.metrics import METRICS, evaluate, figures_of
-from pipeline.evaluation.significance import accuracy_interval, difference_interval, holm, paired_test
+from pipeline.evaluation.significance import accuracy_interval, compare_pair, holm
 from pipeline.evaluation.weighted_rows import WeightedRows
 from pipeline.heads.settings import best_of
 from pipeline.reports.figures import leaderboard
 from pipeline.training.summary import best_first, compare_with_best
+
+
+def differ(one, other, n_train):
+    """Return the difference in accuracy of two heads that are right on the given rows of each split, (n_splits, n_test)."""
+    one, other = np.asarray(one, bool), np.asarray(other, bool)
+    tested = [HeldOut(np.zeros(one.shape[1], int), np.arange(one.shape[1]), n_train)] * len(one)
+    return compare_pair(ACCURACY, tested, of_right(one), of_right(other))
 
 
 def test_metrics_of_a_small_table_computed_by_hand():
@@ -73,17 +81,17 @@ def test_an_interval_over_repeats_is_never_narrower_than_its_rows_allow():
 def test_two_repeats_give_neither_an_interval_nor_a_test():
     one, other = np.ones((2, 9), bool), np.zeros((2, 9), bool)
     assert accuracy_interval([0.85, 0.85], 300, 100) is None
-    assert paired_test(one, other, 30) is None and difference_interval(one, other, 30) is None
+    assert differ(one, other, 30).p_value is None and differ(one, other, 30).interval is None
 
 
 def test_repeats_that_differ_by_rounding_alone_are_no_proof():
     one = np.arange(300).reshape(3, 100) % 100 < 85
     other = np.where(np.arange(100) == 0, False, one)  # wrong on one row more in every split
-    assert paired_test(one, other, 400) > 0.1
-    low, high = difference_interval(one, other, 400)
+    assert differ(one, other, 400).p_value > 0.1
+    low, high = differ(one, other, 400).interval
     assert low < 0 < 0.01 < high
-    low, high = difference_interval(one, one, 400)
-    assert low < 0 < high and paired_test(one, one, 400) == 1
+    low, high = differ(one, one, 400).interval
+    assert low < 0 < high and differ(one, one, 400).p_value == 1
 
 
 def test_average_precision_and_calibration_by_hand():
@@ -99,21 +107,22 @@ def test_mcnemar_exact_of_r():
     # R: binom.test(2, 12)$p.value = 0.03857422, which is McNemar's exact test on 2 and 10 discordant rows.
     one, other = np.zeros(20, bool), np.zeros(20, bool)
     one[:2], other[2:12] = True, True
-    assert paired_test([one], [other], 100) == pytest.approx(0.03857422, abs=1e-8)
-    assert paired_test([one], [one], 100) == 1
+    assert differ([one], [other], 100).p_value == pytest.approx(0.03857422, abs=1e-8)
+    assert differ([one], [one], 100).p_value == 1
+    assert differ([one], [other], 100).test == "McNemar's exact test"
 
 
 def test_the_best_of_equally_accurate_heads_stands_first_and_is_not_compared_with_itself():
-    labels, split = np.array([0, 1, 0, 1]), np.full(4, 2, np.uint8)
-    right = np.eye(2)[labels]
+    labels = np.array([0, 1, 0, 1])
+    right, tested = np.eye(2)[labels], [HeldOut(labels, np.arange(4), 16)]
     fitted = [[SimpleNamespace(probabilities=right)] for _ in range(3)]
     summaries = [
         {"head": name, "accuracy": 1.0, "accuracies": [1.0], "fit_seconds": seconds}
         for name, seconds in zip("abc", (9, 5, 1), strict=True)
     ]
-    compare_with_best(summaries, fitted, labels, [split])
+    compare_with_best(summaries, fitted, tested, ACCURACY)
     assert [summary["p_value"] for summary in summaries] == [None, 1.0, 1.0]
-    assert [summary["head"] for summary in best_first(summaries)] == ["a", "c", "b"]
+    assert [summary["head"] for summary in best_first(summaries, ACCURACY)] == ["a", "c", "b"]
 
 
 def test_of_equally_accurate_settings_the_middle_one_is_taken():
@@ -137,7 +146,7 @@ def test_intervals_cover_and_equal_heads_are_rarely_told_apart():
     assert 0.93 <= covered <= 0.97
     shared = random.random((times, n_test)) < 0.8  # rows that both get right; on the others each is right by chance
     pairs = [(alike | (random.random(n_test) < 0.25), alike | (random.random(n_test) < 0.25)) for alike in shared]
-    assert np.mean([paired_test([one], [other], 1000) < 0.05 for one, other in pairs]) <= 0.06
+    assert np.mean([differ([one], [other], 1000).p_value < 0.05 for one, other in pairs]) <= 0.06
 
 
 @pytest.mark.parametrize("repeats", [3, 5, 10])
@@ -215,7 +224,7 @@ def test_every_metric_is_in_what_compare_writes_on_the_page_and_in_a_readme(host
     assert set(heads[0]["intervals"]) == {metric.name for metric in METRICS if metric.interval}
     table = (hostile_run / "compare.md").read_text(encoding="utf-8").splitlines()[0]
     assert all(metric.title in table for metric in METRICS if metric.in_table)
-    assert [column[0] for column in leaderboard(heads)["columns"]][: len(names)] == names
+    assert [column[0] for column in leaderboard(heads, ACCURACY)["columns"]][: len(names)] == names
     pages = [ROOT / name for name in ("README.md", "pipeline/README.md")]
     text = "".join(page.read_text(encoding="utf-8") for page in pages if page.exists())
     assert [name for name in names if name not in text] == []
@@ -226,7 +235,7 @@ def test_every_metric_is_in_what_compare_writes_on_the_page_and_in_a_readme(host
 def test_a_leaderboard_of_an_earlier_run_shows_the_metrics_of_its_time(hostile_run):
     heads = json.loads((hostile_run / "compare.json").read_text(encoding="utf-8"))["heads"]
     earlier = [{name: value for name, value in head.items() if name != "macro_f1"} for head in heads]
-    shown = [column[0] for column in leaderboard(earlier)["columns"]]
+    shown = [column[0] for column in leaderboard(earlier, ACCURACY)["columns"]]
     assert "macro_f1" not in shown and {"roc_auc", "log_loss"} < set(shown)
 
 
@@ -254,7 +263,8 @@ def test_intervals_of_a_head_without_mistakes():
 def test_without_mistakes_a_grouped_interval_is_of_as_many_rows_as_there_are_groups():
     y, groups = np.tile([0, 1], 50), [f"p{row // 10}" for row in range(100)]
     low, high = intervals_of(y, np.eye(2)[y] * 0.8 + 0.1, groups)["accuracy"]
-    assert (low, high) == pytest.approx((10 / (10 + 1.959964**2), 1), abs=1e-6)  # by hand, of 10 right of 10
+    rows = 10 * (1.959964 / 2.262157) ** 2  # t(0.975, 9) = 2.262157 in place of the normal distribution's quantile
+    assert (low, high) == pytest.approx((rows / (rows + 1.959964**2), 1), abs=1e-6)  # by hand, of all right
 
 
 def test_intervals_of_one_class_are_nan_where_two_are_needed():

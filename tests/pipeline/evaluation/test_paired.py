@@ -1,0 +1,156 @@
+"""Paired tests and intervals by any metric, with and without groups, against values from elsewhere and by simulation."""
+
+import itertools
+
+import numpy as np
+import pytest
+from bench.intervals import grouped_coverage, grouped_rejection, metric_coverage
+from scipy import stats
+
+from pipeline.evaluation.held_out import HeldOut
+from pipeline.evaluation.intervals import interval_of_mean, intervals_of
+from pipeline.evaluation.metrics import find_metric
+from pipeline.evaluation.paired_tests import delong_test, flip_test, p_value_of_split, swap_test
+from pipeline.evaluation.significance import compare_pair, correction, effective_rows
+
+AUC, ACCURACY, LOSS, F1 = (find_metric(name) for name in ("roc_auc", "accuracy", "log_loss", "macro_f1"))
+
+
+def delong_of_the_paper(positive, one, other):
+    """Return the p-value as DeLong, DeLong and Clarke-Pearson write it: sums over all pairs of a positive and a negative row."""
+    ups, downs, components = np.flatnonzero(positive), np.flatnonzero(~positive), []
+    for scores in (one, other):
+        kernel = np.array([[(scores[u] > scores[d]) + 0.5 * (scores[u] == scores[d]) for d in downs] for u in ups])
+        components.append((kernel.mean(), kernel.mean(axis=1), kernel.mean(axis=0)))
+    (first, v10, v01), (second, w10, w01) = components
+    s10, s01 = np.cov(v10, w10) / len(ups), np.cov(v01, w01) / len(downs)
+    variance = (s10 + s01)[0, 0] + (s10 + s01)[1, 1] - 2 * (s10 + s01)[0, 1]
+    return 2 * stats.norm.sf(abs(first - second) / np.sqrt(variance))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_delongs_test_is_that_of_the_paper(seed):
+    random = np.random.default_rng(seed)
+    positive = random.random(60) < 0.3
+    one = random.normal(positive, 1).round(1)  # with ties
+    other = (0.5 * one + random.normal(positive, 1)).round(1)
+    expected = delong_of_the_paper(positive, one, other)
+    assert delong_test(positive, one, other) == pytest.approx(expected, rel=1e-10, abs=1e-12)
+    p = [np.column_stack([-s, s]) for s in (one, other)]
+    tested = HeldOut(positive.astype(int), np.arange(60), 240)
+    assert p_value_of_split(AUC, tested, *p) == ("DeLong's test", delong_test(positive, one, other))
+
+
+def test_where_delong_knows_no_variance_predictions_are_swapped():
+    """One positive row; and heads that are always right and always wrong, so that all components differ by one."""
+    scores = np.linspace(0.1, 0.9, 9)
+    p = [np.column_stack([1 - s, s]) for s in (scores, scores[::-1])]
+    for y in (np.arange(9) == 8, np.arange(9) > 4):
+        name, p_value = p_value_of_split(AUC, HeldOut(y.astype(int), np.arange(9), 9), *p)
+        assert name == "a permutation test" and 0 < p_value <= 1
+
+
+def test_sign_flips_are_counted_exactly():
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        apart = random.integers(-4, 5, 9)
+        flips = [abs(np.dot(signs, apart)) for signs in itertools.product((-1, 1), repeat=9)]
+        assert flip_test(apart) == pytest.approx(np.mean(np.array(flips) >= abs(apart.sum())), abs=1e-12)
+    assert flip_test(np.repeat([1, -1], (12, 2))) == pytest.approx(stats.binomtest(2, 14).pvalue)
+    assert flip_test(np.zeros(5, int)) == 1
+
+
+def test_swaps_of_losses_are_scipys_sign_flips_of_their_differences():
+    random = np.random.default_rng(1)
+    y, groups = random.integers(0, 2, 60), np.arange(60) // 6
+    one, other = (random.dirichlet((1, 1), 60) * 0.9 + 0.05 for _ in range(2))
+    other = 0.7 * other + 0.3 * np.eye(2)[y]
+    losses = np.subtract(*(-np.log(p[np.arange(60), y]) for p in (one, other)))
+    for units in (np.arange(60), groups):
+        by_unit = np.bincount(units, losses)
+        expected = stats.permutation_test(
+            (by_unit,), np.sum, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(0)
+        ).pvalue
+        found = swap_test(LOSS, HeldOut(y, units, 240, True), one, other)
+        assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_ranks_decide_about_areas_however_confident_a_head_is():
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    one, other = random.dirichlet(np.ones(3), (2, 60))
+    one = 0.9 * one + 0.1 * np.eye(3)[y]
+    unsure = 1 / 3 + (one - 1 / 3) / 50  # ranks the same
+    rows = HeldOut(y, np.arange(60), 240)
+    assert swap_test(AUC, rows, unsure, other) == swap_test(AUC, rows, one, other) < 0.05
+
+
+def test_effective_rows_by_hand():
+    """Four groups of two rows, all right or all wrong: without one of them, the share is 2/3, or once 1."""
+    right, groups = np.repeat([1, 1, 1, 0], 2).astype(bool), np.repeat(np.arange(4), 2)
+    shares = np.array([2 / 3, 2 / 3, 2 / 3, 1])
+    variance = 3 / 4 * np.sum((shares - 0.75) ** 2)  # 1/16
+    assert 0.75 * 0.25 / variance == pytest.approx(3)
+    assert effective_rows(right, groups) == pytest.approx(3 * (1.959964 / 3.182446) ** 2, rel=1e-6)  # t(0.975, 3)
+    assert effective_rows(right, np.arange(8)) == 8
+
+
+def test_of_groups_the_correction_counts_groups():
+    labels, split = np.zeros(50, int), np.repeat([0, 1, 2], (30, 10, 10))
+    keys = [f"p{row // 2}" if row < 40 else f"t{row // 5}" for row in range(50)]
+    assert HeldOut.of(labels, split, keys).n_units == 2 and HeldOut.of(labels, split, keys).n_learn == 20
+    assert correction([HeldOut.of(labels, split, keys)] * 4) == pytest.approx(1 / 4 + 2 / 20)
+    assert correction([HeldOut.of(labels, split)] * 4) == pytest.approx(1 / 4 + 10 / 40)
+
+
+def test_over_repeats_a_lower_loss_is_better_and_the_corrected_t_is_of_the_metric():
+    """t(0.975, 2) = 4.302653; losses differ by 0.5 or so, of thousands of rows, so that no floor matters."""
+    random, n = np.random.default_rng(0), 4000
+    y = random.integers(0, 2, n)
+    tested = [HeldOut(y, np.arange(n), 4 * n)] * 3
+    chances = [[np.where(np.eye(2)[y] > 0, p, 1 - p) for p in each] for each in ((0.9, 0.8, 0.85), (0.5, 0.5, 0.55))]
+    losses = -np.log([[0.9, 0.8, 0.85], [0.5, 0.5, 0.55]])
+    found = compare_pair(LOSS, tested, *chances)
+    behind = losses[1] - losses[0]
+    assert found.behind == pytest.approx(behind.mean()) and found.behind > 0
+    half = 4.302653 * behind.std(ddof=1) * np.sqrt(1 / 3 + 1 / 4)
+    assert found.interval == pytest.approx((behind.mean() - half, behind.mean() + half), rel=1e-6)
+    assert found.test == "the corrected resampled t-test" and found.p_value < 0.05
+    ends = interval_of_mean(LOSS, losses[0], [(v - 1e-3, v + 1e-3) for v in losses[0]], tested, chances[0])
+    half = 4.302653 * losses[0].std(ddof=1) * np.sqrt(1 / 3 + 1 / 4)
+    assert ends == pytest.approx((losses[0].mean() - half, losses[0].mean() + half), rel=1e-6)
+
+
+def test_an_interval_over_repeats_holds_the_shrunk_intervals_of_its_splits():
+    y = np.arange(40) % 2
+    tested, p = [HeldOut(y, np.arange(40), 160)] * 5, [np.eye(2)[y]] * 5
+    ends = interval_of_mean(F1, [0.8] * 5, [(0.7, 0.86)] * 5, tested, p)
+    assert ends == pytest.approx((0.8 - 0.1 * np.sqrt(0.45), 0.8 + 0.06 * np.sqrt(0.45)))
+    assert interval_of_mean(F1, [1.0] * 5, [(np.nan, np.nan)] * 5, tested, p) is None
+    assert interval_of_mean(F1, [0.8] * 2, [(0.7, 0.86)] * 2, tested[:2], p[:2]) is None
+
+
+def test_a_single_group_says_nothing():
+    y, same = np.arange(6) % 2, ["p"] * 6
+    found = intervals_of(y, np.tile([0.4, 0.6], (6, 1)), same)
+    assert found.pop("accuracy") == pytest.approx((0, 1), abs=1e-9) and np.isnan(list(found.values())).all()
+
+
+def test_intervals_of_groups_cover_and_those_of_rows_fall_short():
+    """The simulation of tests/bench/intervals.py, less often."""
+    for seed, number in enumerate((5, 10, 40)):
+        by_groups, by_rows = grouped_coverage(np.random.default_rng(seed), 0.85, number, 1.0, times=400)
+        assert by_groups >= 0.92 and by_rows < 0.88, number
+    by_groups, _ = grouped_coverage(np.random.default_rng(0), 0.85, 20, 1.0, repeats=5, times=100)
+    assert by_groups >= 0.92
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, AUC, LOSS, F1], ids=lambda metric: metric.name)
+def test_equal_heads_are_rarely_told_apart_by_groups(metric):
+    found, _ = grouped_rejection(np.random.default_rng(2), metric, 12, 1.0, times=60 if metric is not ACCURACY else 300)
+    assert found <= 0.08 if metric is not ACCURACY else found <= 0.06
+
+
+def test_intervals_of_all_metrics_cover_over_repeats():
+    found = metric_coverage(np.random.default_rng(0), ("roc_auc", "macro_f1", "log_loss"), 60, 3, times=25)
+    assert all(share >= 0.92 for share in found.values()), found
