@@ -203,6 +203,7 @@ def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_
             for head in heads
         ],
         "classes": predictions.rows.class_names,
+        "slices": figures.slice_rows(run.told["slices"], run.metric) if run.told.get("slices") else None,
         "histories": _histories(run),
         "probe": _probe(run),
         "copies": gallery.copies(),

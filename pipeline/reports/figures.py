@@ -24,6 +24,7 @@ COLUMNS = (
 )
 BASELINE = "majority"
 MATRIX_CLASSES, PAIRS = 20, 15  # with more classes, the most frequent confusions are listed instead of a matrix
+SLICES = 20  # rows of the table of slices
 _BAR = (4.0, 136.0)  # horizontal range of intervals in a row of the leaderboard
 
 
@@ -100,6 +101,32 @@ def layer_chart(layers: Sequence[dict[str, Any]], metric: Metric) -> dict[str, A
             }
         )
     return {"frame": box, "rows": rows, "metric": _words(metric)}
+
+
+def slice_rows(told: dict[str, Any], metric: Metric) -> dict[str, Any]:
+    """Return the slices of a run's best head, with bars on a common axis; those that stand out come first."""
+    shown = [
+        {**each, metric.name: each["metric"], "intervals": {metric.name: each["interval"]}} for each in told["slices"]
+    ]
+    axis = charts.Axis(*_range([{**each, "accuracy_interval": None} for each in shown], metric), *_BAR, metric.name)
+    rows = []
+    for each in shown[:SLICES]:
+        low, high = each["interval"] or (_value(each, metric),) * 2
+        place = {name: axis.at(value) for name, value in (("low", low), ("high", high), ("dot", _value(each, metric)))}
+        stands_out = each["p_value"] is not None and each["p_value"] < 0.05
+        p = "–" if each["p_value"] is None else _told(each["p_value"])
+        rows.append(
+            {**each, "bar": _cut(place), "standing": "best" if stands_out else "same", "p": p, "out": stands_out}
+        )
+    return {
+        "rows": rows,
+        "all": len(shown),
+        "out": sum(row["p_value"] is not None and row["p_value"] < 0.05 for row in shown),
+        "head": told["head"],
+        "tests": told["tests"],
+        "left_out": told["left_out"],
+        "grouped": told["group"] is not None,
+    }
 
 
 def head_charts(predictions: Predictions, heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -226,4 +253,8 @@ def _cut(place: dict[str, float]) -> dict[str, Any]:
 def _p(head: dict[str, Any]) -> str:
     if head["p_value"] is None:
         return NEEDS
-    return "<0.001" if head["p_value"] < 0.001 else f"{head['p_value']:.3f}"
+    return _told(head["p_value"])
+
+
+def _told(p_value: float) -> str:
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"

@@ -35,6 +35,7 @@ from .summary import (
     best_first,
     compare_with_best,
     names_of_tests,
+    slices_of,
     standing,
     summarise,
     tested_rows,
@@ -56,6 +57,8 @@ class Comparison:
     ----------
     heads : list of dict
         Test metrics of each head, best first: ``head``, ``accuracy``, ``intervals``, ``behind``, ``p_value``, ...
+    slices : dict or None
+        The best head by the values of each column of the store, with intervals and tests; see `Slices`.
     not_fitted : dict of str to str
         Head → why it could not be fitted; the other heads were compared without it.
     store, out : str
@@ -73,6 +76,7 @@ class Comparison:
     """
 
     heads: list[dict[str, Any]]
+    slices: dict[str, Any] | None
     not_fitted: dict[str, str]
     store: str
     rows: dict[str, dict[str, int]]
@@ -143,8 +147,11 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     compare_with_best(results, list(fitted.values()), tested, metric)
     for each in results:  # the size of a store that holds only these features
         each["bytes_an_image"] = each["n_features"] * each["views"] * np.dtype(provenance["dtype"]).itemsize
+    ranked = best_first(results, metric)
+    best = ranked[0]["head"]
     comparison: dict[str, Any] = {
-        "heads": best_first(results, metric),
+        "heads": ranked,
+        "slices": slices_of(best, fitted[best], rows, splits, metric),
         "not_fitted": not_fitted,
         "store": str(store),
         "rows": rows.counts(),

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from features.splits import SPLITS
 from features.store.schema import Rows
 
 from ..evaluation.held_out import HeldOut
 from ..evaluation.intervals import interval_of_mean
 from ..evaluation.metrics import METRICS, Metric
 from ..evaluation.significance import MIN_REPEATS, NEEDS, compare_pair, holm
+from ..evaluation.slices import find_slices
 from ..heads.settings import describe_settings
+from ..runs.predictions import Predictions
 from .fit import Result
 from .splitting import side_keys
 
@@ -70,6 +73,28 @@ def summarise(results: list[Result], tested: Sequence[HeldOut]) -> dict[str, Any
         **{name: mean(scores) for name, scores in values.items()},
         "fit_seconds": mean([each.fit_seconds for each in results]),
         "predict_seconds": mean([each.predict_seconds for each in results]),
+    }
+
+
+def slices_of(
+    name: str, results: Sequence[Result], rows: Rows, splits: Sequence[np.ndarray], metric: Metric
+) -> dict[str, Any] | None:
+    """Return the slices of a head's test images by each column of the store; None if it has none. See `find_slices`.
+
+    Of several splits, each image counts once, by its mean probabilities over the splits that test it.
+    """
+    if not rows.columns:
+        return None
+    told, kept = {name: [each.told() for each in results]}, {name: [each.probabilities for each in results]}
+    probabilities = Predictions(rows, np.stack(splits), told, kept).mean(name)
+    ever = np.where(np.isfinite(probabilities[:, 0]), SPLITS["test"], SPLITS["train"])
+    (tested,) = tested_rows(rows, [ever], results[0].group)
+    test = np.flatnonzero(ever == SPLITS["test"])
+    columns = {column: [texts[row] for row in test] for column, texts in rows.columns.items()}
+    return {
+        "head": name,
+        "group": results[0].group,
+        **find_slices(metric, tested, probabilities[test], columns).to_json(),
     }
 
 

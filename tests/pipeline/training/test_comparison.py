@@ -33,6 +33,7 @@ def store(tmp_path_factory):
     y = (np.arange(n) % 4 == 0).astype(np.int32)
     rows = rows_of(y, np.resize([0, 0, 1, 2, 2], n).astype(np.uint8), 2)
     rows.columns["patient"] = tuple(f"p{row // 3}" for row in range(n))
+    rows.columns["camera"] = tuple("xy"[row // 3 % 2] for row in range(n))
     values = {
         name: (random.normal(size=(n, 6)) + y[:, None] * by).astype(np.float16) for name, by in (("a", 0.4), ("b", 0.8))
     }
@@ -125,3 +126,18 @@ def test_a_layer_that_cannot_be_fitted_is_a_row_of_the_probe(tmp_path):
         pipeline.probe(path, layer="b", memory=2e-6, out=tmp_path / "q")
     with pytest.raises(RequestError, match="must be one of a, b; got 'c'"):
         pipeline.probe(path, layer="a,c", out=tmp_path / "q")
+
+
+def test_the_best_heads_slices_are_kept_and_shown(store, tmp_path):
+    for repeats, group in ((1, None), (3, "patient")):
+        out = tmp_path / f"c{repeats}"
+        found = pipeline.compare(store, HEADS, repeats=repeats, group=group, metric="macro_f1", out=out)
+        told = json.loads((out / "compare.json").read_text(encoding="utf-8"))["slices"]
+        assert told == json.loads(json.dumps(found.slices)) and told["head"] == found.best["head"]
+        assert {each["value"] for each in told["slices"]} == {"x", "y"} and told["tests"] == 1
+        tested = [row for row, sides in enumerate(np.transpose(load_predictions(out).splits)) if 2 in sides]
+        assert sum(each["rows"] for each in told["slices"]) == len(tested)
+        assert all(each["units"] <= each["rows"] / 3 + 1 or not group for each in told["slices"])
+        page = render(gather(load_run(out)))
+        assert "<bdi>camera</bdi>: <bdi>x</bdi>" in page and "<bdi>patient</bdi>: not looked at" in page
+        assert ("Groups</th>" in page) == (group is not None)
