@@ -17,6 +17,7 @@ from ..pooling import KINDS, check_pool, kind_of, pool_maps, pooled_shape
 from ..runtime.machine import memory_limit
 from ..safefiles.hdf5 import DAMAGE, check_own_values
 from ..safefiles.json_files import parse_json
+from ..splits import SPLITS
 from .chunks import DIGEST_BYTES, DIRECT, RowReader, digest, in_threads, spans
 from .part_index import Index
 from .provenance import Provenance
@@ -119,6 +120,22 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __getitem__(self, index: int | slice | np.ndarray) -> tuple[np.ndarray, Any]:
+        """Return (features, label) of one row, or of several: the last layer, float32, in its stored shape, and int32 labels."""
+        rows = np.arange(len(self))[index]
+        maps = self.read(rows=np.atleast_1d(rows)).reshape(-1, *list(self.layers.values())[-1])
+        return (maps, self.rows.labels[rows]) if np.ndim(rows) else (maps[0], self.rows.labels[rows])
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in self.layers.items())
+        spec = f"{self.provenance['backbone']} at {self.provenance['image_size']} px"
+        return f"<FeatureStore {self.path}: {len(self):,} rows of {len(self.class_names)} classes, {shapes} of {spec}>"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels."""
+        return self.rows.class_names
+
     @functools.cached_property
     def made(self) -> Provenance:
         """The provenance as a dataclass; raises UnsafeFile if it is invalid."""
@@ -203,6 +220,7 @@ class FeatureStore:
         pool: str = "flatten",
         rows: np.ndarray | None = None,
         memory: float | None = None,
+        split: str | None = None,
     ) -> np.ndarray:
         """Read one layer as a matrix for heads.
 
@@ -216,6 +234,8 @@ class FeatureStore:
             Row indices, in the order to read them; by default, all rows.
         memory : float, optional
             Bytes that the matrix may take; by default, the memory available to this process.
+        split : {'train', 'val', 'test'}, optional
+            Read the rows of this split, in order; not together with `rows`.
 
         Returns
         -------
@@ -225,11 +245,13 @@ class FeatureStore:
         ------
         StoreError
             If values fail their checksum, or the matrix would be larger than the memory.
+        RequestError
+            If there is no such layer, pooling, row or split.
         """
         name = layer or list(self.layers)[-1]
         reader = self._reader(name)
         check_pool(pool, self.kinds[name], str(self.path))
-        rows = self._numbers(rows)
+        rows = self._numbers(rows, split)
         shape = (len(rows), math.prod(pooled_shape(reader.row_shape, pool)))
         if memory is not None and not (isinstance(memory, Real) and memory > 0):
             raise RequestError(
@@ -296,7 +318,15 @@ class FeatureStore:
             self._readers[layer] = reader
         return reader
 
-    def _numbers(self, rows: np.ndarray | None) -> np.ndarray:
+    def _numbers(self, rows: np.ndarray | None, split: str | None = None) -> np.ndarray:
+        if split is not None:
+            if split not in SPLITS:
+                raise must_be_one_of(called("split"), SPLITS, split)
+            if rows is not None:
+                raise RequestError(
+                    f"{called('split')} must be given without {called('rows')}; got both. Leave one out."
+                )
+            return np.flatnonzero(self.rows.splits == SPLITS[split])
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
             raise RequestError(
@@ -311,26 +341,36 @@ class FeatureStore:
         return rows.astype(np.int64)  # differences of unsigned numbers would wrap around
 
     def batches(
-        self, batch_size: int = 256, layer: str | None = None, pool: str = "flatten", rows: np.ndarray | None = None
+        self,
+        batch_size: int = 256,
+        layer: str | None = None,
+        pool: str = "flatten",
+        rows: np.ndarray | None = None,
+        split: str | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (X, labels) of `batch_size` rows at a time, for stores larger than memory; see `read`.
 
         X is float32, (n, n_features); labels are int32, (n,).
         """
-        rows = self._numbers(rows)
+        rows = self._numbers(rows, split)
         for start in range(0, len(rows), batch_size):
             some = rows[start : start + batch_size]
             yield self.read(layer, pool, some), self.rows.labels[some]
 
     def as_dataset(
-        self, batch_size: int = 256, layer: str | None = None, pool: str = "flatten", rows: np.ndarray | None = None
+        self,
+        batch_size: int = 256,
+        layer: str | None = None,
+        pool: str = "flatten",
+        rows: np.ndarray | None = None,
+        split: str | None = None,
     ) -> Any:
         """Return a ``tf.data.Dataset`` of what `batches` yields: (X, labels), float32 and int32."""
         import tensorflow as tf
 
         shape = self.dataset(layer or list(self.layers)[-1]).shape[1:]
         X, y = tf.TensorSpec((None, math.prod(pooled_shape(shape, pool)))), tf.TensorSpec((None,), tf.int32)
-        make = functools.partial(self.batches, batch_size, layer, pool, rows)
+        make = functools.partial(self.batches, batch_size, layer, pool, self._numbers(rows, split))
         return tf.data.Dataset.from_generator(make, output_signature=(X, y))
 
 

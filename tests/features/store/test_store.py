@@ -21,6 +21,7 @@ from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.pooling import pool_maps
 from features.runtime.machine import peak_memory
+from features.splits import SPLITS
 from features.store import schema
 from features.store.chunks import LayerReader, copy_values, filter_options
 from features.store.content_cache import ContentCache
@@ -204,6 +205,39 @@ def test_float16_is_converted_as_numpy_does():
 def test_memory_other_than_bytes_above_zero_is_refused(tiny_store, memory):
     with FeatureStore(tiny_store) as store, pytest.raises(RequestError, match="memory must be bytes above 0; got"):
         store.read(memory=memory)
+
+
+def test_rows_of_a_split(tiny_store):
+    with FeatureStore(tiny_store) as store:
+        for split, code in SPLITS.items():
+            rows = np.flatnonzero(store.rows.splits == code)
+            np.testing.assert_array_equal(store.read(pool="avg", split=split), store.read(pool="avg", rows=rows))
+            (batch,) = store.batches(pool="avg", split=split)
+            np.testing.assert_array_equal(batch[1], store.rows.labels[rows])
+            ((X, y),) = store.as_dataset(pool="avg", split=split)
+            assert X.shape == (len(rows), 6) and np.array_equal(y, store.rows.labels[rows])
+        with pytest.raises(
+            RequestError, match=r"split must be one of test, train, val; got 'training'. Did you mean 'train'"
+        ):
+            store.read(split="training")
+        with pytest.raises(RequestError, match="split must be given without rows"):
+            store.read(split="train", rows=[0])
+
+
+def test_a_store_is_a_sequence_of_features_and_labels(tiny_store):
+    with FeatureStore(tiny_store) as store:
+        maps = store.dataset("last")[:].astype(np.float32)
+        X, y = store[3]
+        np.testing.assert_array_equal(X, maps[3])
+        assert y == store.rows.labels[3] and store.class_names == ("blue", "red")
+        X, y = store[-3:]
+        np.testing.assert_array_equal(X, maps[-3:])
+        np.testing.assert_array_equal(y, store.rows.labels[-3:])
+        X, _ = store[store.rows.labels == 1]
+        np.testing.assert_array_equal(X, maps[store.rows.labels == 1])
+        assert sum(1 for _ in store) == 32  # ends by IndexError, as sequences do
+        told = repr(store)
+        assert told.startswith(f"<FeatureStore {tiny_store}: 32 rows of 2 classes, last 3x3x6 of tiny at 16 px")
 
 
 def test_a_closed_store_says_so(tiny_store):
