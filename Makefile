@@ -21,7 +21,7 @@ PIPELINE := $(BIN)/python -m pipeline
 RUNS = runs/$(basename $(notdir $(STORE)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare predict export probe report lecture layers inspect verify bench bench-heads bench-store bench-growth bench-cluster test test-oldest coverage lint format pins clean
+.PHONY: help setup demo extract train-head compare predict export probe report lecture layers inspect verify bench bench-start bench-heads bench-store bench-growth bench-cluster test test-oldest coverage lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,9 @@ inspect: $(BIN)/.ready  ## show what STORE holds
 
 bench: $(BIN)/.ready  ## images/s of the pass beside what people do now, alternating in one run
 	$(BIN)/python tests/bench/extraction.py $(OPTIONS)
+
+bench-start: $(BIN)/.ready  ## cold processes: one photo to its class and folders to features, beside Keras and PyTorch scripts
+	$(BIN)/python tests/bench/start.py $(OPTIONS)
 
 bench-heads: $(BIN)/.ready  ## seconds of an experiment and of searches on STORE, beside Keras' and scikit-learn's own
 	$(BIN)/python tests/bench/experiment.py --store '$(STORE)'

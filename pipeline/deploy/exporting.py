@@ -36,6 +36,11 @@ from .keras_model import build_model
 TOLERANCE = 5e-3
 ROUGH_TOLERANCE = 5e-2  # for features computed in bfloat16, since the model computes in float32; observed: 2e-2
 _ROWS, _BATCH = 100, 8
+_LARGE_JPEGS = {
+    "full": "decoded in full, as all images",
+    "scaled": "the head was trained on JPEGs of at least {0} pixels in both directions as libjpeg decodes them at a reduced size. "
+    "Decoded in full they differ by a few of 255 levels; for nearly the same pixels: Pillow's image.draft(None, ({1}, {1}))",
+}
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -128,6 +133,7 @@ def _describe(trained: Trained) -> dict[str, Any]:
     return {
         "class_names": list(trained.class_names),
         "input": "images: uint8, (n, height, width, 3), RGB, upright; any size, one size per batch",
+        "large_jpegs": _LARGE_JPEGS[made.spec.decode].format(4 * made.spec.image_size, 2 * made.spec.image_size),
         "output": "probabilities: float32, (n, classes), in the order of class_names",
         "head": trained.name,
         "settings": trained.settings,
