@@ -295,6 +295,8 @@ def _in_words(kind: Any) -> str:
         return "one of " + ", ".join(map(repr, parts))
     if origin is Mapping:
         return "a dict of lists, such as {'C': (1, 10)}"
+    if origin is not None and len(get_args(parts[0])) > 2:  # of what it may be alone, too
+        return "a list of these"
     if origin is not None:
         return f"a list of {_in_words(parts[0]).removeprefix('a ')}s"
     return _WORDS.get(kind) or f"a {kind.__module__}.{kind.__qualname__}"

@@ -110,6 +110,12 @@ def decode_whole(data: bytes) -> np.ndarray:
         return upright(image)
 
 
+def is_reduced(data: bytes, size: int) -> bool:
+    """Return whether `decode` with ``scaled`` decodes a file at a reduced size for this side; reads its header alone."""
+    with _opened(data) as image, _reasons():
+        return _reduce(image, _LEFT * size) is not None
+
+
 def upright(image: Image.Image) -> np.ndarray:
     """Return an image of Pillow's as `decode_whole` returns a file: (height, width, 3), uint8.
 
@@ -169,9 +175,15 @@ def _load(image: Image.Image, least: int | None = None) -> Box | None:
     its sides, the last row and column lie only partly within the photo.
     """
     with _reasons():
-        reduced = image.draft(None, (least, least)) if least and min(image.size) >= 2 * least else None
+        box = _reduce(image, least) if least else None
         image.load()
-        return None if reduced is None else reduced[1]
+        return box
+
+
+def _reduce(image: Image.Image, least: int) -> Box | None:
+    """Have an image decoded at a reduced size, if it is a large JPEG; see `_load`."""
+    reduced = image.draft(None, (least, least)) if min(image.size) >= 2 * least else None
+    return None if reduced is None else reduced[1]
 
 
 @contextmanager

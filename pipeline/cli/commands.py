@@ -6,7 +6,6 @@ import contextlib
 import errno
 import itertools
 import logging
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from features.runtime.log import log
 from ..options import CompareOptions, ExportOptions, PredictOptions, TrainHeadOptions
 from .messages import messages_on_stderr, printable, printable_json
 from .parser import make_parser, read_arguments
+from .signals import ended_by_signals
 
 Answer = tuple[dict[str, Any], str | None]  # a result as JSON and as text; a command that goes on has many
 _PROGRAM = "cached-features" if Path(sys.argv[0]).name == "cached-features" else "python -m pipeline"
@@ -204,7 +204,7 @@ def _watch(folder: str, images: Sequence[str], **options: Any) -> Iterator[Answe
 
     stop, predicted, skipped = threading.Event(), 0, 0
     appearing = watch_folder(folder, stop)
-    with Predictor(**options) as predictor, _ended_by_signals(stop):
+    with Predictor(**options) as predictor, ended_by_signals(stop):
         predictor.load()
         log.info(f"watch    {folder}: what appears there is classified. Ctrl-C ends it")
         batches: Iterator[Sequence[str | Path]] = itertools.chain([images] if images else [], appearing)
@@ -218,27 +218,6 @@ def _watch(folder: str, images: Sequence[str], **options: Any) -> Iterator[Answe
                 yield unusable, None
                 skipped += 1
     log.info(f"done     {predicted} images predicted, {skipped} skipped")
-
-
-@contextlib.contextmanager
-def _ended_by_signals(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` at the first SIGINT or SIGTERM, so that what was begun is finished; the second one acts as usual."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def end(*_: object) -> None:
-        restore()
-        stop.set()
-
-    for number in before:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        restore()
 
 
 def _export(**options: Any) -> tuple[dict[str, Any], str]:

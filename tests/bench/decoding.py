@@ -20,8 +20,10 @@ import numpy as np
 from PIL import Image
 from start import clock, middle
 
+from features import FeatureStore
 from features.images.decoding import DECODE, SMOOTH, decode
 from features.sources.load import load_source
+from pipeline.runs.trained_run import load_trained
 
 WIDTH, HEIGHT, SIDES, ACROSS = 4032, 3024, (160, 224, 299), 8
 
@@ -34,6 +36,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--extract", action="store_true", help="time extract instead, VGG16 at 224 px")
     parser.add_argument("--engine", default="auto", help="of extract")
+    parser.add_argument("--run", help="a head on VGG16's block5_pool, whose probabilities are compared after --extract")
     options = parser.parse_args()
     source = load_source(options.data)
     files = [source.file(row) for row in np.random.default_rng(0).permutation(len(source))]
@@ -121,6 +124,7 @@ def time_extract(files, options):
             ]
             used, told = clock([sys.executable, "-m", "pipeline", "extract", *asked], {})
             taken[how].append(used | {"pass": json.loads(told)["seconds"]["pass"]})
+        compare_features(Path(folder, "0-scaled.h5"), Path(folder, "0-full.h5"), options.run)
     print(
         f"| decode, {options.photos} photos | wall s | processor s | pass s | peak memory, GB |\n|---|---|---|---|---|"
     )
@@ -129,6 +133,20 @@ def time_extract(files, options):
         print(f"| {how} | {' | '.join(columns)} | {middle([each['memory'] / 1e9 for each in rounds], 2)} |")
     ratios = [full["wall"] / scaled["wall"] for full, scaled in zip(taken["full"], taken["scaled"], strict=True)]
     print(f"\nfull takes {middle(ratios, 2)} times the wall time of scaled")
+
+
+def compare_features(scaled, full, run):
+    """Print how far features, and a head's probabilities, of two stores of the same photos are apart."""
+    with FeatureStore(scaled) as one, FeatureStore(full) as other:
+        assert one.rows.paths == other.rows.paths
+        found, expected = one.read(), other.read()
+        apart = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        print(f"features are {np.mean(apart):.1e} apart on average, at most {np.max(apart):.1e} (relative)")
+        if run:
+            trained, rows = load_trained(run), np.arange(len(one))
+            first, second = (trained.probabilities(trained.reading.of_store(store, rows)) for store in (one, other))
+            largest, same = np.abs(first - second).max(), np.count_nonzero(first.argmax(1) == second.argmax(1))
+            print(f"probabilities differ by at most {largest:.1e}; {same} of {len(rows)} photos have the same class")
 
 
 if __name__ == "__main__":

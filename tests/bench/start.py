@@ -19,9 +19,9 @@ import sys
 import tempfile
 import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from features.backbones.keras_base import build_base
@@ -92,7 +92,7 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
     options = parser.parse_args()
     told = [str(describe_engine(name)) for name in ("numba", "openvino", "tensorflow") if is_installed(name)]
-    print(f"{processor()}, {cores()} cores; {'; '.join(told)}; Keras {keras.__version__}; {options.data}\n", flush=True)
+    print(f"{processor()}, {cores()} cores; {'; '.join(told)}; Keras {version('keras')}; {options.data}\n", flush=True)
     measured = {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))
@@ -109,6 +109,8 @@ class Bench:
     """Files that all contenders share, and the contenders."""
 
     def __init__(self, options, folder):
+        import keras
+
         self.options, self.folder = options, folder
         base = build_base("vgg16", ["block5_pool"], SIDE)
         model = keras.applications.VGG16(weights=None, include_top=False, input_shape=(SIDE, SIDE, 3))
@@ -119,6 +121,8 @@ class Bench:
 
     def _train(self, model):
         """Train the head that all predict with, and write it for each of them."""
+        import keras
+
         ours = [sys.executable, "-m", "pipeline"]
         store, self.run = self.folder / "few.h5", self.folder / "run"
         data, limit = ["--data", self.options.data], ["--limit", str(TRAINED_ON)]

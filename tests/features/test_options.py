@@ -70,7 +70,11 @@ def test_an_option_of_compare_of_another_type_is_refused(option, message):
         (features.extract, (5,), "data must be a path; got 5"),
         (pipeline.compare, (None,), "store must be a path; got None"),
         (pipeline.train_head, ("s.h5", 5), "head must be a string; got 5"),
-        (pipeline.predict, ("run", 5), "images must be a path or a list of paths; got 5"),
+        (
+            pipeline.predict,
+            ("run", 5),
+            r"images must be a path or a PIL.Image.Image or a numpy.ndarray or a list of these; got 5",
+        ),
         (pipeline.report, ("",), "run must be a path; got ''"),
         (pipeline.plot, (5,), "run must be a path; got 5"),
     ],

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import rewrite
+from conftest import draw_tree, rewrite
 from PIL import Image
 from samples import blobs, rows_of
 
@@ -75,6 +75,22 @@ def test_resizing_is_pillows(rule, form, tmp_path):
         image = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
         expected = np.asarray(Image.fromarray(image).resize((48, 48), RESIZE[rule]))
         np.testing.assert_array_equal(np.asarray(run(image[None]))[0], expected, err_msg=str(shape))
+
+
+@pytest.mark.parametrize(("decode", "bound"), [("scaled", 5e-2), ("full", 5e-3)])
+def test_photos_decoded_at_a_reduced_size_are_compared_less_strictly(tmp_path, monkeypatch, decode, bound):
+    """The model gets them decoded in full; its card says so."""
+    monkeypatch.chdir(tmp_path)
+    for file in draw_tree(tmp_path / "photos").rglob("*.png"):
+        Image.open(file).resize((120, 90)).save(file.with_suffix(".jpg"))  # at least four times the base's 16 pixels
+        file.unlink()
+    extract("photos", backbone="tiny", out="s.h5", decode=decode, engine="tensorflow")
+    pipeline.train_head("s.h5", "logistic", out="run")
+    card = pipeline.export("run", "m.keras", rows=0).card
+    assert card["parity"]["bound"] == bound
+    assert ("at least 64 pixels" in card["large_jpegs"] and "draft(None, (32, 32))" in card["large_jpegs"]) is (
+        decode == "scaled"
+    )
 
 
 @pytest.mark.parametrize("module", ["vgg16", "resnet_v2", "densenet", "inception_v3", "efficientnet_v2"])
