@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
@@ -10,7 +11,9 @@ from sklearn.linear_model import LogisticRegression
 
 from features.errors import RequestError, option
 
-from ..data.training_data import Sample
+from ..data.training_data import Pair, Sample
+from .contract import Search
+from .settings import Choice, Judge, Output, Rating, best_of
 
 
 class Sigmoids:
@@ -77,32 +80,100 @@ def _fit_sigmoid(scores: np.ndarray, positive: np.ndarray, views: int) -> tuple[
     return slope, fitted.intercept_[0] - slope * centre
 
 
-def calibrate(
-    sample: Sample, images: np.ndarray, classes: np.ndarray, score: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> Sigmoids:
-    """Fit sigmoids to cross-validated scores: each fold is scored by a head fitted to the other folds.
+class Calibrator:
+    """Fits sigmoids to cross-validated scores: each fold is scored by a head fitted to the other folds.
 
     Parameters
     ----------
     sample : Sample
     images : ndarray of shape (n_images,), bool
         Images to cross-validate on.
+
+    Attributes
+    ----------
+    images : ndarray of shape (n_images,), bool
     classes : ndarray of shape (n_classes,)
         Classes of `images`.
-    score : callable
-        ``score(fit, look)`` fits a head to the images in the mask `fit` and returns its scores of those in `look`.
+    pairs : list of Pair
+        Masks of the images to fit a head to, and of those to score by it.
 
     Raises
     ------
     RequestError
         If a class has too few distinct images to be both fitted and scored.
     """
-    pairs = [pair for pair in sample.split(images) if len(np.unique(sample.y[pair[0]])) == len(classes)]
-    labels = np.concatenate([sample.labels(look) for _, look in pairs]) if pairs else np.empty(0)
-    if len(np.unique(labels)) < len(classes):
-        raise RequestError(
-            "this head's probabilities need at least 2 different training rows of each class; got 1. Add images, or use "
-            f"{option('head', 'logistic')}"
-        )
-    scores = [score(fit, look).reshape(look.sum() * sample.features.views, -1) for fit, look in pairs]
-    return Sigmoids.fit(np.concatenate(scores), labels, classes, sample.features.views)
+
+    def __init__(self, sample: Sample, images: np.ndarray):
+        self.images, self.classes, self._views = images, np.unique(sample.y[images]), sample.features.views
+        self.pairs = [
+            (fit, look)
+            for fit, look in sample.split(images)
+            if len(np.unique(sample.y[fit])) == len(self.classes)  # a head that does not know a class has other scores
+        ]
+        self._labels = np.concatenate([sample.labels(look) for _, look in self.pairs]) if self.pairs else np.empty(0)
+        if len(np.unique(self._labels)) < len(self.classes):
+            raise RequestError(
+                "this head's probabilities need at least 2 different training rows of each class; got 1. Add images, or use "
+                f"{option('head', 'logistic')}"
+            )
+
+    def fit(self, scores: Sequence[np.ndarray]) -> Sigmoids:
+        """Return the sigmoids for the scores of each pair's rows."""
+        columns = [each.reshape(len(each), -1) for each in scores]
+        return Sigmoids.fit(np.concatenate(columns), self._labels, self.classes, self._views)
+
+
+class ScoreJudge(Judge):
+    """Rates settings of heads that give only scores, by the probabilities that the head of a run would give.
+
+    With several folds, sigmoids are fitted to the scores of all folds, as for the head that is fitted to all of them. With one
+    pair, as when settings are chosen on val, they are fitted to cross-validated scores of the images to fit. Either way, these
+    are the sigmoids of the head of the run, which need not be fitted again.
+
+    Attributes
+    ----------
+    calibrator : Calibrator
+    sigmoids : list of Sigmoids or None
+        Of all settings rated so far; None for impossible ones.
+    """
+
+    def __init__(self, sample: Sample, pairs: Sequence[Pair], metric: str):
+        by_folds = len(pairs) > 1
+        self.calibrator = Calibrator(sample, sample.everything if by_folds else pairs[0][0])
+        self._rated, self.sigmoids = self.calibrator.pairs if by_folds else pairs, list[Sigmoids | None]()
+        super().__init__(sample, self._rated, metric)
+        self.jobs = self.calibrator.pairs if by_folds else [*self.calibrator.pairs, *pairs]
+
+    def rate(self, outputs: Sequence[Output | None]) -> Rating:
+        """Return the rating of a setting from its scores of the rows of each job."""
+        known = [each for each in outputs if each is not None]
+        if len(known) < len(outputs):
+            self.sigmoids.append(None)
+            return super().rate([None])
+        sigmoids = self.calibrator.fit([scores for _, scores in known[: len(self.calibrator.pairs)]])
+        self.sigmoids.append(sigmoids)
+        last = known[len(known) - len(self._rated) :]
+        return super().rate([(classes, sigmoids.probabilities(scores)) for classes, scores in last])
+
+
+class CalibratedSearch(Search):
+    """A search over heads that give only scores; it keeps the sigmoids of the chosen settings for the head of the run."""
+
+    _kept: tuple[dict[str, Any], np.ndarray, Sigmoids | None] | None = None
+
+    def _choose_by(self, judge: ScoreJudge, settings: list[dict[str, Any]], ratings: list[Rating]) -> Choice:
+        choice = best_of(settings, ratings, judge.metric)
+        self._kept = choice.settings, judge.calibrator.images, judge.sigmoids[settings.index(choice.settings)]
+        return choice
+
+    def _calibrate(
+        self, settings: dict[str, Any], images: np.ndarray, score: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    ) -> Sigmoids:
+        """Return sigmoids for the images in a mask.
+
+        ``score(fit, look)`` fits a head to the images in the mask `fit` and returns its scores of those in `look`.
+        """
+        if self._kept and self._kept[2] and settings == self._kept[0] and np.array_equal(images, self._kept[1]):
+            return self._kept[2]
+        calibrator = Calibrator(self.sample, images)
+        return calibrator.fit([score(fit, look) for fit, look in calibrator.pairs])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ..data.training_data import Pair, Sample
+from ..options import METRIC
 from .settings import Choice, Grid
 
 if TYPE_CHECKING:
@@ -127,8 +128,11 @@ class Search(ABC):
         """Import slow modules before timing starts."""
 
     @abstractmethod
-    def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return the best settings on the images that the pairs score on."""
+    def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
+        """Return the settings with the best metric on the images that the pairs score on; see `best_of`.
+
+        The metric is that of the probabilities which heads with these settings give, calibrated if `fit` calibrates them.
+        """
 
     @abstractmethod
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> Classifier:

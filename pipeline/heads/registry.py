@@ -21,10 +21,12 @@ from ..data.scaling import SCALES
 from .contract import Head, Settings
 from .dense.search import DenseSearch
 from .logistic.search import LogisticSearch
-from .settings import Grid
+from .settings import CLASS_WEIGHTS, Grid
 from .sklearn_heads import EstimatorSearch, NearestMean, find_estimator
 from .svm.search import SvmSearch
 from .svm.voting import VoteSearch
+
+_EQUAL = ("none",)  # class weights: all rows count alike
 
 
 def _estimator(
@@ -40,7 +42,7 @@ def _dense(
 ) -> Grid:  # fmt: skip
     """Return the settings of a Dense head; the defaults are the lecture's."""
     return {
-        "units": (units,), "dropout": (dropout,), "learning_rate": rates, "class_weight": ("none",),
+        "units": (units,), "dropout": (dropout,), "learning_rate": rates, "class_weight": _EQUAL,
         "optimizer": (optimizer,), "batch_size": (batch_size,), "epochs": (epochs,), "patience": (patience,),
     }  # fmt: skip
 
@@ -49,17 +51,29 @@ _C = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 HEADS = {
     "dense": Head(DenseSearch, _dense(), pool="flatten"),
     "mlp": Head(DenseSearch, _dense("256", 0.5, (1e-4, 3e-4, 1e-3, 3e-3), "adam", 64, 100, 10)),
-    "logistic": Head(LogisticSearch, {"scale": SCALES, "C": (*_C, 1000.0, 3000.0)}, linear=True),
-    "linear-svm": Head(SvmSearch, {"scale": SCALES, "C": _C}, views="mean"),
-    "rbf-svm": Head(SvmSearch, {"scale": SCALES, "gamma": (0.3, 1.0, 3.0), "C": _C}, views="mean"),
-    "vote": Head(VoteSearch, {"scale": SCALES, "gamma": (0.3, 1.0, 3.0), "C": _C}, views="mean"),
+    "logistic": Head(
+        LogisticSearch, {"scale": SCALES, "C": (*_C, 1000.0, 3000.0), "class_weight": _EQUAL}, linear=True
+    ),
+    "linear-svm": Head(SvmSearch, {"scale": SCALES, "C": _C, "class_weight": _EQUAL}, views="mean"),
+    "rbf-svm": Head(
+        SvmSearch, {"scale": SCALES, "gamma": (0.3, 1.0, 3.0), "C": _C, "class_weight": _EQUAL}, views="mean"
+    ),
+    "vote": Head(
+        VoteSearch, {"scale": SCALES, "gamma": (0.3, 1.0, 3.0), "C": _C, "class_weight": _EQUAL}, views="mean"
+    ),
     "ridge": _estimator(
-        RidgeClassifier, linear=True, scale=SCALES, alpha=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+        RidgeClassifier,
+        linear=True,
+        scale=SCALES,
+        alpha=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+        class_weight=_EQUAL,
     ),
     "lda": _estimator(partial(LinearDiscriminantAnalysis, "lsqr"), linear=True, shrinkage=(0.01, 0.03, 0.1, 0.3, 0.6)),
     "knn": _estimator(partial(KNeighborsClassifier, metric="cosine"), views="mean", n_neighbors=(1, 3, 5, 10, 20)),
     "nearest-mean": _estimator(NearestMean, scale=SCALES),
-    "hist-gradient-boosting": _estimator(partial(HistGradientBoostingClassifier, early_stopping=False), views="mean"),
+    "hist-gradient-boosting": _estimator(
+        partial(HistGradientBoostingClassifier, early_stopping=False), views="mean", class_weight=_EQUAL
+    ),
     "majority": _estimator(DummyClassifier),
 }
 # Kind in a head's file → the class that loads it. A file's contents select nothing else.
@@ -109,9 +123,11 @@ def _values(name: str, usual: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[
     """Return the values given for a setting, converted to the setting's type."""
     kind = type(usual[0])
     if kind is str:
-        given = tuple(map(str, given))
-        if name == "scale" and not set(given) <= set(SCALES):
-            raise must_be_one_of(name, SCALES, next(each for each in given if each not in SCALES))
+        given = tuple("none" if each is None else str(each) for each in given)
+        allowed = {"scale": SCALES, "class_weight": CLASS_WEIGHTS}.get(name, given)
+        for each in given:
+            if each not in allowed:
+                raise must_be_one_of(name, allowed, each)
         return given
     for each in given:
         is_number = isinstance(each, (int, kind)) and not isinstance(each, bool) and math.isfinite(each)

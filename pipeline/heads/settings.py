@@ -1,14 +1,30 @@
-"""Choice of a head's settings: the most accurate on held-out rows."""
+"""Choice of a head's settings: the best by a metric of the probabilities that they give held-out rows."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from features.errors import RequestError, option
+
+from ..data.training_data import Pair, Sample
+from ..evaluation.metrics import figures_of, find_metric
+from ..evaluation.weighted_rows import WeightedRows
+
 Grid = dict[str, tuple[Any, ...]]
+Rating = dict[
+    str, float | None
+]  # accuracy, the metric and log loss; None if undefined, or if the setting is impossible
+Output = tuple[np.ndarray, np.ndarray]  # a fitted head's classes and its outputs for rows, (n_rows, n_outputs)
+
+CLASS_WEIGHTS = ("none", "balanced")
+TIES = "log_loss"  # decides between settings that are equal by the metric
 
 
 @dataclass(frozen=True)
@@ -20,7 +36,7 @@ class Choice:
     settings : dict
         Name → value.
     tried : list of dict
-        All settings that were tried, each with its ``accuracy`` on held-out rows.
+        All settings that were tried, each with its ``accuracy``, metric and ``log_loss`` on held-out rows.
     history : dict, optional
         Learning curves of heads that are trained by epochs: ``{name: [value of each epoch]}``.
     """
@@ -28,6 +44,76 @@ class Choice:
     settings: dict[str, Any]
     tried: list[dict[str, Any]]
     history: dict[str, list[float]] | None = None
+
+
+class Judge:
+    """Rates settings by the probabilities that they give held-out images.
+
+    Parameters
+    ----------
+    sample : Sample
+    pairs : sequence of Pair
+        Each image's probabilities come from a head that was fitted on the first mask of the pair that looks at it.
+    metric : str
+        Name of a metric.
+
+    Attributes
+    ----------
+    jobs : sequence of Pair
+        What a head must be fitted to and looked at for `rate`.
+    names : tuple of str
+        Of the figures in a rating: accuracy, the metric, and log loss.
+    """
+
+    def __init__(self, sample: Sample, pairs: Sequence[Pair], metric: str):
+        self.jobs, self.metric, self.names = pairs, metric, tuple(dict.fromkeys(("accuracy", metric, TIES)))
+        self._classes = np.unique(sample.y)
+        self._targets = [np.searchsorted(self._classes, sample.y[look]) for _, look in pairs]
+
+    def rate(self, outputs: Sequence[Output | None]) -> Rating:
+        """Return the rating of a setting from its probabilities of the rows of each job; views of an image are averaged.
+
+        An output is None if the setting is impossible there (20 neighbours of 9 rows).
+        """
+        known = [each for each in outputs if each is not None]
+        if len(known) < len(outputs):
+            return dict.fromkeys(self.names)
+        found = []
+        for (classes, probabilities), targets in zip(known, self._targets, strict=True):
+            of_all = np.zeros((len(targets), len(self._classes)))
+            of_images = probabilities.reshape(len(targets), -1, len(classes)).mean(axis=1)
+            of_all[:, np.searchsorted(self._classes, classes)] = of_images
+            found.append(of_all)
+        targets = np.concatenate(self._targets)
+        rows = WeightedRows(targets, np.concatenate(found), np.ones((1, len(targets))))
+        figures = figures_of(map(find_metric, self.names), rows)
+        return {name: float(values[0]) if np.isfinite(values[0]) else None for name, values in figures.items()}
+
+
+def rank(rating: Rating, metric: str) -> tuple[float, float]:
+    """Return a sort key: of two ratings, the better one is greater. Ties are broken by log loss."""
+    value, loss = rating[metric], rating[TIES]
+    sign = 1 if find_metric(metric).greater_is_better else -1
+    # Metrics that are equal up to the rounding of their sums are a tie.
+    return -math.inf if value is None else round(sign * value, 12), -math.inf if loss is None else -loss
+
+
+def best_of(settings: Sequence[dict[str, Any]], ratings: Sequence[Rating], metric: str) -> Choice:
+    """Choose the best-rated settings; among several of one rating the middle one.
+
+    Raises
+    ------
+    RequestError
+        If the metric is undefined on the held-out rows.
+    """
+    if all(each[metric] is None for each in ratings) and any(each[TIES] is not None for each in ratings):
+        raise RequestError(
+            f"{metric} must be defined on the rows by which settings are chosen; they have one class. Add images to val, "
+            f"or choose by another metric or by cross-validation: {option('metric', TIES)}, {option('select', 'cv')}"
+        )
+    ranks = [rank(each, metric) for each in ratings]
+    equal = [each for each, place in zip(settings, ranks, strict=True) if place == max(ranks)]
+    return Choice(equal[len(equal) // 2], [{**each, **rating} for each, rating in zip(settings, ratings, strict=True)])
 
 
 def combinations(grid: Grid) -> list[dict[str, Any]]:
@@ -44,10 +130,3 @@ def describe_settings(chosen: Sequence[dict[str, Any]], tried: Sequence[dict[str
         values = Counter(f"{each[name]:g}" if isinstance(each[name], float) else str(each[name]) for each in chosen)
         told.append(f"{name} {', '.join(value for value, _ in values.most_common())}")
     return "; ".join(told)
-
-
-def best_of(settings: Sequence[dict[str, Any]], accuracies: Sequence[float]) -> Choice:
-    """Choose the most accurate settings; among ties the middle one, away from the edges of a plateau."""
-    equal = [each for each, accuracy in zip(settings, accuracies, strict=True) if accuracy == max(accuracies)]
-    tried = [{**each, "accuracy": float(accuracy)} for each, accuracy in zip(settings, accuracies, strict=True)]
-    return Choice(equal[len(equal) // 2], tried)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,10 +17,11 @@ from sklearn.linear_model import RidgeClassifier
 from features.errors import RequestError, option
 
 from ..data.training_data import Pair, Sample
-from .calibration import Sigmoids, calibrate
-from .contract import Classifier, Saved, Search
+from ..options import METRIC
+from .calibration import CalibratedSearch, ScoreJudge, Sigmoids
+from .contract import Classifier, Saved
 from .linear_head import LinearHead
-from .settings import Choice, Grid, best_of, combinations
+from .settings import Choice, Grid, Judge, Output, Rating, best_of, combinations
 
 Make = Callable[..., Any]
 
@@ -89,14 +91,14 @@ class ScaledEstimator(Classifier):
         return cls(saved.estimator, saved.arrays["scale"], Sigmoids.from_arrays(saved.arrays))
 
 
-class EstimatorSearch(Search):
+class EstimatorSearch(CalibratedSearch):
     """scikit-learn classifiers on one sample; see `LogisticSearch`.
 
     Parameters
     ----------
     sample : Sample
     grid : dict of str to tuple
-        Values of ``scale`` (by default ``layer``) and of the estimator's own parameters.
+        Values of ``scale`` (by default ``layer``), which comes first, and of the estimator's own parameters.
     make : callable
         ``make(**parameters)`` returns an estimator; its ``random_state``, if it has one, is set to the sample's seed.
     """
@@ -107,23 +109,25 @@ class EstimatorSearch(Search):
         super().__init__(sample, grid)
         self._make = make
 
-    def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return the settings with the highest accuracy on the images that the pairs score on."""
+    def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
+        """Return the settings with the best metric on the images that the pairs score on."""
         settings = combinations(self.grid)
         if len(settings) == 1:
             return Choice(settings[0], [])
-        found: list[float] = []
-        for scale in self.grid.get("scale", ("layer",)):
+        only_scores = _gives_only_scores(self._estimator(settings[0]))
+        judge = ScoreJudge(self.sample, pairs, metric) if only_scores else Judge(self.sample, pairs, metric)
+        ratings: list[Rating] = []
+        for scale, those in itertools.groupby(settings, lambda each: each.get("scale", "layer")):
             X = self.sample.features.matrix / self.sample.features.scale(scale)
             # Threads, since the work is done in BLAS and compiled code, and threads share X.
-            found += Parallel(-1, require="sharedmem")(
-                delayed(_count_correct)(self._estimator(each), X, self.sample, pair)
-                for each in settings
-                if each.get("scale", "layer") == scale
-                for pair in pairs
+            found = Parallel(-1, require="sharedmem")(
+                delayed(_look)(self._estimator(each), X, self.sample, pair) for each in those for pair in judge.jobs
             )
-        correct = np.reshape(found, (-1, len(pairs))).sum(axis=1)
-        return best_of(settings, list(correct / sum(look.sum() for _, look in pairs)))
+            n_jobs = len(judge.jobs)
+            ratings += [judge.rate(found[first : first + n_jobs]) for first in range(0, len(found), n_jobs)]
+        if isinstance(judge, ScoreJudge):
+            return self._choose_by(judge, settings, ratings)
+        return best_of(settings, ratings, metric)
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> ScaledEstimator | LinearHead:
         """Return the head with the given settings, fitted to images given by a mask.
@@ -148,12 +152,13 @@ class EstimatorSearch(Search):
             raise RequestError(
                 f"this head cannot be fitted to {images.sum()} images: {error}. Add images, or use {option('head', 'logistic')}"
             ) from error
-        only_scores = not hasattr(estimator, "predict_proba")
-        sigmoids = calibrate(sample, images, estimator.classes_, score) if only_scores else None
+        sigmoids = self._calibrate(settings, images, score) if _gives_only_scores(estimator) else None
         return _as_linear(estimator, scale, sigmoids) or ScaledEstimator(estimator, scale, sigmoids)
 
     def _estimator(self, settings: dict[str, Any]) -> Any:
         parameters = {name: value for name, value in settings.items() if name != "scale"}
+        if parameters.get("class_weight") == "none":
+            parameters["class_weight"] = None  # scikit-learn's name for it
         estimator = self._make(**parameters)
         return (
             estimator.set_params(random_state=self.sample.seed)
@@ -202,15 +207,16 @@ def find_estimator(name: str) -> Make:
     return make
 
 
-def _count_correct(estimator: Any, X: np.ndarray, sample: Sample, pair: Pair) -> int:
-    """Return how many images of a fold are classified correctly; 0 if a setting is impossible (20 neighbours of 9 rows)."""
+def _gives_only_scores(estimator: Any) -> bool:
+    return not hasattr(estimator, "predict_proba")
+
+
+def _look(estimator: Any, X: np.ndarray, sample: Sample, pair: Pair) -> Output | None:
+    """Return classes, and probabilities or scores of the rows to look at; None if a setting is impossible."""
     (fit, look), views = pair, sample.features.views
     try:
         fitted = estimator.fit(X[np.repeat(fit, views)], sample.labels(fit))
-        score = fitted.predict_proba if hasattr(fitted, "predict_proba") else fitted.decision_function
-        scores = score(X[np.repeat(look, views)])
+        score = fitted.decision_function if _gives_only_scores(fitted) else fitted.predict_proba
+        return fitted.classes_, score(X[np.repeat(look, views)])
     except ValueError:
-        return 0
-    scores = scores.reshape(look.sum(), views, -1).mean(axis=1)
-    chosen = scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] > 0).astype(int)
-    return int(np.sum(fitted.classes_[chosen] == sample.y[look]))
+        return None

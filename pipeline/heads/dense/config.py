@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from features.errors import RequestError, must_be_one_of, option
 
+from ..settings import CLASS_WEIGHTS
+
 OPTIMIZERS = ("rmsprop", "adam", "sgd")
-CLASS_WEIGHTS = ("none", "balanced")
 
 
 @dataclass(frozen=True)

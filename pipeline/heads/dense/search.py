@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,18 @@ from features.runtime.keras_runtime import import_keras
 
 from ...data.row_blocks import Matrix, align, blocks, shuffled_blocks
 from ...data.training_data import Pair, Sample
+from ...options import METRIC
 from ..contract import Search
-from ..settings import Choice, Grid, combinations
+from ..settings import TIES, Choice, Grid, Judge, best_of, combinations, rank
 from .classifier import DenseHead
 from .config import Recipe, Schedule
-from .trainer import LOOK, find_bank
+from .trainer import LOOK, TINY, find_bank
 
 if TYPE_CHECKING:
     import keras
+
+Key = tuple[float, ...]
+Watch = Callable[[np.ndarray], tuple[dict[str, float | None], Key]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Trained:
     model : keras.Model
         Maps features, (n, n_features), to probabilities: one column for two classes, else one per class.
     history : dict of str to list
-        ``loss``, ``accuracy`` and, with validation rows, ``val_loss`` and ``val_accuracy``: one value per epoch.
+        ``loss``, ``accuracy`` and, with validation rows, ``val_loss``, ``val_accuracy`` and the metric watched: one value per
+        epoch, None where undefined.
     best_epoch : int
         The epoch, from 1, whose weights the model has.
     """
@@ -49,6 +54,7 @@ def train_heads(
     targets: np.ndarray,
     fit: np.ndarray,
     look: np.ndarray | None = None,
+    watch: Watch | None = None,
 ) -> list[Trained]:
     """Train several heads on the same batches.
 
@@ -61,6 +67,9 @@ def train_heads(
         Class index of each row; the rows of `fit` have all indices from 0 to the highest.
     fit, look : ndarray of int
         Row indices for training and for validation.
+    watch : callable, optional
+        ``watch(probabilities)`` returns columns of the history for the probabilities of the validation rows, by name, and a sort
+        key; the epoch with the greatest key is the best. By default, the one with the lowest validation loss.
 
     Returns
     -------
@@ -74,28 +83,43 @@ def train_heads(
     random = np.random.default_rng(schedule.seed)
     fit_order = _order(fit, schedule.steps, schedule.batch_size, random)
     look_order = _order(look, schedule.val_steps, schedule.batch_size, random) if look is not None else None
-    histories: list[dict[str, list[float]]] = [{} for _ in recipes]
+    histories: list[dict[str, list[Any]]] = [{} for _ in recipes]
     kept: list[Any] = [None] * len(recipes)
-    lowest, best_epoch = np.full(len(recipes), np.inf), np.zeros(len(recipes), int)
+    best: list[Any] = [None] * len(recipes)
+    best_epoch = np.zeros(len(recipes), int)
     for epoch in range(1, schedule.epochs + 1):
         rows = next(fit_order)
-        figures = bank.train(shuffled_blocks(X, rows, schedule.batch_size, random), targets, schedule.batch_size)
+        stream = shuffled_blocks(X, rows, schedule.batch_size, random)
+        figures: dict[str, Any] = dict(bank.train(stream, targets, schedule.batch_size))
         if look_order is not None:
-            figures |= {
-                f"val_{name}": values for name, values in bank.look(blocks(X, next(look_order)), targets).items()
-            }
+            seen = next(look_order)
+            looked, keys = _look(bank.look(blocks(X, seen)), targets[seen], watch)
+            figures |= looked
         for name, values in figures.items():
             for history, value in zip(histories, values, strict=True):
-                history.setdefault(name, []).append(float(value))
+                history.setdefault(name, []).append(None if value is None else float(value))
         if look is not None and schedule.keep_best:
-            for head in np.flatnonzero(figures["val_loss"] < lowest).tolist():
-                lowest[head], best_epoch[head], kept[head] = figures["val_loss"][head], epoch, bank.weights(head)
+            for head, key in enumerate(keys):
+                if best[head] is None or key > best[head]:
+                    best[head], best_epoch[head], kept[head] = key, epoch, bank.weights(head)
             if schedule.patience and epoch - best_epoch.max() >= schedule.patience:
                 break
     return [
         Trained(bank.model(head, kept[head] or bank.weights(head)), histories[head], int(best_epoch[head]) or epoch)
         for head in range(len(recipes))
     ]
+
+
+def _look(
+    probabilities: np.ndarray, targets: np.ndarray, watch: Watch | None
+) -> tuple[dict[str, list[Any]], list[Key]]:
+    """Return each head's figures on validation rows, by name, and the keys by which its epochs are compared."""
+    if watch is not None:
+        figures, keys = zip(*map(watch, probabilities), strict=True)
+        return {name: [each[name] for each in figures] for name in figures[0]}, list(keys)
+    losses = -np.log(np.maximum(probabilities[:, np.arange(len(targets)), targets], TINY)).mean(axis=1)
+    accuracies = (probabilities.argmax(axis=2) == targets).mean(axis=1)
+    return {"val_loss": list(losses), "val_accuracy": list(accuracies)}, [(-loss,) for loss in losses]
 
 
 def _order(rows: np.ndarray, steps: int | None, batch_size: int, random: np.random.Generator) -> Iterator[np.ndarray]:
@@ -123,7 +147,7 @@ _RECIPE = tuple(each.name for each in fields(Recipe))
 
 
 class DenseSearch(Search):
-    """Dense heads on one sample; settings and epoch are chosen by validation loss. See `LogisticSearch`.
+    """Dense heads on one sample; settings and epoch are chosen on val. See `LogisticSearch`.
 
     Parameters
     ----------
@@ -145,25 +169,39 @@ class DenseSearch(Search):
         """Import Keras."""
         import_keras()
 
-    def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return the settings and epoch with the lowest loss on val, fitted on train; `pairs` is ignored."""
+    def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
+        """Return the settings and epoch with the best metric on val, fitted on train; `pairs` is ignored."""
         sample = self.sample
         fit, look = ~sample.val, sample.val & np.isin(sample.y, sample.y[~sample.val])
+        judge, classes = Judge(sample, [(fit, look)], metric), np.unique(sample.y[fit])
+        columns = {name: "val_loss" if name == TIES else f"val_{name}" for name in judge.names}
+
+        def watch(probabilities: np.ndarray) -> tuple[dict[str, float | None], Key]:
+            rating = judge.rate([(classes, probabilities.astype(np.float64))])
+            return {columns[name]: value for name, value in rating.items()}, rank(rating, metric)
+
         tried, trained = [], []
         for schedule in combinations({name: values for name, values in self.grid.items() if name not in _RECIPE}):
             recipes = combinations({name: values for name, values in self.grid.items() if name in _RECIPE})
-            trained += self._train(recipes, schedule, fit, look)
+            trained += self._train(recipes, schedule, fit, look, watch)
             tried += [{**recipe, **schedule} for recipe in recipes]
-        losses = [min(each.history["val_loss"]) for each in trained]
-        best = int(np.nanargmin(losses))
-        settings = {**tried[best], "epochs": trained[best].best_epoch}
-        self._watched = settings, self._head(trained[best], fit)
-        epochs = [
-            {**those, "epochs": epoch, "accuracy": accuracy}
-            for those, each in zip(tried, trained, strict=True)
-            for epoch, accuracy in enumerate(each.history["val_accuracy"], start=1)
+        ratings = [
+            [
+                dict(zip(columns, values, strict=True))
+                for values in zip(*map(each.history.get, columns.values()), strict=True)
+            ]
+            for each in trained
         ]
-        return Choice(settings, epochs, trained[best].history)
+        best = [{**those, "epochs": each.best_epoch} for those, each in zip(tried, trained, strict=True)]
+        choice = best_of(best, [each[at["epochs"] - 1] for each, at in zip(ratings, best, strict=True)], metric)
+        chosen = trained[best.index(choice.settings)]
+        self._watched = choice.settings, self._head(chosen, fit)
+        epochs = [
+            {**those, "epochs": epoch, **rating}
+            for those, each in zip(tried, ratings, strict=True)
+            for epoch, rating in enumerate(each, start=1)
+        ]
+        return Choice(choice.settings, epochs, chosen.history)
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> DenseHead:
         """Return the head with the given settings, fitted to images given by a mask."""
@@ -171,11 +209,16 @@ class DenseSearch(Search):
             return self._watched[1]
         recipe = {name: value for name, value in settings.items() if name in _RECIPE}
         schedule = {name: value for name, value in settings.items() if name not in _RECIPE}
-        (trained,) = self._train([recipe], schedule, images, None)
+        (trained,) = self._train([recipe], schedule, images)
         return self._head(trained, images)
 
     def _train(
-        self, recipes: list[dict[str, Any]], schedule: dict[str, Any], fit: np.ndarray, look: np.ndarray | None
+        self,
+        recipes: list[dict[str, Any]],
+        schedule: dict[str, Any],
+        fit: np.ndarray,
+        look: np.ndarray | None = None,
+        watch: Watch | None = None,
     ) -> list[Trained]:
         sample = self.sample
         classes = np.unique(sample.y[fit])
@@ -186,6 +229,7 @@ class DenseSearch(Search):
             np.searchsorted(classes, sample.labels(sample.everything)),
             sample.features.places(fit),
             None if look is None else sample.features.places(look),
+            watch,
         )
 
     def _head(self, trained: Trained, fit: np.ndarray) -> DenseHead:

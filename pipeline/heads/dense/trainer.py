@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import keras
 
 LOOK = 1024  # rows evaluated at once
+TINY = 1e-7  # the least probability in a loss, as in Keras
 _LARGE = 1 << 17  # first-layer weights above which training is compiled by XLA
 _PIECE = 1 << 17  # weights updated at once: with their gradient and the optimizer's state they fit into 2 MB
 Shape = tuple[tuple[int, ...], float]  # widths, dropout
@@ -76,7 +77,7 @@ class Bank:
         batches = tf.TensorSpec([None, None], tf.int64)
         self._run = tf.function(self._run_batches, [values, numbers, batches], jit_compile=compiled)
         self._traced = False
-        self._figures = tf.function(self._sum_figures, [values, numbers, numbers, tf.TensorSpec([None])])
+        self._look = tf.function(self._look_at, [values, numbers])
 
     def reset(self, recipes: Sequence[Recipe], seed: int, scale: float, counts: np.ndarray) -> None:
         """Reinitialise weights from a seed, and reset the optimizer."""
@@ -119,15 +120,15 @@ class Bank:
                 ]
             )
 
-    def look(self, stream: Iterable[Block], targets: np.ndarray) -> dict[str, np.ndarray]:
-        """Return each head's mean loss and accuracy on the rows of a stream, (n_heads,) each."""
-        sums = []
-        for values, rows, order in stream:
-            places, counts = np.unique(order, return_counts=True)  # a row drawn several times is evaluated once
-            for start in range(0, len(places), LOOK):
-                part = slice(start, start + LOOK)
-                sums.append(self._figures(_tensor(values), targets[rows], places[part], counts[part]))
-        return self._mean(sums)
+    def look(self, stream: Iterable[Block]) -> np.ndarray:
+        """Return each head's probabilities of the rows of a stream, in its order, (n_heads, n_rows, n_classes)."""
+        found = []
+        for values, _, order in stream:
+            places, back = np.unique(order, return_inverse=True)  # a row drawn several times is evaluated once
+            parts = [places[start : start + LOOK] for start in range(0, len(places), LOOK)]
+            chances = np.concatenate([self._look(_tensor(values), part).numpy() for part in parts], axis=1)
+            found.append(chances[:, back])
+        return np.concatenate(found, axis=1)
 
     def weights(self, head: int) -> list[np.ndarray]:
         """Return a copy of one head's weights, in the order of its model's weights."""
@@ -158,31 +159,33 @@ class Bank:
     def _take_step(self, x: Any, y: Any) -> Any:
         tf = self._tf
         with tf.GradientTape() as tape:
-            losses, hits = self._forward(x, y, training=True)
+            losses, hits = self._figures(x, y)
             weights = tf.gather(self._class_weights, y, axis=1)
             total = tf.reduce_sum(losses * weights) / tf.cast(tf.size(y), tf.float32)  # heads share no weights
         self._optimizer.apply(tape.gradient(total, self._variables), self._variables)
-        return _sums(tf, losses, hits, tf.ones(tf.shape(y)))
+        return tf.stack([tf.reduce_sum(tf.cast(each, tf.float32), axis=1) for each in (losses, hits, losses >= 0)])
 
-    def _sum_figures(self, values: Any, targets: Any, rows: Any, counts: Any) -> Any:
-        tf = self._tf
-        losses, hits = self._forward(tf.gather(values, rows), tf.gather(targets, rows), training=False)
-        return _sums(tf, losses, hits, counts)
+    def _look_at(self, values: Any, rows: Any) -> Any:
+        return self._tf.stack(self._forward(self._tf.gather(values, rows), training=False))
 
-    def _forward(self, x: Any, y: Any, training: bool) -> tuple[Any, Any]:
-        """Return each head's loss on each row and whether its prediction is correct, (n_heads, n_rows) each."""
+    def _figures(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """Return each head's loss on each row in training and whether its prediction is correct, (n_heads, n_rows) each."""
+        tf, found = self._tf, self._forward(x, training=True)
+        losses = [-tf.math.log(tf.maximum(tf.gather(chances, y, batch_dims=1), TINY)) for chances in found]
+        return tf.stack(losses), tf.stack([tf.argmax(chances, axis=1) == y for chances in found])
+
+    def _forward(self, x: Any, training: bool) -> list[Any]:
+        """Return each head's probabilities, (n_rows, n_classes)."""
         tf = self._tf
         pieces = zip(tf.split(x, self._widths, axis=1), self._kernel, strict=True)
         side_by_side = tf.add_n([tf.matmul(part, piece, transpose_b=True) for part, piece in pieces])
         side_by_side = side_by_side * self._scale + self._bias
-        losses, hits = [], []
+        found = []
         for first, columns, tail in zip(self._first, self._columns, self._tails, strict=True):
             out = first.activation(side_by_side[:, columns])
             out = tail(out, training=training) if tail else out
-            chances = tf.concat([1 - out, out], axis=1) if self._n_classes == 2 else out
-            losses.append(-tf.math.log(tf.maximum(tf.gather(chances, y, batch_dims=1), 1e-7)))
-            hits.append(tf.argmax(chances, axis=1) == y)
-        return tf.stack(losses), tf.stack(hits)
+            found.append(tf.concat([1 - out, out], axis=1) if self._n_classes == 2 else out)
+        return found
 
 
 def _whole_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -190,12 +193,6 @@ def _whole_batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     whole = len(order) - len(order) % batch_size
     parts = order[:whole].reshape(-1, batch_size), order[whole:][None]
     return [part for part in parts if part.size]
-
-
-def _sums(tf: Any, losses: Any, hits: Any, counts: Any) -> Any:
-    """Return each head's sums of losses, hits and rows, (3, n_heads); each row counts `counts` times."""
-    seen = [losses, tf.cast(hits, tf.float32), tf.ones_like(losses)]
-    return tf.stack([tf.linalg.matvec(each, counts) for each in seen])
 
 
 def _build(shape: Shape, n_features: int, n_classes: int, scale: float) -> keras.Model:

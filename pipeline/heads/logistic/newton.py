@@ -15,9 +15,9 @@ _DECREMENT = 1e-8  # a problem counts as solved when a Newton step promises no l
 
 
 def solve(
-    rotation: Rotation, targets: np.ndarray, n_classes: int, values: Sequence[float], masks: np.ndarray
+    rotation: Rotation, targets: np.ndarray, n_classes: int, values: Sequence[float], counts: np.ndarray
 ) -> np.ndarray:
-    """Minimise ``C * sum(log loss) + |w|^2 / 2`` for several values of C and many sets of rows at once.
+    """Minimise ``C * sum(count * log loss) + |w|^2 / 2`` for several values of C and many sets of rows at once.
 
     For two classes, all values of C are solved at once as columns. For more, whose classes already fill the products,
     values of C are solved in ascending order, each starting from the previous solution: for nearly separable classes, the
@@ -32,8 +32,8 @@ def solve(
     n_classes : int
     values : sequence of float
         Values of C, above 0.
-    masks : ndarray of shape (n_samples, n_sets), bool
-        Rows of each set.
+    counts : ndarray of shape (n_samples, n_sets), float64
+        How much each row counts in each set; 0 for rows outside.
 
     Returns
     -------
@@ -42,26 +42,26 @@ def solve(
     """
     k = 1 if n_classes == 2 else n_classes
     few = max(1, _NUMBERS // (len(targets) * (k if k > 1 else len(values))))
-    if masks.shape[1] > few:
-        parts = [masks[:, first : first + few] for first in range(0, masks.shape[1], few)]
+    if counts.shape[1] > few:
+        parts = [counts[:, first : first + few] for first in range(0, counts.shape[1], few)]
         return np.concatenate([solve(rotation, targets, n_classes, values, part) for part in parts], axis=2)
     one_hot = (targets[:, None] == (np.arange(k) if k > 1 else 1))[:, None].astype(np.float64)  # (n, 1, k)
-    shape = len(rotation.lengths) + 1, masks.shape[1], k
+    shape = len(rotation.lengths) + 1, counts.shape[1], k
     if k == 1:
         together = np.zeros((shape[0], len(values) * shape[1], k))
-        _descend(rotation, one_hot, np.hstack([masks * value for value in values]), together)
+        _descend(rotation, one_hot, np.hstack([counts * value for value in values]), together)
         return np.moveaxis(together.reshape(shape[0], len(values), *shape[1:]), 1, 0)
     weights = np.zeros((len(values), *shape))
     last = weights[0]
     for number in np.argsort(values, kind="stable"):
         weights[number] = last
         last = weights[number]
-        _descend(rotation, one_hot, masks * values[number], last)
+        _descend(rotation, one_hot, counts * values[number], last)
     return weights
 
 
 def _descend(rotation: Rotation, one_hot: np.ndarray, costs: np.ndarray, weights: np.ndarray) -> None:
-    """Optimise weights, (rank + 1, n_sets, k), in place; `costs` is C, or 0 for rows outside a set."""
+    """Optimise weights, (rank + 1, n_sets, k), in place; `costs` is C times a row's count."""
     scores = rotation.scores(weights)
     active = np.arange(weights.shape[1])
     for _ in range(_NEWTON_STEPS):

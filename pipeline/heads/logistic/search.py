@@ -13,9 +13,10 @@ import numpy as np
 
 from ...data.scaling import measure
 from ...data.training_data import Pair, Sample
+from ...options import METRIC
 from ..contract import Search
 from ..linear_head import LinearHead
-from ..settings import Choice, Grid, best_of, combinations
+from ..settings import Choice, Grid, Judge, Output, Rating, best_of, combinations
 from .newton import chances, solve
 from .svd_basis import Rotation, rotate
 
@@ -23,7 +24,8 @@ from .svd_basis import Rotation, rotate
 class Logistic(LinearHead):
     """Logistic regression, softmax for more than two classes, with an L2 penalty on all but the intercept.
 
-    Minimises ``C * sum(log loss) + |w|^2 / 2`` over features divided by `scale_`, which is scikit-learn's objective.
+    Minimises ``C * sum(log loss) + |w|^2 / 2`` over features divided by `scale_`, which is scikit-learn's objective. With
+    balanced class weights, the log loss of each row counts as much as all classes had equally many.
 
     Parameters
     ----------
@@ -32,6 +34,7 @@ class Logistic(LinearHead):
         See `measure_scale`.
     widths : tuple of int, optional
         Number of features of each layer; by default, one layer.
+    class_weight : {'none', 'balanced'}
 
     Attributes
     ----------
@@ -42,8 +45,14 @@ class Logistic(LinearHead):
     scale_ : ndarray of shape (n_features,)
     """
 
-    def __init__(self, C: float = 1.0, scale: str = "layer", widths: tuple[int, ...] | None = None):
-        self.C, self.scale, self.widths = C, scale, widths
+    def __init__(
+        self,
+        C: float = 1.0,
+        scale: str = "layer",
+        widths: tuple[int, ...] | None = None,
+        class_weight: str = "none",
+    ):
+        self.C, self.scale, self.widths, self.class_weight = C, scale, widths, class_weight
         self.sigmoids_ = None
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Logistic:
@@ -56,7 +65,8 @@ class Logistic(LinearHead):
         """Fit to some of a rotation's rows, given by a mask."""
         self.classes_ = np.unique(y[rows])
         targets = np.searchsorted(self.classes_, np.where(rows, y, self.classes_[0]))
-        weights = solve(rotation, targets, len(self.classes_), [self.C], rows[:, None])[0, :, 0]
+        counts = _row_weights(y, rows, self.class_weight)[:, None]
+        weights = solve(rotation, targets, len(self.classes_), [self.C], counts)[0, :, 0]
         coefficients = rotation.back(weights[:-1])
         self.scale_ = rotation.scale
         self.intercept_ = weights[-1] - rotation.mean @ coefficients
@@ -71,7 +81,7 @@ class LogisticSearch(Search):
     ----------
     sample : Sample
     grid : dict of str to tuple
-        Values of ``scale`` and ``C``.
+        Values of ``scale``, ``C`` and ``class_weight``, in this order.
     """
 
     read_as = (LinearHead,)
@@ -81,30 +91,33 @@ class LogisticSearch(Search):
         super().__init__(sample, grid)
         self._rotations: dict[str, Rotation] = {}
 
-    def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return the settings with the highest accuracy on the images that the pairs score on."""
-        sample, values = self.sample, self.grid["C"]
-        masks = np.column_stack([np.repeat(fit, sample.features.views) for fit, _ in pairs])
-        looks = np.column_stack([look for _, look in pairs])  # (n_images, n_pairs)
-        accuracies: list[float] = []
+    def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
+        """Return the settings with the best metric on the images that the pairs score on."""
+        judge, views = Judge(self.sample, pairs, metric), self.sample.features.views
+        kinds = self.grid.get("class_weight", ("none",))
+        y, fits = np.repeat(self.sample.y, views), [np.repeat(fit, views) for fit, _ in pairs]
+        counts = np.column_stack([_row_weights(y, fit, kind) for kind in kinds for fit in fits])
+        ratings: list[Rating] = []
         for scale in self.grid["scale"]:
             rotation = self._rotated(scale)
-            for weights in solve(rotation, self._targets, len(self._classes), values, masks):
-                correct = self._correct(rotation.scores(weights))
-                accuracies.append(float((correct & looks).sum() / looks.sum()))
-        return best_of(combinations(self.grid), accuracies)
+            for weights in solve(rotation, self._targets, len(self._classes), self.grid["C"], counts):
+                outputs = self._outputs(rotation.scores(weights), pairs, len(kinds))
+                ratings += [judge.rate(each) for each in outputs]
+        return best_of(combinations(self.grid), ratings, metric)
 
-    def _correct(self, scores: np.ndarray) -> np.ndarray:
-        """Return whether each image's class has the highest mean probability over its views, (n_images, n_problems)."""
-        images = (len(self.sample.y), self.sample.features.views)
-        p = chances(scores).reshape(*images, *scores.shape[1:]).mean(axis=1)
-        predicted = p.argmax(axis=2) if p.shape[2] > 1 else (p[:, :, 0] > 0.5).astype(int)
-        return self._classes[predicted] == self.sample.y[:, None]
+    def _outputs(self, scores: np.ndarray, pairs: Sequence[Pair], n_kinds: int) -> list[list[Output]]:
+        """Return for each kind of class weights the probabilities of the images that each pair scores on."""
+        looks = [np.repeat(look, self.sample.features.views) for _, look in pairs]
+        columns = np.arange(n_kinds * len(pairs)).reshape(n_kinds, len(pairs))
+        return [
+            [(self._classes, _both(scores[look, column])) for look, column in zip(looks, of_kind, strict=True)]
+            for of_kind in columns
+        ]
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> Logistic:
         """Return the head with the given settings, fitted to images given by a mask."""
         sample = self.sample
-        head = Logistic(settings["C"], settings["scale"], sample.features.widths)
+        head = Logistic(settings["C"], settings["scale"], sample.features.widths, settings.get("class_weight", "none"))
         return head._take(
             self._rotated(settings["scale"]),
             np.repeat(sample.y, sample.features.views),
@@ -126,3 +139,19 @@ class LogisticSearch(Search):
             rotations = rotate(features.X, features.moments.mean, [features.scale(how) for how in hows])
             self._rotations |= zip(hows, rotations, strict=True)
         return self._rotations[scale]
+
+
+def _both(scores: np.ndarray) -> np.ndarray:
+    """Return probabilities of all classes, (n, n_classes), from scores, (n, k)."""
+    found = chances(scores[:, None])[:, 0]
+    return np.hstack([1 - found, found]) if found.shape[1] == 1 else found
+
+
+def _row_weights(y: np.ndarray, rows: np.ndarray, class_weight: str) -> np.ndarray:
+    """Return how much each row counts, (n_rows,): 0 outside the mask; balanced weights have mean 1, and equal sums by class."""
+    if class_weight == "none":
+        return rows.astype(np.float64)
+    _, of, counts = np.unique(y[rows], return_inverse=True, return_counts=True)
+    weights = np.zeros(len(y))
+    weights[rows] = (len(of) / len(counts) / counts)[of]
+    return weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +17,10 @@ from ...data.inner_products import gram, transposed
 from ...data.row_blocks import divided, select
 from ...data.scaling import SCALES
 from ...data.training_data import Pair, Sample
-from ..calibration import calibrate
-from ..contract import Search
+from ...options import METRIC
+from ..calibration import CalibratedSearch, ScoreJudge
 from ..linear_head import LinearHead
-from ..settings import Choice, Grid, best_of, combinations
+from ..settings import Choice, Grid, Output, Rating, combinations
 from .classifier import Svm, from_products, join_pairs
 
 
@@ -36,7 +37,7 @@ def _pair_weights(svc: SVC) -> np.ndarray:
     return weights
 
 
-class SvmSearch(Search):
+class SvmSearch(CalibratedSearch):
     """SVMs on one sample; see `LogisticSearch`.
 
     Parameters
@@ -44,8 +45,8 @@ class SvmSearch(Search):
     sample : Sample
         With one view per image.
     grid : dict of str to tuple
-        Values of ``scale`` and ``C`` and, for a Gaussian kernel, of ``gamma``, in units of one over the mean squared
-        distance between two rows.
+        Values of ``scale``; for a Gaussian kernel, of ``gamma``, in units of one over the mean squared distance between two
+        rows; and, after these, of ``C`` and ``class_weight``.
 
     Raises
     ------
@@ -69,19 +70,19 @@ class SvmSearch(Search):
         self._threads = int(min(cores(), (room / 2 - held) // a_thread))
         self._held: dict[str, np.ndarray] = {}
 
-    def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return the settings with the highest accuracy on the images that the pairs score on."""
-        y, accuracies = self.sample.y, []
-        for scale in self.grid["scale"]:
-            for gamma in self.grid.get("gamma", (None,)):
-                kernel = self._kernel(scale, gamma)
-                # libsvm releases the GIL, so threads can share the kernel.
-                looked = Parallel(self._threads, require="sharedmem")(
-                    delayed(_count_correct)(kernel, y, C, pair) for C in self.grid["C"] for pair in pairs
-                )
-                correct = np.reshape(looked, (-1, len(pairs))).sum(axis=1)
-                accuracies += list(correct / sum(look.sum() for _, look in pairs))
-        return best_of(combinations(self.grid), accuracies)
+    def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
+        """Return the settings with the best metric on the images that the pairs score on."""
+        judge, settings = ScoreJudge(self.sample, pairs, metric), combinations(self.grid)
+        ratings: list[Rating] = []
+        for (scale, gamma), those in itertools.groupby(settings, lambda each: (each["scale"], each.get("gamma"))):
+            kernel = self._kernel(scale, gamma)
+            # libsvm releases the GIL, so threads can share the kernel.
+            found = Parallel(self._threads, require="sharedmem")(
+                delayed(self._look)(kernel, each, pair) for each in those for pair in judge.jobs
+            )
+            n_jobs = len(judge.jobs)
+            ratings += [judge.rate(found[first : first + n_jobs]) for first in range(0, len(found), n_jobs)]
+        return self._choose_by(judge, settings, ratings)
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> Svm | LinearHead:
         """Return the head with the given settings, fitted to images given by a mask."""
@@ -89,13 +90,8 @@ class SvmSearch(Search):
         scale = features.scale(settings["scale"])
         kernel = self._kernel(settings["scale"], gamma)
 
-        def score(fit: np.ndarray, look: np.ndarray) -> np.ndarray:
-            svc = _fit(kernel, y, settings["C"], fit)
-            pairs = svc.decision_function(kernel[np.ix_(look, fit)])
-            return pairs if pairs.ndim == 1 else join_pairs(pairs, len(svc.classes_))
-
-        svc = _fit(kernel, y, settings["C"], images)
-        sigmoids = calibrate(self.sample, images, svc.classes_, score)
+        svc = _fit(kernel, y, settings, images)
+        sigmoids = self._calibrate(settings, images, lambda fit, look: self._look(kernel, settings, (fit, look))[1])
         support, weights = select(features.X, np.flatnonzero(images)[svc.support_]), _pair_weights(svc)
         if gamma is None and len(svc.classes_) == 2:
             coefficients = transposed(support, np.zeros(len(scale)), scale, weights) / scale[:, None]
@@ -104,6 +100,13 @@ class SvmSearch(Search):
         return Svm(
             svc.classes_, scale, self._gamma(settings["scale"], gamma), support, weights, svc.intercept_, sigmoids
         )
+
+    def _look(self, kernel: np.ndarray, settings: dict[str, Any], pair: Pair) -> Output:
+        """Return the classes, and scores of the images to look at."""
+        fit, look = pair
+        svc = _fit(kernel, self.sample.y, settings, fit)
+        pairs = svc.decision_function(kernel[np.ix_(look, fit)])
+        return svc.classes_, pairs if pairs.ndim == 1 else join_pairs(pairs, len(svc.classes_))
 
     def _products(self, how: str) -> np.ndarray:
         """Return the inner products of all pairs of scaled rows, (n_samples, n_samples), float32."""
@@ -135,11 +138,9 @@ def _mirrored(products: np.ndarray) -> np.ndarray:
     return upper + np.triu(upper, 1).T
 
 
-def _fit(kernel: np.ndarray, y: np.ndarray, C: float, rows: np.ndarray) -> SVC:
-    svc = SVC(kernel="precomputed", C=C, cache_size=1000, decision_function_shape="ovo")
+def _fit(kernel: np.ndarray, y: np.ndarray, settings: dict[str, Any], rows: np.ndarray) -> SVC:
+    weights = "balanced" if settings.get("class_weight") == "balanced" else None
+    svc = SVC(
+        kernel="precomputed", C=settings["C"], class_weight=weights, cache_size=1000, decision_function_shape="ovo"
+    )
     return svc.fit(kernel[np.ix_(rows, rows)], y[rows])
-
-
-def _count_correct(kernel: np.ndarray, y: np.ndarray, C: float, pair: Pair) -> int:
-    fit, look = pair
-    return int(np.sum(_fit(kernel, y, C, fit).predict(kernel[np.ix_(look, fit)]) == y[look]))

@@ -11,6 +11,7 @@ import numpy as np
 from features.runtime.keras_runtime import import_keras
 
 from ...data.training_data import Features, Pair, Sample
+from ...options import METRIC
 from ..contract import Classifier, Saved, Search
 from ..linear_head import LinearHead
 from ..settings import Choice, Grid
@@ -99,7 +100,7 @@ class VoteSearch(Search):
     sample : Sample
         With one view per image.
     grid : dict of str to tuple
-        Values of ``scale``, ``gamma`` and ``C``.
+        Values of ``scale``, ``gamma``, ``C`` and ``class_weight``.
     """
 
     read_as = (Vote,)
@@ -112,9 +113,9 @@ class VoteSearch(Search):
             for kernel in KERNELS
         }
 
-    def choose(self, pairs: Sequence[Pair]) -> Choice:
-        """Return each member's settings with the highest accuracy on the images that the pairs score on."""
-        chosen = {name: self._search(name).choose(pairs) for name in self._members}
+    def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
+        """Return each member's settings with the best metric on the images that the pairs score on."""
+        chosen = {name: self._search(name).choose(pairs, metric) for name in self._members}
         return Choice(
             {name: choice.settings for name, choice in chosen.items()},
             [{"member": name, **each} for name, choice in chosen.items() for each in choice.tried],
@@ -131,7 +132,7 @@ class VoteSearch(Search):
     def _search(self, name: str) -> SvmSearch:
         """Return a new search for one member; keeping the kernels of all members would fill the memory."""
         kernel, features, _ = self._members[name]
-        grid = self.grid if kernel == "rbf" else {name: self.grid[name] for name in ("scale", "C")}
+        grid = {name: values for name, values in self.grid.items() if kernel == "rbf" or name != "gamma"}
         return SvmSearch(replace(self.sample, features=features), grid)
 
 

@@ -132,7 +132,7 @@ def test_settings_are_tried_as_given_and_nonsense_is_refused(tiny_store, tmp_pat
     for wrong in ("units=-3", "dropout=1", "learning_rate=0", "optimizer=adamw", "class_weight=some", "epochs=1.5"):
         assert main([*command, "--set", wrong]) == 2
         assert f"{wrong.split('=')[0]} must be" in capsys.readouterr().err
-    with pytest.raises(RequestError, match="setting of logistic must be one of C, scale; got 'c'"):
+    with pytest.raises(RequestError, match="setting of logistic must be one of C, class_weight, scale; got 'c'"):
         check_heads(["logistic"], {"c": (1,)})
     with pytest.raises(RequestError, match="scale must be one of"):
         find_head("logistic", {"scale": ("none",)})
