@@ -13,7 +13,8 @@ MetricName = Literal[
     "accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision", "log_loss", "mcc", "cohen_kappa"
 ]
 METRIC: MetricName = "accuracy"  # the default
-FEATURES, HEAD, MACHINES, RESULTS = "features", "head", "more machines", "results"
+Threshold = Literal["accuracy", "balanced_accuracy", "macro_f1", "mcc", "cohen_kappa"]  # metrics of predicted classes
+FEATURES, HEAD, DECISION, MACHINES, RESULTS = "features", "head", "decision", "more machines", "results"
 
 
 class TrainingOptions(TypedDict, total=False):
@@ -91,6 +92,28 @@ class ProbeOptions(TrainingOptions, total=False):
 class TrainHeadOptions(TrainingOptions, total=False):
     """Options of `pipeline.train_head`."""
 
+    threshold: Annotated[
+        Threshold | None,
+        Flag(
+            "of two classes, decide from the probability on that is best by this metric on out-of-fold probabilities",
+            group=DECISION,
+        ),
+    ]
+    cost: Annotated[
+        str | None,
+        Flag(
+            "the same by cost: an A that is predicted as B costs N times the opposite mistake",
+            "A:B=N",
+            DECISION,
+        ),
+    ]
+    sensitivity: Annotated[
+        float | None, Flag("the same, so that this share of the positive class is predicted as it", "SHARE", DECISION)
+    ]
+    specificity: Annotated[
+        float | None, Flag("the same, so that this share of the other class is predicted as it", "SHARE", DECISION)
+    ]
+    positive: Annotated[str | None, Flag("which class is positive (default: the rarer one)", "CLASS", DECISION)]
     tensorboard: Annotated[
         str | Path | None, Flag("write the learning curves of a Dense head for TensorBoard", "FOLDER", RESULTS)
     ]

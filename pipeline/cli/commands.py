@@ -101,6 +101,7 @@ def _extract(
 
 
 def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
+    from ..evaluation.decisions.operating_point import OperatingPoint
     from ..heads.settings import describe_settings
     from ..training.fit import train_head
 
@@ -111,6 +112,11 @@ def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
         intervals = run.intervals if split == "test" else {}
         told = ", ".join(_score(name, value, intervals.get(name)) for name, value in scores.items())
         lines.append(f"{split:<5} {told}")
+    if run.operating_point is not None:
+        point = OperatingPoint(**run.operating_point)
+        intervals = point.test["intervals"]
+        told = ", ".join(_score(name, point.test[name], ends) for name, ends in intervals.items())
+        lines.append(f"{point}\ntest  {told}")
     lines.append(f"fitted in {run.fit_seconds:.2f} s")
     log.info(f"next     {command('predict', 'IMAGES', run=run.out, **_kept(options, PredictOptions))}")
     return run.to_json(), "\n".join(lines)

@@ -137,6 +137,8 @@ def _describe(trained: Trained) -> dict[str, Any]:
         "input": "images: uint8, (n, height, width, 3), RGB, upright; any size, one size per batch",
         "large_jpegs": _LARGE_JPEGS[made.spec.decode].format(4 * made.spec.image_size, 2 * made.spec.image_size),
         "output": "probabilities: float32, (n, classes), in the order of class_names",
+        "operating_point": trained.point and trained.point.to_json(),
+        "decision": str(trained.point or "the class with the highest probability"),
         "head": trained.name,
         "settings": trained.settings,
         "reading": trained.reading.to_json(),

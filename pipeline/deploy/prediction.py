@@ -6,7 +6,7 @@ import csv
 import glob
 import io
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from features.sources.folder import unicode_name
 from features.sources.source import EXTENSIONS
 
 from ..runs.frames import make_frame
+from ..runs.trained_run import Trained
 
 Given = Path | Image.Image | np.ndarray  # a file, or an image in memory
 Images = str | Given | Iterable[str | Given]  # one name is one image, and not its letters
@@ -32,7 +33,8 @@ class Prediction:
     ----------
     path, class_name : str
     probability, margin : float
-        Probability of that class, from 0 to 1, and its lead over the next class.
+        Probability of that class, from 0 to 1, and its lead over the next class, which is negative if the run's operating point
+        decides against the likelier of two classes.
     probabilities : dict of str to float
         Class name → probability.
     """
@@ -163,15 +165,15 @@ def images_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def make_prediction(name: str, chances: np.ndarray, names: Sequence[str]) -> Prediction:
+def make_prediction(name: str, chances: np.ndarray, trained: Trained) -> Prediction:
     """Return the prediction for an image from its probabilities, (n_classes,)."""
-    second, first = np.sort(chances)[-2:]
+    chosen = int(trained.decide(chances[None])[0])
     return Prediction(
         path=unicode_name(name),
-        class_name=names[int(chances.argmax())],
-        probability=float(first),
-        margin=float(first - second),
-        probabilities=dict(zip(names, map(float, chances), strict=True)),
+        class_name=trained.class_names[chosen],
+        probability=float(chances[chosen]),
+        margin=float(chances[chosen] - np.delete(chances, chosen).max()),
+        probabilities=dict(zip(trained.class_names, map(float, chances), strict=True)),
     )
 
 

@@ -142,7 +142,7 @@ class Predictor:
             head=self.trained.name,
             class_names=list(self.class_names),
             predictions=[
-                make_prediction(unicode_name(name), chances[key], self.class_names)
+                make_prediction(unicode_name(name), chances[key], self.trained)
                 for name, key in keys.items()
                 if isinstance(key, bytes) and key in chances
             ],
@@ -267,6 +267,8 @@ def predict(run: str | Path, images: Images, **options: Unpack[PredictOptions]) 
     with Predictor(run, **options) as predictor:
         trained = predictor.trained
         log.info(f"head     {trained.name} of {trained.folder}, classes {', '.join(trained.class_names)}")
+        if trained.point is not None:
+            log.info(f"decides  {trained.point}")
         predicted, engine = predictor.predict(images), predictor.engine
     if engine is not None:
         keep_engine(engine)

@@ -22,7 +22,7 @@ from ..options import METRIC, ReportOptions
 from ..runs.checksums import check_sums
 from ..runs.plots import interval_of
 from ..runs.predictions import Predictions, load_predictions
-from ..training.fit import Result
+from ..training.fits.results import Result
 from ..training.summary import best_first, compare_with_best, standing, summarise, tested_rows
 from . import figures
 from .analysis.label_issues import is_suspects, write_suspects
@@ -204,6 +204,7 @@ def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_
         ],
         "classes": predictions.rows.class_names,
         "slices": figures.slice_rows(run.told["slices"], run.metric) if run.told.get("slices") else None,
+        "point": figures.operating_point(run.told),
         "histories": _histories(run),
         "probe": _probe(run),
         "copies": gallery.copies(),

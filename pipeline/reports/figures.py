@@ -186,6 +186,27 @@ def confusion(predictions: Predictions, head: str, most: int = MATRIX_CLASSES) -
     return {"rows": rows, "names": names, "pairs": pairs}
 
 
+def operating_point(told: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a run's operating point with its figures on test beside those of the likeliest class; None if it has none."""
+    point = told.get("operating_point")  # runs of earlier versions have none
+    if point is None:
+        return None
+    of = {each["name"]: each for each in told["by_class"]}
+    positive, other, metrics = of[point["positive"]], of[point["other"]], told["test"]
+    usual = {"sensitivity": positive["recall"], "specificity": other["recall"], "precision": positive["precision"]}
+    rows = [
+        {
+            "name": name.replace("_", " "),
+            "value": point["test"][name],
+            "interval": interval,
+            "usual": usual.get(name, metrics.get(name)),
+            "out_of_fold": point["out_of_fold"][name],
+        }
+        for name, interval in point["test"]["intervals"].items()
+    ]
+    return {**point, "chosen_for": point["chosen_for"].replace("_", " "), "rows": rows}
+
+
 def history_charts(history: dict[str, list[float]], kept: int) -> list[dict[str, Any]]:
     """Return charts of loss and accuracy by epoch, with the chosen epoch marked."""
     drawn = []

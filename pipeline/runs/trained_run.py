@@ -11,6 +11,7 @@ import numpy as np
 from features.errors import UnsafeFile
 from features.store.provenance import Provenance
 
+from ..evaluation.decisions.operating_point import OperatingPoint
 from ..heads.contract import Classifier
 from .feature_spec import Reading
 from .folders import read_run
@@ -35,6 +36,8 @@ class Trained:
         Provenance of that store.
     settings : dict
         The head's chosen settings.
+    point : OperatingPoint or None
+        From which probability on an image is predicted as one of two classes; without one, the likeliest class is predicted.
     """
 
     folder: Path
@@ -45,6 +48,13 @@ class Trained:
     store: Path
     made: Provenance
     settings: dict[str, Any]
+    point: OperatingPoint | None = None
+
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return the index of the predicted class of each row of probabilities, (n_images,)."""
+        if self.point is None:
+            return probabilities.argmax(axis=1)
+        return self.point.decide(probabilities, self.class_names)
 
     def probabilities(self, X: np.ndarray) -> np.ndarray:
         """Return probabilities, (n_images, n_classes), from the features that `reading` returns.
@@ -74,4 +84,7 @@ def load_trained(folder: str | Path, allow_joblib: bool = False) -> Trained:
         store=Path(told["store"]),
         made=Provenance.from_json(told["provenance"], f"{folder}/run.json"),
         settings=told.get("settings") or {},
+        point=OperatingPoint.from_json(
+            told.get("operating_point"), list(map(str, told["class_names"])), f"{folder}/run.json"
+        ),
     )

@@ -26,9 +26,9 @@ from ..runs.folders import whole_folder
 from ..runs.frames import make_frame
 from ..runs.plots import interval_of, plot_comparison
 from ..runs.predictions import save_predictions
-from .fit import Result
-from .fit_cache import Fits
-from .loading import describe_rows
+from .fits.fit_cache import Fits
+from .fits.results import Result
+from .loading import describe_rows, warn_of_majority
 from .request import Request
 from .splitting import draw_splits, find_group
 from .summary import (
@@ -195,6 +195,7 @@ def _fit(
         asked = replace(asked, group=find_group(opened, asked.group, repeats))
         splits = draw_splits(rows, repeats, asked.seed, asked.group)
         log.info(f"store    {asked.store}: {describe_rows(rows, asked.views or opened.views)}")
+        warn_of_majority(rows, asked.metric)
         log.info(
             "splits   the store's own"
             if repeats == 1

@@ -1,227 +1,48 @@
-"""Fit one head on one store, choose its hyper-parameter, and save the run."""
+"""Train one head on one store, and save the run."""
 
 from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Unpack
 
-import numpy as np
-
-from features.errors import RequestError
 from features.options import takes
 from features.runtime.log import log
-from features.splits import SPLITS, check_numbers, stratified_folds
+from features.splits import SPLITS
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from ..data.parallel import on_cluster, spread
 from ..data.store_ref import Place
-from ..data.training_data import Features, Sample
-from ..evaluation.intervals import intervals_of
-from ..evaluation.metrics import evaluate
-from ..heads.contract import Classifier, Head, Settings
+from ..evaluation.decisions.aim import Aim
+from ..evaluation.decisions.operating_point import OperatingPoint
 from ..heads.registry import check_heads, find_head
-from ..heads.settings import Choice, Grid
-from ..options import SELECT, TrainHeadOptions
-from ..runs.feature_spec import Reading, all_classes
+from ..options import TrainHeadOptions
+from ..runs.feature_spec import Reading
 from ..runs.folders import whole_folder
 from ..runs.head_file import save_head
 from ..runs.learning_curves import check_tensorboard, log_history, write_history
 from ..runs.predictions import save_predictions, write_predictions
-from .loading import describe_features, describe_rows, find_features, is_by_products, read_features, read_once
+from .fits.fitting import Fitted, fit_head, fit_stored, groups_among
+from .fits.results import Result
+from .loading import (
+    describe_features,
+    describe_rows,
+    find_features,
+    is_by_products,
+    read_features,
+    warn_of_majority,
+)
 from .request import Request
-from .splitting import find_group, side_keys
-
-FOLDS = 5
-
-
-@dataclass(frozen=True)
-class Result:
-    """The result of fitting a head on one split.
-
-    Attributes
-    ----------
-    head, layer, pool : str
-    parts : list of (str, str, str)
-        What `layer` and `pool` say for people; see `Part`.
-    views, n_features : int
-    settings : dict
-        Chosen within train and val.
-    tried : list of dict
-        See `Choice`.
-    val, test : dict
-        See `evaluate`.
-    intervals : dict of str to tuple
-        Of the test metrics; see `intervals_of`.
-    fit_seconds, predict_seconds : float
-        Time to choose and fit; time to predict the test rows.
-    probabilities : ndarray of shape (n_images, n_classes)
-        Test rows: from the head fitted on train and val; other rows: from the one fitted on train alone.
-    history : dict of str to list, optional
-        Learning curves of heads that train by epochs; see `Choice`.
-    group : str, optional
-        The column that names each row's group; a group shared a fold.
-    """
-
-    head: str
-    layer: str
-    pool: str
-    parts: Sequence[Sequence[str]]
-    views: int
-    n_features: int
-    settings: dict[str, Any]
-    tried: list[dict[str, Any]]
-    val: dict[str, float]
-    test: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    fit_seconds: float
-    predict_seconds: float
-    probabilities: np.ndarray
-    history: dict[str, list[float]] | None = None
-    group: str | None = None
-
-    def told(self) -> dict[str, Any]:
-        """Return everything but the probabilities."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "probabilities"}
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """The head behind a result, fitted on train and val, with its learning curves if it trains by epochs."""
-
-    estimator: Classifier
-    choice: Choice
-
-
-def fit_head(
-    name: str,
-    features: Features,
-    rows: Rows,
-    splits: np.ndarray,
-    seed: int = 0,
-    select: str = SELECT,
-    settings: Settings = MappingProxyType({}),
-    group: str | None = None,
-) -> tuple[Result, Fitted]:
-    """Choose a head's settings within train and val, fit it on both, and evaluate it once on test.
-
-    Parameters
-    ----------
-    name : str
-        A key of ``HEADS``, or the dotted name of a scikit-learn classifier.
-    features : Features
-    rows : Rows
-        One per image.
-    splits : ndarray of shape (n_images,)
-        Values of ``SPLITS``.
-    seed : int
-    select : {'cv', 'val'}
-        How settings are chosen: by five-fold cross-validation within train and val, or by fitting on train and evaluating
-        on val. A Dense head's settings and epoch are always chosen on val.
-    settings : dict of str to tuple
-        See `find_head`.
-    group : str, optional
-        Column that names each row's group; a group shares a fold.
-
-    Raises
-    ------
-    RequestError
-        If the head cannot be fitted to these images; the message names the head.
-    """
-    head, views_given = find_head(name, settings), features.views
-    if head.views == "mean":
-        features = features.averaged()
-    y = rows.labels
-    train, val, test = (splits == SPLITS[split] for split in ("train", "val", "test"))
-    learn = ~test
-    if len(np.unique(y[train])) < 2:
-        raise RequestError("the training rows must have at least two classes; got one. Add images of another class.")
-    if not val.any():
-        raise RequestError("val must have an image; got none. Add images.")
-    sample = take_sample(features, rows, learn, val, seed, group)
-    with _naming(name):
-        head.searcher.warm_up()
-        started = time.perf_counter()
-        search = head.search(sample, _grid(head, features))
-        choice = search.choose(sample.pairs(select))
-        watcher = search.fit(choice.settings, ~sample.val)
-        estimator = search.fit(choice.settings, sample.everything)
-        fitted = time.perf_counter()
-        probabilities = np.empty((len(y), len(rows.class_names)))
-        probabilities[test] = all_classes(estimator, features, test, len(rows.class_names))
-        predicted = time.perf_counter()
-        probabilities[learn] = all_classes(watcher, features, learn, len(rows.class_names))
-    keys = None if group is None else side_keys(rows, group)
-    groups = keys and [key for key, tested in zip(keys, test, strict=True) if tested]
-    result = Result(
-        head=name,
-        layer=features.layer,
-        pool=features.pool,
-        parts=features.parts,
-        views=views_given,
-        n_features=features.X.shape[1],
-        settings=choice.settings,
-        tried=choice.tried,
-        val=evaluate(y[val], probabilities[val]),
-        test=evaluate(y[test], probabilities[test]),
-        intervals=intervals_of(y[test], probabilities[test], groups),
-        fit_seconds=fitted - started,
-        predict_seconds=predicted - fitted,
-        probabilities=probabilities,
-        history=choice.history,
-        group=group,
-    )
-    return result, Fitted(estimator, choice)
-
-
-@contextmanager
-def _naming(head: str) -> Iterator[None]:
-    """Name the head in errors raised while fitting it; scikit-learn's become RequestError."""
-    try:
-        yield
-    except RequestError as error:
-        raise RequestError(f"{head}: {error}") from error
-    except ValueError as error:
-        told = " ".join(str(error).split())
-        raise RequestError(
-            f"{head}: it cannot be fitted to these images: {told.rstrip('.')}. Add images, or take another head."
-        ) from error
-
-
-def take_sample(
-    features: Features, rows: Rows, images: np.ndarray, val: np.ndarray, seed: int, group: str | None = None
-) -> Sample:
-    """Return the images given by a mask as a sample for a head to learn from, dealt out to folds.
-
-    Raises
-    ------
-    RequestError
-        If a class has too few groups.
-    """
-    keys = [key for key, chosen in zip(side_keys(rows, group), images, strict=True) if chosen]
-    if group is not None:
-        check_numbers(rows.labels[images], keys, rows.class_names, group, 2, "folds")
-    folds = stratified_folds(rows.strata[images], keys, FOLDS, seed)
-    return Sample(features.only(images), rows.labels[images], val[images], folds, seed)
-
-
-def _grid(head: Head, features: Features) -> Grid:
-    """Return a head's grid, without scale ``all`` if there is one layer, where it means the same as the layer's scale."""
-    if "scale" in head.grid and len(features.widths) == 1:
-        return {**head.grid, "scale": tuple(each for each in head.grid["scale"] if each != "all")}
-    return head.grid
+from .splitting import find_group
 
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """The result of `train_head`: the content of ``run.json``, and where it is.
+    """The result of ``train_head``: the content of ``run.json``, and where it is.
 
     Attributes
     ----------
@@ -237,8 +58,15 @@ class TrainedHead:
         Metric → value; None if undefined.
     intervals : dict of str to tuple or None
         Metric → 95 % interval of its test value.
+    by_class : list of dict
+        Test figures of each class; see `ClassFigures`.
+    operating_point : dict or None
+        From which probability on an image is predicted as the positive class; see `OperatingPoint`. `test`, `intervals` and
+        `by_class` are of the likeliest class, whatever the operating point.
     fit_seconds, predict_seconds : float
     select : {'cv', 'val'}
+    metric : str
+        By which settings were chosen.
     seed : int
     group : str or None
         The column that names each row's group; a group stayed on one side.
@@ -262,9 +90,12 @@ class TrainedHead:
     val: dict[str, float | None]
     test: dict[str, float | None]
     intervals: dict[str, tuple[float, float] | None]
+    by_class: list[dict[str, Any]]
+    operating_point: dict[str, Any] | None
     fit_seconds: float
     predict_seconds: float
     select: str
+    metric: str
     seed: int
     group: str | None
     store: str
@@ -299,8 +130,8 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     Raises
     ------
     RequestError
-        If the head, a layer or a setting does not exist, `out` exists already, or the head contains types that cannot be
-        loaded safely.
+        If the head, a layer or a setting does not exist, `out` exists already, the head contains types that cannot be
+        loaded safely, or options for an operating point contradict each other or the number of classes.
     StoreError
         If the store is missing or damaged, or its features are a matrix larger than the memory.
 
@@ -318,23 +149,20 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     with FeatureStore(store) as opened:
         asked = replace(asked, group=find_group(opened, asked.group))
         rows, provenance, features = opened.rows.images(), opened.provenance, find_features(opened, head, asked)
+        aim = Aim.of(options, rows.class_names, rows.labels[rows.splits != SPLITS["test"]])
         log.info(f"store    {store}: {describe_rows(rows, features.views)}")
+        warn_of_majority(rows, asked.metric)
         log.info(f"head     {head} on {describe_features(features, asked)}")
-        with on_cluster(asked.cluster, asked.skip_unfit):
-            if asked.cluster is None or is_by_products(opened, head, asked):
-                whole = read_features(opened, head, asked)
-                result, fitted = fit_head(
-                    head, whole, rows, rows.splits, asked.seed, asked.select, asked.settings, asked.group
-                )
-            else:
-                call = Place.of(opened), head, asked.for_any_machine(), rows.splits
-                ((result, fitted),) = spread(fit_stored, [call])
+        result, fitted = _fit(opened, head, asked, aim is not None)
+    point = None if aim is None else _choose_point(aim, rows, result, fitted)
     run: dict[str, Any] = {
         **{name: value for name, value in result.told().items() if name != "history"},
         "val": _without_nan(result.val),
         "test": _without_nan(result.test),
         "intervals": {name: None if math.isnan(ends[0]) else ends for name, ends in result.intervals.items()},
+        "operating_point": point and point.to_json(),
         "select": asked.select,
+        "metric": asked.metric,
         "seed": asked.seed,
         "store": str(store),
         "class_names": list(rows.class_names),
@@ -356,10 +184,29 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     return TrainedHead(**run, out=str(folder))
 
 
-def fit_stored(place: Place, head: str, asked: Request, splits: np.ndarray) -> tuple[Result, Fitted]:
-    """Fit a head on a store opened by its path, in this or another process; see `fit_head`."""
-    rows, features = read_once(place, head, asked)
-    return fit_head(head, features, rows, splits, asked.seed, asked.select, asked.settings, asked.group)
+def _fit(opened: FeatureStore, head: str, asked: Request, folds: bool) -> tuple[Result, Fitted]:
+    """Fit a head here or on a cluster; with `folds`, out of fold too."""
+    rows = opened.rows.images()
+    with on_cluster(asked.cluster, asked.skip_unfit):
+        if asked.cluster is None or is_by_products(opened, head, asked):
+            whole = read_features(opened, head, asked)
+            result, fitted = fit_head(
+                head, whole, rows, rows.splits, asked.seed, asked.select, asked.settings, asked.group, asked.metric
+            )
+            return result, fitted.finished(len(rows.class_names) if folds else None)
+        call = Place.of(opened), head, asked.for_any_machine(), rows.splits, folds
+        ((result, fitted),) = spread(fit_stored, [call])
+    return result, fitted
+
+
+def _choose_point(aim: Aim, rows: Rows, result: Result, fitted: Fitted) -> OperatingPoint:
+    """Return the operating point, chosen on out-of-fold probabilities of train and val, with its figures on test."""
+    test = rows.splits == SPLITS["test"]
+    assert fitted.out_of_fold is not None
+    point = OperatingPoint.choose(aim, rows.labels[~test], fitted.out_of_fold, rows.class_names)
+    log.info(f"decides  {point}")
+    groups = groups_among(rows, test, result.group)
+    return point.measured(rows.labels[test], result.probabilities[test], rows.class_names, groups)
 
 
 def _without_nan(scores: dict[str, float]) -> dict[str, float | None]:

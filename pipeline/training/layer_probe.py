@@ -20,8 +20,8 @@ from ..heads.registry import check_heads
 from ..options import ProbeOptions
 from ..runs.folders import whole_folder
 from ..runs.plots import interval_of, plot_intervals
-from .fit import Result
-from .fit_cache import Fits
+from .fits.fit_cache import Fits
+from .fits.results import Result
 from .loading import describe_rows
 from .request import Request
 from .splitting import draw_splits, find_group

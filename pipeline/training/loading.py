@@ -10,6 +10,7 @@ import numpy as np
 
 from features.errors import RequestError, StoreError, called, option
 from features.pooling import check_pool, pooled_shape, pools_of
+from features.runtime.log import log
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
@@ -17,7 +18,10 @@ from ..data.row_blocks import Matrix, Stored
 from ..data.store_ref import Place
 from ..data.training_data import Features, Part
 from ..heads.registry import HEADS, find_head
+from ..options import METRIC
 from .request import Request
+
+MAJORITY = 0.8  # share of a class above which accuracy says little of the others
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,17 @@ def describe_rows(rows: Rows, views: int) -> str:
     """Return a line that describes the images of a store."""
     times = f", {views} views each" if views > 1 else ""
     return f"{len(rows)} images{times}, classes {', '.join(rows.class_names)}"
+
+
+def warn_of_majority(rows: Rows, metric: str) -> None:
+    """Say what accuracy hides where one class is above `MAJORITY` of all images."""
+    shares = np.bincount(rows.labels) / len(rows)
+    most = int(shares.argmax())
+    if metric == METRIC and shares[most] > MAJORITY:
+        log.warning(
+            f"{rows.class_names[most]} is {shares[most]:.1%} of the images, which is the accuracy of always predicting it. For a "
+            f"metric that counts all classes alike: {option('metric', 'balanced_accuracy')}"
+        )
 
 
 def describe_features(features: Features, asked: Request) -> str:

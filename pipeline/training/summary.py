@@ -11,6 +11,7 @@ import numpy as np
 from features.splits import SPLITS
 from features.store.schema import Rows
 
+from ..evaluation.decisions.by_class import pooled
 from ..evaluation.held_out import HeldOut
 from ..evaluation.intervals import interval_of_mean
 from ..evaluation.metrics import METRICS, Metric
@@ -18,7 +19,7 @@ from ..evaluation.significance import MIN_REPEATS, NEEDS, compare_pair, holm
 from ..evaluation.slices import find_slices
 from ..heads.settings import describe_settings
 from ..runs.predictions import Predictions
-from .fit import Result
+from .fits.results import Result
 from .splitting import side_keys
 
 
@@ -71,6 +72,7 @@ def summarise(results: list[Result], tested: Sequence[HeldOut]) -> dict[str, Any
         "accuracies": values["accuracy"],
         "intervals": intervals,
         **{name: mean(scores) for name, scores in values.items()},
+        "by_class": pooled([each.by_class for each in results]),
         "fit_seconds": mean([each.fit_seconds for each in results]),
         "predict_seconds": mean([each.predict_seconds for each in results]),
     }

@@ -15,9 +15,9 @@ from ...data.training_data import Features, Part
 from ...heads.registry import HEADS, find_head
 from ...runs.feature_spec import all_classes
 from ...runs.predictions import Predictions
-from ...training.fit import take_sample
+from ...training.fits.fitting import take_sample
+from ...training.fits.folds import out_of_fold
 from ...training.loading import read_features
-from ...training.out_of_fold import out_of_fold
 from ...training.request import Request
 
 LINEAR = tuple(name for name, head in HEADS.items() if head.linear)

@@ -24,12 +24,13 @@ from features.splits import SPLITS
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from ..data.parallel import on_cluster, spread
-from ..data.store_ref import Place
-from ..heads.registry import HEADS, find_head
-from .fit import Result, fit_head, fit_stored
-from .loading import is_by_products, read_features
-from .request import Request
+from ...data.parallel import on_cluster, spread
+from ...data.store_ref import Place
+from ...heads.registry import HEADS, find_head
+from ..loading import is_by_products, read_features
+from ..request import Request
+from .fitting import fit_head, fit_stored
+from .results import Result
 
 
 class Fits:
@@ -113,7 +114,7 @@ class Fits:
             if result is None:
                 read = read or read_features(self._store, head, asked)
                 result, _ = fit_head(
-                    head, read, self._rows, split, asked.seed, asked.select, asked.settings, asked.group
+                    head, read, self._rows, split, asked.seed, asked.select, asked.settings, asked.group, asked.metric
                 )
                 result = _of_test(result, split)
                 self._keep(key, result)
@@ -132,18 +133,23 @@ class Fits:
         return self._folder / f"{key}.npz"
 
     def _key(self, head: str, asked: Request, split: np.ndarray) -> str:
+        found = find_head(head, asked.settings)
+        chooses = (
+            found.searcher.by_epochs or "class_weight" in found.grid or any(len(v) > 1 for v in found.grid.values())
+        )
         decides = {
             "store": self._place.held,
             "split": hashlib.sha256(split.tobytes()).hexdigest(),
             "head": head,
-            "grid": repr(find_head(head, asked.settings).grid),
+            "grid": repr(found.grid),
             "layer": asked.layer or list(self._store.layers)[-1],
             "pool": asked.pool,
             "views": asked.views or self._store.views,
             "seed": asked.seed,
             "select": asked.select,
-            "metric": asked.metric,
+            "metric": asked.metric if chooses else None,
             "group": asked.group,
+            "class_weight": asked.settings.get("class_weight"),  # whether the grid's was asked for
             "code": own_source(),
             "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "keras", "tensorflow")},
         }

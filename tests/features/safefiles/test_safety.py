@@ -27,7 +27,7 @@ from features.store.schema import digest_attributes
 from pipeline.deploy.predictor import predict
 from pipeline.runs.folders import read_run
 from pipeline.runs.head_file import load_head
-from pipeline.training.fit_cache import load_result
+from pipeline.training.fits.fit_cache import load_result
 
 HUGE = 10**12
 

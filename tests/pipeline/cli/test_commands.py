@@ -267,7 +267,7 @@ def test_several_layers_and_views_train_a_head(tree, here, capsys):
 
 
 def test_average_and_maximum_are_scaled_each_by_itself(tiny_store):
-    from pipeline.training.fit import read_features
+    from pipeline.training.loading import read_features
     from pipeline.training.request import Request
 
     with FeatureStore(tiny_store) as store:
@@ -319,7 +319,7 @@ def test_a_comparison_takes_what_earlier_ones_fitted(tiny_store, here, capsys, m
     assert "from earlier runs" not in run("--heads", "logistic", "--seed", "1")[1]
     for changed in (["--select", "val"], ["--pool", "max"], ["--repeats", "2"], ["--set", "C=1"]):
         assert "from earlier runs" not in run("--heads", "logistic", *changed)[1]
-    monkeypatch.setattr("pipeline.training.fit_cache.own_source", lambda: "another version")
+    monkeypatch.setattr("pipeline.training.fits.fit_cache.own_source", lambda: "another version")
     assert "from earlier runs" not in run("--heads", "logistic")[1]
     for _ in range(2):  # what a class of somebody else's computes may change unseen
         assert "from earlier runs" not in run("--heads", "sklearn.naive_bayes.GaussianNB")[1]

@@ -29,7 +29,7 @@ from pipeline.deploy.keras_model import _preprocessing
 from pipeline.deploy.pillow_resize import resize_as_pillow
 from pipeline.deploy.predictor import predict
 from pipeline.heads.registry import HEADS
-from pipeline.training.fit import fit_head
+from pipeline.training.fits.fitting import fit_head
 
 REFUSED = {"knn", "hist-gradient-boosting"}
 

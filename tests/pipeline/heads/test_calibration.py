@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline.data.training_data import Features, Part
 from pipeline.heads.calibration import Sigmoids
-from pipeline.training.fit import fit_head
+from pipeline.training.fits.fitting import fit_head
 
 TWO = np.array([0, 1])
 

@@ -17,8 +17,8 @@ from pipeline.heads.logistic.svd_basis import rotate
 from pipeline.heads.registry import HEADS, READ_AS, find_head
 from pipeline.heads.svm.search import SvmSearch
 from pipeline.runs.head_file import load_head, save_head
-from pipeline.training.fit import fit_head as fit_features
 from pipeline.training.fit import train_head
+from pipeline.training.fits.fitting import fit_head as fit_features
 
 ALL = sorted(HEADS)
 

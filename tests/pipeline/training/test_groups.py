@@ -16,7 +16,7 @@ from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part
 from pipeline.evaluation.significance import wilson
 from pipeline.reports.build import report
-from pipeline.training.fit import fit_head, take_sample
+from pipeline.training.fits.fitting import fit_head, take_sample
 from pipeline.training.splitting import draw_splits, find_group
 
 

@@ -6,7 +6,7 @@ from sklearn.naive_bayes import GaussianNB
 
 from pipeline.data.training_data import Features, Part, Sample
 from pipeline.heads.registry import find_head
-from pipeline.training.out_of_fold import out_of_fold
+from pipeline.training.fits.folds import out_of_fold
 
 
 def sample_of(y, folds, seed=0):

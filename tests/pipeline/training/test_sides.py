@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pipeline.training.fits.folds import out_of_fold
 from samples import rows_of
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -12,8 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from features.splits import SPLITS
 from pipeline.data.training_data import Features, Part
 from pipeline.heads.registry import find_head
-from pipeline.training.fit import fit_head, take_sample
-from pipeline.training.out_of_fold import out_of_fold
+from pipeline.training.fits.fitting import fit_head, take_sample
 from pipeline.training.splitting import draw_splits
 
 SEEDS = range(12)

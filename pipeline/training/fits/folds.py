@@ -8,8 +8,8 @@ import numpy as np
 
 from features.errors import RequestError
 
-from ..heads.contract import Search
-from ..runs.feature_spec import all_classes
+from ...heads.contract import Search
+from ...runs.feature_spec import all_classes
 
 
 def out_of_fold(search: Search, settings: dict[str, Any], n_classes: int) -> np.ndarray:

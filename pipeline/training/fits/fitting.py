@@ -1,0 +1,219 @@
+"""Choose one head's settings on one split of a store's images, fit it, and evaluate it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from features.errors import RequestError
+from features.splits import SPLITS, check_numbers, stratified_folds
+from features.store.schema import Rows
+
+from ...data.store_ref import Place
+from ...data.training_data import Features, Sample
+from ...evaluation.decisions.by_class import figures_by_class
+from ...evaluation.intervals import intervals_of
+from ...evaluation.metrics import evaluate
+from ...heads.contract import Classifier, Head, Search, Settings
+from ...heads.registry import find_head
+from ...heads.settings import CLASS_WEIGHTS, TIES, Choice, Grid
+from ...options import METRIC, SELECT
+from ...runs.feature_spec import all_classes
+from ..loading import read_once
+from ..request import Request
+from ..splitting import side_keys
+from .folds import out_of_fold
+from .results import Result
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The head behind a result, fitted on train and val.
+
+    Attributes
+    ----------
+    estimator : Classifier
+    choice : Choice
+        With its learning curves if it trains by epochs.
+    search : Search or None
+        On train and val; None once it is `finished`.
+    out_of_fold : ndarray of shape (n_learn, n_classes), optional
+        Probabilities of the images of train and val; see `out_of_fold`.
+    """
+
+    estimator: Classifier
+    choice: Choice
+    search: Search | None = None
+    out_of_fold: np.ndarray | None = None
+
+    def finished(self, n_classes: int | None) -> Fitted:
+        """Return it without its features, to be sent to another process; given a number of classes, with `out_of_fold`."""
+        if self.search is None or n_classes is None:
+            return replace(self, search=None)
+        return replace(self, search=None, out_of_fold=out_of_fold(self.search, self.choice.settings, n_classes))
+
+
+def fit_head(
+    name: str,
+    features: Features,
+    rows: Rows,
+    splits: np.ndarray,
+    seed: int = 0,
+    select: str = SELECT,
+    settings: Settings = MappingProxyType({}),
+    group: str | None = None,
+    metric: str = METRIC,
+) -> tuple[Result, Fitted]:
+    """Choose a head's settings within train and val, fit it on both, and evaluate it once on test.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``HEADS``, or the dotted name of a scikit-learn classifier.
+    features : Features
+    rows : Rows
+        One per image.
+    splits : ndarray of shape (n_images,)
+        Values of ``SPLITS``.
+    seed : int
+    select : {'cv', 'val'}
+        How settings are chosen: by five-fold cross-validation within train and val, or by fitting on train and evaluating
+        on val. A Dense head's settings and epoch are always chosen on val.
+    settings : dict of str to tuple
+        See `find_head`.
+    group : str, optional
+        Column that names each row's group; a group shares a fold.
+    metric : str
+        Of `METRICS`; by which settings are chosen. By other metrics than accuracy and log loss, class weights are chosen, too.
+
+    Raises
+    ------
+    RequestError
+        If the head cannot be fitted to these images; the message names the head.
+    """
+    head, views_given = find_head(name, settings), features.views
+    if head.views == "mean":
+        features = features.averaged()
+    _check_sides(rows.labels, splits)
+    val, test, n_classes = splits == SPLITS["val"], splits == SPLITS["test"], len(rows.class_names)
+    sample = take_sample(features, rows, ~test, val, seed, group)
+    with _naming(name):
+        head.searcher.warm_up()
+        started = time.perf_counter()
+        search = head.search(sample, _grid(head, features, metric, settings))
+        choice = search.choose(sample.pairs(select), metric)
+        watcher = search.fit(choice.settings, ~sample.val)
+        estimator = search.fit(choice.settings, sample.everything)
+        fitted = time.perf_counter()
+        probabilities = np.empty((len(rows), n_classes))
+        probabilities[test] = all_classes(estimator, features, test, n_classes)
+        predicted = time.perf_counter()
+        probabilities[~test] = all_classes(watcher, features, ~test, n_classes)
+    result = Result(
+        head=name,
+        layer=features.layer,
+        pool=features.pool,
+        parts=features.parts,
+        views=views_given,
+        n_features=features.X.shape[1],
+        settings=choice.settings,
+        tried=choice.tried,
+        val=evaluate(rows.labels[val], probabilities[val]),
+        fit_seconds=fitted - started,
+        predict_seconds=predicted - fitted,
+        probabilities=probabilities,
+        history=choice.history,
+        group=group,
+        **_evaluated(rows, test, probabilities[test], group),
+    )
+    return result, Fitted(estimator, choice, search)
+
+
+def _check_sides(labels: np.ndarray, splits: np.ndarray) -> None:
+    """Refuse splits without rows to fit to, or to look at."""
+    if len(np.unique(labels[splits == SPLITS["train"]])) < 2:
+        raise RequestError("the training rows must have at least two classes; got one. Add images of another class.")
+    if not (splits == SPLITS["val"]).any():
+        raise RequestError("val must have an image; got none. Add images.")
+
+
+def _evaluated(rows: Rows, test: np.ndarray, probabilities: np.ndarray, group: str | None) -> dict[str, Any]:
+    """Return the metrics of the test rows, their intervals, and the figures of each class."""
+    y, groups = rows.labels[test], groups_among(rows, test, group)
+    by_class = figures_by_class(y, probabilities.argmax(axis=1), rows.class_names, groups)
+    return {
+        "test": evaluate(y, probabilities),
+        "intervals": intervals_of(y, probabilities, groups),
+        "by_class": [each.to_json() for each in by_class],
+    }
+
+
+def groups_among(rows: Rows, images: np.ndarray, group: str | None) -> list[str | bytes] | None:
+    """Return the group of each of the images given by a mask, or None without groups."""
+    if group is None:
+        return None
+    return [key for key, chosen in zip(side_keys(rows, group), images, strict=True) if chosen]
+
+
+@contextmanager
+def _naming(head: str) -> Iterator[None]:
+    """Name the head in errors raised while fitting it; scikit-learn's become RequestError."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"{head}: {error}") from error
+    except ValueError as error:
+        told = " ".join(str(error).split())
+        raise RequestError(
+            f"{head}: it cannot be fitted to these images: {told.rstrip('.')}. Add images, or take another head."
+        ) from error
+
+
+def take_sample(
+    features: Features, rows: Rows, images: np.ndarray, val: np.ndarray, seed: int, group: str | None = None
+) -> Sample:
+    """Return the images given by a mask as a sample for a head to learn from, dealt out to folds.
+
+    Raises
+    ------
+    RequestError
+        If a class has too few groups.
+    """
+    keys = [key for key, chosen in zip(side_keys(rows, group), images, strict=True) if chosen]
+    if group is not None:
+        check_numbers(rows.labels[images], keys, rows.class_names, group, 2, "folds")
+    folds = stratified_folds(rows.strata[images], keys, FOLDS, seed)
+    return Sample(features.only(images), rows.labels[images], val[images], folds, seed)
+
+
+def _grid(head: Head, features: Features, metric: str, settings: Settings) -> Grid:
+    """Return the settings to try.
+
+    If there is one layer, scale ``all`` means the same as the layer's scale and is left out. Balanced class weights double the
+    time of a search and do not raise accuracy or lower log loss, so they are tried only for other metrics.
+    """
+    grid = dict(head.grid)
+    if "scale" in grid and len(features.widths) == 1:
+        grid["scale"] = tuple(each for each in grid["scale"] if each != "all")
+    if "class_weight" in grid and "class_weight" not in settings and metric not in (METRIC, TIES):
+        grid["class_weight"] = CLASS_WEIGHTS
+    return grid
+
+
+def fit_stored(
+    place: Place, head: str, asked: Request, splits: np.ndarray, folds: bool = False
+) -> tuple[Result, Fitted]:
+    """Fit a head on a store opened by its path, in this or another process, with `folds` out of fold too; see `fit_head`."""
+    rows, features = read_once(place, head, asked)
+    result, fitted = fit_head(
+        head, features, rows, splits, asked.seed, asked.select, asked.settings, asked.group, asked.metric
+    )
+    return result, fitted.finished(len(rows.class_names) if folds else None)

@@ -1,0 +1,175 @@
+"""Figures of each class, and thresholds, against scikit-learn, closed forms and counts by hand."""
+
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from features.errors import RequestError, UnsafeFile
+from pipeline.evaluation.decisions.aim import DECIDED, Aim
+from pipeline.evaluation.decisions.by_class import figures_by_class
+from pipeline.evaluation.decisions.operating_point import OperatingPoint
+from pipeline.evaluation.decisions.thresholds import choose_threshold
+
+NAMES = ("functional", "defective")
+
+
+def unequal(rows=400, share=0.1, seed=0):
+    """Return which rows are positive, and true probabilities of it."""
+    random = np.random.default_rng(seed)
+    positive = random.random(rows) < share
+    scores = random.normal(2.0 * positive, 1)
+    return positive, 1 / (1 + np.exp(-(2 * scores - 2 + math.log(share / (1 - share)))))
+
+
+def test_figures_by_class_are_scikit_learns_with_wilsons_intervals():
+    random = np.random.default_rng(0)
+    y, predicted = random.integers(0, 3, 90), random.integers(0, 3, 90)
+    expected = metrics.precision_recall_fscore_support(y, predicted)
+    for number, found in enumerate(figures_by_class(y, predicted, "abc")):
+        assert (found.precision, found.recall, found.f1, found.support) == pytest.approx(
+            [each[number] for each in expected]
+        )
+        hits = int(np.sum((y == number) & (predicted == number)))
+        for ends, rows in ((found.recall_interval, found.support), (found.precision_interval, found.predicted)):
+            assert ends == pytest.approx(tuple(stats.binomtest(hits, rows).proportion_ci(method="wilson")), abs=1e-6)
+
+
+def test_classes_without_rows_have_no_figures():
+    never, absent = figures_by_class(np.zeros(4, int), np.array([0, 0, 0, 1]), "ab")
+    assert (never.recall, never.precision, never.predicted) == (0.75, 1, 3)
+    assert (absent.recall, absent.f1, absent.recall_interval, absent.precision) == (None, None, None, 0)
+    json.dumps(absent.to_json(), allow_nan=False)
+
+
+def test_intervals_by_class_count_groups():
+    """Of the first class four of five groups of ten are right."""
+    y, predicted = np.repeat([0, 1], 50), np.repeat([0, 1, 0, 1], [40, 10, 10, 40])
+    first, _ = figures_by_class(y, predicted, "ab", [f"p{row // 10}" for row in range(100)])
+    ends = tuple(stats.binomtest(4, 5).proportion_ci(method="wilson"))
+    assert first.recall_interval == pytest.approx(ends, abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", DECIDED)
+@pytest.mark.parametrize("seed", range(3))
+def test_no_threshold_has_a_better_metric_by_scikit_learn(metric, seed):
+    score = {
+        "accuracy": metrics.accuracy_score, "balanced_accuracy": metrics.balanced_accuracy_score,
+        "macro_f1": lambda y, p: metrics.f1_score(y, p, average="macro"), "mcc": metrics.matthews_corrcoef,
+        "cohen_kappa": metrics.cohen_kappa_score,
+    }[metric]  # fmt: skip
+    positive, chances = unequal(seed=seed)
+    threshold = choose_threshold(Aim("threshold", "defective", metric), positive, chances)
+    others = [score(positive, chances >= each) for each in np.append(np.unique(chances), 2)]
+    assert score(positive, chances >= threshold) == pytest.approx(max(others), abs=1e-12)
+
+
+@pytest.mark.parametrize("cost", [0.1, 1.0, 10.0])
+def test_no_threshold_costs_less(cost):
+    positive, chances = unequal()
+    threshold = choose_threshold(Aim("cost", "defective", value=cost), positive, chances)
+
+    def costs(at):
+        return cost * np.sum(positive & (chances < at)) + np.sum(~positive & (chances >= at))
+
+    assert costs(threshold) == min(costs(each) for each in np.append(np.unique(chances), 2))
+
+
+def test_of_thresholds_that_decide_alike_the_one_of_true_probabilities_is_taken():
+    """By hand: no probability lies between 0.1 and 0.9; Elkan's threshold for a cost of 4 is 1 / 5."""
+    positive, chances = np.array([False] * 9 + [True]), np.array([0.1] * 9 + [0.9])
+    assert choose_threshold(Aim("cost", "b", value=4.0), positive, chances) == pytest.approx(0.2)
+    assert choose_threshold(Aim("threshold", "b", "accuracy"), positive, chances) == 0.5
+    assert choose_threshold(Aim("threshold", "b", "balanced_accuracy"), positive, chances) == pytest.approx(
+        0.5
+    )  # 0.1: no
+    assert choose_threshold(Aim("cost", "b", value=99.0), positive, chances) == pytest.approx(
+        0.5
+    )  # 0.01 alarms too often
+
+
+@pytest.mark.parametrize(("way", "share"), [("sensitivity", 0.9), ("specificity", 0.9), ("sensitivity", 0.5)])
+def test_a_share_asked_for_is_that_of_new_rows(way, share):
+    """Of many draws of 30 rows of a class, the mean share of the whole distribution is at least what was asked for."""
+    random, found = np.random.default_rng(0), []
+    for _ in range(2000):
+        positive, chances = np.repeat([True, False], 30), random.random(60)
+        threshold = choose_threshold(Aim(way, "defective", value=share), positive, chances)
+        found.append(1 - threshold if way == "sensitivity" else threshold)  # of uniform probabilities
+    k = math.ceil(share * 31)
+    assert np.mean(found) == pytest.approx(k / 31, abs=0.005) and k / 31 >= share  # a beta distribution's mean
+
+
+def test_too_few_rows_for_a_share_are_said(caplog):
+    positive, chances = np.repeat([True, False], [5, 50]), np.linspace(0.9, 0.01, 55)
+    with caplog.at_level(logging.WARNING, "cached_features"):
+        threshold = choose_threshold(Aim("sensitivity", "defective", value=0.95), positive, chances)
+    assert threshold == chances[4]
+    assert "needs at least 19 images of its class in train and val; got 5" in caplog.text and "0.833" in caplog.text
+
+
+def test_aims_read_from_options():
+    labels = np.array([0, 0, 0, 1])
+    assert Aim.of({}, NAMES, labels) is None
+    assert Aim.of({"threshold": "mcc"}, NAMES, labels) == Aim("threshold", "defective", "mcc")
+    assert Aim.of({"threshold": "mcc"}, NAMES, 1 - labels).positive == "functional"
+    assert Aim.of({"sensitivity": 0.9, "positive": "functional"}, NAMES, labels) == Aim(
+        "sensitivity", "functional", None, 0.9
+    )
+    for text, miss in (("defective:functional=10", "defective"), ("functional:defective=10", "functional")):
+        assert Aim.of({"cost": text}, NAMES, labels) == Aim("cost", miss, None, 10.0)
+    assert Aim.of({"cost": "a:b=c:b=2"}, ("a:b=c", "b"), labels) == Aim("cost", "a:b=c", None, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"positive": "defective"}, "positive must come with threshold or cost or sensitivity or specificity"),
+        ({"threshold": "mcc", "sensitivity": 0.9}, "chosen for one thing; got threshold and sensitivity"),
+        ({"threshold": "roc_auc"}, "threshold must be one of accuracy, balanced_accuracy"),
+        ({"sensitivity": 1.0}, "sensitivity must be between 0 and 1; got 1.0"),
+        ({"specificity": math.nan}, "specificity must be between 0 and 1; got nan"),
+        ({"threshold": "mcc", "positive": "broken"}, "positive must be one of defective, functional; got 'broken'"),
+        ({"cost": "defective:functional=10", "positive": "defective"}, "positive must be left out with cost"),
+        *(({"cost": text}, "cost must be like functional:defective=10") for text in ("10", "defective:functional=-1",
+          "defective:functional=inf", "defective:other=2", "defective:functional=ten")),
+    ],
+)  # fmt: skip
+def test_what_contradicts_itself_is_refused(options, said):
+    with pytest.raises(RequestError, match=said):
+        Aim.of(options, NAMES, np.array([0, 1]))
+
+
+def test_more_than_two_classes_have_no_operating_point():
+    with pytest.raises(RequestError, match="threshold must be left out unless there are two classes; got 3: a, b, c"):
+        Aim.of({"threshold": "mcc"}, ("a", "b", "c"), np.arange(3))
+
+
+def test_a_point_decides_is_measured_and_is_read_again():
+    positive, chances = unequal()
+    y, probabilities = 1 - positive.astype(int), np.column_stack([chances, 1 - chances])
+    probabilities[:5] = np.nan  # of a fold that could not be fitted
+    names = NAMES[::-1]
+    point = OperatingPoint.choose(Aim("threshold", "defective", "balanced_accuracy"), y, probabilities, names)
+    y, probabilities = y[5:], probabilities[5:]
+    said = point.decide(probabilities, names)
+    np.testing.assert_array_equal(said == 0, probabilities[:, 0] >= point.threshold)
+    told = point.out_of_fold
+    assert told["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(y, said))
+    assert told["sensitivity"] == metrics.recall_score(y, said, pos_label=0)
+    assert told["specificity"] == metrics.recall_score(y, said, pos_label=1)
+    assert told["precision"] == metrics.precision_score(y, said, pos_label=0)
+    measured = point.measured(y, probabilities, names, None)
+    assert {**measured.test, "intervals": 0} == {**told, "intervals": 0}
+    assert all(low <= measured.test[name] <= high for name, (low, high) in measured.test["intervals"].items())
+    read = OperatingPoint.from_json(json.loads(json.dumps(measured.to_json())), names, "run.json")
+    np.testing.assert_array_equal(read.decide(probabilities, names), said)
+    for wrong in ({}, {**measured.to_json(), "positive": "x"}, {**measured.to_json(), "threshold": "0.5"}, [1]):
+        with pytest.raises(UnsafeFile, match=r"run\.json must contain an operating point of its two classes"):
+            OperatingPoint.from_json(wrong, names, "run.json")
+    with pytest.raises(RequestError, match="of both classes; the folds gave those of one"):
+        OperatingPoint.choose(Aim("cost", "defective", value=2.0), np.zeros(9, int), np.full((9, 2), 0.5), names)
