@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import RequestError, called, must_be_one_of, option
+from .errors import RequestError, called, command, must_be_one_of, option
 
 Row = tuple[str, str, str | None]  # path relative to the root, class name, split name if given
 SPLITS = {"train": 0, "val": 1, "test": 2}
@@ -24,6 +24,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "validation_set", "val_set", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "test_set"), "test"),
 }
+NEAR_COPIES = "near-copies"  # as a group: clusters of images whose features are nearly equal, which stage two finds
 _ALIKE = 1e-15  # smaller differences of squared shares are rounding errors; one row in ten million makes a larger one
 
 
@@ -235,6 +236,11 @@ def groups_of(columns: Mapping[str, Sequence[str]], group: str) -> Sequence[str]
     RequestError
         If there is no such column, or rows have no text in it.
     """
+    if group == NEAR_COPIES and group not in columns:
+        raise RequestError(
+            f"{called('group')} must be a column here; got {group!r}, which are found in features, once these are extracted. "
+            f"Leave it out, then: {command('compare', store='STORE.h5', group=NEAR_COPIES, repeats=5)}"
+        )
     if not columns:
         raise RequestError(
             f"{called('group')} must be a column; got {group!r}, and there are none. Name one in a CSV file, or take one from "

@@ -10,14 +10,16 @@ from . import options as options  # an option that is given to the wrong functio
 if TYPE_CHECKING:
     from .deploy.exporting import export
     from .deploy.predictor import Predictor, predict
+    from .leakage.split_audit import audit
     from .reports.build import report
     from .runs.plots import plot
     from .training.comparison import compare
     from .training.fit import train_head
     from .training.layer_probe import probe
 
-__all__ = ["Predictor", "compare", "export", "plot", "predict", "probe", "report", "train_head"]
+__all__ = ["Predictor", "audit", "compare", "export", "plot", "predict", "probe", "report", "train_head"]
 _WHERE = {
+    "audit": "leakage.split_audit",
     "Predictor": "deploy.predictor",
     "compare": "training.comparison",
     "export": "deploy.exporting",

@@ -52,7 +52,8 @@ class TrainingOptions(TypedDict, total=False):
     group: Annotated[
         str | None,
         Flag(
-            "column whose equal texts stay on one side of splits and folds (default: the one that the store was extracted with)",
+            "column whose equal texts stay on one side of splits and folds, or near-copies (default: the one that the store "
+            "was extracted with)",
             "COLUMN",
             HEAD,
         ),
@@ -123,6 +124,20 @@ class TrainHeadOptions(TrainingOptions, total=False):
     ]
 
 
+class AuditOptions(TrainingOptions, total=False):
+    """Options of `pipeline.audit`."""
+
+    head: Annotated[str, Flag("the head whose figures are shown (default logistic)", "NAME", HEAD)]
+    run: Annotated[
+        str | Path | None,
+        Flag("show the figures of what compare or train-head wrote there, instead of training a head", "FOLDER", HEAD),
+    ]
+    repeats: Annotated[
+        int, Flag("draw the folds that tell how optimistic the split is N times (default 1; 0: not at all)", "N", HEAD)
+    ]
+    fresh: Annotated[bool, Flag("fit again what earlier runs have fitted", group=HEAD)]
+
+
 class PredictOptions(TypedDict, total=False):
     """Options of `pipeline.predict`."""
 
@@ -157,6 +172,7 @@ class LectureOptions(TypedDict, total=False):
 
 
 OPTIONS_OF.update(
+    audit=AuditOptions,
     compare=CompareOptions,
     probe=ProbeOptions,
     train_head=TrainHeadOptions,

@@ -151,6 +151,19 @@ def _probe(**options: Any) -> tuple[dict[str, Any], str]:
     return probed.to_json(), format_probe(probed.to_json())
 
 
+def _audit(**options: Any) -> tuple[dict[str, Any], str]:
+    from features.splits import NEAR_COPIES
+
+    from ..leakage.split_audit import audit, format_audit
+
+    audited = audit(**options)
+    kept = _kept(options, CompareOptions)
+    if audited.counts["across_splits"]:
+        kept = {"group": NEAR_COPIES, **kept}
+    log.info(f"next     {command('compare', store=audited.store, **{**kept, 'repeats': 5})}")
+    return audited.to_json(), format_audit(audited.to_json())
+
+
 def _report(**options: Any) -> tuple[dict[str, Any], str]:
     from ..reports.build import report
 
@@ -297,6 +310,7 @@ _COMMANDS: dict[str, Callable[..., Answer | Iterator[Answer]]] = {
     "train-head": _train_head,
     "compare": _compare,
     "probe": _probe,
+    "audit": _audit,
     "report": _report,
     "lecture": _lecture,
     "layers": _layers,

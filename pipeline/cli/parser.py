@@ -16,6 +16,7 @@ from features.errors import must_be_one_of, no_option
 from features.options import ExtractOptions, Flag, PlanOptions, flags_of
 
 from ..options import (
+    AuditOptions,
     CompareOptions,
     ExportOptions,
     LectureOptions,
@@ -93,6 +94,10 @@ COMMANDS = (
     Command(
         "probe", "show accuracy layer by layer, and which layer to take",
         "probe --store cache/elpv-layers.h5 --repeats 5", (_STORE,), ProbeOptions,
+    ),
+    Command(
+        "audit", "find near-copies across the split, and measure how optimistic it is",
+        "audit --store cache/elpv-vgg16.h5 --group module", (_STORE,), AuditOptions,
     ),
     Command(
         "report", "write one self-contained HTML page about a comparison or a trained head",

@@ -49,7 +49,7 @@ def bootstrap_intervals(
     random, n = np.random.default_rng(seed), len(y)
     of_row = np.arange(n) if groups is None else unit_numbers(groups)
     units = int(of_row.max(initial=-1)) + 1
-    tail = _tail(effective_units(of_row)) if units > 1 else math.nan
+    tail = tail_of(effective_units(of_row)) if units > 1 else math.nan
     draws = draws or (1000 if n <= 5000 else 200)
     step = max(1, NUMBERS // max(n, 1))
     drawn: dict[str, list[np.ndarray]] = {}
@@ -69,7 +69,7 @@ def bootstrap_intervals(
     return found
 
 
-def _tail(units: float) -> float:
+def tail_of(units: float) -> float:
     """Return the share of draws below an interval, less than 0.025 if there are few units.
 
     Hesterberg 2015, "What teachers should know about the bootstrap": draws of few units vary too little, by ``sqrt((units - 1) / units)``, and as their spread is estimated itself, Student's t

@@ -17,6 +17,7 @@ RESULTS = (
     "run.json",
     "compare.json",
     "probe.json",
+    "audit.json",
     "lecture.json",
 )  # a folder that holds one of these may be overwritten
 

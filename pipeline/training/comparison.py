@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -30,7 +30,7 @@ from .fits.fit_cache import Fits
 from .fits.results import Result
 from .loading import describe_rows, warn_of_majority
 from .request import Request
-from .splitting import draw_splits, find_group
+from .splitting import draw_splits, with_groups
 from .summary import (
     best_first,
     compare_with_best,
@@ -191,8 +191,8 @@ def _fit(
     fitted: dict[str, list[Result]] = {}
     failed: dict[str, RequestError] = {}
     with FeatureStore(asked.store) as opened:
-        rows, provenance = opened.rows.images(), opened.provenance
-        asked = replace(asked, group=find_group(opened, asked.group, repeats))
+        asked, provenance = with_groups(opened, asked, repeats), opened.provenance
+        rows = asked.rows(opened)
         splits = draw_splits(rows, repeats, asked.seed, asked.group)
         log.info(f"store    {asked.store}: {describe_rows(rows, asked.views or opened.views)}")
         warn_of_majority(rows, asked.metric)

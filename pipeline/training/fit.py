@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -37,7 +37,7 @@ from .loading import (
     warn_of_majority,
 )
 from .request import Request
-from .splitting import find_group
+from .splitting import with_groups
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         check_tensorboard(head)
     folder = asked.folder(head)
     with FeatureStore(store) as opened:
-        asked = replace(asked, group=find_group(opened, asked.group))
-        rows, provenance, features = opened.rows.images(), opened.provenance, find_features(opened, head, asked)
+        features, asked = find_features(opened, head, asked), with_groups(opened, asked)
+        rows, provenance = asked.rows(opened), opened.provenance
         aim = Aim.of(options, rows.class_names, rows.labels[rows.splits != SPLITS["test"]])
         log.info(f"store    {store}: {describe_rows(rows, features.views)}")
         warn_of_majority(rows, asked.metric)
@@ -186,7 +186,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
 
 def _fit(opened: FeatureStore, head: str, asked: Request, folds: bool) -> tuple[Result, Fitted]:
     """Fit a head here or on a cluster; with `folds`, out of fold too."""
-    rows = opened.rows.images()
+    rows = asked.rows(opened)
     with on_cluster(asked.cluster, asked.skip_unfit):
         if asked.cluster is None or is_by_products(opened, head, asked):
             whole = read_features(opened, head, asked)

@@ -24,7 +24,7 @@ from .fits.fit_cache import Fits
 from .fits.results import Result
 from .loading import describe_rows
 from .request import Request
-from .splitting import draw_splits, find_group
+from .splitting import draw_splits, with_groups
 from .summary import compare_with_best, rank, summarise, tested_rows, with_interval
 
 _HEAD = "logistic"
@@ -105,8 +105,8 @@ def probe(store: str | Path, **options: Unpack[ProbeOptions]) -> LayerProbe:
     check_heads([_HEAD], asked.settings)
     folder, metric = asked.folder("probe"), find_metric(asked.metric)
     with FeatureStore(store) as opened:
-        rows, provenance = opened.rows.images(), opened.provenance
-        asked = replace(asked, group=find_group(opened, asked.group, repeats))
+        asked, provenance = with_groups(opened, asked, repeats), opened.provenance
+        rows = asked.rows(opened)
         splits = draw_splits(rows, repeats, asked.seed, asked.group)
         log.info(f"store    {store}: {describe_rows(rows, asked.views or opened.views)}")
         names = asked.layer.split(",") if asked.layer else list(opened.layers)

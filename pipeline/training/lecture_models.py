@@ -33,8 +33,8 @@ from ..options import LectureOptions
 from ..runs.folders import run_folder, whole_folder
 from ..runs.plots import plot_curves
 from .loading import read_features
-from .request import Request
-from .splitting import check_repeats, check_seed, draw_splits
+from .request import Request, check_seed
+from .splitting import check_repeats, draw_splits
 from .summary import with_interval
 
 EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50

@@ -75,7 +75,11 @@ def read_features(store: FeatureStore, head: str, asked: Request) -> Features:
     StoreError
         If a value is not finite; for features that stay in the store, only once a head reads them.
     """
-    found = find_features(store, head, asked)
+    return read_if_small(store, find_features(store, head, asked), asked)
+
+
+def read_if_small(store: FeatureStore, found: Features, asked: Request) -> Features:
+    """Return features of `features_of`, read into memory if they fit."""
     if not in_memory(found, asked):
         return found
     return replace(found, X=_read(store, found.read, np.flatnonzero(store.rows.views < found.views)))
@@ -99,6 +103,20 @@ def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
     RequestError
         If the layer, pooling or number of views does not exist, or if the head needs more memory than is allowed.
     """
+    found = features_of(store, find_head(head).pool, asked)
+    if not in_memory(found, asked):
+        _check_streamed(found.X, head, asked)
+    return found
+
+
+def features_of(store: FeatureStore, pool: str, asked: Request) -> Features:
+    """Return the features that a request names without reading them, maps pooled by `pool` unless it says how.
+
+    Raises
+    ------
+    RequestError
+        If the layer, pooling or number of views does not exist.
+    """
     views = asked.views or store.views
     if views > store.views:
         raise RequestError(
@@ -108,7 +126,7 @@ def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
     parts, widths = [], []
     for name in names:
         shape, kind = store.dataset(name).shape[1:], store.kinds[name]
-        way = asked.pool or ("flatten" if kind == "vector" else find_head(head).pool)
+        way = asked.pool or ("flatten" if kind == "vector" else pool)
         check_pool(way, kind, str(store.path))
         parts.append(Part(name, store.provenance["pool"] if kind == "vector" else way, way))
         times = len(pools_of(parts[-1].pool))  # average and maximum count as two, since they are scaled separately
@@ -117,15 +135,12 @@ def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
     # While rows are being pooled, a block is in memory twice: as read, and as a TensorFlow tensor.
     block_rows = int(min(asked.memory_bytes / 4 / (4 * sum(widths)), len(rows)))
     read = Reader(Place.of(store), rows, tuple((part.layer, part.read) for part in parts))
-    found = Features(
+    return Features(
         X=Stored((len(rows), sum(widths)), read, block_rows),
         widths=tuple(widths),
         views=views,
         parts=tuple(parts),
     )
-    if not in_memory(found, asked):
-        _check_streamed(found.X, head, asked)
-    return found
 
 
 def _check_streamed(X: Matrix, head: str, asked: Request) -> None:
@@ -157,11 +172,11 @@ def read_once(place: Place, head: str, asked: Request) -> tuple[Rows, Features]:
     wanted = store, asked.layer, asked.pool or find_head(head).pool, asked.views, is_by_products(store, head, asked)
     if _last is None or _last[0] != wanted:
         _last = None  # freed before the next matrix is read
-        _last = wanted, store.rows.images(), read_features(store, head, asked)
-    return _last[1], _last[2]
+        _last = wanted, read_features(store, head, asked)
+    return asked.rows(store), _last[1]
 
 
-_last: tuple[Any, Rows, Features] | None = None
+_last: tuple[Any, Features] | None = None
 
 
 def describe_rows(rows: Rows, views: int) -> str:

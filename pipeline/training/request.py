@@ -10,10 +10,14 @@ from typing import Any, get_args
 from features.errors import RequestError, called, must_be_one_of
 from features.runtime.dask_cluster import check_cluster
 from features.runtime.machine import memory_limit
+from features.splits import NEAR_COPIES
+from features.store.reader import FeatureStore
+from features.store.schema import Rows
 
 from ..options import METRIC, SELECT, MetricName, Select
 from ..runs.folders import run_folder
-from .splitting import check_seed
+
+MAX_SEED = 2**32 - 1  # the largest that NumPy, scikit-learn and Keras accept
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,10 @@ class Request:
     metric : str
         The metric, of `METRICS`, by which settings are chosen and heads are ranked.
     group : str, optional
-        Column that names each row's group; a group stays on one side of splits and folds. By default, the one that the
-        store was extracted with.
+        Column that names each row's group, or `NEAR_COPIES`; a group stays on one side of splits and folds. By default, the
+        one that the store was extracted with.
+    clusters : tuple of str, optional
+        The text of each image in the column `NEAR_COPIES`, which a store does not have; see `with_groups`.
     out : path-like, optional
         Folder of the results; by default ``runs/<store>-<what>``, numbered if that exists.
     overwrite : bool
@@ -66,6 +72,7 @@ class Request:
     select: str = SELECT
     metric: str = METRIC
     group: str | None = None
+    clusters: tuple[str, ...] | None = None
     out: str | Path | None = None
     overwrite: bool = False
     fresh: bool = False
@@ -109,3 +116,14 @@ class Request:
     def folder(self, what: str) -> Path:
         """Return the folder for results; refuse one that is in use."""
         return run_folder(self.out, f"{Path(self.store).stem}-{what}", self.overwrite)
+
+    def rows(self, store: FeatureStore) -> Rows:
+        """Return the rows of a store's images, with the column of near-copies if these are the groups."""
+        rows = store.rows.images()
+        return rows if self.clusters is None else replace(rows, columns={**rows.columns, NEAR_COPIES: self.clusters})
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that some head's random generator does not accept."""
+    if not 0 <= seed <= MAX_SEED:
+        raise RequestError(f"{called('seed')} must be between 0 and {MAX_SEED}; got {seed}. Leave it out for 0.")

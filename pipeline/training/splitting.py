@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from features.errors import RequestError, called, option
+from features.errors import RequestError, called, command, option
 from features.runtime.log import log
-from features.splits import SPLITS, check_numbers, check_unbroken, groups_of, join_keys, stratified_split
+from features.splits import (
+    NEAR_COPIES,
+    SPLITS,
+    check_numbers,
+    check_unbroken,
+    groups_of,
+    join_keys,
+    stratified_split,
+)
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
+from ..data.near_copies import NearCopies, find_near_copies
+from ..data.series import PLACES, Series, find_series
 from ..evaluation.significance import MIN_REPEATS
-
-MAX_SEED = 2**32 - 1  # the largest that NumPy, scikit-learn and Keras accept
+from .loading import features_of, read_if_small
+from .request import Request
 
 
 def check_repeats(repeats: int) -> None:
@@ -21,14 +33,10 @@ def check_repeats(repeats: int) -> None:
         raise RequestError(f"{called('repeats')} must be at least 1; got {repeats}. Leave it out for the usual number.")
 
 
-def check_seed(seed: int) -> None:
-    """Refuse a seed that some head's random generator does not accept."""
-    if not 0 <= seed <= MAX_SEED:
-        raise RequestError(f"{called('seed')} must be between 0 and {MAX_SEED}; got {seed}. Leave it out for 0.")
+def with_groups(store: FeatureStore, asked: Request, repeats: int = 1) -> Request:
+    """Return the request with its group: as asked, else the column that the store was extracted with, if any.
 
-
-def find_group(store: FeatureStore, asked: str | None, repeats: int = 1) -> str | None:
-    """Return the column that names each row's group: as asked, else the one the store was extracted with, if any.
+    If near-copies are the groups, they are found here. If there is no group but images come in series, a warning says so.
 
     Raises
     ------
@@ -36,16 +44,54 @@ def find_group(store: FeatureStore, asked: str | None, repeats: int = 1) -> str 
         If there is no such column, or the store's own split, used for one repeat, breaks groups.
     """
     origin = store.made.origin
-    group = asked or (None if origin is None else origin.group)
+    group = asked.group or (None if origin is None else origin.group)
     if group is None:
-        return None
-    rows = store.rows.images()
+        warn_of_series(store, asked)
+        return asked
+    if group == NEAR_COPIES and group not in store.rows.columns:
+        asked = replace(asked, clusters=names_of(near_copies_of(store, asked), store.rows.images()))
+    rows = asked.rows(store)
     groups = groups_of(rows.columns, group)
     if repeats == 1:
-        remedy = f"Extract again with {option('group', group)}, which computes nothing, or compare on drawn splits: {option('repeats', 5)}"
-        check_unbroken(groups, rows.splits, group, f"the splits of {store.path}", remedy)
+        each = group if asked.clusters is None else "cluster of near-copies"
+        check_unbroken(groups, rows.splits, each, f"the splits of {store.path}", _mend(group, asked))
     log.info(f"groups   {len(set(groups))} of {group}; each stays on one side of splits and folds")
-    return group
+    return replace(asked, group=group)
+
+
+def _mend(group: str, asked: Request) -> str:
+    """Return the remedy for a store's split that breaks groups."""
+    drawn = f"compare on drawn splits: {option('repeats', 5)}"
+    if asked.clusters is not None:
+        return (
+            f"{drawn[0].upper()}{drawn[1:]}, or split anew by the groups.csv of {command('audit', store=asked.store)}"
+        )
+    return f"Extract again with {option('group', group)}, which computes nothing, or {drawn}"
+
+
+def names_of(found: NearCopies, rows: Rows) -> tuple[str, ...]:
+    """Return the text of each image in the column `NEAR_COPIES`: the path of its cluster's first image."""
+    return tuple(rows.paths[first] for first in found.clusters.tolist())
+
+
+def near_copies_of(store: FeatureStore, asked: Request) -> NearCopies:
+    """Find the near-copies among a store's images, by the layers, pooling and views of a request; maps are averaged."""
+    rows, features = store.rows.images(), read_if_small(store, features_of(store, "avg", asked), asked).averaged()
+    log.info(f"copies   comparing all pairs of {len(rows)} images by {features.layer}, {features.pool}")
+    return find_near_copies(features.X, rows.labels, rows.sha256)
+
+
+def warn_of_series(store: FeatureStore, asked: Request) -> Series:
+    """Warn if images that look alike stand together in the file list; return how many do, and how many would by chance."""
+    rows, features = store.rows.images(), features_of(store, "avg", replace(asked, pool=None))
+    series = find_series(features.X, features.views, rows.labels, rows.sha256, rows.paths)
+    if series.found:
+        log.warning(
+            f"the images come in series: {series.share:.0%} stand within {PLACES} places of their nearest neighbour by "
+            f"{features.layer} in the list of their class, by chance {series.chance:.1%}. Figures of a random split are too "
+            f"good. Name what a series shares: {option('group')}, or see how much it matters: {command('audit', store=asked.store)}"
+        )
+    return series
 
 
 def side_keys(rows: Rows, group: str | None) -> list[str | bytes]:

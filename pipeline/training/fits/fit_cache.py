@@ -150,6 +150,7 @@ class Fits:
             "metric": asked.metric if chooses else None,
             "group": asked.group,
             "class_weight": asked.settings.get("class_weight"),  # whether the grid's was asked for
+            "clusters": asked.clusters,
             "code": own_source(),
             "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "keras", "tensorflow")},
         }

@@ -160,7 +160,7 @@ def test_two_repeats_are_shown_without_intervals_and_tests(tiny_store, here, cap
         (["compare", "--store", "none.h5"], 1, "none.h5 is not there"),
         (["compare", "--store", "none.h5", "--heads", "svm"], 2, "head must be one of"),
         (["inspect", "none.h5"], 1, "none.h5 is not there"),
-        (["exract", "--data", "photos"], 2, "command must be one of compare, "),
+        (["exract", "--data", "photos"], 2, "command must be one of audit, compare, "),
         (["exract", "--data", "photos"], 2, "; got 'exract'. Did you mean 'extract'?"),
         (["compare", "--store", "s.h5", "--backbone", "x"], 2, "no option --backbone. It belongs to extract."),
         (["compare", "--store", "s.h5", "--layers", "x"], 2, "It belongs to extract. Did you mean --layer?"),
@@ -342,7 +342,9 @@ def test_an_option_of_another_function_is_told_where_it_belongs():
         RequestError, match=r"no option layers\. It belongs to extract, plan_cost\. Did you mean layer\?"
     ):
         pipeline.compare("s.h5", layers=["last"])
-    with pytest.raises(RequestError, match=r"extract has no option repeats\. It belongs to compare, probe, lecture\.$"):
+    with pytest.raises(
+        RequestError, match=r"extract has no option repeats\. It belongs to audit, compare, probe, lecture\.$"
+    ):
         features.extract("photos", repeats=5)
 
 

@@ -17,7 +17,8 @@ from pipeline.data.training_data import Features, Part
 from pipeline.evaluation.significance import wilson
 from pipeline.reports.build import report
 from pipeline.training.fits.fitting import fit_head, take_sample
-from pipeline.training.splitting import draw_splits, find_group
+from pipeline.training.request import Request
+from pipeline.training.splitting import draw_splits, with_groups
 
 
 def grouped_rows(seed, number=45):
@@ -212,4 +213,4 @@ def test_a_store_of_an_earlier_version_has_no_group(tmp_path):
     assert type(made).from_json(told, "s.h5").origin == Origin("folder", "d", "/d")
     values = {"last": features_of(rows).X.astype(np.float16)}
     with FeatureStore(write_store(tmp_path / "s.h5", values, rows, made)) as store:
-        assert find_group(store, None) is None
+        assert with_groups(store, Request("s.h5")).group is None

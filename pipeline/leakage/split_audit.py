@@ -1,0 +1,241 @@
+"""The audit of a store's split: near-copies across it, a head's figures without them, series, and how optimistic it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+
+from features.errors import RequestError, called, command
+from features.options import takes
+from features.runtime.log import log
+from features.runtime.progress import Progress
+from features.splits import NEAR_COPIES, groups_of
+from features.store.reader import FeatureStore
+from features.store.schema import Rows
+
+from ..data.near_copies import FALSE_PAIRS
+from ..evaluation.metrics import METRICS
+from ..heads.registry import check_heads
+from ..options import AuditOptions
+from ..runs.folders import whole_folder
+from ..runs.predictions import Predictions, load_predictions
+from ..training.fits.fit_cache import Fits
+from ..training.loading import describe_rows, features_of
+from ..training.request import Request
+from ..training.splitting import names_of, near_copies_of, warn_of_series
+from .exposure import count_clusters, with_and_without, write_clusters
+from .optimism import measure_optimism
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The result of `audit`; a notebook displays its text.
+
+    Attributes
+    ----------
+    counts : dict of str to int
+        ``images``; ``clusters`` of near-copies, ``images_in_clusters``, the ``largest``; clusters ``with_byte_copies``,
+        ``across_splits`` and ``across_labels``; ``test_images``, and how many of them have a near-copy in train or val,
+        ``test_images_exposed``.
+    threshold : float
+        The likeness from which images count as near-copies; see `pipeline.data.near_copies.Likeness`.
+    false_pairs : float
+        Pairs per 1,000 images that the threshold would let through among images that cannot be copies.
+    figures : dict
+        Head → its test metrics on ``all`` test images, on those ``without`` a near-copy in training, and on the ``exposed``
+        others; see `with_and_without`.
+    optimism : dict or None
+        How much better the head looks in folds drawn image by image than in folds that keep groups whole; see
+        `measure_optimism`. None if there is no group and no cluster, or `repeats` is 0.
+    series : dict or None
+        How many images stand by their nearest neighbour in the list, and how many would by chance; see `Series`. None if the
+        store has groups or one was asked for.
+    layer, pool, head, store, out : str
+        The features by which near-copies were found; the head of `optimism`; the store, and the folder with the results.
+    views, seed : int
+    provenance : dict
+        Of the store.
+    """
+
+    counts: dict[str, int]
+    threshold: float
+    false_pairs: float
+    figures: dict[str, dict[str, Any]]
+    optimism: dict[str, Any] | None
+    series: dict[str, float] | None
+    layer: str
+    pool: str
+    views: int
+    head: str
+    store: str
+    seed: int
+    provenance: dict[str, Any]
+    out: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-serialisable dict."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def _repr_markdown_(self) -> str:
+        return format_audit(self.to_json())
+
+
+@takes(AuditOptions)
+def audit(store: str | Path, **options: Unpack[AuditOptions]) -> Audit:
+    """Find near-copies in a store, and measure how far its test figures can be trusted.
+
+    Parameters
+    ----------
+    store : path-like
+        A finished feature store.
+    **options
+
+    Returns
+    -------
+    audited : Audit
+
+    Raises
+    ------
+    RequestError
+        If a head, layer, setting or column does not exist, `out` exists already, `run` is not a run of this store, or the head
+        cannot be fitted.
+    StoreError
+        If the store is missing or damaged.
+
+    Examples
+    --------
+    >>> found = pipeline.audit("cache/photos.h5")   # doctest: +SKIP
+    >>> found.counts["test_images_exposed"], found.optimism["accuracy"]["interval"]   # doctest: +SKIP
+    """
+    asked, head, repeats = Request.of(store, options), options.get("head", "logistic"), options.get("repeats", 1)
+    check_heads([head], asked.settings)
+    if repeats < 0:
+        raise RequestError(f"{called('repeats')} must be at least 0; got {repeats}. Leave it out for 1.")
+    folder, run = asked.folder("audit"), options.get("run")
+    with FeatureStore(store) as opened:
+        rows, provenance, features = opened.rows.images(), opened.provenance, features_of(opened, "avg", asked)
+        predictions = None if run is None else _predictions_of(Path(run), rows)
+        log.info(f"store    {store}: {describe_rows(rows, features.views)}")
+        own = None if opened.made.origin is None else opened.made.origin.group
+        group = asked.group or own
+        if group not in (None, NEAR_COPIES):
+            groups_of(rows.columns, group)
+        series = warn_of_series(opened, asked) if group is None else None
+        found = near_copies_of(opened, asked)
+        counts = count_clusters(found, rows, rows.splits)
+        kept = folder.parent / ".fits"
+        if predictions is None:
+            predictions = _fit_on_own_split(opened, rows, head, replace(asked, group=own), kept)
+        optimism = None
+        if repeats and (group or counts["clusters"]):
+            asked = replace(asked, group=group or NEAR_COPIES, clusters=names_of(found, rows))
+            optimism = measure_optimism(opened, asked.rows(opened), head, asked, repeats, kept)
+    audited: dict[str, Any] = {
+        "counts": counts,
+        "threshold": found.threshold,
+        "false_pairs": FALSE_PAIRS,
+        "figures": {
+            name: with_and_without(rows.labels, list(predictions.splits), each, found)
+            for name, each in predictions.probabilities.items()
+        },
+        "optimism": optimism,
+        "series": None if series is None else asdict(series),
+        "layer": features.layer,
+        "pool": features.pool,
+        "views": features.views,
+        "head": head,
+        "store": str(store),
+        "seed": asked.seed,
+        "provenance": provenance,
+    }
+    with whole_folder(folder, asked.overwrite) as unfinished:
+        text = json.dumps(audited, indent=2, ensure_ascii=False)
+        (unfinished / "audit.json").write_text(text + "\n", encoding="utf-8")
+        (unfinished / "audit.md").write_text(format_audit(audited) + "\n", encoding="utf-8")
+        write_clusters(unfinished, rows, found)
+    log.info(f"written  {folder}/audit.md, audit.json, clusters.csv, pairs.csv, groups.csv")
+    return Audit(**audited, out=str(folder))
+
+
+def _predictions_of(run: Path, rows: Rows) -> Predictions:
+    """Return the predictions of a run, which must be of the same images.
+
+    Raises
+    ------
+    RequestError
+        If they are of other images or splits.
+    """
+    predictions = load_predictions(run)
+    held = predictions.rows
+    if held.paths != rows.paths or not np.array_equal(held.sha256, rows.sha256):
+        raise RequestError(
+            f"{called('run')} must be a run of this store; {run} has predictions of {len(held)} other images. "
+            f"Run it again: {command('compare', store='STORE.h5')}"
+        )
+    return predictions
+
+
+def _fit_on_own_split(store: FeatureStore, rows: Rows, head: str, asked: Request, kept: Path) -> Predictions:
+    """Fit a head on the store's own split, and return its predictions of the test images."""
+    with Progress(1, "fits") as progress:
+        result = Fits(store, rows, [rows.splits], kept, asked.fresh).of(head, asked, progress)[0]
+    return Predictions(rows, rows.splits[None], {head: [result.told()]}, {head: [result.probabilities]})
+
+
+def format_audit(audited: dict[str, Any]) -> str:
+    """Return an audit as Markdown: what was found, and the figures with and without it."""
+    counts, optimism = audited["counts"], audited["optimism"]
+    lines = [
+        f"Clusters of near-copies: {counts['clusters']}, with {counts['images_in_clusters']} of {counts['images']} images; the "
+        f"largest has {counts['largest']}. In several splits: {counts['across_splits']}; under several labels: "
+        f"{counts['across_labels']}; with byte copies: {counts['with_byte_copies']}.",
+        f"Test images with a near-copy in train or val: {counts['test_images_exposed']} of {counts['test_images']}.",
+        "",
+        *_figure_lines(audited["figures"]),
+    ]
+    if optimism is not None:
+        lines += ["", *_optimism_lines(optimism, audited["head"])]
+    return "\n".join(lines)
+
+
+def _figure_lines(figures: dict[str, dict[str, Any]]) -> list[str]:
+    shown = [each for each in METRICS if each.in_table]
+    lines = [
+        f"| head | test images | number | {' | '.join(each.title for each in shown)} |",
+        f"|{'---|' * (3 + len(shown))}",
+    ]
+    titles = {"all": "all", "without": "without near-copies in training", "exposed": "with near-copies in training"}
+    for head, parts in figures.items():
+        for name, title in titles.items():
+            held = parts[name]
+            if held is not None and not (name == "without" and parts["exposed"] is None):
+                told = " | ".join(_told(held[each.name], held["intervals"].get(each.name)) for each in shown)
+                lines.append(f"| {head} | {title} | {held['images']} | {told} |")
+    return lines
+
+
+def _optimism_lines(optimism: dict[str, Any], head: str) -> list[str]:
+    lines = [
+        f"{head}, {optimism['folds']} folds drawn image by image, and keeping {optimism['groups']} groups "
+        f"({optimism['group']}) whole:",
+        "",
+        "| metric | image by image | whole groups | difference [95 %] |",
+        "|---|---|---|---|",
+    ]
+    for each in METRICS:
+        if each.in_table and each.name in optimism:
+            held = optimism[each.name]
+            difference = _told(held["difference"], held["interval"])
+            lines.append(f"| {each.title} | {held['random']:.3f} | {held['grouped']:.3f} | {difference} |")
+    return lines
+
+
+def _told(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
