@@ -88,7 +88,7 @@ def _figures(parts: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any] | Non
     return {
         "images": sum(len(y) for y, _ in parts),
         **{name: None if math.isnan(value) else value for name, value in means.items()},
-        "intervals": {name: ends for name, ends in intervals.items() if not math.isnan(ends[0])},
+        "intervals": {name: list(ends) for name, ends in intervals.items() if not math.isnan(ends[0])},
     }
 
 

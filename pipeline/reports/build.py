@@ -118,7 +118,11 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
         write_suspects(labels, opened.predictions.rows, opened.predictions.splits[0], page["suspects"]["found"])
     else:
         labels.unlink(missing_ok=True)  # belongs to an earlier report, which this page replaces
-    left_out = {name: page[name]["why"] for name in ("attention", "map", "suspects", "closest") if "why" in page[name]}
+    left_out = {
+        name: page[name]["why"]
+        for name in ("attention", "map", "suspects", "near_copies", "closest")
+        if "why" in page[name]
+    }
     for name, why in left_out.items():
         log.info(f"omitted  {name}: {why}")
     if page["missing"]:
@@ -223,7 +227,7 @@ def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_
 
 def _from_store(run: Run, gallery: Gallery) -> dict[str, Any]:
     """Return what needs features: where the head looked, the map, likely label errors and near-duplicates."""
-    names = ("attention", "map", "suspects", "closest")
+    names = ("attention", "map", "suspects", "near_copies", "closest")
     try:
         with FeatureStore(run.told["store"]) as store:
             _check_same(store, run)
@@ -238,6 +242,7 @@ def _from_store(run: Run, gallery: Gallery) -> dict[str, Any]:
                 "attention": gallery.attention(store, head),
                 "map": {**gallery.map(X, ranked[0], run.told["seed"]), "layer": layer},
                 "suspects": gallery.suspects(head.out_of_fold),
+                "near_copies": gallery.near_copies(X),
                 "closest": gallery.closest(X),
             }
     except CachedFeaturesError as error:

@@ -10,6 +10,9 @@ from features.errors import command
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
+from ..data.near_copies import find_near_copies
+from ..data.whitening import DIMENSIONS
+from ..leakage.exposure import exposed_images, several, with_and_without
 from ..runs.predictions import Predictions
 from .analysis import class_activation
 from .analysis.label_issues import closest, copies, label_errors
@@ -152,6 +155,27 @@ class Gallery:
         """Return byte-identical images that occur in several splits or under several labels."""
         groups = copies(self.rows, self.split)
         return {"groups": [[self.card(row) for row in group[:4]] for group in groups[:COPIES]], "count": len(groups)}
+
+    def near_copies(self, X: np.ndarray) -> dict[str, Any]:
+        """Return clusters of near-copies across the split, and each head's figures with and without them."""
+        if float(len(X)) ** 2 / 2 * DIMENSIONS > PRODUCTS:
+            return {
+                "why": f"{len(X):,} images are too many to compare all pairs here: {command('audit', store='STORE.h5')}"
+            }
+        found = find_near_copies(X, self.rows.labels, self.rows.sha256)
+        test, groups = self.split == SPLITS["test"], []
+        for images in several(found):
+            tested, others = images[test[images]], images[~test[images]]
+            if len(tested) and len(others):
+                groups.append([self.card(int(row)) for row in (*tested[:2], *others[:2])])
+        splits, of = list(self.predictions.splits), self.predictions.probabilities
+        return {
+            "groups": groups[:COPIES],
+            "count": len(groups),
+            "exposed": int(exposed_images(found, self.split).sum()),
+            "tested": int(test.sum()),
+            "figures": {head: with_and_without(self.rows.labels, splits, each, found) for head, each in of.items()},
+        }
 
     def closest(self, X: np.ndarray) -> dict[str, Any]:
         """Return test images, each with the most similar other image, by the cosine of features X."""

@@ -1,0 +1,214 @@
+"""Near-copies across a split, figures without them, and how optimistic a split is."""
+
+import csv
+import json
+import logging
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from samples import provenance_of, rows_of, write_store
+
+import pipeline
+from features import RequestError, extract
+from features.splits import NEAR_COPIES, SPLITS
+from features.store.provenance import Origin
+from pipeline.cli.commands import main
+from pipeline.data.near_copies import Likeness, NearCopies
+from pipeline.evaluation.metrics import evaluate
+from pipeline.leakage.exposure import count_clusters, exposed_images, several, with_and_without
+from pipeline.leakage.optimism import compare_ways
+
+SETTINGS = {"C": (1.0,)}
+SERIES = 6  # images of each object
+
+
+def found_by(clusters):
+    """Return clusters as found, with a likeness that nobody asks for."""
+    nothing = Likeness(np.zeros((len(clusters), 1), np.float32), np.zeros(len(clusters), np.float32))
+    return NearCopies(np.array(clusters), nothing, 0.5)
+
+
+def write_objects(path, seed=0, objects=40, spread=0.15):
+    """Write a store of objects, each photographed several times; nothing in a photo but the object tells its class.
+
+    Photos lie in random order, and a random quarter is the test split, so each object is on both sides.
+    """
+    random = np.random.default_rng(seed)
+    of = random.permutation(np.repeat(np.arange(objects), SERIES))
+    looks = random.exponential(1, (objects, 96))
+    X = looks[of] + spread * random.standard_normal((len(of), 96))
+    y = (of % 2).astype(np.int32)
+    splits = random.permutation(np.resize([0, 0, 0, 1, 2], len(of))).astype(np.uint8)
+    rows = rows_of(y, splits, 2)
+    rows.columns["object"] = tuple(f"o{number:02d}" for number in of)
+    made = replace(provenance_of({"last": (96,)}), origin=Origin("folder", "photos", "/photos"))
+    write_store(path, {"last": X.astype(np.float16)}, rows, made)
+    return rows, of
+
+
+def test_a_test_image_is_exposed_by_a_cluster_that_reaches_into_train_or_val():
+    splits = np.array([SPLITS[name] for name in ("test", "train", "test", "test", "val", "test", "train")])
+    found = found_by([0, 0, 2, 2, 4, 4, 6])
+    assert exposed_images(found, splits).tolist() == [True, False, False, False, False, True, False]
+    rows = rows_of(np.array([0, 0, 1, 1, 0, 1, 1], np.int32), splits.astype(np.uint8), 2)
+    rows.sha256[3] = rows.sha256[2]
+    assert [each.tolist() for each in several(found)] == [[0, 1], [2, 3], [4, 5]]
+    assert count_clusters(found, rows, splits) == {
+        "images": 7, "clusters": 3, "images_in_clusters": 6, "largest": 2, "with_byte_copies": 1, "across_splits": 2,
+        "across_labels": 1, "test_images": 4, "test_images_exposed": 2,
+    }  # fmt: skip
+
+
+def test_figures_with_and_without_are_those_of_the_images_themselves():
+    splits = np.array([2, 0, 2, 2, 1, 2], np.uint8)
+    labels = np.array([0, 0, 1, 0, 1, 1])
+    probabilities = np.array(
+        [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4]]
+    )  # of rows 0, 2, 3 and 5: the last is wrong
+    told = with_and_without(labels, [splits], [probabilities], found_by([0, 0, 2, 3, 4, 4]))  # 0 and 5 are exposed
+    assert {name: held["images"] for name, held in told.items()} == {"all": 4, "without": 2, "exposed": 2}
+    assert told["without"]["accuracy"] == 0.5 == told["exposed"]["accuracy"] and told["all"]["accuracy"] == 0.5
+    expected = evaluate(labels[[2, 3]], probabilities[[1, 2]])
+    assert told["without"]["log_loss"] == expected["log_loss"] and "accuracy" in told["without"]["intervals"]
+    none = with_and_without(labels, [splits], [probabilities], found_by(range(6)))
+    assert none["exposed"] is None and none["without"] == none["all"]
+    twice = with_and_without(labels, [splits] * 2, [probabilities, probabilities[:, ::-1]], found_by(range(6)))
+    assert twice["all"]["accuracy"] == 0.5 and twice["all"]["intervals"] == {}
+
+
+def test_the_difference_between_two_ways_is_resampled_by_whole_groups():
+    random = np.random.default_rng(0)
+    groups = [f"g{number}" for number in np.repeat(np.arange(60), 10)]
+    y = random.integers(0, 2, 600)
+    right = np.where(y[:, None] == np.arange(2), 0.8, 0.2)
+    wrong_groups = np.repeat(random.random(60) < 0.3, 10)  # the second way fails whole groups
+    second = np.where(wrong_groups[:, None], right[:, ::-1], right)
+    found = compare_ways(y, [right], [second], groups)["accuracy"]
+    share = wrong_groups.mean()
+    assert (found["random"], found["grouped"], found["difference"]) == (1, 1 - share, pytest.approx(share))
+    half = 1.96 * np.sqrt(share * (1 - share) / 60)  # of a share of 60 groups, by the normal distribution
+    np.testing.assert_allclose(found["interval"], [share - half, share + half], atol=0.02)
+    same = compare_ways(y, [second], [second], groups)["log_loss"]
+    assert same["difference"] == 0 and same["interval"] == [0, 0]
+    assert compare_ways(y, [right, second], [second, second], groups)["accuracy"]["difference"] == pytest.approx(
+        share / 2
+    )
+
+
+def test_an_audit_finds_objects_in_train_and_test_and_how_much_they_flatter(tmp_path):
+    rows, of = write_objects(tmp_path / "s.h5")
+    found = pipeline.audit(tmp_path / "s.h5", settings=SETTINGS, out=tmp_path / "runs/a")
+    assert found.counts["clusters"] == 40 and found.counts["images_in_clusters"] == len(of)
+    assert found.counts["test_images_exposed"] == found.counts["test_images"] == 48
+    assert found.figures["logistic"]["without"] is None and found.figures["logistic"]["all"]["accuracy"] > 0.95
+    optimism = found.optimism
+    assert (optimism["group"], optimism["groups"], optimism["folds"]) == (NEAR_COPIES, 40, 5)
+    accuracy = optimism["accuracy"]
+    assert accuracy["random"] > 0.95 and accuracy["grouped"] < 0.75  # nothing but the object tells its class
+    assert accuracy["interval"][0] > 0.1 and found.series["p_value"] > 1e-6
+    named = pipeline.audit(tmp_path / "s.h5", settings=SETTINGS, group="object", out=tmp_path / "runs/b").optimism
+    assert named["group"] == "object" and named["groups"] == 40
+    assert json.loads((tmp_path / "runs/a/audit.json").read_text()) == {
+        name: value for name, value in found.to_json().items() if name != "out"
+    }
+    with open(tmp_path / "runs/a/pairs.csv", newline="") as file:
+        pairs = list(csv.DictReader(file))
+    assert len(pairs) == 48 and {each["split"] for each in pairs} == {"test"}
+    assert all(of[int(each["path"])] == of[int(each["nearest"])] for each in pairs)
+    assert "test" not in {each["nearest_split"] for each in pairs}
+    with open(tmp_path / "runs/a/groups.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["path"] for line in lines] == list(rows.paths) and lines[3]["object"] == rows.columns["object"][3]
+    assert all(of[int(line["path"])] == of[int(line[NEAR_COPIES])] for line in lines)
+    with open(tmp_path / "runs/a/clusters.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(of)
+
+
+def test_an_audit_of_a_comparison_shows_its_heads_and_fits_none(tmp_path, capsys):
+    write_objects(tmp_path / "s.h5", spread=3)  # photos of an object are not alike
+    pipeline.compare(tmp_path / "s.h5", ["majority", "nearest-mean"], out=tmp_path / "runs/c")
+    out = str(tmp_path / "runs/a")
+    command = ["audit", "--store", str(tmp_path / "s.h5"), "--run", str(tmp_path / "runs/c"), "--out", out]
+    assert main([*command, "--repeats", "0", "--json"]) == 0
+    told, messages = capsys.readouterr()
+    found = json.loads(told)
+    assert set(found["figures"]) == {"majority", "nearest-mean"} and found["optimism"] is None
+    assert (
+        found["counts"]["clusters"] == 0 and "repeats 5" in messages and "near-copies" not in messages.split("next")[-1]
+    )
+    assert main([*command, "--overwrite"]) == 0
+    assert "| majority | all | 48 |" in capsys.readouterr().out
+    write_objects(tmp_path / "other.h5", objects=20)
+    with pytest.raises(RequestError, match=r"run must be a run of this store; .* 240 other images"):
+        pipeline.audit(tmp_path / "other.h5", run=tmp_path / "runs/c", out=tmp_path / "runs/d")
+    with pytest.raises(RequestError, match="repeats must be at least 0; got -1"):
+        pipeline.audit(tmp_path / "s.h5", repeats=-1)
+    with pytest.raises(RequestError, match="group must be one of object; got 'objekt'"):
+        pipeline.audit(tmp_path / "s.h5", group="objekt")
+
+
+def test_near_copies_are_groups_of_a_comparison(tmp_path):
+    """As if the column of objects had been named; workers of a cluster are sent them."""
+    _, of = write_objects(tmp_path / "s.h5")
+    compared = {}
+    for group in (NEAR_COPIES, "object"):
+        out = tmp_path / "runs" / group
+        compared[group] = pipeline.compare(
+            tmp_path / "s.h5", ["logistic"], settings=SETTINGS, group=group, repeats=3, out=out
+        )
+        with np.load(out / "predictions.npz") as kept:
+            for split in kept["splits"]:
+                assert all(len(set(split[of == each])) == 1 for each in range(40))
+        assert compared[group].heads[0]["accuracy"] < 0.8
+    again = pipeline.compare(
+        tmp_path / "s.h5", ["logistic"], settings=SETTINGS, group=NEAR_COPIES, repeats=3, out=tmp_path / "runs/again"
+    )
+    assert again.heads[0]["accuracies"] == compared[NEAR_COPIES].heads[0]["accuracies"]
+    assert "No test image has a near-copy in train or val" in page_of(tmp_path / "runs" / NEAR_COPIES)
+    pipeline.compare(tmp_path / "s.h5", ["logistic"], settings=SETTINGS, out=tmp_path / "runs/random")
+    page = page_of(tmp_path / "runs/random")
+    assert "48 of 48 test images have a near-copy in train or val" in page and "The first 12 of 38 clusters" in page
+    cells = re.search(r'<th scope="row">logistic</th>((<td class="num">[^<]*</td>){3})</tr></tbody>', page)[1]
+    assert re.findall(r">([^<>]+)<", cells)[1] == "–"  # without near-copies, no test image is left
+
+
+def page_of(run):
+    """Return the text of a run's report, with single blanks."""
+    return " ".join(re.sub(r"</?strong>", "", pipeline.report(run).path.read_text(encoding="utf-8")).split())
+
+
+def test_a_split_that_breaks_near_copies_and_extract_say_what_to_do(tmp_path):
+    write_objects(tmp_path / "s.h5")
+    with pytest.raises(RequestError, match=r"must keep each cluster of near-copies in one split; 38 of 40 .*repeats=5"):
+        pipeline.train_head(tmp_path / "s.h5", group=NEAR_COPIES, out=tmp_path / "r")
+    (tmp_path / "m.csv").write_text("path,label\n")
+    (tmp_path / "photos/a").mkdir(parents=True)
+    (tmp_path / "photos/b").mkdir()
+    for name in ("a/1.png", "b/1.png"):
+        (tmp_path / "photos" / name).touch()
+    with pytest.raises(RequestError, match=r"got 'near-copies', which are found in features.*pipeline\.compare"):
+        extract(str(tmp_path / "photos"), backbone="tiny", group=NEAR_COPIES, out=tmp_path / "t.h5")
+
+
+def test_a_store_in_series_is_warned_of_once_unless_a_group_is_named(tmp_path, caplog):
+    random = np.random.default_rng(0)
+    looks = np.repeat(random.exponential(1, (40, 96)), SERIES, axis=0)
+    X = looks + 0.5 * random.standard_normal(looks.shape)
+    rows = rows_of(
+        (np.arange(len(X)) // SERIES % 2).astype(np.int32), np.resize([0, 0, 1, 2], len(X)).astype(np.uint8), 2
+    )
+    rows.columns["object"] = tuple(str(number // (4 * SERIES)) for number in range(len(X)))
+    write_store(tmp_path / "s.h5", {"last": X.astype(np.float16)}, rows, provenance_of({"last": (96,)}))
+
+    def warned(store="s.h5", **options):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            pipeline.compare(tmp_path / store, ["majority"], repeats=3, **options)
+        return sum("come in series" in record.getMessage() for record in caplog.records)
+
+    assert warned(out=tmp_path / "a") == 1 and "group=..." in caplog.text and "pipeline.audit(" in caplog.text
+    assert warned(out=tmp_path / "b", group="object") == 0
+    write_objects(tmp_path / "random.h5")
+    assert warned("random.h5", out=tmp_path / "c") == 0
