@@ -19,8 +19,8 @@ from ..evaluation.bootstrap import NUMBERS, tail_of
 from ..evaluation.held_out import effective_units, unit_numbers
 from ..evaluation.metrics import METRICS, Metric, figures_of
 from ..evaluation.weighted_rows import WeightedRows
-from ..training.fits.fitting import FOLDS
 from ..training.fits.fit_cache import Fits
+from ..training.fits.fitting import FOLDS
 from ..training.request import Request
 from ..training.splitting import side_keys
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pipeline.training.fits.folds import out_of_fold
 from samples import rows_of
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -14,6 +13,7 @@ from features.splits import SPLITS
 from pipeline.data.training_data import Features, Part
 from pipeline.heads.registry import find_head
 from pipeline.training.fits.fitting import fit_head, take_sample
+from pipeline.training.fits.folds import out_of_fold
 from pipeline.training.splitting import draw_splits
 
 SEEDS = range(12)
