@@ -17,7 +17,7 @@ from .settings import Choice, Judge, Output, Rating, best_of
 
 
 class Sigmoids:
-    """One sigmoid per class (Platt 1999, "Probabilistic outputs for support vector machines").
+    """One sigmoid per class (Platt 1999, "Probabilistic outputs for support vector machines"), fitted to smoothed targets.
 
     Parameters
     ----------
@@ -53,19 +53,21 @@ class Sigmoids:
 
 
 def _fit_sigmoid(scores: np.ndarray, positive: np.ndarray, views: int) -> tuple[float, float]:
-    """Return slope, at least 0, and offset of the sigmoid with the lowest log loss on Platt's smoothed targets.
+    """Return slope, at least 0, and offset of the sigmoid with the lowest log loss on smoothed targets.
 
-    Targets are ``(p + 1) / (p + 2)`` for p positive images and ``1 / (n + 2)`` for n negative ones (Platt 1999; Lin, Lin and
-    Weng 2007, "A note on Platt's probabilistic outputs for support vector machines"), so separable scores have an
-    optimum, too. In p and n an image counts once, however many views it has. The probabilities do not depend on the scores'
-    unit or zero.
+    Targets are ``(p + 1/2) / (p + 1)`` for p positive images and ``(1/2) / (n + 1)`` for n negative ones, so separable scores
+    have an optimum, too. These are the means of a proportion under Jeffreys' prior (Krichevsky and Trofimov 1981, "The
+    performance of universal encoding"). Platt's own targets, ``(p + 1) / (p + 2)`` and ``1 / (n + 2)`` (Platt 1999; Lin, Lin and
+    Weng 2007, "A note on Platt's probabilistic outputs for support vector machines"), come from a uniform prior and are measurably
+    too cautious where classes are nearly separable; see the lab book. In p and n an image counts once, however many views it
+    has. The probabilities do not depend on the scores' unit or zero.
 
     The optimal slope has the sign of the difference between the mean scores of the two classes. This can be negative if a
     head predicts little more than its intercept: a fold that holds more of a class leaves fewer of it to fit on, which lowers
     the fold's scores. The best slope that does not reverse the head's ranking is then 0: all rows get the mean target.
     """
     scores, p, n = scores.astype(np.float64), np.sum(positive) / views, np.sum(~positive) / views
-    targets = np.where(positive, (p + 1) / (p + 2), 1 / (n + 2))
+    targets = np.where(positive, (p + 0.5) / (p + 1), 0.5 / (n + 1))
     apart = scores[positive].mean() - scores[~positive].mean()
     if apart <= 1e-12 * np.abs(scores).max():  # includes equal scores, whose means differ by rounding
         return 0.0, logit(targets.mean())

@@ -23,8 +23,8 @@ def noisy_scores(rows, apart=1.0, share=0.3, seed=0):
 
 
 def smoothed_loss(slope, offset, scores, y):
-    """Return the log loss on the targets of Platt 1999, section 2.2, written out row by row."""
-    targets = {1: (np.sum(y == 1) + 1) / (np.sum(y == 1) + 2), 0: 1 / (np.sum(y == 0) + 2)}
+    """Return the log loss on targets with half a row added to each side, as Platt 1999, section 2.2, adds one; row by row."""
+    targets = {1: (np.sum(y == 1) + 0.5) / (np.sum(y == 1) + 1), 0: 0.5 / (np.sum(y == 0) + 1)}
     chances = expit(slope * scores[:, 0] + offset)
     return -np.mean(
         [targets[k] * np.log(p) + (1 - targets[k]) * np.log(1 - p) for k, p in zip(y, chances, strict=True)]
@@ -33,7 +33,7 @@ def smoothed_loss(slope, offset, scores, y):
 
 @pytest.mark.parametrize("rows", [4, 12, 60, 1000])
 @pytest.mark.parametrize("apart", [0.5, 2.0, 6.0])
-def test_the_sigmoid_has_the_lowest_log_loss_on_platts_targets(rows, apart):
+def test_the_sigmoid_has_the_lowest_log_loss_on_smoothed_targets(rows, apart):
     """Against Nelder and Mead's search, which needs no derivatives."""
     scores, y = noisy_scores(rows, apart)
     sigmoids = Sigmoids.fit(scores, y, TWO)
@@ -44,11 +44,11 @@ def test_the_sigmoid_has_the_lowest_log_loss_on_platts_targets(rows, apart):
     np.testing.assert_allclose([*sigmoids.slopes, *sigmoids.offsets], found.x, rtol=1e-5, atol=1e-5)
 
 
-def test_classes_at_one_score_each_get_platts_targets():
-    """(6 + 1) / (6 + 2) of six rows, (3 + 1) / (3 + 2) of three."""
+def test_classes_at_one_score_each_get_the_smoothed_targets():
+    """(6 + 1/2) / (6 + 1) of six rows, (3 + 1/2) / (3 + 1) of three."""
     y = np.repeat([0, 1], [6, 3])
     probabilities = Sigmoids.fit(2.0 * y[:, None] - 1, y, TWO).probabilities(np.array([-1.0, 1.0]))
-    np.testing.assert_allclose(probabilities, [[7 / 8, 1 / 8], [1 / 5, 4 / 5]], atol=1e-8)
+    np.testing.assert_allclose(probabilities, [[13 / 14, 1 / 14], [1 / 8, 7 / 8]], atol=1e-8)
 
 
 @pytest.mark.parametrize("unit", [1e-9, 1e-6, 1e-3, 1e6])
@@ -63,10 +63,10 @@ def test_unit_and_zero_of_scores_do_not_matter(unit, zero):
 
 @pytest.mark.parametrize("score", [0.0, 0.1, -1e9])
 def test_equal_scores_give_the_mean_target(score):
-    """Nine rows with targets 1 / 8 and three with 4 / 5."""
+    """Six rows with targets 1 / 14 and three with 7 / 8."""
     y = np.repeat([0, 1], [6, 3])
     chances = Sigmoids.fit(np.full((9, 1), score), y, TWO).probabilities(np.array([score, score + 1]))[:, 1]
-    np.testing.assert_allclose(chances, (6 / 8 + 3 * 4 / 5) / 9)
+    np.testing.assert_allclose(chances, (6 / 14 + 3 * 7 / 8) / 9)
 
 
 @pytest.mark.parametrize("apart", [-3.0, -0.5, 0.0, 0.5, 3.0])
@@ -109,11 +109,11 @@ def test_equal_views_of_an_image_make_no_head_surer():
 
 @pytest.mark.parametrize("name", ["linear-svm", "rbf-svm", "ridge", "nearest-mean"])
 def test_a_head_that_separates_its_twelve_rows_is_not_sure_of_itself(name):
-    """Rows that were trained on are easy to tell apart; one in five of the test rows has the other class."""
+    """Rows that were trained on are easy to tell apart; one in ten of the test rows has the other class."""
     X, y, splits = blobs(2)
     few = np.concatenate([np.flatnonzero((y == k) & (splits != 2))[:6] for k in (0, 1)])
     looked = np.flatnonzero(splits == 2)
-    y[looked[::5]] = 1 - y[looked[::5]]
+    y[looked[::10]] = 1 - y[looked[::10]]
     rows = np.concatenate([few, looked])
     splits = np.concatenate([np.tile([0, 0, 1], 4), np.full(len(looked), 2)]).astype(np.uint8)
     features = Features(X[rows], (X.shape[1],), 1, (Part("layer", "avg"),))

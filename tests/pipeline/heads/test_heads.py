@@ -132,6 +132,23 @@ def test_one_row_a_class_is_a_result_or_a_clear_error(name, val):
         assert "Add images" in str(error)
 
 
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("select", ["cv", "val"])
+@pytest.mark.filterwarnings("ignore:Only one sample available")  # scikit-learn's own, of shrinkage
+def test_folds_and_val_of_one_class_are_a_result_or_a_clear_error(name, select):
+    """Two images of the second class to learn from, both in train: folds without it to look at, and one with it alone to fit."""
+    X, y, splits = blobs(2, rows=20)
+    splits[(y == 1) & (splits != 2)] = 3
+    splits[np.flatnonzero(splits == 3)[:2]] = 0
+    kept = splits != 3
+    settings = {"epochs": (2,), "n_neighbors": (1, 3)}
+    try:
+        fitted = fit_head(name, X[kept], y[kept], splits[kept], 2, select=select, settings=settings)
+        assert np.isfinite(fitted.probabilities).all() and np.isfinite(fitted.test["log_loss"])
+    except RequestError as error:
+        assert str(error).startswith(f"{name}: ") and "Add images" in str(error)
+
+
 def test_too_few_rows_are_a_clear_error():
     X, y, splits = blobs(2, rows=4)
     with pytest.raises(RequestError, match="at least 2 different training rows of each class"):
