@@ -46,6 +46,12 @@ class Metric:
     in_table: bool = True
     ranks: bool = False
 
+    @property
+    def words(self) -> str:
+        """Its name in a sentence."""
+        short = ("roc", "auc", "mcc", "f1")
+        return " ".join(word.upper() if word in short else word for word in self.name.split("_"))
+
 
 def _accuracy(rows: WeightedRows) -> np.ndarray:
     return rows.mean(rows.correct)

@@ -278,7 +278,7 @@ def _verdict(run: Run) -> dict[str, Any]:
     best, of_earlier = run.heads[0], ("McNemar’s exact test", "the corrected resampled t test")
     return {
         "best": best,
-        "metric": run.metric.name.replace("_", " "),
+        "metric": run.metric.words,
         "interval": interval_of(best, run.metric.name),
         "same": [head["head"] for head in run.heads if standing(head) == "same"],
         "behind": [head["head"] for head in run.heads if standing(head) == "behind"],

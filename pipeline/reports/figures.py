@@ -49,7 +49,7 @@ def time_chart(heads: Sequence[dict[str, Any]], metric: Metric) -> dict[str, Any
     low, high = _range(heads, metric)
     seconds = [max(head["fit_seconds"], 1e-3) for head in heads]
     box = charts.frame(
-        charts.decades(seconds), (low, high), ("seconds to choose and fit", f"test {_words(metric)}"), log=True
+        charts.decades(seconds), (low, high), ("seconds to choose and fit", f"test {metric.words}"), log=True
     )
     inside = [(head, time) for head, time in zip(heads, seconds, strict=True) if _is_inside(head, metric, low, high)]
     points = [(box.x.at(time), box.y.at(min(high, max(low, _value(head, metric))))) for head, time in inside]
@@ -85,7 +85,7 @@ def layer_chart(layers: Sequence[dict[str, Any]], metric: Metric) -> dict[str, A
     layers = [layer for layer in layers if layer[metric.name] is not None]
     low, high = _range(layers, metric)
     height = 60 + 34 * len(layers)
-    box = charts.frame((low, high), (0, 1), (f"test {_words(metric)}", ""), height=height)
+    box = charts.frame((low, high), (0, 1), (f"test {metric.words}", ""), height=height)
     rows = []
     for number, layer in enumerate(layers):
         ends = _ends(layer, metric)
@@ -100,7 +100,7 @@ def layer_chart(layers: Sequence[dict[str, Any]], metric: Metric) -> dict[str, A
                 "standing": standing(layer),
             }
         )
-    return {"frame": box, "rows": rows, "metric": _words(metric)}
+    return {"frame": box, "rows": rows, "metric": metric.words}
 
 
 def slice_rows(told: dict[str, Any], metric: Metric) -> dict[str, Any]:
@@ -256,10 +256,6 @@ def _is_inside(head: dict[str, Any], metric: Metric, low: float, high: float) ->
     """Return whether a part of a head's bar is within a range; never for an undefined metric."""
     ends = _ends(head, metric)
     return ends[1] > low and ends[0] < high
-
-
-def _words(metric: Metric) -> str:
-    return metric.name.replace("_", " ")
 
 
 def _cut(place: dict[str, float]) -> dict[str, Any]:

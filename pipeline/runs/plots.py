@@ -15,6 +15,7 @@ from features.errors import RequestError, command
 from features.options import typed
 from features.safefiles.json_files import read_json
 
+from ..evaluation.metrics import find_metric
 from ..options import METRIC
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#888888"  # Okabe & Ito's palette, told apart by colour-blind readers
@@ -124,7 +125,7 @@ def plot_intervals(heads: list[dict[str, Any]], title: str, metric: str) -> Plot
     axes.set_yticks(range(len(heads)), [head["head"] for head in heads])
     axes.set_ylim(len(heads) - 0.5, -0.7)
     known = any(interval_of(head, metric) for head in heads)
-    named = f"test {metric.replace('_', ' ')}{', with 95 % interval' if known else ''}"
+    named = f"test {find_metric(metric).words}{', with 95 % interval' if known else ''}"
     axes.set(xlabel=named, title=title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)

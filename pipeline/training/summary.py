@@ -92,12 +92,12 @@ def slices_of(
     ever = np.where(np.isfinite(probabilities[:, 0]), SPLITS["test"], SPLITS["train"])
     (tested,) = tested_rows(rows, [ever], results[0].group)
     test = np.flatnonzero(ever == SPLITS["test"])
-    columns = {column: [texts[row] for row in test] for column, texts in rows.columns.items()}
-    return {
-        "head": name,
-        "group": results[0].group,
-        **find_slices(metric, tested, probabilities[test], columns).to_json(),
-    }
+    group = results[0].group
+    columns = {column: [texts[row] for row in test] for column, texts in rows.columns.items() if column != group}
+    found = find_slices(metric, tested, probabilities[test], columns).to_json()
+    if group is not None:
+        found["left_out"][group] = "its values are the groups"
+    return {"head": name, "group": group, **found}
 
 
 def rank(summary: dict[str, Any], metric: Metric) -> float:

@@ -57,7 +57,7 @@ def test_heads_are_ranked_and_compared_by_the_metric(store, tmp_path, name):
     assert float(lines[0][f"{name}_low"]) == low and float(lines[0][f"{name}_high"]) == high
     assert lines[0]["metric"] == name
     page = render(gather(load_run(tmp_path / "c")))
-    words = name.replace("_", " ")
+    words = {"roc_auc": "ROC AUC"}.get(name, name.replace("_", " "))
     assert f"{words} {values[0]:.3f} on test images" in page and f"intervals of {words}" in page
     assert pipeline.plot(tmp_path / "c").axes[0].get_xlabel() == f"test {words}, with 95 % interval"
 
@@ -138,6 +138,7 @@ def test_the_best_heads_slices_are_kept_and_shown(store, tmp_path):
         tested = [row for row, sides in enumerate(np.transpose(load_predictions(out).splits)) if 2 in sides]
         assert sum(each["rows"] for each in told["slices"]) == len(tested)
         assert all(each["units"] <= each["rows"] / 3 + 1 or not group for each in told["slices"])
+        assert told["left_out"]["patient"].startswith("its values are the groups" if group else "it has ")
         page = render(gather(load_run(out)))
         assert "<bdi>camera</bdi>: <bdi>x</bdi>" in page and "<bdi>patient</bdi>: not looked at" in page
         assert ("Groups</th>" in page) == (group is not None)
