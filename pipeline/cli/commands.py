@@ -96,8 +96,20 @@ def _extract(
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in done.seconds.items())
     rate_seen = f" ({done.computed / done.seconds['pass']:.1f} images/s in the pass)" if done.computed else ""
     log.info(f"done     {done.rows} rows, {done.computed} computed{rate_seen}: {stages}")
+    if done.computed and "group" not in options:
+        _warn_of_series(done.path)
     log.info(f"next     {command('compare', store=done.path)}")
     return done.to_json(), str(done.path)
+
+
+def _warn_of_series(store: Path) -> None:
+    from features.store.reader import FeatureStore
+
+    from ..training.request import Request
+    from ..training.splitting import warn_of_series
+
+    with FeatureStore(store) as opened:
+        warn_of_series(opened, Request(store))
 
 
 def _train_head(**options: Any) -> tuple[dict[str, Any], str]:

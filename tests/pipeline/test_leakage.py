@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import draw
 from samples import provenance_of, rows_of, write_store
 
 import pipeline
@@ -192,6 +193,26 @@ def test_a_split_that_breaks_near_copies_and_extract_say_what_to_do(tmp_path):
         (tmp_path / "photos" / name).touch()
     with pytest.raises(RequestError, match=r"got 'near-copies', which are found in features.*pipeline\.compare"):
         extract(str(tmp_path / "photos"), backbone="tiny", group=NEAR_COPIES, out=tmp_path / "t.h5")
+
+
+def test_extract_warns_of_series_once_there_are_features(tmp_path, capsys):
+    """Of 24 colours six images each, that stand together in the list; a group ends the warning, as does nothing computed."""
+    random = np.random.default_rng(0)
+    lines = ["path,label,object"]
+    for number in range(144):
+        if number % SERIES == 0:
+            colour = tuple(random.integers(0, 128, 3).tolist())
+        draw(tmp_path / f"{number}.png", number, colour)
+        lines.append(f"{number}.png,{'ab'[number // SERIES % 2]},{number // SERIES}")
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+
+    def told(*more, out="s.h5"):
+        asked = ["extract", "--data", str(tmp_path / "m.csv"), "--backbone", "tiny", "--engine", "tensorflow"]
+        assert main([*asked, "--out", str(tmp_path / out), *more]) == 0
+        return capsys.readouterr().err
+
+    assert "warning  the images come in series" in told() and "--group, or see how much" in told(out="again.h5")
+    assert "come in series" not in told() and "come in series" not in told("--group", "object", out="grouped.h5")
 
 
 def test_a_store_in_series_is_warned_of_once_unless_a_group_is_named(tmp_path, caplog):
