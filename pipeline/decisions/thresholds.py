@@ -9,8 +9,8 @@ import numpy as np
 from features.errors import called
 from features.runtime.log import log
 
-from ..metrics import find_metric
-from ..weighted_rows import WeightedRows
+from ..evaluation.metrics import find_metric
+from ..evaluation.weighted_rows import WeightedRows
 from .aim import Aim
 
 

@@ -10,10 +10,10 @@ from scipy import stats
 from sklearn import metrics
 
 from features.errors import RequestError, UnsafeFile
-from pipeline.evaluation.decisions.aim import DECIDED, Aim
-from pipeline.evaluation.decisions.by_class import figures_by_class
-from pipeline.evaluation.decisions.operating_point import OperatingPoint
-from pipeline.evaluation.decisions.thresholds import choose_threshold
+from pipeline.decisions.aim import DECIDED, Aim
+from pipeline.decisions.by_class import figures_by_class
+from pipeline.decisions.operating_point import OperatingPoint
+from pipeline.decisions.thresholds import choose_threshold
 
 NAMES = ("functional", "defective")
 
@@ -47,11 +47,17 @@ def test_classes_without_rows_have_no_figures():
 
 
 def test_intervals_by_class_count_groups():
-    """Of the first class four of five groups of ten are right."""
+    """By hand: of five groups that are right or wrong as a whole, p (1 - p) / 4 is the variance of the share.
+
+    That is the variance of 4 rows; t(0.975, 4) = 2.776445 makes them 4 (1.959964 / 2.776445)^2.
+    """
     y, predicted = np.repeat([0, 1], 50), np.repeat([0, 1, 0, 1], [40, 10, 10, 40])
     first, _ = figures_by_class(y, predicted, "ab", [f"p{row // 10}" for row in range(100)])
-    ends = tuple(stats.binomtest(4, 5).proportion_ci(method="wilson"))
-    assert first.recall_interval == pytest.approx(ends, abs=1e-6)
+    n, z = 4 * (1.959964 / 2.776445) ** 2, 1.959964
+    half = z / (n + z**2) * math.sqrt(n * 0.8 * 0.2 + z**2 / 4)  # Wilson 1927
+    assert first.recall_interval == pytest.approx(
+        ((n * 0.8 + z**2 / 2) / (n + z**2) + np.array([-half, half])), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("metric", DECIDED)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..significance import wilson
+from ..evaluation.held_out import unit_numbers
+from ..evaluation.significance import effective_rows, wilson
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,15 @@ def figures_by_class(
     names : sequence of str
         Names of the classes.
     groups : sequence of length n_samples, optional
-        The group of each row. An interval then counts the groups that have a row of its denominator, as if all rows of a group
-        were right or wrong together.
+        The group of each row. Intervals are then of the effective number of rows; see `effective_rows`.
     """
-    keys = np.arange(len(y)) if groups is None else np.unique(np.array(groups, object), return_inverse=True)[1]
+    units = np.arange(len(y)) if groups is None else unit_numbers(groups)
 
     def share(hits: np.ndarray, of: np.ndarray) -> tuple[float | None, tuple[float, float] | None]:
         if not of.any():
             return None, None
-        value = float(hits[of].mean())
-        return value, wilson(value, len(np.unique(keys[of])))
+        value, among = float(hits[of].mean()), np.unique(units[of], return_inverse=True)[1]
+        return value, wilson(value, effective_rows(hits[of], among))
 
     found = []
     for number, name in enumerate(names):
