@@ -49,9 +49,10 @@ def main():
 def crops(folder):
     """Yield images without end, each a little smaller than the one before of the same file."""
     files = sorted(images_below(folder))
-    for margin, file in itertools.product(itertools.count(1), files):
-        with Image.open(file) as image:
-            yield image.crop((0, 0, image.width - margin, image.height - margin))
+    for margin in itertools.count(1):
+        for file in files:
+            with Image.open(file) as image:
+                yield image.crop((0, 0, image.width - margin, image.height - margin))
 
 
 def resident():
