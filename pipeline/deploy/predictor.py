@@ -82,8 +82,18 @@ class Predictor:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def load(self) -> SharedEngine:
-        """Load the base now, if it is not yet loaded; see `rebuild_engine` for errors."""
+    def load(self) -> None:
+        """Load the base now, and run it once on a black image, so that the first photo need not wait for either.
+
+        Raises
+        ------
+        RequestError, WeightsError, UnsafeFile
+            If there is no such base, or its weights are missing or different.
+        """
+        side = self.trained.made.spec.image_size
+        self._loaded().run(np.zeros((1, side, side, 3), np.uint8))
+
+    def _loaded(self) -> SharedEngine:
         engine = self.engine
         if engine is None:
             engine = self.engine = share_engine(self.trained.made, self._weights)
@@ -157,7 +167,7 @@ class Predictor:
         unusable: dict[bytes, str] = {}
         if not contents:
             return found, unusable
-        made, reading, engine = self.trained.made, self.trained.reading, self.load()
+        made, reading, engine = self.trained.made, self.trained.reading, self._loaded()
         shown = len(contents) if len(contents) > made.batch_size else 0  # no bar for a moment's work
         with Progress(shown, "images") as progress:
             for keys, images, reasons in decode_batches(contents, made, reading.views, cores()):

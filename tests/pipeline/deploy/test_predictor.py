@@ -135,7 +135,9 @@ def test_many_threads_get_what_one_gets(run):
 
 def test_bases_are_shared_kept_for_the_next_call_and_freed(run, made):
     one, other = pipeline.Predictor(run), pipeline.Predictor(run)
-    assert one.load() is other.load() is one.load() and len(made) == 1
+    for predictor in (one, other, one):
+        predictor.load()
+    assert one.engine is other.engine and len(made) == 1
     one.close()
     assert made[0]() is not None  # the other still uses it
     other.close()
@@ -255,11 +257,11 @@ def test_the_command_watches_until_it_is_interrupted(run, capsys, as_json):
             time.sleep(0.1)
 
     def arrive():
-        computed(1)  # that which was named
+        computed(2)  # the first image, black, and the one that was named
         (folder / "broken.jpg").write_bytes(b"no image")
         shutil.copy("photos/test/red/test000.png", folder / "stored.png")
         shutil.copy("new/1.png", folder / "computed.png")
-        computed(2)
+        computed(3)
         os.kill(os.getpid(), signal.SIGINT)
 
     before, arriving = signal.getsignal(signal.SIGINT), threading.Thread(target=arrive)
