@@ -19,12 +19,10 @@ from features.store.schema import Rows
 from .checksums import check_sums
 
 FILE = "predictions.npz"
-# Split → what the head that predicted its rows knew of them: test by the head of the run, the others by one fitted on train.
-PREDICTED_BY = {
-    "train": "a head trained on this row",
-    "val": "a head whose settings this row helped to choose",
-    "test": "a head that never saw this row",
-}
+# What the head that predicted a row knew of it: rows of test by the head of the run, others by heads fitted to the other folds.
+OF_TEST = "the head of the run, which never saw this row"
+OF_LEARN = "a head fitted to the other folds, whose settings this row helped to choose"
+OF_NONE = "no head: the other folds are too few to fit it"
 
 
 @dataclass(frozen=True)
@@ -119,17 +117,30 @@ def load_predictions(folder: Path) -> Predictions:
     return Predictions(Rows(**held), splits, told, probabilities)
 
 
-def write_predictions(path: Path, rows: Rows, probabilities: np.ndarray) -> None:
-    """Write a CSV table of all images: label, prediction, and probabilities, (n_images, n_classes).
+def write_predictions(path: Path, rows: Rows, tested: np.ndarray, out_of_fold: np.ndarray) -> None:
+    """Write a CSV table of all images: label, prediction, and probabilities. No row is predicted by a head fitted to it.
 
-    The column ``predicted_by`` says what the head that predicted a row knew of it; see `PREDICTED_BY`.
+    Parameters
+    ----------
+    path : Path
+    rows : Rows
+    tested : ndarray of shape (n_test, n_classes)
+        Probabilities of the test rows.
+    out_of_fold : ndarray of shape (n_learn, n_classes)
+        Of all other rows; nan where no head could be fitted without them: their prediction and probabilities are left empty.
+        The column ``predicted_by`` says so.
     """
     names, splits = rows.class_names, {code: split for split, code in SPLITS.items()}
+    test = rows.splits == SPLITS["test"]
+    probabilities = np.empty((len(rows), len(names)))
+    probabilities[test], probabilities[~test] = tested, out_of_fold
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["path", "split", "label", "predicted", "predicted_by", *(f"p({name})" for name in names)])
         for row, chances in enumerate(probabilities):
-            predicted = names[int(chances.argmax())]
-            label, split = names[rows.labels[row]], splits[int(rows.splits[row])]
-            told = [rows.paths[row], split, label, predicted, PREDICTED_BY[split]]
-            table.writerow([*told, *(f"{chance:.6f}" for chance in chances)])
+            told = [rows.paths[row], splits[int(rows.splits[row])], names[rows.labels[row]]]
+            if np.isnan(chances[0]):
+                table.writerow([*told, "", OF_NONE, *("" for _ in names)])
+                continue
+            by = OF_TEST if test[row] else OF_LEARN
+            table.writerow([*told, names[int(chances.argmax())], by, *(f"{chance:.6f}" for chance in chances)])

@@ -153,7 +153,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         log.info(f"store    {store}: {describe_rows(rows, features.views)}")
         warn_of_majority(rows, asked.metric)
         log.info(f"head     {head} on {describe_features(features, asked)}")
-        result, fitted = _fit(opened, head, asked, aim is not None)
+        result, fitted = _fit(opened, head, asked)
     point = None if aim is None else _choose_point(aim, rows, result, fitted)
     run: dict[str, Any] = {
         **{name: value for name, value in result.told().items() if name != "history"},
@@ -173,8 +173,8 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     with whole_folder(folder, asked.overwrite) as unfinished:
         run["head_file"] = save_head(fitted.estimator, unfinished, asked.joblib)
         (unfinished / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        write_predictions(unfinished / "predictions.csv", rows, result.probabilities)
         tested = result.probabilities[rows.splits == SPLITS["test"]]
+        write_predictions(unfinished / "predictions.csv", rows, tested, fitted.out_of_fold)
         save_predictions(unfinished, rows, [rows.splits], {head: [result.told()]}, {head: [tested]})
         if fitted.choice.history:
             write_history(unfinished, fitted.choice)
@@ -184,8 +184,8 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     return TrainedHead(**run, out=str(folder))
 
 
-def _fit(opened: FeatureStore, head: str, asked: Request, folds: bool) -> tuple[Result, Fitted]:
-    """Fit a head here or on a cluster; with `folds`, out of fold too."""
+def _fit(opened: FeatureStore, head: str, asked: Request) -> tuple[Result, Fitted]:
+    """Fit a head here or on a cluster, also out of fold."""
     rows = asked.rows(opened)
     with on_cluster(asked.cluster, asked.skip_unfit):
         if asked.cluster is None or is_by_products(opened, head, asked):
@@ -193,8 +193,8 @@ def _fit(opened: FeatureStore, head: str, asked: Request, folds: bool) -> tuple[
             result, fitted = fit_head(
                 head, whole, rows, rows.splits, asked.seed, asked.select, asked.settings, asked.group, asked.metric
             )
-            return result, fitted.finished(len(rows.class_names) if folds else None)
-        call = Place.of(opened), head, asked.for_any_machine(), rows.splits, folds
+            return result, fitted.finished(len(rows.class_names))
+        call = Place.of(opened), head, asked.for_any_machine(), rows.splits, True
         ((result, fitted),) = spread(fit_stored, [call])
     return result, fitted
 
@@ -202,7 +202,6 @@ def _fit(opened: FeatureStore, head: str, asked: Request, folds: bool) -> tuple[
 def _choose_point(aim: Aim, rows: Rows, result: Result, fitted: Fitted) -> OperatingPoint:
     """Return the operating point, chosen on out-of-fold probabilities of train and val, with its figures on test."""
     test = rows.splits == SPLITS["test"]
-    assert fitted.out_of_fold is not None
     point = OperatingPoint.choose(aim, rows.labels[~test], fitted.out_of_fold, rows.class_names)
     log.info(f"decides  {point}")
     groups = groups_among(rows, test, result.group)

@@ -45,14 +45,14 @@ class Fitted:
         With its learning curves if it trains by epochs.
     search : Search or None
         On train and val; None once it is `finished`.
-    out_of_fold : ndarray of shape (n_learn, n_classes), optional
-        Probabilities of the images of train and val; see `out_of_fold`.
+    out_of_fold : ndarray of shape (n_learn, n_classes)
+        Probabilities of the images of train and val, nan until it is `finished` with them; see `out_of_fold`.
     """
 
     estimator: Classifier
     choice: Choice
-    search: Search | None = None
-    out_of_fold: np.ndarray | None = None
+    search: Search | None
+    out_of_fold: np.ndarray
 
     def finished(self, n_classes: int | None) -> Fitted:
         """Return it without its features, to be sent to another process; given a number of classes, with `out_of_fold`."""
@@ -134,7 +134,7 @@ def fit_head(
         group=group,
         **_evaluated(rows, test, probabilities[test], group),
     )
-    return result, Fitted(estimator, choice, search)
+    return result, Fitted(estimator, choice, search, np.full((len(sample.y), n_classes), np.nan))
 
 
 def _check_sides(labels: np.ndarray, splits: np.ndarray) -> None:
