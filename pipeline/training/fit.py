@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,6 +19,7 @@ from ..data.parallel import on_cluster, spread
 from ..data.store_ref import Place
 from ..decisions.aim import Aim
 from ..decisions.operating_point import OperatingPoint
+from ..evaluation.metrics import find_metric
 from ..heads.registry import check_heads, find_head
 from ..options import TrainHeadOptions
 from ..runs.feature_spec import Reading
@@ -38,6 +39,7 @@ from .loading import (
 )
 from .request import Request
 from .splitting import with_groups
+from .summary import slices_of
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class TrainedHead:
     operating_point : dict or None
         From which probability on an image is predicted as the positive class; see `OperatingPoint`. `test`, `intervals` and
         `by_class` are of the likeliest class, whatever the operating point.
+    slices : dict or None
+        The head by the values of each column of the store, with intervals and tests; see `Slices`.
     fit_seconds, predict_seconds : float
     select : {'cv', 'val'}
     metric : str
@@ -92,6 +96,7 @@ class TrainedHead:
     intervals: dict[str, tuple[float, float] | None]
     by_class: list[dict[str, Any]]
     operating_point: dict[str, Any] | None
+    slices: dict[str, Any] | None
     fit_seconds: float
     predict_seconds: float
     select: str
@@ -154,6 +159,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         warn_of_majority(rows, asked.metric)
         log.info(f"head     {head} on {describe_features(features, asked)}")
         result, fitted = _fit(opened, head, asked)
+    tested = result.probabilities[rows.splits == SPLITS["test"]]
     point = None if aim is None else _choose_point(aim, rows, result, fitted)
     run: dict[str, Any] = {
         **{name: value for name, value in result.told().items() if name != "history"},
@@ -161,6 +167,9 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         "test": _without_nan(result.test),
         "intervals": {name: None if math.isnan(ends[0]) else ends for name, ends in result.intervals.items()},
         "operating_point": point and point.to_json(),
+        "slices": slices_of(
+            head, [replace(result, probabilities=tested)], rows, [rows.splits], find_metric(asked.metric)
+        ),
         "select": asked.select,
         "metric": asked.metric,
         "seed": asked.seed,
@@ -173,7 +182,6 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     with whole_folder(folder, asked.overwrite) as unfinished:
         run["head_file"] = save_head(fitted.estimator, unfinished, asked.joblib)
         (unfinished / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        tested = result.probabilities[rows.splits == SPLITS["test"]]
         write_predictions(unfinished / "predictions.csv", rows, tested, fitted.out_of_fold)
         save_predictions(unfinished, rows, [rows.splits], {head: [result.told()]}, {head: [tested]})
         if fitted.choice.history:

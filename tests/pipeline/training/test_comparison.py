@@ -142,3 +142,11 @@ def test_the_best_heads_slices_are_kept_and_shown(store, tmp_path):
         page = render(gather(load_run(out)))
         assert "<bdi>camera</bdi>: <bdi>x</bdi>" in page and "<bdi>patient</bdi>: not looked at" in page
         assert ("Groups</th>" in page) == (group is not None)
+
+
+def test_a_trained_heads_slices_are_those_of_a_comparison(store, tmp_path):
+    run = pipeline.train_head(store, "logistic", metric="macro_f1", out=tmp_path / "r")
+    found = pipeline.compare(store, ["logistic"], metric="macro_f1", out=tmp_path / "c")
+    assert run.slices == found.slices
+    assert json.loads((tmp_path / "r/run.json").read_text(encoding="utf-8"))["slices"]["tests"] == 1
+    assert "<bdi>camera</bdi>: <bdi>x</bdi>" in render(gather(load_run(tmp_path / "r")))
