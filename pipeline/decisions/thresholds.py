@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy import stats
 
 from features.errors import called
 from features.runtime.log import log
@@ -12,6 +13,8 @@ from features.runtime.log import log
 from ..evaluation.metrics import find_metric
 from ..evaluation.weighted_rows import WeightedRows
 from .aim import Aim
+
+CONFIDENCE = 0.9  # with which a sensitivity or specificity is reached on new rows
 
 
 def choose_threshold(aim: Aim, positive: np.ndarray, chances: np.ndarray) -> float:
@@ -26,9 +29,10 @@ def choose_threshold(aim: Aim, positive: np.ndarray, chances: np.ndarray) -> flo
 
     Notes
     -----
-    A sensitivity s is that of new rows. If k of n positive rows lie at or above the threshold, a new one does so with
-    probability k / (n + 1), whatever the distribution (order statistics; Vovk, Gammerman and Shafer 2005, "Algorithmic learning
-    in a random world", section 2.2). The threshold is the highest with k / (n + 1) >= s; likewise, for a specificity, the lowest.
+    A sensitivity is that of new rows, and is reached with a confidence of `CONFIDENCE`: if the threshold is the k-th highest
+    probability of n positive rows, the share of all positive rows at or above it has the distribution Beta(k, n + 1 - k), whatever
+    the distribution of probabilities (Wilks 1941, "Determination of sample sizes for setting tolerance limits"). The smallest k
+    is taken whose Beta distribution lies above the sensitivity with this confidence; likewise for a specificity.
 
     For a metric or a cost, all thresholds between two neighbouring probabilities decide alike. Among the best ones the threshold
     is that which would be best if probabilities were true, if it is one of them: the share of positives for balanced accuracy,
@@ -77,13 +81,14 @@ def _ranked(aim: Aim, positive: np.ndarray, chances: np.ndarray) -> float:
     """Return the threshold for a sensitivity or specificity; see `choose_threshold`."""
     assert aim.value is not None
     wanted = np.sort(chances[positive])[::-1] if aim.way == "sensitivity" else np.sort(chances[~positive])
-    needed = math.ceil(aim.value * (len(wanted) + 1) - 1e-9)
-    if needed > len(wanted):
-        enough = math.ceil(aim.value / (1 - aim.value) - 1e-9)
+    n = len(wanted)
+    k = np.arange(1, n + 1)
+    enough = np.flatnonzero(stats.beta.ppf(1 - CONFIDENCE, k, n + 1 - k) >= aim.value)
+    if not len(enough):
+        needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(aim.value))
         log.warning(
-            f"{called(aim.way)} {aim.value:g} needs at least {enough} images of its class in train and val; got {len(wanted)}. "
-            f"The threshold lets all of them through, for which {len(wanted) / (len(wanted) + 1):.3f} is to be expected"
+            f"{called(aim.way)} {aim.value:g} needs at least {needed} images of its class in train and val; got {n}. All of them "
+            f"are on the right side of the threshold, which reaches it with a confidence of only {1 - aim.value**n:.2f}"
         )
-        needed = len(wanted)
-    edge = float(wanted[needed - 1])
+    edge = float(wanted[enough[0] if len(enough) else -1])
     return edge if aim.way == "sensitivity" else float(np.nextafter(edge, np.inf))
