@@ -1,6 +1,7 @@
 """Settings are chosen by the metric that was asked for, of the probabilities that are deployed; classes may be weighted."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from sklearn.svm import SVC
 
 from features.errors import RequestError
 from pipeline.data.training_data import Features, Part, Sample
+from pipeline.evaluation.metrics import METRICS
 from pipeline.heads.calibration import Calibrator
 from pipeline.heads.logistic.search import Logistic
 from pipeline.heads.registry import HEADS, find_head
 from pipeline.heads.settings import best_of
+from pipeline.options import MetricName
 
 ELSEWHERE = {
     "accuracy": lambda y, p: metrics.accuracy_score(y, p.argmax(axis=1)),
@@ -115,6 +118,10 @@ def test_a_metric_that_is_undefined_on_val_is_refused():
         small("logistic").search(sample).choose(sample.pairs("val"), "roc_auc")
     with pytest.raises(RequestError, match="roc_auc must be defined"):
         small("mlp").search(sample).choose(sample.pairs("cv"), "roc_auc")
+
+
+def test_every_metric_that_can_decide_may_be_asked_for():
+    assert set(get_args(MetricName)) == {each.name for each in METRICS} - {"calibration_error"}  # 0 for a constant head
 
 
 def test_ties_are_broken_by_log_loss():
