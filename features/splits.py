@@ -33,7 +33,7 @@ def stratified_split(strata: np.ndarray, keys: Sequence[str | bytes], fraction: 
 
     Units are visited in the order of the SHA-256 of seed and key, so no random generator is needed. A unit is added or removed
     if this brings the chosen shares of its strata nearer to the fraction (least squares), until no such change is left. Of each
-    stratum with two or more units, at least one is chosen, but never all. Of a stratum with three or more units, some of several
+    stratum with two or more units, at least one is chosen, but never all; a single unit of several rows is left over. Of a stratum with three or more units, some of several
     rows, at least two are left over, so another fraction can be chosen from the rest.
 
     Parameters
@@ -154,7 +154,7 @@ class _Choice:
         self._wanted = [min(max(1, round(fraction * n)), n - 1) for n in self._rows]
         self._held = [0] * len(self._rows)
         self._most = [  # how many units of each stratum may be chosen
-            count - (min(2, count - 1) if count < n else 0)
+            count - (max(1, min(2, count - 1)) if count < n else 0)
             for count, n in zip(units.numbers.tolist(), self._rows, strict=True)
         ]
         self._chosen = [0] * len(self._rows)
@@ -297,16 +297,22 @@ def check_numbers(
     what : str
         What the sides are: ``splits`` or ``folds``.
     """
-    units: list[set[str | bytes]] = [set() for _ in class_names]
-    for label, key in zip(labels.tolist(), keys, strict=True):
-        units[label].add(key)
-    few = [(name, len(held)) for name, held in zip(class_names, units, strict=True) if 0 < len(held) < sides]
+    units = count_units(labels, keys, len(class_names))
+    few = [(name, count) for name, count in zip(class_names, units, strict=True) if 0 < count < sides]
     if few:
         told = ", ".join(f"{name!r} in {count}" for name, count in few)
         raise RequestError(
             f"every class must be in at least {sides} groups ({group}) for {sides} {what}; got {told}. Add images of other "
             f"groups, or leave out the class."
         )
+
+
+def count_units(labels: np.ndarray, keys: Sequence[str | bytes], classes: int) -> list[int]:
+    """Return the number of units, rows with different keys, of each class."""
+    units: list[set[str | bytes]] = [set() for _ in range(classes)]
+    for label, key in zip(labels.tolist(), keys, strict=True):
+        units[label].add(key)
+    return [len(held) for held in units]
 
 
 def count_rows(class_names: Sequence[str], labels: np.ndarray, splits: np.ndarray) -> dict[str, dict[str, int]]:

@@ -137,7 +137,7 @@ def run_pass(
         clock.lap("plan")
         return Summary(asked.path, len(rows), 0, skipped, clock.laps)
     if not asked.allow_missing_classes:
-        check_splits(source)  # again: copies may have moved
+        check_splits(source, plan.keys)  # again: copies may have moved
         check_classes(plan, asked)
     check_left(plan, asked)
     clock.lap("plan")

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import RequestError, SourceError, called, option
-from ..splits import SPLITS, check_numbers, check_unbroken, groups_of, join_keys, rank_keys, stratified_split
+from ..splits import (
+    SPLITS,
+    check_numbers,
+    check_unbroken,
+    count_units,
+    groups_of,
+    join_keys,
+    rank_keys,
+    stratified_split,
+)
 from .cifar10 import read_cifar10
 from .elpv import read_elpv
 from .folder import read_folder
@@ -168,16 +177,30 @@ def _draw(source: Source, keys: Sequence[Sequence[bytes | str]]) -> np.ndarray:
     return splits
 
 
-def check_splits(source: Source) -> None:
-    """Raise SourceError if a class has no image in some split."""
+def check_splits(source: Source, contents: Sequence[bytes | str] | None = None) -> None:
+    """Raise SourceError if a class has no image in some split; if contents are given, it counts a class's different ones."""
     for split, classes in source.counts().items():
         missing = [name for name, rows in classes.items() if not rows]
         if missing:
             together = "" if source.group is None else f" of other groups ({source.group})"
+            copies = "" if contents is None else _tell_copies(source, contents, missing)
             raise SourceError(
-                f"every class must be in every split; {split} has no image of {', '.join(map(repr, missing))}. "
+                f"every class must be in every split; {split} has no image of {', '.join(map(repr, missing))}{copies}. "
                 f"Add images{together} (or raise {called('limit')}), remove the class, or accept it: {option('allow_missing_classes', True)}"
             )
+
+
+def _tell_copies(source: Source, contents: Sequence[bytes | str], names: Sequence[str]) -> str:
+    """Return how many different images each of these classes has, if some of its images are copies, which stay together."""
+    different = count_units(source.labels, contents, len(source.class_names))
+    images = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
+    labels = [source.class_names.index(name) for name in names]
+    told = [
+        f"{names[i]!r} is {different[k]} different of {images[k]}"
+        for i, k in enumerate(labels)
+        if different[k] < images[k]
+    ]
+    return f" ({'; '.join(told)}: copies stay in one split)" if told else ""
 
 
 def _keep(source: Source, limit: int, seed: int) -> Source:

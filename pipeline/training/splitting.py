@@ -13,6 +13,7 @@ from features.splits import (
     SPLITS,
     check_numbers,
     check_unbroken,
+    count_units,
     groups_of,
     join_keys,
     stratified_split,
@@ -67,6 +68,18 @@ def _mend(group: str, asked: Request) -> str:
             f"{drawn[0].upper()}{drawn[1:]}, or split anew by the groups.csv of {command('audit', store=asked.store)}"
         )
     return f"Extract again with {option('group', group)}, which computes nothing, or {drawn}"
+
+
+def _warn_of_copies(rows: Rows, keys: list[str | bytes]) -> None:
+    """Warn of classes with copies that have too few different images to be in every split, since copies stay together."""
+    images = np.bincount(rows.labels, minlength=len(rows.class_names)).tolist()
+    units = count_units(rows.labels, keys, len(rows.class_names))
+    for name, different, count in zip(rows.class_names, units, images, strict=True):
+        if different < min(len(SPLITS), count):
+            log.warning(
+                f"{name} has {count} images but only {different} different: copies stay in one split, so the class is not in "
+                f"every one of the drawn splits. Add images, or leave out the class."
+            )
 
 
 def names_of(found: NearCopies, rows: Rows) -> tuple[str, ...]:
@@ -126,6 +139,8 @@ def draw_splits(rows: Rows, repeats: int, seed: int, group: str | None = None) -
     keys = side_keys(rows, group)
     if group is not None:
         check_numbers(rows.labels, keys, rows.class_names, group, len(SPLITS), "splits")
+    else:
+        _warn_of_copies(rows, keys)
     test = float(np.mean(rows.splits == SPLITS["test"]))
     val = float(np.mean(rows.splits == SPLITS["val"])) / (1 - test)
     drawn = []

@@ -101,6 +101,26 @@ def test_too_few_groups_are_refused():
         take_sample(features_of(rows), rows, everything, ~everything, 0, "patient")
 
 
+def test_a_class_of_copies_alone_is_told_of(tmp_path, caplog):
+    """Ten copies of one image: extract refuses, drawing splits warns."""
+    for number in range(12):
+        draw(tmp_path / "photos/a" / f"{number}.png", number)
+    draw(tmp_path / "photos/b/0.png", 99)
+    for number in range(1, 10):
+        shutil.copy(tmp_path / "photos/b/0.png", tmp_path / f"photos/b/{number}.png")
+    with pytest.raises(
+        RequestError, match=r"(val|test) has no image of 'b' \('b' is 1 different of 10: copies stay in one split\)"
+    ):
+        extract(str(tmp_path / "photos"), backbone="tiny", out=tmp_path / "s.h5")
+    y, splits = np.repeat([0, 1], [12, 10]).astype(np.int32), np.resize([0, 0, 1, 2], 22).astype(np.uint8)
+    rows = rows_of(y, splits, 2)
+    draw_splits(rows, 3, 0)
+    assert not caplog.records
+    rows.sha256[12:] = rows.sha256[12]
+    assert all((split[y == 1] == SPLITS["train"]).all() for split in draw_splits(rows, 3, 0))  # where it is of most use
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["1 has 10 images but only 1 different"]
+
+
 @pytest.fixture
 def write(tmp_path):
     """Return what extracts 40 images of ten patients, in two classes; one image of each patient is there twice."""
