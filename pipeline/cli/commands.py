@@ -113,7 +113,7 @@ def _warn_of_series(store: Path) -> None:
 
 
 def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
-    from ..decisions.operating_point import OperatingPoint
+    from ..evaluation.decisions.operating_point import OperatingPoint
     from ..heads.settings import describe_settings
     from ..training.fit import train_head
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation import curves
 from ..evaluation.metrics import METRICS, Metric
 from ..evaluation.significance import NEEDS
 from ..runs.plots import interval_of
 from ..runs.predictions import Predictions
 from ..training.summary import standing
-from . import charts
+from . import charts, curves
 
 # Columns of the leaderboard: key, title, digits, description, and whether greater is better.
 COLUMNS = (

@@ -11,7 +11,7 @@ import numpy as np
 from features.errors import UnsafeFile
 from features.store.provenance import Provenance
 
-from ..decisions.operating_point import OperatingPoint
+from ..evaluation.decisions.operating_point import OperatingPoint
 from ..heads.contract import Classifier
 from .feature_spec import Reading
 from .folders import read_run

@@ -17,8 +17,8 @@ from features.store.schema import Rows
 
 from ..data.parallel import on_cluster, spread
 from ..data.store_ref import Place
-from ..decisions.aim import Aim
-from ..decisions.operating_point import OperatingPoint
+from ..evaluation.decisions.aim import Aim
+from ..evaluation.decisions.operating_point import OperatingPoint
 from ..evaluation.metrics import find_metric
 from ..heads.registry import check_heads, find_head
 from ..options import TrainHeadOptions

@@ -11,7 +11,7 @@ import numpy as np
 from features.splits import SPLITS
 from features.store.schema import Rows
 
-from ..decisions.by_class import pooled
+from ..evaluation.decisions.by_class import pooled
 from ..evaluation.held_out import HeldOut
 from ..evaluation.intervals import interval_of_mean
 from ..evaluation.metrics import METRICS, Metric

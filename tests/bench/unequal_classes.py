@@ -14,8 +14,8 @@ import numpy as np
 from features import FeatureStore
 from features.splits import SPLITS
 from features.store.schema import Rows
-from pipeline.decisions.aim import Aim
-from pipeline.decisions.operating_point import OperatingPoint
+from pipeline.evaluation.decisions.aim import Aim
+from pipeline.evaluation.decisions.operating_point import OperatingPoint
 from pipeline.evaluation.metrics import figures_of, find_metric
 from pipeline.evaluation.weighted_rows import WeightedRows
 from pipeline.training.fits.fitting import fit_head

@@ -17,7 +17,7 @@ from features.store.schema import Rows
 
 from ...data.store_ref import Place
 from ...data.training_data import Features, Sample
-from ...decisions.by_class import figures_by_class
+from ...evaluation.decisions.by_class import figures_by_class
 from ...evaluation.intervals import intervals_of
 from ...evaluation.metrics import evaluate
 from ...heads.contract import Classifier, Head, Search, Settings

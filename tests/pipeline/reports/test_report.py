@@ -21,8 +21,8 @@ from features import FeatureStore, extract
 from features.pooling import pool_maps
 from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part, Sample
-from pipeline.evaluation import curves
 from pipeline.heads.registry import find_head
+from pipeline.reports import curves
 from pipeline.reports.analysis.class_activation import activation_maps
 from pipeline.reports.analysis.label_issues import label_errors
 from pipeline.reports.analysis.refitted_head import LINEAR

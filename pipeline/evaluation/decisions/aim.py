@@ -11,7 +11,7 @@ import numpy as np
 
 from features.errors import RequestError, called, must_be_one_of, option
 
-from ..options import Threshold
+from ...options import Threshold
 
 DECIDED = get_args(Threshold)
 _WAYS = ("threshold", "cost", "sensitivity", "specificity")  # options that ask for an operating point

@@ -10,10 +10,10 @@ from scipy import stats
 from sklearn import metrics
 
 from features.errors import RequestError, UnsafeFile
-from pipeline.decisions.aim import DECIDED, Aim
-from pipeline.decisions.by_class import figures_by_class
-from pipeline.decisions.operating_point import OperatingPoint
-from pipeline.decisions.thresholds import choose_threshold
+from pipeline.evaluation.decisions.aim import DECIDED, Aim
+from pipeline.evaluation.decisions.by_class import figures_by_class
+from pipeline.evaluation.decisions.operating_point import OperatingPoint
+from pipeline.evaluation.decisions.thresholds import choose_threshold
 
 NAMES = ("functional", "defective")
 

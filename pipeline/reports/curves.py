@@ -8,7 +8,7 @@ import numpy as np
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from .weighted_rows import BINS
+from ..evaluation.weighted_rows import BINS
 
 Curve = tuple[np.ndarray, np.ndarray]  # x, non-decreasing, and y
 Pair = tuple[np.ndarray, np.ndarray]  # labels, (n_samples,), and probabilities, (n_samples, n_classes)

@@ -11,8 +11,8 @@ import numpy as np
 
 from features.errors import RequestError, UnsafeFile, called
 
-from ..evaluation.intervals import intervals_of
-from ..evaluation.metrics import evaluate
+from ..intervals import intervals_of
+from ..metrics import evaluate
 from .aim import DECIDED, Aim
 from .by_class import ClassFigures, figures_by_class
 from .thresholds import choose_threshold

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.held_out import unit_numbers
-from ..evaluation.significance import effective_rows, wilson
+from ..held_out import unit_numbers
+from ..significance import effective_rows, wilson
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from scipy import stats
 from features.errors import called
 from features.runtime.log import log
 
-from ..evaluation.metrics import find_metric
-from ..evaluation.weighted_rows import WeightedRows
+from ..metrics import find_metric
+from ..weighted_rows import WeightedRows
 from .aim import Aim
 
 CONFIDENCE = 0.9  # with which a sensitivity or specificity is reached on new rows
