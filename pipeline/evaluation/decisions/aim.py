@@ -14,7 +14,7 @@ from features.errors import RequestError, called, must_be_one_of, option
 from ...options import Threshold
 
 DECIDED = get_args(Threshold)
-_WAYS = ("threshold", "cost", "sensitivity", "specificity")  # options that ask for an operating point
+WAYS = ("threshold", "cost", "sensitivity", "specificity")  # options that ask for an operating point
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Aim:
         RequestError
             If options contradict each other, there are not two classes, or a value is not allowed.
         """
-        given = [name for name in _WAYS if options.get(name) is not None]
+        given = [name for name in WAYS if options.get(name) is not None]
         positive = options.get("positive")
         if not given:
             if positive is not None:
                 raise RequestError(
-                    f"{called('positive')} must come with {' or '.join(map(called, _WAYS))}; got it alone. Leave it out."
+                    f"{called('positive')} must come with {' or '.join(map(called, WAYS))}; got it alone. Leave it out."
                 )
             return None
         if len(given) > 1:

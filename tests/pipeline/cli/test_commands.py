@@ -171,7 +171,11 @@ def test_two_repeats_are_shown_without_intervals_and_tests(tiny_store, here, cap
         (["lecture", "--data", "photos", "--seed", "-1"], 2, "--seed must be between 0 and 4294967295; got -1."),
         (["verify", "s.h5", "--seed", "-1"], 2, "--seed must be at least 0; got -1."),
         (["layers", "tiny", "--image-size", "0"], 2, "--image-size must be at least 8 for tiny; got 0."),
-        (["probe", "--store", "s.h5", "--set", "zzz=1"], 2, "setting of logistic must be one of C, scale; got 'zzz'"),
+        (
+            ["probe", "--store", "s.h5", "--set", "zzz=1"],
+            2,
+            "setting of logistic must be one of C, class_weight, scale; got 'zzz'",
+        ),
         (["compare", "--store", "s.h5", "--heads", "logistic", "--set", "C=nan"], 2, "C must be a number above 0"),
         (["compare", "--store", "s.h5", "--heads", "logistic", "--set", "C=True"], 2, "C must be a number above 0"),
     ],
@@ -369,6 +373,7 @@ def test_every_option_is_used(tiny_store):
     from dataclasses import fields
 
     from features.extraction.request import ExtractRequest
+    from pipeline.evaluation.decisions.aim import WAYS
     from pipeline.options import CompareOptions, ProbeOptions, TrainHeadOptions
     from pipeline.training.request import Request
 
@@ -377,7 +382,7 @@ def test_every_option_is_used(tiny_store):
     for options, own in (
         (CompareOptions, {"repeats"}),
         (ProbeOptions, {"repeats"}),
-        (TrainHeadOptions, {"tensorboard"}),
+        (TrainHeadOptions, {"tensorboard", "positive", *WAYS}),  # the last of `Aim`
     ):
         assert set(flags_of(options)) - own <= asked
 

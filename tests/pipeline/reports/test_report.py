@@ -76,7 +76,7 @@ def test_the_mean_of_an_activation_map_is_the_score(name, pool):
             Features(X, (X.shape[1],), 1, (Part("last", pool),)), classes, np.arange(60) % 5 == 0, np.arange(60) % 5
         )
         search = find_head(name).search(sample, find_head(name).grid)
-        settings = {key: values[1] for key, values in find_head(name).grid.items()}
+        settings = {key: values[-1] for key, values in find_head(name).grid.items()}
         fitted = search.fit(settings, sample.everything)
         coef, intercept = fitted.coefficients(3)
         scores = activation_maps(maps, coef, pool).mean(axis=(1, 2)) + intercept
