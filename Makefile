@@ -17,7 +17,7 @@ DEMO_SIZE ?= 160
 DEMO_HEADS ?= logistic,rbf-svm,ridge,knn,nearest-mean,majority
 
 BIN := .venv/bin
-EXTRAS := demo,openvino,mnn,numba,dask,export,pandas,hdf5plugin,test,lint
+EXTRAS := demo,openvino,numba,dask,export,pandas,hdf5plugin,test,lint
 PIPELINE := $(BIN)/python -m pipeline
 RUNS = runs/$(basename $(notdir $(STORE)))
 

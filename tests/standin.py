@@ -12,8 +12,7 @@ from features.backbones.weights import Weights
 from features.engines.registry import ENGINES, EngineKind
 
 SHAPE = (4, 4, 96)
-calls = []  # number of images of each batch, padding included
-CHECKS = 2  # of those calls, before a pass: the engine is checked and timed
+calls = []  # number of images of each batch
 
 
 class StandInEngine:

@@ -5,30 +5,23 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError, called, must_be_one_of
 from ..pooling import kind_of
 from ..runtime.keras_runtime import import_keras
+from ..runtime.user_cache import recall, remember
+from ..runtime.versions import own_source
 from .base import Base
 from .custom_model import load_own
+from .preprocessing import Preprocessing
 from .registry import Backbone, check_request, find_backbone
-from .weights import load_weights
+from .weights import Weights, are_expected, load_weights, recall_sha256
 
 if TYPE_CHECKING:
     import keras
-
-
-def _rescale(images: Any) -> Any:
-    return images / 255.0
-
-
-def _as_it_is(images: Any) -> Any:
-    return images
-
-
-_PREPARE = {"rescale": _rescale, "none": _as_it_is}
 
 
 def build_base(
@@ -70,15 +63,13 @@ def build_base(
     keras = import_keras()
     if backbone.module:
         shape = {"include_top": False, "input_shape": (image_size, image_size, 3)}
-        application, construct = _application(backbone)
+        construct = _constructor(backbone)
         model = construct(weights=None, **shape)
-        prepare = application.preprocess_input if preprocess == "imagenet" else _PREPARE[preprocess]
     else:
         if weights != "imagenet":
             raise RequestError(
                 f"{called('weights')} must be left out for {name}, which contains its own; got {weights!r}. Leave {called('weights')} out."
             )
-        prepare = _PREPARE[preprocess]
         model, loaded = load_own(Path(name), image_size, weights_sha256)
     model.trainable = False
     by_name = canonical_names(model)
@@ -87,13 +78,74 @@ def build_base(
         loaded = load_weights(model, name, weights, weights_sha256, lambda: construct(weights="imagenet", **shape))
     outputs = {layer: by_name[layer].output for layer in chosen}
     shapes = {layer: tuple(output.shape[1:]) for layer, output in outputs.items()}
-    return Base(
-        model=keras.Model(model.inputs[0], outputs, name="base"),
-        layers=shapes,
-        preprocess=prepare,
-        kinds={layer: kind_of(shape) for layer, shape in shapes.items()},
-        weights=loaded,
-    )
+    whole = keras.Model(model.inputs[0], outputs, name="base")
+    kinds = {layer: kind_of(shape) for layer, shape in shapes.items()}
+    return _base(lambda: whole, backbone, image_size, preprocess, shapes, kinds, loaded)
+
+
+def find_base(
+    name: str,
+    layers: Sequence[str],
+    image_size: int,
+    preprocess: str | None = None,
+    weights: str = "imagenet",
+    weights_sha256: str | None = None,
+) -> Base:
+    """Return the base that `build_base` returns; one that was built earlier is built again only where its model is needed.
+
+    Weights count as unchanged if the size, times and inode of their file are unchanged since they were loaded and hashed.
+    """
+    backbone = find_backbone(name)
+    preprocess = preprocess or backbone.preprocess
+    check_request(name, image_size, preprocess)
+    asked: Any = (name, layers, image_size, preprocess, weights, weights_sha256)
+    if backbone.build is not None:
+        return build_base(*asked)
+    sha256 = recall_sha256(name, weights)
+    if (
+        sha256 is not None
+        and (backbone.module or weights == "imagenet")
+        and are_expected(name, weights, weights_sha256, sha256)
+    ):
+        noted = recall("bases", _note(backbone, layers, image_size, sha256))
+        if noted is not None:
+            shapes = {layer: tuple(shape) for layer, shape in noted["layers"].items()}
+            found = Weights(noted["origin"], sha256)
+            return _base(
+                lambda: build_base(*asked).model, backbone, image_size, preprocess, shapes, noted["kinds"], found
+            )
+    base = build_base(*asked)
+    if recall_sha256(name, weights) == base.weights.sha256:  # known now, if not before
+        told = {"layers": base.layers, "kinds": base.kinds, "origin": base.weights.origin}
+        for each in {tuple(layers), tuple(base.layers)}:  # as asked for, maybe by index, and by name
+            remember("bases", _note(backbone, each, image_size, base.weights.sha256), told)
+    return base
+
+
+def _note(backbone: Backbone, layers: Sequence[str], image_size: int, sha256: str) -> dict[str, Any]:
+    """Return the key under which a base's layers are noted."""
+    return {
+        "backbone": [backbone.module, backbone.constructor if backbone.module else ""],
+        "layers": list(layers),
+        "image_size": image_size,
+        "weights_sha256": sha256,
+        "keras": version("keras"),
+        "source": own_source(),
+    }
+
+
+def _base(
+    build: Callable[[], keras.Model],
+    backbone: Backbone,
+    image_size: int,
+    preprocess: str,
+    layers: dict[str, tuple[int, ...]],
+    kinds: dict[str, str],
+    weights: Weights,
+) -> Base:
+    identity = _note(backbone, list(layers), image_size, weights.sha256) | {"preprocess": preprocess}
+    prepare = Preprocessing(preprocess, backbone.kind, backbone.module)
+    return Base(build, layers, prepare, kinds, weights, identity=identity)
 
 
 def list_layers(name: str, image_size: int | None = None) -> dict[str, tuple[int, ...]]:
@@ -103,17 +155,16 @@ def list_layers(name: str, image_size: int | None = None) -> dict[str, tuple[int
     check_request(name, size, backbone.preprocess)
     if backbone.module:
         import_keras()
-        _, construct = _application(backbone)
-        model = construct(weights=None, include_top=False, input_shape=(size, size, 3))
+        model = _constructor(backbone)(weights=None, include_top=False, input_shape=(size, size, 3))
     else:
         model, _ = load_own(Path(name), size, None)
     return {layer: tuple(each.output.shape[1:]) for layer, each in canonical_names(model).items()}
 
 
-def _application(backbone: Backbone) -> tuple[Any, Callable[..., Any]]:
-    """Return the module with a backbone's ``preprocess_input``, and its constructor, which may be in the parent module."""
+def _constructor(backbone: Backbone) -> Callable[..., Any]:
+    """Return a backbone's constructor, which may be in the parent of its module."""
     module, parent = importlib.import_module(backbone.module), importlib.import_module("keras.applications")
-    return module, getattr(module, backbone.constructor, None) or getattr(parent, backbone.constructor)
+    return getattr(module, backbone.constructor, None) or getattr(parent, backbone.constructor)
 
 
 def resolve_layer(layer: str, names: Sequence[str]) -> str:

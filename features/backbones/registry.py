@@ -28,6 +28,8 @@ class Backbone:
         Default layer, the last feature map, by name or index.
     image_size, smallest : int
         Default and smallest side of an image, in pixels.
+    kind : {'caffe', 'tf', 'torch', 'none', ''}
+        See `Preprocessing`.
     prepared : bool
         Whether the model includes its preprocessing, so that it takes RGB in 0..255.
     build : callable, optional
@@ -39,6 +41,7 @@ class Backbone:
     layer: str
     image_size: int
     smallest: int = 32
+    kind: str = ""
     prepared: bool = False
     build: Callable[..., Base] | None = None
 
@@ -50,25 +53,29 @@ class Backbone:
 
 _APPLICATIONS = "keras.applications."
 BACKBONES = {
-    "vgg16": Backbone(_APPLICATIONS + "vgg16", "VGG16", "block5_pool", 224),
-    "vgg19": Backbone(_APPLICATIONS + "vgg19", "VGG19", "block5_pool", 224),
-    "resnet50": Backbone(_APPLICATIONS + "resnet", "ResNet50", "conv5_block3_out", 224),
-    "resnet101": Backbone(_APPLICATIONS + "resnet", "ResNet101", "conv5_block3_out", 224),
-    "resnet50_v2": Backbone(_APPLICATIONS + "resnet_v2", "ResNet50V2", "post_relu", 224),
-    "inception_v3": Backbone(_APPLICATIONS + "inception_v3", "InceptionV3", "mixed10", 299, 75),
-    "inception_resnet_v2": Backbone(_APPLICATIONS + "inception_resnet_v2", "InceptionResNetV2", "conv_7b_ac", 299, 75),
-    "xception": Backbone(_APPLICATIONS + "xception", "Xception", "block14_sepconv2_act", 299, 71),
-    "mobilenet_v2": Backbone(_APPLICATIONS + "mobilenet_v2", "MobileNetV2", "out_relu", 224),
-    "mobilenet_v3_large": Backbone(_APPLICATIONS + "mobilenet_v3", "MobileNetV3Large", "-1", 224, prepared=True),
-    "densenet121": Backbone(_APPLICATIONS + "densenet", "DenseNet121", "relu", 224),
+    "vgg16": Backbone(_APPLICATIONS + "vgg16", "VGG16", "block5_pool", 224, kind="caffe"),
+    "vgg19": Backbone(_APPLICATIONS + "vgg19", "VGG19", "block5_pool", 224, kind="caffe"),
+    "resnet50": Backbone(_APPLICATIONS + "resnet", "ResNet50", "conv5_block3_out", 224, kind="caffe"),
+    "resnet101": Backbone(_APPLICATIONS + "resnet", "ResNet101", "conv5_block3_out", 224, kind="caffe"),
+    "resnet50_v2": Backbone(_APPLICATIONS + "resnet_v2", "ResNet50V2", "post_relu", 224, kind="tf"),
+    "inception_v3": Backbone(_APPLICATIONS + "inception_v3", "InceptionV3", "mixed10", 299, 75, "tf"),
+    "inception_resnet_v2": Backbone(
+        _APPLICATIONS + "inception_resnet_v2", "InceptionResNetV2", "conv_7b_ac", 299, 75, "tf"
+    ),
+    "xception": Backbone(_APPLICATIONS + "xception", "Xception", "block14_sepconv2_act", 299, 71, "tf"),
+    "mobilenet_v2": Backbone(_APPLICATIONS + "mobilenet_v2", "MobileNetV2", "out_relu", 224, kind="tf"),
+    "mobilenet_v3_large": Backbone(
+        _APPLICATIONS + "mobilenet_v3", "MobileNetV3Large", "-1", 224, kind="none", prepared=True
+    ),
+    "densenet121": Backbone(_APPLICATIONS + "densenet", "DenseNet121", "relu", 224, kind="torch"),
     "efficientnet_v2_b0": Backbone(
-        _APPLICATIONS + "efficientnet_v2", "EfficientNetV2B0", "top_activation", 224, prepared=True
+        _APPLICATIONS + "efficientnet_v2", "EfficientNetV2B0", "top_activation", 224, kind="none", prepared=True
     ),
     "efficientnet_v2_s": Backbone(
-        _APPLICATIONS + "efficientnet_v2", "EfficientNetV2S", "top_activation", 384, prepared=True
+        _APPLICATIONS + "efficientnet_v2", "EfficientNetV2S", "top_activation", 384, kind="none", prepared=True
     ),
-    "convnext_tiny": Backbone(_APPLICATIONS + "convnext", "ConvNeXtTiny", "-1", 224, prepared=True),
-    "nasnet_mobile": Backbone(_APPLICATIONS + "nasnet", "NASNetMobile", "-1", 224),
+    "convnext_tiny": Backbone(_APPLICATIONS + "convnext", "ConvNeXtTiny", "-1", 224, kind="none", prepared=True),
+    "nasnet_mobile": Backbone(_APPLICATIONS + "nasnet", "NASNetMobile", "-1", 224, kind="tf"),
 }
 
 

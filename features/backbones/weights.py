@@ -105,6 +105,14 @@ def recall_sha256(backbone: str, weights: str) -> str | None:
         return None
 
 
+def are_expected(backbone: str, weights: str, asked: str | None, found: str) -> bool:
+    """Return whether `load_weights` would accept weights with the SHA-256 `found`, which lie where it looks first."""
+    expected = asked or IMAGENET_SHA256.get(backbone)
+    if expected is None:  # then only Keras' own download and the user's own model are trusted
+        return weights == "imagenet"
+    return found == expected
+
+
 def _weights_file(backbone: str, weights: str) -> Path | None:
     """Return the file from which weights would currently be loaded, if there is exactly one."""
     if weights != "imagenet":

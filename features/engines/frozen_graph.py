@@ -71,6 +71,14 @@ class Frozen:
         """Return the serialised graph, the same bytes for the same base in every fresh process."""
         return self.function.graph.as_graph_def().SerializeToString(deterministic=True)
 
+    def compute(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Return features of a few images by TensorFlow, operation by operation: in a fraction of the time and memory of freezing."""
+        import_keras()
+        import tensorflow as tf
+
+        with quiet(), tf.device("cpu"):
+            return self.named([output.numpy() for output in _forward(self, tf.constant(images))], len(images))
+
     def of_batch(self, batch_size: int) -> Frozen:
         """Return the same graph for another batch size."""
         return replace(self, batch_size=batch_size)
@@ -79,23 +87,29 @@ class Frozen:
         """Return the same graph with layers in another precision."""
         return replace(self, precision=precision)
 
-    def named(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Return flat outputs as layer → features in the shape of a batch."""
-        shapes = {layer: (self.batch_size, *shape) for layer, shape in self.layers.items()}
+    def named(self, outputs: Sequence[np.ndarray], count: int) -> dict[str, np.ndarray]:
+        """Return flat outputs of so many images as layer → features."""
+        shapes = {layer: (count, *shape) for layer, shape in self.layers.items()}
         return {layer: flat.reshape(shape) for (layer, shape), flat in zip(shapes.items(), outputs, strict=True)}
 
 
 def _freeze(frozen: Frozen) -> Any:
-    base, pool, side = frozen.base, frozen.pool, frozen.image_size
     import_keras()
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    reduce = {"avg": tf.reduce_mean, "max": tf.reduce_max}
+    side = frozen.image_size
+    shape = tf.TensorSpec((frozen.batch_size, side, side, 3), tf.uint8)
+    with quiet(), _computing_in(frozen.base.model, frozen.precision):
+        forward = tf.function(lambda images: _forward(frozen, images))
+        return convert_variables_to_constants_v2(forward.get_concrete_function(shape))
 
-    def forward(images: Any) -> list[Any]:
-        maps = base.model(base.preprocess(tf.cast(images, tf.float32)), training=False)
-        return [tf.reshape(pooled(tf.cast(maps[layer], tf.float32)), (-1,)) for layer in base.layers]
+
+def _forward(frozen: Frozen, images: Any) -> list[Any]:
+    """Return each layer's flat features of a tensor of images."""
+    import tensorflow as tf
+
+    base, pool, reduce = frozen.base, frozen.pool, {"avg": tf.reduce_mean, "max": tf.reduce_max}
 
     def pooled(layer: Any) -> Any:
         if pool == "none" or layer.shape.rank == 2:
@@ -107,9 +121,8 @@ def _freeze(frozen: Frozen) -> Any:
             else tf.concat([reduce[name](layer, axis=over) for name in pools_of(pool)], axis=1)
         )
 
-    shape = tf.TensorSpec((frozen.batch_size, side, side, 3), tf.uint8)
-    with quiet(), _computing_in(base.model, frozen.precision):
-        return convert_variables_to_constants_v2(tf.function(forward).get_concrete_function(shape))
+    maps = base.model(base.preprocess(tf.cast(images, tf.float32)), training=False)
+    return [tf.reshape(pooled(tf.cast(maps[layer], tf.float32)), (-1,)) for layer in base.layers]
 
 
 @contextmanager

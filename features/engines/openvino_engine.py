@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ class OpenVINOEngine:
     Parameters
     ----------
     frozen : Frozen
+    parts : mapping of str to ndarray, optional
+        What `convert` returned; by default, it is called.
     precision : {'f32', 'bf16'}
 
     Raises
@@ -33,27 +35,52 @@ class OpenVINOEngine:
         If OpenVINO cannot run this base, or not in this precision.
     """
 
-    def __init__(self, frozen: Frozen, precision: str = "f32"):
+    def __init__(self, frozen: Frozen, parts: Mapping[str, np.ndarray] | None = None, precision: str = "f32"):
         openvino, self._frozen = import_openvino(), frozen
         core = openvino.Core()
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EngineError("this processor does not compute in bfloat16.")
-        count, single = min(cores(), frozen.batch_size), frozen.of_batch(1)
+        count = min(cores(), frozen.batch_size)
         # By default, OpenVINO uses bfloat16 if the processor supports it.
         options = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": count, "INFERENCE_NUM_THREADS": cores()}
+        parts = self.convert(frozen) if parts is None else parts
+        try:
+            read = core.read_model(parts["model"].tobytes(), openvino.Tensor(parts["weights"]))
+            model = core.compile_model(read, "CPU", options)
+        except RuntimeError as error:
+            raise _cannot_run(error) from error
+        outputs = [model.output(str(name)) for name in parts["outputs"]]
+        self._lanes = Lanes([_lane(model.create_infer_request(), outputs) for _ in range(count)], 1)
+
+    @staticmethod
+    def convert(frozen: Frozen) -> dict[str, np.ndarray]:
+        """Return the base for one image in OpenVINO's own format, and the names of its outputs.
+
+        Raises
+        ------
+        EngineError
+            If OpenVINO cannot run this base.
+        """
+        openvino, single = import_openvino(), frozen.of_batch(1)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "base.pb"
             path.write_bytes(single.graph())
             try:
-                model = core.compile_model(core.read_model(path), "CPU", options)
+                model = openvino.Core().read_model(path)
+                openvino.save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)
             except RuntimeError as error:
-                raise EngineError(f"OpenVINO cannot run this base ({str(error).strip().splitlines()[-1]}).") from error
-        outputs = [model.output(f"{name}:0") for name in single.outputs]
-        self._lanes = Lanes([_lane(model.create_infer_request(), outputs) for _ in range(count)], 1)
+                raise _cannot_run(error) from error
+            written = {name: path.with_suffix(end) for name, end in (("model", ".xml"), ("weights", ".bin"))}
+            parts = {name: np.fromfile(file, np.uint8) for name, file in written.items()}
+        return {**parts, "outputs": np.array([f"{name}:0" for name in single.outputs])}
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `features.engines.registry.Engine.run`."""
-        return self._frozen.named(self._lanes.run(images))
+        return self._frozen.named(self._lanes.run(images), len(images))
+
+
+def _cannot_run(error: RuntimeError) -> EngineError:
+    return EngineError(f"OpenVINO cannot run this base ({str(error).strip().splitlines()[-1]}).")
 
 
 def _lane(request: Any, outputs: list[Any]) -> Lane:

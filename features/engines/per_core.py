@@ -22,7 +22,7 @@ class Lanes:
     lanes : sequence of callable
         From images of shape (piece, image_size, image_size, 3), uint8, to one flat array per output.
     piece : int
-        Images per call of a lane; the batch size must be a multiple of it.
+        Images per call of a lane; the last piece of a batch is padded with zeros, and their features are dropped.
     """
 
     def __init__(self, lanes: Sequence[Lane], piece: int):
@@ -32,11 +32,14 @@ class Lanes:
         self._pool = ThreadPoolExecutor(len(lanes))
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """Return the flat outputs of a batch."""
+        """Return the flat outputs of some images."""
+        count, lacking = len(images), -len(images) % self._piece
+        images = np.concatenate([images, np.zeros((lacking, *images.shape[1:]), images.dtype)]) if lacking else images
         images = np.ascontiguousarray(images)
         pieces = [images[start : start + self._piece] for start in range(0, len(images), self._piece)]
         rows = list(self._pool.map(self._run_one, pieces))
-        return list(rows[0]) if len(rows) == 1 else [np.concatenate(outputs) for outputs in zip(*rows, strict=True)]
+        flat = rows[0] if len(rows) == 1 else [np.concatenate(outputs) for outputs in zip(*rows, strict=True)]
+        return [output[: output.size // len(images) * count] for output in flat]
 
     def _run_one(self, images: np.ndarray) -> Sequence[np.ndarray]:
         lane = self._free.get()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -11,10 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import RequestError, missing_extra
+from ..errors import RequestError, missing_extra, must_be_one_of, option
 from ..store.provenance import CPU, Device, EngineSpec
 from .frozen_graph import Frozen
-from .mnn_engine import MNNEngine
 from .openvino_engine import OpenVINOEngine
 from .tensorflow_engine import TensorFlowEngine, find_device
 from .winograd import WinogradEngine
@@ -24,16 +23,17 @@ class Engine(Protocol):
     """The interface of an engine, which is created from a `Frozen` base."""
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Return each layer's features of one batch.
+        """Return each layer's features of some images.
 
         Parameters
         ----------
-        images : ndarray of shape (batch_size, image_size, image_size, 3), uint8
-            RGB. The batch is always full, so a row's values do not depend on the number of other rows.
+        images : ndarray of shape (n, image_size, image_size, 3), uint8
+            RGB; n is at least 1 and at most the batch size. An image's values do not depend on the others: an engine
+            that computes only so many images at once pads them.
 
         Returns
         -------
-        features : dict of str to ndarray of shape (batch_size, h, w, channels) or (batch_size, channels), float32
+        features : dict of str to ndarray of shape (n, h, w, channels) or (n, channels), float32
             Layer → features, in new arrays each time, since they are written while the next batch is computed.
         """
         ...
@@ -46,11 +46,11 @@ class EngineKind:
     Attributes
     ----------
     make : callable
-        Creates the engine from a `Frozen` base.
+        Creates the engine from a `Frozen` base and, where there is `convert`, optionally from what it returned.
     module, extra : str
         The module to import, and its package, which is also the name of this project's extra.
     allowed : float
-        Largest relative (Frobenius) distance of its features from the reference engine's on the first batch, per layer.
+        Largest relative (Frobenius) distance of its features from the reference engine's, per layer.
     precision : str
     auto_on : tuple of str
         Kinds of device on which ``auto`` considers it: ``cpu``, ``gpu``.
@@ -58,9 +58,11 @@ class EngineKind:
         Returns the device that it uses.
     runs : str
         Library of the bases that it runs; see `Base`. The first engine of a library is the reference for the others.
+    convert : callable, optional
+        Returns what it needs to run a base, as arrays that can be kept; see `ReadyBase`.
     """
 
-    make: Callable[[Frozen], Engine]
+    make: Callable[..., Engine]
     module: str
     extra: str
     allowed: float
@@ -68,18 +70,20 @@ class EngineKind:
     auto_on: tuple[str, ...] = ("cpu",)
     device: Callable[[], Device] = lambda: CPU
     runs: str = "keras"
+    convert: Callable[[Frozen], Mapping[str, np.ndarray]] | None = None
 
 
 _TF, _GPU = partial(EngineKind, module="tensorflow", extra="tensorflow", device=find_device), ("gpu",)
 _F16 = partial(TensorFlowEngine, precision="float16")
+_OPENVINO = partial(EngineKind, module="openvino", extra="openvino", convert=OpenVINOEngine.convert)
 ENGINES = {
     "tensorflow": _TF(TensorFlowEngine, allowed=0.0, auto_on=("cpu", "gpu")),
-    "openvino": EngineKind(OpenVINOEngine, "openvino", "openvino", 1e-5),
-    "mnn": EngineKind(MNNEngine, "MNN", "mnn", 3e-4),  # Winograd transforms have larger rounding errors
-    "numba": EngineKind(WinogradEngine, "numba", "numba", 1e-4),
+    "openvino": _OPENVINO(OpenVINOEngine, allowed=1e-5),
+    # Winograd's transforms have larger rounding errors.
+    "numba": EngineKind(WinogradEngine, "numba", "numba", 1e-4, convert=WinogradEngine.convert),
     # bfloat16 has eight bits of precision, so this engine is used only on request.
-    "openvino-bf16": EngineKind(
-        partial(OpenVINOEngine, precision="bf16"), "openvino", "openvino", 3e-2, "bfloat16", auto_on=()
+    "openvino-bf16": _OPENVINO(
+        partial(OpenVINOEngine, precision="bf16"), allowed=3e-2, precision="bfloat16", auto_on=()
     ),
     "tensorflow-xla": _TF(partial(TensorFlowEngine, xla=True), allowed=1e-5, auto_on=_GPU),
     # About as far from float32 as features stored in float16.
@@ -87,6 +91,24 @@ ENGINES = {
     "tensorflow-f16-xla": _TF(partial(_F16, xla=True), allowed=2e-3, precision="float16", auto_on=_GPU),
 }
 CHOICES = ("auto", *ENGINES)
+
+
+_RETIRED = ("mnn",)  # engines of earlier versions, which stores and runs may name
+
+
+def current_engine(name: str) -> str:
+    """Return the engine that computes what an engine computed: itself, or the reference for one that is no longer there.
+
+    Raises
+    ------
+    RequestError
+        If there never was such an engine.
+    """
+    if name in ENGINES:
+        return name
+    if name in _RETIRED:
+        return reference_of("keras")
+    raise must_be_one_of("engine", ENGINES, name)
 
 
 def is_installed(name: str) -> bool:
@@ -101,11 +123,17 @@ def reference_of(library: str) -> str:
 
 def missing_engine(name: str, why: str = "") -> RequestError:
     """Return the error for an engine that is not installed; `why` says why it is needed if it was not requested by name."""
+    if name in _RETIRED:
+        return RequestError(
+            f"the engine must be one of {', '.join(ENGINES)}; got {name}{why} but is no longer there. "
+            f"Extract to another file: {option('out')}"
+        )
     package = ENGINES[name].extra
     return missing_extra(package, package, f"the engine {name}{why}")
 
 
 def describe_engine(name: str) -> EngineSpec:
-    """Return an engine's description on this machine, which is part of a store's fingerprint."""
+    """Return the description on this machine of an engine, or what takes its place; it is part of a store's fingerprint."""
+    name = current_engine(name)
     kind = ENGINES[name]
     return EngineSpec(name, version(kind.module), kind.device(), kind.precision)

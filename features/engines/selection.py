@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -16,9 +15,16 @@ from ..runtime.log import log
 from ..runtime.machine import cores, processor
 from ..runtime.user_cache import recall, remember
 from .frozen_graph import Frozen
+from .ready_base import draw_probes, find_ready, keep_ready, make_ready
 from .registry import ENGINES, Engine, is_installed, missing_engine, reference_of
 
-_TIMED_SECONDS = 3.0  # after which no further rounds are timed
+_TIMED_SECONDS = 1.0  # of each engine
+# On a CPU, the first of these that can run a base is the fastest of them: our convolutions need a half to a fifth of the
+# multiplications, and OpenVINO is up to twice as fast as TensorFlow. Measured: tests/README.md, Engines and bases.
+_USUALLY_FASTEST = ("numba", "openvino", "tensorflow")
+# Timing makes every engine, in about half a minute. That is won back where another engine is a tenth faster and the pass takes
+# five minutes, as of so many images of 224 px per core with VGG16 or ResNet50.
+_WORTH_TIMING = 10_000
 
 
 @dataclass(frozen=True)
@@ -29,24 +35,29 @@ class Checked:
     ----------
     engine : Engine
     parity : float
-        Largest relative Frobenius distance of a layer's features from the reference engine's on the first batch.
-    seconds : float
-        Time per batch.
+        Largest relative Frobenius distance of a layer's features from the reference engine's.
+    parity_on : {'probes', 'batch'}, optional
+        On which images: the fixed ones of `draw_probes`, whose features the reference computed when the base was made
+        ready; or the first batch, which the reference computed just now. None for the reference itself.
     """
 
     engine: Engine
     parity: float
-    seconds: float
+    parity_on: str | None
 
 
 def pick_engine(
     held: str | None,
     frozen: Frozen,
     key: Any,
-    batch: np.ndarray,
-    time_engines: Callable[[list[str], Frozen, np.ndarray], dict[str, float]] | None = None,
+    make: Callable[[str], Checked],
+    images: int | None = None,
+    rate: Callable[[Engine], float] | None = None,
 ) -> str:
-    """Return the name of the engine that ``auto`` chooses.
+    """Return the name of the engine that ``auto`` chooses: the same for the same work, until an engine is installed or updated.
+
+    On a CPU it is the first of `_USUALLY_FASTEST` that can run the base. Engines are timed, one after the other, where the
+    pass is so long that this is won back, and on a GPU.
 
     Parameters
     ----------
@@ -55,10 +66,12 @@ def pick_engine(
     frozen : Frozen
     key : dict
         Identifies the base, JSON-serialisable: its weights' SHA-256, preprocessing, ...
-    batch : ndarray of shape (batch_size, image_size, image_size, 3), uint8
-        The batch on which engines are timed.
-    time_engines : callable
-        Returns images per second by engine; see `images_per_second`.
+    make : callable
+        Returns a checked engine; see `make_checked`.
+    images : int, optional
+        How many the pass is for; None if unknown.
+    rate : callable
+        Returns images per second of an engine; see `images_per_second`.
 
     Raises
     ------
@@ -71,53 +84,84 @@ def pick_engine(
         return held
     reference = reference_of(frozen.base.library)
     device = ENGINES[reference].device()
-    names = [
-        name
-        for name, kind in ENGINES.items()
-        if kind.runs == frozen.base.library and device.kind in kind.auto_on and is_installed(name)
+    suitable = [
+        name for name, kind in ENGINES.items() if kind.runs == frozen.base.library and device.kind in kind.auto_on
     ]
-    if names == [reference]:
+    if suitable == [reference]:
         return reference
-    versions = {name: version(ENGINES[name].module) for name in names}
-    known = {"base": key, "engines": versions, "processor": processor(), "cores": cores(), "device": str(device)}
-    rates = recall("engines", known)
-    if rates is None:
-        rates = (time_engines or images_per_second)(names, frozen, batch)
-        remember("engines", known, rates)
-        told = "is the fastest here, and is remembered"
-    else:
-        told = "was the fastest in an earlier run"
-    fastest = max(rates, key=lambda name: rates[name])
-    log.info(f"timed    {', '.join(f'{name} {rate:.1f}' for name, rate in rates.items())} images/s: {fastest} {told}")
-    return fastest
+    names = [name for name in suitable if is_installed(name)]
+    timed = device.kind == "gpu" or _is_long(images, frozen.image_size)
+    known = {
+        "base": key,
+        "engines": {name: version(ENGINES[name].module) for name in names},
+        "processor": [processor(), cores(), str(device)],
+        "timed": timed,
+    }
+    chosen = recall("engines", known)
+    if chosen is None:
+        if timed:
+            chosen = _fastest(names, make, rate or (lambda engine: images_per_second(engine, frozen)))
+        else:
+            chosen = _first_that_can(sorted(names, key=_USUALLY_FASTEST.index), make)
+        remember("engines", known, chosen)
+    name, why = chosen
+    log.info(f"chosen   {name}: {why}")
+    if device.kind == "cpu" and not is_installed(_USUALLY_FASTEST[0]):
+        log.info(f"         faster for most bases: {missing_engine(_USUALLY_FASTEST[0])}")
+    return str(name)
 
 
-def images_per_second(names: list[str], frozen: Frozen, batch: np.ndarray) -> dict[str, float]:
-    """Return images per second by engine, timed on one batch after a warm-up; fast engines are timed repeatedly, alternating."""
-    made: dict[str, Engine] = {}
-    expected: dict[str, np.ndarray] = {}
+def _is_long(images: int | None, side: int) -> bool:
+    """Return whether timing would be won back, by what is the same in each run of a command."""
+    return images is not None and images * (side / 224) ** 2 / cores() >= _WORTH_TIMING
+
+
+def _first_that_can(names: list[str], make: Callable[[str], Checked]) -> list[str]:
+    """Return the first engine that can run a base, and why it is taken."""
+    refused = []
     for name in names:
         try:
-            engine = ENGINES[name].make(frozen)
-            found = engine.run(batch)
-            expected = expected or found  # the reference comes first
-            if ENGINES[name].precision != "float32":  # in float32 a difference is a bug, which `make_checked` reports
-                _check_parity(name, found, expected)
+            make(name)
         except EngineError as error:
-            log.warning(f"{error} It is skipped.")
+            refused.append(str(error.__cause__ or error).rstrip("."))
         else:
-            made[name] = engine
-    seconds, start = dict.fromkeys(made, float("inf")), time.perf_counter()
-    for _ in range(5):
-        for name, engine in made.items():
-            seconds[name] = min(seconds[name], _seconds(engine, batch))
-        if time.perf_counter() - start > _TIMED_SECONDS:
-            break
-    return {name: frozen.batch_size / each for name, each in seconds.items()}
+            return [name, f"{'; '.join(refused) or 'usually the fastest on a CPU'}; only longer passes time engines"]
+    raise EngineError(f"an engine must be able to run this base; {'; '.join(refused)}.")
 
 
-def make_checked(name: str, frozen: Frozen, batch: np.ndarray) -> Checked:
-    """Create an engine and check its features of one batch against the reference's, which for Keras is TensorFlow.
+def _fastest(names: list[str], make: Callable[[str], Checked], rate: Callable[[Engine], float]) -> list[str]:
+    """Return the fastest engine, and what was measured; one engine is in memory at a time."""
+    rates: dict[str, float] = {}
+    for name in names:
+        try:
+            rates[name] = rate(make(name).engine)
+        except EngineError as error:
+            log.warning(f"{error.__cause__ or error} It is skipped.")
+    told = ", ".join(f"{name} {each:.1f}" for name, each in rates.items())
+    return [max(rates, key=lambda name: rates[name]), f"the fastest when they were timed ({told} images/s)"]
+
+
+def images_per_second(engine: Engine, frozen: Frozen) -> float:
+    """Return images per second of an engine, from the fastest of a few batches after a warm-up."""
+    images = np.random.default_rng(0).integers(0, 256, (frozen.batch_size, *[frozen.image_size] * 2, 3), np.uint8)
+    engine.run(images)
+    seconds: list[float] = []
+    while len(seconds) < 2 or (len(seconds) < 5 and sum(seconds) < _TIMED_SECONDS):
+        start = time.perf_counter()
+        engine.run(images)
+        seconds.append(time.perf_counter() - start)
+    return len(images) / min(seconds)
+
+
+def make_checked(name: str, frozen: Frozen, batch: Callable[[], np.ndarray]) -> Checked:
+    """Create an engine and check its features against those of the reference, which for Keras is TensorFlow.
+
+    Parameters
+    ----------
+    name : str
+    frozen : Frozen
+    batch : callable
+        Returns images, (n, image_size, image_size, 3), uint8, on which an engine is checked that has no ready base.
 
     Raises
     ------
@@ -125,28 +169,36 @@ def make_checked(name: str, frozen: Frozen, batch: np.ndarray) -> Checked:
         If the features differ by more than is allowed, or the engine cannot run this base.
     """
     reference = reference_of(frozen.base.library)
-    if ENGINES[name].module == ENGINES[reference].module:  # one after the other, since a GPU's memory may hold only one
-        engine = _make(name, frozen)
-        found, parity = engine.run(batch), 0.0
-        if name != reference:
-            parity = _check_parity(name, found, _make(reference, frozen).run(batch))
-    else:  # the reference computes while the other engine is created
-        first = _make(reference, frozen)
-        with ThreadPoolExecutor(1) as aside:
-            expected = aside.submit(first.run, batch)
-            engine = _make(name, frozen)
-            parity = _check_parity(name, engine.run(batch), expected.result())
-    return Checked(engine, parity, _seconds(engine, batch))
-
-
-def _make(name: str, frozen: Frozen) -> Engine:
     try:
-        return ENGINES[name].make(frozen)
+        if ENGINES[name].convert is not None:
+            return _make_from_ready(name, frozen)
+        engine = ENGINES[name].make(frozen)
     except EngineError as error:
-        raise EngineError(f"{error} Use another: {option('engine', reference_of(frozen.base.library))}") from error
+        if error.__cause__ is not None:
+            raise
+        raise EngineError(f"{error} Use another: {option('engine', reference)}") from error
+    if name == reference:
+        return Checked(engine, 0.0, None)
+    images = batch()
+    found = engine.run(images)  # one after the other, since a GPU's memory may hold only one
+    return Checked(engine, _parity(name, found, ENGINES[reference].make(frozen).run(images)), "batch")
 
 
-def _check_parity(name: str, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+def _make_from_ready(name: str, frozen: Frozen) -> Checked:
+    """Create an engine from its ready base, which is made, and kept once the engine was checked, if there is none."""
+    held = find_ready(name, frozen)
+    ready = held or make_ready(name, frozen)
+    engine = ENGINES[name].make(frozen, ready.parts)
+    probes, size = draw_probes(frozen.image_size), frozen.batch_size
+    found = [engine.run(probes[first : first + size]) for first in range(0, len(probes), size)]
+    together = {layer: np.concatenate([each[layer] for each in found]) for layer in found[0]}
+    parity = _parity(name, together, ready.expected)
+    if held is None:
+        keep_ready(name, frozen, ready)
+    return Checked(engine, parity, "probes")
+
+
+def _parity(name: str, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
     """Return the largest distance of a layer's features from the reference's; raise EngineError if it is too large."""
     distances = {layer: _distance(found[layer], expected[layer]) for layer in expected}
     worst = max(distances, key=lambda layer: distances[layer])
@@ -163,9 +215,3 @@ def _check_parity(name: str, found: dict[str, np.ndarray], expected: dict[str, n
 def _distance(found: np.ndarray, expected: np.ndarray) -> float:
     norm = max(float(np.linalg.norm(expected)), 1e-12)
     return float(np.linalg.norm((found - expected).ravel())) / norm
-
-
-def _seconds(engine: Engine, batch: np.ndarray) -> float:
-    start = time.perf_counter()
-    engine.run(batch)
-    return time.perf_counter() - start

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError, option
-from ..runtime.machine import cores
+from ..runtime.machine import cores, gpu_in_sight
 from ..store.provenance import CPU, Device
 from .frozen_graph import Frozen
 from .per_core import Lanes
@@ -52,7 +52,7 @@ class TensorFlowEngine:
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `features.engines.registry.Engine.run`."""
         try:
-            return self._frozen.named(self._lanes.run(images))
+            return self._frozen.named(self._lanes.run(images), len(images))
         except self._tf.errors.ResourceExhaustedError as error:
             count, side = images.shape[:2]
             raise EngineError(
@@ -65,7 +65,9 @@ class TensorFlowEngine:
 
 
 def find_device() -> Device:
-    """Return the device that TensorFlow uses."""
+    """Return the device that TensorFlow uses; it is imported only where there may be a GPU."""
+    if not gpu_in_sight():
+        return CPU
     import tensorflow as tf
 
     gpus: list[Any] = tf.config.list_physical_devices("GPU")

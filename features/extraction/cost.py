@@ -79,11 +79,11 @@ class Cost:
         return lines
 
 
-def time_engine(engine: Engine, batch: np.ndarray) -> float:
-    """Return an engine's rate in images per second, from the fastest of a few batches."""
+def time_engine(engine: Engine, batch: np.ndarray, batches: int = _BATCHES) -> float:
+    """Return an engine's rate in images per second, from the fastest of a few batches after a warm-up."""
     engine.run(batch)
     seconds = []
-    for _ in range(_BATCHES):
+    for _ in range(batches):
         start = time.perf_counter()
         engine.run(batch)
         seconds.append(time.perf_counter() - start)

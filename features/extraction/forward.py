@@ -120,7 +120,7 @@ def compute(
     progress: Progress,
     limits: PassLimits | None = USUAL_LIMITS,
 ) -> Stages:
-    """Run the base on contents in full batches and commit parts; without limits, commit everything as one part.
+    """Run the base on contents in batches and commit parts; without limits, commit everything as one part.
 
     Parameters
     ----------
@@ -227,8 +227,7 @@ class Buffer:
 
     def _forward(self) -> None:
         start = time.perf_counter()
-        self.batch[len(self.waiting) :] = 0  # pad the last batch, so that all have the same shape
-        rows = {name: values[: len(self.waiting)] for name, values in self.engine.run(self.batch).items()}
+        rows = self.engine.run(self.batch[: len(self.waiting)])
         # The writer thread casts while the next batch is computed.
         self.features.append(self._writer.submit(_cast_all, rows, self.dtype))
         self.held += sum(values.size for values in rows.values()) * np.dtype(self.dtype).itemsize

@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from ..backbones.base import Base
-from ..backbones.keras_base import build_base
+from ..backbones.keras_base import find_base
 from ..engines.batch_size import pick_batch_size
 from ..engines.frozen_graph import Frozen
 from ..engines.registry import ENGINES, Engine, describe_engine, is_installed, missing_engine
@@ -60,6 +60,8 @@ class Prepared(Generic[Options]):
         The engine that computed the features that already exist.
     told : dict
         Fields of `Provenance` that follow neither from the options nor from the base.
+    made : dict
+        The last engine that was created, by name: one at a time, since an engine takes much memory.
     """
 
     options: Options
@@ -68,6 +70,7 @@ class Prepared(Generic[Options]):
     contents: Iterable[Images]
     held: EngineSpec | None = None
     told: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, Checked] = field(default_factory=dict, repr=False)
 
     @cached_property
     def batch(self) -> np.ndarray:
@@ -76,7 +79,7 @@ class Prepared(Generic[Options]):
 
     @cached_property
     def engine(self) -> EngineSpec:
-        """The engine to use; with ``auto``, engines are timed on the first batch.
+        """The engine to use; see `pick_engine` on ``auto``.
 
         Raises
         ------
@@ -85,20 +88,28 @@ class Prepared(Generic[Options]):
         """
         held = None if self.held is None else self.held.name
         asked = self.options.engine
-        name = asked if asked != "auto" else pick_engine(held, self.graph, _key(self.options, self.base), self.batch)
-        return describe_engine(name)
+        if asked != "auto":
+            return describe_engine(asked)
+        images = len(self.contents) * self.options.views if isinstance(self.contents, Sized) else None
+        return describe_engine(pick_engine(held, self.graph, _key(self.options, self.base), self._make, images))
 
-    @cached_property
+    @property
     def checked(self) -> Checked:
-        """The engine, created and compared with the reference on the first batch."""
-        return make_checked(self.engine.name, self.graph, self.batch)
+        """The engine, created and compared with the reference."""
+        return self._make(self.engine.name)
+
+    def _make(self, name: str) -> Checked:
+        if name not in self.made:
+            self.made.clear()
+            self.made[name] = make_checked(name, self.graph, lambda: self.batch)
+        return self.made[name]
 
     def make_engine(self) -> Engine:
-        """Return the requested engine without a comparison, since its earlier features were compared."""
+        """Return the requested engine, compared with the reference where that takes no second engine."""
         name = self.options.engine
         if not is_installed(name):
             raise missing_engine(name)
-        return ENGINES[name].make(self.graph)
+        return ENGINES[name].make(self.graph) if ENGINES[name].convert is None else self._make(name).engine
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -168,7 +179,7 @@ def prepare(
     WeightsError
         If the weights cannot be found or have another SHA-256.
     """
-    base = build_base(
+    base = find_base(
         options.backbone,
         options.asked_layers,
         options.side,
@@ -206,9 +217,7 @@ def _key(options: FeatureOptions, base: Base) -> dict[str, Any]:
         "weights_sha256": base.weights.sha256,
         "layers": list(base.layers),
         "image_size": options.side,
-        "batch_size": options.full_batch,
         "preprocess": options.preparation,
-        "pool": options.pool,
     }
 
 

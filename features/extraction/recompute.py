@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engines.registry import ENGINES, Engine
-from ..errors import CachedFeaturesError, UnsafeFile, must_be_one_of
+from ..engines.registry import Engine, current_engine
+from ..errors import CachedFeaturesError, UnsafeFile
 from ..images.contents import ahead
 from ..images.decoding import check_resize
 from ..images.views import check_views, make_view
@@ -60,8 +60,6 @@ def prepare_again(made: Provenance, weights: str | Path | None = None) -> Prepar
     spec, own = made.spec, made.backbone_file
     check_resize(spec.resize, spec.decode)
     check_views(made.views, spec.augment.name)
-    if spec.engine.name not in ENGINES:
-        raise must_be_one_of("engine", ENGINES, spec.engine.name)
     options = FeatureOptions(
         backbone=str(weights or own) if own else spec.backbone,
         layers=spec.layers,
@@ -71,7 +69,7 @@ def prepare_again(made: Provenance, weights: str | Path | None = None) -> Prepar
         resize=spec.resize,
         decode=spec.decode,
         dtype=spec.dtype,
-        engine=spec.engine.name,
+        engine=current_engine(spec.engine.name),
         batch_size=made.batch_size,
         weights=made.weights if own else str(weights or made.weights),
         weights_sha256=spec.weights_sha256,
@@ -153,12 +151,9 @@ def decode_batches(
 
 
 def forward(images: np.ndarray, engine: Engine, made: Provenance) -> dict[str, np.ndarray]:
-    """Run the base on images in full batches, as the pass does."""
+    """Run the base on images in batches, as the pass does."""
     batches, size = [], made.batch_size
     for first in range(0, len(images), size):
-        some = images[first : first + size]
-        batch = np.zeros((size, *images.shape[1:]), np.uint8)
-        batch[: len(some)] = some
-        features = engine.run(batch).items()
-        batches.append({name: cast_features(name, values[: len(some)], made.spec.dtype) for name, values in features})
+        features = engine.run(images[first : first + size]).items()
+        batches.append({name: cast_features(name, values, made.spec.dtype) for name, values in features})
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -23,10 +23,13 @@ from ..store.provenance import Origin, Provenance
 from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
 from ..store.writer_lock import one_writer
+from .cost import time_engine
 from .forward import USUAL_LIMITS, PassLimits, Stages, allowed_skips, compute, find_work, too_many_skipped
 from .plan import Plan, check_classes, check_left, find_finished, is_current, make_plan
 from .preparation import Prepared, prepare
 from .request import ExtractRequest, check_options
+
+_WORTH_ESTIMATING = 64  # batches, of which two are computed once more for the estimate
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def run_pass(
         origin=Origin(source.kind, asked.data, str(source.root.resolve()), asked.limit, source.notes, source.group),
         compression=_pick_compression(asked, held),
         parity=held.parity if held else None,
+        parity_on=held.parity_on if held else None,
     )
     return _compute(prepared, plan, limits, clock)
 
@@ -188,11 +192,12 @@ def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits,
         stages = None
         if todo:
             _start_engine(prepared, count, limits)
-            parts.provenance = replace(provenance, parity=prepared.checked.parity)
+            checked = prepared.checked
+            parts.provenance = replace(provenance, parity=checked.parity, parity_on=checked.parity_on)
             if asked.cluster is None:
                 clock.lap("load")
                 with Progress(count, "images") as progress:
-                    stages = compute(todo, len(plan.contents), prepared.checked.engine, parts, asked, progress, limits)
+                    stages = compute(todo, len(plan.contents), checked.engine, parts, asked, progress, limits)
             else:
                 from .distributed.run import cut, pass_on_cluster  # Dask is optional
 
@@ -282,8 +287,8 @@ def _start_engine(prepared: Prepared[ExtractRequest], todo: int, limits: PassLim
     log.info(f"engine   {engine}, batches of {options.full_batch}{away}")
     if options.cluster is None:
         log.debug(f"threads  {options.workers} that decode; the engine has {cores()} cores")
-    if todo > options.full_batch and options.cluster is None:
-        seconds = checked.seconds * todo / options.full_batch
+    if todo >= _WORTH_ESTIMATING * options.full_batch and options.cluster is None:
+        seconds = todo / time_engine(checked.engine, prepared.batch, 1)
         waiting = (2 * options.full_batch + options.workers) * options.side**2 * 3 + 3 * limits.part_bytes
         used = peak_memory()
         room = "" if used is None else f", {(used + waiting) / 1e9:.1f} GB of peak memory"

@@ -159,11 +159,9 @@ def _distances(store: FeatureStore, engine: Engine, decoded: dict[int, np.ndarra
     size = store.made.batch_size
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
-        batch = np.zeros((size, *decoded[some[0]].shape), np.uint8)
-        batch[: len(some)] = [decoded[row] for row in some]
-        for layer, values in engine.run(batch).items():
+        for layer, values in engine.run(np.stack([decoded[row] for row in some])).items():
             stored = store.read(layer, rows=np.array(some))
-            computed = values[: len(some)].astype(store.dataset(layer).dtype).reshape(len(some), -1).astype(np.float32)
+            computed = values.astype(store.dataset(layer).dtype).reshape(len(some), -1).astype(np.float32)
             for row, have, want in zip(some, stored, computed, strict=True):
                 norm = max(float(np.linalg.norm(want)), 1e-12)
                 distances[row] = max(distances[row], float(np.linalg.norm(have - want)) / norm)

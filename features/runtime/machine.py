@@ -81,6 +81,19 @@ def processor() -> str:
     return models[0] if models else f"{platform.machine()} {platform.processor()}"
 
 
+def gpu_in_sight(root: Path = _ROOT) -> bool:
+    """Return whether there may be a GPU: on Linux, if a driver's device is there and not hidden; elsewhere True.
+
+    Sources: NVIDIA's ``/dev/nvidiactl`` (``/dev/dxg`` in WSL 2, ``/dev/nvmap`` on Jetson), AMD's ``/dev/kfd``; CUDA's programming guide on
+    ``CUDA_VISIBLE_DEVICES``, whose list ends at the first index that is no device.
+    """
+    if not sys.platform.startswith("linux"):
+        return True
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() in ("", "-1"):
+        return False
+    return any((root / "dev" / name).exists() for name in ("nvidiactl", "nvmap", "dxg", "kfd"))
+
+
 def _cgroups(controller: str, root: Path) -> Iterator[Path]:
     """Yield the folders of this process's cgroup and of all above it, of both versions, as far as they can be seen.
 

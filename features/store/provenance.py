@@ -1,7 +1,7 @@
 """Provenance of features: the settings that determine their values, informational fields, and the JSON form of both.
 
 The program passes these dataclasses around. Only this module writes and parses their JSON and the human-readable texts in it,
-such as ``mnn 3.6.0, cpu, float32``.
+such as ``numba 0.68.1, cpu, float32``.
 """
 
 from __future__ import annotations
@@ -184,7 +184,10 @@ class Provenance:
     versions : dict of str to str
         Library → version.
     parity : float, optional
-        Relative distance of the first batch's features from those of the reference engine; None if there was no pass.
+        Relative distance of some features from those of the reference engine; None if there was no pass.
+    parity_on : {'probes', 'batch'}, optional
+        Of which features: of fixed images, or of the first batch. None for the reference engine itself; earlier versions, which
+        always took the first batch, did not record it.
     kinds : dict of str to str
         Layer → kind as stored, a member of ``KINDS``. Not recorded in format 1.
     values : str, optional
@@ -203,6 +206,7 @@ class Provenance:
     origin: Origin | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     parity: float | None = None
+    parity_on: str | None = None
     kinds: Mapping[str, str] = field(default_factory=dict)
     values: str | None = None
 
@@ -225,6 +229,7 @@ class Provenance:
             "versions": dict(self.versions),
             "fingerprint": self.spec.fingerprint,
             "parity": self.parity,
+            "parity_on": self.parity_on,
             "kinds": dict(self.kinds),
             "values": self.values,
         }
@@ -259,6 +264,7 @@ class Provenance:
                 origin=_read_origin(told),
                 versions={str(name): str(each) for name, each in _take(told, "versions", dict).items()},
                 parity=_take(told, "parity", float, int, type(None)) if "parity" in told else None,
+                parity_on=_take(told, "parity_on", str, type(None)) if "parity_on" in told else None,
                 kinds=_read_kinds(told) if "kinds" in told else {},
                 values=_take(told, "values", str, type(None)) if "values" in told else None,
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ...errors import EngineError
@@ -9,6 +11,7 @@ from ...pooling import pool_maps
 from ...runtime.machine import cores
 from ..frozen_graph import Frozen
 from .graph import CHANNELS, MOST_CHANNELS, Convolution, Pool, Sum
+from .graph_file import from_arrays, to_arrays
 from .read_keras import read_layers
 
 _KINDS = {Convolution: "convolutions to", Pool: "pools of", Sum: "sums of"}
@@ -20,16 +23,35 @@ class WinogradEngine:
     Parameters
     ----------
     frozen : Frozen
+    parts : mapping of str to ndarray, optional
+        What `convert` returned; by default, it is called.
     threads : int, optional
         By default, one per core. Features do not depend on it.
 
     Raises
     ------
     EngineError
-        If the base has unsupported layers, or the processor has no AVX2.
+        See `convert`.
     """
 
-    def __init__(self, frozen: Frozen, threads: int | None = None):
+    def __init__(self, frozen: Frozen, parts: Mapping[str, np.ndarray] | None = None, threads: int | None = None):
+        graph = from_arrays(self.convert(frozen) if parts is None else parts)
+        from .network import Network  # imports llvmlite, which may not be installed
+
+        self._frozen = frozen
+        self._network = Network(graph, threads or cores(), frozen.batch_size)
+
+    @staticmethod
+    def convert(frozen: Frozen) -> dict[str, np.ndarray]:
+        """Return the base as operations on feature maps, in arrays.
+
+        Raises
+        ------
+        EngineError
+            If the base has unsupported layers, or the processor has no AVX2.
+        """
+        from .loops import registers  # noqa: F401  # refuses the processor
+
         graph = read_layers(frozen.base.model)
         for of in graph.operations:
             depth = graph.maps[of.y].shape[2]
@@ -38,10 +60,7 @@ class WinogradEngine:
                     f"numba supports {_KINDS[type(of)]} a multiple of {CHANNELS} channels, at most {MOST_CHANNELS}; "
                     f"got {depth}."
                 )
-        from .network import Network  # imports Numba, which may not be installed
-
-        self._frozen = frozen
-        self._network = Network(graph, threads or cores(), frozen.batch_size)
+        return to_arrays(graph)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `features.engines.registry.Engine.run`."""

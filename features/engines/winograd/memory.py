@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .graph import FeatureMap
-from .loops.huge_pages import large_zeros
+from .loops.huge_pages import address, large_zeros
 
 
 class Stage(NamedTuple):
@@ -33,17 +33,21 @@ class Location(NamedTuple):
 
     Attributes
     ----------
-    values : ndarray, float32
-        Flat; pixels row by row, channels last.
-    offset : int
-        Start of the first image's map in `values`.
+    address : int
+        Of the first image's map; pixels row by row, channels last, float32.
     pixel : int
         Floats from one pixel to the next; more than the map's channels if it is part of a concatenation.
     """
 
-    values: np.ndarray
-    offset: int
+    address: int
     pixel: int
+
+
+class _Values(NamedTuple):
+    """Values, float32, and their address."""
+
+    values: np.ndarray
+    address: int
 
 
 class _Lifetime(NamedTuple):
@@ -112,7 +116,7 @@ class MapMemory:
             if of.whole in slots
         }
         self._own = threading.local()
-        self._shared = [large_zeros(stages[-1].images * size) for size in self._sizes[-1]]
+        self._shared = [_zeros(stages[-1].images * size) for size in self._sizes[-1]]
 
     def _take(self, stage: int, size: int, free: list[int]) -> _Slot:
         """Return the free slot with the nearest size, or a new one."""
@@ -128,23 +132,27 @@ class MapMemory:
     def locate(self, number: int, image: int) -> Location:
         """Return the location of a feature map, starting with the given image, for the calling thread."""
         slot, images, floats, channel, pixel = self._places[number]
-        return Location(self._values(slot), image % images * floats + channel, pixel)
+        return Location(self._values(slot).address + 4 * (image % images * floats + channel), pixel)
 
     def array(self, number: int, image: int) -> np.ndarray:
         """Return a feature map of one image as an array (height, width, channels)."""
-        at, (height, width, channels) = self.locate(number, image), self._maps[number].shape
-        channel = self._maps[number].channel
-        start = at.offset - channel
-        whole = at.values[start : start + height * width * at.pixel].reshape(height, width, at.pixel)
+        slot, images, floats, channel, pixel = self._places[number]
+        (height, width, channels), start = self._maps[number].shape, image % images * floats
+        whole = self._values(slot).values[start : start + height * width * pixel].reshape(height, width, pixel)
         return whole[..., channel : channel + channels]
 
-    def _values(self, slot: _Slot) -> np.ndarray:
+    def _values(self, slot: _Slot) -> _Values:
         if slot.stage == len(self._stages) - 1:
             return self._shared[slot.number]
-        own: dict[Any, np.ndarray] = self._own.__dict__
+        own: dict[Any, _Values] = self._own.__dict__
         if slot not in own:
-            own[slot] = large_zeros(self._stages[slot.stage].images * self._sizes[slot.stage][slot.number])
+            own[slot] = _zeros(self._stages[slot.stage].images * self._sizes[slot.stage][slot.number])
         return own[slot]
+
+
+def _zeros(floats: int) -> _Values:
+    values = large_zeros(floats)
+    return _Values(values, address(values))
 
 
 def _lifetime(steps: Sequence[int], stages: Sequence[Stage]) -> _Lifetime:
@@ -157,10 +165,10 @@ class Scratch(threading.local):
     """Per-thread scratch memory, which is kept and grows on demand."""
 
     def __init__(self) -> None:
-        self._arrays: dict[str, np.ndarray] = {}
+        self._arrays: dict[str, _Values] = {}
 
-    def take(self, name: str, floats: int) -> np.ndarray:
-        """Return an array of at least this many floats, with arbitrary contents."""
-        if name not in self._arrays or self._arrays[name].size < floats:
-            self._arrays[name] = large_zeros(floats)
-        return self._arrays[name]
+    def take(self, name: str, floats: int) -> int:
+        """Return the address of at least this many floats, with arbitrary contents."""
+        if name not in self._arrays or self._arrays[name].values.size < floats:
+            self._arrays[name] = _zeros(floats)
+        return self._arrays[name].address

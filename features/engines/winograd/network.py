@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from .graph import FeatureMap, LayerGraph
+from .loops.kernels import HUGE, Split
 from .memory import Location, MapMemory, Stage
-from .operations import Split, Step, undivided
+from .operations import Step, undivided
 from .planning import pad_image, plan_steps
 
 # From the first kernel with more than _HEAVY times the floats of its input, a thread computes several images together; from the
-# first kernel with more than _HUGE floats, all threads work on all images.
-_HEAVY, _HUGE = 2, 8_000_000
+# first kernel with more than HUGE floats, all threads work on all images.
+_HEAVY = 2
 _GROUP = 4  # images that a thread computes together
 
 
@@ -106,7 +107,7 @@ def _plan_stages(
     steps: Sequence[Step], maps: Sequence[FeatureMap], threads: int, batch_size: int
 ) -> tuple[Stage, Stage, Stage]:
     """Return the steps that run image by image, group by group and on all images."""
-    huge = (j for j, step in enumerate(steps) if step.kernel_floats > _HUGE)
+    huge = (j for j, step in enumerate(steps) if step.kernel_floats > HUGE)
     heavy = (j for j, step in enumerate(steps) if step.kernel_floats > _HEAVY * prod(maps[step.sources[0]].shape))
     all_from = next(huge, len(steps))
     groups_from = min(all_from, next(heavy, all_from))

@@ -1,23 +1,25 @@
-"""Algorithms for the operations of a `features.engines.winograd.graph.LayerGraph`, with loops compiled by Numba.
+"""Algorithms for the operations of a `features.engines.winograd.graph.LayerGraph`, with compiled loops.
 
-Each step is created once, by `features.engines.winograd.planning`, for one size of feature maps, and run on each batch.
+Each step is created once, by `features.engines.winograd.planning`, for one size of feature maps, and run on each batch. Loops
+take addresses, of arrays that the steps hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 
 from .graph import MOST_CHANNELS, NO_PADDING, Convolution, Pair, Pool, Sum
-from .loops.matmul import convolve_rows, im2col, multiply, multiply_points
-from .loops.pooling import add, pool
-from .loops.simd import ROWS
-from .loops.tiles import Tile, input_transform, output_transform
+from .loops.huge_pages import address
+from .loops.kernels import Split, TransformedKernel
+from .loops.machine_code import compiled
+from .loops.registers import ROWS
+from .loops.toom_cook import Tile
 from .memory import Location, Scratch
 
 _LEAST, _FLOATS = 56, 400_000  # minimum tiles per block; target floats of its transformed input and output
@@ -27,8 +29,6 @@ _APART = 16  # floats of padding between planes, since planes that are whole pag
 
 Locate = Callable[[int], Location]
 """From the number of a feature map to its location for the current images."""
-Split = Callable[[Callable[[int, int], Any], int], Any]
-"""Runs a task of `count` units in parts, ``part(first, last)``, possibly in parallel."""
 
 
 class Step(Protocol):
@@ -55,11 +55,8 @@ class Step(Protocol):
 
 
 _scratch = Scratch()
-_NOTHING, _ZEROS, _NO_FLOOR = (
-    np.zeros(0, np.float32),
-    np.zeros(MOST_CHANNELS, np.float32),
-    np.full(1, -np.inf, np.float32),
-)
+_zeros, _no_floor = np.zeros(MOST_CHANNELS, np.float32), np.full(1, -np.inf, np.float32)
+_ZEROS, _NO_FLOOR = address(_zeros), address(_no_floor)
 
 
 def undivided(part: Callable[[int, int], Any], count: int) -> None:
@@ -67,8 +64,8 @@ def undivided(part: Callable[[int, int], Any], count: int) -> None:
     part(0, count)
 
 
-def _floor(relu: bool) -> np.ndarray:
-    """Return the lower bound of output values."""
+def _floor(relu: bool) -> int:
+    """Return the address of the lower bound of output values."""
     return _ZEROS if relu else _NO_FLOOR
 
 
@@ -92,8 +89,8 @@ class WinogradConvolution:
     pooled : bool
     tiles : tuple of int
         Vertical and horizontal number of tiles per image.
-    u : ndarray, float32
-        The transformed kernel, packed; the names `u` and `v` are those of Lavin and Gray.
+    u : TransformedKernel
+        The names `u` and `v` are those of Lavin and Gray.
     """
 
     convolution: Convolution
@@ -103,32 +100,41 @@ class WinogradConvolution:
     tile: Tile
     pooled: bool
     tiles: Pair
-    u: np.ndarray
+    u: TransformedKernel
 
     @property
     def kernel_floats(self) -> int:
         """See `Step`."""
-        return self.u.size
+        return self.u.floats
 
     @property
     def sources(self) -> tuple[int, ...]:
         """See `Step`."""
         return self.convolution.sources
 
+    @cached_property
+    def _loops(self) -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
+        loops = compiled("input_transform", self.tile), compiled("output_transform", self.tile, self.pooled)
+        return loops[0], compiled("multiply_points"), loops[1]
+
+    @cached_property
+    def _bias(self) -> int:
+        return address(self.convolution.bias)
+
     def run(self, locate: Locate, count: int, split: Split) -> None:
         """See `Step`."""
-        tiles = count * prod(self.tiles)
-        if self.u.size > _LARGE and split is not undivided:
+        tiles, u = count * prod(self.tiles), self.u.locate(count, _scratch.take, split)
+        if self.u.floats > _LARGE and split is not undivided:
             # All threads work on one block, so each reads only its part of the kernel, once.
             for start in range(0, tiles, _LARGE_BLOCK):
-                self._block(locate, start, min(_LARGE_BLOCK, tiles - start), split)
+                self._block(locate, u, start, min(_LARGE_BLOCK, tiles - start), split)
             return
         depth = self.shape[2] + len(self.convolution.bias)
         block = max(_LEAST, _FLOATS // (self._points * depth) // ROWS * ROWS)
 
         def part(first: int, last: int) -> None:
             for start in range(first * block, min(last * block, tiles), block):
-                self._block(locate, start, min(block, tiles - start), undivided)
+                self._block(locate, u, start, min(block, tiles - start), undivided)
 
         split(part, -(-tiles // block))
 
@@ -136,19 +142,18 @@ class WinogradConvolution:
     def _points(self) -> int:
         return prod(sum(side) - 1 for side in self.tile)
 
-    def _block(self, locate: Locate, start: int, count: int, split: Split) -> None:
-        """Compute `count` tiles from the tile `start` on."""
+    def _block(self, locate: Locate, u: int, start: int, count: int, split: Split) -> None:
+        """Compute `count` tiles from the tile `start` on, with the kernel at the address u."""
         conv, c, points = self.convolution, self.shape[2], self._points
         k, rows = len(conv.bias), -(-count // ROWS) * ROWS
         plane_v, plane_p = (rows * depth + _APART for depth in (c, k))
         v, products = _scratch.take("v", points * plane_v), _scratch.take("p", points * plane_p)
         x, y, before = locate(conv.x), locate(self.y), (conv.padding[0][0], conv.padding[1][0])
-        transform_in, transform_out = input_transform(self.tile), output_transform(self.tile, self.pooled)
-        given = x.values, x.offset, self.shape, before, self.tiles, v, plane_v, start
-        split(partial(transform_in, *given), count)
-        split(partial(multiply_points, v, plane_v, count, self.u, c, k, _ZEROS, _NO_FLOOR, products, plane_p), points)
-        to = y.values, y.offset, y.pixel, self.size, self.tiles, start
-        split(partial(transform_out, products, plane_p, conv.bias, _floor(conv.relu), *to), count)
+        transform_in, multiply_points, transform_out = self._loops
+        split(partial(transform_in, x.address, *self.shape, *before, *self.tiles, v, plane_v, start), count)
+        split(partial(multiply_points, v, plane_v, count, u, c, k, _ZEROS, _NO_FLOOR, products, plane_p), points)
+        to = y.address, y.pixel, *self.size, *self.tiles, start
+        split(partial(transform_out, products, plane_p, k, self._bias, _floor(conv.relu), *to), count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,14 +191,23 @@ class _MatrixConvolution:
         """See `Step`."""
         return self.convolution.y
 
+    @cached_property
+    def _arrays(self) -> tuple[int, int]:
+        """Addresses of the kernel and the bias."""
+        return address(self.u), address(self.convolution.bias)
+
 
 class Im2colConvolution(_MatrixConvolution):
     """A convolution whose windows are first copied into rows of a matrix, unless the pixels already are the rows (1x1)."""
 
+    @cached_property
+    def _loops(self) -> tuple[Callable[..., None], Callable[..., None]]:
+        return compiled("im2col"), compiled("multiply")
+
     def run(self, locate: Locate, count: int, split: Split) -> None:
         """See `Step`."""
-        conv, c = self.convolution, self.convolution.kernel[..., 0].size
-        rows, k = count * prod(self.size), len(conv.bias)
+        conv, c, (u, bias) = self.convolution, prod(self.convolution.kernel.shape[:3]), self._arrays
+        rows, k, (im2col, multiply) = count * prod(self.size), len(conv.bias), self._loops
         block = min(max(_LEAST, _ROW_FLOATS // c // ROWS * ROWS), _MOST_ROWS)
         window, before = conv.kernel.shape[:2], (conv.padding[0][0], conv.padding[1][0])
         laid_out = window == conv.strides == (1, 1) and conv.padding == NO_PADDING
@@ -205,16 +219,16 @@ class Im2colConvolution(_MatrixConvolution):
                 begin = max(min(start, rows - ROWS), 0)  # the last rows may be computed twice
                 end = min(start + block, rows)
                 if laid_out:
-                    a, a_at = x.values, x.offset + begin * c
+                    a = x.address + 4 * begin * c
                 else:
-                    a, a_at = _scratch.take("a", block * c), 0
-                    im2col(x.values, x.offset, self.shape, window, conv.strides, before, self.size, a, begin, end)
-                sums, bias = (conv.bias, 0, 0), _ZEROS
+                    a = _scratch.take("a", block * c)
+                    im2col(x.address, *self.shape, *window, *conv.strides, *before, *self.size, a, begin, end)
+                sums, added = (bias, 0), _ZEROS
                 if residual is not None:
-                    sums, bias = (residual.values, residual.offset + begin * residual.pixel, residual.pixel), conv.bias
+                    sums, added = (residual.address + 4 * begin * residual.pixel, residual.pixel), bias
                 multiply(
-                    a, a_at, end - begin, self.u, 0, c, k, *sums, bias, _floor(conv.relu),
-                    y.values, y.offset + begin * y.pixel, y.pixel, False, a_at + (end - begin) * c,
+                    a, end - begin, u, c, k, *sums, added, _floor(conv.relu), y.address + 4 * begin * y.pixel, y.pixel, 0,
+                    a + 4 * (end - begin) * c,
                 )  # fmt: skip
 
         split(part, -(-rows // block))
@@ -223,18 +237,20 @@ class Im2colConvolution(_MatrixConvolution):
 class DirectConvolution(_MatrixConvolution):
     """A convolution without padding to wide maps, which reads windows in place."""
 
+    @cached_property
+    def _loop(self) -> Callable[..., None]:
+        return compiled("convolve_rows")
+
     def run(self, locate: Locate, count: int, split: Split) -> None:
         """See `Step`."""
-        conv, (_, width, c) = self.convolution, self.shape
+        conv, (_, width, c), (u, bias) = self.convolution, self.shape, self._arrays
         x, y = locate(conv.x), locate(conv.y)
+        given = *conv.kernel.shape[:2], *conv.strides, u, len(conv.bias), bias, _ZEROS, _floor(conv.relu)
 
         def part(first: int, last: int) -> None:
             for image in range(first, last):
-                convolve_rows(
-                    x.values, x.offset + image * prod(self.shape), width * c, c, conv.kernel.shape[:2], conv.strides,
-                    self.u, conv.bias, _floor(conv.relu),
-                    y.values, y.offset + image * prod(self.size) * y.pixel, y.pixel, self.size,
-                )  # fmt: skip
+                place, to = (4 * image * prod(shape) for shape in (self.shape, (*self.size, y.pixel)))
+                self._loop(x.address + place, width * c, c, *given, y.address + to, y.pixel, *self.size)
 
         split(part, count)
 
@@ -262,11 +278,9 @@ class Pooling:
         """See `Step`."""
         of, before = self.pool, (self.pool.padding[0][0], self.pool.padding[1][0])
         x, y = locate(of.x), locate(of.y)
-        window = of.window, of.strides, before, of.mean, of.zeros
-        split(
-            partial(pool, x.values, x.offset, self.shape, *window, y.values, y.offset, y.pixel, self.size),
-            count * prod(self.size),
-        )
+        window = *of.window, *of.strides, *before, of.mean, of.zeros
+        given = x.address, *self.shape, *window, y.address, y.pixel, *self.size
+        split(partial(compiled("pool"), *given), count * prod(self.size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,8 +305,16 @@ class Adding:
         """See `Step`."""
         of, (height, width, c) = self.sum, self.shape
         x, y = locate(of.sources[0]), locate(of.y)
-        other = locate(of.sources[1]) if len(of.sources) > 1 else Location(_NOTHING, 0, 0)
-        scale, shift = (np.full(c, 1 - i, np.float32) if v is None else v for i, v in enumerate((of.scale, of.shift)))
-        floor = np.float32(0.0 if of.relu else -np.inf)
-        given = x.values, x.offset, other.values, other.offset, c, scale, shift, floor, y.values, y.offset, y.pixel
-        split(partial(add, *given), count * height * width)
+        other, two = (locate(of.sources[1]), 1) if len(of.sources) > 1 else (x, 0)
+        scale, shift = self._arrays
+        given = x.address, other.address, two, c, address(scale), address(shift), _floor(of.relu), y.address, y.pixel
+        split(partial(compiled("add"), *given), count * height * width)
+
+    @cached_property
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and shift, which are 1 and 0 where there is none."""
+        of, c = self.sum, self.shape[2]
+        return (
+            np.ones(c, np.float32) if of.scale is None else np.ascontiguousarray(of.scale),
+            np.zeros(c, np.float32) if of.shift is None else np.ascontiguousarray(of.shift),
+        )

@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import prod
 
+import numpy as np
+
 from .graph import CHANNELS, NO_PADDING, Convolution, FeatureMap, LayerGraph, Operation, Pair, Pool, Sum
-from .loops.matmul import pack
-from .loops.simd import ROWS
-from .loops.tiles import Tile
-from .loops.toom_cook import transform_kernel
+from .loops.kernels import TransformedKernel, pack
+from .loops.registers import ROWS
+from .loops.toom_cook import Tile
 from .operations import Adding, DirectConvolution, Im2colConvolution, Pooling, Step, WinogradConvolution
 
 _FEW = 64  # with fewer 4x4 tiles per image, larger tiles may be used
@@ -75,17 +76,22 @@ def plan_convolution(conv: Convolution, shape: tuple[int, int, int], size: Pair,
     tile = choose_tile(conv, shape[2], size)
     if tile is not None:
         outputs = (tile[0][0], tile[1][0])
-        kernel = transform_kernel(conv.kernel, outputs)
         tiles = (-(-size[0] // outputs[0]), -(-size[1] // outputs[1]))
-        u = pack(kernel.reshape(-1, *kernel.shape[2:]))
+        conv, transformed = _without_kernel(conv), TransformedKernel(conv.kernel, tile)
         pools = outputs[0] % 2 == outputs[1] % 2 == 0
         if pool_y is None or not pools:
-            return WinogradConvolution(conv, conv.y, shape, size, tile, False, tiles, u)
-        return WinogradConvolution(conv, pool_y, shape, (size[0] // 2, size[1] // 2), tile, True, tiles, u)
-    u = pack(conv.kernel.reshape(1, -1, conv.kernel.shape[3]))
+            return WinogradConvolution(conv, conv.y, shape, size, tile, False, tiles, transformed)
+        half = (size[0] // 2, size[1] // 2)
+        return WinogradConvolution(conv, pool_y, shape, half, tile, True, tiles, transformed)
+    conv, u = _without_kernel(conv), pack(conv.kernel.reshape(1, -1, conv.kernel.shape[3]))
     pixels_are_rows = conv.kernel.shape[:2] == conv.strides == (1, 1)
     direct = conv.padding == NO_PADDING and size[1] >= ROWS and conv.residual is None and not pixels_are_rows
     return (DirectConvolution if direct else Im2colConvolution)(conv, shape, size, u)
+
+
+def _without_kernel(conv: Convolution) -> Convolution:
+    """Return a convolution whose kernel has its shape, but takes no memory, since it has been packed."""
+    return replace(conv, kernel=np.broadcast_to(np.float32(np.nan), conv.kernel.shape))
 
 
 def choose_tile(conv: Convolution, depth: int, size: Pair) -> Tile | None:

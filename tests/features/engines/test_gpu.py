@@ -11,7 +11,7 @@ from test_engines import BATCH, frozen
 from features import FeatureStore
 from features.engines.batch_size import find_batch_size, pick_batch_size
 from features.engines.registry import ENGINES
-from features.engines.selection import images_per_second, make_checked
+from features.engines.selection import make_checked, pick_engine
 from features.errors import EngineError
 from features.extraction.preparation import prepare
 from features.extraction.request import ExtractRequest
@@ -31,7 +31,7 @@ def gpu(monkeypatch):
 
 def test_layers_compute_in_half_precision_and_the_model_stays_as_it_was(gpu):
     whole = frozen()
-    assert 1e-5 < make_checked("tensorflow-f16", whole, BATCH).parity <= ENGINES["tensorflow-f16"].allowed
+    assert 1e-5 < make_checked("tensorflow-f16", whole, lambda: BATCH).parity <= ENGINES["tensorflow-f16"].allowed
     nodes = whole.of_precision("float16").function.graph.as_graph_def().node
     kinds = {node.attr["T"].type for node in nodes if node.op in ("Conv2D", "FusedBatchNormV3", "Relu")}
     assert kinds == {19}  # DT_HALF
@@ -40,13 +40,21 @@ def test_layers_compute_in_half_precision_and_the_model_stays_as_it_was(gpu):
 
 def test_half_precision_needs_a_gpu():
     with pytest.raises(EngineError, match=r"float16 only on a GPU\. Use another: engine=.tensorflow"):
-        make_checked("tensorflow-f16", frozen(), BATCH)
+        make_checked("tensorflow-f16", frozen(), lambda: BATCH)
 
 
 def test_auto_leaves_out_a_precision_that_the_base_does_not_bear(gpu, monkeypatch, said):
     monkeypatch.setitem(ENGINES, "tensorflow-f16", replace(ENGINES["tensorflow-f16"], allowed=1e-9))
-    rates = images_per_second(["tensorflow", "tensorflow-f16"], frozen(), BATCH)
-    assert list(rates) == ["tensorflow"]
+    whole, tried = frozen(), []
+
+    def make(name):
+        tried.append(name)
+        return make_checked(name, whole, lambda: BATCH)
+
+    for name in ("tensorflow-xla", "tensorflow-f16-xla"):
+        monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], auto_on=()))
+    assert pick_engine(None, whole, {"of": "this test"}, make) == "tensorflow"
+    assert tried == ["tensorflow", "tensorflow-f16"]
     assert said[0].startswith(
         "warning  features of tensorflow-f16 must be within 1e-09 (relative) of those of tensorflow"
     )

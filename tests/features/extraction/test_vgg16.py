@@ -71,7 +71,7 @@ def test_photos_equal_the_reference(imagenet, shared):
         assert distance(outputs[layer].max((1, 2)), golden[f"imagenet/{layer}/max"]) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["openvino", "mnn", "numba"])
+@pytest.mark.parametrize("name", ["openvino", "numba"])
 def test_other_engines_are_as_near_to_the_reference_as_allowed(imagenet, name):
     if not is_installed(name):
         pytest.skip(f"the extra {name} is not installed")

@@ -31,7 +31,7 @@ def made():
 
 def test_json_of_a_store_that_is_there_becomes_a_record_and_the_same_json_again(made):
     group = {"source": {**TOLD["source"], "group": None}}
-    since = {"kinds": {}, "values": None, "decode": "full", **group}  # not told by the first version
+    since = {"kinds": {}, "values": None, "decode": "full", "parity_on": None, **group}  # not told by the first version
     assert made.to_json() == TOLD | since
     assert made.spec.fingerprint == TOLD["fingerprint"]  # as it was computed when the store was made
     assert replace(made.spec, decode="scaled").fingerprint != TOLD["fingerprint"]

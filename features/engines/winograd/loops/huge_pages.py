@@ -12,3 +12,8 @@ def large_zeros(count: int) -> np.ndarray:
     raw = np.zeros(4 * count + _PAGE, np.uint8)
     start = -raw.ctypes.data % _PAGE
     return raw[start : start + 4 * count].view(np.float32)
+
+
+def address(array: np.ndarray) -> int:
+    """Return where an array's values begin, which is what compiled functions take."""
+    return int(array.ctypes.data)

@@ -3,9 +3,9 @@
 Feature maps are flat arrays of pixels with channels last. Each sum is computed in one fixed order, independent of other work and
 of the vector width, so that an image's features are always bitwise equal.
 
-Functions called from Python take separate numbers, since Numba takes more than a microsecond to unpack a record, and there are
-hundreds of calls per image. In all loops, x_at is the start of the first image in x, y_pixel the number of floats from one pixel
-of y to the next, `before` the padding above and to the left, and `floor` the lower bound of outputs: 0 for a ReLU, else -inf.
+The functions are called through `features.engines.winograd.loops.machine_code`, so they take only addresses of float32 and
+integers. In all loops, y_pixel is the number of floats from one pixel of y to the next, `above` and `before` are the padding above
+and to the left, and `floor` is the lower bound of outputs: 0 for a ReLU, else -inf.
 """
 
 from __future__ import annotations
@@ -13,26 +13,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numba import njit
-
-from .huge_pages import large_zeros
-from .simd import FEWER, INT, LANES, PANEL, ROWS, VECTOR, Emitter, Pixels, Steps, at, loop
-
-
-def pack(kernel: np.ndarray) -> np.ndarray:
-    """Return matrices (points, c, k) as a flat array in the order in which products read them, in panels of output channels.
-
-    A panel is (c, PANEL); the last one of each matrix is half as wide if k is not a multiple of PANEL.
-    """
-    packed = large_zeros(kernel.size)
-    for matrix, place in zip(kernel, packed.reshape(len(kernel), -1), strict=True):
-        start = 0
-        for first in range(0, matrix.shape[1], PANEL):
-            panel = matrix[:, first : first + PANEL].ravel()
-            place[start : start + panel.size] = panel
-            start += panel.size
-    return packed
+from .registers import FEWER, LANES, PANEL, ROWS
+from .simd import INT, VECTOR, Emitter, Pixels, Steps, at, jit, loop
 
 
 def _product(
@@ -84,14 +66,13 @@ def _product(
         e.store(e.larger(b.fadd(value, shift[j]), lowest), e.at(e.go(out, r), j))
 
 
-_zeros = np.zeros(PANEL, np.float32)
 _whole, _half = PANEL // LANES, PANEL // LANES // 2
 _many, _fewer, _one, _many_half, _fewer_half, _one_half = (
     loop("PipiSppSSS")(partial(_product, rows, width)) for width in (_whole, _half) for rows in (ROWS, FEWER, 1)
 )
 
 
-@njit(nogil=True, inline="always")
+@jit(inline="always")
 def _panel(rows: int, whole: bool, given: Any) -> None:
     if whole:
         if rows == ROWS:
@@ -108,15 +89,15 @@ def _panel(rows: int, whole: bool, given: Any) -> None:
         _one_half(given)
 
 
-@njit(nogil=True)
+@jit()
 def multiply(
-    a: Any, a_at: int, rows: int, u: Any, u_at: int, c: int, k: int, start: Any, start_at: int, start_row: int,
-    bias: Any, floor: Any, out: Any, out_at: int, out_row: int, room: bool, soon_at: int,
+    a: Any, rows: int, u: Any, c: int, k: int, start: Any, start_row: int, bias: Any, floor: Any, out: Any, out_row: int,
+    room: int, soon: Any,
 ) -> None:  # fmt: skip
     """Set out (rows, k) to max(start + a @ u + bias, floor), a (rows, c) contiguous, u packed (c, k).
 
     If there is `room` after a and out, up to ROWS - 1 additional rows are read and written, instead of single rows.
-    `soon_at` is the start of a in the next call.
+    `soon` is the start of a in the next call.
     """
     panels, blocks = -(-k // PANEL), -(-rows // ROWS)
     step_u, step_a = -(-PANEL // blocks), -(-ROWS * PANEL // k)  # the next data is prefetched evenly
@@ -132,17 +113,16 @@ def multiply(
                 done, count = rows - ROWS, ROWS  # some rows are computed twice
             block = done // ROWS
             _panel(count, (panel + 1) * PANEL <= k, (
-                (at(a, a_at + done * c), 0, c), 1, at(u, u_at + panel * c * PANEL), c,
-                (at(start, start_at + done * start_row + panel * PANEL), start_row),
-                at(bias, panel * PANEL), at(floor, 0),
-                (at(out, out_at + done * out_row + panel * PANEL), out_row),
-                (at(u, u_at + ((panel + 1) * PANEL + block * step_u) * c), step_u),
-                (at(a, soon_at + (panel * blocks + block) * c * step_a), step_a),
+                (at(a, done * c), 0, c), 1, at(u, panel * c * PANEL), c,
+                (at(start, done * start_row + panel * PANEL), start_row), at(bias, panel * PANEL), floor,
+                (at(out, done * out_row + panel * PANEL), out_row),
+                (at(u, ((panel + 1) * PANEL + block * step_u) * c), step_u),
+                (at(soon, (panel * blocks + block) * c * step_a), step_a),
             ))  # fmt: skip
             done += count
 
 
-@njit(nogil=True)
+@jit()
 def multiply_points(
     v: Any, plane: int, tiles: int, u: Any, c: int, k: int, zeros: Any, floor: Any, out: Any, out_plane: int, first: int,
     last: int,
@@ -150,27 +130,29 @@ def multiply_points(
     """Set planes first..last of out, (tiles, k) each, to planes of v, (tiles, c), times u, packed (points, c, k)."""
     for point in range(first, last):
         multiply(
-            v, point * plane, tiles, u, point * c * k, c, k, zeros, 0, 0, zeros, floor,
-            out, point * out_plane, k, True, (point + 1) * plane,
+            at(v, point * plane), tiles, at(u, point * c * k), c, k, zeros, 0, zeros, floor, at(out, point * out_plane), k,
+            1, at(v, (point + 1) * plane),
         )  # fmt: skip
 
 
-@njit(nogil=True)
+@jit()
 def convolve_rows(
-    x: Any, x_at: int, row: int, c: int, window: tuple[int, int], strides: tuple[int, int], u: Any, bias: Any, floor: Any,
-    y: Any, y_at: int, y_pixel: int, size: tuple[int, int],
+    x: Any, row: int, c: int, down: int, across: int, stride: int, stride_across: int, u: Any, k: int, bias: Any,
+    zeros: Any, floor: Any, y: Any, y_pixel: int, height: int, width: int,
 ) -> None:  # fmt: skip
-    """Convolve an image without copying windows, to y of size (h, w), w >= ROWS; rows of x are `row` floats apart."""
-    (height, width), k = size, len(bias)
+    """Convolve an image without copying windows (down, across), to y of size (height, width), width >= ROWS.
+
+    Rows of x are `row` floats apart.
+    """
     for i in range(height):
         for begin in range(0, width, ROWS):
             j = min(begin, width - ROWS)
             for panel in range(-(-k // PANEL)):
                 given = (
-                    (at(x, x_at + i * strides[0] * row + j * strides[1] * c), row, strides[1] * c), window[0],
-                    at(u, panel * window[0] * window[1] * c * PANEL), window[1] * c,
-                    (at(bias, panel * PANEL), 0), at(_zeros, 0), at(floor, 0),
-                    (at(y, y_at + (i * width + j) * y_pixel + panel * PANEL), y_pixel), (at(u, 0), 0), (at(x, 0), 0),
+                    (at(x, i * stride * row + j * stride_across * c), row, stride_across * c), down,
+                    at(u, panel * down * across * c * PANEL), across * c,
+                    (at(bias, panel * PANEL), 0), zeros, floor,
+                    (at(y, (i * width + j) * y_pixel + panel * PANEL), y_pixel), (u, 0), (x, 0),
                 )  # fmt: skip
                 if (panel + 1) * PANEL <= k:
                     _many(given)
@@ -178,26 +160,26 @@ def convolve_rows(
                     _many_half(given)
 
 
-@njit(nogil=True)
+@jit()
 def im2col(
-    x: Any, x_at: int, shape: tuple[int, int, int], window: tuple[int, int], strides: tuple[int, int],
-    before: tuple[int, int], size: tuple[int, int], a: Any, first: int, last: int,
+    x: Any, height: int, width: int, c: int, down: int, across: int, stride: int, stride_across: int, above: int,
+    before: int, h: int, w: int, a: Any, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Copy the windows of output pixels first..last, over consecutive images of x, into rows of a."""
-    (height, width, c), (kh, kw), (h, w), to = shape, window, size, 0
+    """Copy the windows (down, across) of output pixels first..last, over consecutive images of x, into rows of a."""
+    to = 0
     for pixel in range(first, last):
         image, rest = divmod(pixel, h * w)
         i, j = divmod(rest, w)
-        top, left = i * strides[0] - before[0], j * strides[1] - before[1]
-        for di in range(kh):
-            start = x_at + ((image * height + top + di) * width + left) * c
-            low, high = max(-left, 0) * c, min(width - left, kw) * c
+        top, left = i * stride - above, j * stride_across - before
+        for di in range(down):
+            start = ((image * height + top + di) * width + left) * c
+            low, high = max(-left, 0) * c, min(width - left, across) * c
             if not 0 <= top + di < height:
                 low, high = 0, 0
             for t in range(low):
                 a[to + t] = 0.0
             for t in range(low, high):
                 a[to + t] = x[start + t]
-            for t in range(high, kw * c):
+            for t in range(high, across * c):
                 a[to + t] = 0.0
-            to += kw * c
+            to += across * c

@@ -1,4 +1,4 @@
-"""Pools and sums of feature maps, compiled by Numba, on flat arrays of pixels with channels last."""
+"""Pools and sums of feature maps, compiled by Numba, on pixels with channels last; arguments are as in `matmul`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from .simd import INT, LANES, Emitter, Pixels, at, loop
+from .registers import LANES
+from .simd import INT, Emitter, Pixels, at, jit, local_floats, loop
 
 
 def _window(
@@ -33,44 +33,55 @@ def _window(
 _mean, _largest = (loop("Piipppi")(partial(_window, mean)) for mean in (True, False))
 
 
-@njit(nogil=True)
+_two_floats = local_floats(2)
+
+
+@jit()
 def pool(
-    x: Any, x_at: int, shape: tuple[int, int, int], window: tuple[int, int], strides: tuple[int, int],
-    before: tuple[int, int], mean: bool, zeros: bool, y: Any, y_at: int, y_pixel: int, size: tuple[int, int],
-    first: int, last: int,
+    x: Any, height: int, width: int, c: int, down: int, across: int, stride: int, stride_across: int, above: int,
+    before: int, mean: int, zeros: int, y: Any, y_pixel: int, h: int, w: int, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Set pixels first..last of y to the maximum or mean of windows; outside x counts as 0 if `zeros`, else is ignored."""
-    (height, width, c), (h, w) = shape, size
-    start, count = np.empty(1, np.float32), np.empty(1, np.float32)
+    """Set pixels first..last of y, (h, w) each, to the maximum or mean of windows (down, across).
+
+    Outside x counts as 0 if `zeros`, else is ignored.
+    """
+    numbers = _two_floats()
     for pixel in range(first, last):
         image, rest = divmod(pixel, h * w)
         i, j = divmod(rest, w)
-        top, left = i * strides[0] - before[0], j * strides[1] - before[1]
-        rows = min(top + window[0], height) - max(top, 0)
-        columns = min(left + window[1], width) - max(left, 0)
-        taps = window[0] * window[1]
-        corner = x_at + ((image * height + max(top, 0)) * width + max(left, 0)) * c
-        start[0] = 0.0 if mean or (zeros and rows * columns < taps) else -np.inf
-        count[0] = taps if zeros else rows * columns
-        to = at(y, y_at + pixel * y_pixel)
-        given = (at(x, corner), width * c, c), rows, columns, at(start, 0), at(count, 0), to, c
+        top, left = i * stride - above, j * stride_across - before
+        rows = min(top + down, height) - max(top, 0)
+        columns = min(left + across, width) - max(left, 0)
+        corner = ((image * height + max(top, 0)) * width + max(left, 0)) * c
+        numbers[0] = 0.0 if mean or (zeros and rows * columns < down * across) else -np.inf
+        numbers[1] = down * across if zeros else rows * columns
+        given = (at(x, corner), width * c, c), rows, columns, numbers, at(numbers, 1), at(y, pixel * y_pixel), c
         if mean:
             _mean(given)
         else:
             _largest(given)
 
 
-@njit(nogil=True)
+@jit()
 def add(
-    x: Any, x_at: int, other: Any, other_at: int, c: int, scale: Any, shift: Any, floor: Any, y: Any, y_at: int,
-    y_pixel: int, first: int, last: int,
-) -> None:  # fmt: skip
-    """Set pixels first..last of y to max((x + other) * scale + shift, floor); an empty `other` is ignored."""
+    x: Any,
+    other: Any,
+    two: int,
+    c: int,
+    scale: Any,
+    shift: Any,
+    floor: Any,
+    y: Any,
+    y_pixel: int,
+    first: int,
+    last: int,
+) -> None:
+    """Set pixels first..last of y to max((x + other) * scale + shift, floor); `other` is ignored unless `two`."""
     for pixel in range(first, last):
-        of, to = pixel * c, y_at + pixel * y_pixel
+        of, to = pixel * c, pixel * y_pixel
         for channel in range(c):
-            value = x[x_at + of + channel]
-            if len(other):
-                value += other[other_at + of + channel]
+            value = x[of + channel]
+            if two:
+                value += other[of + channel]
             value = value * scale[channel] + shift[channel]
-            y[to + channel] = max(value, floor)
+            y[to + channel] = max(value, floor[0])

@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ....errors import EngineError
+from .registers import LANES
 
-
-def register_tile(has: Mapping[str, bool]) -> tuple[int, int, int, int]:
-    """Return floats per vector and, of a product, its rows, its rows when fewer are left, and its output channels.
-
-    The sums of a product fill the registers: 32 of 16 floats with AVX-512, 16 of 8 with AVX2.
-
-    Parameters
-    ----------
-    has : mapping of str to bool
-        Processor features by LLVM's names.
-
-    Raises
-    ------
-    EngineError
-        If the processor has neither AVX-512 nor AVX2 with FMA.
-    """
-    if has.get("avx512f"):
-        return 16, 14, 8, 32
-    if has.get("avx2") and has.get("fma"):
-        return 8, 6, 4, 16
-    raise EngineError("numba's convolutions need a processor with AVX2 and FMA.")
-
-
-LANES, ROWS, FEWER, PANEL = register_tile(get_host_cpu_features())
 INT = ir.IntType(64)
 VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _pointer = types.CPointer(types.float32)
@@ -139,6 +114,9 @@ class Pixels(NamedTuple):
     pixel: Any
 
 
+ARGUMENTS = {"p": _pointer, "i": types.intp}
+"""Kinds of arguments of compiled functions: pointers to float32, and integers."""
+
 _KINDS: dict[str, tuple[Any, Callable[..., Any] | None]] = {
     "p": (_pointer, None),
     "i": (types.intp, None),
@@ -168,14 +146,33 @@ def loop(arguments: str) -> Callable[[Callable[..., None]], Any]:
     return decorate
 
 
-def _point(context: Any, array: Any, offset: Any) -> Any:
-    """Point to an element of a contiguous array."""
+def jit(**options: Any) -> Callable[[Callable[..., None]], Any]:
+    """Compile a function so that its code refers to nothing of Python or Numba: it raises nothing and allocates nothing."""
+    alone: Any = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(**alone, **options)
+
+
+def local_floats(count: int) -> Any:
+    """Return an intrinsic that returns a pointer to so many floats on the calling function's stack."""
+
+    def typing(context: Any) -> tuple[Any, Any]:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            place = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), count))
+            return builder.bitcast(place, ir.FloatType().as_pointer())
+
+        return _pointer(), generate
+
+    return intrinsic(typing)
+
+
+def _point(context: Any, pointer: Any, offset: Any) -> Any:
+    """Point to a float `offset` floats further."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.gep(context.make_array(signature.args[0])(context, builder, values[0]).data, [values[1]])
+        return builder.gep(values[0], [values[1]])
 
-    return _pointer(array, types.intp), generate
+    return _pointer(_pointer, types.intp), generate
 
 
 at: Any = intrinsic(_point)
-"""Point to an element of a contiguous array, in a compiled function."""
+"""Point to a float further along, in a compiled function."""

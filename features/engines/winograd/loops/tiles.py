@@ -7,17 +7,14 @@ kernel, and the products are transformed back. Channels are last, and vectors ru
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial, reduce
 from typing import Any
 
-import numpy as np
-from numba import njit
+from llvmlite import ir
 
-from .simd import LANES, Emitter, Pixels, Steps, Vectors, at, loop
-from .toom_cook import firsts, matrices, singles_and_firsts
-
-Tile = tuple[tuple[int, int], tuple[int, int]]
-"""Vertical outputs and taps, horizontal outputs and taps."""
+from .registers import LANES, PANEL
+from .simd import VECTOR, Emitter, Pixels, Steps, Vectors, at, jit, local_floats, loop
+from .toom_cook import Tile, firsts, matrices, singles_and_firsts
 
 Transform = Callable[[Emitter, tuple[int, int], Vectors], Vectors]
 
@@ -52,28 +49,30 @@ def _both(transform: Transform, e: Emitter, tile: Tile, x: Sequence[Vectors]) ->
 _copy = loop("pp")(lambda e, to, of: e.store(e.load(of), to))
 
 
-@cache
+_zero = loop("p")(lambda e, to: e.store(VECTOR(None), to))
+
+
 def input_transform(tile: Tile) -> Callable[..., None]:
     """Return a function that transforms tiles first..last of x into planes of v, (tiles, c), one per point."""
     (m, _), (m_across, _) = tile
     n, n_across = (sum(side) - 1 for side in tile)
-    tile_in = loop("PS")(partial(_tile_in, tile))
+    tile_in, edge_floats = loop("PS")(partial(_tile_in, tile)), local_floats(n * n_across * LANES)
 
-    @njit(nogil=True)
+    @jit()
     def transform(
-        x: Any, x_at: int, shape: tuple[int, int, int], before: tuple[int, int], tiles: tuple[int, int], v: Any,
-        plane: int, start: int, first: int, last: int,
+        x: Any, height: int, width: int, c: int, above: int, before: int, tiles: int, tiles_across: int, v: Any, plane: int,
+        start: int, first: int, last: int,
     ) -> None:  # fmt: skip
-        height, width, c = shape
-        edge = np.empty(n * n_across * LANES, np.float32)
+        edge = edge_floats()
         for t in range(first, last):
-            image, rest = divmod(start + t, tiles[0] * tiles[1])
-            i, j = divmod(rest, tiles[1])
-            top, left = i * m - before[0], j * m_across - before[1]
-            corner = x_at + ((image * height + top) * width + left) * c
+            image, rest = divmod(start + t, tiles * tiles_across)
+            i, j = divmod(rest, tiles_across)
+            top, left = i * m - above, j * m_across - before
+            corner = ((image * height + top) * width + left) * c
             inside = top >= 0 and left >= 0 and top + n <= height and left + n_across <= width
             if not inside:
-                edge[:] = 0.0  # zeros outside x
+                for point in range(n * n_across):
+                    _zero((at(edge, point * LANES),))  # outside x
             for channel in range(0, c, LANES):
                 source = at(x, corner + channel), width * c, c
                 if not inside:
@@ -86,31 +85,29 @@ def input_transform(tile: Tile) -> Callable[..., None]:
     return transform
 
 
-@cache
 def output_transform(tile: Tile, pooled: bool) -> Callable[..., None]:
     """Return a function that computes tiles first..last of y from planes of products, (tiles, k), one per point."""
     side, across = (m // 2 if pooled else m for m, _ in tile)
-    tile_out = loop("SpPp")(partial(_tile_out, tile, pooled))
+    tile_out, edge_floats = loop("SpPp")(partial(_tile_out, tile, pooled)), local_floats(side * across * LANES)
 
-    @njit(nogil=True)
+    @jit()
     def transform(
-        v: Any, plane: int, bias: Any, floor: Any, y: Any, y_at: int, y_pixel: int, size: tuple[int, int],
-        tiles: tuple[int, int], start: int, first: int, last: int,
+        v: Any, plane: int, k: int, bias: Any, floor: Any, y: Any, y_pixel: int, height: int, width: int, tiles: int,
+        tiles_across: int, start: int, first: int, last: int,
     ) -> None:  # fmt: skip
-        (height, width), k = size, len(bias)
-        edge = np.empty(side * across * LANES, np.float32)
+        edge = edge_floats()
         for t in range(first, last):
-            image, rest = divmod(start + t, tiles[0] * tiles[1])
-            i, j = divmod(rest, tiles[1])
+            image, rest = divmod(start + t, tiles * tiles_across)
+            i, j = divmod(rest, tiles_across)
             i, j = i * side, j * across
             rows, columns = min(side, height - i), min(across, width - j)
-            corner = y_at + ((image * height + i) * width + j) * y_pixel
+            corner = ((image * height + i) * width + j) * y_pixel
             inside = rows == side and columns == across
             for channel in range(0, k, LANES):
                 place = at(y, corner + channel), width * y_pixel, y_pixel
                 if not inside:
                     place = at(edge, 0), across * LANES, LANES
-                tile_out(((at(v, t * k + channel), plane), at(bias, channel), place, at(floor, 0)))
+                tile_out(((at(v, t * k + channel), plane), at(bias, channel), place, floor))
                 if not inside:
                     for a in range(rows):
                         for b in range(columns):
@@ -141,3 +138,37 @@ def _tile_out(tile: Tile, pooled: bool, e: Emitter, v: Steps, bias: Any, y: Pixe
     for i, line in enumerate(values):
         for j, value in enumerate(line):
             e.store(e.larger(e.b.fadd(value, shift), lowest), e.go_to(y, i, j))
+
+
+def kernel_transform(tile: Tile) -> Callable[..., None]:
+    """Return a function that sets panels first..last of packed, (n * n', c, k), to the transform of a kernel, (r, r', c, k)."""
+    across, of_kernel = tile[1][1], loop("PS")(partial(_of_kernel, tile))
+
+    @jit()
+    def transform(kernel: Any, c: int, k: int, packed: Any, first: int, last: int) -> None:
+        for begin in range(first * PANEL, min(last * PANEL, k), PANEL):
+            width = min(PANEL, k - begin)
+            for channel in range(c):
+                for q in range(0, width, LANES):
+                    taps = at(kernel, channel * k + begin + q), across * c * k, c * k
+                    of_kernel((taps, (at(packed, begin * c + channel * width + q), c * k)))
+
+    return transform
+
+
+def _of_kernel(tile: Tile, e: Emitter, taps: Pixels, u: Steps) -> None:
+    """Emit u = G g G^T in float64, each product and sum rounded once and in one order."""
+
+    def weigh(row: Sequence[float], values: Vectors) -> Any:
+        products = [
+            e.b.fmul(ir.Constant(doubles, [weight] * LANES), v) for weight, v in zip(row, values, strict=True) if weight
+        ]
+        return reduce(e.b.fadd, products)
+
+    doubles = ir.VectorType(ir.DoubleType(), LANES)
+    left, right = (matrices(*side)[1].tolist() for side in tile)
+    columns = [[e.b.fpext(e.load(e.go_to(taps, i, j)), doubles) for i in range(tile[0][1])] for j in range(tile[1][1])]
+    for i, down in enumerate(left):
+        line = [weigh(down, column) for column in columns]
+        for j, row in enumerate(right):
+            e.store(e.b.fptrunc(weigh(row, line), VECTOR), e.go(u, i * len(right) + j))

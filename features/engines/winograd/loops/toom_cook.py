@@ -23,6 +23,9 @@ POINTS: dict[int, tuple[str, ...]] = {
 }
 
 
+Tile = tuple[tuple[int, int], tuple[int, int]]
+"""Vertical outputs and taps, horizontal outputs and taps."""
+
 Matrix = list[list[Fraction]]
 
 
@@ -66,22 +69,3 @@ def firsts(n: int) -> range:
 def singles_and_firsts(n: int) -> list[int]:
     """Return all rows except those of negatives."""
     return [row for row in range(n) if row - 1 not in firsts(n)]
-
-
-def transform_kernel(kernel: np.ndarray, outputs: tuple[int, int]) -> np.ndarray:
-    """Return G g G^T for each pair of channels, (n, n', ...), float32, from g, (r, r', ...).
-
-    Computed in float64 without a matrix product, so that the result is bitwise equal on every machine.
-    """
-    down, across = (matrices(m, r)[1] for m, r in zip(outputs, kernel.shape[:2], strict=True))
-    taps = kernel.astype(np.float64)
-    out = np.empty((len(down), len(across), *kernel.shape[2:]), np.float32)
-    for i, row in enumerate(down):
-        line = _weigh(row, taps)
-        for j, weights in enumerate(across):
-            out[i, j] = _weigh(weights, line)
-    return out
-
-
-def _weigh(row: np.ndarray, taps: np.ndarray) -> np.ndarray:
-    return sum(weight * tap for weight, tap in zip(row, taps, strict=True) if weight)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from winograd_loops import import_loops, whole_numbers, windows
+from winograd_loops import FLOORS, call, import_loops, whole_numbers, windows
 
-pooling = import_loops("pooling")
+import_loops("kernels")
 
 
 @pytest.mark.parametrize("channels", [16, 48])
@@ -26,23 +26,21 @@ def test_windows_are_pooled(window, strides, before, size, zeros, mean, channels
     expected = (np.nanmean if mean else np.nanmax)(seen, axis=(3, 4))
     count = 2 * size[0] * size[1]
     out = np.full((count + 2, channels + 8), 777, np.float32)
-    x, at = np.concatenate([images.ravel()[:9], images.ravel()]), channels + 8 + 3
+    y = out.ravel()[channels + 8 + 3 :]
     for first, last in ((0, count // 2), (count // 2, count)):
-        pooling.pool(
-            x, 9, (7, 7, channels), window, strides, before, mean, zeros, out.ravel(), at, channels + 8, size, first, last
-        )  # fmt: skip
+        given = mean, zeros, y, channels + 8, *size, first, last
+        call("pool", images, 7, 7, channels, *window, *strides, *before, *given)
     found = out[1:-1, 3 : channels + 3].reshape(expected.shape)
     np.testing.assert_array_max_ulp(found, expected.astype(np.float32), 1)
     assert (out[[0, -1]] == 777).all() and (out[:, :3] == 777).all() and (out[:, channels + 3 :] == 777).all()
 
 
-@pytest.mark.parametrize("floor", [0.0, -np.inf])
+@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("two", [False, True])
-def test_maps_are_added(two, floor):
+def test_maps_are_added(two, relu):
     x, other = whole_numbers(0, 6, 16), whole_numbers(1, 6, 16)
     scale, shift, out = whole_numbers(2, 16), whole_numbers(3, 16), np.full((6, 20), 777, np.float32)
-    given = np.concatenate([x[0, :5], x.ravel()]), 5, other.ravel() if two else other[:0].ravel(), 0, 16
-    pooling.add(*given, scale, shift, np.float32(floor), out.ravel(), 2, 20, 1, 5)
-    expected = ((x + other if two else x) * scale + shift).clip(floor, None)
+    call("add", x, other, two, 16, scale, shift, FLOORS[relu], out.ravel()[2:], 20, 1, 5)
+    expected = ((x + other if two else x) * scale + shift).clip(0 if relu else -np.inf, None)
     np.testing.assert_array_equal(out[1:5, 2:18], expected[1:5])
     assert (out[[0, 5]] == 777).all() and (out[:, :2] == 777).all() and (out[:, 18:] == 777).all()

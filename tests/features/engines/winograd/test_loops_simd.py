@@ -7,26 +7,38 @@ import pytest
 from winograd_loops import import_loops
 
 simd = import_loops("simd")
-from numba import njit  # noqa: E402  # where it is installed
+registers = import_loops("registers")
+from numba import njit, types  # noqa: E402  # where it is installed
+from numba.extending import intrinsic  # noqa: E402
 
 INT, LANES = simd.INT, simd.LANES
+
+
+@intrinsic
+def start(context, array):
+    """Point to the first value of an array, in a compiled function."""
+
+    def generate(context, builder, signature, values):
+        return context.make_array(signature.args[0])(context, builder, values[0]).data
+
+    return types.CPointer(types.float32)(array), generate
 
 
 def run(body, *arrays, integer=0):
     """Emit ``body(e, out, integer, *pointers)``, and return what it wrote of four vectors of -1."""
     emitted = simd.loop("pi" + "p" * len(arrays))(body)
-    at, out = simd.at, np.full(4 * LANES, -1, np.float32)
+    out = np.full(4 * LANES, -1, np.float32)
     arrays = [np.asarray(array, np.float32).ravel() for array in arrays]
     if len(arrays) == 1:
 
         @njit
         def call(out, integer, x):
-            emitted((at(out, 0), integer, at(x, 0)))
+            emitted((start(out), integer, start(x)))
     else:
 
         @njit
         def call(out, integer, x, y, z):
-            emitted((at(out, 0), integer, at(x, 0), at(y, 0), at(z, 0)))
+            emitted((start(out), integer, start(x), start(y), start(z)))
 
     call(out, integer, *arrays)
     return out
@@ -122,7 +134,7 @@ def test_vectors_are_weighed_and_added(row):
 )
 def test_a_products_tile_fits_the_registers(has, tile):
     """Of which there are 32, or 16: sums, a panel's row of the kernel, a value of a row."""
-    lanes, rows, fewer, panel = found = simd.register_tile(has)
+    lanes, rows, fewer, panel = found = registers.register_tile(has)
     assert found == tile and fewer < rows
     vectors = panel // lanes
     assert rows * vectors + vectors + 1 <= (32 if has["avx512f"] else 16)
@@ -130,5 +142,5 @@ def test_a_products_tile_fits_the_registers(has, tile):
 
 @pytest.mark.parametrize("has", [{}, {"avx2": True}, {"avx2": False, "fma": True}])
 def test_other_processors_are_refused(has):
-    with pytest.raises(simd.EngineError, match="need a processor with AVX2 and FMA"):
-        simd.register_tile(has)
+    with pytest.raises(registers.EngineError, match="need a processor with AVX2 and FMA"):
+        registers.register_tile(has)

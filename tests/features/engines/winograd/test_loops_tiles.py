@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from winograd_loops import FLOORS, ZEROS, import_loops, whole_numbers, windows
+from winograd_loops import FLOORS, ZEROS, call, import_loops, whole_numbers, windows
 
-tiles, matmul = import_loops("tiles"), import_loops("matmul")
-toom_cook = import_loops("toom_cook")
+kernels, registers, toom_cook = import_loops("kernels"), import_loops("registers"), import_loops("toom_cook")
 UNTOUCHED = np.float32(777)
 TILES = [((4, 3), (4, 3)), ((7, 3), (7, 3)), ((4, 5), (4, 5)), ((1, 1), (6, 7)), ((6, 7), (1, 1))]
 SIZES = [(1, 1), (7, 9), (14, 12)]
@@ -24,17 +23,16 @@ def counts(size, steps):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("tile", TILES)
 def test_tiles_of_the_input_are_transformed(tile, size):
-    c, before = 2 * tiles.LANES, tuple(r // 2 for _, r in tile)
+    c, before = 2 * registers.LANES, tuple(r // 2 for _, r in tile)
     images, outputs = whole_numbers(0, 2, *size, c), [m for m, _ in tile]
     (n, across), (down, right) = of_tile(tile)
     grid = counts(size, outputs)
     count = 2 * grid[0] * grid[1]
     plane = count * c + 16
-    x, v = np.concatenate([ZEROS[:3] + 5, images.ravel()]), np.full(n * across * plane, UNTOUCHED)
+    v = np.full(n * across * plane, UNTOUCHED)
     start, middle = count // 3, (count - count // 3) // 2  # in two parts, from a tile that is not the first
-    transform = tiles.input_transform(tile)
     for first, last in ((0, middle), (middle, count - start)):
-        transform(x, 3, (*size, c), before, grid, v, plane, start, first, last)
+        call("input_transform", images, *size, c, *before, *grid, v, plane, start, first, last, of=[tile])
     seen = windows(images, (n, across), outputs, before, grid).reshape(count, n, across, c)[start:]
     expected = np.einsum("xi,yj,tijc->xytc", down[2], right[2], seen.astype(np.float64))
     planes = v.reshape(n, across, plane)
@@ -47,17 +45,18 @@ def test_tiles_of_the_input_are_transformed(tile, size):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("tile", "pooled"), [*((tile, False) for tile in TILES), (TILES[0], True), (TILES[2], True)])
 def test_products_are_transformed_to_tiles_of_the_output(tile, pooled, size, relu):
-    k, outputs = 2 * tiles.LANES, [m // 2 if pooled else m for m, _ in tile]
+    k, outputs = 2 * registers.LANES, [m // 2 if pooled else m for m, _ in tile]
     (n, across), (down, right) = of_tile(tile)
     grid = counts(size, outputs)
     count = 2 * grid[0] * grid[1]
     plane = count * k + 16
     products = np.random.default_rng(1).normal(size=(n, across, plane)).astype(np.float32)
     bias, y = whole_numbers(2, k), np.full((2 * size[0] * size[1], k + 8), UNTOUCHED)
-    transform, middle = tiles.output_transform(tile, pooled), count // 2
+    middle = count // 2
     for start, first, last in ((0, 0, middle), (middle, 0, count - middle)):
-        given = np.concatenate([products.ravel()[start * k :], ZEROS]), plane, bias, FLOORS[relu]
-        transform(*given, y.ravel(), 4, k + 8, size, grid, start, first, last)
+        given = np.concatenate([products.ravel()[start * k :], ZEROS]), plane, k, bias, FLOORS[relu]
+        to = y.ravel()[4:], k + 8, *size, *grid, start, first, last
+        call("output_transform", *given, *to, of=[tile, pooled])
     values = products[..., : count * k].reshape(n, across, count, k).astype(np.float64)
     made = np.einsum("ix,jy,xytk->tijk", down[0], right[0], values)
     if pooled:
@@ -72,23 +71,22 @@ def test_products_are_transformed_to_tiles_of_the_output(tile, pooled, size, rel
 @pytest.mark.parametrize("tile", TILES)
 def test_transforms_and_products_are_a_convolution(tile):
     """The three loops, as the engine calls them."""
-    c, k, size, outputs, taps = tiles.LANES, 16, (9, 10), [m for m, _ in tile], [r for _, r in tile]
+    c, k, size, outputs, taps = registers.LANES, 16, (9, 10), [m for m, _ in tile], [r for _, r in tile]
     images = whole_numbers(0, 1, *size, c)
     kernel = whole_numbers(1, *taps, c, k) / 8
     (n, across), _ = of_tile(tile)
     grid, before, points = counts(size, outputs), tuple(r // 2 for r in taps), n * across
     count = grid[0] * grid[1]
-    rows = -(-count // matmul.ROWS) * matmul.ROWS
-    u = matmul.pack(toom_cook.transform_kernel(kernel, outputs).reshape(points, c, k))
+    rows = -(-count // registers.ROWS) * registers.ROWS
+    u = kernels.transform_packed(kernel, tile)
     v, products, y = (
         np.zeros(points * rows * c, np.float32),
         np.zeros(points * rows * k, np.float32),
         np.empty((*size, k), np.float32),
     )
-    tiles.input_transform(tile)(images.ravel(), 0, (*size, c), before, grid, v, rows * c, 0, 0, count)
-    matmul.multiply_points(v, rows * c, count, u, c, k, ZEROS, FLOORS[False], products, rows * k, 0, points)
-    tiles.output_transform(tile, False)(
-        products, rows * k, ZEROS[:k], FLOORS[False], y.ravel(), 0, k, size, grid, 0, 0, count
-    )  # fmt: skip
+    call("input_transform", images, *size, c, *before, *grid, v, rows * c, 0, 0, count, of=[tile])
+    call("multiply_points", v, rows * c, count, u, c, k, ZEROS, FLOORS[False], products, rows * k, 0, points)
+    to = y, k, *size, *grid, 0, 0, count
+    call("output_transform", products, rows * k, k, ZEROS, FLOORS[False], *to, of=[tile, False])
     expected = np.einsum("nhwijc,ijck->hwk", windows(images, taps, (1, 1), before, size), kernel.astype(np.float64))
     assert np.linalg.norm(y - expected) < 1e-5 * np.linalg.norm(expected)

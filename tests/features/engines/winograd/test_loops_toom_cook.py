@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from winograd_loops import transform_kernel
 
 from features.engines.winograd.loops.toom_cook import (
     POINTS,
@@ -12,7 +13,6 @@ from features.engines.winograd.loops.toom_cook import (
     firsts,
     matrices,
     singles_and_firsts,
-    transform_kernel,
 )
 
 SIDES = [(4, 3), (7, 3), (4, 5), (6, 7), (1, 1)]

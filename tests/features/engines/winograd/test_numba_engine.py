@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from winograd_loops import transform_kernel
 
 from features.backbones.keras_base import build_base
 from features.backbones.registry import BACKBONES
@@ -16,7 +17,7 @@ from features.engines.frozen_graph import Frozen
 from features.engines.registry import ENGINES
 from features.engines.selection import make_checked
 from features.engines.winograd import WinogradEngine
-from features.engines.winograd.loops.toom_cook import matrices, transform_kernel
+from features.engines.winograd.loops.toom_cook import matrices
 from features.errors import EngineError
 
 pytest.importorskip("numba", reason="the extra numba is not installed")
@@ -105,7 +106,7 @@ def compare(whole):
         values = np.asarray(values)
         assert found[layer].shape == values.shape and found[layer].dtype == np.float32
         assert np.linalg.norm(found[layer] - values) < 1e-4 * np.linalg.norm(values), layer
-    assert 0 < make_checked("numba", whole, images).parity <= ENGINES["numba"].allowed
+    assert 0 < make_checked("numba", whole, lambda: images).parity <= ENGINES["numba"].allowed
 
 
 @pytest.mark.parametrize("pool", ["avg", "avg+max"])
@@ -137,7 +138,7 @@ def test_an_images_features_are_the_same_bits_where_threads_share_kernels():
     model, random = keras.Model(picture, outputs), np.random.default_rng(3)
     model.set_weights([random.normal(0, 0.02, array.shape) for array in model.get_weights()])
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in outputs.items()}
-    base = replace(build_base("tiny_chain", ["pool6"], 16), model=model, layers=shapes)
+    base = replace(build_base("tiny_chain", ["pool6"], 16), build=lambda: model, layers=shapes, identity=None)
     stages = WinogradEngine(Frozen(base, size, 5))._network._stages
     assert stages[2].end > stages[2].begin > 0
     compare_bits(draw(size), draw(size, 7, seed=1), lambda count: Frozen(base, size, count))
@@ -150,7 +151,7 @@ def compare_bits(images, others, of_batch):
     others[6] = images[2]
     beside, alone = WinogradEngine(of_batch(7)).run(others), WinogradEngine(of_batch(1)).run(images[2:3])
     for threads in (1, 3):
-        for layer, values in WinogradEngine(of_batch(5), threads).run(images).items():
+        for layer, values in WinogradEngine(of_batch(5), threads=threads).run(images).items():
             np.testing.assert_array_equal(values, straight[layer])
     for layer, values in straight.items():
         np.testing.assert_array_equal(beside[layer][6], values[2])
@@ -170,10 +171,10 @@ llvmlite.binding.get_host_cpu_features = lambda: has
 import numpy as np
 import test_numba_engine as those
 from features.backbones.registry import BACKBONES, Backbone
-from features.engines.winograd.loops import simd
+from features.engines.winograd.loops import registers
 BACKBONES["tiny_chain"] = Backbone("tiny", "TinyChain", "pool6", 16, 16)
 BACKBONES["tiny_graph"] = Backbone("tiny", "TinyGraph", "last_relu", 64, 32)
-assert simd.LANES == 8
+assert registers.LANES == 8
 base = those.frozen({size}, {layers!r}, name={name!r})
 np.savez({str(tmp_path / "x.npz")!r}, **those.WinogradEngine(base).run(those.draw({size})))
 """
@@ -208,7 +209,7 @@ def test_what_is_not_finite_stays_so():
 def test_other_bases_are_refused_by_the_layer(layer, why):
     images, base = keras.Input((32, 32, 3)), build_base("tiny_chain", ["pool6"], 16)
     layer = type(layer).from_config({**layer.get_config(), "name": "odd"})
-    other = replace(base, model=keras.Model(images, {"odd": layer(images)}))
+    other = replace(base, build=lambda: keras.Model(images, {"odd": layer(images)}))
     with pytest.raises(EngineError, match=f"numba (does not support|supports) {why}"):
         WinogradEngine(Frozen(other, 32, 5))
 

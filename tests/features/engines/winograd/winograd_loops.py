@@ -20,6 +20,27 @@ def import_loops(name):
         pytest.skip(str(error), allow_module_level=True)
 
 
+def call(name, *given, of=()):
+    """Call a compiled loop, with arrays' addresses for arrays."""
+    from features.engines.winograd.loops.machine_code import compiled
+
+    held = [each for each in given if isinstance(each, np.ndarray)]
+    assert all(each.flags.c_contiguous and each.dtype in (np.float32, np.float64) for each in held)
+    compiled(name, *of)(*(each.ctypes.data if isinstance(each, np.ndarray) else int(each) for each in given))
+
+
+def transform_kernel(kernel, outputs):
+    """Return G g G^T for each pair of channels, (n, n', ...), float32, from g, (r, r', ...), by NumPy in float64."""
+    from features.engines.winograd.loops.toom_cook import matrices
+
+    def weigh(row, taps):
+        return sum(weight * tap for weight, tap in zip(row, taps, strict=True) if weight)
+
+    down, across = (matrices(m, r)[1] for m, r in zip(outputs, kernel.shape[:2], strict=True))
+    lines = [weigh(row, kernel.astype(np.float64)) for row in down]
+    return np.array([[weigh(row, line) for row in across] for line in lines], np.float32)
+
+
 def whole_numbers(seed, *shape):
     """Return whole numbers, float32, whose sums of products are exact in float32, in any order."""
     return np.random.default_rng(seed).integers(-9, 10, shape).astype(np.float32)
