@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
-from sklearn.linear_model import LogisticRegression
 
 from features.errors import RequestError, option
 
@@ -72,6 +71,8 @@ def _fit_sigmoid(scores: np.ndarray, positive: np.ndarray, views: int) -> tuple[
     if apart <= 1e-12 * np.abs(scores).max():  # includes equal scores, whose means differ by rounding
         return 0.0, logit(targets.mean())
     centre, spread = scores.mean(), scores.std()
+    from sklearn.linear_model import LogisticRegression  # not where heads are only read
+
     # Each row counts as positive with the weight of its target, and as negative with the rest.
     fitted = LogisticRegression(C=1e12, solver="newton-cholesky", tol=1e-10).fit(
         np.tile((scores - centre) / spread, 2)[:, None],

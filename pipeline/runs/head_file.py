@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 
 from features.errors import CachedFeaturesError, RequestError, UnsafeFile, command, option
@@ -20,7 +19,7 @@ from features.safefiles.trees import check_trees
 
 from ..data.row_blocks import whole_blocks
 from ..heads.contract import Classifier, Saved
-from ..heads.registry import READ_AS
+from ..heads.linear_head import LinearHead
 from .checksums import check_sums
 
 ESTIMATORS = ("head.joblib", "head.skops")
@@ -58,6 +57,8 @@ def save_head(head: Classifier, folder: Path, as_joblib: bool = False) -> str:
     if saved.estimator is not None:
         name = "head.joblib" if as_joblib else "head.skops"
         if as_joblib:
+            import joblib
+
             joblib.dump(saved.estimator, folder / name)
         else:
             _save_skops(saved.estimator, folder / name)
@@ -106,9 +107,7 @@ def load_head(folder: str | Path, allow_joblib: bool = False) -> Classifier:
     check_sums(folder, *ESTIMATORS, "head.npz", "head.json")
     told, arrays = read_json(folder / "head.json"), read_arrays(folder / "head.npz")
     try:
-        if told["kind"] not in READ_AS:
-            raise ValueError(f"no head of the kind {str(told['kind'])[:40]!r}")
-        kind, classes = READ_AS[told["kind"]], arrays.pop("classes")
+        kind, classes = _find_kind(told["kind"]), arrays.pop("classes")
         if classes.ndim != 1 or classes.dtype.kind not in "iu" or len(classes) < 2 or (np.diff(classes) <= 0).any():
             raise ValueError("classes must be rising integers")
         estimator = _load_estimator(told["file"], folder, allow_joblib) if kind.has_estimator else None
@@ -120,6 +119,17 @@ def load_head(folder: str | Path, allow_joblib: bool = False) -> Classifier:
         raise UnsafeFile(f"the head in {folder} is damaged ({reason}). Train it again.") from error
 
 
+def _find_kind(name: Any) -> type[Classifier]:
+    """Return the class that loads a kind of head; the most usual one is found without importing scikit-learn."""
+    if name == LinearHead.kind:
+        return LinearHead
+    from ..heads.registry import READ_AS
+
+    if name not in READ_AS:
+        raise ValueError(f"no head of the kind {str(name)[:40]!r}")
+    return READ_AS[name]
+
+
 def _load_estimator(name: str, folder: Path, allow_joblib: bool) -> Any:
     if name == "head.joblib":
         if not allow_joblib:
@@ -127,6 +137,8 @@ def _load_estimator(name: str, folder: Path, allow_joblib: bool) -> Any:
                 f"the head of {folder} must be loadable without running code; head.joblib is a pickle, which can run any code. "
                 f"If the run is your own, use {option('joblib', True)}"
             )
+        import joblib
+
         return joblib.load(folder / name)
     if name != "head.skops":
         raise ValueError(f"a head in {str(name)[:40]!r}")

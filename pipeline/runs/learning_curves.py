@@ -12,7 +12,6 @@ from features.runtime.keras_runtime import import_keras
 from ..heads.contract import Classifier
 from ..heads.registry import HEADS, find_head
 from ..heads.settings import Choice
-from .plots import plot_history
 
 
 def check_tensorboard(head: str) -> None:
@@ -28,6 +27,8 @@ def check_tensorboard(head: str) -> None:
 
 def write_history(folder: Path, choice: Choice) -> None:
     """Write ``history.csv`` and ``history.png`` of a head that was trained by epochs."""
+    from .plots import plot_history  # imports Matplotlib, which other heads need not wait for
+
     history = choice.history or {}
     with open(folder / "history.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

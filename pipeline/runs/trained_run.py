@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from features.errors import UnsafeFile
 from features.store.provenance import Provenance
 
-from ..evaluation.decisions.operating_point import OperatingPoint
 from ..heads.contract import Classifier
 from .feature_spec import Reading
 from .folders import read_run
 from .head_file import load_head
+
+if TYPE_CHECKING:
+    from ..evaluation.decisions.operating_point import OperatingPoint
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,13 @@ def load_trained(folder: str | Path, allow_joblib: bool = False) -> Trained:
         store=Path(told["store"]),
         made=Provenance.from_json(told["provenance"], f"{folder}/run.json"),
         settings=told.get("settings") or {},
-        point=OperatingPoint.from_json(
-            told.get("operating_point"), list(map(str, told["class_names"])), f"{folder}/run.json"
-        ),
+        point=_read_point(told, f"{folder}/run.json"),
     )
+
+
+def _read_point(told: dict[str, Any], where: str) -> OperatingPoint | None:
+    if told.get("operating_point") is None:
+        return None
+    from ..evaluation.decisions.operating_point import OperatingPoint  # imports scipy.stats, which takes a second
+
+    return OperatingPoint.from_json(told["operating_point"], list(map(str, told["class_names"])), where)
