@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from winograd_loops import FLOORS, ZEROS, call, import_loops, transform_kernel, whole_numbers, windows
+from winograd_loops import FLOORS, ZEROS, call, import_loops, transform_kernel, transform_packed, whole_numbers, windows
 
 kernels, registers = import_loops("kernels"), import_loops("registers")
 FEWER, PANEL, ROWS = registers.FEWER, registers.PANEL, registers.ROWS
@@ -22,7 +22,7 @@ def test_a_kernel_is_transformed_and_packed_to_the_same_bits_as_by_numpy(tile, k
     kernel = np.random.default_rng(0).normal(size=(tile[0][1], tile[1][1], 5, k)).astype(np.float32)
     kernel[..., 1, 2] = -0.0
     points = transform_kernel(kernel, [m for m, _ in tile]).reshape(-1, 5, k)
-    np.testing.assert_array_equal(kernels.transform_packed(kernel, tile), kernels.pack(points))
+    np.testing.assert_array_equal(transform_packed(kernel, tile), kernels.pack(points))
 
 
 @pytest.mark.parametrize("relu", [False, True])

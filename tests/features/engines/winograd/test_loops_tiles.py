@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from winograd_loops import FLOORS, ZEROS, call, import_loops, whole_numbers, windows
+from winograd_loops import FLOORS, ZEROS, call, import_loops, transform_packed, whole_numbers, windows
 
-kernels, registers, toom_cook = import_loops("kernels"), import_loops("registers"), import_loops("toom_cook")
+registers, toom_cook = import_loops("registers"), import_loops("toom_cook")
 UNTOUCHED = np.float32(777)
 TILES = [((4, 3), (4, 3)), ((7, 3), (7, 3)), ((4, 5), (4, 5)), ((1, 1), (6, 7)), ((6, 7), (1, 1))]
 SIZES = [(1, 1), (7, 9), (14, 12)]
@@ -78,7 +78,7 @@ def test_transforms_and_products_are_a_convolution(tile):
     grid, before, points = counts(size, outputs), tuple(r // 2 for r in taps), n * across
     count = grid[0] * grid[1]
     rows = -(-count // registers.ROWS) * registers.ROWS
-    u = kernels.transform_packed(kernel, tile)
+    u = transform_packed(kernel, tile)
     v, products, y = (
         np.zeros(points * rows * c, np.float32),
         np.zeros(points * rows * k, np.float32),

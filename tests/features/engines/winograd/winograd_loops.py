@@ -1,5 +1,6 @@
 """What tests of the loops share."""
 
+import ctypes
 import importlib
 
 import numpy as np
@@ -27,6 +28,15 @@ def call(name, *given, of=()):
     held = [each for each in given if isinstance(each, np.ndarray)]
     assert all(each.flags.c_contiguous and each.dtype in (np.float32, np.float64) for each in held)
     compiled(name, *of)(*(each.ctypes.data if isinstance(each, np.ndarray) else int(each) for each in given))
+
+
+def transform_packed(kernel, tile):
+    """Return a kernel as the loops transform and pack it, flat, float32."""
+    from features.engines.winograd.loops.kernels import TransformedKernel
+
+    made = TransformedKernel(kernel, tile)
+    place = made.locate(1, take=None, split=None)  # a small kernel needs neither
+    return np.ctypeslib.as_array((ctypes.c_float * made.floats).from_address(place)).copy()
 
 
 def transform_kernel(kernel, outputs):
