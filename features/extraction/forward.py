@@ -280,8 +280,8 @@ def cast_features(layer: str, values: np.ndarray, dtype: str) -> np.ndarray:
         raise StoreError(
             f"values of {layer} must be at most 65504 in float16; got {largest:.0f}. Use {option('dtype', 'float32')}"
         )
-    if (
-        dtype == "float16" and "tensorflow" in sys.modules
+    if dtype == "float16" and sys.modules.get(
+        "tensorflow"
     ):  # already imported if the base is real; importing takes seconds
         import tensorflow as tf
 
