@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from .row_blocks import Matrix
 from .whitening import whiten
@@ -152,6 +150,9 @@ def find_near_copies(X: Matrix, labels: np.ndarray, contents: np.ndarray) -> Nea
     contents : ndarray of shape (n_images, 32), uint8
         SHA-256 of each image's file.
     """
+    from scipy.sparse import coo_array  # takes a while to import
+    from scipy.sparse.csgraph import connected_components
+
     likeness, n = Likeness.of(X), len(labels)
     threshold = likeness.threshold(labels)
     _, clusters = np.unique(contents, axis=0, return_inverse=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import bdtrc
 
 from .row_blocks import Matrix, Stored
 
@@ -78,7 +78,7 @@ def find_series(X: Matrix, views: int, labels: np.ndarray, contents: np.ndarray,
     if not pairs:
         return Series(0.0, 0.0, 1.0)
     chance = min(1.0, expected / pairs)
-    return Series(together / pairs, chance, float(stats.binom.sf(together - 1, pairs, chance)))
+    return Series(together / pairs, chance, float(bdtrc(together - 1, pairs, chance)))
 
 
 def _standardised(X: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from sklearn.random_projection import SparseRandomProjection
 
 from .row_blocks import Matrix, Stored
 
@@ -35,6 +34,8 @@ def whiten(X: Matrix) -> np.ndarray:
     width, project = X.shape[1], None
     step = min(_ROWS, X.block_rows) if isinstance(X, Stored) else _ROWS
     if width > _WIDEST:
+        from sklearn.random_projection import SparseRandomProjection  # takes a second to import
+
         project = SparseRandomProjection(_PROJECTED, random_state=0).fit(np.zeros((1, width), np.float32))
         width = _PROJECTED
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from features.splits import SPLITS
 
+MIN_REPEATS = 3  # the fewest random splits for which an interval or a test is given
+
 
 @dataclass(frozen=True)
 class HeldOut:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from .bootstrap import bootstrap_intervals
-from .held_out import HeldOut, unit_numbers
+from .held_out import MIN_REPEATS, HeldOut, unit_numbers
 from .metrics import METRICS, Metric, evaluate
-from .significance import MIN_REPEATS, corrected_half, correction, effective_rows, share_interval, wilson
+from .significance import corrected_half, correction, effective_rows, share_interval, wilson
 
 Ends = tuple[float, float]
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from .held_out import HeldOut, effective_units
+from .held_out import MIN_REPEATS, HeldOut, effective_units
 from .metrics import Metric, value_of
 from .paired_tests import counts_apart, p_value_of_split, swapped_differences
 
-MIN_REPEATS = 3  # the fewest random splits for which an interval or a test is given
 NEEDS = f"needs {MIN_REPEATS} repeats"  # shown in their place
 _Z = float(stats.norm.ppf(0.975))
 _SWAPS = 200  # random swaps per split, of which only the variance is used

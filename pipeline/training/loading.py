@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +17,11 @@ from features.store.schema import Rows
 from ..data.row_blocks import Matrix, Stored
 from ..data.store_ref import Place
 from ..data.training_data import Features, Part
-from ..heads.registry import HEADS, find_head
 from ..options import METRIC
 from .request import Request
+
+if TYPE_CHECKING:
+    from ..heads.contract import Head
 
 MAJORITY = 0.8  # share of a class above which accuracy says little of the others
 
@@ -87,7 +89,7 @@ def read_if_small(store: FeatureStore, found: Features, asked: Request) -> Featu
 
 def is_by_products(store: FeatureStore, head: str, asked: Request) -> bool:
     """Return whether a head is fitted from inner products of rows that stay in the store."""
-    return find_head(head).searcher.streams == "products" and not in_memory(find_features(store, head, asked), asked)
+    return _head(head).searcher.streams == "products" and not in_memory(find_features(store, head, asked), asked)
 
 
 def in_memory(features: Features, asked: Request) -> bool:
@@ -103,7 +105,7 @@ def find_features(store: FeatureStore, head: str, asked: Request) -> Features:
     RequestError
         If the layer, pooling or number of views does not exist, or if the head needs more memory than is allowed.
     """
-    found = features_of(store, find_head(head).pool, asked)
+    found = features_of(store, _head(head).pool, asked)
     if not in_memory(found, asked):
         _check_streamed(found.X, head, asked)
     return found
@@ -145,12 +147,14 @@ def features_of(store: FeatureStore, pool: str, asked: Request) -> Features:
 
 def _check_streamed(X: Matrix, head: str, asked: Request) -> None:
     """Refuse a head that cannot be fitted to features that stay in the store."""
-    streams, (rows, n_features) = find_head(head).searcher.streams, X.shape
+    streams, (rows, n_features) = _head(head).searcher.streams, X.shape
     needed = (
         f"features must fit into {asked.memory_bytes / 1e9:.2g} GB; {head} needs {4 * rows * n_features / 1e9:.2g} GB "
         f"for {rows} rows of {n_features}"
     )
     if streams == "no":
+        from ..heads.registry import HEADS
+
         able = ", ".join(name for name, each in HEADS.items() if each.searcher.streams != "no")
         raise RequestError(
             f"{needed}. Pool them: {option('pool', 'avg')}, use {able}, or allow more: {option('memory')}"
@@ -169,7 +173,7 @@ def read_once(place: Place, head: str, asked: Request) -> tuple[Rows, Features]:
     """Read a head's features from a store; consecutive calls for the same features share one matrix in this process."""
     global _last
     store = place.open()
-    wanted = store, asked.layer, asked.pool or find_head(head).pool, asked.views, is_by_products(store, head, asked)
+    wanted = store, asked.layer, asked.pool or _head(head).pool, asked.views, is_by_products(store, head, asked)
     if _last is None or _last[0] != wanted:
         _last = None  # freed before the next matrix is read
         _last = wanted, read_features(store, head, asked)
@@ -177,6 +181,13 @@ def read_once(place: Place, head: str, asked: Request) -> tuple[Rows, Features]:
 
 
 _last: tuple[Any, Features] | None = None
+
+
+def _head(name: str) -> Head:
+    """Return a head; the registry imports scikit-learn, which takes seconds, and is not needed to look at features alone."""
+    from ..heads.registry import find_head
+
+    return find_head(name)
 
 
 def describe_rows(rows: Rows, views: int) -> str:

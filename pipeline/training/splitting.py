@@ -23,7 +23,7 @@ from features.store.schema import Rows
 
 from ..data.near_copies import NearCopies, find_near_copies
 from ..data.series import PLACES, Series, find_series
-from ..evaluation.significance import MIN_REPEATS
+from ..evaluation.held_out import MIN_REPEATS
 from .loading import features_of, read_if_small
 from .request import Request
 

@@ -12,10 +12,10 @@ from features.splits import SPLITS
 from features.store.schema import Rows
 
 from ..evaluation.decisions.by_class import pooled
-from ..evaluation.held_out import HeldOut
+from ..evaluation.held_out import MIN_REPEATS, HeldOut
 from ..evaluation.intervals import interval_of_mean
 from ..evaluation.metrics import METRICS, Metric
-from ..evaluation.significance import MIN_REPEATS, NEEDS, compare_pair, holm
+from ..evaluation.significance import NEEDS, compare_pair, holm
 from ..evaluation.slices import find_slices
 from ..heads.settings import describe_settings
 from ..runs.predictions import Predictions
