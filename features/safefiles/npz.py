@@ -15,10 +15,11 @@ from ..errors import UnsafeFile
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def open_archive(path: str | Path) -> zipfile.ZipFile:
+def open_archive(path: str | Path, unpacked: int = 0) -> zipfile.ZipFile:
     """Open a zip file after checking that its members are uncompressed and its arrays have the sizes they claim.
 
-    NumPy, skops and Keras do not compress, so a file's size bounds the memory needed to read it.
+    NumPy, skops and Keras do not compress, so a file's size bounds the memory needed to read it. Members may be compressed if
+    all together take at most `unpacked` bytes.
 
     Raises
     ------
@@ -30,25 +31,26 @@ def open_archive(path: str | Path) -> zipfile.ZipFile:
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise UnsafeFile(f"{path} must be a zip archive; {error}. Make it again, or restore a copy.") from error
     try:
-        _check_members(archive, Path(path))
+        _check_members(archive, Path(path), unpacked)
     except BaseException:
         archive.close()
         raise
     return archive
 
 
-def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
+def _check_members(archive: zipfile.ZipFile, path: Path, unpacked: int) -> None:
     members = archive.infolist()
+    claimed = sum(member.file_size for member in members)
+    ways = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) if claimed <= unpacked else (zipfile.ZIP_STORED,)
     for member in members:
         name = PurePosixPath(member.filename)
         if name.is_absolute() or ".." in name.parts or "\\" in member.filename or ":" in member.filename:
             raise _unsafe(path, f"names a file outside itself, {member.filename!r}")
-        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+        if member.compress_type not in ways or member.flag_bits & 1:
             raise _unsafe(path, f"is compressed or encrypted ({member.filename})")
     if len({member.filename for member in members}) < len(members):
         raise _unsafe(path, "names a member twice")
-    claimed = sum(member.file_size for member in members)
-    if claimed > path.stat().st_size:
+    if claimed > max(path.stat().st_size, unpacked):
         raise _unsafe(path, f"claims {claimed:,} bytes in a file of {path.stat().st_size:,}")
     for member in members:
         if member.filename.endswith(".npy"):
@@ -77,9 +79,9 @@ def _unsafe(path: Path, why: str) -> UnsafeFile:
     return UnsafeFile(f"{path} {why}; it is not read. Use a file from a source you trust, or make it again.")
 
 
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+def read_arrays(path: str | Path, unpacked: int = 0) -> dict[str, np.ndarray]:
     """Return the arrays of an ``.npz`` file; see `open_archive`."""
-    with open_archive(path):
+    with open_archive(path, unpacked):
         pass
     try:
         with np.load(path, allow_pickle=False) as file:

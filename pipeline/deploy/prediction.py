@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from features.errors import RequestError, command
+from features.safefiles.csv_cells import path_cell, text_cell
 from features.sources.folder import unicode_name
 from features.sources.source import EXTENSIONS
 
@@ -184,5 +185,5 @@ def format_predictions(predicted: Predicted, header: bool = True) -> str:
     if header:
         table.writerow(predicted.columns)
     for path, name, *numbers in map(predicted.row, predicted.predictions):
-        table.writerow([path, name, *(f"{number:.6f}" for number in numbers)])
+        table.writerow([path_cell(path), text_cell(name), *(f"{number:.6f}" for number in numbers)])
     return text.getvalue().rstrip("\n")

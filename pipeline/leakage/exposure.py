@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from features.safefiles.csv_cells import path_cell, text_cell
 from features.splits import NEAR_COPIES, SPLITS
 from features.store.schema import Rows
 
@@ -101,7 +102,7 @@ def write_clusters(folder: Path, rows: Rows, found: NearCopies) -> None:
     names, split = rows.class_names, rows.splits
 
     def told(row: int) -> list[Any]:
-        return [rows.paths[row], _SPLITS[int(split[row])], names[rows.labels[row]]]
+        return [path_cell(rows.paths[row]), _SPLITS[int(split[row])], text_cell(names[rows.labels[row]])]
 
     clusters = several(found)
     with open(folder / "clusters.csv", "w", newline="", encoding="utf-8") as file:
@@ -109,7 +110,7 @@ def write_clusters(folder: Path, rows: Rows, found: NearCopies) -> None:
         table.writerow(["cluster", "path", "split", "label", "nearest", "likeness"])
         for number, images in enumerate(clusters, start=1):
             for row, other, alike in zip(images.tolist(), *found.nearest(images, images), strict=True):
-                table.writerow([number, *told(row), rows.paths[other], f"{alike:.3f}"])
+                table.writerow([number, *told(row), path_cell(rows.paths[other]), f"{alike:.3f}"])
     exposed = np.flatnonzero(exposed_images(found, split))
     nearest, likeness = found.nearest(exposed, np.flatnonzero(split != SPLITS["test"]))
     with open(folder / "pairs.csv", "w", newline="", encoding="utf-8") as file:
@@ -122,5 +123,7 @@ def write_clusters(folder: Path, rows: Rows, found: NearCopies) -> None:
         table = csv.writer(file)
         table.writerow(["path", "label", *columns, NEAR_COPIES])
         for row, path in enumerate(rows.paths):
-            held = (texts[row] for texts in columns.values())
-            table.writerow([path, names[rows.labels[row]], *held, rows.paths[found.clusters[row]]])
+            held = (texts[row] for texts in columns.values())  # as they are, since this file is read again
+            table.writerow(
+                [path_cell(path), names[rows.labels[row]], *held, path_cell(rows.paths[found.clusters[row]])]
+            )

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from features.errors import RequestError, option
+from features.errors import RequestError, UnsafeFile, option
+from features.safefiles.csv_cells import path_cell, text_cell
+from features.safefiles.json_files import parse_json
+from features.safefiles.npz import read_arrays, save_arrays
 from features.splits import SPLITS
 from features.store.schema import Rows
 
 from .checksums import check_sums
 
 FILE = "predictions.npz"
+_UNPACKED = 256 << 20  # bytes of a file of an earlier version, which is compressed
 # What the head that predicted a row knew of it: rows of test by the head of the run, others by heads fitted to the other folds.
 OF_TEST = "the head of the run, which never saw this row"
 OF_LEARN = "a head fitted to the other folds, whose settings this row helped to choose"
@@ -76,7 +79,8 @@ def save_predictions(
         arrays |= {f"probabilities/{number}/{split}": each for split, each in enumerate(probabilities[head])}
     # Without HDF5's type metadata, such as the names of enum values.
     plain: dict[str, Any] = {name: each.astype(each.dtype.str) for name, each in arrays.items()}
-    np.savez_compressed(folder / FILE, told=json.dumps(told), columns=json.dumps(rows.columns), **plain)
+    texts = {"told": np.array(json.dumps(told)), "columns": np.array(json.dumps(rows.columns))}
+    save_arrays(folder / FILE, texts | plain)
 
 
 def load_predictions(folder: Path) -> Predictions:
@@ -91,33 +95,39 @@ def load_predictions(folder: Path) -> Predictions:
     """
     check_sums(folder, FILE)
     try:
-        with open(folder / FILE, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            held: dict[str, Any] = {
-                each.name: file[f"rows/{each.name}"]
-                for each in fields(Rows)
-                if each.name != "columns" and (f"rows/{each.name}" in file or each.default is not None)
-            }
-            for name in ("class_names", "paths"):
-                held[name] = tuple(str(each) for each in held[name])
-            columns = json.loads(str(file["columns"])) if "columns" in file else {}
-            held["columns"] = {name: tuple(texts) for name, texts in columns.items()}
-            splits, told = file["splits"], json.loads(str(file["told"]))
-            probabilities = {
-                head: [file[f"probabilities/{number}/{split}"] for split in range(len(splits))]
-                for number, head in enumerate(told)
-            }
+        file = read_arrays(folder / FILE, _UNPACKED)
+        held: dict[str, Any] = {
+            each.name: file[f"rows/{each.name}"]
+            for each in fields(Rows)
+            if each.name != "columns" and (f"rows/{each.name}" in file or each.default is not None)
+        }
+        for name in ("class_names", "paths"):
+            held[name] = tuple(str(each) for each in held[name])
+        columns = parse_json(str(file["columns"]), folder / FILE) if "columns" in file else {}
+        held["columns"] = {name: tuple(texts) for name, texts in columns.items()}
+        splits, told = file["splits"], parse_json(str(file["told"]), folder / FILE)
+        probabilities = {
+            head: [file[f"probabilities/{number}/{split}"] for split in range(len(splits))]
+            for number, head in enumerate(told)
+        }
     except FileNotFoundError:
         raise RequestError(
             f"{folder} must contain {FILE}; it does not. Run the same compare or train-head again, with {option('overwrite', True)}"
         ) from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, UnsafeFile) as error:
         raise RequestError(
             f"{folder / FILE} cannot be read ({error}). Run the same compare or train-head again, with {option('overwrite', True)}"
         ) from error
     return Predictions(Rows(**held), splits, told, probabilities)
 
 
-def write_predictions(path: Path, rows: Rows, tested: np.ndarray, out_of_fold: np.ndarray) -> None:
+def write_predictions(
+    path: Path,
+    rows: Rows,
+    tested: np.ndarray,
+    out_of_fold: np.ndarray,
+    decide: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> None:
     """Write a CSV table of all images: label, prediction, and probabilities. No row is predicted by a head fitted to it.
 
     Parameters
@@ -129,18 +139,21 @@ def write_predictions(path: Path, rows: Rows, tested: np.ndarray, out_of_fold: n
     out_of_fold : ndarray of shape (n_learn, n_classes)
         Of all other rows; nan where no head could be fitted without them: their prediction and probabilities are left empty.
         The column ``predicted_by`` says so.
+    decide : callable, optional
+        Returns the predicted class of each row of probabilities; by default, the likeliest.
     """
     names, splits = rows.class_names, {code: split for split, code in SPLITS.items()}
     test = rows.splits == SPLITS["test"]
     probabilities = np.empty((len(rows), len(names)))
     probabilities[test], probabilities[~test] = tested, out_of_fold
+    predicted = probabilities.argmax(axis=1) if decide is None else decide(probabilities)
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["path", "split", "label", "predicted", "predicted_by", *(f"p({name})" for name in names)])
         for row, chances in enumerate(probabilities):
-            told = [rows.paths[row], splits[int(rows.splits[row])], names[rows.labels[row]]]
+            told = [path_cell(rows.paths[row]), splits[int(rows.splits[row])], text_cell(names[rows.labels[row]])]
             if np.isnan(chances[0]):
                 table.writerow([*told, "", OF_NONE, *("" for _ in names)])
                 continue
             by = OF_TEST if test[row] else OF_LEARN
-            table.writerow([*told, names[int(chances.argmax())], by, *(f"{chance:.6f}" for chance in chances)])
+            table.writerow([*told, text_cell(names[predicted[row]]), by, *(f"{chance:.6f}" for chance in chances)])

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -182,7 +183,8 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     with whole_folder(folder, asked.overwrite) as unfinished:
         run["head_file"] = save_head(fitted.estimator, unfinished, asked.joblib)
         (unfinished / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        write_predictions(unfinished / "predictions.csv", rows, tested, fitted.out_of_fold)
+        decide = None if point is None else partial(point.decide, class_names=rows.class_names)
+        write_predictions(unfinished / "predictions.csv", rows, tested, fitted.out_of_fold, decide)
         save_predictions(unfinished, rows, [rows.splits], {head: [result.told()]}, {head: [tested]})
         if fitted.choice.history:
             write_history(unfinished, fitted.choice)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from features.runtime.atomic import written_whole
+from features.safefiles.csv_cells import path_cell, text_cell
 from features.splits import SPLITS
 from features.store.schema import Rows
 
@@ -65,9 +66,9 @@ def write_suspects(path: Path, rows: Rows, splits: np.ndarray, suspects: Sequenc
         table = csv.writer(file)
         table.writerow(_COLUMNS)
         for each in suspects:
-            label, split = names[rows.labels[each.row]], codes[int(splits[each.row])]
+            label, split = text_cell(names[rows.labels[each.row]]), codes[int(splits[each.row])]
             chances = f"{each.given:.6f}", f"{each.likelier:.6f}"
-            table.writerow([rows.paths[each.row], split, label, names[each.suggested], *chances])
+            table.writerow([path_cell(rows.paths[each.row]), split, label, text_cell(names[each.suggested]), *chances])
 
 
 def is_suspects(path: Path) -> bool:
