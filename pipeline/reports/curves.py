@@ -101,6 +101,20 @@ def reliability(pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return mean, accuracy, counts[counts > 0]
 
 
+def class_calibration(pairs: Sequence[Pair]) -> list[float]:
+    """Return each class's calibration error, pooled over all splits (Kull et al. 2019, "Beyond temperature scaling", equation 2).
+
+    The mean over rows of ``|share of the class - mean probability of the class|`` of the row's bin of that probability; 15 bins of
+    equal width.
+    """
+    y, p = np.concatenate([each for each, _ in pairs]), np.concatenate([each for _, each in pairs])
+    errors = []
+    for number, chances in enumerate(p.T):
+        bins = np.minimum((chances * BINS).astype(int), BINS - 1)
+        errors.append(float(np.abs(np.bincount(bins, (y == number) - chances)).sum() / len(y)))
+    return errors
+
+
 def confusion(pairs: Sequence[Pair]) -> np.ndarray:
     """Return row counts by true class (first axis) and predicted class, pooled over all splits."""
     n_classes = pairs[0][1].shape[1]

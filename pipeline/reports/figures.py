@@ -144,7 +144,7 @@ def head_charts(predictions: Predictions, heads: Sequence[dict[str, Any]]) -> di
         "pr": [curve and frames["pr"].path(*curves.thin(curve)) for curve in precisions],
         "reliability": [_reliability(each, frames["reliability"]) for each in pairs],
     }
-    return {"frames": frames, "lines": lines}
+    return {"frames": frames, "lines": lines, "of_classes": [curves.class_calibration(each) for each in pairs]}
 
 
 def _reliability(pairs: Sequence[curves.Pair], box: charts.Frame) -> list[dict[str, Any]]:

@@ -64,6 +64,18 @@ def test_areas_of_drawn_curves_are_the_scores(n_classes):
     assert (np.diff(confidence) > 0).all()
 
 
+def test_the_calibration_error_of_a_class_is_that_of_its_bins():
+    y = np.array([0, 0, 1, 1, 1])
+    p = np.array([0.91, 0.92, 0.91, 0.31, 0.32])  # of the first class; two bins of fifteen
+    whole = [(y, np.column_stack([p, 1 - p]))]
+    parts = [(y[:2], whole[0][1][:2]), (y[2:], whole[0][1][2:])]
+    # By hand: three rows of mean 0.91333, of which two are of the class; two of mean 0.315, of which none is.
+    error = 3 / 5 * abs(2 / 3 - 2.74 / 3) + 2 / 5 * 0.315
+    # 1 - p: 0.09, 0.08, 0.09 lie in bin 1 (from 0.0667 on), 0.69 and 0.68 in bin 10.
+    for pairs in (whole, parts):
+        assert curves.class_calibration(pairs) == pytest.approx([error, error])
+
+
 @pytest.mark.parametrize("pool", ["avg", "max", "avg+max", "flatten"])
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_mean_of_an_activation_map_is_the_score(name, pool):
