@@ -9,50 +9,24 @@ from typing import Any, Unpack
 import numpy as np
 
 from features import __version__
-from features.errors import CachedFeaturesError, RequestError, UnsafeFile, called, command, option
+from features.errors import CachedFeaturesError, RequestError, called, option
 from features.options import takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
 from features.safefiles.json_files import read_json
 from features.store.reader import FeatureStore
 
-from ..evaluation.metrics import METRICS, Metric, find_metric
 from ..evaluation.significance import NEEDS
-from ..options import METRIC, ReportOptions
-from ..runs.checksums import check_sums
+from ..options import ReportOptions
 from ..runs.plots import interval_of
-from ..runs.predictions import Predictions, load_predictions
-from ..training.fits.results import Result
-from ..training.summary import best_first, compare_with_best, standing, summarise, tested_rows
+from ..training.summary import standing
 from . import figures
 from .analysis.label_issues import is_suspects, write_suspects
 from .analysis.refitted_head import refit
 from .gallery import COLOURS, POINTS, SYMBOLS, Gallery
 from .page import is_report, render
+from .run_results import Run, load_run, metric_of
 from .thumbnails import Thumbnails
-
-
-@dataclass(frozen=True)
-class Run:
-    """A folder of results.
-
-    Attributes
-    ----------
-    folder : Path
-    told : dict
-        The content of ``compare.json`` or ``run.json``.
-    metric : Metric
-        By which heads are ranked.
-    heads : list of dict
-        Metrics of each head, best first, as in ``compare.json``.
-    predictions : Predictions
-    """
-
-    folder: Path
-    told: dict[str, Any]
-    metric: Metric
-    heads: list[dict[str, Any]]
-    predictions: Predictions
 
 
 @dataclass(frozen=True)
@@ -143,46 +117,6 @@ def _check_out(path: Path, labels: Path) -> None:
             raise RequestError(
                 f"{each} must be an earlier report to be replaced; it is something else. Choose another {called('out')}"
             )
-
-
-def load_run(folder: Path) -> Run:
-    """Read the results of a comparison or of a trained head."""
-    for name in ("compare.json", "run.json"):
-        if (folder / name).is_file():
-            check_sums(folder, name)
-            told = read_json(folder / name)
-            predictions = load_predictions(folder)
-            metric = _metric_of(told, folder / name)
-            return Run(folder, told, metric, told.get("heads") or _summary(predictions, metric), predictions)
-    raise RequestError(
-        f"{called('run')} must be a folder with compare.json or run.json; got {folder}. "
-        f"Make one: {command('compare', store='STORE.h5')}"
-    )
-
-
-def _metric_of(told: dict[str, Any], path: Path) -> Metric:
-    """Return the metric of a run; earlier versions knew only accuracy."""
-    name = told.get("metric", METRIC)
-    if name not in [each.name for each in METRICS]:
-        raise UnsafeFile(
-            f"{path} must name a known metric; got {str(name)[:60]!r}. Run the same compare or train-head again."
-        )
-    return find_metric(name)
-
-
-def _summary(predictions: Predictions, metric: Metric) -> list[dict[str, Any]]:
-    """Return a trained head's metrics in the form of a comparison's."""
-    results = [
-        [
-            Result(probabilities=p, **{"parts": (), **told})
-            for told, p in zip(predictions.told[head], probabilities, strict=True)
-        ]
-        for head, probabilities in predictions.probabilities.items()
-    ]
-    tested = tested_rows(predictions.rows, list(predictions.splits), results[0][0].group)
-    summaries = [summarise(each, tested) for each in results]
-    compare_with_best(summaries, results, tested, metric)
-    return best_first(summaries, metric)
 
 
 def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_CLASSES) -> dict[str, Any]:
@@ -303,7 +237,7 @@ def _probe(run: Run) -> dict[str, Any] | None:
     for path in sorted(run.folder.absolute().parent.glob("*/probe.json"), key=lambda p: -p.stat().st_mtime):
         told = read_json(path)
         if told["provenance"]["fingerprint"] == fingerprint:
-            chart = figures.layer_chart(told["layers"], _metric_of(told, path))
+            chart = figures.layer_chart(told["layers"], metric_of(told, path))
             return {"chart": chart, "take": told["take"], "repeats": told["repeats"], "folder": path.parent.name}
     return None
 

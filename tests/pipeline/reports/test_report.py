@@ -26,8 +26,9 @@ from pipeline.reports import curves
 from pipeline.reports.analysis.class_activation import activation_maps
 from pipeline.reports.analysis.label_issues import label_errors
 from pipeline.reports.analysis.refitted_head import LINEAR
-from pipeline.reports.build import gather, load_run
+from pipeline.reports.build import gather
 from pipeline.reports.page import render
+from pipeline.reports.run_results import load_run
 from pipeline.runs.predictions import load_predictions
 from pipeline.training.comparison import compare
 from pipeline.training.fit import train_head

@@ -7,7 +7,7 @@ import pytest
 
 import pipeline
 from features.errors import UnsafeFile
-from pipeline.reports.build import load_run
+from pipeline.reports.run_results import load_run
 from pipeline.runs.trained_run import load_trained
 
 

@@ -13,8 +13,9 @@ from features import RequestError
 from features.store.provenance import Origin
 from pipeline.evaluation.intervals import intervals_of
 from pipeline.evaluation.metrics import METRICS, find_metric
-from pipeline.reports.build import gather, load_run
+from pipeline.reports.build import gather
 from pipeline.reports.page import render
+from pipeline.reports.run_results import load_run
 from pipeline.runs.predictions import load_predictions
 
 
