@@ -34,7 +34,7 @@ DIRECT = ("gzip", "none")  # every HDF5 program reads these, and this one reads 
 COMPRESSION = (*DIRECT, "lz4", "zstd")  # the others need hdf5plugin
 DIGEST_BYTES = 16
 _PLUGINS = {LZ4: "lz4", ZSTD: "zstd"}
-_SPAN_BYTES = 1 << 20  # of values that a thread reads at once
+_SPAN_BYTES = 1 << 20, 4 << 20  # of values that a thread reads at once: fewer are not worth handing over
 
 # Filters of a dataset → how its chunks are compressed. Chunks with other filters are left to HDF5.
 _PACK: dict[tuple[int, ...], Callable[[bytes], bytes]] = {(): bytes, (DEFLATE,): lambda data: deflate.compress(data, 1)}
@@ -324,7 +324,8 @@ def stretches(numbers: np.ndarray, step: int = 1) -> Iterator[tuple[int, int]]:
 
 def spans(count: int, row_bytes: int) -> list[slice]:
     """Return slices of `count` rows, large enough to be read efficiently and small enough to keep all threads busy."""
-    step = max(1, min(-(-count // _pool(os.getpid())[0]), _SPAN_BYTES // max(1, row_bytes)))
+    least, most = (each // max(1, row_bytes) for each in _SPAN_BYTES)
+    step = max(1, least, min(-(-count // _pool(os.getpid())[0]), most))
     return [slice(first, min(first + step, count)) for first in range(0, count, step)]
 
 
