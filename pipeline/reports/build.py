@@ -150,6 +150,7 @@ def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_
         "counts": run.told["rows"],
         "n_test": len(predictions.probabilities[heads[0]["head"]][0]),
         "n_splits": len(predictions.splits),
+        "group": heads[0].get("group"),
         "needs": NEEDS,
         "not_fitted": run.told.get("not_fitted", {}),  # earlier versions compared all heads or none
         "bounds": {"points": points, "colours": COLOURS, "symbols": SYMBOLS},

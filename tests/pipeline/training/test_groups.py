@@ -191,7 +191,8 @@ def test_heads_take_the_group_of_the_store_or_the_one_asked_for(write, tmp_path,
     trained = pipeline.train_head(path, "logistic", out="runs/h")
     assert trained.group == "patient" and json.loads((tmp_path / "runs/h/run.json").read_text())["group"] == "patient"
     assert pipeline.probe(path, repeats=2, out="runs/p").layers[0]["group"] == "patient"
-    report("runs/c"), report("runs/h")
+    assert "of a split that keeps whole groups (<bdi>patient</bdi>) on one side" in report("runs/h").path.read_text()
+    report("runs/c")
     plain = write().path
     assert pipeline.train_head(plain, "logistic", out="runs/plain").group is None
     capsys.readouterr()
