@@ -60,6 +60,8 @@ class EngineKind:
         Library of the bases that it runs; see `Base`. The first engine of a library is the reference for the others.
     convert : callable, optional
         Returns what it needs to run a base, as arrays that can be kept; see `ReadyBase`.
+    begin : callable, optional
+        Begins, beside what comes before it, what the engine needs for any base.
     """
 
     make: Callable[..., Engine]
@@ -71,6 +73,7 @@ class EngineKind:
     device: Callable[[], Device] = lambda: CPU
     runs: str = "keras"
     convert: Callable[[Frozen], Mapping[str, np.ndarray]] | None = None
+    begin: Callable[[], None] | None = None
 
 
 _TF, _GPU = partial(EngineKind, module="tensorflow", extra="tensorflow", device=find_device), ("gpu",)
@@ -80,7 +83,9 @@ ENGINES = {
     "tensorflow": _TF(TensorFlowEngine, allowed=0.0, auto_on=("cpu", "gpu")),
     "openvino": _OPENVINO(OpenVINOEngine, allowed=1e-5),
     # Winograd's transforms have larger rounding errors.
-    "numba": EngineKind(WinogradEngine, "numba", "numba", 1e-4, convert=WinogradEngine.convert),
+    "numba": EngineKind(
+        WinogradEngine, "numba", "numba", 1e-4, convert=WinogradEngine.convert, begin=WinogradEngine.begin
+    ),
     # bfloat16 has eight bits of precision, so this engine is used only on request.
     "openvino-bf16": _OPENVINO(
         partial(OpenVINOEngine, precision="bf16"), allowed=3e-2, precision="bfloat16", auto_on=()

@@ -46,6 +46,14 @@ class Checked:
     parity_on: str | None
 
 
+def begin_engine(asked: str) -> None:
+    """Begin what takes long, and no base decides, of the engine that was asked for, or that ``auto`` will usually choose."""
+    names = _USUALLY_FASTEST if asked == "auto" else (asked,)
+    kinds = [ENGINES[name] for name in names if is_installed(name)]
+    if kinds and kinds[0].begin is not None:
+        kinds[0].begin()
+
+
 def pick_engine(
     held: str | None,
     frozen: Frozen,

@@ -17,7 +17,7 @@ from ..backbones.keras_base import find_base
 from ..engines.batch_size import pick_batch_size
 from ..engines.frozen_graph import Frozen
 from ..engines.registry import ENGINES, Engine, describe_engine, is_installed, missing_engine
-from ..engines.selection import Checked, make_checked, pick_engine
+from ..engines.selection import Checked, begin_engine, make_checked, pick_engine
 from ..errors import option
 from ..pooling import check_pool
 from ..runtime.log import log
@@ -179,6 +179,7 @@ def prepare(
     WeightsError
         If the weights cannot be found or have another SHA-256.
     """
+    begin_engine(options.engine)
     base = find_base(
         options.backbone,
         options.asked_layers,

@@ -62,6 +62,14 @@ class WinogradEngine:
                 )
         return to_arrays(graph)
 
+    @staticmethod
+    def begin() -> None:
+        """Let loops be compiled in another process while the base is built."""
+        from .loops.machine_code import compile_ahead  # imports llvmlite, which may not be installed
+
+        if cores() > 1:
+            compile_ahead()
+
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `features.engines.registry.Engine.run`."""
         features, pool = self._network.run(images, self._prepare), self._frozen.pool

@@ -102,6 +102,27 @@ def test_what_is_kept_is_what_was_made(frozen):
         assert find_ready("numba", other) is None
 
 
+AHEAD = """
+import sys
+from features.engines.winograd.loops import machine_code
+machine_code._USUAL = (("add",),)
+machine_code.compile_ahead()
+if sys.argv[1] == "dies":
+    machine_code._ahead[0].kill()
+machine_code.compiled("add")
+print("numba" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("process", "compiled_here"), [("lives", False), ("dies", True)])
+def test_loops_come_from_the_process_that_compiles_ahead_unless_it_dies(process, compiled_here, tmp_path):
+    if not is_installed("numba"):
+        pytest.skip("the extra numba is not installed")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-c", AHEAD, process], env=environment, capture_output=True, text=True)
+    assert told.stdout.strip() == str(compiled_here), told.stderr
+
+
 def test_a_damaged_ready_base_is_made_again(frozen):
     parity = make_checked("numba", frozen, lambda: None).parity
     (file,) = (cache_folder() / "ready").iterdir()

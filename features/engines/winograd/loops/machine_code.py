@@ -5,10 +5,14 @@ Loading machine code needs llvmlite alone and takes milliseconds; compiling impo
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -31,10 +35,40 @@ _LOOPS = {
     "output_transform": ("tiles", "piippp" + "i" * 8),
     "kernel_transform": ("tiles", "piipii"),
 }
+_SMALL, _LARGE = ((4, 3), (4, 3)), ((7, 3), (7, 3))  # tiles
+# The loops of networks of 3x3 convolutions, such as VGG, in the order in which they are compiled.
+_USUAL: tuple[tuple[Any, ...], ...] = (
+    ("kernel_transform", _SMALL), ("convolve_rows",), ("multiply_points",), ("input_transform", _SMALL),
+    ("output_transform", _SMALL, True), ("output_transform", _SMALL, False), ("kernel_transform", _LARGE),
+    ("input_transform", _LARGE), ("output_transform", _LARGE, False), ("pool",),
+)  # fmt: skip
 _ENTRY = "loop"
 _MOST = 64 << 20  # bytes of machine code that are kept
 _linked: list[Any] = []  # LLVM's engines, which own the code
 _one_at_a_time = threading.RLock()  # neither Numba's compiler nor LLVM's may run twice at once
+_ahead: list[subprocess.Popen[bytes]] = []  # the process that compiles ahead, if there is one
+
+
+def compile_ahead() -> None:
+    """Compile the usual loops that are not in the cache in a process beside this one, which meanwhile does something else."""
+    with _one_at_a_time:
+        if _ahead or all(recall_bytes("code", _key(*each)) for each in _USUAL):
+            return
+        told = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import compile_all; compile_all({_USUAL!r})"
+        nothing = subprocess.DEVNULL
+        _ahead.append(subprocess.Popen([sys.executable, "-c", told], stdin=nothing, stdout=nothing, stderr=nothing))
+        atexit.register(_end_ahead)
+
+
+def _end_ahead() -> None:
+    _ahead[0].kill()
+    _ahead[0].wait()
+
+
+def compile_all(loops: Sequence[tuple[Any, ...]]) -> None:
+    """Compile loops, as `compiled` takes them, into the cache."""
+    for each in loops:
+        compiled(*each)
 
 
 def compiled(name: str, *of: Any) -> Callable[..., Any]:
@@ -52,14 +86,22 @@ def compiled(name: str, *of: Any) -> Callable[..., Any]:
 
 @cache
 def _compiled(name: str, *of: Any) -> Callable[..., Any]:
-    kinds = _LOOPS[name][1]
-    key = {"loop": name, "of": of, "arguments": kinds, **_machine()}
+    kinds, key = _LOOPS[name][1], _key(name, *of)
     held = recall_bytes("code", key)
+    while held is None and (name, *of) in _USUAL and _ahead and _ahead[0].poll() is None:
+        time.sleep(0.02)
+        held = recall_bytes("code", key)
+    held = held or recall_bytes("code", key)  # that process may just have ended
     if held is not None:
         return _link(bytes(held), len(kinds))
     code = _compile(name, of)
     remember_bytes("code", key, [code], _MOST)
     return _link(code, len(kinds))
+
+
+def _key(name: str, *of: Any) -> dict[str, Any]:
+    """Return all that decides a loop's machine code."""
+    return {"loop": name, "of": of, "arguments": _LOOPS[name][1], **_machine()}
 
 
 @cache
