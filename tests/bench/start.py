@@ -285,24 +285,26 @@ def clock(command, environment):
         if process.returncode:
             errors.seek(0)
             sys.exit(f"{command[:4]} failed:\n{errors.read().decode()[-2000:]}")
-    # Of a process that ended with its children waited for, usage counts theirs too, but of memory only the largest one's.
-    memory = max(peak[0], usage.ru_maxrss * 1024)
-    return {"wall": wall, "processor": usage.ru_utime + usage.ru_stime, "memory": memory}, told
+    # Of a process that ended with its children waited for, usage counts theirs too. Its ru_maxrss would count this process.
+    return {"wall": wall, "processor": usage.ru_utime + usage.ru_stime, "memory": peak[0]}, told
 
 
 def watch_memory(session, peak, ended):
-    """Keep in `peak` the most resident memory, in bytes, of all processes of a session, where the system tells."""
+    """Keep in `peak` the most resident memory, in bytes, of all processes of a session together, or of one since it started."""
     page = os.sysconf("SC_PAGE_SIZE")
-    while Path("/proc/self/stat").exists() and not ended.wait(SECONDS_BETWEEN_LOOKS):
-        total = 0
-        for place in Path("/proc").glob("[0-9]*/stat"):
+    while not ended.wait(SECONDS_BETWEEN_LOOKS):
+        total = largest = 0
+        for place in Path("/proc").glob("[0-9]*"):
             try:
-                fields = place.read_text().rpartition(")")[2].split()
+                fields = (place / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) != session:
+                    continue
+                total += int(fields[21]) * page
+                told = (place / "status").read_text().partition("VmHWM:")[2].split()  # none, once it has ended
             except OSError:
                 continue  # it has ended
-            if int(fields[3]) == session:
-                total += int(fields[21]) * page
-        peak[0] = max(peak[0], total)
+            largest = max(largest, int(told[0]) * 1024 if told else 0)
+        peak[0] = max(peak[0], total, largest)
 
 
 if __name__ == "__main__":
