@@ -95,6 +95,31 @@ class ExtractOptions(TypedDict, total=False):
             group=IMAGES,
         ),
     ]
+    colour: Annotated[
+        Literal["srgb", "ignored"] | None,
+        Flag(
+            "convert colours by a file's ICC profile to sRGB (default: as the store's; srgb for a new one)",
+            group=IMAGES,
+        ),
+    ]
+    background: Annotated[
+        str | None,
+        Flag(
+            "what shows through transparent pixels: white, grey, black, #rrggbb, or none, which drops transparency (default: as the "
+            "store's; white for a new one)",
+            "COLOUR",
+            IMAGES,
+        ),
+    ]
+    range: Annotated[
+        str | None,
+        Flag(
+            "which values of more than 8 bits become 0 to 255, such as 12-bit or 0:4095 (default: as the store's; the bits in use "
+            "over the source for a new one)",
+            "RANGE",
+            IMAGES,
+        ),
+    ]
     views: Annotated[int, Flag("rows per image: itself and N - 1 augmented copies (default 1)", "N", IMAGES)]
     augment: Annotated[
         Literal["none", "hflip", "dihedral", "lecture"], Flag("what the copies are (default none)", group=IMAGES)

@@ -20,7 +20,7 @@ from .pooling import POOLS, pool_maps
 from .runtime.machine import cores
 from .runtime.user_cache import cache_folder
 from .store.content_cache import ContentCache
-from .store.provenance import Provenance
+from .store.provenance import EARLIER, Provenance
 
 _KEPT_AT_ONCE = 512  # images per part of the cache
 _READY_AT_ONCE = 2  # bases kept in memory
@@ -38,7 +38,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         Name or index; by default, the base's last feature map.
     pool : {'avg', 'max', 'avg+max', 'flatten'}
         How a feature map becomes a vector.
-    image_size, preprocess, resize, decode, weights, weights_sha256, dtype, batch_size, engine
+    image_size, preprocess, resize, decode, colour, background, range, weights, weights_sha256, dtype, batch_size, engine
         See ``FeatureOptions``.
     cache : path-like or None
         Folder in which features are cached by the SHA-256 of the image, in one store's parts per set of parameters that
@@ -79,6 +79,9 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         preprocess: str | None = None,
         resize: str = "bilinear",
         decode: str | None = None,
+        colour: str | None = None,
+        background: str | None = None,
+        range: str | None = None,
         weights: str = "imagenet",
         weights_sha256: str | None = None,
         dtype: str = "float16",
@@ -88,6 +91,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
     ):
         self.backbone, self.layer, self.pool, self.image_size = backbone, layer, pool, image_size
         self.preprocess, self.resize, self.decode = preprocess, resize, decode
+        self.colour, self.background, self.range = colour, background, range
         self.weights, self.weights_sha256 = weights, weights_sha256
         self.dtype, self.batch_size, self.engine, self.cache = dtype, batch_size, engine, cache
 
@@ -143,8 +147,8 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         return tags
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a pickled transformer; one of a version without `decode` decodes in full, as it did."""
-        super().__setstate__({"decode": "full", **state})
+        """Restore a pickled transformer; one of a version without a setting does as it did."""
+        super().__setstate__({**EARLIER, **state})
 
     def _options(self) -> FeatureOptions:
         asked: dict[str, Any] = self.get_params(deep=False)

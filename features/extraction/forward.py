@@ -149,7 +149,7 @@ def compute(
 
     def decode(work: tuple[Content, list[int]]) -> tuple[bytes, dict[int, np.ndarray] | str, float]:
         start, (content, views) = time.perf_counter(), work
-        image = content.image(options.side, options.resize, options.decoding)
+        image = content.image(options.image_spec)
         if isinstance(image, str):
             return content.sha256, image, time.perf_counter() - start
         made = {view: make_view(image, options.augment, view, content.sha256, options.seed) for view in views}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 
 import numpy as np
@@ -11,13 +11,14 @@ import numpy as np
 from ..backbones.weights import recall_sha256
 from ..errors import RequestError, SourceError, called, option
 from ..images.contents import Content, distinct_contents, hash_files
+from ..images.survey import Survey
 from ..runtime.log import log
 from ..sources.load import keep_copies_together
 from ..sources.source import Source
 from ..store.provenance import Provenance
 from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
-from .request import ExtractRequest, asked_settings
+from .request import ExtractRequest, asked_settings, with_held
 
 _FEW = 0.1  # of a store's images, which may leave it without being asked for
 
@@ -97,10 +98,10 @@ class Plan:
         return lines
 
 
-def make_plan(source: Source, workers: int) -> Plan:
-    """Hash a source's files with `workers` threads; drawn splits then keep copies of an image together."""
+def make_plan(source: Source, workers: int, survey: Survey | None = None) -> Plan:
+    """Hash a source's files with `workers` threads, surveying them; drawn splits then keep copies of an image together."""
     files = [source.file(row) for row in range(len(source))]
-    keys = hash_files(files, workers)
+    keys = hash_files(files, workers, None if survey is None else survey.look)
     return Plan(keep_copies_together(source, keys), tuple(keys), tuple(distinct_contents(files, keys)))
 
 
@@ -111,7 +112,7 @@ def check_classes(plan: Plan, options: ExtractRequest) -> None:
         reasons = []
         for row in np.flatnonzero(source.labels == label):
             key = plan.keys[row]
-            image = key if isinstance(key, str) else files[key].image(options.side, options.resize, options.decoding)
+            image = key if isinstance(key, str) else files[key].image(options.image_spec)
             if not isinstance(image, str):
                 break
             reasons.append(f"{source.paths[row]}: {image}")
@@ -181,7 +182,7 @@ def is_current(store: FeatureStore, options: ExtractRequest, rows: Rows, skipped
 def _has_settings(held: Provenance, options: ExtractRequest) -> bool:
     """Return whether a store has the requested settings; False if that cannot be determined without TensorFlow."""
     spec, sha256 = held.spec, recall_sha256(options.backbone, options.weights)
-    options = replace(options, decode=options.decode or spec.decode)
+    options = with_held(options, spec)
     # A layer index means the same layer only as long as Keras builds the same list of layers.
     indexed = held.layers_asked == options.asked_layers and held.versions.get("keras") == version("keras")
     return (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol
 
 import numpy as np
 
@@ -19,12 +19,13 @@ from ..engines.frozen_graph import Frozen
 from ..engines.registry import ENGINES, Engine, describe_engine, is_installed, missing_engine
 from ..engines.selection import Checked, begin_engine, make_checked, pick_engine
 from ..errors import option
+from ..images.image_spec import ImageSpec
 from ..pooling import check_pool
 from ..runtime.log import log
 from ..runtime.machine import memory_limit
 from ..store.atomic_file import free_space
 from ..store.provenance import EngineSpec, FeatureSpec, Provenance
-from .request import FeatureOptions, asked_settings
+from .request import FeatureOptions, Options, asked_settings
 
 
 class Images(Protocol):
@@ -35,12 +36,9 @@ class Images(Protocol):
         """Key of its content."""
         ...
 
-    def image(self, size: int, resize: str, decoding: str) -> np.ndarray | str:
+    def image(self, spec: ImageSpec) -> np.ndarray | str:
         """See `Content.image`."""
         ...
-
-
-Options = TypeVar("Options", bound=FeatureOptions)
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ def prepare(
 def first_batch(contents: Iterable[Images], options: FeatureOptions) -> np.ndarray:
     """Return the first batch of readable images, padded with zeros, (batch_size, image_size, image_size, 3), uint8."""
     batch = np.zeros((options.full_batch, options.side, options.side, 3), np.uint8)
-    decoded = (content.image(options.side, options.resize, options.decoding) for content in contents)
+    decoded = (content.image(options.image_spec) for content in contents)
     readable = (image for image in decoded if not isinstance(image, str))
     for place, image in zip(batch, readable, strict=False):
         place[:] = image

@@ -14,7 +14,6 @@ import numpy as np
 from ..engines.registry import Engine, current_engine
 from ..errors import CachedFeaturesError, UnsafeFile
 from ..images.contents import ahead
-from ..images.decoding import check_resize
 from ..images.views import check_views, make_view
 from ..store.provenance import Provenance
 from .forward import cast_features
@@ -58,7 +57,7 @@ def prepare_again(made: Provenance, weights: str | Path | None = None) -> Prepar
         If no base can be built from the provenance.
     """
     spec, own = made.spec, made.backbone_file
-    check_resize(spec.resize, spec.decode)
+    spec.image_spec.check()
     check_views(made.views, spec.augment.name)
     options = FeatureOptions(
         backbone=str(weights or own) if own else spec.backbone,
@@ -68,6 +67,9 @@ def prepare_again(made: Provenance, weights: str | Path | None = None) -> Prepar
         preprocess=spec.preprocess,
         resize=spec.resize,
         decode=spec.decode,
+        colour=spec.colour,
+        background=spec.background,
+        range=spec.range,
         dtype=spec.dtype,
         engine=current_engine(spec.engine.name),
         batch_size=made.batch_size,
@@ -135,7 +137,7 @@ def decode_batches(
     spec, size = made.spec, made.batch_size
 
     def decode(content: Images) -> tuple[bytes, np.ndarray | str]:
-        image = content.image(spec.image_size, spec.resize, spec.decode)
+        image = content.image(spec.image_spec)
         if isinstance(image, str):
             return content.sha256, image
         copies = [make_view(image, spec.augment.name, view, content.sha256, made.seed) for view in range(views)]

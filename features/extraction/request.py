@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..backbones.registry import check_request, find_backbone
 from ..engines.batch_size import USUAL
 from ..engines.registry import CHOICES, is_installed, missing_engine
 from ..errors import RequestError, called, must_be_one_of, option
-from ..images.decoding import SMOOTH, check_resize
+from ..images.image_spec import ALL_BITS, SMOOTH, ImageSpec
 from ..images.views import check_views
 from ..pooling import EXTRACT_POOLS
 from ..runtime.dask_cluster import check_cluster
@@ -22,8 +22,9 @@ from ..sources.manifest import ListOptions
 from ..sources.source import Source
 from ..store.chunks import COMPRESSION
 from ..store.parts import LAYOUTS
-from ..store.provenance import DTYPES, MAX_BATCH, MAX_SIDE, Augment
+from ..store.provenance import DTYPES, EARLIER, MAX_BATCH, MAX_SIDE, Augment, FeatureSpec
 
+COLOUR, BACKGROUND = "srgb", "white"  # the defaults of new features
 MAX_IMAGES = 1e15  # of an estimate, and per second; beyond it, arithmetic of floats overflows
 
 
@@ -48,6 +49,8 @@ class FeatureOptions:
         A key of ``images.RESIZE``.
     decode : {'scaled', 'full'}
         A member of ``images.DECODE``. If left out: that of a store with this name; else ``scaled``, where `resize` allows it.
+    colour, background, range : str
+        See `ImageSpec`. If left out: those of a store with this name; else ``srgb``, ``white`` and the bits in use over the source.
     dtype : {'float16', 'float32'}
     engine : str
         What runs the base, one of ``engines.CHOICES``. ``auto``: what a store of this name was made with; else the
@@ -79,6 +82,9 @@ class FeatureOptions:
     augment: str = "none"
     seed: int = 0
     decode: str | None = None
+    colour: str | None = None
+    background: str | None = None
+    range: str | None = None
 
     @property
     def side(self) -> int:
@@ -89,6 +95,18 @@ class FeatureOptions:
     def decoding(self) -> str:
         """How JPEGs are decoded: as requested, or the default of the resize rule."""
         return self.decode or ("scaled" if self.resize in SMOOTH else "full")
+
+    @property
+    def image_spec(self) -> ImageSpec:
+        """How files become pixels: as requested, or the default."""
+        return ImageSpec(
+            size=self.side,
+            resize=self.resize,
+            decode=self.decoding,
+            colour=self.colour or COLOUR,
+            background=self.background or BACKGROUND,
+            range=self.range or ALL_BITS,
+        )
 
     @property
     def full_batch(self) -> int:
@@ -104,6 +122,9 @@ class FeatureOptions:
     def preparation(self) -> str:
         """How images are preprocessed."""
         return self.preprocess or find_backbone(self.backbone).preprocess
+
+
+Options = TypeVar("Options", bound=FeatureOptions)
 
 
 @dataclass(frozen=True)
@@ -192,13 +213,27 @@ class ExtractRequest(FeatureOptions):
         )
 
 
+def with_held(options: Options, held: FeatureSpec | None) -> Options:
+    """Return a request that takes what it leaves open about images from features that exist."""
+    if held is None:
+        return options
+    left = {name: getattr(held, name) for name in EARLIER if getattr(options, name) is None}
+    if held.resize != options.resize:  # decoding goes with the rule; another rule is refused later
+        left.pop("decode", None)
+    return replace(options, **left)
+
+
 def asked_settings(options: FeatureOptions) -> dict[str, Any]:
     """Return those fields of `FeatureSpec` that the request alone decides."""
+    images = options.image_spec
     return {
         "backbone": Path(options.backbone).name,
-        "image_size": options.side,
-        "resize": options.resize,
-        "decode": options.decoding,
+        "image_size": images.size,
+        "resize": images.resize,
+        "decode": images.decode,
+        "colour": images.colour,
+        "background": images.background,
+        "range": images.range,
         "preprocess": options.preparation,
         "augment": Augment(options.augment, options.seed if options.augment == "lecture" else None),
         "dtype": options.dtype,
@@ -208,7 +243,7 @@ def asked_settings(options: FeatureOptions) -> dict[str, Any]:
 def check_features(options: FeatureOptions) -> None:
     """Refuse features that can be refused before any file is read."""
     check_request(options.backbone, options.side, options.preparation)
-    check_resize(options.resize, options.decoding)
+    options.image_spec.check()
     if options.dtype not in DTYPES:
         raise must_be_one_of(called("dtype"), DTYPES, options.dtype)
     if options.engine not in CHOICES:

@@ -12,6 +12,7 @@ from typing import Any, Unpack
 
 from ..engines.registry import reference_of
 from ..errors import RequestError, SourceError, StoreError, called, option
+from ..images.survey import Survey
 from ..options import ExtractOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores, peak_memory
@@ -27,7 +28,7 @@ from .cost import time_engine
 from .forward import USUAL_LIMITS, PassLimits, Stages, allowed_skips, compute, find_work, too_many_skipped
 from .plan import Plan, check_classes, check_left, find_finished, is_current, make_plan
 from .preparation import Prepared, prepare
-from .request import ExtractRequest, check_options
+from .request import ExtractRequest, check_options, with_held
 
 _WORTH_ESTIMATING = 64  # batches, of which two are computed once more for the estimate
 
@@ -128,10 +129,13 @@ def run_pass(
             f"{called('part_images')} needs a cluster; got none. Leave it out, or name a cluster: {option('cluster')}"
         )
     clock = _Clock()
-    plan = make_plan(asked.source(), asked.workers)
+    held = held_provenance(asked.path)
+    survey = Survey(values=asked.range is None and held is None)
+    plan = make_plan(asked.source(), asked.workers, survey)
     source = plan.source
-    for line in plan.describe():
+    for line in (*plan.describe(), *(f"images   {told}" for told in survey.describe())):
         log.info(line)
+    asked = _decide_images(asked, held, survey)
     finished = find_finished(asked, plan)
     if finished is not None:
         rows, skipped, made = finished
@@ -144,8 +148,6 @@ def run_pass(
         check_classes(plan, asked)
     check_left(plan, asked)
     clock.lap("plan")
-    held = held_provenance(asked.path)
-    asked = replace(asked, decode=_pick_decode(asked, held))
     prepared = prepare(
         asked,
         plan.contents,
@@ -168,16 +170,23 @@ def _pick_compression(asked: ExtractRequest, held: Provenance | None) -> str:
     return "gzip" if held is None or held.values is None else held.compression
 
 
-def _pick_decode(asked: ExtractRequest, held: Provenance | None) -> str:
-    """Return how JPEGs are decoded: as requested, else as for the features that exist, or the default."""
-    if asked.decode is not None or held is None or held.spec.resize != asked.resize:  # another rule is refused later
-        return asked.decoding
-    if held.spec.decode != asked.decoding:
+def _decide_images(asked: ExtractRequest, held: Provenance | None, survey: Survey) -> ExtractRequest:
+    """Return the request with what it leaves open about images: as for the features that exist, or the defaults."""
+    if held is None:
+        return replace(asked, range=asked.range or survey.range)
+    usual, asked = asked.image_spec, with_held(asked, held.spec)
+    other = {
+        name: getattr(usual, name)
+        for name in ("decode", "colour", "background")
+        if getattr(usual, name) != getattr(asked.image_spec, name)
+    }
+    if other:
+        kept = ", ".join(f"{name} {getattr(asked.image_spec, name)}" for name in other)
         log.info(
-            f"decode   {held.spec.decode}, as {asked.path} was made so far; {asked.decoding} is the default of new stores: "
-            f"{option('decode', asked.decoding)} with another {called('out')}"
+            f"images   {kept}, as {asked.path} was made so far. New stores have other defaults: "
+            f"{' '.join(option(name, value) for name, value in other.items())} with another {called('out')}"
         )
-    return held.spec.decode
+    return asked
 
 
 def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits, clock: _Clock) -> Summary:
@@ -262,7 +271,7 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
     room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not report its free space"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in prepared.graph.layers.items())
     log.info(
-        f"base     {options.backbone} at {options.side} px, {options.resize}, decode {options.decoding}, preprocess {options.preparation}: {layers}"
+        f"base     {options.backbone} at {options.side} px, {options.resize}, decode {options.decoding}, colour {options.image_spec.colour}, background {options.image_spec.background}, preprocess {options.preparation}: {layers}"
     )
     log.info(f"weights  {options.weights} from {weights.origin}, SHA-256 {weights.sha256[:12]}...")
     log.info(

@@ -149,7 +149,7 @@ def _image(store: FeatureStore, row: int) -> np.ndarray:
     """Return the view of an image that went through the base."""
     made, rows = store.made, store.rows
     spec, data = made.spec, read_bytes(_root(store) / rows.paths[row])
-    image = decode(data, spec.image_size, spec.resize, spec.decode)
+    image = decode(data, spec.image_spec)
     return make_view(image, made.spec.augment.name, int(rows.views[row]), rows.sha256[row].tobytes(), made.seed)
 
 

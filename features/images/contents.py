@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..errors import SourceError, UnreadableImage
 from .decoding import RESIZE, decode, read_bytes
+from .image_spec import ImageSpec
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,7 +28,7 @@ class Content:
     sha256: bytes
     file: Path
 
-    def image(self, size: int, resize: str, decoding: str) -> np.ndarray | str:
+    def image(self, spec: ImageSpec) -> np.ndarray | str:
         """Return the decoded image, (size, size, 3), uint8, or the reason why it cannot be used.
 
         Raises
@@ -39,7 +40,7 @@ class Content:
             data = read_bytes(self.file)
             if hashlib.sha256(data).digest() != self.sha256:
                 raise SourceError(f"{self.file} changed during the pass. Run the same command again; nothing is lost.")
-            return decode(data, size, resize, decoding)
+            return decode(data, spec)
         except UnreadableImage as error:
             return str(error)
 
@@ -64,9 +65,9 @@ class Pixels:
         """Return an image with its key."""
         return cls(hashlib.sha256(b"%d:%d:" % pixels.shape[:2] + pixels.tobytes()).digest(), pixels)
 
-    def image(self, size: int, resize: str, decoding: str) -> np.ndarray:
+    def image(self, spec: ImageSpec) -> np.ndarray:
         """Return the image resized, (size, size, 3), uint8; there is nothing to decode."""
-        return np.asarray(Image.fromarray(self.pixels).resize((size, size), RESIZE[resize]))
+        return np.asarray(Image.fromarray(self.pixels).resize((spec.size, spec.size), RESIZE[spec.resize]))
 
 
 def distinct_contents(files: Sequence[Path], keys: Sequence[bytes | str]) -> list[Content]:
@@ -78,12 +79,15 @@ def distinct_contents(files: Sequence[Path], keys: Sequence[bytes | str]) -> lis
     return list(first.values())
 
 
-def hash_files(files: Sequence[Path], workers: int) -> list[bytes | str]:
-    """Return the SHA-256 of each file's bytes, or the reason why it cannot be read."""
+def hash_files(files: Sequence[Path], workers: int, look: Callable[[bytes], None] | None = None) -> list[bytes | str]:
+    """Return the SHA-256 of each file's bytes, or the reason why it cannot be read; threads call `look` with the bytes."""
 
     def key(file: Path) -> bytes | str:
         try:
-            return hashlib.sha256(read_bytes(file)).digest()
+            data = read_bytes(file)
+            if look is not None:
+                look(data)
+            return hashlib.sha256(data).digest()
         except UnreadableImage as error:
             return str(error)
 

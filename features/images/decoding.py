@@ -13,11 +13,15 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ..errors import RequestError, UnreadableImage, called, must_be_one_of, option
+from ..errors import UnreadableImage
 from .bounds import MAX_PIXELS, Room, check_content, check_size
+from .colour import to_srgb
+from .dicom import read_dicom
+from .formats import HEAD, format_of
+from .image_spec import ImageSpec
 
 # Content decides how a file is decoded. Pillow's other formats stay shut: EPS would start Ghostscript.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000")
 RESIZE = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -25,10 +29,6 @@ RESIZE = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# `scaled`: libjpeg computes a large photo at an eighth, a quarter or a half of its size, which takes a fraction of the time.
-DECODE = ("scaled", "full")
-# Rules that weigh many pixels smoothly, so that after scaled decoding they give nearly the same; the others cut at pixels' edges.
-SMOOTH = ("bilinear", "bicubic", "lanczos")
 _LEFT = 2  # times the asked side that scaled decoding leaves at least
 MAX_BYTES = 1 << 30
 
@@ -69,23 +69,17 @@ def read_bytes(path: str | Path) -> bytes:
         raise UnreadableImage(f"cannot be read: {reason}") from error
 
 
-def decode(data: bytes, size: int, resize: str = "bilinear", decoding: str = "full") -> np.ndarray:
+def decode(data: bytes, spec: ImageSpec) -> np.ndarray:
     """Decode an image file's bytes.
 
-    The first frame, turned upright by EXIF, as 8-bit RGB, resized to a square: grey is repeated, a palette
-    looked up, alpha dropped (not composited), CMYK taken as (1-C)(1-K), 16 bits scaled to 8.
+    The first frame, turned upright by EXIF, as 8-bit RGB, resized to a square: grey is repeated, a palette looked up, CMYK without
+    a profile taken as (1-C)(1-K); colours, transparency and values of more than 8 bits as `spec` says.
 
     Parameters
     ----------
     data : bytes
         The whole file.
-    size : int
-        Side of the square, in pixels.
-    resize : str
-        A key of ``RESIZE``. All but ``nearest`` are antialiased.
-    decoding : str
-        A member of ``DECODE``. With ``scaled``, a JPEG of at least four times `size` in both directions is decoded at the
-        smallest of 1/8, 1/4 and 1/2 of its size that leaves twice `size`, and then resized. All others are decoded in full.
+    spec : ImageSpec
 
     Returns
     -------
@@ -96,27 +90,27 @@ def decode(data: bytes, size: int, resize: str = "bilinear", decoding: str = "fu
     UnreadableImage
         With the reason, if the bytes are no whole image of an accepted format.
     """
-    check_resize(resize, decoding)
-    with _opened(data) as image:
-        box, orientation = _load(image, _LEFT * size if decoding == "scaled" else None), _orientation(image)
+    spec.check()
+    with opened(data) as image:
+        box, orientation = _load(image, _LEFT * spec.size if spec.decode == "scaled" else None), _orientation(image)
         if box is None:
-            return np.asarray(_resize(_turn_upright(image, orientation), size, resize))
-        return np.asarray(_turn_upright(_resize(image, size, resize, box), orientation))
+            return np.asarray(_resize(_turn_upright(image, orientation), spec))
+        return np.asarray(_turn_upright(_resize(image, spec, box), orientation))
 
 
-def decode_whole(data: bytes) -> np.ndarray:
+def decode_whole(data: bytes, spec: ImageSpec) -> np.ndarray:
     """Decode an image file's bytes as `decode` does, at the image's own size: (height, width, 3), uint8."""
-    with _opened(data) as image:
-        return upright(image)
+    with opened(data) as image:
+        return upright(image, spec)
 
 
 def is_reduced(data: bytes, size: int) -> bool:
     """Return whether `decode` with ``scaled`` decodes a file at a reduced size for this side; reads its header alone."""
-    with _opened(data) as image, _reasons():
+    with opened(data) as image, _reasons():
         return _reduce(image, _LEFT * size) is not None
 
 
-def upright(image: Image.Image) -> np.ndarray:
+def upright(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     """Return an image of Pillow's as `decode_whole` returns a file: (height, width, 3), uint8.
 
     Raises
@@ -126,24 +120,11 @@ def upright(image: Image.Image) -> np.ndarray:
     """
     check_size(*image.size)
     _load(image)
-    return np.asarray(_to_rgb(_turn_upright(image, _orientation(image))))
-
-
-def check_resize(resize: str, decoding: str = "full") -> None:
-    """Raise RequestError unless `resize` is a known rule, and goes with this way of decoding."""
-    if resize not in RESIZE:
-        raise must_be_one_of(called("resize"), RESIZE, resize)
-    if decoding not in DECODE:
-        raise must_be_one_of(called("decode"), DECODE, decoding)
-    if decoding == "scaled" and resize not in SMOOTH:
-        raise RequestError(
-            f"{called('decode')} must be full with resize {resize}; got scaled, which needs {', '.join(SMOOTH)}. "
-            f"Use {option('decode', 'full')}"
-        )
+    return np.asarray(_to_rgb(_turn_upright(image, _orientation(image)), spec))
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def opened(data: bytes) -> Iterator[Image.Image]:
     """Yield the first frame of a file, its pixels not loaded yet, once there is room for them."""
     if not data:
         raise UnreadableImage("empty file")
@@ -165,6 +146,20 @@ def _identify(data: bytes) -> Image.Image:
         if found and not isinstance(found, str):  # a text says why the format is not supported
             with contextlib.suppress(*_OTHER):
                 return factory(io.BytesIO(data), "")
+    return _identify_rare(data)
+
+
+def _identify_rare(data: bytes) -> Image.Image:
+    """Return an image of a format that needs a further package."""
+    name = format_of(data[:HEAD])
+    if name == "DICOM":
+        return read_dicom(data)
+    if name == "HEIF":
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError as error:
+            raise UnreadableImage("HEIC, which needs the package pillow-heif: pip install -e '.[heic]'") from error
+        return HeifImageFile(io.BytesIO(data), "")
     raise UnidentifiedImageError
 
 
@@ -191,19 +186,22 @@ def _reasons() -> Iterator[None]:
     """Raise UnreadableImage, with the reason, for whatever Pillow raises."""
     try:
         yield
+    except UnreadableImage:
+        raise
     except UnidentifiedImageError as error:
-        raise UnreadableImage(f"no image in one of the formats {', '.join(FORMATS)}") from error
+        raise UnreadableImage(f"no image in one of the formats {', '.join(FORMATS)}, HEIC or DICOM") from error
     except Exception as error:
         # Pillow's plugins raise whatever a broken file leads them to (SyntaxError, struct.error, IndexError, ...).
         # The file is reported and the pass goes on, so nothing is hidden.
         raise UnreadableImage(f"broken: {type(error).__name__}: {error}") from error
 
 
-def _resize(image: Image.Image, size: int, resize: str, box: Box | None = None) -> Image.Image:
+def _resize(image: Image.Image, spec: ImageSpec, box: Box | None = None) -> Image.Image:
     """Return an image, or the part of it in a box, as a square in RGB."""
-    if image.mode == "L":  # the same bytes as of three equal channels, in a third of the time
-        return _to_rgb(image.resize((size, size), RESIZE[resize], box))
-    return _to_rgb(image).resize((size, size), RESIZE[resize], box)
+    side = (spec.size, spec.size)
+    if image.mode == "L" and not image.has_transparency_data:  # as of three equal channels, in a third of the time
+        return _to_rgb(image.resize(side, RESIZE[spec.resize], box), spec)
+    return _to_rgb(image, spec).resize(side, RESIZE[spec.resize], box)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -219,20 +217,41 @@ def _turn_upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        pixels = np.asarray(image.convert("I"))
-        return Image.fromarray((pixels >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "I":
-        raise UnreadableImage("32-bit integer pixels have no agreed range; convert to 8 or 16 bits")
-    if image.mode == "F":
-        pixels = np.asarray(image)
-        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-            raise UnreadableImage("float pixels outside 0..1 have no agreed range; convert to 8 or 16 bits")
-        return Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("P", "PA"):
-        return image.convert("RGBA").convert("RGB")  # by way of RGBA: Pillow warns about palettes with transparency
+def _to_rgb(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_levels(image, spec)).convert("RGB")
     try:
-        return image.convert("RGB")
+        if not image.has_transparency_data and image.mode not in ("P", "PA"):
+            return _colours(image, spec).convert("RGB")
+        layered = image.convert("RGBA")  # Pillow warns about palettes with transparency that become RGB at once
+        colours = _colours(layered.convert("RGB"), spec)
+        if spec.behind is None or not image.has_transparency_data:
+            return colours
+        canvas = Image.new("RGB", image.size, spec.behind)
+        canvas.paste(colours, mask=layered.getchannel("A"))
+        return canvas
     except ValueError as error:
         raise UnreadableImage(f"mode {image.mode} cannot be shown as RGB") from error
+
+
+def _colours(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    return to_srgb(image) if spec.colour == "srgb" else image
+
+
+def _to_levels(image: Image.Image, spec: ImageSpec) -> np.ndarray:
+    """Return integer or float values as uint8, (height, width)."""
+    ends = spec.ends or image.info.get("window")
+    if image.mode.startswith("I;16") and ends is None:
+        values = np.asarray(image.convert("I"))
+        bits = spec.bits or 16
+        if values.max() >> bits:
+            raise UnreadableImage(f"values up to {values.max()} do not fit into the range {spec.range}")
+        return (values >> (bits - 8)).astype(np.uint8)
+    values = np.asarray(image.convert("I") if image.mode.startswith("I;16") else image, np.float64)
+    if ends is None and image.mode == "I":
+        raise UnreadableImage("32-bit integer pixels have no agreed range; the option range, LOW:HIGH, names it")
+    low, high = ends or (0.0, 1.0)
+    if not np.isfinite(values).all() or (ends is None and (values.min() < low or values.max() > high)):
+        raise UnreadableImage("float pixels outside 0..1 have no agreed range; the option range, LOW:HIGH, names it")
+    levels = np.rint((values - low).clip(0, high - low) / (high - low) * 255).astype(np.uint8)
+    return 255 - levels if image.info.get("inverted") else levels

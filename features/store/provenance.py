@@ -10,11 +10,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError, UnsafeFile, option
+from ..images.image_spec import ImageSpec
 from ..pooling import EXTRACT_POOLS, KINDS
 
 DTYPES = ("float16", "float32")
@@ -106,8 +107,9 @@ class FeatureSpec:
     augment : Augment
     dtype : {'float16', 'float32'}
     engine : EngineSpec
-    decode : {'full', 'scaled'}
-        Whether JPEGs much larger than the side were decoded at a reduced size; not before it was recorded.
+    decode, colour, background, range : str
+        See `ImageSpec`. Not recorded by earlier versions, which decoded in full, ignored profiles, dropped transparency and kept the
+        highest eight bits.
     """
 
     backbone: str
@@ -121,6 +123,14 @@ class FeatureSpec:
     dtype: str
     engine: EngineSpec
     decode: str = "full"
+    colour: str = "ignored"
+    background: str = "none"
+    range: str = "16-bit"
+
+    @property
+    def image_spec(self) -> ImageSpec:
+        """How files became pixels."""
+        return ImageSpec(self.image_size, self.resize, self.decode, self.colour, self.background, self.range)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict of the fields."""
@@ -129,9 +139,13 @@ class FeatureSpec:
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 over the fields' JSON, as hexadecimal; as before `decode` was a field unless it is ``scaled``."""
-        told = {name: value for name, value in self.to_json().items() if (name, value) != ("decode", "full")}
+        """The SHA-256 over the fields' JSON, as hexadecimal; without later fields that are as before they were recorded."""
+        told = {name: value for name, value in self.to_json().items() if EARLIER.get(name) != value}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+# What holds of features that were made before a field was recorded.
+EARLIER = {each.name: each.default for each in fields(FeatureSpec) if each.default is not MISSING}
 
 
 @dataclass(frozen=True)
@@ -301,7 +315,7 @@ def _read_spec(told: Any) -> FeatureSpec:
         augment=Augment.parse(_take(told, "augment", str)),
         dtype=_take(told, "dtype", str),
         engine=EngineSpec.parse(_take(told, "engine", str)),
-        decode=_take(told, "decode", str) if "decode" in told else "full",
+        **{name: _take(told, name, str) for name in EARLIER if name in told},
     )
     for name, value, known in (("pool", spec.pool, EXTRACT_POOLS), ("dtype", spec.dtype, DTYPES)):
         if value not in known:

@@ -280,6 +280,7 @@ def _verify(store: str, **options: Any) -> tuple[dict[str, Any], str]:
 
 def _inspect(store: str, upgrade: bool = False) -> tuple[dict[str, Any], str]:
     import features
+    from features.store.provenance import EARLIER
     from features.store.reader import FeatureStore
 
     if upgrade and not features.upgrade_store(store):
@@ -287,7 +288,7 @@ def _inspect(store: str, upgrade: bool = False) -> tuple[dict[str, Any], str]:
     with FeatureStore(store) as opened:
         described = opened.describe()
     log.info(f"next     {command('compare', store=store)}")
-    held, rows = {"decode": "full", **described["provenance"]}, described["rows"]  # not recorded by earlier versions
+    held, rows = {**EARLIER, **described["provenance"]}, described["rows"]
     lines = [
         f"store    {store}: {sum(sum(each.values()) for each in rows.values())} rows, {described['bytes'] / 1e6:.1f} MB, "
         f"format {described['format_version']}, compression {held['compression']}"
@@ -309,7 +310,7 @@ def _inspect(store: str, upgrade: bool = False) -> tuple[dict[str, Any], str]:
         "weights_sha256",
         "image_size",
         "resize",
-        "decode",
+        *EARLIER,
         "preprocess",
         "engine",
     )

@@ -38,6 +38,10 @@ TOLERANCE = 5e-3
 # size, since the model gets them decoded in full (observed: 1e-2).
 ROUGH_TOLERANCE = 5e-2
 _ROWS, _BATCH = 100, 8
+_COLOURS = {
+    "srgb": "converted from the file's ICC profile to sRGB",
+    "ignored": "as in the file, whatever its ICC profile",
+}
 _LARGE_JPEGS = {
     "full": "decoded in full, as all images",
     "scaled": "the head was trained on JPEGs of at least {0} pixels in both directions as libjpeg decodes them at a reduced size. "
@@ -135,6 +139,8 @@ def _describe(trained: Trained) -> dict[str, Any]:
     return {
         "class_names": list(trained.class_names),
         "input": "images: uint8, (n, height, width, 3), RGB, upright; any size, one size per batch",
+        "pixels": f"colours: {_COLOURS[made.spec.colour]}; behind transparent pixels: {made.spec.background}; "
+        f"values of more than 8 bits: {made.spec.range}",
         "large_jpegs": _LARGE_JPEGS[made.spec.decode].format(4 * made.spec.image_size, 2 * made.spec.image_size),
         "output": "probabilities: float32, (n, classes), in the order of class_names",
         "operating_point": trained.point and trained.point.to_json(),
@@ -258,7 +264,7 @@ def _is_rough(store: FeatureStore, row: int) -> bool:
 
 
 def _image(store: FeatureStore, row: int) -> np.ndarray:
-    return decode_whole(_read(store, row))
+    return decode_whole(_read(store, row), store.made.spec.image_spec)
 
 
 def _read(store: FeatureStore, row: int) -> bytes:

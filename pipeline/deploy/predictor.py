@@ -15,6 +15,7 @@ from features.errors import CachedFeaturesError, SourceError, UnreadableImage
 from features.extraction.recompute import decode_batches
 from features.images.contents import Content, Pixels, hash_files
 from features.images.decoding import upright
+from features.images.image_spec import ImageSpec
 from features.options import takes, typed
 from features.runtime.log import log
 from features.runtime.machine import cores
@@ -140,7 +141,7 @@ class Predictor:
 
     def classify(self, given: Mapping[str, Given], level: int = logging.DEBUG) -> Predicted:
         """Predict the classes of images by name, all of which may be unusable; messages have this level. See `predict`."""
-        keys, contents = _contents(given)
+        keys, contents = _contents(given, self.trained.made.spec.image_spec)
         found = self._stored(list(contents))
         log.log(level, f"images   {len(contents)}, of which {len(found)} are in {self.trained.store}")
         rest = [content for key, content in contents.items() if key not in found]
@@ -222,7 +223,9 @@ class Predictor:
         )
 
 
-def _contents(given: Mapping[str, Given]) -> tuple[dict[str, bytes | str], dict[bytes, Content | Pixels]]:
+def _contents(
+    given: Mapping[str, Given], spec: ImageSpec
+) -> tuple[dict[str, bytes | str], dict[bytes, Content | Pixels]]:
     """Return the key of each image, or the reason why it cannot be read, and the distinct contents."""
     files = {name: each for name, each in given.items() if isinstance(each, Path)}
     hashed = dict(zip(files, hash_files(list(files.values()), cores()), strict=True))
@@ -235,7 +238,7 @@ def _contents(given: Mapping[str, Given]) -> tuple[dict[str, bytes | str], dict[
                 contents.setdefault(key, Content(key, each))
         else:
             try:
-                pixels = Pixels.of(upright(Image.fromarray(each) if isinstance(each, np.ndarray) else each))
+                pixels = Pixels.of(upright(Image.fromarray(each) if isinstance(each, np.ndarray) else each, spec))
             except UnreadableImage as error:
                 keys[name] = str(error)
             else:

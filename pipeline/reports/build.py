@@ -14,6 +14,7 @@ from features.options import takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
 from features.safefiles.json_files import read_json
+from features.store.provenance import Provenance
 from features.store.reader import FeatureStore
 
 from ..evaluation.significance import NEEDS
@@ -122,7 +123,8 @@ def _check_out(path: Path, labels: Path) -> None:
 def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_CLASSES) -> dict[str, Any]:
     """Return all that the page shows: up to `points` images on a map, and `matrix_classes` classes in a confusion matrix."""
     predictions, heads = run.predictions, run.heads
-    thumbnails = Thumbnails(Path(run.told["provenance"]["source"]["root"]), predictions.rows)
+    made = Provenance.from_json(run.told["provenance"], str(run.folder))
+    thumbnails = Thumbnails(Path(run.told["provenance"]["source"]["root"]), predictions.rows, made.spec.image_spec)
     gallery = Gallery(predictions, thumbnails, points)
     log.info(f"run      {run.folder}: {len(heads)} heads, {len(predictions.rows)} images")
     page = {

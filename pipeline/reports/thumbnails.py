@@ -7,12 +7,14 @@ import hashlib
 import io
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
 from features.errors import UnreadableImage
 from features.images.decoding import decode, read_bytes
+from features.images.image_spec import ImageSpec
 from features.store.schema import Rows
 
 
@@ -24,6 +26,8 @@ class Thumbnails:
     root : Path
         The folder that paths are relative to.
     rows : Rows
+    spec : ImageSpec
+        How files became the pixels that the base saw, but for their number.
 
     Attributes
     ----------
@@ -31,8 +35,9 @@ class Thumbnails:
         Path → why it has no thumbnail: its file is missing or unreadable, or has changed since extraction.
     """
 
-    def __init__(self, root: Path, rows: Rows):
+    def __init__(self, root: Path, rows: Rows, spec: ImageSpec):
         self._root, self._rows = root, rows
+        self._spec = replace(spec, resize="bilinear", decode="scaled")
         self.missing: dict[str, str] = {}
 
     def of(self, row: int, side: int) -> str | None:
@@ -42,7 +47,7 @@ class Thumbnails:
             data = read_bytes(self._root / path)
             if hashlib.sha256(data).digest() != self._rows.sha256[row].tobytes():
                 raise UnreadableImage("has changed since its features were extracted")
-            pixels = decode(data, side)
+            pixels = decode(data, replace(self._spec, size=side))
         except UnreadableImage as error:
             self.missing[path] = str(error)
             return None

@@ -21,7 +21,8 @@ from PIL import Image
 from start import clock, middle
 
 from features import FeatureStore
-from features.images.decoding import DECODE, SMOOTH, decode
+from features.images.decoding import decode
+from features.images.image_spec import DECODE, SMOOTH, ImageSpec
 from features.sources.load import load_source
 from pipeline.runs.trained_run import load_trained
 
@@ -81,7 +82,7 @@ def compare(photos, rounds):
     print("| photos | side, px | resize | mean difference, of 255 | largest |\n|---|---|---|---|---|")
     for kind, side, resize in itertools.product(photos, SIDES, SMOOTH):
         seen = [
-            np.abs(decode(each, side, resize, "scaled").astype(int) - decode(each, side, resize))
+            np.abs(decode(each, ImageSpec(side, resize, "scaled")).astype(int) - decode(each, ImageSpec(side, resize)))
             for each in photos[kind]
         ]
         print(f"| {kind} | {side} | {resize} | {np.mean(seen):.2f} | {np.max(seen)} |", flush=True)
@@ -91,7 +92,7 @@ def compare(photos, rounds):
         for _, how in itertools.product(range(rounds), DECODE):
             start = time.process_time()
             for each in some:
-                decode(each, 224, decoding=how)
+                decode(each, ImageSpec(224, decode=how))
             rates[how].append(len(some) / (time.process_time() - start))
         for how, each in rates.items():
             print(

@@ -28,6 +28,7 @@ from features.engines.frozen_graph import Frozen
 from features.engines.registry import ENGINES, describe_engine, is_installed
 from features.errors import EngineError
 from features.images.decoding import decode, read_bytes
+from features.images.image_spec import ImageSpec
 from features.runtime.machine import cores, processor
 from features.sources.load import load_source
 
@@ -90,7 +91,7 @@ def make_contenders(options, folder):
     source = load_source(options.data, limit=options.images)
     files = [source.file(row) for row in range(len(source))]
     start = _now()
-    decoded = np.stack([decode(read_bytes(file), options.size) for file in files])
+    decoded = np.stack([decode(read_bytes(file), ImageSpec(options.size)) for file in files])
     print(f"decoding and resizing: {len(files) / (_now() - start)[1]:.0f} images/s a core", file=sys.stderr)
     base = keras_base.build_base(options.backbone, [find_backbone(options.backbone).layer], options.size)
     frozen = Frozen(base, options.size, options.batch_size)

@@ -119,7 +119,7 @@ def _few(contents: Sequence[Content], batch: np.ndarray, options: ExtractRequest
     for content in contents:
         if len(few) == min(_LOOKS, len(batch)):
             break
-        if not isinstance(content.image(options.side, options.resize, options.decoding), str):
+        if not isinstance(content.image(options.image_spec), str):
             few.append(absolute(content))
     return few
 

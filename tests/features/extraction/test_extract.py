@@ -23,6 +23,7 @@ from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
 from features.images.decoding import decode
+from features.images.image_spec import ImageSpec
 from features.images.views import make_view
 from features.runtime.keras_runtime import import_keras
 from features.runtime.log import log
@@ -44,7 +45,9 @@ def test_stored_features_equal_the_models_own_output(tree, tmp_path, preprocess)
     model = tiny_base.Tiny(None, False, (16, 16, 3))
     both = keras.Model(model.input, [model.get_layer("relu").output, model.output])
     with FeatureStore(tmp_path / "s.h5") as store:
-        pixels = np.stack([decode((tree / path).read_bytes(), 16) for path in store.rows.paths]).astype(np.float32)
+        pixels = np.stack([decode((tree / path).read_bytes(), ImageSpec(16)) for path in store.rows.paths]).astype(
+            np.float32
+        )
         inputs = tiny_base.preprocess_input(pixels) if preprocess == "imagenet" else pixels / 255
         for layer, expected in zip(("relu", "last"), both.predict(inputs, verbose=0), strict=True):
             np.testing.assert_allclose(store.dataset(layer)[:], expected, rtol=1e-5, atol=1e-5)
@@ -328,7 +331,7 @@ def test_views_are_rows_beside_their_image(tree, tmp_path, augment, views):
     with FeatureStore(tmp_path / "s.h5") as store:
         assert store.rows.views.tolist() == list(range(views)) * 32
         assert len(set(store.rows.paths[:views])) == 1 and len(store.rows.images()) == 32
-        pixels = decode((tree / store.rows.paths[0]).read_bytes(), 16)
+        pixels = decode((tree / store.rows.paths[0]).read_bytes(), ImageSpec(16))
         made = [make_view(pixels, augment, view, store.rows.sha256[0].tobytes(), 0) for view in range(views)]
         assert len({each.tobytes() for each in made}) == views
         expected = model.predict(tiny_base.preprocess_input(np.stack(made).astype(np.float32)), verbose=0)

@@ -18,6 +18,7 @@ from features.extraction.recompute import embed, rebuild_engine
 from features.extraction.verification import verify
 from features.images.contents import Content
 from features.images.decoding import decode
+from features.images.image_spec import ImageSpec
 from features.store.schema import digest_attributes
 
 RAW = {"preprocess": "rescale", "dtype": "float32"}  # so that a level of 255 is seen in the features
@@ -53,7 +54,7 @@ def expected(photos, decoding):
     """Return path → features by Keras itself."""
     model = tiny_base.Tiny(None, False, (16, 16, 3))
     files = sorted(photos.rglob("*.jpg"))
-    pixels = np.stack([decode(file.read_bytes(), 16, decoding=decoding) for file in files])
+    pixels = np.stack([decode(file.read_bytes(), ImageSpec(16, decode=decoding)) for file in files])
     maps = np.asarray(model(pixels.astype(np.float32) / 255))
     return {str(file.relative_to(photos)): row for file, row in zip(files, maps, strict=True)}
 

@@ -12,6 +12,7 @@ from PIL import Image
 from features.errors import UnreadableImage
 from features.images.bounds import Room
 from features.images.decoding import decode, decode_whole
+from features.images.image_spec import ImageSpec
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (24, 40, 3)).astype(np.uint8)
 
@@ -64,14 +65,14 @@ COSTLY = {
 @pytest.mark.parametrize(("data", "reason"), COSTLY.values(), ids=list(COSTLY))
 def test_the_size_is_refused_before_memory_is_taken(data, reason):
     with pytest.raises(UnreadableImage, match=reason):
-        decode(data, 8)
+        decode(data, ImageSpec(8))
 
 
 @pytest.mark.parametrize(
     "options", [{"lossless": True}, {"quality": 80}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"}]
 )
 def test_a_webp_is_read(options):
-    assert decode_whole(saved("WEBP", **options)).shape == PHOTO.shape
+    assert decode_whole(saved("WEBP", **options), ImageSpec(8)).shape == PHOTO.shape
 
 
 def test_many_scans_are_refused_and_those_of_a_progressive_photo_read():
@@ -79,16 +80,16 @@ def test_many_scans_are_refused_and_those_of_a_progressive_photo_read():
     first, last = data.index(b"\xff\xda"), data.rindex(b"\xff\xda")
     again = data[last:-2]  # the last scan, which refines coefficients once more
     assert 5 < data.count(b"\xff\xda") < 20 and first < last
-    assert decode_whole(data).shape == PHOTO.shape
+    assert decode_whole(data, ImageSpec(8)).shape == PHOTO.shape
     with pytest.raises(UnreadableImage, match=r"a JPEG of 3,01\d scans; at most 100 are read"):
-        decode(data[:-2] + again * 3000 + data[-2:], 8)
+        decode(data[:-2] + again * 3000 + data[-2:], ImageSpec(8))
 
 
 def test_a_photo_of_two_hundred_megapixels_is_read():
     """Above the limit of Pillow's own, 179 million."""
     data = io.BytesIO()
     Image.new("L", (16_320, 12_240), 77).save(data, "JPEG")
-    assert (decode(data.getvalue(), 8, decoding="scaled") == 77).all()
+    assert (decode(data.getvalue(), ImageSpec(8, decode="scaled")) == 77).all()
 
 
 def test_threads_wait_until_there_is_room():

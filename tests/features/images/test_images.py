@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from features.errors import RequestError, UnreadableImage
-from features.images.decoding import RESIZE, SMOOTH, decode, read_bytes
+from features.images.decoding import RESIZE, decode, read_bytes
+from features.images.image_spec import SMOOTH, ImageSpec
 
 
 def encode(pixels, mode=None, file_format="PNG", **options):
@@ -30,7 +31,7 @@ def pixels():
 
 
 def test_rgb_is_unchanged_at_its_own_size(pixels):
-    np.testing.assert_array_equal(decode(encode(pixels), 6), pixels)
+    np.testing.assert_array_equal(decode(encode(pixels), ImageSpec(6)), pixels)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -42,45 +43,45 @@ def test_exif_orientation_is_applied(pixels, orientation):
     }[orientation]  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
-    np.testing.assert_array_equal(decode(encode(np.ascontiguousarray(stored), exif=exif), 6), pixels)
+    np.testing.assert_array_equal(decode(encode(np.ascontiguousarray(stored), exif=exif), ImageSpec(6)), pixels)
 
 
 @pytest.mark.parametrize("resize", RESIZE)
 def test_grey_is_as_three_equal_channels(resize):
     grey = np.random.default_rng(0).integers(0, 256, (31, 23)).astype(np.uint8)
     for size in (7, 40):
-        found = decode(encode(grey), size, resize)
-        np.testing.assert_array_equal(found, decode(encode(np.stack([grey] * 3, axis=2)), size, resize))
+        found = decode(encode(grey), ImageSpec(size, resize))
+        np.testing.assert_array_equal(found, decode(encode(np.stack([grey] * 3, axis=2)), ImageSpec(size, resize)))
 
 
 def test_16_bit_grey_is_scaled_not_clipped():
     grey = np.linspace(0, 65535, 36).astype(np.uint16).reshape(6, 6)
-    decoded = decode(encode(grey), 6)
+    decoded = decode(encode(grey), ImageSpec(6))
     np.testing.assert_array_equal(decoded, np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2))
 
 
 def test_float_in_0_to_1_is_scaled_and_other_floats_are_refused():
     values = np.linspace(0, 1, 36, dtype=np.float32).reshape(6, 6)
-    assert decode(encode(values, file_format="TIFF"), 6).max() == 255
+    assert decode(encode(values, file_format="TIFF"), ImageSpec(6)).max() == 255
     with pytest.raises(UnreadableImage, match="no agreed range"):
-        decode(encode(values * 300, file_format="TIFF"), 6)
+        decode(encode(values * 300, file_format="TIFF"), ImageSpec(6))
 
 
 def test_alpha_is_dropped_not_composited(pixels):
     rgba = np.dstack([pixels, np.zeros((6, 6), np.uint8)])
-    np.testing.assert_array_equal(decode(encode(rgba), 6), pixels)
+    np.testing.assert_array_equal(decode(encode(rgba), ImageSpec(6)), pixels)
 
 
 def test_bilinear_is_antialiased_and_nearest_is_not():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 200
-    assert abs(int(decode(encode(stripes), 8)[4, 4, 0]) - 100) <= 2
-    assert decode(encode(stripes), 8, "nearest")[4, 4, 0] in (0, 200)
+    assert abs(int(decode(encode(stripes), ImageSpec(8))[4, 4, 0]) - 100) <= 2
+    assert decode(encode(stripes), ImageSpec(8, "nearest"))[4, 4, 0] in (0, 200)
 
 
 def test_unknown_resize_names_the_nearest(pixels):
     with pytest.raises(RequestError, match="Did you mean 'bilinear'"):
-        decode(encode(pixels), 6, "bilnear")
+        decode(encode(pixels), ImageSpec(6, "bilnear"))
 
 
 @pytest.mark.parametrize(
@@ -93,14 +94,14 @@ def test_unknown_resize_names_the_nearest(pixels):
 )
 def test_what_is_no_image_is_refused_with_the_reason(data, reason):
     with pytest.raises(UnreadableImage, match=reason):
-        decode(data, 8)
+        decode(data, ImageSpec(8))
 
 
 def test_truncated_file_is_refused():
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     whole = encode(noise, file_format="JPEG")
     with pytest.raises(UnreadableImage, match="truncated"):
-        decode(whole[: len(whole) // 2], 8)
+        decode(whole[: len(whole) // 2], ImageSpec(8))
 
 
 def photo(height, width, seed=0):
@@ -123,7 +124,7 @@ JPEGS = {
 
 def differences(data, size, resize="bilinear"):
     """Return how far scaled decoding is from full decoding, in levels of 255."""
-    return np.abs(decode(data, size, resize, "scaled").astype(int) - decode(data, size, resize))
+    return np.abs(decode(data, ImageSpec(size, resize, "scaled")).astype(int) - decode(data, ImageSpec(size, resize)))
 
 
 @pytest.mark.parametrize("resize", SMOOTH)
@@ -164,19 +165,19 @@ def test_scaled_decoding_starts_at_four_times_the_side():
 @pytest.mark.parametrize("resize", sorted(RESIZE.keys() - set(SMOOTH)))
 def test_scaled_decoding_needs_a_smooth_rule(resize):
     with pytest.raises(RequestError, match=f"decode must be full with resize {resize}; got scaled"):
-        decode(encode(PHOTO, file_format="JPEG"), SIDE, resize, "scaled")
+        decode(encode(PHOTO, file_format="JPEG"), ImageSpec(SIDE, resize, "scaled"))
     with pytest.raises(RequestError, match=r"decode must be one of full, scaled; got 'ful'. Did you mean 'full'"):
-        decode(b"", SIDE, resize, "ful")
+        decode(b"", ImageSpec(SIDE, resize, "ful"))
 
 
 def test_scaled_decoding_refuses_what_full_decoding_refuses():
     data = encode(PHOTO, file_format="JPEG")
     with pytest.raises(UnreadableImage, match="truncated"):
-        decode(data[: len(data) // 2], SIDE, decoding="scaled")
+        decode(data[: len(data) // 2], ImageSpec(SIDE, decode="scaled"))
     start = data.index(b"\xff\xc0") + 5  # height and width, each two bytes, in the frame's header
     bomb = data[:start] + (25_001).to_bytes(2) + (10_000).to_bytes(2) + data[start + 4 :]
     with pytest.raises(UnreadableImage, match=r"10000 x 25001 pixels; refused .* since at most 250,000,000 are read"):
-        decode(bomb, SIDE, decoding="scaled")
+        decode(bomb, ImageSpec(SIDE, decode="scaled"))
 
 
 def test_pipe_is_not_opened(tmp_path):
@@ -193,11 +194,11 @@ def test_hostile_files_get_their_outcomes(shared, tmp_path):
         if entry["outcome"] == "ignore":
             continue  # which files are considered is for tests of sources
         try:
-            decoded, outcome = decode(read_bytes(path), 64), "ok"
+            decoded, outcome = decode(read_bytes(path), ImageSpec(64)), "ok"
         except UnreadableImage as error:
             decoded, outcome = str(error), "quarantine"
         assert outcome in entry.get("acceptable", [entry["outcome"]]), (entry["path"], decoded)
         if entry.get("same_as"):
-            twin = decode(read_bytes(tmp_path / entry["same_as"]), 64)
+            twin = decode(read_bytes(tmp_path / entry["same_as"]), ImageSpec(64))
             assert np.abs(decoded.astype(int) - twin).max() <= entry["tolerance"], entry["path"]
     shutil.rmtree(tmp_path)

@@ -11,6 +11,7 @@ from conftest import draw, draw_tree
 
 from features.errors import CachedFeaturesError, SourceError
 from features.images.decoding import decode
+from features.images.image_spec import ImageSpec
 from features.sources.cifar10 import read_cifar10
 from features.sources.load import load_source
 from features.splits import SPLITS, stratified_folds, stratified_split
@@ -202,7 +203,7 @@ def test_cifar10_comes_from_keras_once_and_is_a_folder(tmp_path, monkeypatch):
         "test": 30,
     }
     row = source.paths.index("test/dog/00005.png")
-    np.testing.assert_array_equal(decode(source.file(row).read_bytes(), 32), made[1][0][5])
+    np.testing.assert_array_equal(decode(source.file(row).read_bytes(), ImageSpec(32)), made[1][0][5])
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "empty"))

@@ -31,10 +31,12 @@ def made():
 
 def test_json_of_a_store_that_is_there_becomes_a_record_and_the_same_json_again(made):
     group = {"source": {**TOLD["source"], "group": None}}
-    since = {"kinds": {}, "values": None, "decode": "full", "parity_on": None, **group}  # not told by the first version
+    images = {"decode": "full", "colour": "ignored", "background": "none", "range": "16-bit"}
+    since = {"kinds": {}, "values": None, "parity_on": None, **images, **group}  # not told by the first version
     assert made.to_json() == TOLD | since
     assert made.spec.fingerprint == TOLD["fingerprint"]  # as it was computed when the store was made
-    assert replace(made.spec, decode="scaled").fingerprint != TOLD["fingerprint"]
+    for name, value in (("decode", "scaled"), ("colour", "srgb"), ("background", "white"), ("range", "12-bit")):
+        assert replace(made.spec, **{name: value}).fingerprint != TOLD["fingerprint"]
     assert made.spec.engine == EngineSpec("openvino", "2026.4.0", CPU, "float32")
     assert made.spec.augment == Augment("lecture", 3) and made.spec.layers == ("relu", "last")
     assert made.origin.root == "/photos" and made.origin.notes == ("val: a tenth of train",)
@@ -74,7 +76,7 @@ def test_an_engines_text_says_all_of_it(engine):
         ("engine", "openvino"), ("engine", 7), ("engine", "x 1, tpu, float32"), ("augment", "lecture, seed x"), ("augment", None),
         ("layers", "last"), ("layers", [1]), ("image_size", 0), ("image_size", 1 << 40), ("image_size", True), ("batch_size", "5"),
         ("batch_size", 5000), ("views", 300), ("pool", "mean"), ("dtype", "object"), ("source", {}), ("source", "photos"), ("seed", 0.5),
-        ("versions", []), ("parity", "small"), ("decode", True), ("weights_sha256", None),
+        ("versions", []), ("parity", "small"), ("decode", True), ("colour", 1), ("range", None), ("weights_sha256", None),
     ],
 )  # fmt: skip
 def test_what_says_something_else_is_not_believed(name, value):

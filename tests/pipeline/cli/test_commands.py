@@ -353,7 +353,7 @@ def test_an_option_of_another_function_is_told_where_it_belongs():
 
 
 def test_choices_are_those_of_the_code():
-    from features.images.decoding import DECODE, RESIZE
+    from features.images.image_spec import COLOUR, DECODE, RESIZE_RULES
     from features.images.views import AUGMENT
     from features.pooling import EXTRACT_POOLS, POOLS
     from features.store.chunks import COMPRESSION
@@ -361,8 +361,8 @@ def test_choices_are_those_of_the_code():
     from pipeline.options import TrainingOptions
 
     declared = {name: typing.get_args(kind) for name, (kind, _) in flags_of(ExtractOptions).items()}
-    assert set(declared["resize"]) == set(RESIZE) and declared["augment"] == tuple(AUGMENT)
-    assert typing.get_args(declared["decode"][0]) == DECODE
+    assert set(declared["resize"]) == set(RESIZE_RULES) and declared["augment"] == tuple(AUGMENT)
+    assert typing.get_args(declared["decode"][0]) == DECODE and typing.get_args(declared["colour"][0]) == COLOUR
     assert typing.get_args(declared["compression"][0]) == COMPRESSION and declared["layout"] == LAYOUTS
     assert typing.get_args(declared["pool"][0]) == EXTRACT_POOLS
     assert typing.get_args(typing.get_args(flags_of(TrainingOptions)["pool"][0])[0]) == POOLS

@@ -1,0 +1,70 @@
+"""What a source's images have in common that decides how they are read, found while their files are hashed."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..errors import UnreadableImage
+from .decoding import opened
+from .formats import HEAD, format_of
+from .image_spec import ALL_BITS
+
+_DEEP = ("PNG", "TIFF", "JPEG2000")  # formats whose values may have more than 8 bits
+
+
+class Survey:
+    """Counts of images; threads may add to it at once.
+
+    Parameters
+    ----------
+    values : bool
+        Look for the largest value of images of more than 8 bits, which decodes these.
+
+    Attributes
+    ----------
+    deep, largest : int
+        Images of more than 8 bits, and their largest value.
+    cut : int
+        Colour PNGs of 16 bits, of which Pillow reads the highest eight.
+    paged : int
+        TIFFs of several pages.
+    """
+
+    def __init__(self, values: bool):
+        self._values, self._lock = values, threading.Lock()
+        self.deep, self.largest, self.cut, self.paged = 0, 0, 0, 0
+
+    def look(self, data: bytes) -> None:
+        """Add an image file's bytes."""
+        kind = format_of(data[:HEAD])
+        if kind not in _DEEP or (kind == "PNG" and data[24:25] != b"\x10"):  # its bit depth; 16
+            return
+        deep, largest, pages = False, 0, 1
+        with contextlib.suppress(UnreadableImage), opened(data) as image:  # the pass tells why it cannot be read
+            deep, pages = image.mode.startswith("I;16"), getattr(image, "n_frames", 1) if kind == "TIFF" else 1
+            if deep and self._values:
+                with contextlib.suppress(Exception):  # the same: whatever a plugin raises for a broken file
+                    largest = int(np.asarray(image.convert("I")).max())
+        with self._lock:
+            self.deep += deep
+            self.largest = max(self.largest, largest)
+            self.cut += kind == "PNG" and not deep
+            self.paged += pages > 1
+
+    @property
+    def range(self) -> str:
+        """The range of the bits in use."""
+        return f"{max(8, self.largest.bit_length())}-bit" if self.deep else ALL_BITS
+
+    def describe(self) -> Iterator[str]:
+        """Yield what one should know, as text."""
+        if self.deep and self._values:
+            yield f"{self.deep} images hold values of more than 8 bits, the largest {self.largest}: read as {self.range}"
+        if self.cut:
+            yield f"{self.cut} colour PNGs have 16 bits per channel, of which the highest eight are read"
+        if self.paged:
+            yield f"{self.paged} TIFFs have several pages, of which the first is read"
