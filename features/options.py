@@ -66,6 +66,15 @@ class ExtractOptions(TypedDict, total=False):
     path_pattern: Annotated[
         str | None, Flag("what the path column means, such as 'train/{}.jpg' (default: the path)", "PATH", IMAGES)
     ]
+    label_pattern: Annotated[
+        str | None,
+        Flag(
+            "of a folder: the class is the first group of a regular expression, or all that it matches, in the path",
+            "PATTERN",
+            IMAGES,
+        ),
+    ]
+    follow_links: Annotated[bool, Flag("follow links that lead out of the folder", group=IMAGES)]
     column: Annotated[
         Mapping[str, str],
         Flag(

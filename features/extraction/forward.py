@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +23,7 @@ from .request import ExtractRequest
 
 PART_IMAGES = 512  # most images per part on a cluster: under a minute of work at ten images per second
 _ROUNDS_TO_INFINITY = 65520.0  # smallest value that float16 rounds to infinity
+_REASONS = 5  # told of skipped files
 _SKIPS_ALWAYS_ALLOWED = 5  # so that a few broken files do not stop a small set
 
 
@@ -145,7 +148,7 @@ def compute(
     StoreError
         If a part cannot be written, or the store's dtype cannot hold the features.
     """
-    stages, allowed, skipped = Stages(), allowed_skips(total, options), len(parts.skipped)
+    stages, allowed, skipped = Stages(), allowed_skips(total, options), list(parts.skipped.values())
 
     def decode(work: tuple[Content, list[int]]) -> tuple[bytes, dict[int, np.ndarray] | str, float]:
         start, (content, views) = time.perf_counter(), work
@@ -165,12 +168,12 @@ def compute(
             if isinstance(views, str):
                 buffer.skipped.append((sha256, views))
                 progress.update(options.views)
-                skipped += 1
+                skipped.append(views)
             else:
                 for view, image in views.items():
                     buffer.add((sha256, view), image)
                     progress.update()
-            if skipped > allowed:
+            if len(skipped) > allowed:
                 raise too_many_skipped(skipped, total, allowed)
             asked = time.perf_counter()
         buffer.flush()
@@ -297,9 +300,13 @@ def allowed_skips(total: int, options: ExtractRequest) -> int:
     return max(int(0.05 * total), _SKIPS_ALWAYS_ALLOWED)
 
 
-def too_many_skipped(skipped: int, total: int, allowed: int) -> SourceError:
-    """Return the error for too many skipped files."""
+def too_many_skipped(reasons: Iterable[str], total: int, allowed: int) -> SourceError:
+    """Return the error for too many skipped files, given the reason of each."""
+    counts = Counter(reasons)
+    skipped = counts.total()
+    told = "; ".join(f"{count} {reason}" for reason, count in counts.most_common(_REASONS))
+    more = f"; {len(counts) - _REASONS} other reasons" if len(counts) > _REASONS else ""
     return SourceError(
-        f"skipped files must be at most {allowed} of {total}; got {skipped} so far. Check the data, "
+        f"skipped files must be at most {allowed} of {total}; got {skipped} so far: {told}{more}. Check the data, "
         f"or accept more: {option('max_skipped', min(1.0, round(2 * skipped / total + 0.05, 1)))}"
     )

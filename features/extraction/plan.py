@@ -13,6 +13,7 @@ from ..errors import RequestError, SourceError, called, option
 from ..images.contents import Content, distinct_contents, hash_files
 from ..images.survey import Survey
 from ..runtime.log import log
+from ..sources.folder import describe_left_out
 from ..sources.load import keep_copies_together
 from ..sources.source import Source
 from ..store.provenance import Provenance
@@ -80,6 +81,7 @@ class Plan:
             f"source   {source.kind}: {len(source)} images of {len(source.class_names)} classes below {source.root}"
         ]
         lines += [f"         {note}" for note in source.notes]
+        lines += describe_left_out(source.left_out)
         for split, classes in source.counts().items():
             counts = ", ".join(f"{name} {count}" for name, count in classes.items())
             lines.append(f"{split:<8} {sum(classes.values())}: {counts}")

@@ -17,8 +17,9 @@ from ..images.views import check_views
 from ..pooling import EXTRACT_POOLS
 from ..runtime.dask_cluster import check_cluster
 from ..runtime.machine import cores
+from ..sources.folder import FolderOptions
+from ..sources.lists.manifest import ListOptions
 from ..sources.load import load_source
-from ..sources.manifest import ListOptions
 from ..sources.source import Source
 from ..store.chunks import COMPRESSION
 from ..store.parts import LAYOUTS
@@ -139,6 +140,8 @@ class ExtractRequest(FeatureOptions):
         Name of the store; ``cache/<source>-<backbone>.h5`` if left out.
     path_column, label_column, split_column, path_pattern : str, optional
         See `ListOptions`.
+    label_pattern, follow_links : str, bool
+        See `FolderOptions`.
     column : mapping of str to str
         Further columns that paths give, by name; see `load_source`.
     group : str, optional
@@ -176,6 +179,8 @@ class ExtractRequest(FeatureOptions):
     label_column: str | None = None
     split_column: str | None = None
     path_pattern: str | None = None
+    label_pattern: str | None = None
+    follow_links: bool = False
     column: Mapping[str, str] = field(default_factory=dict)
     group: str | None = None
     limit: int | None = None
@@ -208,8 +213,9 @@ class ExtractRequest(FeatureOptions):
     def source(self) -> Source:
         """Read the labelled images; see `load_source`."""
         listed = ListOptions(self.path_column, self.label_column, self.split_column, self.path_pattern)
+        folder = FolderOptions(self.follow_links, self.label_pattern)
         return load_source(
-            self.data, self.seed, self.limit, self.allow_missing_classes, listed, self.column, self.group
+            self.data, self.seed, self.limit, self.allow_missing_classes, listed, self.column, self.group, folder
         )
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
+
 from ..engines.registry import reference_of
 from ..errors import RequestError, SourceError, StoreError, called, option
 from ..images.survey import Survey
@@ -49,6 +51,8 @@ class Summary:
         Stage → wall time in seconds: ``plan``, ``load`` (weights and graph), ``pass``, ``commit``.
     stages : Stages, optional
         Time per stage of the pass; None if nothing was computed here.
+    left_out : tuple of (str, str)
+        Path of every file of the source that is no row and not skipped, such as a text, and the reason.
     """
 
     path: Path
@@ -57,6 +61,7 @@ class Summary:
     skipped: list[Skipped]
     seconds: dict[str, float]
     stages: Stages | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
@@ -65,6 +70,7 @@ class Summary:
             "rows": self.rows,
             "computed": self.computed,
             "skipped": [{"path": each.path, "reason": each.reason} for each in self.skipped],
+            "left_out": [{"path": path, "reason": reason} for path, reason in self.left_out],
             "seconds": self.seconds,
         }
 
@@ -142,7 +148,7 @@ def run_pass(
         _check_rows(rows, skipped, asked)
         log.info(f"store    {asked.path} is complete and up to date, made by {made.spec.engine}; nothing to compute")
         clock.lap("plan")
-        return Summary(asked.path, len(rows), 0, skipped, clock.laps)
+        return Summary(asked.path, len(rows), 0, skipped, clock.laps, left_out=source.left_out)
     if not asked.allow_missing_classes:
         check_splits(source, plan.keys)  # again: copies may have moved
         check_classes(plan, asked)
@@ -224,8 +230,27 @@ def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits,
         if asked.layout == "file":
             parts.remove()  # also parts left by a run that was killed between its commit and this line
         clock.lap("commit")
+    if todo:
+        _warn_of_equal_features(asked.path)
     computed = sum(len(views) for content, views in todo if content.sha256 not in parts.skipped)
-    return Summary(asked.path, len(rows), computed, skipped, clock.laps, stages)
+    return Summary(asked.path, len(rows), computed, skipped, clock.laps, stages, plan.source.left_out)
+
+
+def _warn_of_equal_features(path: Path) -> None:
+    """Warn of different files with the same features, such as images whose content is lost in decoding."""
+    with FeatureStore(path) as store:
+        rows = np.flatnonzero(store.rows.views == 0)
+        digests = np.hstack([store.row_digests[layer][rows] for layer in store.layers if layer in store.row_digests])
+        alike: dict[bytes, dict[bytes, str]] = {}
+        for row, digest in zip(rows.tolist(), digests, strict=True):
+            files = alike.setdefault(digest.tobytes(), {})
+            files.setdefault(store.rows.sha256[row].tobytes(), store.rows.paths[row])
+    groups = sorted((list(files.values()) for files in alike.values() if len(files) > 1), key=len, reverse=True)
+    if groups:
+        log.warning(
+            f"{sum(map(len, groups))} different files have the features of another, as if they were the same image, such as "
+            f"{', '.join(groups[0][:3])}. Look at them; what is lost may need {option('background')} or {option('range')}"
+        )
 
 
 def _is_current(options: ExtractRequest, rows: Rows, skipped: list[Skipped]) -> bool:
@@ -249,7 +274,7 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractRequest) -> 
     total = len(rows) + len(skipped)
     allowed = allowed_skips(total, options)
     if len(skipped) > allowed:
-        raise too_many_skipped(len(skipped), total, allowed)
+        raise too_many_skipped((each.reason for each in skipped), total, allowed)
     if not len(rows):
         raise SourceError(
             f"{options.data} has no readable image. The first is {skipped[0].path}: {skipped[0].reason}. Check the files."

@@ -14,6 +14,7 @@ from ..images.decoding import decode, read_bytes
 from ..images.views import make_view
 from ..runtime.log import log
 from ..runtime.progress import Progress
+from ..sources.file_names import named_file
 from ..store.reader import FeatureStore
 from .recompute import rebuild_engine
 
@@ -103,7 +104,7 @@ def _check_source(store: FeatureStore) -> Check:
         return Check("source", None, str(error))
     if not root.is_dir():
         return Check("source", None, f"{root} cannot be reached")
-    found = hash_files([root / path for path in store.rows.paths], workers=4)
+    found = hash_files([named_file(root, path) for path in store.rows.paths], workers=4)
     changed = [
         path for path, key, row in zip(store.rows.paths, found, store.rows.sha256, strict=True) if key != row.tobytes()
     ]
@@ -148,7 +149,7 @@ def _root(store: FeatureStore) -> Path:
 def _image(store: FeatureStore, row: int) -> np.ndarray:
     """Return the view of an image that went through the base."""
     made, rows = store.made, store.rows
-    spec, data = made.spec, read_bytes(_root(store) / rows.paths[row])
+    spec, data = made.spec, read_bytes(named_file(_root(store), rows.paths[row]))
     image = decode(data, spec.image_spec)
     return make_view(image, made.spec.augment.name, int(rows.views[row]), rows.sha256[row].tobytes(), made.seed)
 

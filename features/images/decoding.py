@@ -17,7 +17,7 @@ from ..errors import UnreadableImage
 from .bounds import MAX_PIXELS, Room, check_content, check_size
 from .colour import to_srgb
 from .dicom import read_dicom
-from .formats import HEAD, format_of
+from .formats import HEAD, format_of, lacking
 from .image_spec import ImageSpec
 
 # Content decides how a file is decoded. Pillow's other formats stay shut: EPS would start Ghostscript.
@@ -152,15 +152,16 @@ def _identify(data: bytes) -> Image.Image:
 def _identify_rare(data: bytes) -> Image.Image:
     """Return an image of a format that needs a further package."""
     name = format_of(data[:HEAD])
+    if name not in ("DICOM", "HEIF"):
+        raise UnidentifiedImageError
+    missing = lacking(name)
+    if missing is not None:
+        raise UnreadableImage(missing)
     if name == "DICOM":
         return read_dicom(data)
-    if name == "HEIF":
-        try:
-            from pillow_heif import HeifImageFile
-        except ImportError as error:
-            raise UnreadableImage("HEIC, which needs the package pillow-heif: pip install -e '.[heic]'") from error
-        return HeifImageFile(io.BytesIO(data), "")
-    raise UnidentifiedImageError
+    from pillow_heif import HeifImageFile
+
+    return HeifImageFile(io.BytesIO(data), "")
 
 
 def _load(image: Image.Image, least: int | None = None) -> Box | None:

@@ -18,13 +18,11 @@ def read_dicom(data: bytes) -> Image.Image:
     Raises
     ------
     UnreadableImage
-        If pydicom is not installed, or the file holds no pixels, or more than are read.
+        If the file holds no pixels, or more than are read.
     """
-    try:
-        import pydicom
-        from pydicom.pixels import apply_modality_lut, pixel_array
-    except ImportError as error:
-        raise UnreadableImage("DICOM, which needs the package pydicom: pip install -e '.[dicom]'") from error
+    import pydicom
+    from pydicom.pixels import apply_modality_lut, pixel_array
+
     held = pydicom.dcmread(io.BytesIO(data))
     if "PixelData" not in held:
         raise UnreadableImage("a DICOM file without pixels")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import stat
+from functools import cache
 from pathlib import Path
 
 from ..errors import UnreadableImage
@@ -25,6 +27,9 @@ _STARTS = {
     b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
     b"\xff\x4f\xff\x51\0": "JPEG2000",
 }
+# Formats that need a further package: its name, its module and our extra.
+_PACKAGES = {"HEIF": ("pillow-heif", "pillow_heif", "heic"), "DICOM": ("pydicom", "pydicom", "dicom")}
+_CALLED = {"HEIF": "HEIC"}
 _BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}  # bytes; "BM" alone also begins a text
 
 
@@ -44,27 +49,36 @@ def format_of(head: bytes) -> str | None:
     return "DICOM" if head[128:132] == b"DICM" else None
 
 
-def is_image(path: str | Path) -> bool:
-    """Return whether a file is an image by its ending or, if that tells nothing, by its content.
+def why_no_image(path: str | Path) -> str | None:
+    """Return None if a file is an image by its ending or, if that tells nothing, by its content; else the reason why it is not read.
 
-    Pipes, sockets and devices are never opened, and a file that cannot be read is none.
+    Pipes, sockets and devices are never opened.
     """
     if os.path.splitext(path)[1].lower() in EXTENSIONS:  # noqa: PTH122 — called for every file of a source
-        return True
+        return None
     try:
-        return format_of(read_head(path)) is not None
-    except UnreadableImage:
-        return False
+        name = format_of(_read_head(path))
+    except UnreadableImage as error:
+        return str(error)
+    return "no image" if name is None else lacking(name)
 
 
-def read_head(path: str | Path) -> bytes:
-    """Return the first bytes of a regular file.
+def lacking(name: str) -> str | None:
+    """Return which package a format needs that is not installed; None if it can be read."""
+    package, module, extra = _PACKAGES.get(name, ("", "", ""))
+    if not package or installed(module):
+        return None
+    return f"{_CALLED.get(name, name)}, which needs the package {package}: pip install -e '.[{extra}]'"
 
-    Raises
-    ------
-    UnreadableImage
-        With the reason, if it is no regular file or cannot be read.
-    """
+
+@cache
+def installed(module: str) -> bool:
+    """Return whether a module can be imported."""
+    return importlib.util.find_spec(module) is not None
+
+
+def _read_head(path: str | Path) -> bytes:
+    """Return the first bytes of a regular file; raise UnreadableImage, with the reason, if there is none."""
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             raise UnreadableImage("not a regular file")

@@ -21,8 +21,8 @@ from ..splits import (
 )
 from .cifar10 import read_cifar10
 from .elpv import read_elpv
-from .folder import read_folder
-from .manifest import NO_OPTIONS, ListOptions, read_csv
+from .folder import NO_FOLDER_OPTIONS, FolderOptions, read_folder
+from .lists.manifest import NO_OPTIONS, ListOptions, read_csv
 from .path_columns import add_columns, compile_patterns
 from .source import Source
 
@@ -42,6 +42,7 @@ def load_source(
     options: ListOptions = NO_OPTIONS,
     column: Mapping[str, str] | None = None,
     group: str | None = None,
+    folder: FolderOptions = NO_FOLDER_OPTIONS,
 ) -> Source:
     """Read a source: a folder, a ``.csv`` file, or a named set.
 
@@ -62,6 +63,8 @@ def load_source(
         Name of a further column → regular expression, which must match every path; see `add_columns`.
     group : str, optional
         Column that names each row's group; no group may be in two splits, whether given or drawn.
+    folder : FolderOptions
+        For a folder.
 
     Raises
     ------
@@ -72,7 +75,9 @@ def load_source(
         If there is no such source, or it has no images, only one class, or a class that is missing from a split.
     """
     patterns = compile_patterns(column or {})
-    source = _fill_splits(add_columns(_read(data, options), patterns), seed, group, allow_missing_classes)
+    source = _fill_splits(
+        add_columns(_read(data, options, folder, allow_missing_classes), patterns), seed, group, allow_missing_classes
+    )
     if limit is not None:
         source = _keep(source, limit, seed)
     if not allow_missing_classes:
@@ -80,17 +85,23 @@ def load_source(
     return source
 
 
-def _read(data: str, options: ListOptions) -> Source:
+def _read(data: str, options: ListOptions, folder: FolderOptions, allow_missing_classes: bool) -> Source:
     path = Path(data)
-    if data not in NAMED_SETS and path.is_file() and path.suffix.lower() in LISTS:
+    is_list = data not in NAMED_SETS and path.is_file() and path.suffix.lower() in LISTS
+    is_folder = data not in NAMED_SETS and path.is_dir()
+    for given, unset, fits, what in (
+        (options, NO_OPTIONS, is_list, "a CSV file"),
+        (folder, NO_FOLDER_OPTIONS, is_folder, "a folder"),
+    ):
+        if given != unset and not fits:
+            name = next(each.name for each in fields(given) if getattr(given, each.name))
+            raise RequestError(f"{called(name)} must go with {what}; got {data!r}. Leave out {option(name)}")
+    if is_list:
         return LISTS[path.suffix.lower()](path, options)
-    if options != NO_OPTIONS:
-        name = next(each.name for each in fields(options) if getattr(options, each.name) is not None)
-        raise RequestError(f"{called(name)} must go with a CSV file; got {data!r}. Leave out {option(name)}")
     if data in NAMED_SETS:
         return NAMED_SETS[data]()
-    if path.is_dir():
-        return read_folder(path)
+    if is_folder:
+        return read_folder(path, folder, allow_missing_classes)
     endings = " or ".join(LISTS)
     raise SourceError(
         f"{called('data')} must be a folder, a {endings} file or one of {', '.join(sorted(NAMED_SETS))}; got {data!r}, "

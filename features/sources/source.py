@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 import numpy as np
 
 from ..errors import SourceError
 from ..splits import SPLITS, Row, count_rows
-
-# Extensions by which images are recognised; the decoder is chosen by content.
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"})
+from .file_names import named_file
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,9 @@ class Source:
     labels, splits, strata : ndarray of shape (n_rows,)
         int32 label; uint8 split (values of ``SPLITS``); int32 stratum: stratified splits preserve the strata's proportions.
     rejected : tuple of (str, str)
-        Path of each file rejected because of its name or type, and the reason.
+        Path of each file that cannot be a row, such as a link that is not followed, and the reason.
+    left_out : tuple of (str, str)
+        Path of every other file that is no row, such as a text, and the reason.
     notes : tuple of str
         Human-readable notes on how the rows were chosen.
     columns : mapping of str to tuple of str
@@ -58,6 +58,7 @@ class Source:
     splits: np.ndarray
     strata: np.ndarray
     rejected: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     group: str | None = None
@@ -74,7 +75,7 @@ class Source:
 
     def file(self, row: int) -> Path:
         """Return the path of a row's image file."""
-        return self.root / self.paths[row]
+        return named_file(self.root, self.paths[row])
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of rows per split and class: ``{split: {class name: rows}}``."""
@@ -89,12 +90,13 @@ def make_source(
     strata: Mapping[str, str] | None = None,
     columns: Mapping[str, Mapping[str, str]] | None = None,
     notes: Sequence[str] = (),
+    left_out: Sequence[tuple[str, str]] = (),
 ) -> Source:
     """Build a source from rows in any order.
 
     Parameters
     ----------
-    kind, root, rejected, notes
+    kind, root, rejected, notes, left_out
         See `Source`.
     rows : list of Row
     strata : mapping of str to str, optional
@@ -108,12 +110,7 @@ def make_source(
         If there are no rows, or all have one class.
     """
     if not rows:
-        reasons = Counter(reason for _, reason in rejected)
-        told = "".join(f"; {count} files are left out: {reason}" for reason, count in reasons.most_common())
-        raise SourceError(
-            f"{root} holds no images (extensions {' '.join(sorted(EXTENSIONS))}) at class/file or split/class/file{told}. "
-            f"Check: ls -R {root}"
-        )
+        raise SourceError(f"{root} holds no images. Check: ls -R {root}")
     rows = sorted(rows, key=lambda row: row[0].encode())
     names = tuple(sorted({name for _, name, _ in rows}))
     if len(names) < 2:
@@ -131,9 +128,19 @@ def make_source(
         splits=np.array([255 if split is None else SPLITS[split] for _, _, split in rows], np.uint8),
         strata=np.array([numbers[key] for key in keys], np.int32),
         rejected=tuple(sorted(rejected)),
+        left_out=tuple(sorted(left_out)),
         notes=(*notes, *_warn_of_like_names(names)),
         columns={name: tuple(texts[path] for path, _, _ in rows) for name, texts in (columns or {}).items()},
     )
+
+
+def tell_reasons(files: Iterable[tuple[str, str]]) -> list[str]:
+    """Return texts that count files by ending and reason, the most frequent first, such as ``8 of .txt: no image``."""
+    counts = Counter((PurePosixPath(path).suffix or "no ending", reason) for path, reason in files)
+    return [
+        f"{count} {'without ending' if ending == 'no ending' else f'of {ending}'}: {reason}"
+        for (ending, reason), count in counts.most_common()
+    ]
 
 
 def _warn_of_like_names(names: Iterable[str]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from features.runtime.atomic import written_whole
 from features.runtime.keras_runtime import import_keras, quiet
 from features.runtime.log import log
 from features.runtime.progress import Progress
+from features.sources.file_names import named_file
 from features.store.reader import FeatureStore
 
 from ..options import ExportOptions
@@ -268,7 +269,7 @@ def _image(store: FeatureStore, row: int) -> np.ndarray:
 
 
 def _read(store: FeatureStore, row: int) -> bytes:
-    file = Path(store.provenance["source"]["root"]) / store.rows.paths[row]
+    file = named_file(Path(store.provenance["source"]["root"]), store.rows.paths[row])
     try:
         data = read_bytes(file)
     except UnreadableImage as error:

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from features.errors import RequestError, command
+from features.images.formats import why_no_image
 from features.safefiles.csv_cells import path_cell, text_cell
-from features.sources.folder import unicode_name
-from features.sources.source import EXTENSIONS
+from features.sources.file_names import unicode_name
 
 from ..runs.frames import make_frame
 from ..runs.trained_run import Trained
@@ -159,10 +159,10 @@ def _files(name: str) -> Iterable[Path]:
 
 
 def images_below(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder that are images by their names; hidden files and folders are left out."""
+    """Yield the files below a folder that are images by their endings or contents; hidden files and folders are left out."""
     for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
-        if path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in parts):
+        if not any(part.startswith(".") for part in parts) and not path.is_dir() and why_no_image(path) is None:
             yield path
 
 

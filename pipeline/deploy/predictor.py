@@ -20,7 +20,7 @@ from features.options import takes, typed
 from features.runtime.log import log
 from features.runtime.machine import cores
 from features.runtime.progress import Progress
-from features.sources.folder import unicode_name
+from features.sources.file_names import unicode_name
 from features.store.reader import FeatureStore
 
 from ..options import PredictOptions

@@ -15,6 +15,7 @@ from PIL import Image
 from features.errors import UnreadableImage
 from features.images.decoding import decode, read_bytes
 from features.images.image_spec import ImageSpec
+from features.sources.file_names import named_file
 from features.store.schema import Rows
 
 
@@ -44,7 +45,7 @@ class Thumbnails:
         """Return a row's image as a JPEG data URI, resized to a square as the base saw it; None if unavailable."""
         path = self._rows.paths[row]
         try:
-            data = read_bytes(self._root / path)
+            data = read_bytes(named_file(self._root, path))
             if hashlib.sha256(data).digest() != self._rows.sha256[row].tobytes():
                 raise UnreadableImage("has changed since its features were extracted")
             pixels = decode(data, replace(self._spec, size=side))

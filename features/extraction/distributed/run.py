@@ -140,7 +140,7 @@ class Run:
             Task(number, [(absolute(content), views) for content, views in work]) for number, work in enumerate(works)
         ]
         waiting, self._count = iter(tasks), len(tasks)
-        skipped, allowed = len(self.parts.skipped), allowed_skips(self.total, self.job.options)
+        before, allowed = set(self.parts.skipped), allowed_skips(self.total, self.job.options)
         with Progress(sum(task.rows for task in tasks), "images") as progress, contextlib.ExitStack() as stack:
             stack.callback(self._cancel)
             self._fill(waiting)
@@ -149,8 +149,9 @@ class Run:
                 if task is None:
                     continue
                 progress.update(task.rows)
-                if len(self.parts.skipped) - skipped > allowed:
-                    raise too_many_skipped(len(self.parts.skipped) - skipped, self.total, allowed)
+                reasons = [reason for key, reason in self.parts.skipped.items() if key not in before]
+                if len(reasons) > allowed:
+                    raise too_many_skipped(reasons, self.total, allowed)
                 self._fill(waiting)
 
     def _fill(self, waiting: Iterator[Task]) -> None:

@@ -1,7 +1,6 @@
 """Colours, transparency and values of more than 8 bits, and formats that endings do not tell."""
 
 import io
-import sys
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from PIL import Image, ImageCms
 
 from features.errors import RequestError, UnreadableImage
 from features.images.decoding import decode, upright
-from features.images.formats import EXTENSIONS, HEAD, format_of, is_image
+from features.images.formats import EXTENSIONS, HEAD, format_of, why_no_image
 from features.images.image_spec import ImageSpec
 from features.images.survey import Survey
 
@@ -140,7 +139,7 @@ def test_formats_are_told_by_content_and_read(name, tmp_path):
     Image.init()
     data = saved(flat((200, 20, 20)), name)
     (tmp_path / "no-ending").write_bytes(data)
-    assert format_of(data[:HEAD]) == name and is_image(tmp_path / "no-ending")
+    assert format_of(data[:HEAD]) == name and why_no_image(tmp_path / "no-ending") is None
     np.testing.assert_allclose(decode(data, ImageSpec(SIDE))[4, 4], [200, 20, 20], atol=6)
 
 
@@ -151,8 +150,9 @@ def test_what_is_no_image_is_not_taken_for_one(tmp_path):
         ("c.csv", b"path,label\n"),
     ):
         (tmp_path / name).write_bytes(data)
-        assert not is_image(tmp_path / name)
-    assert not is_image(tmp_path / "absent") and is_image(tmp_path / "by-its-ending.jpg")
+        assert why_no_image(tmp_path / name) == "no image"
+    assert why_no_image(tmp_path / "absent") == "cannot be read: No such file or directory"
+    assert why_no_image(tmp_path / "by-its-ending.jpg") is None
     assert ".jpg" in EXTENSIONS
 
 
@@ -160,7 +160,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400)
 
 
 def test_heic_names_the_package_that_it_needs(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr("features.images.formats.installed", lambda module: False)
     assert format_of(HEIC[:HEAD]) == "HEIF"
     with pytest.raises(UnreadableImage, match="HEIC, which needs the package pillow-heif: pip install"):
         decode(HEIC, ImageSpec(SIDE))

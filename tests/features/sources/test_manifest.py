@@ -7,8 +7,8 @@ import pytest
 from conftest import draw
 
 from features.errors import CachedFeaturesError, RequestError, SourceError, on_command_line
+from features.sources.lists.manifest import ListOptions
 from features.sources.load import load_source
-from features.sources.manifest import ListOptions
 
 ROWS = [(f"{label}/{number}.png", label) for label in ("rings", "stripes") for number in range(6)]
 
@@ -185,8 +185,9 @@ def test_patterns_that_do_not_fit(folder, error, column, message):
 
 def test_no_images_tells_what_was_left_out(tmp_path):
     for number in range(3):
-        draw(tmp_path / f"class/{number}.png", number).rename(tmp_path / f"class/Pr\udcfcf{number}.png")
-    with pytest.raises(SourceError, match=r"holds no images .*; 3 files are left out: file name is not UTF-8"):
+        draw(tmp_path / f"class/{number}.png", number).rename(tmp_path / f"class/{number}")
+        (tmp_path / f"class/{number}").write_text("no image")
+    with pytest.raises(SourceError, match=r"holds no images .*; 3 without ending: no image\. Check: ls -R"):
         load_source(str(tmp_path))
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from ..errors import RequestError, SourceError, called, option
-from ..splits import SPLIT_NAMES, SPLITS
+from ...errors import RequestError, SourceError, called, option
+from ...splits import SPLIT_NAMES, SPLITS
+from ..source import Source, make_source
 from .listed_files import ListedFiles
-from .source import Source, make_source
 from .table import Table, read_table
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
-from .source import EXTENSIONS
+from ...images.formats import EXTENSIONS
 
 
 class ListedFiles:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SourceError
+from ...errors import SourceError
 
 # By byte-order mark; UTF-32's begins with UTF-16's, so it comes first.
 _ENCODINGS = {

@@ -1,0 +1,1 @@
+"""Lists of labelled images in files, such as CSV files."""
