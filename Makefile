@@ -18,7 +18,7 @@ DEMO_HEADS ?= logistic,rbf-svm,ridge,knn,nearest-mean,majority
 
 BIN := .venv/bin
 EXTRAS := demo,openvino,numba,dask,export,pandas,hdf5plugin,test,lint
-PIPELINE := $(BIN)/python -m pipeline
+PIPELINE := $(BIN)/cached-features
 RUNS = runs/$(basename $(notdir $(STORE)))
 
 .DEFAULT_GOAL := help

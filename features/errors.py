@@ -149,5 +149,6 @@ def must_be_one_of(what: str, allowed: Iterable[str], got: str, remedy: str = ""
 def missing_extra(package: str, extra: str, purpose: str) -> RequestError:
     """Return the error for an optional package that is not installed."""
     return RequestError(
-        f"{purpose} needs the package {package}, which is not installed. Install it: pip install 'cached-features[{extra}]'"
+        f"{purpose} needs the package {package}, which is not installed. Install it, from the folder of this program's source: "
+        f"pip install -e '.[{extra}]'"
     )

@@ -24,7 +24,7 @@ from typing import (
     get_type_hints,
 )
 
-from .errors import RequestError, called, no_option, option
+from .errors import RequestError, called, no_option
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -250,7 +250,8 @@ def takes(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
 def typed(name: str, kind: Any, value: Any) -> Any:
     """Return an option's value converted to the option's type.
 
-    NumPy numbers become Python numbers, which JSON can represent; paths become strings, and lists become tuples.
+    NumPy numbers become Python numbers, which JSON can represent; paths become strings, and lists become tuples. A lone value where a
+    list is meant is a list of one.
 
     Parameters
     ----------
@@ -269,10 +270,21 @@ def typed(name: str, kind: Any, value: Any) -> Any:
         return _taken(kind, value)
     except _OtherType:
         remedy = " Leave it out." if isinstance(value, str | list | tuple) and not value else ""
-        if isinstance(value, str):
-            with contextlib.suppress(_OtherType):
-                remedy = f" Write {option(name, list(_taken(kind, [value])))}"
         raise RequestError(f"{called(name)} must be {_in_words(kind)}; got {value!r}.{remedy}") from None
+
+
+def as_list(value: Any, split: bool = False) -> Any:
+    """Return what stands for a list: a lone string, path or number as a list of itself; others as they are.
+
+    Parameters
+    ----------
+    value : object
+    split : bool
+        Cut a string at commas and blanks, as the command line does.
+    """
+    if isinstance(value, str):
+        return (re.split(r"[,\s]+", value.strip()) if split else [value]) if value.strip() else []
+    return [value] if isinstance(value, os.PathLike | int | float) else value
 
 
 class _OtherType(Exception):
@@ -290,6 +302,7 @@ def _taken(kind: Any, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {_taken(parts[0], each): _taken(parts[1], held) for each, held in value.items()}
     elif origin in (tuple, Sequence):
+        value = as_list(value, split=parts[0] is str)
         if isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping) and len(value):
             return tuple(_taken(parts[0], each) for each in value)
     elif origin is Iterable:

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from PIL import Image
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from .engines.registry import Engine
-from .errors import RequestError, SourceError, must_be_one_of
+from .backbones.weights import recall_sha256
+from .engines.registry import ENGINES, Engine, is_installed
+from .errors import RequestError, SourceError, UnreadableImage, must_be_one_of
 from .extraction.preparation import prepare
 from .extraction.recompute import embed
 from .extraction.request import FeatureOptions, check_features
-from .images.contents import Content, Pixels, distinct_contents, hash_files
+from .images.contents import Content, Pixels, hash_files
+from .images.decoding import upright
+from .images.image_spec import ImageSpec
 from .options import ExtractOptions, flags_of, typed
 from .pooling import POOLS, pool_maps
 from .runtime.machine import cores
-from .runtime.user_cache import cache_folder
+from .runtime.user_cache import cache_folder, recall, remember
 from .store.content_cache import ContentCache
 from .store.provenance import EARLIER, Provenance
 
 _KEPT_AT_ONCE = 512  # images per part of the cache
+_NOTE = "transformer"  # of the per-user cache
 _READY_AT_ONCE = 2  # bases kept in memory
+Images = str | Path | Image.Image | np.ndarray | Sequence[str | Path | Image.Image | np.ndarray]
 _READY: dict[Any, tuple[Engine, Provenance]] = {}
 
 
-class ConvFeatures(TransformerMixin, BaseEstimator):
+class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Features of images from a frozen convolutional base.
 
     Parameters
@@ -100,17 +108,20 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         check_features(self._options())
         return self
 
-    def transform(self, X: Sequence[str | Path] | np.ndarray) -> np.ndarray:
+    def transform(self, X: Images) -> np.ndarray:
         """Return the features of images.
+
+        The base is loaded only for images that are not in the cache.
 
         Parameters
         ----------
-        X : sequence of path-like, or ndarray of shape (n_images, height, width, 3), uint8
-            Files, or RGB images.
+        X : path-like, PIL.Image.Image or ndarray of shape (height, width, 3), uint8
+            Or a sequence of these, or an array of shape (n_images, height, width, 3).
 
         Returns
         -------
         features : ndarray of shape (n_images, n_features), float32
+            Their names are ``convfeatures0`` and so on (`get_feature_names_out`, `set_output`), known once images were transformed.
 
         Raises
         ------
@@ -119,15 +130,32 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
         SourceError
             If a file is not a readable image.
         """
-        keys, contents = _contents(X)
         options = self._options()
-        engine, made = _ready(options, contents)
+        keys, contents = _contents(X, options.image_spec)
+        made = _recall_made(options)
+        found = {} if made is None else self._read(made, contents)
+        if made is None or len(found) < len(contents):
+            engine, made_now = _ready(options, contents)
+            if made is None or made_now.spec != made.spec:  # a library or file has changed since
+                found = self._read(made_now, contents)
+            made = made_now
+            found |= self._compute([content for content in contents if content.sha256 not in found], engine, made)
+        pool = "flatten" if made.spec.pool != "none" else self.pool
+        features = pool_maps(np.stack([found[key] for key in keys]), pool)
+        self._n_features_out = features.shape[1]
+        return features
+
+    def _read(self, made: Provenance, contents: Sequence[Any]) -> dict[bytes, np.ndarray]:
+        """Return the cached features of contents by SHA-256."""
+        return ContentCache(self._folder(), made).read(made.spec.layers[0], [content.sha256 for content in contents])
+
+    def _compute(self, contents: Sequence[Any], engine: Engine, made: Provenance) -> dict[bytes, np.ndarray]:
+        """Return features of contents by SHA-256, and cache them."""
         (name,) = made.spec.layers
         cache = ContentCache(self._folder(), made)
-        found = cache.read(name, [content.sha256 for content in contents])
-        rest = [content for content in contents if content.sha256 not in found]
+        found: dict[bytes, np.ndarray] = {}
         new: dict[bytes, np.ndarray] = {}
-        for some in embed(rest, made, engine, 1, min(8, cores())):
+        for some in embed(contents, made, engine, 1, min(8, cores())):
             if some.reasons:
                 key, reason = next(iter(some.reasons.items()))
                 raise SourceError(f"every image must be readable; {_name(contents, key)}: {reason}. Leave it out.")
@@ -136,8 +164,7 @@ class ConvFeatures(TransformerMixin, BaseEstimator):
                 cache.keep(name, new)
                 found, new = found | new, {}
         cache.keep(name, new)
-        found |= new
-        return pool_maps(np.stack([found[key] for key in keys]), "flatten" if made.spec.pool != "none" else self.pool)
+        return found | new
 
     def __sklearn_tags__(self) -> Any:
         """Tell scikit-learn that X is not a table and that there is nothing to fit."""
@@ -179,7 +206,32 @@ def _ready(options: FeatureOptions, contents: Sequence[Any]) -> tuple[Engine, Pr
         while len(_READY) >= _READY_AT_ONCE:
             _READY.pop(next(iter(_READY)))
         _READY[key] = prepared.checked.engine, prepared.provenance
+        noted = _noted(options)
+        if noted is not None:
+            remember(_NOTE, noted, prepared.provenance.to_json())
     return _READY[key]
+
+
+def _recall_made(options: FeatureOptions) -> Provenance | None:
+    """Return the provenance that these options led to before, by any process, without loading a base; None if unknown."""
+    held = _READY.get((options, _stamps(options)))
+    if held is not None:
+        return held[1]
+    noted = _noted(options)
+    told = None if noted is None else recall(_NOTE, noted)
+    if told is None:
+        return None
+    made = Provenance.from_json(told, "the cache")
+    return made if is_installed(made.spec.engine.name) else None
+
+
+def _noted(options: FeatureOptions) -> list[Any] | None:
+    """Return the key under which `_ready` notes a provenance; None if that needs weights that were never loaded."""
+    sha256 = recall_sha256(options.backbone, options.weights)
+    if sha256 is None or options.weights_sha256 not in (None, sha256):
+        return None
+    libraries = {name: version(kind.module) for name, kind in ENGINES.items() if is_installed(name)}
+    return [asdict(options), sha256, version("keras"), libraries]
 
 
 def _stamps(options: FeatureOptions) -> tuple[int, ...]:
@@ -187,26 +239,45 @@ def _stamps(options: FeatureOptions) -> tuple[int, ...]:
     return tuple(Path(name).stat().st_mtime_ns for name in (options.backbone, options.weights) if Path(name).is_file())
 
 
-def _contents(X: Any) -> tuple[list[bytes], list[Any]]:
+def _contents(X: Any, spec: ImageSpec) -> tuple[list[bytes], list[Any]]:
     """Return the key of each image, and the distinct images."""
-    if isinstance(X, np.ndarray) and X.ndim == 4:
-        if X.dtype != np.uint8 or X.shape[3] != 3:
-            raise RequestError(
-                f"images must be uint8 RGB, (n, height, width, 3); got {X.dtype}, {X.shape}. Convert them."
-            )
-        given = [Pixels.of(each) for each in X]
-        return [each.sha256 for each in given], list({each.sha256: each for each in given}.values())
-    if isinstance(X, str | bytes | Path) or not all(isinstance(each, str | Path) for each in X):
+    alone = isinstance(X, str | Path | Image.Image) or (isinstance(X, np.ndarray) and X.ndim == 3)
+    given = [X] if alone else X
+    try:
+        listed = list(given)
+    except TypeError:
+        listed = [given]
+    files = [Path(each) for each in listed if isinstance(each, str | Path)]
+    hashed = dict(zip(files, hash_files(files, cores()), strict=True))
+    keys: list[bytes] = []
+    contents: dict[bytes, Any] = {}
+    for each in listed:
+        if isinstance(each, str | Path):
+            key = hashed[Path(each)]
+            if isinstance(key, str):
+                raise SourceError(f"every image must be readable; {each}: {key}. Leave it out.")
+            contents.setdefault(key, Content(key, Path(each)))
+        else:
+            pixels = Pixels.of(_pixels(each, X, spec))
+            key = pixels.sha256
+            contents.setdefault(key, pixels)
+        keys.append(key)
+    return keys, list(contents.values())
+
+
+def _pixels(image: Any, given: Any, spec: ImageSpec) -> np.ndarray:
+    """Return an image in memory as RGB, (height, width, 3), uint8; `given` is all that was given, for the message."""
+    if isinstance(image, Image.Image):
+        try:
+            return upright(image, spec)
+        except UnreadableImage as error:
+            raise SourceError(f"every image must be readable; {image}: {error}. Leave it out.") from error
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        shape = f"{given.dtype}, {given.shape}" if isinstance(given, np.ndarray) else type(image).__name__
         raise RequestError(
-            f"images must be a list of paths or a uint8 array of shape (n, height, width, 3); got {type(X).__name__}. "
-            "Pass one image as [path]."
+            f"images must be paths, PIL.Image.Image or uint8 RGB arrays of shape (height, width, 3); got {shape}. Convert them."
         )
-    files = [Path(each) for each in X]
-    hashed = hash_files(files, cores())
-    for file, key in zip(files, hashed, strict=True):
-        if isinstance(key, str):
-            raise SourceError(f"every image must be readable; {file}: {key}. Leave it out.")
-    return [key for key in hashed if isinstance(key, bytes)], distinct_contents(files, hashed)
+    return image
 
 
 def _name(contents: Sequence[Any], key: bytes) -> str:

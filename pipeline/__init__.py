@@ -5,6 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+try:
+    from features import errors as errors
+except ImportError as error:
+    import features
+
+    raise ImportError(
+        f"the package features of cached-features is hidden by {getattr(features, '__file__', None) or features.__path__}. Rename "
+        f"that, or run from another folder: cached-features --help"
+    ) from error
 from . import options as options  # an option that is given to the wrong function is told its own
 
 if TYPE_CHECKING:

@@ -7,6 +7,11 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from features.options import OPTIONS_OF, Flag
 
+# Of ``HEADS``, which imports scikit-learn, and which a test compares with these.
+HEAD_NAMES = (
+    "dense", "mlp", "logistic", "linear-svm", "rbf-svm", "vote", "ridge", "lda", "knn", "nearest-mean", "hist-gradient-boosting",
+    "majority",
+)  # fmt: skip
 Select = Literal["cv", "val"]
 SELECT: Select = "cv"  # the default
 MetricName = Literal[
@@ -21,7 +26,7 @@ class TrainingOptions(TypedDict, total=False):
     """Options of all commands that fit heads to a store."""
 
     layer: Annotated[
-        str | None,
+        tuple[str, ...] | None,
         Flag("stored layers (default: the last; probe: all); train-head and compare join them", "L[,L]", FEATURES),
     ]
     pool: Annotated[
@@ -80,6 +85,7 @@ class CompareOptions(TrainingOptions, total=False):
     """Options of `pipeline.compare`."""
 
     repeats: Annotated[int, Flag("draw N stratified splits instead of the store's own", "N", HEAD)]
+    exclude: Annotated[tuple[str, ...] | None, Flag("heads that are left out", "A[,B]", HEAD)]
     fresh: Annotated[bool, Flag("fit again what earlier runs have fitted", group=HEAD)]
 
 
@@ -159,6 +165,9 @@ class ReportOptions(TypedDict, total=False):
     """Options of `pipeline.report`."""
 
     out: Annotated[str | Path | None, Flag("the page (default: report.html in the folder)", "FILE.html")]
+    points: Annotated[
+        int, Flag("images on the map (default 2000, at most 20000; t-SNE takes minutes for so many)", "N")
+    ]
 
 
 class LectureOptions(TypedDict, total=False):

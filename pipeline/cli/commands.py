@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from features.errors import CachedFeaturesError, RequestError, command, on_command_line
+from features.errors import CachedFeaturesError, RequestError, command, must_be_one_of, on_command_line
 from features.options import ExtractOptions, flags_of
 from features.runtime.log import log
 
@@ -112,7 +112,7 @@ def _warn_of_series(store: Path) -> None:
         warn_of_series(opened, Request(store))
 
 
-def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
+def _train_head(details: bool = False, **options: Any) -> tuple[dict[str, Any], str]:
     from ..evaluation.decisions.operating_point import OperatingPoint
     from ..heads.settings import describe_settings
     from ..training.fit import train_head
@@ -130,8 +130,16 @@ def _train_head(**options: Any) -> tuple[dict[str, Any], str]:
         told = ", ".join(_score(name, point.test[name], ends) for name, ends in intervals.items())
         lines.append(f"{point}\ntest  {told}")
     lines.append(f"fitted in {run.fit_seconds:.2f} s")
+    if details:
+        lines += ["", _details(run.out, run.head, run.by_class)]
     log.info(f"next     {command('predict', 'IMAGES', run=run.out, **_kept(options, PredictOptions))}")
     return run.to_json(), "\n".join(lines)
+
+
+def _details(folder: str, head: str, by_class: Sequence[Mapping[str, Any]]) -> str:
+    from .details import format_details
+
+    return format_details(folder, head, by_class)
 
 
 def _score(name: str, value: float | None, interval: Sequence[float] | None) -> str:
@@ -140,18 +148,27 @@ def _score(name: str, value: float | None, interval: Sequence[float] | None) -> 
     return f"{name} {value:.4f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
-def _compare(heads: str = "all", **options: Any) -> tuple[dict[str, Any], str]:
+def _compare(
+    heads: tuple[str, ...] = ("all",), sort: str | None = None, details: bool = False, **options: Any
+) -> tuple[dict[str, Any], str]:
     from ..heads.registry import find_head
-    from ..training.comparison import compare, format_table
+    from ..training.comparison import SORTS, compare, format_table
 
-    comparison = compare(heads=None if heads == "all" else heads.split(","), **options)
-    best = comparison.best["head"]
+    if sort is not None and sort not in SORTS:  # before anything is fitted
+        raise must_be_one_of("--sort", SORTS, sort)
+    comparison = compare(heads=None if heads == ("all",) else heads, **options)
+    best, taken = comparison.best["head"], comparison.recommended["head"]
     kept = _kept(options, TrainHeadOptions)
     if "settings" in kept:  # settings of other heads would be refused
-        kept["settings"] = {name: tried for name, tried in kept["settings"].items() if name in find_head(best).grid}
-    log.info(f"next     {command('train-head', store=comparison.store, head=best, **kept)}")
+        kept["settings"] = {name: tried for name, tried in kept["settings"].items() if name in find_head(taken).grid}
+    if taken != best:
+        log.info(f"take     {taken}, the simplest and quickest head that is not distinguishable from {best}, the best")
+    log.info(f"next     {command('train-head', store=comparison.store, head=taken, **kept)}")
     log.info(f"         {command('report', run=comparison.out)}")
-    return comparison.to_json(), format_table(comparison.to_json())
+    table = format_table(comparison.to_json(), sort)
+    if details:
+        table += f"\n\n{_details(comparison.out, best, comparison.best['by_class'])}"
+    return comparison.to_json(), table
 
 
 def _probe(**options: Any) -> tuple[dict[str, Any], str]:
@@ -176,13 +193,17 @@ def _audit(**options: Any) -> tuple[dict[str, Any], str]:
     return audited.to_json(), format_audit(audited.to_json())
 
 
-def _report(**options: Any) -> tuple[dict[str, Any], str]:
+def _report(open: bool = False, **options: Any) -> tuple[dict[str, Any], str]:
+    import webbrowser
+
     from ..reports.build import report
 
     written = report(**options)
     log.info(f"written  {written.path}, {written.bytes / 1e6:.1f} MB. Open it in a browser; it needs nothing else")
     if written.labels is not None:
         log.info(f"         {written.labels}, all doubted labels")
+    if open and not webbrowser.open(written.path.absolute().as_uri()):
+        log.warning(f"no browser could be started; open {written.path} yourself")
     return written.to_json(), str(written.path)
 
 

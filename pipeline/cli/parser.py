@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import types
 import typing
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from features._version import __version__
-from features.errors import must_be_one_of, no_option
+from features.errors import RequestError, must_be_one_of, no_option
 from features.options import ExtractOptions, Flag, PlanOptions, flags_of
 
 from ..options import (
+    HEAD_NAMES,
     AuditOptions,
     CompareOptions,
     ExportOptions,
@@ -25,6 +27,14 @@ from ..options import (
     ReportOptions,
     TrainHeadOptions,
 )
+
+
+class _Listed(argparse.Action):
+    """Collects a list whose members are separated by commas or blanks."""
+
+    def __call__(self, parser: Any, namespace: Any, given: Any, option: Any = None) -> None:
+        held = getattr(namespace, self.dest) or ()
+        setattr(namespace, self.dest, (*held, *(each for text in given for each in text.split(",") if each)))
 
 
 class _Nothing(typing.TypedDict):
@@ -50,6 +60,11 @@ class Command:
     options: type = _Nothing
 
     @property
+    def subject(self) -> str | None:
+        """The argument that a command is about, which may also be the first word after it, without its flag."""
+        return next((each.name[2:] for each in self.arguments if each in SUBJECTS), None)
+
+    @property
     def flags(self) -> list[str]:
         """Its flags as they are typed."""
         options = [_flag_name(name, flag) for name, (_, flag) in flags_of(self.options).items()]
@@ -62,12 +77,14 @@ def _argument(name: str, help: str, metavar: str | None = None, **settings: Any)
 
 _DATA = _argument(
     "--data",
-    "folder (split/class/file or class/file), CSV (path,label[,split]), elpv or cifar10",
+    "folder (split/class/file or class/file), CSV (path,label[,split]), elpv or cifar10; also as the first argument",
     "SOURCE",
-    required=True,
 )
-_STORE = _argument("--store", "a finished feature store", "STORE.h5", required=True)
-_RUN = _argument("--run", "the folder of a trained head", "RUN", required=True)
+_STORE = _argument("--store", "a finished feature store; also as the first argument", "STORE.h5")
+_RUN = _argument("--run", "the folder of a trained head; also as the first argument", "RUN")
+_RESULTS = _argument("--run", "what compare or train-head wrote; also as the first argument", "FOLDER")
+SUBJECTS = (_DATA, _STORE, _RUN, _RESULTS)
+_DETAILS = _argument("--details", "print the confusion matrix and figures of each class", action="store_true")
 _SIZE = flags_of(ExtractOptions)["image_size"][1].help
 _PLAN_ONLY = _argument(
     "--plan-only", "say what the pass would cost on 1, 8 and 64 workers, without computing a store", action="store_true"
@@ -83,13 +100,16 @@ COMMANDS = (
         "train-head --store cache/elpv-vgg16.h5 --head logistic",
         (_STORE, _argument(
             "--head", "a name in pipeline/README.md, or a scikit-learn classifier's dotted name (default logistic)", "NAME"
-        )),
+        ), _DETAILS),
         TrainHeadOptions,
     ),
     Command(
         "compare", "train many heads on the same rows and compare them",
         "compare --store cache/elpv-vgg16.h5 --heads logistic,rbf-svm --repeats 5",
-        (_STORE, _argument("--heads", "which heads (default all)", "all|A,B")), CompareOptions,
+        (_STORE, _argument("--heads", f"which heads (default all): {', '.join(HEAD_NAMES)}, or scikit-learn classifiers' dotted names",
+                           "all|A[,B]", nargs="+", action=_Listed),
+         _argument("--sort", "order the printed table by head, a metric, fit_seconds or predict_seconds (default: by rank)", "COLUMN"),
+         _DETAILS), CompareOptions,
     ),
     Command(
         "probe", "show accuracy layer by layer, and which layer to take",
@@ -102,7 +122,7 @@ COMMANDS = (
     Command(
         "report", "write one self-contained HTML page about a comparison or a trained head",
         "report --run runs/elpv-vgg16-compare",
-        (_argument("--run", "what compare or train-head wrote", "FOLDER", required=True),), ReportOptions,
+        (_RESULTS, _argument("--open", "then open the page in a browser", action="store_true")), ReportOptions,
     ),
     Command(
         "predict", "classify new images with a trained head",
@@ -154,7 +174,14 @@ def read_arguments(arguments: Sequence[str] | None, prog: str) -> dict[str, Any]
     if first is not None and first not in names:
         raise must_be_one_of("command", names, first, f"See {prog} --help")
     parser = make_parser(prog)
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete  # the extra completion; only the shell sets this variable
+
+        argcomplete.autocomplete(parser)
     options, unknown = parser.parse_known_args(words)
+    command = next((each for each in COMMANDS if each.name == options.command), None)
+    if command is not None and command.subject is not None:
+        unknown = _take_subject(command, options, unknown, prog)
     for word in unknown:
         if word.startswith("--") and options.command is not None:
             known = {each.name: [*each.flags, *_OF_ALL] for each in COMMANDS}
@@ -162,6 +189,37 @@ def read_arguments(arguments: Sequence[str] | None, prog: str) -> dict[str, Any]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return vars(options)
+
+
+def _take_subject(command: Command, options: argparse.Namespace, unknown: list[str], prog: str) -> list[str]:
+    """Take the command's subject from its flag or from the first word without one; return the other words that are unknown.
+
+    Raises
+    ------
+    RequestError
+        If it is given twice or not at all.
+    """
+    subject = str(command.subject)
+    given, bare = getattr(options, subject), [word for word in unknown if not word.startswith("-")]
+    wrong = [word for word in unknown if word.startswith("-")]
+    if given is None and hasattr(options, "images") and options.images:  # predict RUN IMAGES
+        given, options.images = options.images[0], options.images[1:]
+    elif given is None and bare:
+        given, bare = bare[0], bare[1:]
+    if given is None and not wrong:
+        raise RequestError(
+            f"{command.name} must be given {_A[subject]}; got none. For example: {prog} {command.example}"
+        )
+    setattr(options, subject, given)
+    if bare and not wrong:
+        raise RequestError(
+            f"{command.name} must be given one {_A[subject].split()[-1]}, {given}, and else flags; got {' '.join(bare)}, too. "
+            f"See {prog} {command.name} --help"
+        )
+    return wrong
+
+
+_A = {"data": "a source", "store": "a store", "run": "a run"}
 
 
 def make_parser(prog: str = "python -m pipeline") -> argparse.ArgumentParser:
@@ -219,7 +277,7 @@ def _add_flag(group: Any, name: str, kind: Any, flag: Flag) -> None:
     elif typing.get_origin(first) is Literal:
         settings["choices"] = typing.get_args(first)
     elif typing.get_origin(first) is tuple:
-        settings |= {"type": lambda text: tuple(text.split(",")), "metavar": flag.metavar}
+        settings |= {"nargs": "+", "action": _Listed, "metavar": flag.metavar}
     elif typing.get_origin(first) is Mapping:
         action = _Named if typing.get_args(first)[1] is str else _Setting
         settings |= {"action": action, "metavar": flag.metavar}

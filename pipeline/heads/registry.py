@@ -99,10 +99,26 @@ def find_head(name: str, settings: Settings = MappingProxyType({})) -> Head:
         given = {each: _values(each, head.grid[each], settings[each]) for each in settings if each in head.grid}
         return replace(head, grid={**head.grid, **given})
     if "." not in name:
+        dotted = _dotted(name)
+        if dotted is not None:
+            raise RequestError(
+                f"head must be one of {', '.join(HEADS)}; got {name!r}. scikit-learn's has the name {dotted}"
+            )
         raise must_be_one_of("head", HEADS, name)
     make = find_estimator(name)
     given = {each: settings[each] for each in settings if each in make().get_params()}
     return Head(EstimatorSearch, given, arguments={"make": make})
+
+
+def _dotted(name: str) -> str | None:
+    """Return the dotted name of scikit-learn's classifier of this name, None if it has none."""
+    from sklearn.utils import all_estimators
+
+    for known, found in all_estimators("classifier"):
+        if known.lower() == name.lower().replace("-", "").replace("_", ""):
+            public = ".".join(part for part in found.__module__.split(".") if not part.startswith("_"))
+            return f"{public}.{known}"
+    return None
 
 
 def check_heads(names: Sequence[str], settings: Settings) -> None:

@@ -14,20 +14,25 @@ from features.options import takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
 from features.safefiles.json_files import read_json
+from features.splits import SPLITS
 from features.store.provenance import Provenance
 from features.store.reader import FeatureStore
 
 from ..evaluation.significance import NEEDS
 from ..options import ReportOptions
 from ..runs.plots import interval_of
-from ..training.summary import standing
+from ..training.summary import recommended, standing
 from . import figures
 from .analysis.label_issues import is_suspects, write_suspects
 from .analysis.refitted_head import refit
 from .gallery import COLOURS, POINTS, SYMBOLS, Gallery
 from .page import is_report, render
+from .page_data import page_data
 from .run_results import Run, load_run, metric_of
+from .sprite import MOST
 from .thumbnails import Thumbnails
+
+_FEW = 300  # test images, below which the headline says that more splits tell more
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,14 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
     --------
     >>> pipeline.report("runs/photos-vgg16-compare").path   # doctest: +SKIP
     """
-    out, opened = options.get("out"), load_run(Path(run))
+    out, points = options.get("out"), options.get("points", POINTS)
+    if not 1 <= points <= MOST:
+        raise RequestError(f"{called('points')} must be between 1 and {MOST}; got {points}. Leave it out for {POINTS}.")
+    opened = load_run(Path(run))
     path = Path(out) if out is not None else opened.folder / "report.html"
     labels = path.with_name(f"{path.stem}-doubted-labels.csv")
     _check_out(path, labels)
-    page = gather(opened)
+    page = gather(opened, points, folder=path.absolute().parent)
     html = render(page)
     with written_whole(path) as new:
         new.write_text(html, encoding="utf-8")
@@ -120,14 +128,38 @@ def _check_out(path: Path, labels: Path) -> None:
             )
 
 
-def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_CLASSES) -> dict[str, Any]:
-    """Return all that the page shows: up to `points` images on a map, and `matrix_classes` classes in a confusion matrix."""
+def gather(
+    run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_CLASSES, folder: Path | None = None
+) -> dict[str, Any]:
+    """Return all that the page shows.
+
+    Parameters
+    ----------
+    run : Run
+    points : int
+        Images on the map at most.
+    matrix_classes : int
+        Classes of a confusion matrix at most.
+    folder : Path, optional
+        Where the page will lie; the run's folder if left out.
+    """
     predictions, heads = run.predictions, run.heads
     made = Provenance.from_json(run.told["provenance"], str(run.folder))
     thumbnails = Thumbnails(Path(run.told["provenance"]["source"]["root"]), predictions.rows, made.spec.image_spec)
     gallery = Gallery(predictions, thumbnails, points)
     log.info(f"run      {run.folder}: {len(heads)} heads, {len(predictions.rows)} images")
+    from_store = _from_store(run, gallery)
+    data, sheets = page_data(
+        predictions,
+        [head["head"] for head in heads],
+        from_store["map"].get("rows", []),
+        from_store["suspects"].get("found", []),
+        thumbnails,
+        run.folder.absolute() if folder is None else folder,
+    )
     page = {
+        "data": {**data, "at": from_store["map"].get("at", {})},
+        "sheets": sheets,
         "title": Path(run.told["store"]).stem,
         "metric": run.metric,
         "leaderboard": figures.leaderboard(heads, run.metric),
@@ -157,7 +189,7 @@ def gather(run: Run, points: int = POINTS, matrix_classes: int = figures.MATRIX_
         "not_fitted": run.told.get("not_fitted", {}),  # earlier versions compared all heads or none
         "bounds": {"points": points, "colours": COLOURS, "symbols": SYMBOLS},
         "version": __version__,
-        **_from_store(run, gallery),
+        **from_store,
     }
     return {**page, "missing": sorted(thumbnails.missing.items())}
 
@@ -213,10 +245,15 @@ def _linear(run: Run, head: Any) -> dict[str, Any]:
 
 def _verdict(run: Run) -> dict[str, Any]:
     best, of_earlier = run.heads[0], ("McNemar’s exact test", "the corrected resampled t test")
+    taken = recommended(run.heads)
+    tested = int((run.predictions.splits == SPLITS["test"]).any(axis=0).sum())
     return {
         "best": best,
+        "taken": taken,
+        "tested": tested,
+        "few": tested < _FEW and len(run.predictions.splits) == 1,
         "metric": run.metric.words,
-        "interval": interval_of(best, run.metric.name),
+        "interval": interval_of(taken, run.metric.name),
         "same": [head["head"] for head in run.heads if standing(head) == "same"],
         "behind": [head["head"] for head in run.heads if standing(head) == "behind"],
         "test": run.told.get("test") or of_earlier[len(run.predictions.splits) > 1],

@@ -12,16 +12,21 @@ from ..evaluation.metrics import METRICS, Metric
 from ..evaluation.significance import NEEDS
 from ..runs.plots import interval_of
 from ..runs.predictions import Predictions
-from ..training.summary import standing
+from ..training.summary import BASELINE, standing
 from . import charts, curves
+
+
+def _title(metric: Metric) -> str:
+    """Return a metric's title, with its unit if it has one."""
+    return f"{metric.title[0].upper()}{metric.title[1:]}{', nats' if metric.name == 'log_loss' else ''}"
+
 
 # Columns of the leaderboard: key, title, digits, description, and whether greater is better.
 COLUMNS = (
-    *((m.name, m.title[0].upper() + m.title[1:], m.digits, m.help, m.greater_is_better) for m in METRICS),
+    *((m.name, _title(m), m.digits, m.help, m.greater_is_better) for m in METRICS),
     ("fit_seconds", "Fit, s", 2, "seconds to choose settings and fit", False),
     ("predict_seconds", "Predict, s", 3, "seconds to predict the test images", False),
 )
-BASELINE = "majority"
 MATRIX_CLASSES, PAIRS = 20, 15  # with more classes, the most frequent confusions are listed instead of a matrix
 SLICES = 20  # rows of the table of slices
 _BAR = (4.0, 136.0)  # horizontal range of intervals in a row of the leaderboard
@@ -70,12 +75,10 @@ def time_chart(heads: Sequence[dict[str, Any]], metric: Metric) -> dict[str, Any
         }
         for (head, _), (x, y), line, label in zip(inside, points, lines, labels, strict=True)
     ]
-    equals = [head for head in heads if standing(head) in ("best", "same")]
     return {
         "frame": box,
         "points": drawn,
         "outside": [head for head in heads if not _is_inside(head, metric, low, high)],
-        "quick": min(equals, key=lambda head: head["fit_seconds"]),
     }
 
 
@@ -168,7 +171,14 @@ def confusion(predictions: Predictions, head: str, most: int = MATRIX_CLASSES) -
     wrong = counts * (1 - np.eye(len(names), dtype=int))
     order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
     pairs = [
-        {"true": names[t], "predicted": names[p], "count": int(wrong[t, p]), "share": float(wrong[t, p] / totals[t])}
+        {
+            "true": names[t],
+            "predicted": names[p],
+            "t": int(t),
+            "p": int(p),
+            "count": int(wrong[t, p]),
+            "share": float(wrong[t, p] / totals[t]),
+        }
         for t, p in zip(*np.unravel_index(order, wrong.shape), strict=True)
         if wrong[t, p]
     ]
@@ -178,10 +188,10 @@ def confusion(predictions: Predictions, head: str, most: int = MATRIX_CLASSES) -
     for t, name in enumerate(names):
         shares = counts[t] / max(1, totals[t])
         cells = [
-            {"count": int(count), "share": float(share), "level": round(10 * float(share)), "right": t == p}
+            {"count": int(count), "share": float(share), "level": round(10 * float(share)), "right": t == p, "p": p}
             for p, (count, share) in enumerate(zip(counts[t], shares, strict=True))
         ]
-        rows.append({"name": name, "cells": cells})
+        rows.append({"name": name, "cells": cells, "t": t})
     return {"rows": rows, "names": names, "pairs": pairs}
 
 

@@ -22,9 +22,13 @@ from .thumbnails import Thumbnails
 
 # How many images a page contains, and their sides in pixels; this bounds the page's size.
 MISTAKES, SUSPECTS, COPIES, CLOSEST, POINTS = 16, 24, 12, 8, 2000
-CARD, LARGE, DOT = 128, 224, 64
+CARD, LARGE = 128, 224
+FEWEST_CELLS = 4  # across a map of where a head looked; fewer say nothing of an image's parts
 PRODUCTS = 2e12  # most multiplications for finding near-duplicates: about a minute
-SYMBOLS, COLOURS = 4, 8  # of points on the map: classes differ by colour, then by symbol
+SYMBOLS, COLOURS = (
+    4,
+    10,
+)  # of points on the map, both by the class's number, so that twenty classes differ in one of them
 MAP_WIDTH, MAP_HEIGHT = 640, 460
 
 _SPLITS = {code: name for name, code in SPLITS.items()}
@@ -49,6 +53,7 @@ class Gallery:
     def card(self, row: int, side: int = CARD) -> dict[str, Any]:
         """Return an image with its path, label and split."""
         return {
+            "row": row,
             "image": self.thumbnails.of(row, side),
             "path": self.rows.paths[row],
             "label": self.names[self.rows.labels[row]],
@@ -81,6 +86,10 @@ class Gallery:
                 "why": f"The store holds {layers[0]} pooled over space ({head.features.pool}), so the position of each "
                 f"value is lost. Extract whole maps to see it: {command('extract', pool='none')}"
             }
+        if min(shape[:2]) < FEWEST_CELLS:
+            return {
+                "why": f"{layers[0]} has {shape[0]} × {shape[1]} cells, too few to say which part of an image counted."
+            }
         tests = np.flatnonzero(self.split == SPLITS["test"])
         kinds = class_activation.pick(self.rows.labels[tests], head.probabilities)
         chosen = [place for places in kinds.values() for place in places]
@@ -105,31 +114,17 @@ class Gallery:
         return {"groups": groups, "cells": f"{shape[0]} × {shape[1]}", "layer": layers[0], "pool": head.features.pool}
 
     def map(self, X: np.ndarray, best: str, seed: int) -> dict[str, Any]:
-        """Return positions and thumbnails of images on maps of their features X, (n_images, n_features)."""
+        """Return positions of images on maps of their features X, (n_images, n_features)."""
         chosen = np.arange(len(X))
         if len(X) > self.points:
             chosen = np.sort(np.random.default_rng(seed).permutation(len(X))[: self.points])
         maps, shares = project(X[chosen], seed)
         if not maps:
             return {"why": "The features do not vary in two directions."}
-        mean = self.predictions.mean(best)
-        tested = ~np.isnan(mean[:, 0])
-        wrong = tested & (np.nan_to_num(mean).argmax(axis=1) != self.rows.labels)
         places = {name: _fit(xy) for name, xy in maps.items()}
-        points = [
-            {
-                "path": self.rows.paths[row],
-                "label": self.names[self.rows.labels[row]],
-                "split": _SPLITS[int(self.split[row])],
-                "predicted": self.names[mean[row].argmax()] if tested[row] else None,
-                "image": image,
-                "at": {name: xy[number].tolist() for name, xy in places.items()},
-            }
-            for number, (row, image) in enumerate(zip(chosen, self.thumbnails.many(chosen, DOT), strict=True))
-        ]
         return {
-            "points": points,
-            "marks": [(int(self.rows.labels[row]), bool(wrong[row])) for row in chosen],
+            "rows": chosen.tolist(),
+            "at": {name: xy.tolist() for name, xy in places.items()},
             "kinds": list(maps),
             "shares": [float(share) for share in shares],
             "all": len(X),

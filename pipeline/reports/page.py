@@ -32,7 +32,8 @@ def render(report: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": figure, "percent": percent}
-    style, script = (_source(environment, name) for name in ("report.css", "report.js"))
+    style = _source(environment, "report.css")
+    script = "\n".join(_source(environment, name) for name in ("report.js", "images.js", "map.js"))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"

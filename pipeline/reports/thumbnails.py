@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from features.errors import UnreadableImage
@@ -32,31 +33,37 @@ class Thumbnails:
 
     Attributes
     ----------
+    root : Path
     missing : dict of str to str
         Path → why it has no thumbnail: its file is missing or unreadable, or has changed since extraction.
     """
 
     def __init__(self, root: Path, rows: Rows, spec: ImageSpec):
-        self._root, self._rows = root, rows
+        self.root, self._rows = root, rows
         self._spec = replace(spec, resize="bilinear", decode="scaled")
         self.missing: dict[str, str] = {}
 
     def of(self, row: int, side: int) -> str | None:
         """Return a row's image as a JPEG data URI, resized to a square as the base saw it; None if unavailable."""
-        path = self._rows.paths[row]
-        try:
-            data = read_bytes(named_file(self._root, path))
-            if hashlib.sha256(data).digest() != self._rows.sha256[row].tobytes():
-                raise UnreadableImage("has changed since its features were extracted")
-            pixels = decode(data, replace(self._spec, size=side))
-        except UnreadableImage as error:
-            self.missing[path] = str(error)
+        pixels = self._decoded(row, side)
+        if pixels is None:
             return None
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=75 if side < 200 else 82, optimize=True)
         return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
-    def many(self, rows: Iterable[int], side: int) -> list[str | None]:
-        """Return thumbnails of rows, decoded in parallel."""
+    def pixels(self, rows: Iterable[int], side: int) -> list[np.ndarray | None]:
+        """Return the images of rows, (side, side, 3), uint8, decoded in parallel; None if unavailable."""
         with ThreadPoolExecutor(4) as pool:
-            return list(pool.map(lambda row: self.of(int(row), side), rows))
+            return list(pool.map(lambda row: self._decoded(int(row), side), rows))
+
+    def _decoded(self, row: int, side: int) -> np.ndarray | None:
+        path = self._rows.paths[row]
+        try:
+            data = read_bytes(named_file(self.root, path))
+            if hashlib.sha256(data).digest() != self._rows.sha256[row].tobytes():
+                raise UnreadableImage("has changed since its features were extracted")
+            return decode(data, replace(self._spec, size=side))
+        except UnreadableImage as error:
+            self.missing[path] = str(error)
+            return None

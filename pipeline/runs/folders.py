@@ -72,7 +72,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
-        raise RequestError(f"{folder} holds no trained head. Train one: {command('train-head', store='STORE.h5')}")
+        raise _no_head(Path(folder))
     check_sums(path.parent, path.name)
     run = read_json(path)
     kinds = {"head": str, "store": str, "class_names": list, "reading": dict, "provenance": dict}
@@ -80,3 +80,23 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     if wrong:
         raise UnsafeFile(f"{path} must contain {', '.join(wrong)} as train-head writes them. Train the head again.")
     return run
+
+
+def _no_head(folder: Path) -> RequestError:
+    """Return the error for a folder without a trained head, with the command that is likely meant."""
+    if (folder / "compare.json").is_file():
+        told = read_json(folder / "compare.json")
+        heads, store = told.get("heads") or [{}], told.get("store")
+        if isinstance(store, str) and isinstance(heads[0], dict) and isinstance(heads[0].get("head"), str):
+            train = command("train-head", store=store, head=heads[0]["head"])
+            return RequestError(
+                f"{called('run')} must be a trained head; {folder} is a comparison, which keeps none. Train its best: {train}"
+            )
+    if folder.is_file():
+        return RequestError(
+            f"{called('run')} must be the folder of a trained head; got {folder}, a file. "
+            f"Train one: {command('train-head', store=str(folder) if folder.suffix == '.h5' else 'STORE.h5')}"
+        )
+    found = [path.parent.name for path in sorted(folder.glob("*/run.json"))][:3]
+    inside = f" There are some in it: {', '.join(found)}." if found else ""
+    return RequestError(f"{folder} holds no trained head.{inside} Train one: {command('train-head', store='STORE.h5')}")

@@ -121,6 +121,21 @@ def load_predictions(folder: Path) -> Predictions:
     return Predictions(Rows(**held), splits, told, probabilities)
 
 
+def write_tested(path: Path, predictions: Predictions) -> None:
+    """Write a CSV table of the test images with each head's prediction, by the mean over the splits that test an image."""
+    rows, names = predictions.rows, predictions.rows.class_names
+    times = (predictions.splits == SPLITS["test"]).sum(axis=0)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "head", "predicted", "tested_in_splits", *(f"p({name})" for name in names)])
+        for head in predictions.probabilities:
+            mean = predictions.mean(head)
+            for row in np.flatnonzero(times):
+                told = [path_cell(rows.paths[row]), text_cell(names[rows.labels[row]]), head]
+                predicted = text_cell(names[mean[row].argmax()])
+                table.writerow([*told, predicted, times[row], *(f"{chance:.6f}" for chance in mean[row])])
+
+
 def write_predictions(
     path: Path,
     rows: Rows,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from features.errors import RequestError, option
+from features.errors import RequestError, called, must_be_one_of, option
 from features.options import takes
 from features.runtime.log import log
 from features.runtime.progress import Progress
@@ -25,7 +26,7 @@ from ..options import CompareOptions
 from ..runs.folders import whole_folder
 from ..runs.frames import make_frame
 from ..runs.plots import interval_of, plot_comparison
-from ..runs.predictions import save_predictions
+from ..runs.predictions import Predictions, save_predictions, write_tested
 from .fits.fit_cache import Fits
 from .fits.results import Result
 from .loading import describe_rows, warn_of_majority
@@ -35,6 +36,7 @@ from .summary import (
     best_first,
     compare_with_best,
     names_of_tests,
+    recommended,
     slices_of,
     standing,
     summarise,
@@ -47,6 +49,9 @@ _COLUMNS = (
     *(f"{each.name}{end}" for each in METRICS for end in (("", "_low", "_high") if each.interval else ("",))),
     "fit_seconds", "predict_seconds", "bytes_an_image", "not_fitted",
 )  # fmt: skip
+
+
+SORTS = ("head", *(each.name for each in METRICS), "fit_seconds", "predict_seconds")  # what a table can be sorted by
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,11 @@ class Comparison:
         """The best head by the metric."""
         return self.heads[0]
 
+    @property
+    def recommended(self) -> dict[str, Any]:
+        """The head to take: the simplest and quickest that the tests do not distinguish from the best."""
+        return recommended(self.heads)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
@@ -138,7 +148,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     """
     repeats = options.get("repeats", 1)
     asked = Request.of(store, options)
-    names = list(dict.fromkeys(heads or HEADS))
+    names = _chosen(heads or tuple(HEADS), options.get("exclude") or ())
     check_heads(names, asked.settings)
     folder = asked.folder("compare")
     rows, provenance, splits, group, fitted, not_fitted = _fit(names, asked, repeats, folder.parent / ".fits")
@@ -164,15 +174,24 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     }
     with whole_folder(folder, asked.overwrite) as unfinished:
         _write(comparison, unfinished)
-        save_predictions(
-            unfinished,
-            rows,
-            splits,
-            {name: [each.told() for each in those] for name, those in fitted.items()},
-            {name: [each.probabilities for each in those] for name, those in fitted.items()},
-        )
-    log.info(f"written  {folder}/compare.md, compare.csv, compare.json, compare.png, predictions.npz")
+        told = {name: [each.told() for each in those] for name, those in fitted.items()}
+        probabilities = {name: [each.probabilities for each in those] for name, those in fitted.items()}
+        save_predictions(unfinished, rows, splits, told, probabilities)
+        write_tested(unfinished / "predictions.csv", Predictions(rows, np.stack(splits), told, probabilities))
+    log.info(f"written  {folder}/compare.md, compare.csv, compare.json, compare.png, predictions.csv, predictions.npz")
     return Comparison(**comparison, out=str(folder))
+
+
+def _chosen(heads: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """Return the heads without those that are left out."""
+    names = list(dict.fromkeys(heads))
+    for name in exclude:
+        if name not in names:
+            raise must_be_one_of(called("exclude"), names, name)
+    left = [name for name in names if name not in exclude]
+    if not left:
+        raise RequestError(f"{called('exclude')} must leave a head; got all of {', '.join(names)}. Leave one in.")
+    return left
 
 
 def _fit(
@@ -223,14 +242,22 @@ def _fit(
     return rows, provenance, splits, asked.group, fitted, not_fitted
 
 
-def format_table(comparison: dict[str, Any]) -> str:
-    """Return a comparison as a Markdown table; the metric by which heads are ranked comes first."""
+def format_table(comparison: dict[str, Any], sort: str | None = None) -> str:
+    """Return a comparison as a Markdown table; the metric by which heads are ranked comes first.
+
+    Parameters
+    ----------
+    comparison : dict
+        The content of ``compare.json``.
+    sort : str, optional
+        Order heads by this member of ``SORTS``, the best or quickest first, instead of by their rank.
+    """
     metric, repeats = find_metric(comparison["metric"]), comparison["repeats"]
     others = [each for each in METRICS if each.in_table and each != metric]
     titles = ["head", "features", "chosen", f"{metric.title} [95 %]", "behind the best (p)"]
     titles += [*(each.title for each in others), "fit s", "predict s"]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
-    for head in comparison["heads"]:
+    for head in _sorted(comparison["heads"], sort):
         scores = " | ".join(with_interval(head[each.name], None, 1, each.digits) for each in others)
         value = with_interval(head[metric.name], interval_of(head, metric.name), repeats, metric.digits)
         lines.append(
@@ -249,6 +276,17 @@ def format_table(comparison: dict[str, Any]) -> str:
             f"Not distinguishable from {best} in {metric.name} ({test}, Holm, 5 %): {', '.join(same)}.",
         ]
     return "\n".join(lines)
+
+
+def _sorted(heads: Sequence[dict[str, Any]], by: str | None) -> Sequence[dict[str, Any]]:
+    if by is None:
+        return heads
+    if by not in SORTS:
+        raise must_be_one_of(called("sort"), SORTS, by)
+    sign = -1 if by in [each.name for each in METRICS if each.greater_is_better] else 1
+    if by == "head":
+        return sorted(heads, key=lambda head: str(head["head"]))
+    return sorted(heads, key=lambda head: math.inf if head[by] is None else sign * head[by])
 
 
 def _behind(head: dict[str, Any], digits: int) -> str:

@@ -100,7 +100,10 @@ class Request:
     def of(cls, store: str | Path, options: Mapping[str, Any]) -> Request:
         """Return the request given by a function's options; options that are not fields here are the function's own."""
         known = {each.name for each in fields(cls)}
-        return cls(store, **{name: value for name, value in options.items() if name in known})
+        given = {name: value for name, value in options.items() if name in known}
+        if given.get("layer") is not None:
+            given["layer"] = ",".join(given["layer"])
+        return cls(store, **given)
 
     @property
     def memory_bytes(self) -> float:

@@ -119,6 +119,37 @@ def standing(summary: dict[str, Any]) -> str:
     return "untested" if p_value is None else "same" if p_value >= 0.05 else "behind"
 
 
+# Heads by how much there is to them; others come last.
+_SIMPLE = (
+    ("nearest-mean", "logistic", "ridge", "lda", "linear-svm"),
+    ("knn", "rbf-svm"),
+    ("dense", "mlp"),
+    ("vote", "hist-gradient-boosting"),
+)
+BASELINE = "majority"
+
+
+def recommended(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the head to take: of those not distinguishable from the best, the simplest kind, and of that kind the quickest.
+
+    The baseline is taken only where it is the best.
+
+    Parameters
+    ----------
+    summaries : sequence of dict
+        Heads of a comparison, best first.
+    """
+    if summaries[0]["head"] == BASELINE:
+        return summaries[0]
+    equal = [each for each in summaries if standing(each) in ("best", "same") and each["head"] != BASELINE]
+
+    def effort(summary: dict[str, Any]) -> tuple[int, float]:
+        kind = next((number for number, names in enumerate(_SIMPLE) if summary["head"] in names), len(_SIMPLE))
+        return kind, summary["fit_seconds"]
+
+    return min(equal, key=effort)
+
+
 def with_interval(value: float | None, interval: Sequence[float] | None, repeats: int, digits: int = 3) -> str:
     """Return a value for a table with its interval, or with what an interval would need."""
     if value is None:

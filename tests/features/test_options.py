@@ -10,6 +10,7 @@ import pipeline
 from features import ConvFeatures, RequestError
 from features.errors import on_command_line
 from features.options import ExtractOptions, flags_of, typed
+from pipeline.options import CompareOptions
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from features.options import ExtractOptions, flags_of, typed
         ({"views": "2"}, r"views must be a whole number"),
         ({"workers": np.float64(2)}, r"workers must be a whole number"),
         ({"max_skipped": "all"}, r"max_skipped must be a number; got 'all'\."),
-        ({"layers": "last"}, r"layers must be a list of strings; got 'last'\. Write layers=\['last'\]"),
+        ({"layers": ""}, r"layers must be a list of strings; got ''\. Leave it out\."),
         ({"layers": []}, r"layers must be a list of strings; got \[\]\. Leave it out\."),
         ({"layers": [1]}, r"layers must be a list of strings; got \[1\]\."),
         ({"retry_skipped": 1}, r"retry_skipped must be True or False; got 1\."),
@@ -43,15 +44,14 @@ def test_an_option_of_extract_of_another_type_is_refused(option, message):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"heads": "knn"}, r"heads must be a list of strings; got 'knn'\. Write heads=\['knn'\]"),
+        ({"heads": " "}, r"heads must be a list of strings; got ' '\."),
         ({"heads": []}, r"heads must be a list of strings; got \[\]\. Leave it out\."),
         ({"heads": {"knn": 1}}, r"heads must be a list of strings"),
-        ({"layer": ["last"]}, r"layer must be a string; got \['last'\]\."),
-        ({"layer": ""}, r"layer must be a string; got ''\. Leave it out\."),
+        ({"layer": [5]}, r"layer must be a list of strings; got \[5\]\."),
+        ({"layer": ""}, r"layer must be a list of strings; got ''\. Leave it out\."),
         ({"settings": 5}, r"settings must be a dict of lists, such as .*; got 5\."),
-        ({"settings": {"C": 1.0}}, r"settings must be a dict of lists"),
         ({"settings": {"C": ()}}, r"settings must be a dict of lists"),
-        ({"settings": {"units": "256"}}, r"settings must be a dict of lists"),
+        ({"settings": {"units": ""}}, r"settings must be a dict of lists"),
         ({"settings": {1: (1.0,)}}, r"settings must be a dict of lists"),
         ({"memory": "x"}, r"memory must be a number; got 'x'\."),
         ({"repeats": "x"}, r"repeats must be a whole number; got 'x'\."),
@@ -109,6 +109,22 @@ def test_values_of_numpy_lists_and_paths_come_out_as_declared():
         str,
     )
     assert taken("limit", None) == (None, type(None))
+
+
+@pytest.mark.parametrize("given", ["conv,last", "conv last", "conv, last", ["conv", "last"], ("conv", "last")])
+def test_a_text_where_a_list_is_meant_is_cut_as_on_the_command_line(given):
+    kinds = {name: kind for name, (kind, _) in flags_of(ExtractOptions).items()}
+    assert typed("layers", kinds["layers"], given) == ("conv", "last")
+
+
+def test_a_lone_value_is_a_list_of_one(tiny_store, tmp_path):
+    kinds = {name: kind for name, (kind, _) in flags_of(CompareOptions).items()}
+    assert typed("settings", kinds["settings"], {"C": 1.0, "units": "256", "scale": ["all"]}) == {
+        "C": (1.0,), "units": ("256",), "scale": ("all",),
+    }  # fmt: skip
+    assert typed("layer", kinds["layer"], "last") == ("last",)
+    found = pipeline.compare(tiny_store, "majority,knn", layer="last", settings={"n_neighbors": 3}, out=tmp_path / "c")
+    assert {head["head"] for head in found.heads} == {"majority", "knn"}
 
 
 def test_numbers_of_numpy_are_written_as_json(tiny_store, tmp_path):

@@ -54,6 +54,42 @@ def test_pixels_give_what_their_files_give(files, tmp_path):
     np.testing.assert_array_equal(transformer.transform(pixels), transformer.transform(files[0]))
 
 
+def test_one_image_is_that_image_whatever_holds_it(files, tmp_path):
+    path, transformer = files[0][0], make(tmp_path)
+    expected = transformer.transform([path])
+    pixels = np.asarray(Image.open(path))
+    for one in (path, str(path), Image.open(path), [Image.open(path)], pixels, [pixels]):
+        np.testing.assert_array_equal(transformer.transform(one), expected)
+    mixed = transformer.transform([path, Image.open(files[0][1]), np.zeros((9, 7, 3), np.uint8)])
+    np.testing.assert_array_equal(mixed[0], expected[0])
+
+
+def test_features_have_names_and_go_into_tables(files, tmp_path):
+    transformer = make(tmp_path)
+    features = transformer.transform(files[0][:2])
+    assert transformer.get_feature_names_out().tolist() == [f"convfeatures{n}" for n in range(features.shape[1])]
+    pytest.importorskip("pandas", reason="the extra pandas is not installed")
+    table = make(tmp_path).set_output(transform="pandas").fit_transform(files[0][:2])
+    assert list(table.columns) == list(transformer.get_feature_names_out())
+    np.testing.assert_array_equal(table, features)
+
+
+def test_the_cache_is_looked_into_before_a_base_is_loaded(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    keras.utils.set_random_seed(1)
+    keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3)]).save(tmp_path / "own.keras")
+
+    def fresh():
+        return ConvFeatures(str(tmp_path / "own.keras"), cache=tmp_path / "kept", engine="tensorflow")
+
+    first = fresh().transform(files[0][:4])
+    monkeypatch.setattr("features.transformer._READY", {})  # as in another process
+    with monkeypatch.context() as patch:
+        patch.setattr("features.transformer.prepare", lambda *_: pytest.fail("a base was loaded"))
+        np.testing.assert_array_equal(fresh().transform(files[0][:4][::-1]), first[::-1])
+    np.testing.assert_array_equal(fresh().transform(files[0][:6])[:4], first)
+
+
 def test_what_was_computed_is_kept_by_its_content(files, tmp_path, monkeypatch):
     kind, runs = ENGINES["tensorflow"], []
 
@@ -130,9 +166,11 @@ def test_bad_input_is_a_clear_error(files, tmp_path):
     for broken in (tmp_path / "broken.jpg", tmp_path / "gone.jpg"):
         with pytest.raises(SourceError, match="every image must be readable"):
             make(tmp_path).transform([files[0][0], broken])
-    for wrong in (np.zeros((3, 8)), np.zeros((2, 8, 8, 3)), "photos", [1, 2]):
+    for wrong in (np.zeros((3, 8)), np.zeros((2, 8, 8, 3)), [1, 2], 7):
         with pytest.raises(RequestError, match="images must be"):
             make(tmp_path).transform(wrong)
+    with pytest.raises(SourceError, match="every image must be readable; photos"):
+        make(tmp_path).transform("photos")
     for pool in ("mean", "none"):
         with pytest.raises(RequestError, match=r"pool must be one of .*flatten"):
             make(tmp_path, pool=pool).fit([])

@@ -18,6 +18,7 @@ from sklearn.metrics import auc, average_precision_score, roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
 from features import FeatureStore, extract
+from features.images.image_spec import ImageSpec
 from features.pooling import pool_maps
 from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part, Sample
@@ -29,9 +30,17 @@ from pipeline.reports.analysis.refitted_head import LINEAR
 from pipeline.reports.build import gather
 from pipeline.reports.page import render
 from pipeline.reports.run_results import load_run
+from pipeline.reports.sprite import ACROSS, make_sprite
 from pipeline.runs.predictions import load_predictions
 from pipeline.training.comparison import compare
 from pipeline.training.fit import train_head
+from pipeline.training.summary import recommended
+
+
+@pytest.fixture(autouse=True)
+def few_cells(monkeypatch):
+    """Show where a head looked on the tiny base, whose map has 3 × 3 cells."""
+    monkeypatch.setattr("pipeline.reports.gallery.FEWEST_CELLS", 3)
 
 
 def three_classes(rows, seed=0):
@@ -138,7 +147,9 @@ def test_all_doubted_labels_are_written_beside_the_page(tree, tmp_path, monkeypa
     assert all(float(row["p(suggested)"]) > float(row["p(label)"]) for row in table)
     assert {(row["label"], row["suggested"]) for row in table} <= {("red", "blue"), ("blue", "red")}
     page = Path("c/report.html").read_text(encoding="utf-8")
-    assert f"doubts {len(table)} of" in page and "the 1 most likely" in page and "-doubted-labels.csv" in page
+    assert (
+        f"doubts {len(table)} of" in page and "the most likely errors first" in page and "-doubted-labels.csv" in page
+    )
     Path("s.h5").unlink()  # without features nobody doubts, and the table of an earlier page would mislead
     assert main(["report", "--run", "c"]) == 0 and not Path(told["labels"]).exists()
     Path(told["labels"]).write_text("my own notes")
@@ -162,8 +173,13 @@ def test_the_page_is_made_of_the_run(hostile_run, capsys):
     assert all("copy.png" not in (a["path"], b["path"]) for a, b in (pair["cards"] for pair in page["closest"]["pairs"])
                if {a["path"], b["path"]} == {card["path"] for card in copies})  # fmt: skip
     assert "\x00" not in html and not re.search(r"(src|href)=\"?(https?:)?//", html)
-    told = json.loads(re.search(r'id="map-data">(.*?)</script>', html, re.S)[1])
-    assert {point["label"] for point in told} == set(HOSTILE_CLASSES)
+    told = json.loads(re.search(r'id="page-data">(.*?)</script>', html, re.S)[1])
+    assert set(told["classes"]) == set(HOSTILE_CLASSES) and len(told["points"]) == 33
+    kept = load_predictions(hostile_run)
+    for head in told["heads"]:
+        ((y, p),) = kept.pairs(head["name"])
+        assert head["predicted"] == p.argmax(axis=1).tolist()
+        assert [told["label"][image] for image in told["tested"]] == y.tolist()
 
 
 def test_only_an_earlier_report_is_replaced(hostile_run, tmp_path, monkeypatch, capsys):
@@ -240,7 +256,7 @@ def test_a_run_of_an_earlier_version_is_read(tiny_store, tmp_path):
 
 def test_many_images_and_classes_are_bounded(hostile_run):
     html = render(gather(load_run(hostile_run), points=10, matrix_classes=1))
-    assert "10 of 33 images, drawn at random" in html and html.count("<use href") == 10 + len(HOSTILE_CLASSES)
+    assert "10 of 33 images, drawn at random" in html and html.count("<use href") == len(HOSTILE_CLASSES)
     assert "predicted as" in html and 'class="matrix' not in html
 
 
@@ -252,8 +268,49 @@ def test_a_changed_or_missing_file_is_not_shown_as_another(tiny_store, tmp_path)
     for row in (0, 1):
         (tmp_path / rows.paths[row]).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / rows.paths[0], tmp_path / rows.paths[row])
-    thumbnails = Thumbnails(tmp_path, rows)
-    found = thumbnails.many([0, 1, 2], 32)
+    thumbnails = Thumbnails(tmp_path, rows, ImageSpec(16))
+    assert [each is not None for each in thumbnails.pixels([0, 1, 2], 32)] == [True, False, False]
+    found = [thumbnails.of(row, 32) for row in (0, 1, 2)]
     assert [bool(each) for each in found] == [True, False, False]
     assert "has changed" in thumbnails.missing[rows.paths[1]] and "cannot be read" in thumbnails.missing[rows.paths[2]]
     assert Image.open(io.BytesIO(base64.b64decode(found[0].split(",")[1]))).size == (32, 32)
+
+
+def test_maps_of_few_cells_are_left_out(hostile_run, monkeypatch):
+    monkeypatch.setattr("pipeline.reports.gallery.FEWEST_CELLS", 4)
+    assert "3 × 3 cells, too few" in gather(load_run(hostile_run))["attention"]["why"]
+
+
+def test_a_sprite_has_each_image_once_at_its_place():
+    images = [np.full((8, 8, 3), shade % 256, np.uint8) if shade % 7 else None for shade in range(1100)]
+    made = make_sprite(images, 8)
+    usable = [number for number, each in enumerate(images) if each is not None]
+    assert [made.places[number] for number in usable] == list(range(len(usable))) and len(made.sheets) == 1
+    assert all(made.places[number] == -1 for number in range(0, 1100, 7))
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(made.sheets[0].split(",")[1]))))
+    for number in usable[::50]:
+        row, column = divmod(made.places[number], ACROSS)
+        assert abs(int(sheet[row * 8 + 4, column * 8 + 4, 0]) - images[number][0, 0, 0]) <= 6
+
+
+def test_the_head_to_take_is_the_simplest_that_is_not_distinguishable():
+    def head(name, p_value, seconds, is_best=False):
+        return {"head": name, "p_value": p_value, "fit_seconds": seconds, "is_best": is_best}
+
+    vote, knn = head("vote", None, 9.0, True), head("knn", 0.5, 0.1)
+    logistic, ridge, mean = head("logistic", 0.4, 3.0), head("ridge", 0.3, 1.0), head("nearest-mean", 0.01, 0.1)
+    baseline = head("majority", 0.2, 0.0)
+    assert recommended([vote, knn, logistic, ridge, mean, baseline]) is ridge
+    assert recommended([vote, knn, mean]) is knn and recommended([vote, mean]) is vote
+    assert recommended([head("majority", None, 0.0, True), logistic])["head"] == "majority"
+    assert recommended([vote, head("sklearn.naive_bayes.GaussianNB", 0.9, 0.0)]) is vote
+
+
+def test_paths_are_links_where_the_page_lies_with_the_images(tiny_store, tmp_path):
+    compare(tiny_store, ["majority"], out=tmp_path / "c")
+    run = load_run(tmp_path / "c")
+    with FeatureStore(tiny_store) as store:
+        root = Path(store.provenance["source"]["root"])
+    assert gather(run)["data"]["link"] is None
+    assert gather(run, folder=root)["data"]["link"] == "./"
+    assert gather(run, folder=root.parent)["data"]["link"] == f"./{root.name}/"

@@ -1,0 +1,196 @@
+"""What a user types, in the forms that people try, and the errors that name what was meant."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, draw
+
+import pipeline
+from features import FeatureStore, RequestError
+from pipeline.cli.commands import main
+from pipeline.cli.parser import make_parser, read_arguments
+from pipeline.heads.registry import HEADS, find_head
+from pipeline.options import HEAD_NAMES
+
+
+def table(path):
+    with open(path, encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read(*words):
+    given = read_arguments(list(words), "cached-features")
+    return {name: value for name, value in given.items() if value not in (None, False, [])}
+
+
+@pytest.mark.parametrize(
+    ("words", "subject"),
+    [
+        (["extract", "photos", "--out", "s.h5"], {"data": "photos"}),
+        (["extract", "--out", "s.h5", "photos"], {"data": "photos"}),
+        (["compare", "s.h5", "--repeats", "3"], {"store": "s.h5"}),
+        (["train-head", "s.h5"], {"store": "s.h5"}),
+        (["audit", "s.h5", "--run", "runs/c"], {"store": "s.h5", "run": "runs/c"}),
+        (["report", "runs/c"], {"run": "runs/c"}),
+        (["export", "runs/r", "--out", "m.keras"], {"run": "runs/r"}),
+        (["predict", "runs/r", "new", "more"], {"run": "runs/r", "images": ["new", "more"]}),
+        (["predict", "--run", "runs/r", "new"], {"run": "runs/r", "images": ["new"]}),
+        (["predict", "runs/r", "--watch", "new"], {"run": "runs/r", "watch": "new"}),
+    ],
+)
+def test_what_a_command_is_about_may_come_first_without_its_flag(words, subject):
+    given = read(*words)
+    assert {name: given[name] for name in subject} == subject
+
+
+def test_a_subject_is_given_once():
+    with pytest.raises(
+        RequestError, match=r"compare must be given a store; got none\. For example: cached-features compare"
+    ):
+        read("compare", "--repeats", "3")
+    with pytest.raises(RequestError, match=r"must be given one store, a\.h5, and else flags; got b\.h5, too"):
+        read("compare", "a.h5", "b.h5")
+    with pytest.raises(RequestError, match=r"compare has no option --sede\. Did you mean --seed"):
+        read("compare", "--sede", "3")
+
+
+@pytest.mark.parametrize("words", [["logistic,knn"], ["logistic", "knn"], ["logistic,", "knn"]])
+def test_lists_are_separated_by_commas_or_blanks(words):
+    assert read("compare", "--store", "s.h5", "--heads", *words)["heads"] == ("logistic", "knn")
+    assert read("compare", "--store", "s.h5", "--exclude", *words)["exclude"] == ("logistic", "knn")
+    assert read("extract", "photos", "--layers", *words)["layers"] == ("logistic", "knn")
+    assert read("train-head", "s.h5", "--layer", *words)["layer"] == ("logistic", "knn")
+
+
+def test_the_help_names_all_heads(capsys):
+    assert tuple(HEADS) == HEAD_NAMES
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["compare", "--help"])
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("logistic", "majority"))
+
+
+def test_a_comparison_sorts_leaves_out_and_shows_details(tiny_store, tmp_path, capsys):
+    asked = [
+        "compare",
+        str(tiny_store),
+        "--heads",
+        "majority,logistic,knn",
+        "--exclude",
+        "knn",
+        "--out",
+        str(tmp_path / "c"),
+    ]
+    assert main([*asked, "--sort", "head", "--details"]) == 0
+    out = capsys.readouterr().out
+    rows = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")]
+    assert rows == ["head", "logistic", "majority"]
+    assert "test images by true class (rows) and predicted class" in out
+    blue = next(line for line in out.splitlines() if line.startswith("blue")).split()
+    predictions = table(tmp_path / "c/predictions.csv")
+    of_best = [row for row in predictions if row["head"] == "logistic" and row["label"] == "blue"]
+    assert int(blue[1]) == sum(row["predicted"] == "blue" for row in of_best) and len(of_best) == 4
+    assert main(["compare", str(tiny_store), "--sort", "speed"]) == 2
+    assert "--sort must be one of accuracy" in capsys.readouterr().err
+    assert main(["compare", str(tiny_store), "--heads", "knn", "--exclude", "knn"]) == 2
+    assert "--exclude must leave a head" in capsys.readouterr().err
+
+
+def test_predictions_of_a_comparison_give_its_accuracies(tiny_store, tmp_path):
+    found = pipeline.compare(tiny_store, ["logistic", "knn"], repeats=3, out=tmp_path / "c")
+    rows = table(tmp_path / "c/predictions.csv")
+    with FeatureStore(tiny_store) as store:
+        assert {row["path"] for row in rows} <= set(store.rows.paths)
+    assert {row["head"] for row in rows} == {head["head"] for head in found.heads}
+    for row in rows:
+        chances = {name[2:-1]: float(value) for name, value in row.items() if name.startswith("p(")}
+        assert row["predicted"] == max(chances, key=chances.get) and np.isclose(sum(chances.values()), 1, atol=1e-5)
+        assert 1 <= int(row["tested_in_splits"]) <= 3
+
+
+def test_details_of_a_trained_head(tiny_store, tmp_path, capsys):
+    assert main(["train-head", str(tiny_store), "--head", "majority", "--details", "--out", str(tmp_path / "r")]) == 0
+    out = capsys.readouterr().out
+    assert "figures of each class on test images" in out and "0.500 [" in out
+
+
+def test_the_page_is_opened_when_asked_for(tiny_store, tmp_path, capsys, monkeypatch):
+    pipeline.compare(tiny_store, "majority", out=tmp_path / "c")
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or False)
+    assert main(["report", str(tmp_path / "c"), "--open"]) == 0
+    assert opened == [(tmp_path / "c/report.html").as_uri()]
+    assert "no browser could be started" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["images", "run", "model"])
+def test_what_is_no_store_is_said_to_be_so(tiny_store, tmp_path, what, capsys):
+    given = tmp_path / "given"
+    if what == "images":
+        draw(given / "a/0.png", 0)
+    elif what == "run":
+        pipeline.compare(tiny_store, "majority", out=given)
+    else:
+        given.write_bytes(b"PK\x03\x04 not HDF5")
+    capsys.readouterr()
+    assert main(["compare", str(given)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    expected = {
+        "images": "which is a folder. Of images, make a store first",
+        "run": "a folder of results",
+        "model": "no HDF5",
+    }
+    assert "--store must be a feature store" in line and expected[what] in line and "errno" not in line
+
+
+def test_a_comparison_given_to_predict_names_the_command_that_trains_its_best(tiny_store, tmp_path, capsys):
+    pipeline.compare(tiny_store, "majority", out=tmp_path / "c")
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "c"), "new"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        "is a comparison, which keeps none. Train its best:" in line
+        and "train-head --store" in line
+        and "--head majority" in line
+    )
+    assert main(["predict", str(tmp_path), "new"]) == 2
+    assert "holds no trained head." in capsys.readouterr().err
+
+
+def test_a_layer_that_is_not_stored_is_told_from_a_misspelt_one(tiny_store):
+    with pytest.raises(
+        RequestError, match=r"one of those stored: last; got 'lasst'\. Did you mean 'last'\? If it is another"
+    ):
+        pipeline.train_head(tiny_store, layer="lasst")
+    with pytest.raises(
+        RequestError, match=r"got 'conv'\. If it is another layer of tiny .*it was not extracted: features\.extract"
+    ):
+        pipeline.train_head(tiny_store, layer="conv")
+
+
+def test_scikit_learns_own_names_are_told_with_their_dots():
+    with pytest.raises(RequestError, match=r"scikit-learn's has the name sklearn\.naive_bayes\.GaussianNB"):
+        find_head("GaussianNB")
+    with pytest.raises(RequestError, match=r"sklearn\.ensemble\.RandomForestClassifier"):
+        find_head("random-forest-classifier")
+
+
+def test_a_module_of_ones_own_that_hides_ours_is_named(tmp_path):
+    (tmp_path / "features.py").write_text("mine = True\n")
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import pipeline"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (
+        f"the package features of cached-features is hidden by {tmp_path / 'features.py'}. Rename that" in done.stderr
+    )
+
+
+def test_exclude_is_part_of_the_request_in_python(tiny_store, tmp_path):
+    found = pipeline.compare(tiny_store, ["majority", "knn"], exclude="knn", out=tmp_path / "c")
+    assert [head["head"] for head in found.heads] == ["majority"]
+    assert json.loads((tmp_path / "c/compare.json").read_text())["heads"][0]["head"] == "majority"
+    with pytest.raises(RequestError, match=r"exclude must be one of knn, majority; got 'knm'\. Did you mean 'knn'"):
+        pipeline.compare(tiny_store, ["majority", "knn"], exclude="knm")
