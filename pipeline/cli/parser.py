@@ -82,7 +82,12 @@ _DATA = _argument(
 )
 _STORE = _argument("--store", "a finished feature store; also as the first argument", "STORE.h5")
 _RUN = _argument("--run", "the folder of a trained head; also as the first argument", "RUN")
-_RESULTS = _argument("--run", "what compare or train-head wrote; also as the first argument", "FOLDER")
+_RESULTS = _argument(
+    "--run",
+    "what compare or train-head wrote; also as the first argument; given several times, these runs are shown side by side",
+    "FOLDER",
+    action="append",
+)
 SUBJECTS = (_DATA, _STORE, _RUN, _RESULTS)
 _DETAILS = _argument("--details", "print the confusion matrix and figures of each class", action="store_true")
 _SIZE = flags_of(ExtractOptions)["image_size"][1].help
@@ -205,7 +210,7 @@ def _take_subject(command: Command, options: argparse.Namespace, unknown: list[s
     if given is None and hasattr(options, "images") and options.images:  # predict RUN IMAGES
         given, options.images = options.images[0], options.images[1:]
     elif given is None and bare:
-        given, bare = bare[0], bare[1:]
+        given, bare = (bare, []) if command.name == "report" else (bare[0], bare[1:])
     if given is None and not wrong:
         raise RequestError(
             f"{command.name} must be given {_A[subject]}; got none. For example: {prog} {command.example}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -10,7 +11,7 @@ import numpy as np
 
 from features import __version__
 from features.errors import CachedFeaturesError, RequestError, called, option
-from features.options import takes
+from features.options import as_list, takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
 from features.safefiles.json_files import read_json
@@ -25,12 +26,13 @@ from ..training.summary import recommended, standing
 from . import figures
 from .analysis.label_issues import is_suspects, write_suspects
 from .analysis.refitted_head import refit
-from .gallery import COLOURS, POINTS, SYMBOLS, Gallery
-from .page import is_report, render
-from .page_data import page_data
+from .page import is_report, render, render_runs
+from .pictures.gallery import COLOURS, POINTS, SYMBOLS, Gallery
+from .pictures.shown import page_data
+from .pictures.sprite import MOST
+from .pictures.thumbnails import Thumbnails
 from .run_results import Run, load_run, metric_of
-from .sprite import MOST
-from .thumbnails import Thumbnails
+from .side_by_side import SideBySide, compare_runs
 
 _FEW = 300  # test images, below which the headline says that more splits tell more
 
@@ -48,27 +50,32 @@ class WrittenReport:
         The CSV table, beside the page, of all doubted labels; None if they are not known.
     left_out : dict of str to str
         What the page cannot show → why.
+    runs : SideBySide, optional
+        Of a page of several runs, what it shows.
     """
 
     path: Path
     bytes: int
     labels: Path | None
     left_out: dict[str, str]
+    runs: SideBySide | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
         labels = None if self.labels is None else str(self.labels)
-        return {"report": str(self.path), "bytes": self.bytes, "labels": labels, "left_out": self.left_out}
+        told = {"report": str(self.path), "bytes": self.bytes, "labels": labels, "left_out": self.left_out}
+        return told if self.runs is None else {**told, **self.runs.to_json()}
 
 
 @takes(ReportOptions)
-def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
-    """Write one self-contained HTML page about a comparison or a trained head.
+def report(run: str | Path | Sequence[str | Path], **options: Unpack[ReportOptions]) -> WrittenReport:
+    """Write one self-contained HTML page about a comparison or a trained head, or about several side by side.
 
     Parameters
     ----------
-    run : path-like
-        A folder that ``compare`` or ``train_head`` wrote.
+    run : path-like, or sequence of path-like
+        A folder that ``compare`` or ``train_head`` wrote. Of several, a table of each one's head to take, on the test images
+        that all of them have.
     **options
 
     Returns
@@ -88,7 +95,10 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
     out, points = options.get("out"), options.get("points", POINTS)
     if not 1 <= points <= MOST:
         raise RequestError(f"{called('points')} must be between 1 and {MOST}; got {points}. Leave it out for {POINTS}.")
-    opened = load_run(Path(run))
+    folders = [Path(each) for each in as_list(run)]
+    if len(folders) > 1:
+        return _report_runs(folders, out)
+    opened = load_run(folders[0])
     path = Path(out) if out is not None else opened.folder / "report.html"
     labels = path.with_name(f"{path.stem}-doubted-labels.csv")
     _check_out(path, labels)
@@ -113,6 +123,22 @@ def report(run: str | Path, **options: Unpack[ReportOptions]) -> WrittenReport:
             f"omitted  {len(page['missing'])} thumbnails, such as {page['missing'][0][0]}: {page['missing'][0][1]}"
         )
     return WrittenReport(path, len(html.encode()), labels if known else None, left_out)
+
+
+def _report_runs(folders: Sequence[Path], out: str | Path | None) -> WrittenReport:
+    """Write the page of several runs, by default into the folder of the first."""
+    path = Path(out) if out is not None else folders[0] / "report-runs.html"
+    _check_out(path, path.with_suffix(".csv"))
+    found = compare_runs([load_run(folder) for folder in folders])
+    for row in found.rows:
+        log.info(
+            f"run      {row['run']}: {row['head']}, {found.metric.words} {row[found.metric.name]:.{found.metric.digits}f} on "
+            f"{found.shared} images"
+        )
+    html = render_runs(found)
+    with written_whole(path) as new:
+        new.write_text(html, encoding="utf-8")
+    return WrittenReport(path, len(html.encode()), None, {}, found)
 
 
 def _check_out(path: Path, labels: Path) -> None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from features import __version__
+
+from ..evaluation.metrics import METRICS
+from .side_by_side import SideBySide
 
 MADE_BY = "Made by cached-features"  # in every page, of earlier versions too
 
@@ -24,14 +30,7 @@ def render(report: dict[str, Any]) -> str:
     report : dict
         Variables of the template ``report.html``; see `pipeline.reports.build.gather`.
     """
-    environment = Environment(
-        loader=PackageLoader("pipeline.reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": figure, "percent": percent}
+    environment = _environment()
     style = _source(environment, "report.css")
     script = "\n".join(_source(environment, name) for name in ("report.js", "images.js", "map.js"))
     policy = (
@@ -43,6 +42,28 @@ def render(report: dict[str, Any]) -> str:
     )
 
 
+def render_runs(found: SideBySide) -> str:
+    """Return the page of runs side by side as HTML; see `render`."""
+    environment = _environment()
+    style = _source(environment, "report.css")
+    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
+    return environment.get_template("runs.html").render(
+        found=found, metrics=METRICS, style=Markup(style), policy=policy, made_by=MADE_BY, version=__version__
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("pipeline.reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": figure, "percent": percent}
+    return environment
+
+
 def is_report(path: Path) -> bool:
     """Tell whether a file is a page of a report, of whatever version."""
     return path.is_file() and MADE_BY.encode() in path.read_bytes()
@@ -50,7 +71,7 @@ def is_report(path: Path) -> bool:
 
 def figure(value: float | None, digits: int = 3) -> str:
     """Format a number; None becomes a dash."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def percent(value: float) -> str:

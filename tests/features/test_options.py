@@ -75,7 +75,7 @@ def test_an_option_of_compare_of_another_type_is_refused(option, message):
             ("run", 5),
             r"images must be a path or a PIL.Image.Image or a numpy.ndarray or a list of these; got 5",
         ),
-        (pipeline.report, ("",), "run must be a path; got ''"),
+        (pipeline.report, ("",), "run must be a path or a list of paths; got ''"),
         (pipeline.plot, (5,), "run must be a path; got 5"),
     ],
 )

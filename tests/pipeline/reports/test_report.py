@@ -29,8 +29,8 @@ from pipeline.reports.analysis.label_issues import label_errors
 from pipeline.reports.analysis.refitted_head import LINEAR
 from pipeline.reports.build import gather
 from pipeline.reports.page import render
+from pipeline.reports.pictures.sprite import ACROSS, make_sprite
 from pipeline.reports.run_results import load_run
-from pipeline.reports.sprite import ACROSS, make_sprite
 from pipeline.runs.predictions import load_predictions
 from pipeline.training.comparison import compare
 from pipeline.training.fit import train_head
@@ -40,7 +40,7 @@ from pipeline.training.summary import recommended
 @pytest.fixture(autouse=True)
 def few_cells(monkeypatch):
     """Show where a head looked on the tiny base, whose map has 3 × 3 cells."""
-    monkeypatch.setattr("pipeline.reports.gallery.FEWEST_CELLS", 3)
+    monkeypatch.setattr("pipeline.reports.pictures.gallery.FEWEST_CELLS", 3)
 
 
 def three_classes(rows, seed=0):
@@ -137,7 +137,7 @@ def test_all_doubted_labels_are_written_beside_the_page(tree, tmp_path, monkeypa
         one.rename(other.with_name(f"swapped-{one.name}"))
     extract("photos", backbone="tiny", out="s.h5", batch_size=8)
     compare("s.h5", ["logistic"], out="c")
-    monkeypatch.setattr("pipeline.reports.gallery.SUSPECTS", 1)  # cards on the page
+    monkeypatch.setattr("pipeline.reports.pictures.gallery.SUSPECTS", 1)  # cards on the page
     assert main(["report", "--run", "c", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["labels"] == "c/report-doubted-labels.csv"
@@ -261,7 +261,7 @@ def test_many_images_and_classes_are_bounded(hostile_run):
 
 
 def test_a_changed_or_missing_file_is_not_shown_as_another(tiny_store, tmp_path):
-    from pipeline.reports.thumbnails import Thumbnails
+    from pipeline.reports.pictures.thumbnails import Thumbnails
 
     with FeatureStore(tiny_store) as store:
         rows, root = store.rows, Path(store.provenance["source"]["root"])
@@ -277,7 +277,7 @@ def test_a_changed_or_missing_file_is_not_shown_as_another(tiny_store, tmp_path)
 
 
 def test_maps_of_few_cells_are_left_out(hostile_run, monkeypatch):
-    monkeypatch.setattr("pipeline.reports.gallery.FEWEST_CELLS", 4)
+    monkeypatch.setattr("pipeline.reports.pictures.gallery.FEWEST_CELLS", 4)
     assert "3 × 3 cells, too few" in gather(load_run(hostile_run))["attention"]["why"]
 
 

@@ -10,14 +10,14 @@ from features.errors import command
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
-from ..data.near_copies import find_near_copies
-from ..data.whitening import DIMENSIONS
-from ..leakage.exposure import exposed_images, several, with_and_without
-from ..runs.predictions import Predictions
-from .analysis import class_activation
-from .analysis.label_issues import closest, copies, label_errors
-from .analysis.projection import project
-from .analysis.refitted_head import Refitted
+from ...data.near_copies import find_near_copies
+from ...data.whitening import DIMENSIONS
+from ...leakage.exposure import exposed_images, several, with_and_without
+from ...runs.predictions import Predictions
+from ..analysis import class_activation
+from ..analysis.label_issues import closest, copies, label_errors
+from ..analysis.projection import project
+from ..analysis.refitted_head import Refitted
 from .thumbnails import Thumbnails
 
 # How many images a page contains, and their sides in pixels; this bounds the page's size.

@@ -11,7 +11,7 @@ import numpy as np
 
 from features.splits import SPLITS
 
-from ..runs.predictions import Predictions
+from ...runs.predictions import Predictions
 from . import sprite
 from .thumbnails import Thumbnails
 
