@@ -97,19 +97,21 @@ def _extract(
     rate_seen = f" ({done.computed / done.seconds['pass']:.1f} images/s in the pass)" if done.computed else ""
     log.info(f"done     {done.rows} rows, {done.computed} computed{rate_seen}: {stages}")
     if done.computed and "group" not in options:
-        _warn_of_series(done.path)
+        _warn_of_alike(done.path)
     log.info(f"next     {command('compare', store=done.path)}")
     return done.to_json(), str(done.path)
 
 
-def _warn_of_series(store: Path) -> None:
+def _warn_of_alike(store: Path) -> None:
+    """Warn of images that come in series or, where none are found, of near-copies across the split."""
     from features.store.reader import FeatureStore
 
     from ..training.request import Request
-    from ..training.splitting import warn_of_series
+    from ..training.splitting import warn_of_near_copies, warn_of_series
 
     with FeatureStore(store) as opened:
-        warn_of_series(opened, Request(store))
+        if not warn_of_series(opened, Request(store)).found:
+            warn_of_near_copies(opened, Request(store))
 
 
 def _train_head(details: bool = False, **options: Any) -> tuple[dict[str, Any], str]:

@@ -218,7 +218,7 @@ def _fit(
         log.info(
             "splits   the store's own"
             if repeats == 1
-            else f"splits   {repeats} random stratified splits, seeds from {asked.seed}"
+            else f"splits   {repeats} random stratified splits, seeds from {asked.seed}, instead of the store's own"
         )
         fits = Fits(opened, rows, splits, kept, asked.fresh)
         if asked.cluster is not None:

@@ -27,6 +27,8 @@ from ..evaluation.held_out import MIN_REPEATS
 from .loading import features_of, read_if_small
 from .request import Request
 
+_MOST = 5000  # images among which near-copies are looked for unasked, which takes a second
+
 
 def check_repeats(repeats: int) -> None:
     """Refuse a number of splits below 1."""
@@ -105,6 +107,22 @@ def warn_of_series(store: FeatureStore, asked: Request) -> Series:
             f"good. Name what a series shares: {option('group')}, or see how much it matters: {command('audit', store=asked.store)}"
         )
     return series
+
+
+def warn_of_near_copies(store: FeatureStore, asked: Request) -> int:
+    """Warn if test images have near-copies in train or val; return how many do. Of more than `_MOST` images, none is looked at."""
+    rows = store.rows.images()
+    if len(rows) > _MOST:
+        return 0
+    clusters, test = near_copies_of(store, asked).clusters, rows.splits == SPLITS["test"]
+    exposed = int((test & np.isin(clusters, clusters[~test])).sum())
+    if exposed:
+        log.warning(
+            f"{exposed} of {test.sum()} test images have a near-copy in train or val, an image whose features are nearly equal. Keep "
+            f"them together: {command('compare', store=asked.store, group=NEAR_COPIES, repeats=5)}, or see how much it matters: "
+            f"{command('audit', store=asked.store)}"
+        )
+    return exposed
 
 
 def side_keys(rows: Rows, group: str | None) -> list[str | bytes]:

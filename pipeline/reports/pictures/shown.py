@@ -75,6 +75,7 @@ def page_data(
             "suggested": [each.suggested for each in doubts],
             "given": [round(each.given, 4) for each in doubts],
             "chance": [round(each.likelier, 4) for each in doubts],
+            "sha256": [rows.sha256[row].tobytes().hex() for row in doubted],
         },
         "columns": _columns(rows.columns, shown),
         "root": str(thumbnails.root),

@@ -57,8 +57,9 @@ function save(name, text) {
 
 const PER_PAGE = 48;
 
-// A browser of images: `list` gives all of them as {i, label, other, chance, given}, `card` the words below one.
-function openBrowser(root, list, words, file, columns, row) {
+// A browser of images: `list` gives all of them as {i, label, other, chance, given}, `row` what a table says of one; what the functions
+// `below` make is shown below an image.
+function openBrowser(root, list, words, file, columns, row, below = []) {
   const form = all("form", root)[0], field = (name) => form.elements[name];
   const cards = all(".cards", root)[0], paths = all(".paths", root)[0];
   let page = 0, found = [];
@@ -95,7 +96,7 @@ function openBrowser(root, list, words, file, columns, row) {
       drawThumb(picture, each.i);
     } else picture = element("span", { className: "noimage", role: "img", "aria-label": `${alt}; no thumbnail`, textContent: "no thumbnail" });
     const given = each.given === undefined ? [] : [` ${percent(each.given)} · ${data.splits[data.split[each.i]]}`];
-    return element("figure", { className: "card" }, [picture, element("figcaption", {}, [
+    return element("figure", { className: "card" }, [picture, ...below.map((make) => make(each)), element("figcaption", {}, [
       element("span", { className: "said" }, [
         element("span", { className: "dim-inline", textContent: `${words} ` }), element("b", {}, [bdi(data.classes[each.other])]), ` ${percent(each.chance)}`]),
       element("span", { className: "dim" }, ["labelled ", bdi(data.classes[each.label]), ...given]), pathOf(each.i)])]);
@@ -141,9 +142,10 @@ const doubts = one("#doubts-browser");
 if (doubts) {
   const held = data.doubts;
   openBrowser(
-    doubts, () => held.image.map((i, k) => ({ i, label: data.label[i], other: held.suggested[k], chance: held.chance[k], given: held.given[k] })),
+    doubts, () => held.image.map((i, k) => ({ i, label: data.label[i], other: held.suggested[k], chance: held.chance[k], given: held.given[k], sha256: held.sha256[k] })),
     "suggested", () => "doubted-labels.csv", ["path", "split", "label", "suggested", "p(label)", "p(suggested)"],
-    (each) => [pathCell(data.path[each.i]), data.splits[data.split[each.i]], textCell(data.classes[each.label]), textCell(data.classes[each.other]), each.given, each.chance]);
+    (each) => [pathCell(data.path[each.i]), data.splits[data.split[each.i]], textCell(data.classes[each.label]), textCell(data.classes[each.other]), each.given, each.chance],
+    belowDoubts);
 }
 
 // A cell of the confusion matrix shows its images.
