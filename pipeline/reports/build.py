@@ -183,15 +183,16 @@ def gather(
         thumbnails,
         run.folder.absolute() if folder is None else folder,
     )
+    head_charts = figures.head_charts(predictions, heads)
     page = {
-        "data": {**data, "at": from_store["map"].get("at", {})},
+        "data": {**data, "at": from_store["map"].get("at", {}), "curves": head_charts["by_class"]},
         "sheets": sheets,
         "title": Path(run.told["store"]).stem,
         "metric": run.metric,
         "leaderboard": figures.leaderboard(heads, run.metric),
         "verdict": _verdict(run),
         "time": figures.time_chart(heads, run.metric),
-        "curves": figures.head_charts(predictions, heads),
+        "curves": head_charts,
         "details": [
             {
                 "head": head,

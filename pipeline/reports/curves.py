@@ -16,7 +16,7 @@ Pair = tuple[np.ndarray, np.ndarray]  # labels, (n_samples,), and probabilities,
 _GRID = 1000  # steps along each axis of a drawn curve; one step is half a pixel
 
 
-def roc(pairs: Sequence[Pair]) -> Curve | None:
+def roc(pairs: Sequence[Pair], label: int | None = None) -> Curve | None:
     """Return the ROC curve: false positive rate, true positive rate.
 
     With two classes, the curve of the second class; with more, the mean of the one-vs-rest curves of the classes present.
@@ -26,21 +26,23 @@ def roc(pairs: Sequence[Pair]) -> Curve | None:
     ----------
     pairs : sequence of (ndarray, ndarray)
         Labels and probabilities of each split's test rows.
+    label : int, optional
+        Of this class alone against the rest.
 
     Returns
     -------
     curve : (x, y) or None
-        None if the test rows of a split have only one class.
+        None if the test rows of a split have only one class, or lack the one asked for.
     """
 
     def draw(truth: np.ndarray, score: np.ndarray) -> Curve:
         false, true, _ = metrics.roc_curve(truth, score)
         return false, true
 
-    return _averaged(pairs, draw)
+    return _averaged(pairs, draw, label)
 
 
-def precision_recall(pairs: Sequence[Pair]) -> Curve | None:
+def precision_recall(pairs: Sequence[Pair], label: int | None = None) -> Curve | None:
     """Return the precision-recall curve as steps, so that its area equals the average precision; see `roc`."""
 
     def draw(truth: np.ndarray, score: np.ndarray) -> Curve:
@@ -49,16 +51,16 @@ def precision_recall(pairs: Sequence[Pair]) -> Curve | None:
         recall, precision = recall[end - 1 :][::-1], precision[end - 1 :][::-1]
         return np.repeat(recall, 2)[1:-1], np.repeat(precision[1:], 2)
 
-    return _averaged(pairs, draw)
+    return _averaged(pairs, draw, label)
 
 
-def _averaged(pairs: Sequence[Pair], draw: Callable[[np.ndarray, np.ndarray], Curve]) -> Curve | None:
+def _averaged(pairs: Sequence[Pair], draw: Callable[[np.ndarray, np.ndarray], Curve], only: int | None) -> Curve | None:
     curves = []
     for y, probabilities in pairs:
         present = np.unique(y)
-        if len(present) < 2:
+        if len(present) < 2 or (only is not None and only not in present):
             return None
-        labels = [1] if probabilities.shape[1] == 2 else present
+        labels = [only] if only is not None else [1] if probabilities.shape[1] == 2 else present
         curves.append(average([draw(y == label, probabilities[:, label]) for label in labels]))
     return average(curves)
 

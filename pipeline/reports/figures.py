@@ -28,6 +28,7 @@ COLUMNS = (
     ("predict_seconds", "Predict, s", 3, "seconds to predict the test images", False),
 )
 MATRIX_CLASSES, PAIRS = 20, 15  # with more classes, the most frequent confusions are listed instead of a matrix
+CLASS_CURVES = 300  # of single classes, over all heads
 SLICES = 20  # rows of the table of slices
 _BAR = (4.0, 136.0)  # horizontal range of intervals in a row of the leaderboard
 
@@ -134,9 +135,10 @@ def slice_rows(told: dict[str, Any], metric: Metric) -> dict[str, Any]:
 def head_charts(predictions: Predictions, heads: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return ROC, precision-recall and reliability curves of each head, with one frame per kind."""
     pairs = [predictions.pairs(head["head"]) for head in heads]
-    unit, chance = (0.0, 1.0), 1 / len(predictions.rows.class_names)
+    n_classes = len(predictions.rows.class_names)
+    unit, chance = (0.0, 1.0), 1 / n_classes
     rocs, precisions = [curves.roc(each) for each in pairs], [curves.precision_recall(each) for each in pairs]
-    least = min((float(curve[1].min()) for curve in precisions if curve), default=0.0)
+    least = 0.0 if n_classes > 2 else min((float(curve[1].min()) for curve in precisions if curve), default=0.0)
     frames = {
         "roc": charts.frame(unit, unit, ("false positive rate", "true positive rate")),
         "pr": charts.frame(unit, (min(0.9, math.floor(10 * least) / 10), 1.0), ("recall", "precision")),
@@ -147,7 +149,25 @@ def head_charts(predictions: Predictions, heads: Sequence[dict[str, Any]]) -> di
         "pr": [curve and frames["pr"].path(*curves.thin(curve)) for curve in precisions],
         "reliability": [_reliability(each, frames["reliability"]) for each in pairs],
     }
-    return {"frames": frames, "lines": lines, "of_classes": [curves.class_calibration(each) for each in pairs]}
+    return {
+        "frames": frames,
+        "lines": lines,
+        "of_classes": [curves.class_calibration(each) for each in pairs],
+        "by_class": _class_curves(pairs, n_classes, frames) if n_classes > 2 else {},
+    }
+
+
+def _class_curves(
+    pairs: Sequence[Sequence[curves.Pair]], n_classes: int, frames: dict[str, charts.Frame]
+) -> dict[str, list[list[str | None]]]:
+    """Return each class's curves against the rest, by kind, head and class, of as many heads as a page should hold."""
+    found: dict[str, list[list[str | None]]] = {}
+    for kind, draw in (("roc", curves.roc), ("pr", curves.precision_recall)):
+        found[kind] = []
+        for each in pairs[: max(1, CLASS_CURVES // n_classes)]:
+            drawn = (draw(each, label) for label in range(n_classes))
+            found[kind].append([curve and frames[kind].path(*curves.thin(curve)) for curve in drawn])
+    return found
 
 
 def _reliability(pairs: Sequence[curves.Pair], box: charts.Frame) -> list[dict[str, Any]]:

@@ -157,3 +157,18 @@ for (const cell of all("button[data-true]")) {
     one("#mistakes-browser select").focus({ preventScroll: true });
   });
 }
+
+// Curves of one class against the rest, beside the mean of all classes.
+const curveClass = one("#curve-class");
+if (curveClass) {
+  const show = () => {
+    for (const path of all("path[data-curve]")) {
+      const ofHead = data.curves[path.dataset.curve][picked], line = curveClass.value !== "" && ofHead && ofHead[curveClass.value];
+      path.setAttribute("d", line || "");
+      path.parentNode.append(path);
+    }
+  };
+  curveClass.value = "";
+  curveClass.addEventListener("change", show);
+  onPick.push(show);
+}

@@ -74,6 +74,15 @@ def test_areas_of_drawn_curves_are_the_scores(n_classes):
     assert (np.diff(confidence) > 0).all()
 
 
+def test_the_curve_of_a_class_is_that_of_its_scores():
+    y, p = three_classes(300)
+    for label in range(3):
+        assert auc(*curves.roc([(y, p)], label)) == pytest.approx(roc_auc_score(y == label, p[:, label]), abs=1e-12)
+        area = auc(*curves.precision_recall([(y, p)], label))
+        assert area == pytest.approx(average_precision_score(y == label, p[:, label]), abs=1e-12)
+    assert curves.roc([(np.minimum(y, 1), p)], 2) is None
+
+
 def test_the_calibration_error_of_a_class_is_that_of_its_bins():
     y = np.array([0, 0, 1, 1, 1])
     p = np.array([0.91, 0.92, 0.91, 0.31, 0.32])  # of the first class; two bins of fifteen
