@@ -165,7 +165,7 @@ class CalibratedSearch(Search):
     _kept: tuple[dict[str, Any], np.ndarray, Sigmoids | None] | None = None
 
     def _choose_by(self, judge: ScoreJudge, settings: list[dict[str, Any]], ratings: list[Rating]) -> Choice:
-        choice = best_of(settings, ratings, judge.metric)
+        choice = best_of(settings, ratings, judge.metric, judge.rows)
         self._kept = choice.settings, judge.calibrator.images, judge.sigmoids[settings.index(choice.settings)]
         return choice
 

@@ -16,6 +16,7 @@ from features.errors import RequestError, option
 from ..data.training_data import Pair, Sample
 from ..evaluation.metrics import figures_of, find_metric
 from ..evaluation.weighted_rows import WeightedRows
+from ..options import METRIC
 
 Grid = dict[str, tuple[Any, ...]]
 Rating = dict[
@@ -24,7 +25,7 @@ Rating = dict[
 Output = tuple[np.ndarray, np.ndarray]  # a fitted head's classes and its outputs for rows, (n_rows, n_outputs)
 
 CLASS_WEIGHTS = ("none", "balanced")
-TIES = "log_loss"  # decides between settings that are equal by the metric
+TIES = "log_loss"  # decides between settings that the metric does not tell apart
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,15 @@ class Judge:
         What a head must be fitted to and looked at for `rate`.
     names : tuple of str
         Of the figures in a rating: accuracy, the metric, and log loss.
+    rows : int
+        Number of held-out images.
     """
 
     def __init__(self, sample: Sample, pairs: Sequence[Pair], metric: str):
         self.jobs, self.metric, self.names = pairs, metric, tuple(dict.fromkeys(("accuracy", metric, TIES)))
         self._classes = np.unique(sample.y)
         self._targets = [np.searchsorted(self._classes, sample.y[look]) for _, look in pairs]
+        self.rows = sum(map(len, self._targets))
 
     def rate(self, outputs: Sequence[Output | None]) -> Rating:
         """Return the rating of a setting from its probabilities of the rows of each job; views of an image are averaged.
@@ -98,8 +102,22 @@ def rank(rating: Rating, metric: str) -> tuple[float, float]:
     return -math.inf if value is None else round(sign * value, 12), -math.inf if loss is None else -loss
 
 
-def best_of(settings: Sequence[dict[str, Any]], ratings: Sequence[Rating], metric: str) -> Choice:
-    """Choose the best-rated settings; among several of one rating the middle one.
+def least_accuracy(best: float, rows: int) -> float:
+    """Return the accuracy down to which settings count as accurate as the best: one standard error below it.
+
+    The rule of Breiman et al. 1984, "Classification and regression trees", section 3.4.3. The standard error is that of Agresti
+    and Coull 1998, "Approximate is better than 'exact' for interval estimation of binomial proportions", of two more rows that
+    are right and two that are wrong: it is not 0 where all rows are right.
+    """
+    share = (best * rows + 2) / (rows + 4)
+    return best - math.sqrt(share * (1 - share) / (rows + 4))
+
+
+def best_of(settings: Sequence[dict[str, Any]], ratings: Sequence[Rating], metric: str, rows: int) -> Choice:
+    """Choose the best-rated settings on so many images; among several of one rating the middle one.
+
+    By accuracy, which a few images decide, all settings down to `least_accuracy` count as one rating, and the lowest log loss
+    is chosen.
 
     Raises
     ------
@@ -112,6 +130,8 @@ def best_of(settings: Sequence[dict[str, Any]], ratings: Sequence[Rating], metri
             f"or choose by another metric or by cross-validation: {option('metric', TIES)}, {option('select', 'cv')}"
         )
     ranks = [rank(each, metric) for each in ratings]
+    if metric == METRIC and (best := max(ranks)[0]) >= 0:
+        ranks = [(float(value >= least_accuracy(best, rows)), loss) for value, loss in ranks]
     equal = [each for each, place in zip(settings, ranks, strict=True) if place == max(ranks)]
     return Choice(equal[len(equal) // 2], [{**each, **rating} for each, rating in zip(settings, ratings, strict=True)])
 

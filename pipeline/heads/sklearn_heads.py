@@ -127,7 +127,7 @@ class EstimatorSearch(CalibratedSearch):
             ratings += [judge.rate(found[first : first + n_jobs]) for first in range(0, len(found), n_jobs)]
         if isinstance(judge, ScoreJudge):
             return self._choose_by(judge, settings, ratings)
-        return best_of(settings, ratings, metric)
+        return best_of(settings, ratings, metric, judge.rows)
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> ScaledEstimator | LinearHead:
         """Return the head with the given settings, fitted to images given by a mask.

@@ -193,7 +193,8 @@ class DenseSearch(Search):
             for each in trained
         ]
         best = [{**those, "epochs": each.best_epoch} for those, each in zip(tried, trained, strict=True)]
-        choice = best_of(best, [each[at["epochs"] - 1] for each, at in zip(ratings, best, strict=True)], metric)
+        of_best = [each[at["epochs"] - 1] for each, at in zip(ratings, best, strict=True)]
+        choice = best_of(best, of_best, metric, judge.rows)
         chosen = trained[best.index(choice.settings)]
         self._watched = choice.settings, self._head(chosen, fit)
         epochs = [

@@ -103,7 +103,7 @@ class LogisticSearch(Search):
             for weights in solve(rotation, self._targets, len(self._classes), self.grid["C"], counts):
                 outputs = self._outputs(rotation.scores(weights), pairs, len(kinds))
                 ratings += [judge.rate(each) for each in outputs]
-        return best_of(combinations(self.grid), ratings, metric)
+        return best_of(combinations(self.grid), ratings, metric, judge.rows)
 
     def _outputs(self, scores: np.ndarray, pairs: Sequence[Pair], n_kinds: int) -> list[list[Output]]:
         """Return for each kind of class weights the probabilities of the images that each pair scores on."""

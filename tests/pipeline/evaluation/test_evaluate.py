@@ -128,7 +128,7 @@ def test_the_best_of_equally_accurate_heads_stands_first_and_is_not_compared_wit
 def test_of_equally_accurate_settings_the_middle_one_is_taken():
     settings = [{"C": C} for C in (1, 2, 3, 4, 5)]
     ratings = [{"accuracy": each, "log_loss": 0.3} for each in (0.5, 0.9, 0.9, 0.9, 0.6)]
-    assert best_of(settings, ratings, "accuracy").settings == {"C": 3}
+    assert best_of(settings, ratings, "accuracy", 1000).settings == {"C": 3}
 
 
 def test_holm_of_his_paper_by_hand():

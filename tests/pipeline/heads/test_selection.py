@@ -15,7 +15,7 @@ from pipeline.evaluation.metrics import METRICS
 from pipeline.heads.calibration import Calibrator
 from pipeline.heads.logistic.search import Logistic
 from pipeline.heads.registry import HEADS, find_head
-from pipeline.heads.settings import best_of
+from pipeline.heads.settings import best_of, least_accuracy
 from pipeline.options import MetricName
 
 ELSEWHERE = {
@@ -73,8 +73,11 @@ def test_settings_are_rated_by_scikit_learns_metric_of_out_of_fold_probabilities
             found[look] = estimator.predict_proba(rows).reshape(-1, views, 2).mean(axis=1)
         assert tried[metric] == pytest.approx(ELSEWHERE[metric](sample.y, found), abs=1e-5)
         assert tried["log_loss"] == pytest.approx(metrics.log_loss(sample.y, found), abs=1e-4)
-    sign = -1 if metric == "log_loss" else 1
-    best = max(choice.tried, key=lambda each: (sign * each[metric], -each["log_loss"]))
+    sign, tried = -1 if metric == "log_loss" else 1, choice.tried
+    if metric == "accuracy":
+        least = least_accuracy(max(each["accuracy"] for each in tried), len(sample.y))
+        tried = [{**each, "accuracy": 1.0} for each in tried if each["accuracy"] >= least]
+    best = max(tried, key=lambda each: (sign * each[metric], -each["log_loss"]))
     assert choice.settings.items() <= best.items()
 
 
@@ -128,11 +131,27 @@ def test_ties_are_broken_by_log_loss():
     settings = [{"C": C} for C in (1, 2, 3)]
     ratings = [{"accuracy": 0.9, "log_loss": loss} for loss in (0.5, 0.4, 0.3)]
     ratings[2]["accuracy"] = 0.9 + 3e-16  # rounding alone is no lead
-    assert best_of(settings, ratings, "accuracy").settings == {"C": 3}
+    assert best_of(settings, ratings, "accuracy", 1000).settings == {"C": 3}
     ratings[2]["accuracy"] = 0.8
-    assert best_of(settings, ratings, "accuracy").settings == {"C": 2}
+    assert best_of(settings, ratings, "accuracy", 1000).settings == {"C": 2}
     impossible = dict.fromkeys(("accuracy", "log_loss"))
-    assert best_of(settings, [impossible, impossible, ratings[0]], "accuracy").settings == {"C": 3}
+    assert best_of(settings, [impossible, impossible, ratings[0]], "accuracy", 1000).settings == {"C": 3}
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "rows", "chosen"),
+    [
+        ((0.9, 0.895), 1000, 2),  # the standard error is 0.0095
+        ((0.9, 0.889), 1000, 1),
+        ((0.9, 0.895), 10_000, 1),
+        ((1.0, 0.98), 50, 2),  # all right is no certainty
+    ],
+)
+def test_settings_within_a_standard_error_of_the_best_accuracy_are_chosen_by_log_loss(accuracies, rows, chosen):
+    ratings = [{"accuracy": accuracies[0], "log_loss": 0.5}, {"accuracy": accuracies[1], "log_loss": 0.4}]
+    assert best_of([{"C": 1}, {"C": 2}], ratings, "accuracy", rows).settings == {"C": chosen}
+    of_f1 = [{**each, "macro_f1": each["accuracy"]} for each in ratings]
+    assert best_of([{"C": 1}, {"C": 2}], of_f1, "macro_f1", rows).settings == {"C": 1}
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
