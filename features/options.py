@@ -146,7 +146,11 @@ class ExtractOptions(TypedDict, total=False):
     workers: Annotated[int, Flag("threads that read and decode (default: one per core, 8 at most)", "N", IMAGES)]
     backbone: Annotated[
         str | Path,
-        Flag("a name in features/README.md (default vgg16), or FILE.keras, a model of your own", "NAME", BASE),
+        Flag(
+            "a name in features/README.md (default vgg16), or a model of your own: FILE.onnx or FILE.keras",
+            "NAME",
+            BASE,
+        ),
     ]
     layers: Annotated[
         tuple[str, ...] | None, Flag("layers by name or index (default: the last feature map)", "L[,L]", BASE)
@@ -155,11 +159,21 @@ class ExtractOptions(TypedDict, total=False):
         int | None, Flag("side of the square that images are resized to (default: the base's)", "PX", BASE)
     ]
     preprocess: Annotated[
-        Literal["imagenet", "rescale", "none"] | None,
+        Literal["imagenet", "clip", "half", "rescale", "none"] | None,
         Flag(
-            "the base's own, division by 255, or RGB as it is (default: the base's own; none for FILE.keras)",
+            "the base's own, division by 255, or RGB as it is (default: the base's own; none for FILE.keras); for FILE.onnx: "
+            "means and deviations of ImageNet or CLIP, -1 to 1 (half), 0 to 1 (rescale), or 0 to 255 (none)",
             group=BASE,
         ),
+    ]
+    mean: Annotated[
+        tuple[float, ...] | None,
+        Flag("for FILE.onnx, instead of a preset: mean of the scaled pixels (default 0)", "R[,G,B]", BASE),
+    ]
+    std: Annotated[tuple[float, ...] | None, Flag("the same: their standard deviation (default 1)", "R[,G,B]", BASE)]
+    scale: Annotated[float | None, Flag("the same: what pixels are multiplied by first (default 1/255)", "S", BASE)]
+    channels: Annotated[
+        Literal["rgb", "bgr"] | None, Flag("the same: the model's order of channels (default rgb)", group=BASE)
     ]
     weights: Annotated[str | Path, Flag("file of weights instead of finding ImageNet's", "FILE", BASE)]
     weights_sha256: Annotated[str | None, Flag("accept weights with this SHA-256", "HEX", BASE)]

@@ -34,12 +34,12 @@ def build(*asked):
     return Base(None, {"maps": SHAPE}, None, {"maps": "map"}, Weights("none: a stand-in", "0" * 64), library="stand-in")
 
 
-ENGINE = EngineKind(StandInEngine, "numpy", "numpy", 0.0, runs="stand-in")
+ENGINE = EngineKind(StandInEngine, "numpy", "numpy", 0.0, runs=("stand-in",))
 
 
 def rows(engine=ENGINE):
     """Return the registries and the rows that make ``tiny`` and ``vgg16`` the stand-in."""
-    base = Backbone("", "stand-in", "maps", 16, 8, prepared=True, build=build)
+    base = Backbone("", "stand-in", "maps", 16, 8, prepared=True, build=build, library="stand-in")
     return [(BACKBONES, "tiny", base), (BACKBONES, "vgg16", base), (ENGINES, "stand-in", engine)]
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..errors import RequestError, must_be_one_of
 from .weights import Weights
-
-if TYPE_CHECKING:
-    import keras
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Base:
     Attributes
     ----------
     build : callable
-        Returns `model`; called only where the model itself is needed, since importing Keras takes seconds.
+        Returns `model`, a ``keras.Model`` or an `OnnxModel`; called only where it is needed, since importing Keras takes seconds.
     layers : dict of str to tuple
         Layer → shape of its output for one image.
     preprocess : callable
@@ -34,7 +33,7 @@ class Base:
         What decides the base's features, JSON-serialisable; None if what is made of the base cannot be kept for later.
     """
 
-    build: Callable[[], keras.Model]
+    build: Callable[[], Any]
     layers: dict[str, tuple[int, ...]]
     preprocess: Callable[[Any], Any]
     kinds: dict[str, str]
@@ -43,6 +42,23 @@ class Base:
     identity: Mapping[str, Any] | None = None
 
     @cached_property
-    def model(self) -> keras.Model:
-        """Maps preprocessed images to a dict with the output of each of `layers`."""
+    def model(self) -> Any:
+        """The model of its `library`. Keras' maps preprocessed images to a dict with the output of each of `layers`."""
         return self.build()
+
+
+def resolve_layer(layer: str, names: Sequence[str]) -> str:
+    """Return the name of a layer given by name or index.
+
+    Raises
+    ------
+    RequestError
+        If there is no such layer.
+    """
+    if re.fullmatch(r"-?\d+", layer):
+        if -len(names) <= int(layer) < len(names):
+            return names[int(layer)]
+        raise RequestError(f"layer index must be between {-len(names)} and {len(names) - 1}; got {layer}. Give a name.")
+    if layer not in names:
+        raise must_be_one_of("layer", names, layer)
+    return layer

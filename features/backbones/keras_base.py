@@ -9,15 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RequestError, called, must_be_one_of
+from ..errors import RequestError, called
 from ..pooling import kind_of
 from ..runtime.keras_runtime import import_keras
 from ..runtime.user_cache import recall, remember
 from ..runtime.versions import own_source
-from .base import Base
+from .base import Base, resolve_layer
 from .custom_model import load_own
 from .preprocessing import Preprocessing
-from .registry import Backbone, check_request, find_backbone
+from .registry import Backbone, check_request, check_size, find_backbone
 from .weights import Weights, are_expected, load_weights, recall_sha256
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ def build_base(
     Parameters
     ----------
     name : str
-        A key of ``BACKBONES``, or a file ``*.keras`` written by keras.saving.
+        A key of ``BACKBONES``, or the user's own model: a file ``*.keras`` written by keras.saving, or ``*.onnx``.
     layers : sequence of str
         Names of layers, or their indices in Keras' list (``-2``).
     image_size : int
         Side of the images, in pixels.
-    preprocess : {'imagenet', 'rescale', 'none'}, optional
+    preprocess : str, optional
         The application's own preprocessing, division by 255, or RGB in 0..255 unchanged, the default for the user's own
-        model.
+        Keras model. For an ONNX model, see `Normalisation.of`.
     weights, weights_sha256 : str
         See `load_weights`. For the user's own model, the SHA-256 of its file.
 
@@ -152,7 +152,9 @@ def list_layers(name: str, image_size: int | None = None) -> dict[str, tuple[int
     """Return layer → shape of its output for one image, of all layers of a backbone; needs no weights."""
     backbone = find_backbone(name)
     size = backbone.image_size if image_size is None else image_size
-    check_request(name, size, backbone.preprocess)
+    check_size(name, size)
+    if backbone.shapes is not None:
+        return backbone.shapes(size)
     if backbone.module:
         import_keras()
         model = _constructor(backbone)(weights=None, include_top=False, input_shape=(size, size, 3))
@@ -165,23 +167,6 @@ def _constructor(backbone: Backbone) -> Callable[..., Any]:
     """Return a backbone's constructor, which may be in the parent of its module."""
     module, parent = importlib.import_module(backbone.module), importlib.import_module("keras.applications")
     return getattr(module, backbone.constructor, None) or getattr(parent, backbone.constructor)
-
-
-def resolve_layer(layer: str, names: Sequence[str]) -> str:
-    """Return the name of a layer given by name or index.
-
-    Raises
-    ------
-    RequestError
-        If there is no such layer.
-    """
-    if re.fullmatch(r"-?\d+", layer):
-        if -len(names) <= int(layer) < len(names):
-            return names[int(layer)]
-        raise RequestError(f"layer index must be between {-len(names)} and {len(names) - 1}; got {layer}. Give a name.")
-    if layer not in names:
-        raise must_be_one_of("layer", names, layer)
-    return layer
 
 
 def canonical_names(model: keras.Model) -> dict[str, keras.Layer]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RequestError, called, must_be_one_of, option
 from .custom_model import input_side
+from .normalisation import PRESETS, Normalisation
+from .onnx.description import describe_file
+from .onnx.onnx_base import build_from_file
+from .weights import recall_sha256
 
 if TYPE_CHECKING:
     from .base import Base
@@ -34,6 +39,16 @@ class Backbone:
         Whether the model includes its preprocessing, so that it takes RGB in 0..255.
     build : callable, optional
         For a library other than Keras: builds a `Base` from layers, image size, preprocessing, weights and their SHA-256.
+    library : str
+        Only engines for this library can run it.
+    shapes : callable, optional
+        For a library other than Keras: returns layer → shape of its output for one image, of images of a side.
+    sha256 : callable, optional
+        For a library other than Keras: returns the SHA-256 of its weights, None if they cannot be found.
+    own : bool
+        Whether it is the user's own model, so that its name is a path.
+    usual : str
+        Default preprocessing of the user's own ONNX model, which says it; empty if it does not.
     """
 
     module: str
@@ -44,11 +59,18 @@ class Backbone:
     kind: str = ""
     prepared: bool = False
     build: Callable[..., Base] | None = None
+    library: str = "keras"
+    shapes: Callable[[int], dict[str, tuple[int, ...]]] | None = None
+    sha256: Callable[[], str | None] | None = None
+    own: bool = False
+    usual: str = ""
 
     @property
     def preprocess(self) -> str:
         """The default preprocessing."""
-        return "imagenet" if self.module else "none"
+        if self.own and self.library == "onnx":
+            return self.usual
+        return "imagenet" if self.module or self.library == "onnx" else "none"
 
 
 _APPLICATIONS = "keras.applications."
@@ -80,31 +102,63 @@ BACKBONES = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """Return the entry of the registry, or one for a file ``*.keras``; needs no TensorFlow.
+    """Return the entry of the registry, or one for a file ``*.keras`` or ``*.onnx``; needs no TensorFlow.
 
     Raises
     ------
     RequestError
         If there is no such entry or file; the message names the nearest entry.
+    UnsafeFile
+        If the file cannot be trusted.
     """
     if name in BACKBONES:
         return BACKBONES[name]
-    if not name.endswith(".keras"):
-        raise must_be_one_of("backbone", BACKBONES, name, "Or name your own model: FILE.keras")
-    return Backbone("", name, "-1", input_side(Path(name)), smallest=1, prepared=True)
+    if name.endswith(".keras"):
+        return Backbone("", name, "-1", input_side(Path(name)), smallest=1, prepared=True, own=True)
+    if name.endswith(".onnx"):
+        return _find_onnx(Path(name))
+    raise must_be_one_of("backbone", BACKBONES, name, "Or name your own model: FILE.onnx or FILE.keras")
 
 
-def check_request(name: str, image_size: int, preprocess: str) -> None:
-    """Raise RequestError unless the backbone takes images of this side and preprocessing."""
+def _find_onnx(path: Path) -> Backbone:
+    described = describe_file(path)
+
+    def shapes(side: int) -> dict[str, tuple[int, ...]]:
+        return {layer: each.shape for layer, each in describe_file(path, side).tensors.items()}
+
+    return Backbone(
+        "", str(path), described.default, described.side, smallest=1, own=True, library="onnx", usual=described.preprocess,
+        build=partial(build_from_file, path), shapes=shapes, sha256=lambda: described.sha256,
+    )  # fmt: skip
+
+
+def find_sha256(name: str, weights: str) -> str | None:
+    """Return the SHA-256 of a backbone's weights, if it is known without loading them into a model, else None."""
+    backbone = find_backbone(name)
+    return recall_sha256(name, weights) if backbone.sha256 is None else backbone.sha256()
+
+
+def check_size(name: str, image_size: int) -> None:
+    """Raise RequestError unless the backbone takes images of this side."""
     backbone = find_backbone(name)
     if image_size < backbone.smallest:
         raise RequestError(
             f"{called('image_size')} must be at least {backbone.smallest} for {name}; got {image_size}. "
             f"Enlarge the images: {option('image_size', backbone.smallest)}"
         )
+
+
+def check_request(name: str, image_size: int, preprocess: str) -> None:
+    """Raise RequestError unless the backbone takes images of this side and preprocessing."""
+    backbone = find_backbone(name)
+    check_size(name, image_size)
+    if backbone.own and backbone.library == "onnx":
+        _check_normalisation(name, preprocess)
+        return
     if preprocess not in PREPROCESS:
         raise must_be_one_of(called("preprocess"), PREPROCESS, preprocess)
-    allowed = PREPROCESS[:2] if not backbone.prepared else PREPROCESS[:1] if backbone.module else PREPROCESS[1:]
+    included = PREPROCESS[:1] if backbone.preprocess == "imagenet" else PREPROCESS[1:]
+    allowed = included if backbone.prepared else PREPROCESS[:2]
     if preprocess not in allowed:
         why = (
             "its own preprocessing is inside the model"
@@ -114,3 +168,12 @@ def check_request(name: str, image_size: int, preprocess: str) -> None:
         raise RequestError(
             f"{called('preprocess')} must be {' or '.join(allowed)} for {name}, since {why}; got {preprocess!r}. Leave it out."
         )
+
+
+def _check_normalisation(name: str, preprocess: str) -> None:
+    if not preprocess:
+        raise RequestError(
+            f"{called('preprocess')} must be said for {name}, since the file does not say it: one of {', '.join(PRESETS)}, or "
+            f"{called('mean')} and {called('std')}; got none. Most models that were trained with PyTorch: {option('preprocess', 'imagenet')}"
+        )
+    Normalisation.of(preprocess)

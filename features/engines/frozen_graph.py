@@ -16,7 +16,9 @@ from ..runtime.keras_runtime import import_keras, quiet
 
 @dataclass(frozen=True)
 class Frozen:
-    """Preprocessing, base and pooling as one TensorFlow graph, which every engine runs or converts.
+    """Preprocessing, base and pooling as one graph, which every engine runs or converts.
+
+    For Keras' bases it is a TensorFlow graph, made here; for ONNX models see `join_graph`.
 
     Its input is RGB, (batch_size, image_size, image_size, 3), uint8. Each output is one layer's features of the whole
     batch, float32, channels last, flattened. Flattening gives each output a separate operation and this order of values,

@@ -10,7 +10,6 @@ import json
 import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..runtime.log import log
 from ..runtime.machine import processor
 from ..runtime.user_cache import recall_bytes, remember_bytes
 from .frozen_graph import Frozen
-from .registry import ENGINES, describe_engine, reference_of
+from .registry import ENGINES, describe_engine, engine_version, reference_of
 
 PROBES = 2  # images; as many as an engine computes at once on two cores
 _KINDS = ("part/", "expected/")
@@ -69,7 +68,7 @@ def find_ready(name: str, frozen: Frozen) -> ReadyBase | None:
 
 
 def make_ready(name: str, frozen: Frozen) -> ReadyBase:
-    """Convert a base for an engine, and compute the features to check it against, which takes seconds, and TensorFlow.
+    """Convert a base for an engine, and compute the features to check it against, which takes seconds, and the reference engine.
 
     Raises
     ------
@@ -78,7 +77,11 @@ def make_ready(name: str, frozen: Frozen) -> ReadyBase:
     """
     convert = ENGINES[name].convert
     assert convert is not None
-    return ReadyBase(convert(frozen), frozen.compute(draw_probes(frozen.image_size)))
+    probes, library = draw_probes(frozen.image_size), frozen.base.library
+    if library == "keras":
+        return ReadyBase(convert(frozen), frozen.compute(probes))
+    reference = ENGINES[reference_of(library)].make(frozen.of_batch(PROBES))
+    return ReadyBase(convert(frozen), reference.run(probes))
 
 
 def keep_ready(name: str, frozen: Frozen, ready: ReadyBase) -> None:
@@ -100,7 +103,7 @@ def _key(name: str, frozen: Frozen) -> dict[str, Any] | None:
         "base": dict(frozen.base.identity),
         "pool": frozen.pool,
         "engine": str(describe_engine(name)),
-        "reference": version(ENGINES[reference_of(frozen.base.library)].module),
+        "reference": engine_version(reference_of(frozen.base.library)),
         "processor": processor(),
     }
 

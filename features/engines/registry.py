@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 import numpy as np
@@ -14,8 +14,9 @@ import numpy as np
 from ..errors import RequestError, missing_extra, must_be_one_of, option
 from ..store.provenance import CPU, Device, EngineSpec
 from .frozen_graph import Frozen
-from .openvino_engine import OpenVINOEngine
-from .tensorflow_engine import TensorFlowEngine, find_device
+from .runtimes.onnxruntime_engine import ONNXRuntimeEngine, find_onnx_device
+from .runtimes.openvino_engine import OpenVINOEngine
+from .runtimes.tensorflow_engine import TensorFlowEngine, find_device
 from .winograd import WinogradEngine
 
 
@@ -48,7 +49,7 @@ class EngineKind:
     make : callable
         Creates the engine from a `Frozen` base and, where there is `convert`, optionally from what it returned.
     module, extra : str
-        The module to import, and its package, which is also the name of this project's extra.
+        The module to import, which is also its package's name, and this project's extra that has it.
     allowed : float
         Largest relative (Frobenius) distance of its features from the reference engine's, per layer.
     precision : str
@@ -56,8 +57,8 @@ class EngineKind:
         Kinds of device on which ``auto`` considers it: ``cpu``, ``gpu``.
     device : callable
         Returns the device that it uses.
-    runs : str
-        Library of the bases that it runs; see `Base`. The first engine of a library is the reference for the others.
+    runs : tuple of str
+        Libraries of the bases that it runs; see `Base`. The first engine of a library is the reference for the others.
     convert : callable, optional
         Returns what it needs to run a base, as arrays that can be kept; see `ReadyBase`.
     begin : callable, optional
@@ -71,16 +72,21 @@ class EngineKind:
     precision: str = "float32"
     auto_on: tuple[str, ...] = ("cpu",)
     device: Callable[[], Device] = lambda: CPU
-    runs: str = "keras"
+    runs: tuple[str, ...] = ("keras",)
     convert: Callable[[Frozen], Mapping[str, np.ndarray]] | None = None
     begin: Callable[[], None] | None = None
 
 
 _TF, _GPU = partial(EngineKind, module="tensorflow", extra="tensorflow", device=find_device), ("gpu",)
 _F16 = partial(TensorFlowEngine, precision="float16")
-_OPENVINO = partial(EngineKind, module="openvino", extra="openvino", convert=OpenVINOEngine.convert)
+_OPENVINO = partial(
+    EngineKind, module="openvino", extra="openvino", convert=OpenVINOEngine.convert, runs=("keras", "onnx")
+)
 ENGINES = {
     "tensorflow": _TF(TensorFlowEngine, allowed=0.0, auto_on=("cpu", "gpu")),
+    "onnxruntime": EngineKind(
+        ONNXRuntimeEngine, "onnxruntime", "onnx", 0.0, auto_on=("cpu", "gpu"), device=find_onnx_device, runs=("onnx",)
+    ),
     "openvino": _OPENVINO(OpenVINOEngine, allowed=1e-5),
     # Winograd's transforms have larger rounding errors.
     "numba": EngineKind(
@@ -123,7 +129,12 @@ def is_installed(name: str) -> bool:
 
 def reference_of(library: str) -> str:
     """Return the reference engine for bases of a library: the first one in the registry."""
-    return next(name for name, kind in ENGINES.items() if kind.runs == library)
+    return next(name for name in engines_of(library))
+
+
+def engines_of(library: str) -> list[str]:
+    """Return the engines that run bases of a library, the reference first."""
+    return [name for name, kind in ENGINES.items() if library in kind.runs]
 
 
 def missing_engine(name: str, why: str = "") -> RequestError:
@@ -133,12 +144,21 @@ def missing_engine(name: str, why: str = "") -> RequestError:
             f"the engine must be one of {', '.join(ENGINES)}; got {name}{why} but is no longer there. "
             f"Extract to another file: {option('out')}"
         )
-    package = ENGINES[name].extra
-    return missing_extra(package, package, f"the engine {name}{why}")
+    kind = ENGINES[name]
+    return missing_extra(kind.module, kind.extra, f"the engine {name}{why}")
 
 
 def describe_engine(name: str) -> EngineSpec:
     """Return the description on this machine of an engine, or what takes its place; it is part of a store's fingerprint."""
     name = current_engine(name)
     kind = ENGINES[name]
-    return EngineSpec(name, version(kind.module), kind.device(), kind.precision)
+    return EngineSpec(name, engine_version(name), kind.device(), kind.precision)
+
+
+def engine_version(name: str) -> str:
+    """Return the version of an engine's package; ONNX Runtime's for GPUs has another name."""
+    module = ENGINES[name].module
+    try:
+        return version(module)
+    except PackageNotFoundError:
+        return version(f"{module}-gpu")

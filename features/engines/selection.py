@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,12 @@ from ..runtime.machine import cores, processor
 from ..runtime.user_cache import recall, remember
 from .frozen_graph import Frozen
 from .ready_base import draw_probes, find_ready, keep_ready, make_ready
-from .registry import ENGINES, Engine, is_installed, missing_engine, reference_of
+from .registry import ENGINES, Engine, engine_version, engines_of, is_installed, missing_engine, reference_of
 
 _TIMED_SECONDS = 1.0  # of each engine
 # On a CPU, the first of these that can run a base is the fastest of them: our convolutions need a half to a fifth of the
 # multiplications, and OpenVINO is up to twice as fast as TensorFlow. Measured: tests/README.md, Engines and bases.
-_USUALLY_FASTEST = ("numba", "openvino", "tensorflow")
+_USUALLY_FASTEST = ("numba", "openvino", "onnxruntime", "tensorflow")
 # Timing makes every engine, in about half a minute. That is won back where another engine is a tenth faster and the pass takes
 # five minutes, as of so many images of 224 px per core with VGG16 or ResNet50.
 _WORTH_TIMING = 10_000
@@ -92,16 +91,14 @@ def pick_engine(
         return held
     reference = reference_of(frozen.base.library)
     device = ENGINES[reference].device()
-    suitable = [
-        name for name, kind in ENGINES.items() if kind.runs == frozen.base.library and device.kind in kind.auto_on
-    ]
+    suitable = [name for name in engines_of(frozen.base.library) if device.kind in ENGINES[name].auto_on]
     if suitable == [reference]:
         return reference
     names = [name for name in suitable if is_installed(name)]
     timed = device.kind == "gpu" or _is_long(images, frozen.image_size)
     known = {
         "base": key,
-        "engines": {name: version(ENGINES[name].module) for name in names},
+        "engines": {name: engine_version(name) for name in names},
         "processor": [processor(), cores(), str(device)],
         "timed": timed,
     }
@@ -111,13 +108,18 @@ def pick_engine(
             log.info(f"timing   {', '.join(names)}, once for this base and machine; this may take a minute or two")
             chosen = _fastest(names, make, rate or (lambda engine: images_per_second(engine, frozen)))
         else:
-            chosen = _first_that_can(sorted(names, key=_USUALLY_FASTEST.index), make)
+            chosen = _first_that_can(sorted(names, key=_rank), make)
         remember("engines", known, chosen)
     name, why = chosen
     log.info(f"chosen   {name}: {why}")
-    if device.kind == "cpu" and not is_installed(_USUALLY_FASTEST[0]):
-        log.info(f"         faster for most bases: {missing_engine(_USUALLY_FASTEST[0])}")
+    fastest = min(suitable, key=_rank)
+    if device.kind == "cpu" and not is_installed(fastest):
+        log.info(f"         faster for most bases: {missing_engine(fastest)}")
     return str(name)
+
+
+def _rank(name: str) -> int:
+    return _USUALLY_FASTEST.index(name) if name in _USUALLY_FASTEST else len(_USUALLY_FASTEST)
 
 
 def _is_long(images: int | None, side: int) -> bool:
@@ -163,7 +165,7 @@ def images_per_second(engine: Engine, frozen: Frozen) -> float:
 
 
 def make_checked(name: str, frozen: Frozen, batch: Callable[[], np.ndarray]) -> Checked:
-    """Create an engine and check its features against those of the reference, which for Keras is TensorFlow.
+    """Create an engine and check its features against those of the reference, which is TensorFlow for Keras' bases and ONNX Runtime for ONNX models.
 
     Parameters
     ----------
@@ -190,7 +192,7 @@ def make_checked(name: str, frozen: Frozen, batch: Callable[[], np.ndarray]) -> 
         return Checked(engine, 0.0, None)
     images = batch()
     found = engine.run(images)  # one after the other, since a GPU's memory may hold only one
-    return Checked(engine, _parity(name, found, ENGINES[reference].make(frozen).run(images)), "batch")
+    return Checked(engine, _parity(name, found, ENGINES[reference].make(frozen).run(images), reference), "batch")
 
 
 def _make_from_ready(name: str, frozen: Frozen) -> Checked:
@@ -201,19 +203,18 @@ def _make_from_ready(name: str, frozen: Frozen) -> Checked:
     probes, size = draw_probes(frozen.image_size), frozen.batch_size
     found = [engine.run(probes[first : first + size]) for first in range(0, len(probes), size)]
     together = {layer: np.concatenate([each[layer] for each in found]) for layer in found[0]}
-    parity = _parity(name, together, ready.expected)
+    parity = _parity(name, together, ready.expected, reference_of(frozen.base.library))
     if held is None:
         keep_ready(name, frozen, ready)
     return Checked(engine, parity, "probes")
 
 
-def _parity(name: str, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+def _parity(name: str, found: dict[str, np.ndarray], expected: dict[str, np.ndarray], reference: str) -> float:
     """Return the largest distance of a layer's features from the reference's; raise EngineError if it is too large."""
     distances = {layer: _distance(found[layer], expected[layer]) for layer in expected}
     worst = max(distances, key=lambda layer: distances[layer])
     parity, allowed = distances[worst], ENGINES[name].allowed
     if not parity <= allowed:  # also refuses NaN
-        reference = reference_of(ENGINES[name].runs)
         raise EngineError(
             f"features of {name} must be within {allowed:.0e} (relative) of those of {reference}; those of the layer {worst} are "
             f"{parity:.1e} away. Use another: {option('engine', reference)}"

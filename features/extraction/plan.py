@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from ..backbones.weights import recall_sha256
+from ..backbones.registry import find_sha256
 from ..errors import RequestError, SourceError, called, option
 from ..images.contents import Content, distinct_contents, hash_files
 from ..images.survey import Survey
@@ -183,7 +183,7 @@ def is_current(store: FeatureStore, options: ExtractRequest, rows: Rows, skipped
 
 def _has_settings(held: Provenance, options: ExtractRequest) -> bool:
     """Return whether a store has the requested settings; False if that cannot be determined without TensorFlow."""
-    spec, sha256 = held.spec, recall_sha256(options.backbone, options.weights)
+    spec, sha256 = held.spec, find_sha256(options.backbone, options.weights)
     options = with_held(options, spec)
     # A layer index means the same layer only as long as Keras builds the same list of layers.
     indexed = held.layers_asked == options.asked_layers and held.versions.get("keras") == version("keras")

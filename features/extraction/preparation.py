@@ -14,6 +14,7 @@ import numpy as np
 
 from ..backbones.base import Base
 from ..backbones.keras_base import find_base
+from ..backbones.registry import find_backbone
 from ..engines.batch_size import pick_batch_size
 from ..engines.frozen_graph import Frozen
 from ..engines.registry import ENGINES, Engine, describe_engine, is_installed, missing_engine
@@ -113,7 +114,7 @@ class Prepared(Generic[Options]):
     def provenance(self) -> Provenance:
         """The provenance of the features to be computed."""
         asked, base = self.options, self.base
-        own = asked.backbone.endswith(".keras")
+        own = find_backbone(asked.backbone).own
         return Provenance(
             spec=FeatureSpec(
                 **asked_settings(asked),

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..backbones.normalisation import make_normalisation
 from ..backbones.registry import check_request, find_backbone
 from ..engines.batch_size import USUAL
-from ..engines.registry import CHOICES, is_installed, missing_engine
+from ..engines.registry import CHOICES, ENGINES, engines_of, is_installed, missing_engine
 from ..errors import RequestError, called, must_be_one_of, option
 from ..images.image_spec import ALL_BITS, SMOOTH, ImageSpec
 from ..images.views import check_views
@@ -36,7 +37,7 @@ class FeatureOptions:
     Attributes
     ----------
     backbone : str
-        A key of ``BACKBONES``, or ``FILE.keras``.
+        A key of ``BACKBONES``, ``FILE.keras`` or ``FILE.onnx``.
     layers : tuple of str
         Names or indices.
     pool : {'none', 'avg', 'max', 'avg+max'}
@@ -44,8 +45,10 @@ class FeatureOptions:
         not fit into the free disk or into half of the memory.
     image_size : int
         Side in pixels.
-    preprocess : {'imagenet', 'rescale', 'none'}
+    preprocess : str
         See `build_base`.
+    mean, std, scale, channels : optional
+        Instead of `preprocess`, for an ONNX model; see `make_normalisation`.
     resize : str
         A key of ``images.RESIZE``.
     decode : {'scaled', 'full'}
@@ -73,6 +76,10 @@ class FeatureOptions:
     pool: str | None = None
     image_size: int | None = None
     preprocess: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    scale: float | None = None
+    channels: str | None = None
     resize: str = "bilinear"
     dtype: str = "float16"
     engine: str = "auto"
@@ -120,8 +127,15 @@ class FeatureOptions:
         return tuple(self.layers or (find_backbone(self.backbone).layer,))
 
     @property
+    def normalised(self) -> list[str]:
+        """Those options of a `Normalisation` that are given."""
+        return [name for name in ("mean", "std", "scale", "channels") if getattr(self, name) is not None]
+
+    @property
     def preparation(self) -> str:
-        """How images are preprocessed."""
+        """How images are preprocessed: a name, or a `Normalisation` as text."""
+        if self.normalised:
+            return str(make_normalisation(self.scale, self.mean, self.std, self.channels))
         return self.preprocess or find_backbone(self.backbone).preprocess
 
 
@@ -247,13 +261,20 @@ def asked_settings(options: FeatureOptions) -> dict[str, Any]:
 
 
 def check_features(options: FeatureOptions) -> None:
-    """Refuse features that can be refused before any file is read."""
+    """Refuse features that can be refused before any image is read."""
+    _check_base(options)
     check_request(options.backbone, options.side, options.preparation)
     options.image_spec.check()
     if options.dtype not in DTYPES:
         raise must_be_one_of(called("dtype"), DTYPES, options.dtype)
     if options.engine not in CHOICES:
         raise must_be_one_of(called("engine"), CHOICES, options.engine)
+    library = find_backbone(options.backbone).library
+    if options.engine != "auto" and library not in ENGINES[options.engine].runs:
+        raise RequestError(
+            f"{called('engine')} must be auto or one of {', '.join(engines_of(library))} for {options.backbone}; got "
+            f"{options.engine}. Leave it out."
+        )
     if options.engine != "auto" and not is_installed(options.engine):
         raise missing_engine(options.engine)
     if options.pool is not None and options.pool not in EXTRACT_POOLS:
@@ -267,6 +288,20 @@ def check_features(options: FeatureOptions) -> None:
         bounds = "at least 1" if options.batch_size < 1 else f"at most {MAX_BATCH}"
         raise RequestError(
             f"{called('batch_size')} must be {bounds}; got {options.batch_size}. Leave it out for what is usual."
+        )
+
+
+def _check_base(options: FeatureOptions) -> None:
+    """Refuse options of an ONNX model's preprocessing for other bases, and beside a preset."""
+    given = options.normalised
+    backbone = find_backbone(options.backbone)
+    if given and not (backbone.own and backbone.library == "onnx"):
+        raise RequestError(
+            f"{called(given[0])} must be left out for {options.backbone}, whose preprocessing is known; it is for FILE.onnx. Leave it out."
+        )
+    if given and options.preprocess is not None:
+        raise RequestError(
+            f"{called(given[0])} must not go with {called('preprocess')}, which says the same; got both. Leave one of them out."
         )
 
 

@@ -214,16 +214,18 @@ def _layers(backbone: str, image_size: int | None = None) -> tuple[dict[str, Any
 
     from features.backbones.keras_base import list_layers
     from features.backbones.registry import find_backbone
+    from features.pooling import KINDS
 
     shapes = list_layers(backbone, image_size)
-    lines = [f"{'layer':<40} {'shape':>18} {'bytes per image (float16)':>25}"]
+    kinds = {name: KINDS[-len(shape)] if 0 < len(shape) <= len(KINDS) else "other" for name, shape in shapes.items()}
+    lines = [f"{'layer':<40} {'shape':>18} {'kind':>7} {'bytes per image (float16)':>25}"]
     for name, shape in shapes.items():
-        lines.append(f"{name:<40} {'x'.join(map(str, shape)):>18} {2 * math.prod(shape):>25,}")
+        lines.append(f"{name:<40} {'x'.join(map(str, shape)):>18} {kinds[name]:>7} {2 * math.prod(shape):>25,}")
     default = find_backbone(backbone).layer
     default = list(shapes)[int(default)] if default.lstrip("-").isdigit() else default
     kept = {} if image_size is None else {"image_size": image_size}
     log.info(f"next     {command('extract', data='SOURCE', backbone=backbone, layers=default, **kept)}")
-    return {"backbone": backbone, "default": default, "layers": shapes}, "\n".join(lines)
+    return {"backbone": backbone, "default": default, "layers": shapes, "kinds": kinds}, "\n".join(lines)
 
 
 def _lecture(**options: Any) -> tuple[dict[str, Any], str]:

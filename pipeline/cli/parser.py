@@ -29,12 +29,22 @@ from ..options import (
 )
 
 
+class _Members:
+    """Reads the members of a list that are separated by commas."""
+
+    def __init__(self, kind: type):
+        self.kind, self.__name__ = kind, f"list of {kind.__name__}"  # argparse names it in its error
+
+    def __call__(self, text: str) -> tuple[Any, ...]:
+        return tuple(self.kind(each) for each in text.split(",") if each)
+
+
 class _Listed(argparse.Action):
     """Collects a list whose members are separated by commas or blanks."""
 
     def __call__(self, parser: Any, namespace: Any, given: Any, option: Any = None) -> None:
         held = getattr(namespace, self.dest) or ()
-        setattr(namespace, self.dest, (*held, *(each for text in given for each in text.split(",") if each)))
+        setattr(namespace, self.dest, (*held, *(each for members in given for each in members)))
 
 
 class _Nothing(typing.TypedDict):
@@ -112,7 +122,7 @@ COMMANDS = (
         "compare", "train many heads on the same rows and compare them",
         "compare --store cache/elpv-vgg16.h5 --heads logistic,rbf-svm --repeats 5",
         (_STORE, _argument("--heads", f"which heads (default all): {', '.join(HEAD_NAMES)}, or scikit-learn classifiers' dotted names",
-                           "all|A[,B]", nargs="+", action=_Listed),
+                           "all|A[,B]", nargs="+", action=_Listed, type=_Members(str)),
          _argument("--sort", "order the printed table by head, a metric, fit_seconds or predict_seconds (default: by rank)", "COLUMN"),
          _DETAILS), CompareOptions,
     ),
@@ -282,7 +292,8 @@ def _add_flag(group: Any, name: str, kind: Any, flag: Flag) -> None:
     elif typing.get_origin(first) is Literal:
         settings["choices"] = typing.get_args(first)
     elif typing.get_origin(first) is tuple:
-        settings |= {"nargs": "+", "action": _Listed, "metavar": flag.metavar}
+        members = _Members(typing.get_args(first)[0])
+        settings |= {"nargs": "+", "action": _Listed, "type": members, "metavar": flag.metavar}
     elif typing.get_origin(first) is Mapping:
         action = _Named if typing.get_args(first)[1] is str else _Setting
         settings |= {"action": action, "metavar": flag.metavar}

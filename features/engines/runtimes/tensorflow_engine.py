@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError, option
-from ..runtime.machine import cores, gpu_in_sight
-from ..store.provenance import CPU, Device
-from .frozen_graph import Frozen
-from .per_core import Lanes
+from ...errors import EngineError, option
+from ...runtime.machine import cores, gpu_in_sight
+from ...store.provenance import CPU, Device
+from ..frozen_graph import Frozen
+from ..per_core import Lanes
 
 _PIECE = 4  # images per core at once, enough to outweigh TensorFlow's overhead of starting operations
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError
-from ..runtime.machine import cores
-from .frozen_graph import Frozen
-from .per_core import Lane, Lanes
+from ...errors import EngineError
+from ...runtime.machine import cores
+from ..frozen_graph import Frozen
+from ..per_core import Lane, Lanes
+from .onnx_graph import join_graph, piece_of
 
 _CONVERTER = "openvino.tools.ovc"
 
@@ -40,7 +41,8 @@ class OpenVINOEngine:
         core = openvino.Core()
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EngineError("this processor does not compute in bfloat16.")
-        count = min(cores(), frozen.batch_size)
+        piece = piece_of(frozen)
+        count = min(cores(), -(-frozen.batch_size // piece))
         # By default, OpenVINO uses bfloat16 if the processor supports it.
         options = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": count, "INFERENCE_NUM_THREADS": cores()}
         parts = self.convert(frozen) if parts is None else parts
@@ -50,7 +52,7 @@ class OpenVINOEngine:
         except RuntimeError as error:
             raise _cannot_run(error) from error
         outputs = [model.output(str(name)) for name in parts["outputs"]]
-        self._lanes = Lanes([_lane(model.create_infer_request(), outputs) for _ in range(count)], 1)
+        self._lanes = Lanes([_lane(model.create_infer_request(), outputs) for _ in range(count)], piece)
 
     @staticmethod
     def convert(frozen: Frozen) -> dict[str, np.ndarray]:
@@ -61,10 +63,11 @@ class OpenVINOEngine:
         EngineError
             If OpenVINO cannot run this base.
         """
-        openvino, single = import_openvino(), frozen.of_batch(1)
+        openvino = import_openvino()
+        graph, end, outputs = _graph(frozen)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "base.pb"
-            path.write_bytes(single.graph())
+            path = Path(folder) / f"base.{end}"
+            path.write_bytes(graph)
             try:
                 model = openvino.Core().read_model(path)
                 openvino.save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)
@@ -72,11 +75,20 @@ class OpenVINOEngine:
                 raise _cannot_run(error) from error
             written = {name: path.with_suffix(end) for name, end in (("model", ".xml"), ("weights", ".bin"))}
             parts = {name: np.fromfile(file, np.uint8) for name, file in written.items()}
-        return {**parts, "outputs": np.array([f"{name}:0" for name in single.outputs])}
+        return {**parts, "outputs": np.array(outputs)}
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `features.engines.registry.Engine.run`."""
         return self._frozen.named(self._lanes.run(images), len(images))
+
+
+def _graph(frozen: Frozen) -> tuple[bytes, str, list[str]]:
+    """Return the base for one image, or as many as it takes, as a file's bytes, extension and names of outputs."""
+    if frozen.base.library == "onnx":
+        joined = join_graph(frozen, piece_of(frozen))
+        return joined.graph, "onnx", list(joined.outputs)
+    single = frozen.of_batch(1)
+    return single.graph(), "pb", [f"{name}:0" for name in single.outputs]
 
 
 def _cannot_run(error: RuntimeError) -> EngineError:

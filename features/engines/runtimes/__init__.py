@@ -1,0 +1,1 @@
+"""Engines that hand a base to the runtime of another project."""

@@ -1,0 +1,83 @@
+"""The engine ONNX Runtime, on a GPU if its package can use one; the reference for other engines of ONNX models."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+from ...errors import EngineError, missing_extra
+from ...runtime.machine import cores, gpu_in_sight
+from ...store.provenance import CPU, Device
+from ..frozen_graph import Frozen
+from ..per_core import Lanes
+from .onnx_graph import IMAGES, join_graph, piece_of
+
+_CUDA = "CUDAExecutionProvider"
+
+
+class ONNXRuntimeEngine:
+    """See `features.engines.registry.Engine`.
+
+    Parameters
+    ----------
+    frozen : Frozen
+
+    Raises
+    ------
+    RequestError
+        If ONNX Runtime is not installed.
+    EngineError
+        If ONNX Runtime cannot run this base.
+    """
+
+    def __init__(self, frozen: Frozen):
+        runtime, self._frozen = import_onnxruntime(), frozen
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4  # what it warns of is said by its errors
+        on_cpu = find_onnx_device().kind == "cpu"
+        piece = piece_of(frozen, on_cpu)
+        joined = join_graph(frozen, piece)
+        if on_cpu:  # each core computes images of its own; see `Lanes`
+            options.intra_op_num_threads = options.inter_op_num_threads = 1
+        providers = ["CPUExecutionProvider"] if on_cpu else [_CUDA, "CPUExecutionProvider"]
+        try:
+            self._session = runtime.InferenceSession(joined.graph, options, providers=providers)
+        except Exception as error:  # ONNX Runtime's errors have no class of their own
+            raise _cannot_run(error) from error
+        self._outputs = list(joined.outputs)
+        count = min(cores(), -(-frozen.batch_size // piece)) if on_cpu else 1
+        self._lanes = Lanes([self._compute] * count, piece)
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """See `features.engines.registry.Engine.run`."""
+        try:
+            return self._frozen.named(self._lanes.run(images), len(images))
+        except RuntimeError as error:
+            raise _cannot_run(error) from error
+
+    def _compute(self, images: np.ndarray) -> list[np.ndarray]:
+        return self._session.run(self._outputs, {IMAGES: images})
+
+
+def _cannot_run(error: Exception) -> EngineError:
+    return EngineError(f"ONNX Runtime cannot run this base ({str(error).strip().splitlines()[0][:200]}).")
+
+
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime, or raise RequestError if it is not installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise missing_extra("onnxruntime", "onnx", "running an ONNX model")
+    import onnxruntime
+
+    return onnxruntime
+
+
+def find_onnx_device() -> Device:
+    """Return the device that ONNX Runtime uses; it is imported only where there may be a GPU."""
+    if not gpu_in_sight() or importlib.util.find_spec("onnxruntime") is None:
+        return CPU
+    import onnxruntime
+
+    return Device("gpu", "CUDA") if _CUDA in onnxruntime.get_available_providers() else CPU
