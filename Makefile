@@ -17,7 +17,7 @@ DEMO_SIZE ?= 160
 DEMO_HEADS ?= logistic,rbf-svm,ridge,knn,nearest-mean,majority
 
 BIN := .venv/bin
-EXTRAS := demo,openvino,numba,dask,export,pandas,hdf5plugin,heic,dicom,test,lint
+EXTRAS := demo,onnx,openvino,numba,dask,export,pandas,hdf5plugin,heic,dicom,test,lint
 PIPELINE := $(BIN)/cached-features
 RUNS = runs/$(basename $(notdir $(STORE)))
 

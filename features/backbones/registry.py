@@ -13,6 +13,7 @@ from .custom_model import input_side
 from .normalisation import PRESETS, Normalisation
 from .onnx.description import describe_file
 from .onnx.onnx_base import build_from_file
+from .onnx.packaged import PACKAGED, build_packaged
 from .weights import recall_sha256
 
 if TYPE_CHECKING:
@@ -99,6 +100,21 @@ BACKBONES = {
     "convnext_tiny": Backbone(_APPLICATIONS + "convnext", "ConvNeXtTiny", "-1", 224, kind="none", prepared=True),
     "nasnet_mobile": Backbone(_APPLICATIONS + "nasnet", "NASNetMobile", "-1", 224, kind="tf"),
 }
+
+
+def _packaged(name: str) -> Backbone:
+    packaged = PACKAGED[name]
+
+    def shapes(side: int) -> dict[str, tuple[int, ...]]:
+        return {layer: each.shape for layer, each in packaged.describe(side).tensors.items()}
+
+    return Backbone(
+        "", "", packaged.layer, packaged.image_size, prepared=True, library="onnx",
+        build=partial(build_packaged, name), shapes=shapes, sha256=lambda: packaged.sha256,
+    )  # fmt: skip
+
+
+BACKBONES |= {name: _packaged(name) for name in PACKAGED}
 
 
 def find_backbone(name: str) -> Backbone:
