@@ -129,6 +129,14 @@ class ExtractOptions(TypedDict, total=False):
             IMAGES,
         ),
     ]
+    fit: Annotated[
+        Literal["stretch", "crop", "pad"] | None,
+        Flag(
+            "how an image becomes a square: stretched, its middle (0.875 of the shorter side), or whole between black "
+            "(default: as the store's; stretch for a new one)",
+            group=IMAGES,
+        ),
+    ]
     views: Annotated[int, Flag("rows per image: itself and N - 1 augmented copies (default 1)", "N", IMAGES)]
     augment: Annotated[
         Literal["none", "hflip", "dihedral", "lecture"], Flag("what the copies are (default none)", group=IMAGES)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from .backbones.weights import recall_sha256
+from .backbones.registry import find_sha256
 from .engines.registry import ENGINES, Engine, is_installed
 from .errors import RequestError, SourceError, UnreadableImage, must_be_one_of
 from .extraction.preparation import prepare
@@ -48,6 +48,8 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         How a feature map becomes a vector.
     image_size, preprocess, resize, decode, colour, background, range, weights, weights_sha256, dtype, batch_size, engine
         See ``FeatureOptions``.
+    square : {'stretch', 'crop', 'pad'}
+        ``fit`` of ``FeatureOptions``, which is a transformer's method.
     cache : path-like or None
         Folder in which features are cached by the SHA-256 of the image, in one store's parts per set of parameters that
         determine the features. By default the per-user cache; None disables caching.
@@ -95,13 +97,15 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         dtype: str = "float16",
         batch_size: int | None = None,
         engine: str = "auto",
+        square: str = "stretch",
         cache: str | Path | None = "default",
     ):
         self.backbone, self.layer, self.pool, self.image_size = backbone, layer, pool, image_size
         self.preprocess, self.resize, self.decode = preprocess, resize, decode
         self.colour, self.background, self.range = colour, background, range
         self.weights, self.weights_sha256 = weights, weights_sha256
-        self.dtype, self.batch_size, self.engine, self.cache = dtype, batch_size, engine, cache
+        self.dtype, self.batch_size, self.engine = dtype, batch_size, engine
+        self.square, self.cache = square, cache
 
     def fit(self, X: Any, y: Any = None) -> ConvFeatures:
         """Check the parameters; there is nothing to fit."""
@@ -175,19 +179,21 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickled transformer; one of a version without a setting does as it did."""
-        super().__setstate__({**EARLIER, **state})
+        earlier = {"square" if name == "fit" else name: value for name, value in EARLIER.items()}
+        super().__setstate__({**earlier, **state})
 
     def _options(self) -> FeatureOptions:
         asked: dict[str, Any] = self.get_params(deep=False)
         del asked["cache"]
         kinds = {name: kind for name, (kind, _) in flags_of(ExtractOptions).items()}
-        kinds |= {"layer": str | int | None, "pool": str}
+        kinds |= {"layer": str | int | None, "pool": str, "square": kinds["fit"]}
         asked = {name: typed(name, kinds[name], value) for name, value in asked.items()}
         layer, pool = asked.pop("layer"), asked.pop("pool")
         if pool not in POOLS:
             raise must_be_one_of("pool", POOLS, pool)
         return FeatureOptions(
             layers=None if layer is None else (str(layer),),
+            fit=asked.pop("square"),
             pool="none" if pool == "flatten" else pool,
             **asked,
         )
@@ -227,7 +233,7 @@ def _recall_made(options: FeatureOptions) -> Provenance | None:
 
 def _noted(options: FeatureOptions) -> list[Any] | None:
     """Return the key under which `_ready` notes a provenance; None if that needs weights that were never loaded."""
-    sha256 = recall_sha256(options.backbone, options.weights)
+    sha256 = find_sha256(options.backbone, options.weights)
     if sha256 is None or options.weights_sha256 not in (None, sha256):
         return None
     libraries = {name: version(kind.module) for name, kind in ENGINES.items() if is_installed(name)}

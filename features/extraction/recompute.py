@@ -70,6 +70,7 @@ def prepare_again(made: Provenance, weights: str | Path | None = None) -> Prepar
         colour=spec.colour,
         background=spec.background,
         range=spec.range,
+        fit=spec.fit,
         dtype=spec.dtype,
         engine=current_engine(spec.engine.name),
         batch_size=made.batch_size,

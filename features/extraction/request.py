@@ -26,7 +26,7 @@ from ..store.chunks import COMPRESSION
 from ..store.parts import LAYOUTS
 from ..store.provenance import DTYPES, EARLIER, MAX_BATCH, MAX_SIDE, Augment, FeatureSpec
 
-COLOUR, BACKGROUND = "srgb", "white"  # the defaults of new features
+COLOUR, BACKGROUND, FIT = "srgb", "white", "stretch"  # the defaults of new features
 MAX_IMAGES = 1e15  # of an estimate, and per second; beyond it, arithmetic of floats overflows
 
 
@@ -53,8 +53,9 @@ class FeatureOptions:
         A key of ``images.RESIZE``.
     decode : {'scaled', 'full'}
         A member of ``images.DECODE``. If left out: that of a store with this name; else ``scaled``, where `resize` allows it.
-    colour, background, range : str
-        See `ImageSpec`. If left out: those of a store with this name; else ``srgb``, ``white`` and the bits in use over the source.
+    colour, background, range, fit : str
+        See `ImageSpec`. If left out: those of a store with this name; else ``srgb``, ``white``, the bits in use over the source,
+        and ``stretch``.
     dtype : {'float16', 'float32'}
     engine : str
         What runs the base, one of ``engines.CHOICES``. ``auto``: what a store of this name was made with; else the
@@ -93,6 +94,7 @@ class FeatureOptions:
     colour: str | None = None
     background: str | None = None
     range: str | None = None
+    fit: str | None = None
 
     @property
     def side(self) -> int:
@@ -114,6 +116,7 @@ class FeatureOptions:
             colour=self.colour or COLOUR,
             background=self.background or BACKGROUND,
             range=self.range or ALL_BITS,
+            fit=self.fit or FIT,
         )
 
     @property
@@ -254,6 +257,7 @@ def asked_settings(options: FeatureOptions) -> dict[str, Any]:
         "colour": images.colour,
         "background": images.background,
         "range": images.range,
+        "fit": images.fit,
         "preprocess": options.preparation,
         "augment": Augment(options.augment, options.seed if options.augment == "lecture" else None),
         "dtype": options.dtype,

@@ -296,7 +296,7 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
     room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not report its free space"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in prepared.graph.layers.items())
     log.info(
-        f"base     {options.backbone} at {options.side} px, {options.resize}, decode {options.decoding}, colour {options.image_spec.colour}, background {options.image_spec.background}, preprocess {options.preparation}: {layers}"
+        f"base     {options.backbone} at {options.side} px, {options.resize}, decode {options.decoding}, colour {options.image_spec.colour}, background {options.image_spec.background}, fit {options.image_spec.fit}, preprocess {options.preparation}: {layers}"
     )
     log.info(f"weights  {options.weights} from {weights.origin}, SHA-256 {weights.sha256[:12]}...")
     log.info(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..errors import SourceError, UnreadableImage
 from .decoding import RESIZE, decode, read_bytes
+from .fitting import resize_to_square
 from .image_spec import ImageSpec
 
 Item = TypeVar("Item")
@@ -67,7 +68,7 @@ class Pixels:
 
     def image(self, spec: ImageSpec) -> np.ndarray:
         """Return the image resized, (size, size, 3), uint8; there is nothing to decode."""
-        return np.asarray(Image.fromarray(self.pixels).resize((spec.size, spec.size), RESIZE[spec.resize]))
+        return np.asarray(resize_to_square(Image.fromarray(self.pixels), spec.size, RESIZE[spec.resize], spec.fit))
 
 
 def distinct_contents(files: Sequence[Path], keys: Sequence[bytes | str]) -> list[Content]:

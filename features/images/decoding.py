@@ -17,6 +17,7 @@ from ..errors import UnreadableImage
 from .bounds import MAX_PIXELS, Room, check_content, check_size
 from .colour import to_srgb
 from .dicom import read_dicom
+from .fitting import Box, resize_to_square
 from .formats import HEAD, format_of, lacking
 from .image_spec import ImageSpec
 
@@ -35,7 +36,6 @@ MAX_BYTES = 1 << 30
 # What Pillow's plugins raise for a file that is not theirs, as ``Image.open`` has it.
 _OTHER = (SyntaxError, IndexError, TypeError, struct.error)
 _ROOM = Room(MAX_PIXELS)
-Box = tuple[float, float, float, float]  # left, upper, right and lower, in pixels
 
 # How to turn an image upright, by EXIF orientation (Exif 2.3, 4.6.4 A, tag 0x0112).
 _UPRIGHT = {
@@ -92,7 +92,7 @@ def decode(data: bytes, spec: ImageSpec) -> np.ndarray:
     """
     spec.check()
     with opened(data) as image:
-        box, orientation = _load(image, _LEFT * spec.size if spec.decode == "scaled" else None), _orientation(image)
+        box, orientation = _load(image, _LEFT * spec.least if spec.decode == "scaled" else None), _orientation(image)
         if box is None:
             return np.asarray(_resize(_turn_upright(image, orientation), spec))
         return np.asarray(_turn_upright(_resize(image, spec, box), orientation))
@@ -104,10 +104,10 @@ def decode_whole(data: bytes, spec: ImageSpec) -> np.ndarray:
         return upright(image, spec)
 
 
-def is_reduced(data: bytes, size: int) -> bool:
-    """Return whether `decode` with ``scaled`` decodes a file at a reduced size for this side; reads its header alone."""
+def is_reduced(data: bytes, spec: ImageSpec) -> bool:
+    """Return whether `decode` with ``scaled`` decodes a file at a reduced size; reads its header alone."""
     with opened(data) as image, _reasons():
-        return _reduce(image, _LEFT * size) is not None
+        return _reduce(image, _LEFT * spec.least) is not None
 
 
 def upright(image: Image.Image, spec: ImageSpec) -> np.ndarray:
@@ -199,10 +199,10 @@ def _reasons() -> Iterator[None]:
 
 def _resize(image: Image.Image, spec: ImageSpec, box: Box | None = None) -> Image.Image:
     """Return an image, or the part of it in a box, as a square in RGB."""
-    side = (spec.size, spec.size)
+    rule = RESIZE[spec.resize]
     if image.mode == "L" and not image.has_transparency_data:  # as of three equal channels, in a third of the time
-        return _to_rgb(image.resize(side, RESIZE[spec.resize], box), spec)
-    return _to_rgb(image, spec).resize(side, RESIZE[spec.resize], box)
+        return _to_rgb(resize_to_square(image, spec.size, rule, spec.fit, box), spec)
+    return resize_to_square(_to_rgb(image, spec), spec.size, rule, spec.fit, box)
 
 
 def _orientation(image: Image.Image) -> int:

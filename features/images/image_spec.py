@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import RequestError, called, must_be_one_of, option
+from .fitting import check_fit, least_side
 
 RESIZE_RULES = ("nearest", "box", "bilinear", "bicubic", "lanczos")
 # `scaled`: libjpeg computes a large photo at an eighth, a quarter or a half of its size, which takes a fraction of the time.
@@ -32,7 +33,8 @@ class ImageSpec:
         A member of ``RESIZE_RULES``. All but ``nearest`` are antialiased.
     decode : str
         A member of ``DECODE``. With ``scaled``, a JPEG of at least four times `size` in both directions is decoded at the
-        smallest of 1/8, 1/4 and 1/2 of its size that leaves twice `size`, and then resized. All others are decoded in full.
+        smallest of 1/8, 1/4 and 1/2 of its size that leaves twice `size`, and then resized. All others are decoded in full; with
+        ``crop``, `size` is that of the part which is left.
     colour : str
         A member of ``COLOUR``: whether colours are converted from the file's ICC profile to sRGB.
     background : str
@@ -40,6 +42,9 @@ class ImageSpec:
     range : str
         Which values of more than 8 bits become 0 to 255: ``12-bit``, those of so many bits; ``LOW:HIGH``, those between, the
         others being clipped.
+    fit : str
+        A member of ``FITS``: ``stretch`` changes the shape of an image; ``crop`` takes the square in its middle, of 0.875 of
+        the shorter side; ``pad`` keeps the whole image between black.
     """
 
     size: int
@@ -48,6 +53,7 @@ class ImageSpec:
     colour: str = "ignored"
     background: str = DROPPED
     range: str = ALL_BITS
+    fit: str = "stretch"
 
     def check(self) -> None:
         """Raise RequestError unless all settings are allowed, and go together."""
@@ -67,11 +73,17 @@ class ImageSpec:
                 f"{called('background')} must be {', '.join(BACKGROUNDS)}, #rrggbb or {DROPPED}; got {self.background!r}. "
                 f"For instance: {option('background', '#ff8000')}"
             )
+        check_fit(self.fit)
         if self.bits is None and self.ends is None:
             raise RequestError(
                 f"{called('range')} must be 8-bit to 16-bit, or LOW:HIGH with LOW below HIGH; got {self.range!r}. "
                 f"For instance: {option('range', '12-bit')} or {option('range', '0:4095')}"
             )
+
+    @property
+    def least(self) -> int:
+        """The shorter side, in pixels, of an image of which `size` pixels are left."""
+        return least_side(self.size, self.fit)
 
     @property
     def bits(self) -> int | None:

@@ -107,9 +107,9 @@ class FeatureSpec:
     augment : Augment
     dtype : {'float16', 'float32'}
     engine : EngineSpec
-    decode, colour, background, range : str
-        See `ImageSpec`. Not recorded by earlier versions, which decoded in full, ignored profiles, dropped transparency and kept the
-        highest eight bits.
+    decode, colour, background, range, fit : str
+        See `ImageSpec`. Not recorded by earlier versions, which decoded in full, ignored profiles, dropped transparency, kept the
+        highest eight bits and stretched.
     """
 
     backbone: str
@@ -126,11 +126,12 @@ class FeatureSpec:
     colour: str = "ignored"
     background: str = "none"
     range: str = "16-bit"
+    fit: str = "stretch"
 
     @property
     def image_spec(self) -> ImageSpec:
         """How files became pixels."""
-        return ImageSpec(self.image_size, self.resize, self.decode, self.colour, self.background, self.range)
+        return ImageSpec(self.image_size, self.resize, self.decode, self.colour, self.background, self.range, self.fit)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict of the fields."""

@@ -137,12 +137,13 @@ def _describe(trained: Trained) -> dict[str, Any]:
     """Return the description of the model for its users."""
     made = trained.made
     licence = LICENCES.get(made.spec.backbone) if made.weights == "imagenet" else None
+    least = made.spec.image_spec.least
     return {
         "class_names": list(trained.class_names),
         "input": "images: uint8, (n, height, width, 3), RGB, upright; any size, one size per batch",
         "pixels": f"colours: {_COLOURS[made.spec.colour]}; behind transparent pixels: {made.spec.background}; "
         f"values of more than 8 bits: {made.spec.range}",
-        "large_jpegs": _LARGE_JPEGS[made.spec.decode].format(4 * made.spec.image_size, 2 * made.spec.image_size),
+        "large_jpegs": _LARGE_JPEGS[made.spec.decode].format(4 * least, 2 * least),
         "output": "probabilities: float32, (n, classes), in the order of class_names",
         "operating_point": trained.point and trained.point.to_json(),
         "decision": str(trained.point or "the class with the highest probability"),
@@ -260,7 +261,7 @@ def _batches(images: Iterator[np.ndarray]) -> Iterator[list[np.ndarray]]:
 def _is_rough(store: FeatureStore, row: int) -> bool:
     """Return whether a row's stored features are less like the model's; see ``ROUGH_TOLERANCE``."""
     spec = store.made.spec
-    reduced = spec.decode == "scaled" and is_reduced(_read(store, row), spec.image_size)
+    reduced = spec.decode == "scaled" and is_reduced(_read(store, row), spec.image_spec)
     return spec.engine.precision == "bfloat16" or reduced
 
 

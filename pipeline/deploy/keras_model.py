@@ -53,7 +53,7 @@ def build_model(base: Base, trained: Trained) -> keras.Model:
             f"Train the head on the images themselves: {option('views', 1)}"
         )
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
-    resized = resize_as_pillow(images, spec.image_size, spec.resize)
+    resized = resize_as_pillow(images, spec.image_size, spec.resize, spec.fit)
     prepare, features = _preprocessing(base), []
     for view in range(reading.views):
         maps = base.model(prepare(_view(resized, view)))

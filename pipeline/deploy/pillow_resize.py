@@ -9,10 +9,11 @@ level in 8 to 20 % of all values, and cannot be exported to ONNX if antialiased.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from features.images.fitting import CROPPED
 from features.runtime.keras_runtime import import_keras
 
 _ONE = float(1 << 22)  # Pillow's PRECISION_BITS
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     import keras
 
 
-def resize_as_pillow(images: keras.KerasTensor, size: int, rule: str) -> keras.KerasTensor:
-    """Resize images to a square.
+def resize_as_pillow(images: keras.KerasTensor, size: int, rule: str, fit: str = "stretch") -> keras.KerasTensor:
+    """Resize images to a square as `features.images.fitting.resize_to_square` does.
 
     Parameters
     ----------
@@ -32,6 +33,8 @@ def resize_as_pillow(images: keras.KerasTensor, size: int, rule: str) -> keras.K
         Side of the square, in pixels.
     rule : str
         A key of ``images.RESIZE``.
+    fit : str
+        A member of ``FITS``.
 
     Returns
     -------
@@ -41,7 +44,9 @@ def resize_as_pillow(images: keras.KerasTensor, size: int, rule: str) -> keras.K
     ops = import_keras().ops
     images = ops.cast(images, "float64")
     ones_down, ones_across = ops.ones_like(images[:1, :, 0, 0]), ops.ones_like(images[:1, 0, :, 0])
-    down, across = _weights(ones_down, size, rule), _weights(ones_across, size, rule)
+    height, width = (ops.sum(ones, axis=1, keepdims=True) for ones in (ones_down, ones_across))
+    rows, columns = (_Span.of(each, height, width, size, fit) for each in (height, width))
+    down, across = _weights(ones_down, size, rule, rows), _weights(ones_across, size, rule, columns)
 
     def pass_down(each: Any) -> Any:
         return _whole_levels(ops.einsum("nhwc,oh->nowc", each, down))
@@ -51,28 +56,53 @@ def resize_as_pillow(images: keras.KerasTensor, size: int, rule: str) -> keras.K
 
     # Pillow 13 resizes horizontally first, unless the vertical pass removes more than twice as many rows as the horizontal
     # pass removes columns.
-    higher, wider = (ops.reshape(ops.sum(ones), (1, 1, 1, 1)) - size for ones in (ones_down, ones_across))
+    higher, wider = (ops.reshape(own - each.count, (1, 1, 1, 1)) for own, each in ((height, rows), (width, columns)))
     down_first = ops.greater(higher, ops.maximum(2.0 * wider, 0.0))
     resized = ops.where(down_first, pass_across(pass_down(images)), pass_down(pass_across(images)))
     return ops.cast(resized, "float32")
 
 
-def _weights(ones: Any, size: int, rule: str) -> Any:
+class _Span(NamedTuple):
+    """What part of an image's rows or columns becomes which of the square's; tensors of shape (1, 1), float64."""
+
+    first: Any  # of the image's, in pixels
+    length: Any
+    count: Any  # of the square's, in its middle
+
+    @classmethod
+    def of(cls, own: Any, height: Any, width: Any, size: int, fit: str) -> _Span:
+        """Return the rows or columns of an image of this height and width; `own` is one of the two."""
+        ops = import_keras().ops
+        count = size * ops.ones_like(own)
+        if fit == "crop":
+            side = CROPPED * ops.minimum(height, width)
+            return cls((own - side) / 2.0, side, count)
+        if fit == "pad":
+            black = ops.round((size - size * own / ops.maximum(height, width)) / 2.0)
+            count = ops.maximum(count - 2.0 * black, float(2 - size % 2))
+        return cls(ops.zeros_like(own), own, count)
+
+
+def _weights(ones: Any, size: int, rule: str, span: _Span) -> Any:
     """Return the weight of each input pixel in each output pixel, (size, n), in units of 1 / _ONE, given n ones, (1, n)."""
     ops = import_keras().ops
-    # TensorFlow's graph optimizer replaces division by a constant with multiplication by its reciprocal, which rounds differently.
-    not_constant = size * ones[:, :1]
-    pixels, scale = ops.cumsum(ones, axis=1) - 1.0, ops.sum(ones, axis=1, keepdims=True) / not_constant
+    # TensorFlow's graph optimizer replaces division by a constant with multiplication by its reciprocal, which rounds differently;
+    # `count` depends on the image, so it is none.
+    pixels, scale = ops.cumsum(ones, axis=1) - 1.0, span.length / span.count
+    places = (span.count - size) / 2.0 + np.arange(size)[:, None]
+    inside = ops.cast(ops.logical_and(places >= 0.0, places < span.count), "float64")
     if rule == "nearest":  # Pillow accumulates the positions step by step
-        centres = ops.cumsum(scale * np.r_[0.5, np.ones(size - 1)][:, None], axis=0)
-        return _ONE * ops.cast(ops.equal(pixels, ops.floor(centres)), "float64")
-    centres = scale * (np.arange(size)[:, None] + 0.5)
+        starts = ops.cast(ops.equal(places, 0.0), "float64")
+        centres = ops.cumsum(inside * (scale - starts * (scale - (span.first + 0.5 * scale))), axis=0)
+        return _ONE * inside * ops.cast(ops.equal(pixels, ops.floor(centres)), "float64")
+    centres = span.first + scale * (places + 0.5)
     lobes, weigh = _FILTERS[rule]
     stretched = ops.maximum(scale, 1.0)
     first, last = ops.floor(centres - lobes * stretched + 0.5), ops.floor(centres + lobes * stretched + 0.5)
     near = ops.logical_and(ops.greater_equal(pixels, first), ops.less(pixels, last))
     weights = weigh((pixels - centres + 0.5) * (1.0 / stretched)) * ops.cast(near, "float64")
-    weights = weights * (1.0 / ops.sum(weights, axis=1, keepdims=True))
+    total = ops.sum(weights, axis=1, keepdims=True)
+    weights = inside * weights * (1.0 / ops.where(inside > 0.0, total, ops.ones_like(total)))
     return ops.sign(weights) * ops.floor(ops.absolute(weights) * _ONE + 0.5)
 
 

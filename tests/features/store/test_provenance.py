@@ -31,11 +31,17 @@ def made():
 
 def test_json_of_a_store_that_is_there_becomes_a_record_and_the_same_json_again(made):
     group = {"source": {**TOLD["source"], "group": None}}
-    images = {"decode": "full", "colour": "ignored", "background": "none", "range": "16-bit"}
+    images = {"decode": "full", "colour": "ignored", "background": "none", "range": "16-bit", "fit": "stretch"}
     since = {"kinds": {}, "values": None, "parity_on": None, **images, **group}  # not told by the first version
     assert made.to_json() == TOLD | since
     assert made.spec.fingerprint == TOLD["fingerprint"]  # as it was computed when the store was made
-    for name, value in (("decode", "scaled"), ("colour", "srgb"), ("background", "white"), ("range", "12-bit")):
+    for name, value in (
+        ("decode", "scaled"),
+        ("colour", "srgb"),
+        ("background", "white"),
+        ("range", "12-bit"),
+        ("fit", "crop"),
+    ):
         assert replace(made.spec, **{name: value}).fingerprint != TOLD["fingerprint"]
     assert made.spec.engine == EngineSpec("openvino", "2026.4.0", CPU, "float32")
     assert made.spec.augment == Augment("lecture", 3) and made.spec.layers == ("relu", "last")

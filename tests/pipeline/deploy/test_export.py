@@ -21,6 +21,7 @@ import pipeline
 from features import FeatureStore, extract
 from features.errors import EngineError, ParityError, RequestError
 from features.images.decoding import RESIZE
+from features.images.fitting import resize_to_square
 from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part
 from pipeline.deploy.exporting import _open, _write, export
@@ -57,12 +58,19 @@ def test_a_class_that_was_not_trained_has_probability_zero():
     np.testing.assert_allclose(found[:, [0, 2, 3]], head.predict_proba(X), atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["keras", "onnx"])
-@pytest.mark.parametrize("rule", sorted(RESIZE))
-def test_resizing_is_pillows(rule, form, tmp_path):
+@pytest.mark.parametrize(
+    ("rule", "form", "fit"),
+    [
+        *((rule, form, "stretch") for rule in sorted(RESIZE) for form in ("keras", "onnx")),
+        *((rule, "keras", fit) for rule in ("bilinear", "lanczos", "nearest") for fit in ("crop", "pad")),
+        ("bilinear", "onnx", "crop"),
+        ("bilinear", "onnx", "pad"),
+    ],
+)
+def test_resizing_is_pillows(rule, form, fit, tmp_path):
     """To the level, in either order of the two passes, where pixels fall on the edges of a filter too."""
     inputs = keras.Input((None, None, 3), dtype="uint8")
-    model, random = keras.Model(inputs, resize_as_pillow(inputs, 48, rule)), np.random.default_rng(0)
+    model, random = keras.Model(inputs, resize_as_pillow(inputs, 48, rule, fit)), np.random.default_rng(0)
     if form == "onnx":
         pytest.importorskip("tf2onnx", reason="the extra export is not installed")
         _write(model, tmp_path / "m.onnx", form)
@@ -73,7 +81,7 @@ def test_resizing_is_pillows(rule, form, tmp_path):
     )
     for shape in shapes:
         image = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
-        expected = np.asarray(Image.fromarray(image).resize((48, 48), RESIZE[rule]))
+        expected = np.asarray(resize_to_square(Image.fromarray(image), 48, RESIZE[rule], fit))
         np.testing.assert_array_equal(np.asarray(run(image[None]))[0], expected, err_msg=str(shape))
 
 
