@@ -15,6 +15,8 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from features.backbones.base import Base
+from features.backbones.onnx.packaged import PACKAGED
 from features.backbones.weights import LICENCES
 from features.errors import ParityError, RequestError, UnreadableImage, called, command, missing_extra, option
 from features.extraction.recompute import prepare_again
@@ -118,13 +120,14 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
     form = {".keras": "keras", ".onnx": "onnx"}.get(path.suffix, "savedmodel")
     _check_request(path, card_path, form, rows, options.get("overwrite", False))
     trained = load_trained(run, options.get("joblib", False))
-    model = build_model(prepare_again(trained.made, options.get("weights")).base, trained)
-    log.info(f"model    {trained.name} on {trained.made.spec.backbone}: {model.count_params():,} parameters")
+    base = prepare_again(trained.made, options.get("weights")).base
+    model, parameters = _build(base, trained, form)
+    log.info(f"model    {trained.name} on {trained.made.spec.backbone}: {parameters:,} parameters")
     with written_whole(card_path) as unfinished_card, written_whole(path, replace=True) as unfinished:
         _write(model, unfinished, form)
-        parity = _compare(unfinished, form, trained, rows)
+        parity = _compare(unfinished, form, trained, rows, 1 if _takes_one(base) else _BATCH)
         held = {"model": str(path), "format": form, "sha256": sums_of(unfinished)}
-        card = {**held, **_describe(trained), "parity": parity}
+        card = {**held, **_describe(trained, base), "parity": parity}
         unfinished_card.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         card_path.unlink(
             missing_ok=True
@@ -133,14 +136,34 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
     return ExportedModel(path, form, card["class_names"], parity, card)
 
 
-def _describe(trained: Trained) -> dict[str, Any]:
+def _build(base: Base, trained: Trained, form: str) -> tuple[Any, int]:
+    """Return the model, of the base's library, and the number of its parameters."""
+    if base.library != "onnx":
+        model = build_model(base, trained)
+        return model, model.count_params()
+    if form != "onnx":
+        raise RequestError(
+            f"{called('out')} must end in .onnx for {trained.made.spec.backbone}, which is an ONNX model; got another format. Rename it."
+        )
+    from .onnx_model import build_onnx, count_values
+
+    made = build_onnx(base, trained)
+    return made, count_values(made)
+
+
+def _takes_one(base: Base) -> bool:
+    return base.library == "onnx" and base.identity is not None and base.identity["batch"] == 1
+
+
+def _describe(trained: Trained, base: Base) -> dict[str, Any]:
     """Return the description of the model for its users."""
     made = trained.made
-    licence = LICENCES.get(made.spec.backbone) if made.weights == "imagenet" else None
+    licences = LICENCES | {name: each.licence for name, each in PACKAGED.items()}
+    licence = licences.get(made.spec.backbone) if made.weights == "imagenet" else None
     least = made.spec.image_spec.least
     return {
         "class_names": list(trained.class_names),
-        "input": "images: uint8, (n, height, width, 3), RGB, upright; any size, one size per batch",
+        "input": f"images: uint8, ({'1' if _takes_one(base) else 'n'}, height, width, 3), RGB, upright; any size, one size per batch",
         "pixels": f"colours: {_COLOURS[made.spec.colour]}; behind transparent pixels: {made.spec.background}; "
         f"values of more than 8 bits: {made.spec.range}",
         "large_jpegs": _LARGE_JPEGS[made.spec.decode].format(4 * least, 2 * least),
@@ -182,7 +205,9 @@ def _check_request(path: Path, card: Path, form: str, rows: int, overwrite: bool
 def _write(model: Any, path: Path, form: str) -> None:
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")  # tf2onnx's warnings about NumPy
-        if form == "keras":
+        if not hasattr(model, "save"):  # an onnx.ModelProto
+            path.write_bytes(model.SerializeToString())
+        elif form == "keras":
             model.save(path)
         else:
             model(np.zeros((1, 32, 32, 3), np.uint8))  # Keras exports only a model that has been called
@@ -207,7 +232,7 @@ def _open(path: Path, form: str) -> Run:
     return lambda images: np.asarray(loaded.serve(images))
 
 
-def _compare(path: Path, form: str, trained: Trained, rows: int) -> dict[str, Any]:
+def _compare(path: Path, form: str, trained: Trained, rows: int, batch: int) -> dict[str, Any]:
     """Compare the written model on the store's image files with the head on their stored features."""
     computed = _open(path, form)
     with FeatureStore(trained.store) as store:
@@ -219,7 +244,7 @@ def _compare(path: Path, form: str, trained: Trained, rows: int) -> dict[str, An
         images = np.flatnonzero(store.rows.views == 0)
         chosen = np.sort(np.random.default_rng(0).permutation(images)[: rows or None])
         expected = trained.probabilities(trained.reading.of_store(store, chosen))
-        found = np.stack(list(_predict(computed, store, chosen)))
+        found = np.stack(list(_predict(computed, store, chosen, batch)))
         bounds = np.array([ROUGH_TOLERANCE if _is_rough(store, row) else TOLERANCE for row in chosen])
     differences, ahead = np.abs(found - expected).max(axis=1), np.diff(np.sort(expected)[:, -2:])[:, 0]
     same = found.argmax(axis=1) == expected.argmax(axis=1)
@@ -244,17 +269,17 @@ def _compare(path: Path, form: str, trained: Trained, rows: int) -> dict[str, An
     return parity
 
 
-def _predict(computed: Run, store: FeatureStore, rows: np.ndarray) -> Iterator[np.ndarray]:
+def _predict(computed: Run, store: FeatureStore, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Yield a model's probabilities for the files of some rows; consecutive images of one size form batches."""
     with Progress(len(rows), "images") as progress:
         for _, images in itertools.groupby((_image(store, row) for row in rows), key=np.shape):
-            for batch in _batches(images):
+            for batch in _batches(images, size):
                 yield from computed(np.stack(batch))
                 progress.update(len(batch))
 
 
-def _batches(images: Iterator[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    while batch := list(itertools.islice(images, _BATCH)):
+def _batches(images: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    while batch := list(itertools.islice(images, size)):
         yield batch
 
 

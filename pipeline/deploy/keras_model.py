@@ -47,23 +47,29 @@ def build_model(base: Base, trained: Trained) -> keras.Model:
     """
     keras = import_keras()
     layers, spec, reading = keras.layers, trained.made.spec, trained.reading
-    if reading.views > 1 and spec.augment.seed is not None:
-        raise RequestError(
-            f"views of an exported model must be flips and rotations; those of augment {spec.augment.name} depend on each file's hash. "
-            f"Train the head on the images themselves: {option('views', 1)}"
-        )
+    check_views(trained)
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
     resized = resize_as_pillow(images, spec.image_size, spec.resize, spec.fit)
     prepare, features = _preprocessing(base), []
     for view in range(reading.views):
-        maps = base.model(prepare(_view(resized, view)))
-        parts = [_pooled(maps[layer], pool, spec) for layer, pool in reading.layers]
+        maps = base.model(prepare(view_of(resized, view)))
+        parts = [pooled_as_stored(maps[layer], pool, spec) for layer, pool in reading.layers]
         features.append(layers.Concatenate()(parts) if len(parts) > 1 else parts[0])
     if len(features) > 1 and reading.views_as == "mean":
         features = [layers.Average()(features)]
     chances = [apply_head(trained.head, each, len(trained.class_names), trained.name) for each in features]
     found = layers.Average()(chances) if len(chances) > 1 else chances[0]
     return keras.Model(images, layers.Identity(name="probabilities")(found), name="classifier")
+
+
+def check_views(trained: Trained) -> None:
+    """Raise RequestError unless the views that a head reads can be made of any image."""
+    augment = trained.made.spec.augment
+    if trained.reading.views > 1 and augment.seed is not None:
+        raise RequestError(
+            f"views of an exported model must be flips and rotations; those of augment {augment.name} depend on each file's hash. "
+            f"Train the head on the images themselves: {option('views', 1)}"
+        )
 
 
 def _preprocessing(base: Base) -> Any:
@@ -79,7 +85,8 @@ def _preprocessing(base: Base) -> Any:
     return layer
 
 
-def _view(images: Any, view: int) -> Any:
+def view_of(images: Any, view: int) -> Any:
+    """Return a view, by its number, of images, (n, side, side, 3)."""
     ops = import_keras().ops
     swapped, flipped = _VIEWS[view]
     images = ops.transpose(images, (0, 2, 1, 3)) if swapped else images
@@ -90,7 +97,7 @@ _OVER_TOKENS = {"avg": "GlobalAveragePooling1D", "max": "GlobalMaxPooling1D"}
 _OVER_CELLS = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}
 
 
-def _pooled(maps: Any, pool: str, spec: FeatureSpec) -> Any:
+def pooled_as_stored(maps: Any, pool: str, spec: FeatureSpec) -> Any:
     """Return a layer's output as the head reads it: pooled and rounded as in the store, then pooled as on reading."""
     layers, ops = import_keras().layers, import_keras().ops
 

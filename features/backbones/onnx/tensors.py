@@ -101,13 +101,14 @@ def _told_shape(value: Any) -> str:
     return "x".join(str(each.dim_value or each.dim_param or "?")[:20] for each in value.type.tensor_type.shape.dim)
 
 
-def fix_input(model: onnx.ModelProto, given: Input, batch: int, side: int) -> None:
-    """Set the batch and the side that a model leaves free, and forget the shapes that it states for its tensors."""
+def fix_input(model: onnx.ModelProto, given: Input, batch: int | None, side: int) -> None:
+    """Set the batch, unless it is None, and the side that a model leaves free, and forget the shapes of its tensors."""
     shape = next(each for each in model.graph.input if each.name == given.name).type.tensor_type.shape.dim
     places = (0, 1, 2) if given.channels_last else (0, 2, 3)
     for place, size in zip(places, (batch, side, side), strict=True):
-        shape[place].Clear()
-        shape[place].dim_value = size
+        if size is not None:
+            shape[place].Clear()
+            shape[place].dim_value = size
     del model.graph.value_info[:]
     for each in model.graph.output:
         each.type.tensor_type.ClearField("shape")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +45,14 @@ def piece_of(frozen: Frozen, on_cpu: bool = True) -> int:
     return int(frozen.base.identity["batch"] or (1 if on_cpu else frozen.batch_size))
 
 
-def join_graph(frozen: Frozen, piece: int = 1, flat: bool = True) -> Joined:
+def join_graph(frozen: Frozen, piece: int | None = 1, flat: bool = True) -> Joined:
     """Return the graph of a base that is an ONNX model.
 
     Parameters
     ----------
     frozen : Frozen
-    piece : int
-        Images that the graph takes at once; see `piece_of`.
+    piece : int, optional
+        Images that the graph takes at once; see `piece_of`. None leaves it free.
     flat : bool
         Whether outputs are flattened, as engines want them, or keep their shapes, channels last.
 
@@ -74,9 +74,10 @@ def join_graph(frozen: Frozen, piece: int = 1, flat: bool = True) -> Joined:
     before = _prepare(writer, model)
     after_from = len(writer.nodes)
     outputs = [_output(writer, model, layer, frozen.pool, flat) for layer in frozen.base.layers]
+    shapes = [(None,) if flat else (None, *shape) for shape in frozen.layers.values()]
     del proto.graph.node[:]
     proto.graph.node.extend([*writer.nodes[:before], *nodes, *writer.nodes[after_from:]])
-    _set_ends(proto, model, piece, outputs)
+    _set_ends(proto, model, piece, dict(zip(outputs, shapes, strict=True)))
     return Joined(proto.SerializeToString(deterministic=True), tuple(outputs))
 
 
@@ -146,12 +147,14 @@ def _output(writer: _Writer, model: OnnxModel, layer: str, pool: str, flat: bool
     return writer.add("Identity", [values], name)
 
 
-def _set_ends(proto: onnx.ModelProto, model: OnnxModel, piece: int, outputs: Sequence[str]) -> None:
+def _set_ends(proto: onnx.ModelProto, model: OnnxModel, piece: int | None, outputs: Mapping[str, Any]) -> None:
     import onnx
 
     graph = proto.graph
     kept = [each for each in graph.input if each.name != model.input.name]
     del graph.input[:], graph.output[:], graph.value_info[:]
-    shape = (piece, model.side, model.side, 3)
+    shape = ("n" if piece is None else piece, model.side, model.side, 3)
     graph.input.extend([onnx.helper.make_tensor_value_info(IMAGES, onnx.TensorProto.UINT8, shape), *kept])
-    graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs)
+    graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in outputs.items()
+    )
