@@ -22,7 +22,7 @@ PIPELINE := $(BIN)/cached-features
 RUNS = runs/$(basename $(notdir $(STORE)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare predict export probe audit report lecture layers inspect verify bench bench-start bench-heads bench-store bench-growth bench-cluster test test-oldest coverage lint format pins clean
+.PHONY: help setup demo extract train-head compare predict export probe audit budget report lecture layers inspect verify bench bench-start bench-heads bench-store bench-growth bench-cluster test test-oldest coverage lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ probe: $(BIN)/.ready  ## show accuracy layer by layer of STORE (extract it with 
 
 audit: $(BIN)/.ready  ## find near-copies across the split of STORE, and measure how optimistic it is
 	$(PIPELINE) audit --store '$(STORE)' $(OPTIONS)
+
+budget: $(BIN)/.ready  ## tell what more labelled images would bring to HEAD on STORE
+	$(PIPELINE) budget --store '$(STORE)' --heads $(HEAD) $(OPTIONS)
 
 report: $(BIN)/.ready  ## write one HTML page about RUN, a comparison or a trained head
 	$(PIPELINE) report --run '$(or $(RUN),$(RUNS)-compare)' $(OPTIONS)

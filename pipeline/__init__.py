@@ -19,6 +19,7 @@ from . import options as options  # an option that is given to the wrong functio
 if TYPE_CHECKING:
     from .deploy.exporting import export
     from .deploy.predictor import Predictor, predict
+    from .labelling.label_budget import budget
     from .leakage.split_audit import audit
     from .reports.build import report
     from .runs.plots import plot
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from .training.fit import train_head
     from .training.layer_probe import probe
 
-__all__ = ["Predictor", "audit", "compare", "export", "plot", "predict", "probe", "report", "train_head"]
+__all__ = ["Predictor", "audit", "budget", "compare", "export", "plot", "predict", "probe", "report", "train_head"]
 _WHERE = {
     "audit": "leakage.split_audit",
+    "budget": "labelling.label_budget",
     "Predictor": "deploy.predictor",
     "compare": "training.comparison",
     "export": "deploy.exporting",

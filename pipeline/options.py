@@ -96,6 +96,13 @@ class ProbeOptions(TrainingOptions, total=False):
     fresh: Annotated[bool, Flag("fit again what earlier runs have fitted", group=HEAD)]
 
 
+class BudgetOptions(TrainingOptions, total=False):
+    """Options of `pipeline.budget`."""
+
+    draws: Annotated[int, Flag("draw nested subsets N times (default 5)", "N", HEAD)]
+    fresh: Annotated[bool, Flag("fit again what earlier runs have fitted", group=HEAD)]
+
+
 class TrainHeadOptions(TrainingOptions, total=False):
     """Options of `pipeline.train_head`."""
 
@@ -182,6 +189,7 @@ class LectureOptions(TypedDict, total=False):
 
 OPTIONS_OF.update(
     audit=AuditOptions,
+    budget=BudgetOptions,
     compare=CompareOptions,
     probe=ProbeOptions,
     train_head=TrainHeadOptions,

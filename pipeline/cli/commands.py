@@ -195,6 +195,14 @@ def _audit(**options: Any) -> tuple[dict[str, Any], str]:
     return audited.to_json(), format_audit(audited.to_json())
 
 
+def _budget(**options: Any) -> tuple[dict[str, Any], str]:
+    from ..labelling.label_budget import budget, format_budget
+
+    found = budget(**options)
+    log.info(f"next     {command('compare', store=found.store, **_kept(options, CompareOptions))}")
+    return found.to_json(), format_budget(found.to_json())
+
+
 def _report(open: bool = False, **options: Any) -> tuple[dict[str, Any], str]:
     import webbrowser
 
@@ -349,6 +357,7 @@ _COMMANDS: dict[str, Callable[..., Answer | Iterator[Answer]]] = {
     "compare": _compare,
     "probe": _probe,
     "audit": _audit,
+    "budget": _budget,
     "report": _report,
     "lecture": _lecture,
     "layers": _layers,

@@ -19,6 +19,7 @@ from features.options import ExtractOptions, Flag, PlanOptions, flags_of
 from ..options import (
     HEAD_NAMES,
     AuditOptions,
+    BudgetOptions,
     CompareOptions,
     ExportOptions,
     LectureOptions,
@@ -133,6 +134,12 @@ COMMANDS = (
     Command(
         "audit", "find near-copies across the split, and measure how optimistic it is",
         "audit --store cache/elpv-vgg16.h5 --group module", (_STORE,), AuditOptions,
+    ),
+    Command(
+        "budget", "tell what more labelled images of the same kind would bring",
+        "budget --store cache/elpv-vgg16.h5 --heads logistic,rbf-svm",
+        (_STORE, _argument("--heads", "which heads (default logistic)", "A[,B]", nargs="+", action=_Listed, type=_Members(str))),
+        BudgetOptions,
     ),
     Command(
         "report", "write one self-contained HTML page about a comparison or a trained head",

@@ -18,6 +18,7 @@ RESULTS = (
     "compare.json",
     "probe.json",
     "audit.json",
+    "budget.json",
     "lecture.json",
 )  # a folder that holds one of these may be overwritten
 

@@ -28,6 +28,7 @@ from .loading import features_of, read_if_small
 from .request import Request
 
 _MOST = 5000  # images among which near-copies are looked for unasked, which takes a second
+LEFT_OUT = 255  # in the place of a split: an image that is neither learned from nor tested
 
 
 def check_repeats(repeats: int) -> None:

@@ -27,7 +27,7 @@ from ...options import METRIC, SELECT
 from ...runs.feature_spec import all_classes
 from ..loading import read_once
 from ..request import Request
-from ..splitting import side_keys
+from ..splitting import LEFT_OUT, side_keys
 from .folds import out_of_fold
 from .results import Result
 
@@ -82,7 +82,7 @@ def fit_head(
     rows : Rows
         One per image.
     splits : ndarray of shape (n_images,)
-        Values of ``SPLITS``.
+        Values of ``SPLITS``, or `LEFT_OUT`.
     seed : int
     select : {'cv', 'val'}
         How settings are chosen: by five-fold cross-validation within train and val, or by fitting on train and evaluating
@@ -104,7 +104,8 @@ def fit_head(
         features = features.averaged()
     _check_sides(rows.labels, splits)
     val, test, n_classes = splits == SPLITS["val"], splits == SPLITS["test"], len(rows.class_names)
-    sample = take_sample(features, rows, ~test, val, seed, group)
+    learn = ~test & (splits != LEFT_OUT)
+    sample = take_sample(features, rows, learn, val, seed, group)
     with _naming(name):
         head.searcher.warm_up()
         started = time.perf_counter()
@@ -113,10 +114,10 @@ def fit_head(
         watcher = search.fit(choice.settings, ~sample.val)
         estimator = search.fit(choice.settings, sample.everything)
         fitted = time.perf_counter()
-        probabilities = np.empty((len(rows), n_classes))
+        probabilities = np.full((len(rows), n_classes), np.nan)
         probabilities[test] = all_classes(estimator, features, test, n_classes)
         predicted = time.perf_counter()
-        probabilities[~test] = all_classes(watcher, features, ~test, n_classes)
+        probabilities[learn] = all_classes(watcher, features, learn, n_classes)
     result = Result(
         head=name,
         layer=features.layer,

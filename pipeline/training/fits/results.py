@@ -30,7 +30,7 @@ class Result:
     fit_seconds, predict_seconds : float
         Time to choose and fit; time to predict the test rows.
     probabilities : ndarray of shape (n_images, n_classes)
-        Test rows: from the head fitted on train and val; other rows: from the one fitted on train alone.
+        Test rows: from the head fitted on train and val; other rows: from the one fitted on train alone, nan if left out.
     history : dict of str to list, optional
         Learning curves of heads that train by epochs; see `Choice`.
     group : str, optional
