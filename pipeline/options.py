@@ -128,6 +128,14 @@ class TrainHeadOptions(TrainingOptions, total=False):
         float | None, Flag("the same, so that this share of the other class is predicted as it", "SHARE", DECISION)
     ]
     positive: Annotated[str | None, Flag("which class is positive (default: the rarer one)", "CLASS", DECISION)]
+    conformal: Annotated[
+        float | None,
+        Flag(
+            "also give the set of classes that holds the true one with this probability, whichever class it is",
+            "SHARE",
+            DECISION,
+        ),
+    ]
     tensorboard: Annotated[
         str | Path | None, Flag("write the learning curves of a Dense head for TensorBoard", "FOLDER", RESULTS)
     ]

@@ -131,6 +131,13 @@ def _train_head(details: bool = False, **options: Any) -> tuple[dict[str, Any], 
         intervals = point.test["intervals"]
         told = ", ".join(_score(name, point.test[name], ends) for name, ends in intervals.items())
         lines.append(f"{point}\ntest  {told}")
+    if run.sets is not None:
+        low, high = run.sets["test"]["interval"]
+        told = ", ".join(f"{each['name']} {each['coverage']:.3f}" for each in run.sets["test"]["by_class"])
+        lines.append(
+            f"sets  hold the true class of {run.sets['test']['coverage']:.4f} [{low:.3f}, {high:.3f}] of test images "
+            f"({told}), with {run.sets['test']['mean_size']:.2f} classes on average"
+        )
     lines.append(f"fitted in {run.fit_seconds:.2f} s")
     if details:
         lines += ["", _details(run.out, run.head, run.by_class)]

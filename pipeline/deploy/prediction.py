@@ -26,6 +26,9 @@ Given = Path | Image.Image | np.ndarray  # a file, or an image in memory
 Images = str | Given | Iterable[str | Given]  # one name is one image, and not its letters
 
 
+SEPARATOR = " | "  # between the classes of a set in a table
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The prediction for one image.
@@ -38,6 +41,11 @@ class Prediction:
         decides against the likelier of two classes.
     probabilities : dict of str to float
         Class name → probability.
+    classes : tuple of str or None
+        The set of classes that holds the true one with the probability that the run was trained for (``conformal``); it may be empty.
+    novelty : float or None
+        Distance to the nearest training image in units of the run's threshold: above 1, the image is unlike all of them.
+        None for runs of earlier versions.
     """
 
     path: str
@@ -45,16 +53,20 @@ class Prediction:
     probability: float
     margin: float
     probabilities: dict[str, float]
+    classes: tuple[str, ...] | None = None
+    novelty: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
-        return {
+        told = {
             "path": self.path,
             "class": self.class_name,
             "probability": self.probability,
             "margin": self.margin,
             "probabilities": self.probabilities,
         }
+        further = {"set": None if self.classes is None else list(self.classes), "novelty": self.novelty}
+        return told | {name: value for name, value in further.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,12 @@ class Predicted:
         ``path`` and ``reason`` of unusable images.
     from_store, computed : int
         How many distinct images were read from the store, and how many were computed by the base.
+    level : float or None
+        Probability with which each set holds the true class, if the run has sets.
+    unlike : int or None
+        How many images are unlike all training images.
+    drift : float or None
+        The p-value for all images together being of the kind of the training images (see `Novelty.drift`); None for fewer than 20.
     """
 
     run: str
@@ -80,6 +98,9 @@ class Predicted:
     skipped: list[dict[str, str]]
     from_store: int
     computed: int
+    level: float | None = None
+    unlike: int | None = None
+    drift: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
@@ -93,11 +114,14 @@ class Predicted:
     @property
     def columns(self) -> list[str]:
         """Names of the columns of a table of predictions."""
-        return ["path", "class", "probability", "margin", *(f"p({name})" for name in self.class_names)]
+        further = ["set"] * (self.level is not None) + ["novelty"] * (self.unlike is not None)
+        return ["path", "class", "probability", "margin", *further, *(f"p({name})" for name in self.class_names)]
 
     def row(self, of: Prediction) -> list[Any]:
         """Return one image's row of a table of predictions."""
-        return [of.path, of.class_name, of.probability, of.margin, *of.probabilities.values()]
+        further = [None if of.classes is None else SEPARATOR.join(of.classes), of.novelty]
+        told = [each for each in further if each is not None]
+        return [of.path, of.class_name, of.probability, of.margin, *told, *of.probabilities.values()]
 
 
 def find_images(images: Images) -> dict[str, Given]:
@@ -166,24 +190,27 @@ def images_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def make_prediction(name: str, chances: np.ndarray, trained: Trained) -> Prediction:
-    """Return the prediction for an image from its probabilities, (n_classes,)."""
+def make_prediction(name: str, chances: np.ndarray, trained: Trained, novelty: float | None = None) -> Prediction:
+    """Return the prediction for an image from its probabilities, (n_classes,), and its novelty."""
+    sets, names = trained.sets, trained.class_names
     chosen = int(trained.decide(chances[None])[0])
     return Prediction(
         path=unicode_name(name),
-        class_name=trained.class_names[chosen],
+        class_name=names[chosen],
         probability=float(chances[chosen]),
         margin=float(chances[chosen] - np.delete(chances, chosen).max()),
-        probabilities=dict(zip(trained.class_names, map(float, chances), strict=True)),
+        probabilities=dict(zip(names, map(float, chances), strict=True)),
+        classes=None if sets is None else tuple(names[each] for each in np.flatnonzero(sets.hold(chances[None])[0])),
+        novelty=novelty,
     )
 
 
 def format_predictions(predicted: Predicted, header: bool = True) -> str:
-    """Return predictions as CSV: path, class, probability, margin, and each class's probability."""
+    """Return predictions as CSV: path, class, probability, margin, set and novelty if known, and each class's probability."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     if header:
         table.writerow(predicted.columns)
-    for path, name, *numbers in map(predicted.row, predicted.predictions):
-        table.writerow([path_cell(path), text_cell(name), *(f"{number:.6f}" for number in numbers)])
+    for path, *cells in map(predicted.row, predicted.predictions):
+        table.writerow([path_cell(path), *(text_cell(c) if isinstance(c, str) else f"{c:.6f}" for c in cells)])
     return text.getvalue().rstrip("\n")

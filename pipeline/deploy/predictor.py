@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 import numpy as np
 from PIL import Image
@@ -23,12 +23,21 @@ from features.runtime.progress import Progress
 from features.sources.file_names import unicode_name
 from features.store.reader import FeatureStore
 
+from ..evaluation.decisions.novelty import DRIFT_P_VALUE
 from ..options import PredictOptions
 from ..runs.trained_run import load_trained
 from .prediction import Given, Images, Predicted, find_images, make_prediction
 from .shared_engine import SharedEngine, keep_engine, release_engine, share_engine
 
 _BLOCK = 512  # stored images read and predicted at once
+_SAME = 1e-3  # novelty up to which an image is a training image itself
+
+
+class _Rated(NamedTuple):
+    """Probabilities of an image, (n_classes,), and its novelty, if the run knows."""
+
+    chances: np.ndarray
+    novelty: float | None
 
 
 class Predictor:
@@ -131,6 +140,16 @@ class Predictor:
             If the base's weights are missing or different.
         """
         predicted = self.classify(find_images(images), logging.INFO)
+        known = self.trained.novelty
+        if known is not None:
+            log.info(
+                f"unlike   {predicted.unlike} of {len(predicted.predictions)} images are unlike all training images (novelty above 1)"
+            )
+        if predicted.drift is not None and predicted.drift < DRIFT_P_VALUE:
+            log.warning(
+                f"these images as a whole are not like the training images (p {_p(predicted.drift)}), as from another camera or "
+                "crop: the run's figures do not tell how well it does on them. Label some of them and test it."
+            )
         if not predicted.predictions:
             first = predicted.skipped[0]
             raise SourceError(
@@ -147,24 +166,45 @@ class Predictor:
         rest = [content for key, content in contents.items() if key not in found]
         computed, reasons = self._computed(rest)
         of_name = {name: key if isinstance(key, str) else reasons.get(key) for name, key in keys.items()}
-        chances = found | computed
+        rated = found | computed
+        predictions = [
+            make_prediction(unicode_name(name), rated[key].chances, self.trained, rated[key].novelty)
+            for name, key in keys.items()
+            if isinstance(key, bytes) and key in rated
+        ]
+        sets, unlike, drift = self.trained.sets, *self._as_a_whole(list(rated.values()))
         return Predicted(
             run=str(self.trained.folder),
             head=self.trained.name,
             class_names=list(self.class_names),
-            predictions=[
-                make_prediction(unicode_name(name), chances[key], self.trained)
-                for name, key in keys.items()
-                if isinstance(key, bytes) and key in chances
-            ],
+            predictions=predictions,
             skipped=[{"path": unicode_name(name), "reason": reason} for name, reason in of_name.items() if reason],
             from_store=len(found),
             computed=len(computed),
+            level=None if sets is None else sets.level,
+            unlike=unlike,
+            drift=drift,
         )
 
-    def _computed(self, contents: Sequence[Content | Pixels]) -> tuple[dict[bytes, np.ndarray], dict[bytes, str]]:
-        """Return SHA-256 → probabilities, (n_classes,), by the base, and SHA-256 → reason of unusable images."""
-        found: dict[bytes, np.ndarray] = {}
+    def _as_a_whole(self, rated: Sequence[_Rated]) -> tuple[int | None, float | None]:
+        """Return how many images are unlike all training images, and the p-value for all of them being of their kind."""
+        known = self.trained.novelty
+        if known is None:
+            return None, None
+        novelty = np.array([each.novelty for each in rated], float)
+        new = novelty > _SAME
+        predicted = np.array([each.chances.argmax() for each in rated], int)
+        return int(np.sum(novelty > 1)), known.drift(novelty[new], predicted[new])
+
+    def _rate(self, X: np.ndarray) -> Iterator[_Rated]:
+        """Return what is told of images by their features, (n_images * views, n_features)."""
+        novelty = self.trained.unlike(X)
+        for number, chances in enumerate(self.trained.probabilities(X)):
+            yield _Rated(chances, None if novelty is None else float(novelty[number]))
+
+    def _computed(self, contents: Sequence[Content | Pixels]) -> tuple[dict[bytes, _Rated], dict[bytes, str]]:
+        """Return SHA-256 → what is told of an image, by the base, and SHA-256 → reason of unusable images."""
+        found: dict[bytes, _Rated] = {}
         unusable: dict[bytes, str] = {}
         if not contents:
             return found, unusable
@@ -175,14 +215,14 @@ class Predictor:
                 if keys:
                     X = reading.of_maps(engine.run(images))
                     with self._lock:
-                        found |= zip(keys, self.trained.probabilities(X), strict=True)
+                        found |= zip(keys, self._rate(X), strict=True)
                 unusable |= reasons
                 progress.update(len(keys) + len(reasons))
         return found, unusable
 
-    def _stored(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the probabilities of images that the run's store holds, if the store still exists unchanged."""
-        found: dict[bytes, np.ndarray] = {}
+    def _stored(self, keys: Sequence[bytes]) -> dict[bytes, _Rated]:
+        """Return what is told of images that the run's store holds, if the store still exists unchanged."""
+        found: dict[bytes, _Rated] = {}
         with self._lock:
             try:
                 if not self._is_open:
@@ -193,7 +233,7 @@ class Predictor:
                     some = held[start : start + _BLOCK]
                     assert self._store is not None  # it has rows
                     X = self.trained.reading.of_store(self._store, np.array([self._rows[key] for key in some]))
-                    found |= zip(some, self.trained.probabilities(X), strict=True)
+                    found |= zip(some, self._rate(X), strict=True)
             except CachedFeaturesError as error:
                 log.info(f"store    {error} The base computes all images")
                 self._close_store()
@@ -221,6 +261,10 @@ class Predictor:
             store,
             {rows.sha256[row].tobytes(): row for row in np.flatnonzero(rows.views == 0).tolist()},
         )
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _contents(
@@ -282,6 +326,8 @@ def predict(run: str | Path, images: Images, **options: Unpack[PredictOptions]) 
         log.info(f"head     {trained.name} of {trained.folder}, classes {', '.join(trained.class_names)}")
         if trained.point is not None:
             log.info(f"decides  {trained.point}")
+        if trained.sets is not None:
+            log.info(f"sets     hold the true class with probability {trained.sets.level:g}")
         predicted, engine = predictor.predict(images), predictor.engine
     if engine is not None:
         keep_engine(engine)

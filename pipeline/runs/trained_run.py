@@ -11,7 +11,11 @@ import numpy as np
 from features.errors import UnsafeFile
 from features.store.provenance import Provenance
 
+from ..evaluation.decisions import novelty
+from ..evaluation.decisions.class_sets import ClassSets
+from ..evaluation.decisions.novelty import Novelty
 from ..heads.contract import Classifier
+from .checksums import check_sums
 from .feature_spec import Reading
 from .folders import read_run
 from .head_file import load_head
@@ -40,6 +44,10 @@ class Trained:
         The head's chosen settings.
     point : OperatingPoint or None
         From which probability on an image is predicted as one of two classes; without one, the likeliest class is predicted.
+    sets : ClassSets or None
+        Which classes may be the true one of an image.
+    novelty : Novelty or None
+        How unlike all training images an image is; runs of earlier versions do not know.
     """
 
     folder: Path
@@ -51,6 +59,14 @@ class Trained:
     made: Provenance
     settings: dict[str, Any]
     point: OperatingPoint | None = None
+    sets: ClassSets | None = None
+    novelty: Novelty | None = None
+
+    def unlike(self, X: np.ndarray) -> np.ndarray | None:
+        """Return how unlike all training images are images, (n_images,), by the features that `reading` returns."""
+        if self.novelty is None:
+            return None
+        return self.novelty.of(X.reshape(-1, self.reading.views, X.shape[1]).mean(axis=1))
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """Return the index of the predicted class of each row of probabilities, (n_images,)."""
@@ -77,16 +93,20 @@ class Trained:
 def load_trained(folder: str | Path, allow_joblib: bool = False) -> Trained:
     """Load a run; see `load_head` and `read_run` for errors."""
     told = read_run(folder)
+    names = tuple(map(str, told["class_names"]))
+    check_sums(Path(folder), novelty.FILE)
     return Trained(
         folder=Path(folder),
         name=told["head"],
         head=load_head(folder, allow_joblib),
         reading=Reading.from_json(told["reading"], str(folder)),
-        class_names=tuple(map(str, told["class_names"])),
+        class_names=names,
         store=Path(told["store"]),
         made=Provenance.from_json(told["provenance"], f"{folder}/run.json"),
         settings=told.get("settings") or {},
         point=_read_point(told, f"{folder}/run.json"),
+        sets=told.get("sets") and ClassSets.from_json(told["sets"], names, f"{folder}/run.json"),
+        novelty=Novelty.load(Path(folder), int(told.get("n_features", 0))),
     )
 
 

@@ -10,6 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
+
+from features.errors import called
 from features.options import takes
 from features.runtime.log import log
 from features.splits import SPLITS
@@ -18,9 +21,14 @@ from features.store.schema import Rows
 
 from ..data.parallel import on_cluster, spread
 from ..data.store_ref import Place
+from ..data.training_data import Features
 from ..evaluation.decisions.aim import Aim
+from ..evaluation.decisions.class_sets import ClassSets, check_level
+from ..evaluation.decisions.novelty import Novelty, thinned
 from ..evaluation.decisions.operating_point import OperatingPoint
+from ..evaluation.held_out import unit_numbers
 from ..evaluation.metrics import find_metric
+from ..evaluation.significance import effective_rows, wilson
 from ..heads.registry import check_heads, find_head
 from ..options import TrainHeadOptions
 from ..runs.feature_spec import Reading
@@ -39,8 +47,10 @@ from .loading import (
     warn_of_majority,
 )
 from .request import Request
-from .splitting import with_groups
+from .splitting import side_keys, with_groups
 from .summary import slices_of
+
+_ROWS = 1024  # of features read at once for novelty
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,11 @@ class TrainedHead:
     operating_point : dict or None
         From which probability on an image is predicted as the positive class; see `OperatingPoint`. `test`, `intervals` and
         `by_class` are of the likeliest class, whatever the operating point.
+    sets : dict or None
+        Which classes may be the true one of an image; see `ClassSets`.
+    novelty : dict
+        From which distance to the nearest training image on an image is unlike all of them (``threshold``), for which share of
+        the training ``images`` (``rate``), and the share of test images that are (``test``), with its 95 % ``interval``.
     slices : dict or None
         The head by the values of each column of the store, with intervals and tests; see `Slices`.
     fit_seconds, predict_seconds : float
@@ -97,6 +112,8 @@ class TrainedHead:
     intervals: dict[str, tuple[float, float] | None]
     by_class: list[dict[str, Any]]
     operating_point: dict[str, Any] | None
+    sets: dict[str, Any] | None
+    novelty: dict[str, Any]
     slices: dict[str, Any] | None
     fit_seconds: float
     predict_seconds: float
@@ -151,6 +168,9 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     check_heads([head], asked.settings)
     if tensorboard is not None:
         check_tensorboard(head)
+    level = options.get("conformal")
+    if level is not None:
+        check_level(level)
     folder = asked.folder(head)
     with FeatureStore(store) as opened:
         features, asked = find_features(opened, head, asked), with_groups(opened, asked)
@@ -159,15 +179,19 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         log.info(f"store    {store}: {describe_rows(rows, features.views)}")
         warn_of_majority(rows, asked.metric)
         log.info(f"head     {head} on {describe_features(features, asked)}")
-        result, fitted = _fit(opened, head, asked)
+        result, fitted, read = _fit(opened, head, asked)
+        known = _know(read or features, rows, result, fitted)
     tested = result.probabilities[rows.splits == SPLITS["test"]]
     point = None if aim is None else _choose_point(aim, rows, result, fitted)
+    sets = None if level is None else _choose_sets(level, rows, result, fitted)
     run: dict[str, Any] = {
         **{name: value for name, value in result.told().items() if name != "history"},
         "val": _without_nan(result.val),
         "test": _without_nan(result.test),
         "intervals": {name: None if math.isnan(ends[0]) else ends for name, ends in result.intervals.items()},
         "operating_point": point and point.to_json(),
+        "sets": sets and sets.to_json(),
+        "novelty": known[1],
         "slices": slices_of(
             head, [replace(result, probabilities=tested)], rows, [rows.splits], find_metric(asked.metric)
         ),
@@ -181,6 +205,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         "provenance": provenance,
     }
     with whole_folder(folder, asked.overwrite) as unfinished:
+        known[0].save(unfinished)
         run["head_file"] = save_head(fitted.estimator, unfinished, asked.joblib)
         (unfinished / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         decide = None if point is None else partial(point.decide, class_names=rows.class_names)
@@ -194,8 +219,8 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     return TrainedHead(**run, out=str(folder))
 
 
-def _fit(opened: FeatureStore, head: str, asked: Request) -> tuple[Result, Fitted]:
-    """Fit a head here or on a cluster, also out of fold."""
+def _fit(opened: FeatureStore, head: str, asked: Request) -> tuple[Result, Fitted, Features | None]:
+    """Fit a head here or on a cluster, also out of fold; return the features, too, if they were read here."""
     rows = asked.rows(opened)
     with on_cluster(asked.cluster, asked.skip_unfit):
         if asked.cluster is None or is_by_products(opened, head, asked):
@@ -203,10 +228,47 @@ def _fit(opened: FeatureStore, head: str, asked: Request) -> tuple[Result, Fitte
             result, fitted = fit_head(
                 head, whole, rows, rows.splits, asked.seed, asked.select, asked.settings, asked.group, asked.metric
             )
-            return result, fitted.finished(len(rows.class_names))
+            return result, fitted.finished(len(rows.class_names)), whole
         call = Place.of(opened), head, asked.for_any_machine(), rows.splits, True
         ((result, fitted),) = spread(fit_stored, [call])
-    return result, fitted
+    return result, fitted, None
+
+
+def _know(features: Features, rows: Rows, result: Result, fitted: Fitted) -> tuple[Novelty, dict[str, Any]]:
+    """Return what tells images that are unlike all training images, and what ``run.json`` says of it."""
+    test = rows.splits == SPLITS["test"]
+    learn = np.flatnonzero(~test)
+    some, units = thinned(np.arange(len(learn))), unit_numbers(side_keys(rows, result.group))
+    guessed = np.nan_to_num(fitted.out_of_fold).argmax(axis=1)
+    novelty = Novelty.calibrate(_images(features, learn[some]), units[learn[some]], guessed[some])
+    distances = novelty.of(_images(features, np.flatnonzero(test)))
+    unlike = distances > 1
+    rows_told = effective_rows(unlike, np.unique(units[test], return_inverse=True)[1])
+    told = {"test": float(unlike.mean()), "interval": list(wilson(float(unlike.mean()), rows_told))}
+    return novelty, {**novelty.summary, **told}
+
+
+def _images(features: Features, images: np.ndarray) -> np.ndarray:
+    """Return each image's features, the mean over its views, in parts that need little memory."""
+    views, X = features.views, features.X
+    parts = np.array_split(images, max(1, -(-len(images) * views // _ROWS)))
+    read = [X[(part[:, None] * views + np.arange(views)).ravel()] for part in parts]
+    return np.concatenate([each.reshape(-1, views, each.shape[1]).mean(axis=1) for each in read])
+
+
+def _choose_sets(level: float, rows: Rows, result: Result, fitted: Fitted) -> ClassSets:
+    """Return sets calibrated on out-of-fold probabilities of train and val, with their figures on test."""
+    test, names = rows.splits == SPLITS["test"], rows.class_names
+    sets = ClassSets.calibrate(
+        level, rows.labels[~test], fitted.out_of_fold, names, groups_among(rows, ~test, result.group)
+    )
+    if sets.unbounded:
+        log.warning(
+            f"{', '.join(sets.unbounded)} will be in every set: {called('conformal')} {level} needs at least "
+            f"{math.ceil(level / (1 - level))} {'groups' if result.group else 'images'} of a class in train and val. Add images, "
+            "or lower it."
+        )
+    return sets.measured(rows.labels[test], result.probabilities[test], groups_among(rows, test, result.group))
 
 
 def _choose_point(aim: Aim, rows: Rows, result: Result, fitted: Fitted) -> OperatingPoint:

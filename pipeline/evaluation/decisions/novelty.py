@@ -1,0 +1,229 @@
+"""How unlike all training images an image is, and whether a whole folder of images is unlike them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from features.errors import UnsafeFile
+from features.safefiles.npz import read_arrays, save_arrays
+
+FILE = "novelty.npz"
+RATE = 0.01  # of images of the same kind that are called unlike
+DRIFT_P_VALUE = 0.01  # of a folder of the same kind that is called drifted
+LEAST_FOLDER = 20  # images of a folder that is looked at as a whole
+_KEPT, _HELD = 10_000, 4_000  # most training images kept, and of these most by which the threshold is set
+_COMPONENTS = 2048  # numbers kept of an image with more features
+_BLOCK = 1024
+
+
+class Sketch(NamedTuple):
+    """Many features as few sums of features with random signs, whose inner products are right in the mean.
+
+    The count sketch (Charikar, Chen & Farach-Colton 2002), by Weinberger et al. 2009 as feature hashing.
+
+    Attributes
+    ----------
+    order : ndarray of shape (n_features,), int
+        Features in the order of the sums that they are part of.
+    starts : ndarray of shape (n_components,), int
+        Where each sum starts in that order.
+    signs : ndarray of shape (n_features,), int8
+        In that order.
+    """
+
+    order: np.ndarray
+    starts: np.ndarray
+    signs: np.ndarray
+
+    @classmethod
+    def draw(cls, n_features: int) -> Sketch:
+        """Return a random sketch of `_COMPONENTS` sums of equally many features."""
+        random = np.random.default_rng(0)
+        starts = np.linspace(0, n_features, _COMPONENTS, endpoint=False).astype(np.int64)
+        return cls(random.permutation(n_features), starts, random.choice(np.array([-1, 1], np.int8), n_features))
+
+    def of(self, X: np.ndarray) -> np.ndarray:
+        """Return the sums of X, (n, n_features), as (n, n_components)."""
+        return np.add.reduceat(X[:, self.order] * self.signs, self.starts, axis=1)
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """Training images, to tell images that are unlike all of them.
+
+    The distance of an image is one minus the cosine of its features with those of the nearest training image. It is called
+    unlike if the distance is above the threshold, which a share of `RATE` of the training images exceed, each compared with all
+    others but its copies and its group.
+
+    Attributes
+    ----------
+    unit : ndarray of shape (n_images, n_components), float32
+        Features of training images as unit vectors.
+    distances : ndarray of shape (n_held,), float32
+        Of training images among the others.
+    predicted : ndarray of shape (n_held,), int
+        The class that a head which did not see the image predicts.
+    threshold : float
+    sketch : Sketch or None
+        How many features become few components.
+    """
+
+    unit: np.ndarray
+    distances: np.ndarray
+    predicted: np.ndarray
+    threshold: float
+    sketch: Sketch | None = None
+
+    @classmethod
+    def calibrate(cls, X: np.ndarray, units: np.ndarray, predicted: np.ndarray, rate: float = RATE) -> Novelty:
+        """Keep training images, and set the threshold by them.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_images, n_features)
+        units : ndarray of shape (n_images,), int
+            Images with the same number are copies or of one group, and are not compared.
+        predicted : ndarray of shape (n_images,), int
+        rate : float
+        """
+        sketch = Sketch.draw(X.shape[1]) if X.shape[1] > 2 * _COMPONENTS else None
+        unit = _unit(_unit(X, sketch).astype(np.float16).astype(np.float32))  # as it is saved and read again
+        held = spaced(len(unit), _HELD)
+        distances = np.concatenate(
+            [
+                _nearest(unit[some], unit, units[some][:, None] == units)
+                for some in np.array_split(held, -(-len(held) // _BLOCK))
+            ]
+        )
+        known = np.isfinite(distances)  # all others may be copies
+        distances, predicted = distances[known], predicted[held][known]
+        place = math.ceil((len(distances) + 1) * (1 - rate)) - 1
+        threshold = float(np.sort(distances)[min(place, len(distances) - 1)]) if len(distances) else math.inf
+        return cls(unit, distances, predicted, max(threshold, 1e-6), sketch)
+
+    def distance(self, X: np.ndarray) -> np.ndarray:
+        """Return the distance of each image to the nearest training image by its features, (n_images,)."""
+        return np.concatenate([_nearest(_unit(each, self.sketch), self.unit) for each in _blocks(X)])
+
+    def of(self, X: np.ndarray) -> np.ndarray:
+        """Return the distances in units of the threshold, (n_images,): images above 1 are unlike all training images."""
+        return self.distance(X) / self.threshold
+
+    def drift(self, novelty: np.ndarray, predicted: np.ndarray) -> float | None:
+        """Return the p-value for images being of the kind of the training images; None if they are too few.
+
+        Each image's distance is ranked among those of training images that are predicted as the same class, so that other shares
+        of classes are no drift. The ranks are compared with those of the training images by the Kolmogorov-Smirnov test of two
+        samples.
+
+        Parameters
+        ----------
+        novelty : ndarray of shape (n_images,)
+            Of `of`. Training images themselves must be left out.
+        predicted : ndarray of shape (n_images,), int
+        """
+        from scipy.special import kolmogorov  # imported late, since most predictions are of few images
+
+        ranks, own = [], []
+        for label in np.unique(self.predicted):
+            held = np.sort(self.distances[self.predicted == label]) / self.threshold
+            ranks.append(np.searchsorted(held, novelty[predicted == label]) / (len(held) + 1))
+            own.append(np.arange(1, len(held) + 1) / (len(held) + 1))
+        one, other = np.sort(np.concatenate(ranks)), np.sort(np.concatenate(own))
+        n, m = len(one), len(other)
+        if n < LEAST_FOLDER or m < LEAST_FOLDER:
+            return None
+        both = np.concatenate([one, other])
+        apart = np.abs(np.searchsorted(one, both, "right") / n - np.searchsorted(other, both, "right") / m).max()
+        return float(kolmogorov(apart * math.sqrt(n * m / (n + m))))
+
+    def save(self, folder: Path) -> None:
+        """Write ``novelty.npz``."""
+        arrays: dict[str, np.ndarray] = {
+            "unit": self.unit.astype(np.float16),
+            "distances": self.distances.astype(np.float32),
+            "predicted": self.predicted.astype(np.int32),
+            "threshold": np.array(self.threshold),
+        }
+        if self.sketch is not None:
+            arrays |= self.sketch._asdict()
+        save_arrays(folder / FILE, arrays)
+
+    @classmethod
+    def load(cls, folder: Path, n_features: int) -> Novelty | None:
+        """Read ``novelty.npz``; None if the run has none, as those of earlier versions.
+
+        Raises
+        ------
+        UnsafeFile
+            If it does not fit the head's number of features.
+        """
+        if not (folder / FILE).is_file():
+            return None
+        held = read_arrays(folder / FILE)
+        try:
+            sketch = Sketch(held["order"], held["starts"], held["signs"]) if "order" in held else None
+            found = cls(
+                _unit(held["unit"].astype(np.float32)),
+                held["distances"],
+                held["predicted"],
+                float(held["threshold"]),
+                sketch,
+            )
+            _check(found, n_features)
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise UnsafeFile(f"{folder / FILE} must fit the head of its run; {error}. Train it again.") from error
+        return found
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What ``run.json`` says of it."""
+        return {"images": len(self.unit), "held": len(self.distances), "rate": RATE, "threshold": self.threshold}
+
+
+def _check(found: Novelty, n_features: int) -> None:
+    """Raise ValueError unless arrays have shapes and values that belong together."""
+    sketch, width = found.sketch, n_features
+    if sketch is not None:
+        width = len(sketch.starts)
+        if not np.array_equal(np.sort(sketch.order), np.arange(n_features)) or sketch.signs.shape != (n_features,):
+            raise ValueError(f"its sketch is not of {n_features} features")
+        if sketch.starts[0] or (np.diff(sketch.starts) <= 0).any() or sketch.starts[-1] >= n_features:
+            raise ValueError("its sums of features do not rise")
+    if found.unit.ndim != 2 or found.unit.shape[1] != width or not np.isfinite(found.unit).all():
+        raise ValueError(f"it holds {found.unit.shape} numbers for images of {width}")
+    if found.distances.ndim != 1 or found.distances.shape != found.predicted.shape or not found.threshold > 0:
+        raise ValueError("its distances, classes and threshold do not belong together")
+
+
+def spaced(n: int, most: int) -> np.ndarray:
+    """Return at most so many of n images, in equal steps."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
+
+
+def thinned(images: np.ndarray) -> np.ndarray:
+    """Return at most `_KEPT` of some images, in equal steps."""
+    return images[spaced(len(images), _KEPT)]
+
+
+def _unit(X: np.ndarray, sketch: Sketch | None = None) -> np.ndarray:
+    X = X if sketch is None else sketch.of(X)
+    return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
+
+
+def _nearest(unit: np.ndarray, others: np.ndarray, same: np.ndarray | None = None) -> np.ndarray:
+    """Return one minus the largest cosine of each row with others, but for those that are the same; inf if all are."""
+    cosines = unit @ others.T
+    if same is not None:
+        cosines[same] = -np.inf
+    return np.maximum(1 - cosines.max(axis=1), 0)
+
+
+def _blocks(X: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(X, max(1, -(-len(X) // _BLOCK)))

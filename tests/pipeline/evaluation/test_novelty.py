@@ -1,0 +1,82 @@
+"""What tells images unlike all training images, and folders that have drifted."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from samples import provenance_of, rows_of, write_store
+
+import pipeline
+from features.errors import UnsafeFile
+from features.safefiles.npz import read_arrays, save_arrays
+from pipeline.evaluation.decisions.novelty import FILE, Novelty
+from pipeline.runs.checksums import write_sums
+from pipeline.runs.trained_run import load_trained
+
+
+def kind(random, n, d=40, centre=0):
+    """Return features of one kind: non-negative, around one of two classes."""
+    y = random.integers(0, 2, n)
+    X = random.exponential(0.5, (n, d))
+    X[:, centre : centre + 5] += 3
+    X[np.arange(n), 10 + y] += 3
+    return X.astype(np.float32), y
+
+
+@pytest.mark.parametrize("d", [40, 5000])
+def test_false_alarms_are_as_rare_as_asked_and_another_kind_is_told(d):
+    random, alarms, missed, drifts = np.random.default_rng(0), [], [], 0
+    for _ in range(5):
+        X, y = kind(random, 800, d)
+        known = Novelty.calibrate(X, np.arange(800), y, 0.01)
+        new, of_new = kind(random, 1000, d)
+        alarms.append(np.mean(known.of(new) > 1))
+        other, of_other = kind(random, 200, d, 20)
+        missed.append(np.mean(known.of(other) <= 1))
+        drifts += known.drift(known.of(new[:100]), of_new[:100]) < 0.01
+        only = of_new == 1
+        drifts += known.drift(known.of(new[only][:100]), of_new[only][:100]) < 0.01  # of one class alone
+        assert known.drift(known.of(other), of_other) < 1e-6
+    assert 0.003 < np.mean(alarms) < 0.02 and np.mean(missed) < (0.05 if d == 40 else 0.5) and drifts <= 1
+    assert (known.sketch is not None) is (d == 5000)
+
+
+def test_copies_and_groups_do_not_make_the_threshold_small():
+    random = np.random.default_rng(1)
+    X, y = kind(random, 200)
+    units = np.repeat(np.arange(100), 2)
+    X[1::2] = X[::2]
+    twice = Novelty.calibrate(X, units, y)
+    assert twice.threshold > 0.05 and Novelty.calibrate(X, np.arange(200), y).threshold < 1e-5
+    assert (twice.of(X) < 1e-3).all()  # training images themselves
+
+
+def test_a_handful_of_images_is_no_folder():
+    X, y = kind(np.random.default_rng(2), 100)
+    known = Novelty.calibrate(X, np.arange(100), y)
+    assert known.drift(known.of(X[:19]), y[:19]) is None and known.drift(known.of(X[:20]), y[:20]) is not None
+
+
+def test_a_run_keeps_what_it_knows_and_refuses_another(tmp_path):
+    random = np.random.default_rng(3)
+    X, y = kind(random, 300)
+    splits = np.repeat([0, 1, 2], [160, 40, 100]).astype(np.uint8)
+    store = write_store(
+        tmp_path / "s.h5", {"x": X}, rows_of(y.astype(np.int32), splits, 2), provenance_of({"x": (40,)}, "float32")
+    )
+    run = pipeline.train_head(store, "nearest-mean", out=tmp_path / "r")
+    assert run.novelty["images"] == 200 and run.novelty["test"] <= 0.05 <= run.novelty["interval"][1]
+    trained = load_trained(tmp_path / "r")
+    again = Novelty.calibrate(X[:200], np.arange(200), y[:200])
+    np.testing.assert_allclose(trained.unlike(X), again.of(X), rtol=1e-5)
+    held = read_arrays(tmp_path / "r" / FILE)
+    for change in ({"unit": held["unit"][:, 1:]}, {"threshold": np.array(-1.0)}, {"distances": held["distances"][1:]}):
+        save_arrays(tmp_path / "r" / FILE, held | change)
+        with pytest.raises(UnsafeFile, match="must be the file that was written with its run"):
+            load_trained(tmp_path / "r")
+        write_sums(tmp_path / "r")
+        with pytest.raises(UnsafeFile, match=r"must fit the head of its run.*Train it again"):
+            load_trained(tmp_path / "r")
+    (tmp_path / "r" / FILE).unlink()
+    write_sums(tmp_path / "r")
+    assert dataclasses.replace(load_trained(tmp_path / "r")).novelty is None  # a run of an earlier version
