@@ -81,7 +81,21 @@ class TrainingOptions(TypedDict, total=False):
     overwrite: Annotated[bool, Flag("replace earlier results", group=RESULTS)]
 
 
-class CompareOptions(TrainingOptions, total=False):
+class CorrectedOptions(TrainingOptions, total=False):
+    """Options of commands that apply corrected labels."""
+
+    corrections: Annotated[
+        str | Path | None,
+        Flag(
+            "change labels and drop images first, as a CSV of a report's page says (never of test), and show what it changes",
+            "FILE",
+            HEAD,
+        ),
+    ]
+    corrections_test: Annotated[bool, Flag("correct the images of test, too", group=HEAD)]
+
+
+class CompareOptions(CorrectedOptions, total=False):
     """Options of `pipeline.compare`."""
 
     repeats: Annotated[int, Flag("draw N stratified splits instead of the store's own", "N", HEAD)]
@@ -103,7 +117,7 @@ class BudgetOptions(TrainingOptions, total=False):
     fresh: Annotated[bool, Flag("fit again what earlier runs have fitted", group=HEAD)]
 
 
-class TrainHeadOptions(TrainingOptions, total=False):
+class TrainHeadOptions(CorrectedOptions, total=False):
     """Options of `pipeline.train_head`."""
 
     threshold: Annotated[

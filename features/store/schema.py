@@ -78,9 +78,10 @@ class Rows:
 
     def images(self) -> Rows:
         """Return the rows of the images themselves, view 0."""
-        if not self.views.any():
-            return self
-        mask = self.views == 0
+        return self if not self.views.any() else self.only(self.views == 0)
+
+    def only(self, mask: np.ndarray) -> Rows:
+        """Return the rows given by a mask."""
         kept = {name: _select(values, mask) for name, _, values in self.stored()}
         columns = {name: _select(values, mask) for name, values in self.columns.items()}
         return Rows(self.class_names, **kept, columns=columns)

@@ -29,10 +29,13 @@ from features.runtime.progress import Progress
 from features.sources.file_names import named_file
 from features.store.reader import FeatureStore
 
+from ..evaluation.decisions.class_sets import ClassSets
 from ..options import ExportOptions
 from ..runs.checksums import sums_of
+from ..runs.folders import read_run
 from ..runs.trained_run import Trained, load_trained
 from .keras_model import build_model
+from .model_card import format_card
 
 # Largest allowed difference of a probability. Observed: 1e-5 with VGG16, 2e-4 in ONNX, whose converter removes the rounding
 # to float16, and 2e-3 with the tests' base of random weights.
@@ -45,13 +48,14 @@ _COLOURS = {
     "srgb": "converted from the file's ICC profile to sRGB",
     "ignored": "as in the file, whatever its ICC profile",
 }
+_ONLY = "probabilities"  # the output of a model with one
 _LARGE_JPEGS = {
     "full": "decoded in full, as all images",
     "scaled": "the head was trained on JPEGs of at least {0} pixels in both directions as libjpeg decodes them at a reduced size. "
     "Decoded in full they differ by a few of 255 levels; for nearly the same pixels: Pillow's image.draft(None, ({1}, {1}))",
 }
 
-Run = Callable[[np.ndarray], np.ndarray]
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # images to outputs by name
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
         The folder of a trained head.
     out : path-like
         ``NAME.keras``, ``NAME.onnx``, or a folder for TensorFlow's SavedModel. A description of the model is written to
-        ``<out>.json``.
+        ``<out>.json``, and for people to ``<out>.md``.
     **options
 
     Returns
@@ -123,15 +127,21 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
     base = prepare_again(trained.made, options.get("weights")).base
     model, parameters = _build(base, trained, form)
     log.info(f"model    {trained.name} on {trained.made.spec.backbone}: {parameters:,} parameters")
-    with written_whole(card_path) as unfinished_card, written_whole(path, replace=True) as unfinished:
+    told_path = Path(f"{path}.md")
+    with (
+        written_whole(card_path) as unfinished_card,
+        written_whole(told_path) as unfinished_text,
+        written_whole(path, replace=True) as unfinished,
+    ):
         _write(model, unfinished, form)
         parity = _compare(unfinished, form, trained, rows, 1 if _takes_one(base) else _BATCH)
         held = {"model": str(path), "format": form, "sha256": sums_of(unfinished)}
         card = {**held, **_describe(trained, base), "parity": parity}
         unfinished_card.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        card_path.unlink(
-            missing_ok=True
-        )  # a process killed from here on leaves a model without a card, never with another's
+        unfinished_text.write_text(format_card(card, read_run(run)), encoding="utf-8")
+        for each in (card_path, told_path):
+            # A process killed from here on leaves a model without a card, never with another's.
+            each.unlink(missing_ok=True)
     log.info(f"licence  of the weights: {card['weights_licence']}")
     return ExportedModel(path, form, card["class_names"], parity, card)
 
@@ -167,7 +177,9 @@ def _describe(trained: Trained, base: Base) -> dict[str, Any]:
         "pixels": f"colours: {_COLOURS[made.spec.colour]}; behind transparent pixels: {made.spec.background}; "
         f"values of more than 8 bits: {made.spec.range}",
         "large_jpegs": _LARGE_JPEGS[made.spec.decode].format(4 * least, 2 * least),
-        "output": "probabilities: float32, (n, classes), in the order of class_names",
+        "output": "probabilities: float32, (n, classes), in the order of class_names"
+        + ("" if trained.sets is None else "; set: bool, (n, classes), which classes the set of an image holds"),
+        "sets": trained.sets and trained.sets.to_json(),
         "operating_point": trained.point and trained.point.to_json(),
         "decision": str(trained.point or "the class with the highest probability"),
         "head": trained.name,
@@ -186,7 +198,7 @@ def _check_request(path: Path, card: Path, form: str, rows: int, overwrite: bool
         raise RequestError(
             f"{called('out')} must end in .keras or .onnx, or be a folder's name without an extension; got {path}. Rename it."
         )
-    there = next((each for each in (path, card) if each.exists()), None)
+    there = next((each for each in (path, card, Path(f"{path}.md")) if each.exists()), None)
     if there is not None and not overwrite:
         raise RequestError(
             f"{called('out')} must be a new name; {there} exists. Choose another, or replace it: {option('overwrite', True)}"
@@ -215,21 +227,26 @@ def _write(model: Any, path: Path, form: str) -> None:
 
 
 def _open(path: Path, form: str) -> Run:
-    """Return a written model as a function from images to probabilities."""
+    """Return a written model as a function from images to its outputs, by name; a single one is ``probabilities``."""
     if form == "onnx":
         import onnxruntime
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        (needed,) = session.get_inputs()
-        return lambda images: session.run(None, {needed.name: images})[0]
+        (needed,), names = session.get_inputs(), [each.name for each in session.get_outputs()]
+        named = names if len(names) > 1 else [_ONLY]
+        return lambda images: dict(zip(named, session.run(None, {needed.name: images}), strict=True))
     keras = import_keras()
     if form == "keras":
         model = keras.saving.load_model(path, compile=False)
-        return lambda images: np.asarray(model(images))
+        return lambda images: _by_name(model(images))
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
-    return lambda images: np.asarray(loaded.serve(images))
+    return lambda images: _by_name(loaded.serve(images))
+
+
+def _by_name(found: Any) -> dict[str, np.ndarray]:
+    return {name: np.asarray(each) for name, each in (found if isinstance(found, dict) else {_ONLY: found}).items()}
 
 
 def _compare(path: Path, form: str, trained: Trained, rows: int, batch: int) -> dict[str, Any]:
@@ -244,7 +261,8 @@ def _compare(path: Path, form: str, trained: Trained, rows: int, batch: int) -> 
         images = np.flatnonzero(store.rows.views == 0)
         chosen = np.sort(np.random.default_rng(0).permutation(images)[: rows or None])
         expected = trained.probabilities(trained.reading.of_store(store, chosen))
-        found = np.stack(list(_predict(computed, store, chosen, batch)))
+        outputs = list(_predict(computed, store, chosen, batch))
+        found = np.stack([each[_ONLY] for each in outputs])
         bounds = np.array([ROUGH_TOLERANCE if _is_rough(store, row) else TOLERANCE for row in chosen])
     differences, ahead = np.abs(found - expected).max(axis=1), np.diff(np.sort(expected)[:, -2:])[:, 0]
     same = found.argmax(axis=1) == expected.argmax(axis=1)
@@ -255,6 +273,8 @@ def _compare(path: Path, form: str, trained: Trained, rows: int, batch: int) -> 
         "bound": float(bounds.max()),
         "smallest_margin": float(ahead.min()),
     }
+    if trained.sets is not None:
+        parity["same_set"] = _count_sets(trained.sets, expected, outputs, differences)
     log.info(
         f"parity   {same.sum()} of {len(chosen)} stored images have the same class; probabilities differ by at most "
         f"{differences.max():.1e} (allowed {bounds.max():.0e})"
@@ -269,12 +289,29 @@ def _compare(path: Path, form: str, trained: Trained, rows: int, batch: int) -> 
     return parity
 
 
-def _predict(computed: Run, store: FeatureStore, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yield a model's probabilities for the files of some rows; consecutive images of one size form batches."""
+def _count_sets(
+    sets: ClassSets, expected: np.ndarray, outputs: list[dict[str, np.ndarray]], differences: np.ndarray
+) -> int:
+    """Return how many images have the same set of classes as in the run; only rounding of a probability may change it."""
+    apart = np.stack([each["set"] for each in outputs]).astype(bool) != sets.hold(expected)
+    near = abs(expected - np.array(list(sets.least.values()))) <= 2 * differences[:, None]
+    if (apart & ~near).any():
+        raise ParityError(
+            f"the model must give the same sets of classes as the run; it does not for {(apart & ~near).any(axis=1).sum()} "
+            f"of {len(apart)} images. Nothing was written; use {command('predict')}"
+        )
+    return int(np.sum(~apart.any(axis=1)))
+
+
+def _predict(
+    computed: Run, store: FeatureStore, rows: np.ndarray, size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield a model's outputs for the files of some rows; consecutive images of one size form batches."""
     with Progress(len(rows), "images") as progress:
         for _, images in itertools.groupby((_image(store, row) for row in rows), key=np.shape):
             for batch in _batches(images, size):
-                yield from computed(np.stack(batch))
+                found = computed(np.stack(batch))
+                yield from ({name: each[place] for name, each in found.items()} for place in range(len(batch)))
                 progress.update(len(batch))
 
 

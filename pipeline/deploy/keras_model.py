@@ -37,8 +37,8 @@ def build_model(base: Base, trained: Trained) -> keras.Model:
     Returns
     -------
     model : keras.Model
-        Maps ``images``, (n, height, width, 3), uint8, to probabilities, (n, n_classes), float32. It consists only of Keras'
-        own layers and operations.
+        Maps ``images``, (n, height, width, 3), uint8, to probabilities, (n, n_classes), float32; if the run has sets of classes,
+        to a dict of ``probabilities`` and ``set``, (n, n_classes), bool. It consists only of Keras' own layers and operations.
 
     Raises
     ------
@@ -59,7 +59,12 @@ def build_model(base: Base, trained: Trained) -> keras.Model:
         features = [layers.Average()(features)]
     chances = [apply_head(trained.head, each, len(trained.class_names), trained.name) for each in features]
     found = layers.Average()(chances) if len(chances) > 1 else chances[0]
-    return keras.Model(images, layers.Identity(name="probabilities")(found), name="classifier")
+    found = layers.Identity(name="probabilities")(found)
+    if trained.sets is None:
+        return keras.Model(images, found, name="classifier")
+    held = keras.ops.greater_equal(found, [list(trained.sets.least.values())])
+    outputs = {"probabilities": found, "set": layers.Identity(name="set", dtype="bool")(held)}
+    return keras.Model(images, outputs, name="classifier")
 
 
 def check_views(trained: Trained) -> None:

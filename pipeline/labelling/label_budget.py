@@ -158,7 +158,7 @@ def draw_subsets(rows: Rows, draws: int, seed: int, group: str | None = None) ->
     RequestError
         If there are too few images for three sizes.
     """
-    learn = np.flatnonzero(rows.splits != SPLITS["test"])
+    learn = np.flatnonzero((rows.splits != SPLITS["test"]) & (rows.splits != LEFT_OUT))
     keys, strata = side_keys(rows, group), rows.strata * 2 + (rows.splits == SPLITS["val"])
     units = [len({keys[row] for row in learn[rows.labels[learn] == label]}) for label in np.unique(rows.labels[learn])]
     sizes = 1 + min(SIZES - 1, int(math.log(max(1.0, min(units) / LEAST_UNITS), STEP)))

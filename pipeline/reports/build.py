@@ -22,8 +22,10 @@ from features.store.reader import FeatureStore
 from ..evaluation.significance import NEEDS
 from ..options import ReportOptions
 from ..runs.plots import interval_of
+from ..training.request import Request
 from ..training.summary import recommended, standing
 from . import figures
+from .analysis.label_budget import newest_budget
 from .analysis.label_issues import is_suspects, write_suspects
 from .analysis.refitted_head import refit
 from .page import is_report, render, render_runs
@@ -206,6 +208,9 @@ def gather(
         "point": figures.operating_point(run.told),
         "histories": _histories(run),
         "probe": _probe(run),
+        "budget": newest_budget(run.folder, run.told["provenance"]["fingerprint"]),
+        "trust": _trust(run),
+        "corrections": run.told.get("corrections"),
         "copies": gallery.copies(),
         "provenance": _provenance(run),
         "counts": run.told["rows"],
@@ -226,16 +231,17 @@ def _from_store(run: Run, gallery: Gallery) -> dict[str, Any]:
     names = ("attention", "map", "suspects", "near_copies", "closest")
     try:
         with FeatureStore(run.told["store"]) as store:
-            _check_same(store, run)
+            asked = Request(store.path, **run.corrections)
+            _check_same(store, run, asked)
             log.info("features where the head looked, map, labels, near copies")
             ranked = [head["head"] for head in run.heads]
-            head = refit(store, run.predictions, ranked, run.told["seed"], run.told["select"])
+            head = refit(store, run.predictions, ranked, run.told["seed"], run.told["select"], run.corrections)
             layer = head.features.parts[0].layer
-            first = np.arange(0, len(store), store.views)
+            first = asked.stored(store, 1)
             X = store.read(layer, "flatten" if store.kinds[layer] == "vector" else "avg", first)
             return {
                 "linear": _linear(run, head),
-                "attention": gallery.attention(store, head),
+                "attention": gallery.attention(store, head, first),
                 "map": {**gallery.map(X, ranked[0], run.told["seed"]), "layer": layer},
                 "suspects": gallery.suspects(head.out_of_fold),
                 "near_copies": gallery.near_copies(X),
@@ -245,9 +251,9 @@ def _from_store(run: Run, gallery: Gallery) -> dict[str, Any]:
         return {"linear": None, **{name: {"why": str(error)} for name in names}}
 
 
-def _check_same(store: FeatureStore, run: Run) -> None:
+def _check_same(store: FeatureStore, run: Run, asked: Request) -> None:
     """Raise unless the store holds the run's rows and features."""
-    rows, held = store.rows.images(), run.predictions.rows
+    rows, held = asked.rows(store), run.predictions.rows
     same = rows.paths == held.paths and np.array_equal(rows.sha256, held.sha256)
     if not same or store.provenance["fingerprint"] != run.told["provenance"]["fingerprint"]:
         raise RequestError(
@@ -296,6 +302,12 @@ def _histories(run: Run) -> list[dict[str, Any]]:
             kept = int(told["settings"].get("epochs", len(told["history"]["loss"])))
             found.append({"head": head["head"], "charts": figures.history_charts(told["history"], kept)})
     return found
+
+
+def _trust(run: Run) -> dict[str, Any] | None:
+    """Return what a trained head knows of its own limits; comparisons, and runs of earlier versions, know nothing."""
+    held = {name: run.told.get(name) for name in ("sets", "novelty")}
+    return held if any(held.values()) else None
 
 
 def _probe(run: Run) -> dict[str, Any] | None:

@@ -8,12 +8,14 @@ from typing import Any
 
 from features.errors import RequestError, UnsafeFile, called, command
 from features.safefiles.json_files import read_json
+from features.sources.corrections import Corrections
 
 from ..evaluation.metrics import METRICS, Metric, find_metric
 from ..options import METRIC
 from ..runs.checksums import check_sums
 from ..runs.predictions import Predictions, load_predictions
 from ..training.fits.results import Result
+from ..training.relabelling import FILE as CORRECTIONS
 from ..training.summary import best_first, compare_with_best, summarise, tested_rows
 
 
@@ -38,6 +40,15 @@ class Run:
     metric: Metric
     heads: list[dict[str, Any]]
     predictions: Predictions
+
+    @property
+    def corrections(self) -> dict[str, Any]:
+        """The options of a `Request` by which the run corrected labels; empty if it did not."""
+        told = self.told.get("corrections")
+        if not told:
+            return {}
+        check_sums(self.folder, CORRECTIONS)
+        return {"corrections": Corrections.read(self.folder / CORRECTIONS), "corrections_test": bool(told["of_test"])}
 
 
 def load_run(folder: Path) -> Run:

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -30,6 +30,7 @@ from ..runs.predictions import Predictions, save_predictions, write_tested
 from .fits.fit_cache import Fits
 from .fits.results import Result
 from .loading import describe_rows, warn_of_majority
+from .relabelling import check_corrections, keep_corrections, measure_corrections
 from .request import Request
 from .splitting import draw_splits, with_groups
 from .summary import (
@@ -66,6 +67,8 @@ class Comparison:
         The best head by the values of each column of the store, with intervals and tests; see `Slices`.
     not_fitted : dict of str to str
         Head → why it could not be fitted; the other heads were compared without it.
+    corrections : dict or None
+        Which table of corrected labels was applied, and the best head's test figure before and after, with a paired test.
     store, out : str
         The store used, and the folder with the results.
     rows : dict
@@ -83,6 +86,7 @@ class Comparison:
     heads: list[dict[str, Any]]
     slices: dict[str, Any] | None
     not_fitted: dict[str, str]
+    corrections: dict[str, Any] | None
     store: str
     rows: dict[str, dict[str, int]]
     repeats: int
@@ -148,6 +152,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     """
     repeats = options.get("repeats", 1)
     asked = Request.of(store, options)
+    check_corrections(asked, repeats)
     names = _chosen(heads or tuple(HEADS), options.get("exclude") or ())
     check_heads(names, asked.settings)
     folder = asked.folder("compare")
@@ -163,6 +168,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
         "heads": ranked,
         "slices": slices_of(best, fitted[best], rows, splits, metric),
         "not_fitted": not_fitted,
+        "corrections": _measure_corrections(asked, best, group, splits, fitted[best], folder.parent / ".fits"),
         "store": str(store),
         "rows": rows.counts(),
         "repeats": repeats,
@@ -174,6 +180,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     }
     with whole_folder(folder, asked.overwrite) as unfinished:
         _write(comparison, unfinished)
+        keep_corrections(asked, unfinished)
         told = {name: [each.told() for each in those] for name, those in fitted.items()}
         probabilities = {name: [each.probabilities for each in those] for name, those in fitted.items()}
         save_predictions(unfinished, rows, splits, told, probabilities)
@@ -192,6 +199,16 @@ def _chosen(heads: Sequence[str], exclude: Sequence[str]) -> list[str]:
     if not left:
         raise RequestError(f"{called('exclude')} must leave a head; got all of {', '.join(names)}. Leave one in.")
     return left
+
+
+def _measure_corrections(
+    asked: Request, best: str, group: str | None, splits: list[np.ndarray], results: list[Result], kept: Path
+) -> dict[str, Any] | None:
+    if asked.corrections is None:
+        return None
+    with FeatureStore(asked.store) as opened:
+        grouped = with_groups(opened, replace(asked, group=group), len(splits)) if group else asked
+        return measure_corrections(opened, best, grouped, splits, results, kept)
 
 
 def _fit(

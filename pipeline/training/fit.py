@@ -46,6 +46,7 @@ from .loading import (
     read_features,
     warn_of_majority,
 )
+from .relabelling import keep_corrections, measure_corrections
 from .request import Request
 from .splitting import side_keys, with_groups
 from .summary import slices_of
@@ -83,6 +84,8 @@ class TrainedHead:
         the training ``images`` (``rate``), and the share of test images that are (``test``), with its 95 % ``interval``.
     slices : dict or None
         The head by the values of each column of the store, with intervals and tests; see `Slices`.
+    corrections : dict or None
+        Which table of corrected labels was applied, to how many images, and the test figure before and after, with a paired test.
     fit_seconds, predict_seconds : float
     select : {'cv', 'val'}
     metric : str
@@ -115,6 +118,7 @@ class TrainedHead:
     sets: dict[str, Any] | None
     novelty: dict[str, Any]
     slices: dict[str, Any] | None
+    corrections: dict[str, Any] | None
     fit_seconds: float
     predict_seconds: float
     select: str
@@ -181,7 +185,9 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         log.info(f"head     {head} on {describe_features(features, asked)}")
         result, fitted, read = _fit(opened, head, asked)
         known = _know(read or features, rows, result, fitted)
-    tested = result.probabilities[rows.splits == SPLITS["test"]]
+        tested = result.probabilities[rows.splits == SPLITS["test"]]
+        after = replace(result, probabilities=tested)
+        corrections = measure_corrections(opened, head, asked, [rows.splits], [after], folder.parent / ".fits")
     point = None if aim is None else _choose_point(aim, rows, result, fitted)
     sets = None if level is None else _choose_sets(level, rows, result, fitted)
     run: dict[str, Any] = {
@@ -192,9 +198,8 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         "operating_point": point and point.to_json(),
         "sets": sets and sets.to_json(),
         "novelty": known[1],
-        "slices": slices_of(
-            head, [replace(result, probabilities=tested)], rows, [rows.splits], find_metric(asked.metric)
-        ),
+        "slices": slices_of(head, [after], rows, [rows.splits], find_metric(asked.metric)),
+        "corrections": corrections,
         "select": asked.select,
         "metric": asked.metric,
         "seed": asked.seed,
@@ -206,6 +211,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     }
     with whole_folder(folder, asked.overwrite) as unfinished:
         known[0].save(unfinished)
+        keep_corrections(asked, unfinished)
         run["head_file"] = save_head(fitted.estimator, unfinished, asked.joblib)
         (unfinished / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         decide = None if point is None else partial(point.decide, class_names=rows.class_names)

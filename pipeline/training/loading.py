@@ -84,7 +84,7 @@ def read_if_small(store: FeatureStore, found: Features, asked: Request) -> Featu
     """Return features of `features_of`, read into memory if they fit."""
     if not in_memory(found, asked):
         return found
-    return replace(found, X=_read(store, found.read, np.flatnonzero(store.rows.views < found.views)))
+    return replace(found, X=_read(store, found.read, asked.stored(store, found.views)))
 
 
 def is_by_products(store: FeatureStore, head: str, asked: Request) -> bool:
@@ -133,7 +133,7 @@ def features_of(store: FeatureStore, pool: str, asked: Request) -> Features:
         parts.append(Part(name, store.provenance["pool"] if kind == "vector" else way, way))
         times = len(pools_of(parts[-1].pool))  # average and maximum count as two, since they are scaled separately
         widths += [math.prod(pooled_shape(shape, way)) // times] * times
-    rows = np.flatnonzero(store.rows.views < views)
+    rows = asked.stored(store, views)
     # While rows are being pooled, a block is in memory twice: as read, and as a TensorFlow tensor.
     block_rows = int(min(asked.memory_bytes / 4 / (4 * sum(widths)), len(rows)))
     read = Reader(Place.of(store), rows, tuple((part.layer, part.read) for part in parts))
@@ -173,7 +173,15 @@ def read_once(place: Place, head: str, asked: Request) -> tuple[Rows, Features]:
     """Read a head's features from a store; consecutive calls for the same features share one matrix in this process."""
     global _last
     store = place.open()
-    wanted = store, asked.layer, asked.pool or _head(head).pool, asked.views, is_by_products(store, head, asked)
+    wanted = (
+        store,
+        asked.corrections_test,
+        asked.layer,
+        asked.pool or _head(head).pool,
+        asked.views,
+        is_by_products(store, head, asked),
+        asked.corrections,
+    )
     if _last is None or _last[0] != wanted:
         _last = None  # freed before the next matrix is read
         _last = wanted, read_features(store, head, asked)

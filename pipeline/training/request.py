@@ -7,10 +7,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from features.errors import RequestError, called, must_be_one_of
 from features.runtime.dask_cluster import check_cluster
 from features.runtime.machine import memory_limit
-from features.splits import NEAR_COPIES
+from features.sources.corrections import Corrected, Corrections
+from features.splits import NEAR_COPIES, SPLITS
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
@@ -45,6 +48,10 @@ class Request:
         one that the store was extracted with.
     clusters : tuple of str, optional
         The text of each image in the column `NEAR_COPIES`, which a store does not have; see `with_groups`.
+    corrections : Corrections, optional
+        Labels that are changed and images that are dropped before anything else.
+    corrections_test : bool
+        Correct the images of test, too.
     out : path-like, optional
         Folder of the results; by default ``runs/<store>-<what>``, numbered if that exists.
     overwrite : bool
@@ -73,6 +80,8 @@ class Request:
     metric: str = METRIC
     group: str | None = None
     clusters: tuple[str, ...] | None = None
+    corrections: Corrections | None = None
+    corrections_test: bool = False
     out: str | Path | None = None
     overwrite: bool = False
     fresh: bool = False
@@ -103,6 +112,12 @@ class Request:
         given = {name: value for name, value in options.items() if name in known}
         if given.get("layer") is not None:
             given["layer"] = ",".join(given["layer"])
+        if given.get("corrections") is not None:
+            given["corrections"] = Corrections.read(given["corrections"])
+        elif given.get("corrections_test"):
+            raise RequestError(
+                f"{called('corrections_test')} must go with {called('corrections')}; got it alone. Name a file."
+            )
         return cls(store, **given)
 
     @property
@@ -121,9 +136,35 @@ class Request:
         return run_folder(self.out, f"{Path(self.store).stem}-{what}", self.overwrite)
 
     def rows(self, store: FeatureStore) -> Rows:
-        """Return the rows of a store's images, with the column of near-copies if these are the groups."""
-        rows = store.rows.images()
+        """Return the rows of a store's images, corrected, with the column of near-copies if these are the groups."""
+        rows, corrected = store.rows.images(), self.corrected(store)
+        if corrected is not None:
+            strata = np.where(corrected.labels == rows.labels, rows.strata, _strata_of(rows)[corrected.labels])
+            rows = replace(rows, labels=corrected.labels, strata=strata.astype(rows.strata.dtype)).only(corrected.kept)
         return rows if self.clusters is None else replace(rows, columns={**rows.columns, NEAR_COPIES: self.clusters})
+
+    def corrected(self, store: FeatureStore) -> Corrected | None:
+        """Return the corrected labels of a store's images; None without corrections."""
+        if self.corrections is None:
+            return None
+        rows = store.rows.images()
+        protected = (rows.splits == SPLITS["test"]) & (not self.corrections_test)
+        return self.corrections.apply(rows.class_names, rows.labels, rows.sha256, protected)
+
+    def stored(self, store: FeatureStore, views: int) -> np.ndarray:
+        """Return the rows in a store of the first views of its images, without those that corrections drop."""
+        chosen, corrected = store.rows.views < views, self.corrected(store)
+        if corrected is not None:
+            chosen = chosen & np.repeat(corrected.kept, store.views)
+        return np.flatnonzero(chosen)
+
+
+def _strata_of(rows: Rows) -> np.ndarray:
+    """Return the most frequent stratum of each class, for images whose label was changed to it."""
+    found = np.zeros(len(rows.class_names), int)
+    for label in np.unique(rows.labels):
+        found[label] = np.bincount(rows.strata[rows.labels == label]).argmax()
+    return found
 
 
 def check_seed(seed: int) -> None:

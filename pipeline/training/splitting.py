@@ -53,7 +53,7 @@ def with_groups(store: FeatureStore, asked: Request, repeats: int = 1) -> Reques
         warn_of_series(store, asked)
         return asked
     if group == NEAR_COPIES and group not in store.rows.columns:
-        asked = replace(asked, clusters=names_of(near_copies_of(store, asked), store.rows.images()))
+        asked = replace(asked, clusters=names_of(near_copies_of(store, asked), asked.rows(store)))
     rows = asked.rows(store)
     groups = groups_of(rows.columns, group)
     if repeats == 1:
@@ -92,14 +92,14 @@ def names_of(found: NearCopies, rows: Rows) -> tuple[str, ...]:
 
 def near_copies_of(store: FeatureStore, asked: Request) -> NearCopies:
     """Find the near-copies among a store's images, by the layers, pooling and views of a request; maps are averaged."""
-    rows, features = store.rows.images(), read_if_small(store, features_of(store, "avg", asked), asked).averaged()
+    rows, features = asked.rows(store), read_if_small(store, features_of(store, "avg", asked), asked).averaged()
     log.info(f"copies   comparing all pairs of {len(rows)} images by {features.layer}, {features.pool}")
     return find_near_copies(features.X, rows.labels, rows.sha256)
 
 
 def warn_of_series(store: FeatureStore, asked: Request) -> Series:
     """Warn if images that look alike stand together in the file list; return how many do, and how many would by chance."""
-    rows, features = store.rows.images(), features_of(store, "avg", replace(asked, pool=None))
+    rows, features = asked.rows(store), features_of(store, "avg", replace(asked, pool=None))
     series = find_series(features.X, features.views, rows.labels, rows.sha256, rows.paths)
     if series.found:
         log.warning(

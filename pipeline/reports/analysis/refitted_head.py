@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,14 @@ class Refitted:
     out_of_fold: np.ndarray
 
 
-def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], seed: int, select: str) -> Refitted:
+def refit(
+    store: FeatureStore,
+    predictions: Predictions,
+    ranked: Sequence[str],
+    seed: int,
+    select: str,
+    corrections: dict[str, Any] | None = None,
+) -> Refitted:
     """Refit the best linear head of a run; if there is none, fit a logistic regression on the best head's features.
 
     Parameters
@@ -65,11 +72,14 @@ def refit(store: FeatureStore, predictions: Predictions, ranked: Sequence[str], 
         The run's heads, best first.
     seed : int
     select : {'cv', 'val'}
+    corrections : dict, optional
+        Options of a `Request` by which the run corrected labels.
     """
     rows, split = predictions.rows, predictions.splits[0]
     name = next((each for each in ranked if each in LINEAR), None)
     told = predictions.told[name or ranked[0]][0]
-    features = read_features(store, name or "logistic", request_of(store, told, seed))
+    asked = replace(request_of(store, told, seed), **(corrections or {}))
+    features = read_features(store, name or "logistic", asked)
     head = find_head(name or "logistic")
     test, val = split == SPLITS["test"], split == SPLITS["val"]
     group = told.get("group")  # runs of earlier versions have none

@@ -73,8 +73,11 @@ class Gallery:
         ]
         return {"cards": cards, "count": len(wrong), "tested": len(tested)}
 
-    def attention(self, store: FeatureStore, head: Refitted) -> dict[str, Any]:
-        """Return where a linear head looked on selected test images, or the reason why that is unknown."""
+    def attention(self, store: FeatureStore, head: Refitted, stored: np.ndarray) -> dict[str, Any]:
+        """Return where a linear head looked on selected test images, or the reason why that is unknown.
+
+        `stored`, (n_images,), are the rows of the images in the store.
+        """
         layers = [part.layer for part in head.features.parts]
         if len(layers) > 1:
             return {"why": f"The head uses {len(layers)} layers ({', '.join(layers)}), whose cells do not correspond."}
@@ -93,7 +96,7 @@ class Gallery:
         tests = np.flatnonzero(self.split == SPLITS["test"])
         kinds = class_activation.pick(self.rows.labels[tests], head.probabilities)
         chosen = [place for places in kinds.values() for place in places]
-        maps = store.read(layers[0], "flatten", tests[chosen] * store.views).reshape(len(chosen), *shape)
+        maps = store.read(layers[0], "flatten", stored[tests[chosen]]).reshape(len(chosen), *shape)
         added = class_activation.activation_maps(maps, head.coef, head.features.parts[0].read)
         predicted = head.probabilities[chosen].argmax(axis=1)
         of_predicted = added[np.arange(len(chosen)), :, :, predicted]

@@ -151,6 +151,7 @@ class Fits:
             "group": asked.group,
             "class_weight": asked.settings.get("class_weight"),  # whether the grid's was asked for
             "clusters": asked.clusters,
+            "corrections": asked.corrections and (asked.corrections.sha256, asked.corrections_test),
             "code": own_source(),
             "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "keras", "tensorflow")},
         }

@@ -74,7 +74,7 @@ def test_resizing_is_pillows(rule, form, fit, tmp_path):
     if form == "onnx":
         pytest.importorskip("tf2onnx", reason="the extra export is not installed")
         _write(model, tmp_path / "m.onnx", form)
-    run = _open(tmp_path / "m.onnx", form) if form == "onnx" else model
+    run = _open(tmp_path / "m.onnx", form) if form == "onnx" else lambda images: {"probabilities": model(images)}
     shapes = (
         *((48, 48), (100, 130), (130, 100), (47, 49), (20, 24), (24, 20), (200, 30), (30, 200), (1, 1)),
         *((480, 96), (500, 300), (224, 225), (640, 480), (375, 499)),
@@ -82,7 +82,7 @@ def test_resizing_is_pillows(rule, form, fit, tmp_path):
     for shape in shapes:
         image = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
         expected = np.asarray(resize_to_square(Image.fromarray(image), 48, RESIZE[rule], fit))
-        np.testing.assert_array_equal(np.asarray(run(image[None]))[0], expected, err_msg=str(shape))
+        np.testing.assert_array_equal(np.asarray(run(image[None])["probabilities"])[0], expected, err_msg=str(shape))
 
 
 @pytest.mark.parametrize(("decode", "bound"), [("scaled", 5e-2), ("full", 5e-3)])
@@ -140,7 +140,7 @@ def test_every_form_gives_what_the_run_gives_on_all_rows(trained, tmp_path, name
     # ONNX's converter takes the rounding to float16 out.
     bound = 5e-3 if name.endswith(".onnx") else 1e-3
     assert parity["rows"] == parity["same_class"] == 32 and parity["largest_difference"] < bound
-    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, f"{name}.json"])
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, f"{name}.json", f"{name}.md"])
     assert main(["export", "--run", str(trained / "rbf-svm"), "--out", str(tmp_path / name)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main(["export", "--run", str(trained / "rbf-svm"), "--out", str(tmp_path / name), "--overwrite"]) == 0
@@ -156,6 +156,34 @@ def test_a_run_on_rough_features_is_compared_as_roughly(tree, tmp_path, capsys, 
     assert main(["export", "--run", "run", "--out", "m.keras", "--json"]) == 0
     parity = json.loads(capsys.readouterr().out)["parity"]
     assert 1e-5 < parity["largest_difference"] < parity["bound"] == 0.05
+
+
+@pytest.fixture(scope="module")
+def with_sets(tiny_store, tmp_path_factory):
+    """A run with sets of classes, of classes whose names mean something in Markdown."""
+    folder = tmp_path_factory.mktemp("sets") / "run"
+    pipeline.train_head(tiny_store, "nearest-mean", conformal=0.6, out=folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_sets_are_a_further_output_and_those_of_the_run(with_sets, tiny_store, tmp_path, name):
+    if name.endswith(".onnx"):
+        pytest.importorskip("tf2onnx", reason="the extra export is not installed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        card = export(with_sets, tmp_path / name, rows=0).card
+    assert card["parity"]["same_set"] == 32 and card["sets"]["level"] == 0.6 and "set: bool" in card["output"]
+    with FeatureStore(tiny_store) as store:
+        files = [Path(store.provenance["source"]["root"]) / path for path in store.rows.paths[::5]]
+    found = _open(tmp_path / name, FORMS[name])(np.stack([np.asarray(Image.open(file)) for file in files]))
+    assert found["set"].dtype == bool and found["probabilities"].shape == found["set"].shape == (7, 2)
+    predicted = predict(with_sets, files)
+    assert [tuple(np.array(["blue", "red"])[held]) for held in found["set"]] == [
+        p.classes for p in predicted.predictions
+    ]
+    text = (tmp_path / f"{name}.md").read_text()
+    assert "Sets of classes hold the true one with probability 0.6" in text and "| blue | 8 | 4 | 4 |" in text
 
 
 ALONE = {

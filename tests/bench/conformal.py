@@ -1,0 +1,65 @@
+"""How often sets of classes hold the true one, over drawn splits of stores.
+
+    python tests/bench/conformal.py --store A.h5 --store B.h5 [--group module] [--splits 20] [--head logistic]
+
+The share of test images whose set holds the true class, for all and for the class with the least, at three levels. The bounds are
+those within which the mean over splits lies with probability 0.95 if every split covers as asked: binomial, of the images that are
+tested at least once, since splits share images; sets are set by about as many images as the class has in train and val, which adds
+as much again in proportion.
+"""
+
+import argparse
+
+import numpy as np
+
+from features import FeatureStore
+from features.splits import SPLITS
+from pipeline.evaluation.decisions.class_sets import ClassSets
+from pipeline.training.fits.fitting import fit_head, groups_among
+from pipeline.training.loading import read_features
+from pipeline.training.request import Request
+from pipeline.training.splitting import draw_splits, with_groups
+
+LEVELS = (0.8, 0.9, 0.95)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", action="append", required=True)
+    parser.add_argument("--group")
+    parser.add_argument("--head", default="logistic")
+    parser.add_argument("--splits", type=int, default=20)
+    given = parser.parse_args()
+    for path in given.store:
+        found = {level: [] for level in LEVELS}
+        with FeatureStore(path) as store:
+            asked = with_groups(store, Request(path, group=given.group), given.splits)
+            rows, features = asked.rows(store), read_features(store, given.head, asked)
+            for split in draw_splits(rows, given.splits, 0, asked.group):
+                test = split == SPLITS["test"]
+                result, fitted = fit_head(given.head, features, rows, split, group=asked.group)
+                chances = fitted.finished(len(rows.class_names)).out_of_fold
+                y, p = rows.labels[test], result.probabilities[test]
+                for level in LEVELS:
+                    groups = groups_among(rows, ~test, asked.group)
+                    sets = ClassSets.calibrate(level, rows.labels[~test], chances, rows.class_names, groups)
+                    held = sets.hold(p)
+                    covered = held[np.arange(len(y)), y]
+                    of_class = [covered[y == label].mean() for label in np.unique(y)]
+                    found[level].append(
+                        (covered.mean(), held.sum(axis=1).mean(), (held.sum(axis=1) == 0).mean(), *of_class)
+                    )
+        n_test, n_learn = test.sum(), (~test).sum()
+        print(f"{path}, {given.head}, {given.splits} splits of {n_learn} and {n_test} images, group {asked.group}")
+        for level, each in found.items():
+            covered, size, empty, *of_class = np.mean(each, axis=0)
+            half = 1.96 * np.sqrt(level * (1 - level) * (1 / min(len(rows), given.splits * n_test) + 1 / n_learn))
+            inside = abs(covered - level) <= half
+            print(
+                f"  {level}: covered {covered:.4f} ({'within' if inside else 'outside'} {level - half:.4f} to {level + half:.4f}), "
+                f"by class {min(of_class):.3f} to {max(of_class):.3f}, {size:.2f} classes, {empty:.1%} empty"
+            )
+
+
+if __name__ == "__main__":
+    main()

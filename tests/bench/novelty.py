@@ -1,0 +1,170 @@
+"""How well images of another kind, and drifted folders, are told, and how often images of the same kind are called unlike.
+
+    python tests/bench/novelty.py --store photos.h5 --other elpv.h5 [--changed blurred.h5 ...] [--splits 20]
+
+Over drawn splits: the area under the ROC curve between test images and all images of the other store, and the share of each that is
+beyond a threshold at 1 % (of training images among each other), for scores that are chosen from: the cosine distance to the nearest
+training images (1, 5, 10), Mahalanobis' distance to the nearest class mean (Lee et al. 2018) and to the mean of all, with a shrunk
+covariance (Ledoit & Wolf), and the largest probability. The store's own split, for changed copies of its test images: the share that
+is unlike, and the p-value of the folder; and of 20 folders of 100 test images that nothing was done to.
+"""
+
+import argparse
+
+import numpy as np
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_auc_score
+
+from features import FeatureStore
+from features.splits import SPLITS
+from pipeline.evaluation.decisions.novelty import Novelty
+from pipeline.evaluation.held_out import unit_numbers
+from pipeline.training.fits.fitting import fit_head
+from pipeline.training.loading import read_features
+from pipeline.training.request import Request
+from pipeline.training.splitting import draw_splits, side_keys
+
+
+def read(path):
+    with FeatureStore(path) as store:
+        asked = Request(path)
+        rows = asked.rows(store)
+        return rows, read_features(store, "logistic", asked)
+
+
+def unit(X):
+    return X / np.linalg.norm(X, axis=1, keepdims=True)
+
+
+def neighbours(k):
+    """Return the mean cosine distance to the k nearest, and of training images among each other."""
+
+    def score(train, y, *others):
+        own = unit(train)
+        cosines = own @ own.T
+        np.fill_diagonal(cosines, -1)
+        found = (cosines, *(unit(other) @ own.T for other in others))
+        return [1 - np.sort(each, axis=1)[:, -k:].mean(axis=1) for each in found]
+
+    return score
+
+
+def mahalanobis(by_class):
+    """Return the distance to the nearest class mean; of training images, from five folds."""
+
+    def fit(train, y):
+        means = (
+            np.array([train[y == label].mean(axis=0) for label in np.unique(y)])
+            if by_class
+            else train.mean(axis=0)[None]
+        )
+        places = np.searchsorted(np.unique(y), y) if by_class else np.zeros(len(y), int)
+        precision = LedoitWolf(assume_centered=True).fit(train - means[places]).precision_
+
+        def score(X):
+            return np.min([np.einsum("ij,jk,ik->i", X - mean, precision, X - mean) for mean in means], axis=0)
+
+        return score
+
+    def score(train, y, *others):
+        folds, own = np.arange(len(y)) % 5, np.empty(len(y))
+        for fold in range(5):
+            own[folds == fold] = fit(train[folds != fold], y[folds != fold])(train[folds == fold])
+        whole = fit(train, y)
+        return [own, *map(whole, others)]
+
+    return score
+
+
+SCORES = {
+    "nearest": neighbours(1), "5 nearest": neighbours(5), "10 nearest": neighbours(10),
+    "Mahalanobis by class": mahalanobis(True), "Mahalanobis": mahalanobis(False),
+}  # fmt: skip
+
+
+def across_stores(given):
+    (rows, features), (_, other) = read(given.store), read(given.other)
+    found = {}
+    for split in draw_splits(rows, given.splits, 0):
+        learn, test = split != SPLITS["test"], split == SPLITS["test"]
+        train, y = features.of(learn), rows.labels[learn]
+        for name, score in SCORES.items():
+            own, of_test, of_other = score(train, y, features.of(test), other.matrix)
+            threshold = np.quantile(own, 0.99)
+            area = roc_auc_score(np.repeat([0, 1], [len(of_test), len(of_other)]), np.concatenate([of_test, of_other]))
+            found.setdefault(name, []).append((area, np.mean(of_test > threshold), np.mean(of_other > threshold)))
+        _, fitted = fit_head("logistic", features, rows, split)
+        sure = [fitted.estimator.predict_proba(each).max(axis=1) for each in (features.of(test), other.matrix)]
+        area = roc_auc_score(np.repeat([0, 1], [len(each) for each in sure]), -np.concatenate(sure))
+        found.setdefault("largest probability", []).append((area, np.nan, np.nan))
+        sides, guessed = unit_numbers(side_keys(rows, None))[learn], y
+        known = Novelty.calibrate(train, sides, guessed)
+        alarms, told = (np.mean(known.of(each) > 1) for each in (features.of(test), other.matrix))
+        found.setdefault("as built", []).append((np.nan, alarms, told))
+    print(f"{given.store} against {given.other}, {given.splits} splits")
+    for name, each in found.items():
+        area, alarms, told = np.mean(each, axis=0)
+        low, high = np.min(each, axis=0)[1], np.max(each, axis=0)[1]
+        print(f"  {name:22s} AUROC {area:.4f}, false alarms {alarms:.2%} [{low:.2%}, {high:.2%}], told {told:.1%}")
+
+
+def folders(given):
+    rows, features = read(given.store)
+    split = rows.splits
+    learn, test = split != SPLITS["test"], split == SPLITS["test"]
+    _, fitted = fit_head("logistic", features, rows, split)
+    fitted = fitted.finished(len(rows.class_names))
+    known = Novelty.calibrate(
+        features.of(learn), unit_numbers(side_keys(rows, None))[learn], fitted.out_of_fold.argmax(axis=1)
+    )
+
+    def told(X):
+        return known.of(X), fitted.estimator.predict_proba(X).argmax(axis=1)
+
+    for path in given.changed:
+        changed, held = read(path)
+        names = np.array([name.split("/")[0] for name in changed.paths])
+        for kind in np.unique(names):
+            novelty, predicted = told(held.matrix[names == kind])
+            right = np.mean(predicted == changed.labels[names == kind])
+            for n in (20, 50, len(novelty)):
+                p = [known.drift(novelty[some], predicted[some]) for some in picks(len(novelty), n)]
+                print(
+                    f"  {kind}: {n} of {len(novelty)} images, drifted {np.mean(np.array(p) < 0.01):.0%}, median p {np.median(p):.1e}"
+                )
+            print(f"  {kind}: {np.mean(novelty > 1):.1%} unlike, accuracy {right:.3f}")
+    calls = 0
+    p = []
+    for number, split in enumerate(draw_splits(rows, given.splits, 100)):
+        learn, test = split != SPLITS["test"], split == SPLITS["test"]
+        _, fitted = fit_head("logistic", features, rows, split)
+        fitted = fitted.finished(len(rows.class_names))
+        known = Novelty.calibrate(
+            features.of(learn), unit_numbers(side_keys(rows, None))[learn], fitted.out_of_fold.argmax(axis=1)
+        )
+        X = features.of(test)
+        some = np.random.default_rng(number).permutation(len(X))[:100]
+        p.append(known.drift(known.of(X[some]), fitted.estimator.predict_proba(X[some]).argmax(axis=1)))
+    calls = np.sum(np.array(p) < 0.01)
+    print(f"  untouched: {calls} of {len(p)} folders of 100 test images, each of another split, are called drifted")
+
+
+def picks(n, size):
+    random = np.random.default_rng(0)
+    return [random.permutation(n)[:size] for _ in range(1 if size == n else 20)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--other")
+    parser.add_argument("--changed", action="append", default=[])
+    parser.add_argument("--splits", type=int, default=20)
+    given = parser.parse_args()
+    if given.other:
+        across_stores(given)
+    folders(given)
+
+
+if __name__ == "__main__":
+    main()
