@@ -10,6 +10,11 @@ def text_cell(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
+def plain_text(cell: str) -> str:
+    """Return the text of a cell that `text_cell` wrote."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+
+
 def path_cell(path: str) -> str:
     """Return a relative path, behind ``./`` if it would be a formula; it names the same file."""
     return f"./{path}" if path.startswith(_FORMULA) else path

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple, cast, get_args
 import numpy as np
 
 from ..errors import RequestError, called
-from .table import read_table
+from ..safefiles.csv_cells import plain_text
+from .lists.table import read_table
 
 Verdict = Literal["keep", "change", "drop"]
 VERDICTS = get_args(Verdict)
@@ -67,7 +68,7 @@ class Corrections:
         found: dict[bytes, Correction] = {}
         places = [table.headers.index(name) for name in COLUMNS]
         for line, fields in table.lines:
-            key, one = _read_line(f"{path}:{line}", *(fields[place].strip() for place in places))
+            key, one = _read_line(f"{path}:{line}", *(fields[place] for place in places))
             if found.setdefault(key, one) != one:
                 raise RequestError(
                     f"{path}:{line} must judge an image once; got a second verdict on {key.hex()}. Keep one."
@@ -141,6 +142,7 @@ class Corrected(NamedTuple):
 
 
 def _read_line(where: str, key: str, old: str, verdict: str, new: str) -> tuple[bytes, Correction]:
+    old, verdict, new = plain_text(old), verdict.strip(), plain_text(new)
     try:
         content = bytes.fromhex(key)
     except ValueError:

@@ -32,7 +32,7 @@ def render(report: dict[str, Any]) -> str:
     """
     environment = _environment()
     style = _source(environment, "report.css")
-    script = "\n".join(_source(environment, name) for name in ("report.js", "images.js", "map.js"))
+    script = "\n".join(_source(environment, name) for name in ("report.js", "judging.js", "images.js", "map.js"))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"

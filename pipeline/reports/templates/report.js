@@ -24,7 +24,7 @@ for (const button of all("#heads thead button")) button.addEventListener("click"
 // Who wants to know which head is looked at.
 let picked = 0;
 const onPick = [];
-// What is shown below each doubted image: functions of {i, label, other, chance, given, sha256}, filled before images.js runs.
+// What is shown below each doubted image: functions of {i, label, other, chance, given, sha256}; judging.js adds one.
 const belowDoubts = [];
 
 // One head at a time is looked at in detail; its curves stand out from the others.

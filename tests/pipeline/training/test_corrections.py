@@ -76,7 +76,7 @@ def test_labels_of_train_and_val_are_corrected_and_test_is_left(tmp_path, said):
 
 def test_test_is_corrected_if_told_and_drawn_splits_need_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    store, wrong, rows = store_of(tmp_path / "s.h5")
+    _, wrong, rows = store_of(tmp_path / "s.h5")
     judge(tmp_path / "c.csv", rows, wrong[10:], wrong[:10])
     given = ["compare", "--store", "s.h5", "--heads", "nearest-mean,majority", "--corrections", "c.csv", "--out", "r"]
     assert main([*given, "--repeats", "3"]) == 2
