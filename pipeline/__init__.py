@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .deploy.exporting import export
     from .deploy.predictor import Predictor, predict
     from .labelling.label_budget import budget
+    from .labelling.label_queue import label_next
+    from .labelling.replayed_queue import replay_queue
     from .leakage.split_audit import audit
     from .reports.build import report
     from .runs.plots import plot
@@ -27,13 +29,28 @@ if TYPE_CHECKING:
     from .training.fit import train_head
     from .training.layer_probe import probe
 
-__all__ = ["Predictor", "audit", "budget", "compare", "export", "plot", "predict", "probe", "report", "train_head"]
+__all__ = [
+    "Predictor",
+    "audit",
+    "budget",
+    "compare",
+    "export",
+    "label_next",
+    "plot",
+    "predict",
+    "probe",
+    "replay_queue",
+    "report",
+    "train_head",
+]
 _WHERE = {
     "audit": "leakage.split_audit",
     "budget": "labelling.label_budget",
     "Predictor": "deploy.predictor",
     "compare": "training.comparison",
     "export": "deploy.exporting",
+    "label_next": "labelling.label_queue",
+    "replay_queue": "labelling.replayed_queue",
     "plot": "runs.plots",
     "predict": "deploy.predictor",
     "probe": "training.layer_probe",

@@ -183,6 +183,20 @@ class PredictOptions(TypedDict, total=False):
     joblib: Annotated[bool, Flag("load a pickled head, which can run any code: your own")]
 
 
+class NextOptions(PredictOptions, total=False):
+    """Options of `pipeline.label_next`."""
+
+    out: Annotated[str | Path | None, Flag("folder for the results (default below runs/)", "FOLDER", RESULTS)]
+    overwrite: Annotated[bool, Flag("replace earlier results", group=RESULTS)]
+
+
+class ReplayOptions(TypedDict, total=False):
+    """Options of `pipeline.replay_queue`."""
+
+    draws: Annotated[int, Flag("with --replay: first labels that are drawn (default 10)", "N", "replay")]
+    seed: Annotated[int, Flag("with --replay: seed of these draws (default 0)", "N", "replay")]
+
+
 class ExportOptions(PredictOptions, total=False):
     """Options of `pipeline.export`."""
 
@@ -216,6 +230,8 @@ OPTIONS_OF.update(
     probe=ProbeOptions,
     train_head=TrainHeadOptions,
     predict=PredictOptions,
+    label_next=NextOptions,
+    replay_queue=ReplayOptions,
     export=ExportOptions,
     report=ReportOptions,
     lecture=LectureOptions,

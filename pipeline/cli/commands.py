@@ -291,6 +291,29 @@ def _watch(folder: str, images: Sequence[str], **options: Any) -> Iterator[Answe
     log.info(f"done     {predicted} images predicted, {skipped} skipped")
 
 
+def _next(replay: bool = False, **options: Any) -> tuple[dict[str, Any], str]:
+    own = {name: options.pop(name) for name in ("draws", "seed") if name in options}
+    if replay:
+        if len(options.keys() - {"run"} - ({"images"} if not options.get("images") else set())):
+            raise RequestError(
+                "--replay must stand with --run, --draws and --seed alone; got more. Leave the others out."
+            )
+        from ..labelling.replayed_queue import replay_queue
+
+        replayed = replay_queue(options["run"], **own)
+        return replayed.to_json(), replayed.words
+    if own:
+        raise RequestError(f"--{next(iter(own))} must go with --replay; got it without. Leave it out.")
+    from ..labelling.label_queue import format_queue, label_next
+
+    queue = label_next(**options)
+    for path, reason in queue.skipped:
+        log.info(f"skipped  {path}: {reason}")
+    log.info(f"next     open {queue.out}/queue.html, label the images, and save labels.csv beside them; then")
+    log.info(f"         {command('extract', data='labels.csv')}")
+    return queue.to_json(), format_queue(queue.to_json())
+
+
 def _export(**options: Any) -> tuple[dict[str, Any], str]:
     from ..deploy.exporting import export
 
@@ -369,6 +392,7 @@ _COMMANDS: dict[str, Callable[..., Answer | Iterator[Answer]]] = {
     "lecture": _lecture,
     "layers": _layers,
     "predict": _predict,
+    "next": _next,
     "export": _export,
     "inspect": _inspect,
     "verify": _verify,

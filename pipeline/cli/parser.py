@@ -23,8 +23,10 @@ from ..options import (
     CompareOptions,
     ExportOptions,
     LectureOptions,
+    NextOptions,
     PredictOptions,
     ProbeOptions,
+    ReplayOptions,
     ReportOptions,
     TrainHeadOptions,
 )
@@ -50,6 +52,10 @@ class _Listed(argparse.Action):
 
 class _Nothing(typing.TypedDict):
     """For commands without options."""
+
+
+class _Next(NextOptions, ReplayOptions):
+    """Of a queue, and of its replay."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,14 @@ COMMANDS = (
         (_RUN, _argument("images", "files, folders, patterns, or - for a list of paths on standard input", "IMAGES", nargs="*"),
          _argument("--watch", "then classify each image that appears below this folder, until Ctrl-C", "FOLDER")),
         PredictOptions,
+    ),
+    Command(
+        "next", "choose the images that are most worth labelling, and write a page on which to label them",
+        "next --run runs/photos-vgg16-logistic unlabelled -n 50",
+        (_RUN, _argument("images", "files, folders and patterns", "IMAGES", nargs="*"),
+         _argument("-n", "how many images (default 50)", "N", type=int),
+         _argument("--replay", "instead, tell on the run's own store how many labels the queue would have saved", action="store_true")),
+        _Next,
     ),
     Command(
         "export", "make one model of base and head, from pixels to probabilities",

@@ -20,6 +20,7 @@ RESULTS = (
     "audit.json",
     "budget.json",
     "lecture.json",
+    "queue.json",
 )  # a folder that holds one of these may be overwritten
 
 

@@ -107,6 +107,10 @@ class Novelty:
         threshold = float(np.sort(distances)[min(place, len(distances) - 1)]) if len(distances) else math.inf
         return cls(unit, distances, predicted, max(threshold, 1e-6), sketch)
 
+    def unit_of(self, X: np.ndarray) -> np.ndarray:
+        """Return the features of images as unit vectors, to be compared with `unit`."""
+        return _unit(X, self.sketch)
+
     def distance(self, X: np.ndarray) -> np.ndarray:
         """Return the distance of each image to the nearest training image by its features, (n_images,)."""
         return np.concatenate([_nearest(_unit(each, self.sketch), self.unit) for each in _blocks(X)])
