@@ -17,12 +17,12 @@ DEMO_SIZE ?= 160
 DEMO_HEADS ?= logistic,rbf-svm,ridge,knn,nearest-mean,majority
 
 BIN := .venv/bin
-EXTRAS := demo,onnx,openvino,numba,dask,export,pandas,hdf5plugin,heic,dicom,test,lint
+EXTRAS := demo,onnx,openvino,numba,dask,export,pandas,hdf5plugin,heic,dicom,serve,test,lint
 PIPELINE := $(BIN)/cached-features
 RUNS = runs/$(basename $(notdir $(STORE)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare predict export probe audit budget report lecture layers inspect verify bench bench-start bench-heads bench-store bench-growth bench-cluster test test-oldest coverage lint format pins clean
+.PHONY: help setup demo extract train-head compare predict export next serve probe audit budget report lecture layers inspect verify bench bench-start bench-heads bench-store bench-growth bench-cluster test test-oldest coverage lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,12 @@ predict: $(BIN)/.ready  ## classify IMAGES (files, folders, patterns) with the t
 
 export: $(BIN)/.ready  ## make one MODEL (.keras, .onnx or a folder) of the head in RUN and its base
 	$(PIPELINE) export --run '$(or $(RUN),$(RUNS)-$(HEAD))' --out '$(MODEL)' $(OPTIONS)
+
+next: $(BIN)/.ready  ## choose the IMAGES that are most worth labelling, by the head in RUN, and write a page to label them
+	$(PIPELINE) next --run '$(or $(RUN),$(RUNS)-$(HEAD))' $(OPTIONS) $(IMAGES)
+
+serve: $(BIN)/.ready  ## serve a page on which photos are dropped, by the head in RUN
+	$(PIPELINE) serve --run '$(or $(RUN),$(RUNS)-$(HEAD))' $(OPTIONS)
 
 probe: $(BIN)/.ready  ## show accuracy layer by layer of STORE (extract it with OPTIONS='--layers a,b,c')
 	$(PIPELINE) probe --store '$(STORE)' $(OPTIONS)

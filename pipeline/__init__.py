@@ -17,6 +17,7 @@ except ImportError as error:
 from . import options as options  # an option that is given to the wrong function is told its own
 
 if TYPE_CHECKING:
+    from .cli.serving.server import serve
     from .deploy.exporting import export
     from .deploy.predictor import Predictor, predict
     from .labelling.label_budget import budget
@@ -41,6 +42,7 @@ __all__ = [
     "probe",
     "replay_queue",
     "report",
+    "serve",
     "train_head",
 ]
 _WHERE = {
@@ -55,6 +57,7 @@ _WHERE = {
     "predict": "deploy.predictor",
     "probe": "training.layer_probe",
     "report": "reports.build",
+    "serve": "cli.serving.server",
     "train_head": "training.fit",
 }
 

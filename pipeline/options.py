@@ -204,6 +204,13 @@ class ExportOptions(PredictOptions, total=False):
     overwrite: Annotated[bool, Flag("replace a model of this name")]
 
 
+class ServeOptions(PredictOptions, total=False):
+    """Options of `pipeline.serve`."""
+
+    host: Annotated[str, Flag("address to listen on (default 127.0.0.1: this machine alone)", "HOST")]
+    port: Annotated[int, Flag("port to listen on (default 8765)", "N")]
+
+
 class ReportOptions(TypedDict, total=False):
     """Options of `pipeline.report`."""
 
@@ -234,5 +241,6 @@ OPTIONS_OF.update(
     replay_queue=ReplayOptions,
     export=ExportOptions,
     report=ReportOptions,
+    serve=ServeOptions,
     lecture=LectureOptions,
 )

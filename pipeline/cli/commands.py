@@ -327,6 +327,13 @@ def _export(**options: Any) -> tuple[dict[str, Any], str]:
     return exported.to_json(), str(exported.path)
 
 
+def _serve(**options: Any) -> tuple[dict[str, Any], None]:
+    from .serving.server import serve
+
+    serve(**options)
+    return {"run": options["run"]}, None
+
+
 def _verify(store: str, **options: Any) -> tuple[dict[str, Any], str]:
     from dataclasses import asdict
 
@@ -394,6 +401,7 @@ _COMMANDS: dict[str, Callable[..., Answer | Iterator[Answer]]] = {
     "predict": _predict,
     "next": _next,
     "export": _export,
+    "serve": _serve,
     "inspect": _inspect,
     "verify": _verify,
 }

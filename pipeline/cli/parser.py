@@ -28,6 +28,7 @@ from ..options import (
     ProbeOptions,
     ReplayOptions,
     ReportOptions,
+    ServeOptions,
     TrainHeadOptions,
 )
 
@@ -172,6 +173,10 @@ COMMANDS = (
         "export --run runs/photos-vgg16-logistic --out photos.keras",
         (_RUN, _argument("--out", "NAME.keras, NAME.onnx, or a folder for TensorFlow's SavedModel", "NAME", required=True)),
         ExportOptions,
+    ),
+    Command(
+        "serve", "serve a page on which photos are dropped, and predictions as JSON",
+        "serve --run runs/photos-vgg16-logistic", (_RUN,), ServeOptions,
     ),
     Command(
         "lecture", "run the lecture's models as they were, and corrected", "lecture --data photos", (_DATA,), LectureOptions

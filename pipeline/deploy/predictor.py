@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
@@ -14,8 +16,9 @@ from PIL import Image
 from features.errors import CachedFeaturesError, SourceError, UnreadableImage
 from features.extraction.recompute import decode_batches
 from features.images.contents import Content, Pixels, hash_files
-from features.images.decoding import upright
+from features.images.decoding import decode, upright
 from features.images.image_spec import ImageSpec
+from features.images.views import make_view
 from features.options import takes, typed
 from features.runtime.log import log
 from features.runtime.machine import cores
@@ -26,7 +29,7 @@ from features.store.reader import FeatureStore
 from ..evaluation.decisions.novelty import DRIFT_P_VALUE
 from ..options import PredictOptions
 from ..runs.trained_run import load_trained
-from .prediction import Given, Images, Predicted, find_images, make_prediction
+from .prediction import Given, Images, Predicted, Prediction, find_images, make_prediction
 from .shared_engine import SharedEngine, keep_engine, release_engine, share_engine
 
 _BLOCK = 512  # stored images read and predicted at once
@@ -38,6 +41,24 @@ class _Rated(NamedTuple):
 
     chances: np.ndarray
     novelty: float | None
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A prediction with what it was made of.
+
+    Attributes
+    ----------
+    prediction : Prediction
+    maps : dict of str to ndarray of shape (n_views, ...)
+        The base's output for each layer.
+    X : ndarray of shape (n_views, n_features)
+        What the head read.
+    """
+
+    prediction: Prediction
+    maps: dict[str, np.ndarray]
+    X: np.ndarray
 
 
 class Predictor:
@@ -185,6 +206,46 @@ class Predictor:
             unlike=unlike,
             drift=drift,
         )
+
+    def examine(self, data: bytes, name: str = "image") -> Examined:
+        """Predict the class of one image file in memory, and keep what the base made of it.
+
+        Parameters
+        ----------
+        data : bytes
+            Of the file.
+        name : str
+
+        Raises
+        ------
+        UnreadableImage
+            If it is no image that `predict` could use.
+        """
+        made, reading = self.trained.made, self.trained.reading
+        image = decode(data, made.spec.image_size, made.spec.resize, made.spec.decode)
+        sha256 = hashlib.sha256(data).digest()
+        views = [make_view(image, made.spec.augment.name, view, sha256, made.seed) for view in range(reading.views)]
+        maps = self._loaded().run(np.stack(views))
+        X = reading.of_maps(maps)
+        with self._lock:
+            (rated,) = self._rate(X)
+        return Examined(make_prediction(name, rated.chances, self.trained, rated.novelty), maps, X)
+
+    def find_stored(self, contents: Sequence[bytes]) -> dict[bytes, tuple[Path, str]]:
+        """Return the file and the label of images of the run's store, by SHA-256; of those that it holds."""
+        with self._lock:
+            if not self._is_open:
+                self._open()
+                self._is_open = True
+            store, held = self._store, [key for key in contents if key in self._rows]
+            if store is None:
+                return {}
+            root, rows = Path((store.provenance.get("source") or {}).get("root", ".")), store.rows
+            places = [self._rows[key] for key in held]
+        return {
+            key: (root / rows.paths[place], rows.class_names[rows.labels[place]])
+            for key, place in zip(held, places, strict=True)
+        }
 
     def _as_a_whole(self, rated: Sequence[_Rated]) -> tuple[int | None, float | None]:
         """Return how many images are unlike all training images, and the p-value for all of them being of their kind."""

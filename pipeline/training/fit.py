@@ -246,7 +246,9 @@ def _know(features: Features, rows: Rows, result: Result, fitted: Fitted) -> tup
     learn = np.flatnonzero(~test)
     some, units = thinned(np.arange(len(learn))), unit_numbers(side_keys(rows, result.group))
     guessed = np.nan_to_num(fitted.out_of_fold).argmax(axis=1)
-    novelty = Novelty.calibrate(_images(features, learn[some]), units[learn[some]], guessed[some])
+    novelty = Novelty.calibrate(
+        _images(features, learn[some]), units[learn[some]], guessed[some], contents=rows.sha256[learn[some]]
+    )
     distances = novelty.of(_images(features, np.flatnonzero(test)))
     unlike = distances > 1
     rows_told = effective_rows(unlike, np.unique(units[test], return_inverse=True)[1])

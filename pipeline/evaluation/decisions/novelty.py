@@ -72,6 +72,8 @@ class Novelty:
     threshold : float
     sketch : Sketch or None
         How many features become few components.
+    contents : ndarray of shape (n_images, 32), uint8, or None
+        SHA-256 of the images' files.
     """
 
     unit: np.ndarray
@@ -79,9 +81,17 @@ class Novelty:
     predicted: np.ndarray
     threshold: float
     sketch: Sketch | None = None
+    contents: np.ndarray | None = None
 
     @classmethod
-    def calibrate(cls, X: np.ndarray, units: np.ndarray, predicted: np.ndarray, rate: float = RATE) -> Novelty:
+    def calibrate(
+        cls,
+        X: np.ndarray,
+        units: np.ndarray,
+        predicted: np.ndarray,
+        rate: float = RATE,
+        contents: np.ndarray | None = None,
+    ) -> Novelty:
         """Keep training images, and set the threshold by them.
 
         Parameters
@@ -91,6 +101,8 @@ class Novelty:
             Images with the same number are copies or of one group, and are not compared.
         predicted : ndarray of shape (n_images,), int
         rate : float
+        contents : ndarray of shape (n_images, 32), uint8, optional
+            SHA-256 of the images' files, by which the nearest are found again.
         """
         sketch = Sketch.draw(X.shape[1]) if X.shape[1] > 2 * _COMPONENTS else None
         unit = _unit(_unit(X, sketch).astype(np.float16).astype(np.float32))  # as it is saved and read again
@@ -105,7 +117,7 @@ class Novelty:
         distances, predicted = distances[known], predicted[held][known]
         place = math.ceil((len(distances) + 1) * (1 - rate)) - 1
         threshold = float(np.sort(distances)[min(place, len(distances) - 1)]) if len(distances) else math.inf
-        return cls(unit, distances, predicted, max(threshold, 1e-6), sketch)
+        return cls(unit, distances, predicted, max(threshold, 1e-6), sketch, contents)
 
     def unit_of(self, X: np.ndarray) -> np.ndarray:
         """Return the features of images as unit vectors, to be compared with `unit`."""
@@ -114,6 +126,12 @@ class Novelty:
     def distance(self, X: np.ndarray) -> np.ndarray:
         """Return the distance of each image to the nearest training image by its features, (n_images,)."""
         return np.concatenate([_nearest(_unit(each, self.sketch), self.unit) for each in _blocks(X)])
+
+    def nearest(self, X: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the nearest training images of each image and their distances, (n_images, count) each, the nearest first."""
+        distances = 1 - self.unit_of(X) @ self.unit.T
+        order = np.argsort(distances, axis=1)[:, :count]
+        return order, np.maximum(np.take_along_axis(distances, order, 1), 0)
 
     def of(self, X: np.ndarray) -> np.ndarray:
         """Return the distances in units of the threshold, (n_images,): images above 1 are unlike all training images."""
@@ -155,6 +173,8 @@ class Novelty:
             "predicted": self.predicted.astype(np.int32),
             "threshold": np.array(self.threshold),
         }
+        if self.contents is not None:
+            arrays["contents"] = self.contents
         if self.sketch is not None:
             arrays |= self.sketch._asdict()
         save_arrays(folder / FILE, arrays)
@@ -179,6 +199,7 @@ class Novelty:
                 held["predicted"],
                 float(held["threshold"]),
                 sketch,
+                held.get("contents"),
             )
             _check(found, n_features)
         except (KeyError, ValueError, TypeError, IndexError) as error:
@@ -202,6 +223,9 @@ def _check(found: Novelty, n_features: int) -> None:
             raise ValueError("its sums of features do not rise")
     if found.unit.ndim != 2 or found.unit.shape[1] != width or not np.isfinite(found.unit).all():
         raise ValueError(f"it holds {found.unit.shape} numbers for images of {width}")
+    contents = found.contents
+    if contents is not None and (contents.shape != (len(found.unit), 32) or contents.dtype != np.uint8):
+        raise ValueError(f"it names {len(contents)} files for {len(found.unit)} images")
     if found.distances.ndim != 1 or found.distances.shape != found.predicted.shape or not found.threshold > 0:
         raise ValueError("its distances, classes and threshold do not belong together")
 

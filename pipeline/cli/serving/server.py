@@ -1,0 +1,177 @@
+"""A server of a page on which photos are dropped, and of predictions as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from features.errors import RequestError, UnreadableImage, called, missing_extra
+from features.options import takes
+from features.runtime.log import log
+from features.runtime.machine import cores
+
+from ...deploy.predictor import Predictor
+from ...options import ServeOptions
+from ...runs.html_page import fill_page
+from .examination import examine
+from .interface import describe_interface
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+HOST, PORT = "127.0.0.1", 8765
+MOST_BYTES = 32 << 20  # of an upload
+MOST_WAITING = 64  # requests at once; further ones are asked to come again
+SECONDS = 30.0  # in which an upload must have arrived
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+
+
+@takes(ServeOptions)
+def serve(run: str | Path, **options: Unpack[ServeOptions]) -> None:
+    """Serve a page about a trained head, and its predictions as JSON, until Ctrl-C.
+
+    Parameters
+    ----------
+    run : path-like
+        The folder of a trained head.
+    **options
+
+    Raises
+    ------
+    RequestError
+        If there is no such run, the port is no port, or the extra ``serve`` is not installed.
+    """
+    for package in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(package, "serve", "a server")
+    import uvicorn
+
+    host, port = options.get("host", HOST), options.get("port", PORT)
+    if not 0 < port < 65536:
+        raise RequestError(f"{called('port')} must be from 1 to 65535; got {port}. Leave it out for {PORT}.")
+    with Predictor(run, options.get("weights"), options.get("joblib", False)) as predictor:
+        predictor.load()
+        if host not in _LOOPBACK:
+            log.warning(f"anyone who reaches {host}:{port} can use this server: it asks for no password.")
+        log.info(
+            f"serves   http://{host}:{port}/ ({predictor.trained.name}, {', '.join(predictor.class_names)}). Ctrl-C ends it"
+        )
+        uvicorn.run(
+            make_app(predictor, host),
+            host=host,
+            port=port,
+            log_level="warning",
+            timeout_keep_alive=5,
+            server_header=False,
+        )
+    log.info("done     the server has ended")
+
+
+def make_app(predictor: Predictor, host: str = HOST) -> Starlette:
+    """Return the application: ``/`` the page, ``/predict``, ``/openapi.json``, ``/docs`` and ``/health``.
+
+    Nothing is written to disk. To be asked by another name than the given host's is refused, so that no page of another site
+    that resolves its own name to this machine can ask (DNS rebinding).
+    """
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+    from starlette.routing import Route
+
+    interface = describe_interface(predictor.class_names, MOST_BYTES)
+    told = {
+        "title": predictor.trained.folder.name,
+        "head": predictor.trained.name,
+        "classes": predictor.class_names,
+        "level": predictor.trained.sets and predictor.trained.sets.level,
+        "knows": predictor.trained.novelty is not None,
+        "most_bytes": MOST_BYTES,
+    }
+    page = _html("serve", told)
+    docs = _html("docs", {"interface": json.dumps(interface, indent=2), "most_bytes": MOST_BYTES})
+    room, waiting = asyncio.Semaphore(max(2, cores())), 0
+
+    async def predict(request: Request) -> Response:
+        nonlocal waiting
+        if waiting >= MOST_WAITING:
+            return JSONResponse(
+                {"error": "too many requests at once; ask again"}, 503, {**_HEADERS, "Retry-After": "1"}
+            )
+        waiting += 1
+        try:
+            data = await _read_body(request)
+            name = request.query_params.get("name", "image")[:200]
+            details = request.query_params.get("details", "") in ("1", "true")
+            async with room:
+                found = await run_in_threadpool(examine, predictor, data, name, details)
+            return JSONResponse(found, headers=_HEADERS)
+        except (UnreadableImage, _Refused) as error:
+            status = error.status if isinstance(error, _Refused) else 422
+            return JSONResponse({"error": f"the image {error}" if status == 422 else str(error)}, status, _HEADERS)
+        finally:
+            waiting -= 1
+
+    async def show(request: Request) -> Response:
+        return HTMLResponse(page if request.url.path == "/" else docs, headers=_HEADERS)
+
+    async def tell(_: Request) -> Response:
+        return JSONResponse(interface, headers=_HEADERS)
+
+    async def health(_: Request) -> Response:
+        return PlainTextResponse("ok", headers=_HEADERS)
+
+    routes = [
+        Route("/", show),
+        Route("/docs", show),
+        Route("/openapi.json", tell),
+        Route("/health", health),
+        Route("/predict", predict, methods=["POST"]),
+    ]
+    hosts = [*_LOOPBACK, "[::1]", host] if host in _LOOPBACK else ["*"]
+    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
+
+
+class _Refused(Exception):
+    """An upload that is not taken.
+
+    Attributes
+    ----------
+    status : int
+        HTTP status.
+    """
+
+    def __init__(self, status: int, why: str):
+        super().__init__(why)
+        self.status = status
+
+
+async def _read_body(request: Request) -> bytes:
+    """Return what is uploaded, at most `MOST_BYTES` and within `SECONDS`."""
+    too_large = _Refused(413, f"an image must have at most {MOST_BYTES:,} bytes; got more")
+    claimed = request.headers.get("content-length", "")
+    if claimed.isdecimal() and int(claimed) > MOST_BYTES:
+        raise too_large
+    data = bytearray()
+    try:
+        async with asyncio.timeout(SECONDS):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > MOST_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise _Refused(408, f"an image must arrive within {SECONDS:.0f} s; it did not") from None
+    if not data:
+        raise _Refused(422, "must be the body of the request; got nothing")
+    return bytes(data)
+
+
+def _html(name: str, variables: dict[str, Any]) -> str:
+    return fill_page(__package__, name, variables, connect="'self'")

@@ -1,0 +1,2 @@
+"use strict";
+document.querySelector("#origin").textContent = location.origin;
