@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 
 import numpy as np
@@ -13,9 +13,11 @@ from ..errors import RequestError, SourceError, called, option
 from ..images.contents import Content, distinct_contents, hash_files
 from ..images.survey import Survey
 from ..runtime.log import log
+from ..sources.corrections import Corrections, usual_strata
 from ..sources.folder import describe_left_out
 from ..sources.load import keep_copies_together
 from ..sources.source import Source
+from ..splits import SPLITS
 from ..store.provenance import Provenance
 from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
@@ -100,11 +102,51 @@ class Plan:
         return lines
 
 
-def make_plan(source: Source, workers: int, survey: Survey | None = None) -> Plan:
-    """Hash a source's files with `workers` threads, surveying them; drawn splits then keep copies of an image together."""
+def make_plan(
+    source: Source,
+    workers: int,
+    survey: Survey | None = None,
+    corrections: Corrections | None = None,
+    corrections_test: bool = False,
+) -> Plan:
+    """Hash a source's files with `workers` threads, surveying them; drawn splits then keep copies of an image together.
+
+    Corrections change labels and drop images, those of test only if told; splits are those of all images as they were labelled.
+    """
     files = [source.file(row) for row in range(len(source))]
     keys = hash_files(files, workers, None if survey is None else survey.look)
-    return Plan(keep_copies_together(source, keys), tuple(keys), tuple(distinct_contents(files, keys)))
+    source = keep_copies_together(source, keys)
+    if corrections is not None:
+        source, keys = _correct(source, keys, corrections, corrections_test)
+        files = [source.file(row) for row in range(len(source))]
+    return Plan(source, tuple(keys), tuple(distinct_contents(files, keys)))
+
+
+def _correct(
+    source: Source, keys: Sequence[bytes | str], corrections: Corrections, of_test: bool
+) -> tuple[Source, list[bytes | str]]:
+    """Return a source with corrected labels, without dropped images, and the keys of those that are left."""
+    none = bytes(32)  # of files that cannot be read
+    sha256 = np.frombuffer(b"".join(key if isinstance(key, bytes) else none for key in keys), np.uint8).reshape(-1, 32)
+    protected = (source.splits == SPLITS["test"]) & (not of_test)
+    found = corrections.apply(source.class_names, source.labels, sha256, protected)
+    rows = np.flatnonzero(found.kept).tolist()
+    log.info(
+        f"labels   {found.changed} changed, {len(keys) - len(rows)} images dropped, {found.spared} of test left as they are, "
+        f"{found.unknown} not in the source, by {corrections.path}"
+    )
+    strata = np.where(
+        found.labels == source.labels, source.strata, usual_strata(source.labels, source.strata)[found.labels]
+    )
+    corrected = replace(
+        source,
+        paths=tuple(source.paths[row] for row in rows),
+        labels=found.labels[rows],
+        splits=source.splits[rows],
+        strata=strata[rows].astype(source.strata.dtype),
+        columns={name: tuple(texts[row] for row in rows) for name, texts in source.columns.items()},
+    )
+    return corrected, [keys[row] for row in rows]
 
 
 def check_classes(plan: Plan, options: ExtractRequest) -> None:

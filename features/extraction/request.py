@@ -170,6 +170,10 @@ class ExtractRequest(FeatureOptions):
         also to be read by others.
     layout : {'file', 'parts'}
         One file, or parts that stay with an index over them, for stores larger than one file should be.
+    corrections : path-like, optional
+        Table of corrected labels; see `Corrections`.
+    corrections_test : bool
+        Correct the images of test, too.
     retry_skipped : bool
         Try again files that could not be used before.
     drop : bool
@@ -203,6 +207,8 @@ class ExtractRequest(FeatureOptions):
     limit: int | None = None
     compression: str | None = None
     layout: str = "file"
+    corrections: str | Path | None = None
+    corrections_test: bool = False
     retry_skipped: bool = False
     drop: bool = False
     max_skipped: float | None = None

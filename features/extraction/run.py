@@ -19,6 +19,7 @@ from ..options import ExtractOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores, peak_memory
 from ..runtime.progress import Progress
+from ..sources.corrections import Corrections
 from ..sources.load import check_splits
 from ..store.atomic_file import free_space
 from ..store.parts import Parts, held_provenance
@@ -135,9 +136,14 @@ def run_pass(
             f"{called('part_images')} needs a cluster; got none. Leave it out, or name a cluster: {option('cluster')}"
         )
     clock = _Clock()
+    corrections = None if asked.corrections is None else Corrections.read(asked.corrections)
+    if corrections is None and asked.corrections_test:
+        raise RequestError(
+            f"{called('corrections_test')} must go with {called('corrections')}; got it alone. Name a file."
+        )
     held = held_provenance(asked.path)
     survey = Survey(values=asked.range is None and held is None)
-    plan = make_plan(asked.source(), asked.workers, survey)
+    plan = make_plan(asked.source(), asked.workers, survey, corrections, asked.corrections_test)
     source = plan.source
     for line in (*plan.describe(), *(f"images   {told}" for told in survey.describe())):
         log.info(line)

@@ -141,6 +141,14 @@ class Corrected(NamedTuple):
     unknown: int
 
 
+def usual_strata(labels: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Return the most frequent stratum of each class, (n_classes,), for images whose label is changed to it."""
+    found = np.zeros(int(labels.max()) + 1, strata.dtype)
+    for label in np.unique(labels):
+        found[label] = np.bincount(strata[labels == label]).argmax()
+    return found
+
+
 def _read_line(where: str, key: str, old: str, verdict: str, new: str) -> tuple[bytes, Correction]:
     old, verdict, new = plain_text(old), verdict.strip(), plain_text(new)
     try:

@@ -222,7 +222,7 @@ class Predictor:
             If it is no image that `predict` could use.
         """
         made, reading = self.trained.made, self.trained.reading
-        image = decode(data, made.spec.image_size, made.spec.resize, made.spec.decode)
+        image = decode(data, made.spec.image_spec)
         sha256 = hashlib.sha256(data).digest()
         views = [make_view(image, made.spec.augment.name, view, sha256, made.seed) for view in range(reading.views)]
         maps = self._loaded().run(np.stack(views))

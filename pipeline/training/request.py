@@ -12,7 +12,7 @@ import numpy as np
 from features.errors import RequestError, called, must_be_one_of
 from features.runtime.dask_cluster import check_cluster
 from features.runtime.machine import memory_limit
-from features.sources.corrections import Corrected, Corrections
+from features.sources.corrections import Corrected, Corrections, usual_strata
 from features.splits import NEAR_COPIES, SPLITS
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
@@ -139,7 +139,8 @@ class Request:
         """Return the rows of a store's images, corrected, with the column of near-copies if these are the groups."""
         rows, corrected = store.rows.images(), self.corrected(store)
         if corrected is not None:
-            strata = np.where(corrected.labels == rows.labels, rows.strata, _strata_of(rows)[corrected.labels])
+            usual = usual_strata(rows.labels, rows.strata)
+            strata = np.where(corrected.labels == rows.labels, rows.strata, usual[corrected.labels])
             rows = replace(rows, labels=corrected.labels, strata=strata.astype(rows.strata.dtype)).only(corrected.kept)
         return rows if self.clusters is None else replace(rows, columns={**rows.columns, NEAR_COPIES: self.clusters})
 
@@ -157,14 +158,6 @@ class Request:
         if corrected is not None:
             chosen = chosen & np.repeat(corrected.kept, store.views)
         return np.flatnonzero(chosen)
-
-
-def _strata_of(rows: Rows) -> np.ndarray:
-    """Return the most frequent stratum of each class, for images whose label was changed to it."""
-    found = np.zeros(len(rows.class_names), int)
-    for label in np.unique(rows.labels):
-        found[label] = np.bincount(rows.strata[rows.labels == label]).argmax()
-    return found
 
 
 def check_seed(seed: int) -> None:

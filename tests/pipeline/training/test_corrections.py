@@ -8,7 +8,7 @@ import pytest
 from samples import provenance_of, rows_of, write_store
 
 import pipeline
-from features import FeatureStore
+from features import FeatureStore, extract
 from features.errors import RequestError
 from features.sources.corrections import Corrections
 from pipeline.cli.commands import main
@@ -145,3 +145,25 @@ def test_an_empty_table_changes_nothing(tmp_path):
     run = pipeline.train_head(store, "nearest-mean", corrections=table, out=tmp_path / "r")
     told = run.corrections
     assert told["changed"] == told["dropped"] == told["gain"] == 0 and told["p_value"] == 1
+
+
+def test_extract_corrects_a_source_without_computing_again(tree, tmp_path):
+    first = extract(str(tree), backbone="tiny", out=tmp_path / "s.h5", batch_size=8)
+    with FeatureStore(first.path) as opened:
+        rows = opened.rows
+    learn, test = np.flatnonzero(rows.splits == 0), np.flatnonzero(rows.splits == 2)
+    with open(tmp_path / "c.csv", "w") as file:
+        file.write("sha256,old,verdict,new\n")
+        for row, verdict in ((learn[0], "drop,"), (learn[1], "change,red"), (test[0], "change,red")):
+            file.write(f"{rows.sha256[row].tobytes().hex()},{rows.class_names[rows.labels[row]]},{verdict}\n")
+    options = {"backbone": "tiny", "out": tmp_path / "s.h5", "batch_size": 8, "corrections": tmp_path / "c.csv"}
+    again = extract(str(tree), **options)
+    assert again.computed == 0 and again.rows == first.rows - 1
+    with FeatureStore(again.path) as opened:
+        held = dict(zip(opened.rows.paths, opened.rows.labels.tolist(), strict=True))
+    assert rows.paths[learn[0]] not in held and held[rows.paths[learn[1]]] == 1 and held[rows.paths[test[0]]] == 0
+    extract(str(tree), corrections_test=True, **options)
+    with FeatureStore(again.path) as opened:
+        assert dict(zip(opened.rows.paths, opened.rows.labels.tolist(), strict=True))[rows.paths[test[0]]] == 1
+    with pytest.raises(RequestError, match="corrections_test must go with corrections"):
+        extract(str(tree), backbone="tiny", out=tmp_path / "n.h5", corrections_test=True)
