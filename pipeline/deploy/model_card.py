@@ -85,11 +85,12 @@ def _results(run: Mapping[str, Any]) -> Iterator[str]:
                 f"{_number(each[name])} {_ends(each.get(f'{name}_interval'))}" for name in ("recall", "precision")
             )
             yield f"| {_text(each['name'])} | {each['support']} | {shares} |"
+    metric = run.get("metric", "accuracy").replace("_", " ")
     found = [each for each in (run.get("slices") or {}).get("slices", []) if (each["p_value"] or 1) < 0.05]
     for each in found:
         yield ""
         yield (
-            f"Images with {_text(each['column'])} {_text(each['value'])} ({each['rows']}) stand out: {run['metric'].replace('_', ' ')} "
+            f"Images with {_text(each['column'])} {_text(each['value'])} ({each['rows']}) stand out: {metric} "
             f"{_number(each['metric'])} {_ends(each['interval'])}, the others {_number(each['rest'])}."
         )
 

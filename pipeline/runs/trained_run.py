@@ -106,7 +106,7 @@ def load_trained(folder: str | Path, allow_joblib: bool = False) -> Trained:
         settings=told.get("settings") or {},
         point=_read_point(told, f"{folder}/run.json"),
         sets=told.get("sets") and ClassSets.from_json(told["sets"], names, f"{folder}/run.json"),
-        novelty=Novelty.load(Path(folder), int(told.get("n_features", 0))),
+        novelty=Novelty.load(Path(folder), told.get("n_features")),
     )
 
 

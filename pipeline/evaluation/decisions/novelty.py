@@ -150,8 +150,8 @@ class Novelty:
             Of `of`. Training images themselves must be left out.
         predicted : ndarray of shape (n_images,), int
         """
-        from scipy.special import kolmogorov  # imported late, since most predictions are of few images
-
+        if len(novelty) < LEAST_FOLDER:
+            return None
         ranks, own = [], []
         for label in np.unique(self.predicted):
             held = np.sort(self.distances[self.predicted == label]) / self.threshold
@@ -161,6 +161,8 @@ class Novelty:
         n, m = len(one), len(other)
         if n < LEAST_FOLDER or m < LEAST_FOLDER:
             return None
+        from scipy.special import kolmogorov  # imported late, since most predictions are of few images
+
         both = np.concatenate([one, other])
         apart = np.abs(np.searchsorted(one, both, "right") / n - np.searchsorted(other, both, "right") / m).max()
         return float(kolmogorov(apart * math.sqrt(n * m / (n + m))))
@@ -180,7 +182,7 @@ class Novelty:
         save_arrays(folder / FILE, arrays)
 
     @classmethod
-    def load(cls, folder: Path, n_features: int) -> Novelty | None:
+    def load(cls, folder: Path, n_features: Any) -> Novelty | None:
         """Read ``novelty.npz``; None if the run has none, as those of earlier versions.
 
         Raises
@@ -212,8 +214,10 @@ class Novelty:
         return {"images": len(self.unit), "held": len(self.distances), "rate": RATE, "threshold": self.threshold}
 
 
-def _check(found: Novelty, n_features: int) -> None:
+def _check(found: Novelty, n_features: Any) -> None:
     """Raise ValueError unless arrays have shapes and values that belong together."""
+    if type(n_features) is not int:
+        raise ValueError("run.json does not say how many features there are")
     sketch, width = found.sketch, n_features
     if sketch is not None:
         width = len(sketch.starts)

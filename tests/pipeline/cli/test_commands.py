@@ -50,7 +50,7 @@ def test_extract_train_compare_inspect(tree, here, capsys):
     low, high = trained["intervals"]["accuracy"]
     assert 0 <= low <= trained["test"]["accuracy"] <= high <= 1
     assert sorted(path.name for path in (here / "runs/photos-tiny-dense").iterdir()) == [
-        "SHA256SUMS", "head.json", "head.npz", "history.csv", "history.png", "predictions.csv", "predictions.npz", "run.json",
+        "SHA256SUMS", "head.json", "head.npz", "history.csv", "history.png", "novelty.npz", "predictions.csv", "predictions.npz", "run.json",
     ]  # fmt: skip
 
     assert main(["compare", *store, "--heads", "logistic,majority", "--repeats", "3", "--json"]) == 0

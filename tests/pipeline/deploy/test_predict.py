@@ -138,7 +138,7 @@ def test_names_patterns_and_standard_input(trained, tmp_path, monkeypatch, capsy
     files = sorted(map(str, (trained / "photos/test/red").glob("*.png")))
     assert main(["predict", "--run", "logistic", "photos/test/red/*.png"]) == 0
     by_pattern = list(csv.reader(io.StringIO(capsys.readouterr().out)))
-    assert by_pattern[0] == ["path", "class", "probability", "margin", "p(blue)", "p(red)"]
+    assert by_pattern[0] == ["path", "class", "probability", "margin", "novelty", "p(blue)", "p(red)"]
     command = [sys.executable, "-m", "pipeline", "predict", "--run", "logistic", "-"]
     done = subprocess.run(
         command,
