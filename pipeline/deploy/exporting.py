@@ -303,9 +303,7 @@ def _count_sets(
     return int(np.sum(~apart.any(axis=1)))
 
 
-def _predict(
-    computed: Run, store: FeatureStore, rows: np.ndarray, size: int
-) -> Iterator[dict[str, np.ndarray]]:
+def _predict(computed: Run, store: FeatureStore, rows: np.ndarray, size: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield a model's outputs for the files of some rows; consecutive images of one size form batches."""
     with Progress(len(rows), "images") as progress:
         for _, images in itertools.groupby((_image(store, row) for row in rows), key=np.shape):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,8 @@ def build_onnx(base: Base, trained: Trained) -> onnx.ModelProto:
     Returns
     -------
     model : onnx.ModelProto
-        Maps ``images``, (n, height, width, 3), uint8, to probabilities, (n, n_classes), float32.
+        Maps ``images``, (n, height, width, 3), uint8, to probabilities, (n, n_classes), float32; if the run has sets of classes, also to
+        ``set``, (n, n_classes), bool.
 
     Raises
     ------
@@ -148,7 +149,21 @@ def _merge(
     wanted = {f"head/features{number}": f"base/{name}" for number, name in enumerate(joined.outputs)}
     pairs = [(wanted[each.name], each.name) for each in after.graph.input if each.name in wanted]
     whole = compose.merge_models(whole, after, io_map=pairs, outputs=[after.graph.output[0].name])
-    return _renamed(whole, [whole.graph.output[0].name], ["probabilities"])
+    whole = _renamed(whole, [whole.graph.output[0].name], ["probabilities"])
+    if trained.sets is not None:
+        _add_sets(whole, trained.sets.least.values())
+    return whole
+
+
+def _add_sets(model: onnx.ModelProto, least: Iterable[float]) -> None:
+    """Add an output that tells which classes have at least their least probability; see `ClassSets`."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    bounds = np.array([list(least)], np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(bounds, "set/least"))
+    model.graph.node.append(helper.make_node("GreaterOrEqual", ["probabilities", "set/least"], ["set"]))
+    model.graph.output.append(helper.make_tensor_value_info("set", TensorProto.BOOL, ["n", bounds.shape[1]]))
 
 
 def _renamed(model: onnx.ModelProto, old: Sequence[str], new: Sequence[str]) -> onnx.ModelProto:

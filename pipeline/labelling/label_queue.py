@@ -12,6 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from features.errors import RequestError, called, command
+from features.images.image_spec import ImageSpec
 from features.options import takes
 from features.runtime.log import log
 from features.safefiles.csv_cells import text_cell
@@ -139,7 +140,7 @@ def label_next(run: str | Path, images: Images, n: int = COUNT, **options: Unpac
         out=str(folder),
     )
     with whole_folder(folder, options.get("overwrite", False)) as unfinished:
-        _write(told, unfinished)
+        _write(told, unfinished, trained.made.spec.image_spec)
     log.info(f"written  {folder}/queue.csv, queue.json, queue.html")
     return told
 
@@ -171,7 +172,7 @@ def _queued(
     ]
 
 
-def _write(told: LabelQueue, folder: Path) -> None:
+def _write(told: LabelQueue, folder: Path, spec: ImageSpec) -> None:
     (folder / "queue.json").write_text(
         json.dumps(told.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -181,7 +182,7 @@ def _write(told: LabelQueue, folder: Path) -> None:
         for rank, each in enumerate(told.queue, start=1):
             numbers = (f"{value:.6f}" for value in (each.probability, each.margin, each.novelty, each.typicality))
             table.writerow([rank, each.path, each.sha256, text_cell(each.predicted), *numbers])
-    (folder / "queue.html").write_text(render_page(told.to_json()["queue"], told.class_names), encoding="utf-8")
+    (folder / "queue.html").write_text(render_page(told.to_json()["queue"], told.class_names, spec), encoding="utf-8")
 
 
 def format_queue(told: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from features.errors import UnreadableImage
 from features.images.decoding import decode_whole, read_bytes
+from features.images.image_spec import ImageSpec
 
 from ..runs.html_page import data_uri, fill_page
 
@@ -18,7 +19,7 @@ SIDE = 480
 KEYS = "123456789abcefghijklmnopqrtuvwyz"  # of classes, in their order; d, s and x have other meanings
 
 
-def render_page(queue: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> str:
+def render_page(queue: Sequence[Mapping[str, Any]], class_names: Sequence[str], spec: ImageSpec) -> str:
     """Return the page as HTML, with all images in it.
 
     Parameters
@@ -26,9 +27,11 @@ def render_page(queue: Sequence[Mapping[str, Any]], class_names: Sequence[str]) 
     queue : sequence of dict
         With ``path``, ``predicted`` and ``probability`` of each image.
     class_names : sequence of str
+    spec : ImageSpec
+        How files became the pixels that the base saw.
     """
     with ThreadPoolExecutor(4) as pool:
-        shown = list(pool.map(_thumbnail, (each["path"] for each in queue)))
+        shown = list(pool.map(lambda each: _thumbnail(each["path"], spec), queue))
     cards: list[dict[str, Any]] = [
         {**{name: each[name] for name in ("path", "predicted", "probability")}, "image": image}
         for each, image in zip(queue, shown, strict=True)
@@ -39,8 +42,8 @@ def render_page(queue: Sequence[Mapping[str, Any]], class_names: Sequence[str]) 
     return fill_page("pipeline.labelling", "queue", {"cards": cards, "classes": classes})
 
 
-def _thumbnail(path: str) -> str | None:
+def _thumbnail(path: str, spec: ImageSpec) -> str | None:
     try:
-        return data_uri(Image.fromarray(decode_whole(read_bytes(Path(path)))), SIDE)
+        return data_uri(Image.fromarray(decode_whole(read_bytes(Path(path)), spec)), SIDE)
     except UnreadableImage:
         return None

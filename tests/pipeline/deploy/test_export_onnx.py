@@ -28,7 +28,7 @@ from pipeline.runs.trained_run import load_trained
         (onnx_models.maps(opset=11), {"layers": ("stem.relu", "last"), "fit": "crop"}, {"layer": "stem.relu,last"}),
         (onnx_models.maps(channels_last=True), {"views": 2, "augment": "hflip"}, {"layer": "last"}),
         (onnx_models.maps(1), {"pool": "avg"}, {"layer": "last"}),
-        (onnx_models.tokens(), {}, {"layer": "normed", "pool": "cls"}),
+        (onnx_models.tokens(), {}, {"layer": "normed", "pool": "cls", "conformal": 0.6}),
     ],
 )
 def test_an_exported_model_gives_what_the_run_gives(tmp_path, monkeypatch, model, asked, reading):
@@ -40,10 +40,10 @@ def test_an_exported_model_gives_what_the_run_gives(tmp_path, monkeypatch, model
     assert exported.parity["same_class"] == exported.parity["rows"] == 32
     assert exported.parity["largest_difference"] < 1e-4
     session = onnxruntime.InferenceSession(exported.path)
-    assert ([each.name for each in session.get_inputs()], session.get_outputs()[0].name) == (
-        ["images"],
-        "probabilities",
-    )
+    assert [each.name for each in session.get_inputs()] == ["images"]
+    outputs = ["probabilities", "set"] if "conformal" in reading else ["probabilities"]
+    assert [each.name for each in session.get_outputs()] == outputs
+    assert exported.parity.get("same_set") == (exported.parity["rows"] if "conformal" in reading else None)
     if "views" not in asked:
         with pytest.raises(RequestError, match=r"out must end in \.onnx for own\.onnx, which is an ONNX model"):
             export(tmp_path / "run", tmp_path / "whole.keras")
