@@ -105,5 +105,5 @@ def test_images_in_memory_are_fitted_like_files(tmp_path):
 
     (key,) = hash_files([tmp_path / "a.png"], 1)
     for fit in FITS:
-        of_file = Content(key, tmp_path / "a.png").image(20, "bilinear", "full", fit)
-        np.testing.assert_array_equal(Pixels.of(pixels).image(20, "bilinear", "full", fit), of_file)
+        of_file = Content(key, tmp_path / "a.png").image(ImageSpec(20, fit=fit))
+        np.testing.assert_array_equal(Pixels.of(pixels).image(ImageSpec(20, fit=fit)), of_file)
