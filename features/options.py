@@ -166,7 +166,7 @@ class ExtractOptions(TypedDict, total=False):
         ),
     ]
     layers: Annotated[
-        tuple[str, ...] | None, Flag("layers by name or index (default: the last feature map)", "L[,L]", BASE)
+        Sequence[str] | None, Flag("layers by name or index (default: the last feature map)", "L[,L]", BASE)
     ]
     image_size: Annotated[
         int | None, Flag("side of the square that images are resized to (default: the base's)", "PX", BASE)

@@ -1,7 +1,7 @@
 """Options of the public functions of stage two; see `features.options`."""
 
 # Not postponed: the command line reads these annotations.
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -26,7 +26,7 @@ class TrainingOptions(TypedDict, total=False):
     """Options of all commands that fit heads to a store."""
 
     layer: Annotated[
-        tuple[str, ...] | None,
+        Sequence[str] | None,
         Flag("stored layers (default: the last; probe: all); train-head and compare join them", "L[,L]", FEATURES),
     ]
     pool: Annotated[
@@ -99,7 +99,7 @@ class CompareOptions(CorrectedOptions, total=False):
     """Options of `pipeline.compare`."""
 
     repeats: Annotated[int, Flag("draw N stratified splits instead of the store's own", "N", HEAD)]
-    exclude: Annotated[tuple[str, ...] | None, Flag("heads that are left out", "A[,B]", HEAD)]
+    exclude: Annotated[Sequence[str] | None, Flag("heads that are left out", "A[,B]", HEAD)]
     fresh: Annotated[bool, Flag("fit again what earlier runs have fitted", group=HEAD)]
 
 

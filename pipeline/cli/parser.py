@@ -317,7 +317,7 @@ def _add_flag(group: Any, name: str, kind: Any, flag: Flag) -> None:
         settings |= {"action": "store_true", "default": None}
     elif typing.get_origin(first) is Literal:
         settings["choices"] = typing.get_args(first)
-    elif typing.get_origin(first) is tuple:
+    elif typing.get_origin(first) in (tuple, Sequence):
         members = _Members(typing.get_args(first)[0])
         settings |= {"nargs": "+", "action": _Listed, "type": members, "metavar": flag.metavar}
     elif typing.get_origin(first) is Mapping:

@@ -35,7 +35,7 @@ def read(*words):
         (["compare", "s.h5", "--repeats", "3"], {"store": "s.h5"}),
         (["train-head", "s.h5"], {"store": "s.h5"}),
         (["audit", "s.h5", "--run", "runs/c"], {"store": "s.h5", "run": "runs/c"}),
-        (["report", "runs/c"], {"run": "runs/c"}),
+        (["report", "runs/c"], {"run": ["runs/c"]}),
         (["export", "runs/r", "--out", "m.keras"], {"run": "runs/r"}),
         (["predict", "runs/r", "new", "more"], {"run": "runs/r", "images": ["new", "more"]}),
         (["predict", "--run", "runs/r", "new"], {"run": "runs/r", "images": ["new"]}),
