@@ -105,7 +105,7 @@ def test_a_store_of_an_earlier_version_goes_on_in_full(photos, layout, said):
     assert run(photos, **asked).computed == 0 and any("nothing to compute" in line for line in said)
     Image.open(photos / "red/1.jpg").rotate(90).save(photos / "red/new.jpg")
     assert run(photos, **asked).computed == 1
-    assert f"decode   full, as {path} was made so far; scaled is the default of new stores: decode='scaled' with another out" in said  # fmt: skip
+    assert f"images   decode full, as {path} was made so far. New stores have other defaults: decode='scaled' with another out" in said  # fmt: skip
     should = expected(photos, "full")
     with FeatureStore(path) as store:
         assert store.made.spec.decode == "full"
