@@ -7,17 +7,19 @@ function openMap(canvas) {
   const points = data.points.map((i, k) => ({ i, label: data.label[i], predicted: ofTested.has(i) ? head.predicted[ofTested.get(i)] : null }));
   const isWrong = (point) => point.predicted !== null && point.predicted !== point.label;
   const classes = new Set();
-  let kind, at, stamps = [], onlyWrong = false, current = -1, scale = 1, left = 0, top = 0, drawn = false;
+  let kind, at, stamps = [], surface, onlyWrong = false, current = -1, scale = 1, left = 0, top = 0, drawn = false;
 
   const shown = (point) => (!classes.size || classes.has(point.label)) && (!onlyWrong || isWrong(point));
   const unit = () => canvas.clientWidth / WIDTH; // CSS pixels per unit of the map at scale 1
 
-  // Each class's mark is drawn once, with and without the ring of a mistake, and then copied.
+  // Each class's mark is drawn once, with and without the ring of a mistake, and its pixels are then mixed into those of the map: of
+  // 20,000 points, that takes a tenth of the time of as many calls of drawImage.
   function makeStamps() {
-    const style = getComputedStyle(document.documentElement), ratio = devicePixelRatio;
+    const style = getComputedStyle(document.documentElement), ratio = devicePixelRatio, side = Math.ceil(2 * (RADIUS + 1) * ratio);
+    const pen = Object.assign(document.createElement("canvas"), { width: side, height: side }).getContext("2d", { willReadFrequently: true });
     stamps = data.classes.map((_, label) => [false, true].map((ring) => {
-      const stamp = document.createElement("canvas"), pen = stamp.getContext("2d");
-      stamp.width = stamp.height = Math.ceil(2 * (RADIUS + 1) * ratio);
+      pen.setTransform(1, 0, 0, 1, 0, 0);
+      pen.clearRect(0, 0, side, side);
       pen.scale(ratio, ratio);
       pen.translate(RADIUS + 1, RADIUS + 1);
       pen.fillStyle = style.getPropertyValue(`--c${label % 10}`);
@@ -28,8 +30,33 @@ function openMap(canvas) {
         pen.strokeStyle = style.getPropertyValue("--ink");
         pen.stroke(shapes[label % 4]);
       }
-      return stamp;
+      return sparse(pen.getImageData(0, 0, side, side).data, side);
     }));
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.globalAlpha = 1;
+    pen.fillStyle = style.getPropertyValue("--surface");
+    pen.fillRect(0, 0, side, side);
+    surface = new Uint32Array(pen.getImageData(0, 0, 1, 1).data.buffer)[0];
+  }
+  // What is not transparent of a mark: each pixel's place about the middle, share and colour.
+  function sparse(pixels, side) {
+    const found = [];
+    for (let at = 0; at < side * side; at++) {
+      const share = pixels[4 * at + 3] / 255;
+      if (share) found.push(at % side - (side >> 1), Math.floor(at / side) - (side >> 1), share, ...pixels.slice(4 * at, 4 * at + 3));
+    }
+    return Float32Array.from(found);
+  }
+  function mix(into, width, height, stamp, x, y) {
+    const middleX = Math.round(x), middleY = Math.round(y);
+    for (let from = 0; from < stamp.length; from += 6) {
+      const column = middleX + stamp[from], row = middleY + stamp[from + 1], share = stamp[from + 2];
+      if (column < 0 || row < 0 || column >= width || row >= height) continue;
+      const to = 4 * (row * width + column);
+      into[to] += (stamp[from + 3] - into[to]) * share;
+      into[to + 1] += (stamp[from + 4] - into[to + 1]) * share;
+      into[to + 2] += (stamp[from + 5] - into[to + 2]) * share;
+    }
   }
   function place(k) {
     const [x, y] = at[k], u = unit();
@@ -42,17 +69,17 @@ function openMap(canvas) {
       canvas.width = Math.round(wide * ratio);
       canvas.height = Math.round(high * ratio);
     }
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, canvas.width, canvas.height);
+    const image = context.createImageData(canvas.width, canvas.height);
+    new Uint32Array(image.data.buffer).fill(surface);
     for (const over of [false, true]) { // mistakes on top
       points.forEach((point, k) => {
         if (isWrong(point) !== over || !shown(point)) return;
         const [x, y] = place(k);
         if (x < -RADIUS || y < -RADIUS || x > wide + RADIUS || y > high + RADIUS) return;
-        const stamp = stamps[point.label][Number(over)];
-        context.drawImage(stamp, Math.round(x * ratio - stamp.width / 2), Math.round(y * ratio - stamp.height / 2));
+        mix(image.data, canvas.width, canvas.height, stamps[point.label][Number(over)], x * ratio, y * ratio);
       });
     }
+    context.putImageData(image, 0, 0);
     if (current >= 0) {
       const [x, y] = place(current);
       context.setTransform(ratio, 0, 0, ratio, 0, 0);

@@ -125,6 +125,12 @@ def test_shows_the_image_under_the_pointer_and_by_arrow_keys(page):
         red, blue = sum(pixels[::4]), sum(pixels[2::4])
         label = page.browser.find_element("css selector", "#tip-said").text
         assert (blue > red) == (HOSTILE_CLASSES[0].split()[0] in label)
+    drawn = page.browser.execute_script(
+        "const c = arguments[0], d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "let n = 0; for (let k = 0; k < d.length; k += 4) n += Math.abs(d[k] - d[k + 2]) > 60 && d[k + 3] === 255; return n",
+        canvas,
+    )
+    assert drawn > 33 * 15  # marks of two colours, on a background that hides what is behind the canvas
     seen = set()
     for key in (Keys.ESCAPE, Keys.ARROW_LEFT, Keys.ARROW_RIGHT, "+", Keys.ARROW_UP, Keys.ARROW_DOWN, "0"):
         canvas.send_keys(key)
