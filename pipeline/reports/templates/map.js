@@ -59,12 +59,12 @@ function openMap(canvas) {
     }
   }
   function place(k) {
-    const [x, y] = at[k], u = unit();
-    return [(x - left) * scale * u, (y - top) * scale * u];
+    const [x, y] = at[k], by = scale * unit();
+    return [(x - left) * by, (y - top) * by];
   }
   function draw() {
     drawn = false;
-    const ratio = devicePixelRatio, wide = canvas.clientWidth, high = wide * HEIGHT / WIDTH;
+    const ratio = devicePixelRatio, wide = canvas.clientWidth, high = wide * HEIGHT / WIDTH, by = scale * wide / WIDTH;
     if (canvas.width !== Math.round(wide * ratio) || canvas.height !== Math.round(high * ratio)) {
       canvas.width = Math.round(wide * ratio);
       canvas.height = Math.round(high * ratio);
@@ -74,7 +74,7 @@ function openMap(canvas) {
     for (const over of [false, true]) { // mistakes on top
       points.forEach((point, k) => {
         if (isWrong(point) !== over || !shown(point)) return;
-        const [x, y] = place(k);
+        const x = (at[k][0] - left) * by, y = (at[k][1] - top) * by;
         if (x < -RADIUS || y < -RADIUS || x > wide + RADIUS || y > high + RADIUS) return;
         mix(image.data, canvas.width, canvas.height, stamps[point.label][Number(over)], x * ratio, y * ratio);
       });
