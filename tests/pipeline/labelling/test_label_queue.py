@@ -121,10 +121,10 @@ def test_a_replay_tells_what_the_queue_saves_or_that_it_does_not_pay(tmp_path, c
             tmp_path / f"{name}.h5", {"x": X}, rows_of(y, splits, 2), provenance_of({"x": (8,)}, "float32")
         )
         pipeline.train_head(store, "logistic", out=tmp_path / name)
-    assert main(["next", "--run", str(tmp_path / "border"), "--replay", "--draws", "4", "--json"]) == 0
+    assert main(["next", "--run", str(tmp_path / "border"), "--replay", "--draws", "8", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["gain_interval"][0] > 0 and found["saved_interval"][0] <= found["saved"] <= 160
-    assert "would have saved" in found["words"] and len(found["queue"]) == 4 and found["labels"][-1] == 180
+    assert "would have saved" in found["words"] and len(found["queue"]) == 8 and found["labels"][-1] == 180
     found = pipeline.replay_queue(tmp_path / "noise", draws=4, seed=1)
     assert "does not pay here" in found.words
     assert main(["next", "--run", str(tmp_path / "border"), "--draws", "4", "x"]) == 2
