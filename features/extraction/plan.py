@@ -13,8 +13,8 @@ from ..errors import RequestError, SourceError, called, option
 from ..images.contents import Content, distinct_contents, hash_files
 from ..images.survey import Survey
 from ..runtime.log import log
-from ..sources.corrections import Corrections, usual_strata
 from ..sources.folder import describe_left_out
+from ..sources.lists.corrections import Corrections, usual_strata
 from ..sources.load import keep_copies_together
 from ..sources.source import Source
 from ..splits import SPLITS

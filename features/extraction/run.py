@@ -19,7 +19,7 @@ from ..options import ExtractOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores, peak_memory
 from ..runtime.progress import Progress
-from ..sources.corrections import Corrections
+from ..sources.lists.corrections import Corrections
 from ..sources.load import check_splits
 from ..store.atomic_file import free_space
 from ..store.parts import Parts, held_provenance

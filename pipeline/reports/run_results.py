@@ -8,7 +8,7 @@ from typing import Any
 
 from features.errors import RequestError, UnsafeFile, called, command
 from features.safefiles.json_files import read_json
-from features.sources.corrections import Corrections
+from features.sources.lists.corrections import Corrections
 
 from ..evaluation.metrics import METRICS, Metric, find_metric
 from ..options import METRIC

@@ -12,7 +12,7 @@ import numpy as np
 from features.errors import RequestError, called, must_be_one_of
 from features.runtime.dask_cluster import check_cluster
 from features.runtime.machine import memory_limit
-from features.sources.corrections import Corrected, Corrections, usual_strata
+from features.sources.lists.corrections import Corrected, Corrections, usual_strata
 from features.splits import NEAR_COPIES, SPLITS
 from features.store.reader import FeatureStore
 from features.store.schema import Rows

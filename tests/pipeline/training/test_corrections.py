@@ -10,7 +10,7 @@ from samples import provenance_of, rows_of, write_store
 import pipeline
 from features import FeatureStore, extract
 from features.errors import RequestError
-from features.sources.corrections import Corrections
+from features.sources.lists.corrections import Corrections
 from pipeline.cli.commands import main
 
 N, PLANTED = 600, 60

@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 
-from ..errors import RequestError, called
-from ..safefiles.csv_cells import plain_text
-from .lists.table import read_table
+from ...errors import RequestError, called
+from ...safefiles.csv_cells import plain_text
+from .table import read_table
 
 Verdict = Literal["keep", "change", "drop"]
 VERDICTS = get_args(Verdict)
