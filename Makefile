@@ -16,13 +16,19 @@ OPTIONS ?=
 DEMO_SIZE ?= 160
 DEMO_HEADS ?= logistic,rbf-svm,ridge,knn,nearest-mean,majority
 
+# make backbones: those whose ImageNet weights come as packages
+BASES ?= efficientnet_lite0 efficientnet_lite2 squeezenet vgg16
+BASE_STORES = cache/$(basename $(notdir $(abspath $(DATA))))-avg
+COMMA := ,
+SPACE := $(subst x,,x x)
+
 BIN := .venv/bin
 EXTRAS := demo,onnx,openvino,numba,dask,export,pandas,hdf5plugin,heic,dicom,serve,test,lint
 PIPELINE := $(BIN)/cached-features
 RUNS = runs/$(basename $(notdir $(STORE)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare predict export next serve probe audit budget report lecture layers inspect verify bench bench-start bench-heads bench-store bench-growth bench-cluster test test-oldest coverage lint format pins clean
+.PHONY: help setup demo extract train-head compare backbones predict export next serve probe audit budget report lecture layers inspect verify bench bench-start bench-heads bench-store bench-growth bench-cluster test test-oldest coverage lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +59,10 @@ train-head: $(BIN)/.ready  ## train HEAD on STORE
 
 compare: $(BIN)/.ready  ## train HEADS on STORE and compare them
 	$(PIPELINE) compare --store '$(STORE)' --heads $(HEADS) --repeats $(REPEATS) $(OPTIONS)
+
+backbones: $(BIN)/.ready  ## run the BASES that come as packages over DATA, and say which to take
+	for base in $(BASES); do $(PIPELINE) extract --data '$(DATA)' --backbone $$base --pool avg --out "$(BASE_STORES)-$$base.h5" $(OPTIONS) || exit; done
+	$(PIPELINE) compare --store $(subst $(SPACE),$(COMMA),$(foreach base,$(BASES),$(BASE_STORES)-$(base).h5)) --repeats $(REPEATS)
 
 predict: $(BIN)/.ready  ## classify IMAGES (files, folders, patterns) with the trained head in RUN
 	$(PIPELINE) predict --run '$(or $(RUN),$(RUNS)-$(HEAD))' $(OPTIONS) $(IMAGES)

@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     from .runs.plots import plot
     from .training.comparison import compare
     from .training.fit import train_head
-    from .training.layer_probe import probe
+    from .training.studies.base_comparison import compare_bases
+    from .training.studies.layer_probe import probe
 
 __all__ = [
     "Predictor",
     "audit",
     "budget",
     "compare",
+    "compare_bases",
     "export",
     "label_next",
     "plot",
@@ -50,12 +52,13 @@ _WHERE = {
     "budget": "labelling.label_budget",
     "Predictor": "deploy.predictor",
     "compare": "training.comparison",
+    "compare_bases": "training.studies.base_comparison",
     "export": "deploy.exporting",
     "label_next": "labelling.label_queue",
     "replay_queue": "labelling.replayed_queue",
     "plot": "runs.plots",
     "predict": "deploy.predictor",
-    "probe": "training.layer_probe",
+    "probe": "training.studies.layer_probe",
     "report": "reports.build",
     "serve": "cli.serving.server",
     "train_head": "training.fit",

@@ -103,6 +103,13 @@ class CompareOptions(CorrectedOptions, total=False):
     fresh: Annotated[bool, Flag("fit again what earlier runs have fitted", group=HEAD)]
 
 
+class BasesOptions(TrainingOptions, total=False):
+    """Options of `pipeline.compare_bases`."""
+
+    repeats: Annotated[int, Flag("draw N stratified splits instead of the store's own", "N", HEAD)]
+    fresh: Annotated[bool, Flag("fit again what earlier runs have fitted", group=HEAD)]
+
+
 class ProbeOptions(TrainingOptions, total=False):
     """Options of `pipeline.probe`."""
 
@@ -234,6 +241,7 @@ OPTIONS_OF.update(
     audit=AuditOptions,
     budget=BudgetOptions,
     compare=CompareOptions,
+    compare_bases=BasesOptions,
     probe=ProbeOptions,
     train_head=TrainHeadOptions,
     predict=PredictOptions,

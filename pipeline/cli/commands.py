@@ -163,6 +163,8 @@ def _compare(
     from ..heads.registry import find_head
     from ..training.comparison import SORTS, compare, format_table
 
+    if "," in str(options["store"]):
+        return _compare_bases(heads, sort, details, **options)
     if sort is not None and sort not in SORTS:  # before anything is fitted
         raise must_be_one_of("--sort", SORTS, sort)
     comparison = compare(heads=None if heads == ("all",) else heads, **options)
@@ -180,8 +182,24 @@ def _compare(
     return comparison.to_json(), table
 
 
+def _compare_bases(
+    heads: tuple[str, ...], sort: str | None, details: bool, store: str, **options: Any
+) -> tuple[dict[str, Any], str]:
+    from ..training.studies.base_comparison import compare_bases, format_bases
+
+    given = {"--sort": sort, "--details": details, "--exclude": options.pop("exclude", None)}
+    for flag, value in given.items():
+        if value:
+            raise RequestError(f"{flag} must go with one store; got several. Leave it out.")
+    stores = [each for each in store.split(",") if each]
+    found = compare_bases(stores, None if heads == ("all",) else heads, **options)
+    if found.take in found.stores:
+        log.info(f"next     {command('compare', store=found.stores[found.take], **_kept(options, CompareOptions))}")
+    return found.to_json(), format_bases(found)
+
+
 def _probe(**options: Any) -> tuple[dict[str, Any], str]:
-    from ..training.layer_probe import format_probe, probe
+    from ..training.studies.layer_probe import format_probe, probe
 
     probed = probe(**options)
     kept = {**_kept(options, CompareOptions), "layer": probed.take}
@@ -244,7 +262,7 @@ def _layers(backbone: str, image_size: int | None = None) -> tuple[dict[str, Any
 
 
 def _lecture(**options: Any) -> tuple[dict[str, Any], str]:
-    from ..training.lecture_models import format_lecture, lecture
+    from ..training.studies.lecture_models import format_lecture, lecture
 
     results = lecture(**options)
     kept = _kept(options, ExtractOptions)

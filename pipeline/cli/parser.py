@@ -99,6 +99,11 @@ _DATA = _argument(
     "SOURCE",
 )
 _STORE = _argument("--store", "a finished feature store; also as the first argument", "STORE.h5")
+_STORES = _argument(
+    "--store",
+    "a finished feature store, or several of the same images, separated by commas, to compare bases; also as the first argument",
+    "STORE.h5[,STORE.h5]",
+)
 _RUN = _argument("--run", "the folder of a trained head; also as the first argument", "RUN")
 _RESULTS = _argument(
     "--run",
@@ -106,7 +111,7 @@ _RESULTS = _argument(
     "FOLDER",
     action="append",
 )
-SUBJECTS = (_DATA, _STORE, _RUN, _RESULTS)
+SUBJECTS = (_DATA, _STORE, _STORES, _RUN, _RESULTS)
 _DETAILS = _argument("--details", "print the confusion matrix and figures of each class", action="store_true")
 _SIZE = flags_of(ExtractOptions)["image_size"][1].help
 _PLAN_ONLY = _argument(
@@ -129,7 +134,7 @@ COMMANDS = (
     Command(
         "compare", "train many heads on the same rows and compare them",
         "compare --store cache/elpv-vgg16.h5 --heads logistic,rbf-svm --repeats 5",
-        (_STORE, _argument("--heads", f"which heads (default all): {', '.join(HEAD_NAMES)}, or scikit-learn classifiers' dotted names",
+        (_STORES, _argument("--heads", f"which heads (default all): {', '.join(HEAD_NAMES)}, or scikit-learn classifiers' dotted names",
                            "all|A[,B]", nargs="+", action=_Listed, type=_Members(str)),
          _argument("--sort", "order the printed table by head, a metric, fit_seconds or predict_seconds (default: by rank)", "COLUMN"),
          _DETAILS), CompareOptions,

@@ -16,6 +16,7 @@ from .checksums import check_sums, write_sums
 RESULTS = (
     "run.json",
     "compare.json",
+    "bases.json",
     "probe.json",
     "audit.json",
     "budget.json",

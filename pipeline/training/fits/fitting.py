@@ -133,7 +133,7 @@ def fit_head(
         probabilities=probabilities,
         history=choice.history,
         group=group,
-        **_evaluated(rows, test, probabilities[test], group),
+        **evaluate_test(rows, test, probabilities[test], group),
     )
     return result, Fitted(estimator, choice, search, np.full((len(sample.y), n_classes), np.nan))
 
@@ -146,7 +146,7 @@ def _check_sides(labels: np.ndarray, splits: np.ndarray) -> None:
         raise RequestError("val must have an image; got none. Add images.")
 
 
-def _evaluated(rows: Rows, test: np.ndarray, probabilities: np.ndarray, group: str | None) -> dict[str, Any]:
+def evaluate_test(rows: Rows, test: np.ndarray, probabilities: np.ndarray, group: str | None) -> dict[str, Any]:
     """Return the metrics of the test rows, their intervals, and the figures of each class."""
     y, groups = rows.labels[test], groups_among(rows, test, group)
     by_class = figures_by_class(y, probabilities.argmax(axis=1), rows.class_names, groups)

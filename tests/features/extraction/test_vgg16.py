@@ -13,7 +13,7 @@ from features.backbones.keras_base import build_base
 from features.engines.frozen_graph import Frozen
 from features.engines.registry import ENGINES, TensorFlowEngine, is_installed
 from features.errors import WeightsError
-from pipeline.training.lecture_models import lecture
+from pipeline.training.studies.lecture_models import lecture
 
 pytestmark = pytest.mark.real
 

@@ -325,7 +325,7 @@ def test_without_dask_the_error_names_the_extra(monkeypatch):
 
 def test_heads_fitted_on_a_cluster_are_those_of_one_machine(tiny_store, tmp_path, machines, said):
     from pipeline.training.comparison import compare
-    from pipeline.training.layer_probe import probe
+    from pipeline.training.studies.layer_probe import probe
 
     heads = ["logistic", "knn", "sklearn.naive_bayes.GaussianNB"]
     alone = compare(tiny_store, heads, repeats=2, out=tmp_path / "alone/c")

@@ -14,18 +14,18 @@ from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 
-from ..evaluation.held_out import HeldOut
-from ..evaluation.metrics import find_metric
-from ..heads.registry import check_heads
-from ..options import ProbeOptions
-from ..runs.folders import whole_folder
-from ..runs.plots import interval_of, plot_intervals
-from .fits.fit_cache import Fits
-from .fits.results import Result
-from .loading import describe_rows
-from .request import Request
-from .splitting import draw_splits, with_groups
-from .summary import compare_with_best, rank, summarise, tested_rows, with_interval
+from ...evaluation.held_out import HeldOut
+from ...evaluation.metrics import find_metric
+from ...heads.registry import check_heads
+from ...options import ProbeOptions
+from ...runs.folders import whole_folder
+from ...runs.plots import interval_of, plot_intervals
+from ..fits.fit_cache import Fits
+from ..fits.results import Result
+from ..loading import describe_rows
+from ..request import Request
+from ..splitting import draw_splits, with_groups
+from ..summary import compare_with_best, rank, summarise, tested_rows, with_interval
 
 _HEAD = "logistic"
 

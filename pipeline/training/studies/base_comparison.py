@@ -1,0 +1,330 @@
+"""Comparison of bases: heads on stores of the same images, on their joined features, and votes over bases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+
+from features.errors import CachedFeaturesError, RequestError, StoreError, called, option
+from features.extraction.cost import time_engine
+from features.extraction.recompute import rebuild_engine
+from features.options import takes
+from features.runtime.log import log
+from features.runtime.progress import Progress
+from features.splits import SPLITS
+from features.store.provenance import Provenance
+from features.store.reader import FeatureStore
+from features.store.schema import Rows
+
+from ...data.training_data import Features
+from ...evaluation.metrics import find_metric
+from ...heads.registry import check_heads
+from ...options import BasesOptions
+from ...runs.folders import whole_folder
+from ...runs.plots import interval_of
+from ..fits.fit_cache import Fits
+from ..fits.fitting import evaluate_test, fit_head
+from ..fits.results import Result
+from ..loading import read_features
+from ..request import Request
+from ..splitting import draw_splits, with_groups
+from ..summary import best_first, compare_with_best, names_of_tests, standing, summarise, tested_rows, with_interval
+
+JOINED, VOTE = "joined", "vote"  # of all bases: their features side by side, and the mean of their probabilities
+_USUAL_HEADS = ("logistic",)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a base costs per image.
+
+    Attributes
+    ----------
+    milliseconds : float or None
+        Of all cores together, for one image of a batch, measured now; None if the base cannot be rebuilt here.
+    features : int
+        Numbers per image, of all views, that the stored layers have before a head pools them.
+    stored : int
+        Bytes of these in the store's dtype, before compression.
+    """
+
+    milliseconds: float | None
+    features: int
+    stored: int
+
+
+@dataclass(frozen=True)
+class BaseComparison:
+    """The result of `compare_bases`.
+
+    Attributes
+    ----------
+    table : list of dict
+        One row per base and head, best first, as `summarise` returns it: ``base``, ``head``, ``accuracy``, ``intervals``,
+        ``behind``, ``p_value``, ``milliseconds``, ``stored``, ...
+    stores : dict of str to str
+        Base → store.
+    rows : dict
+        Split → class → number of images.
+    repeats : int
+    metric, test : str
+        The metric that ranks, and the name of the paired test.
+    take : str
+        The base to take: the cheapest whose best row is not distinguishable from the best.
+    out : str
+        The folder with the results.
+    """
+
+    table: list[dict[str, Any]]
+    stores: dict[str, str]
+    rows: dict[str, dict[str, int]]
+    repeats: int
+    metric: str
+    test: str
+    take: str
+    out: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-serialisable dict."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@takes(BasesOptions)
+def compare_bases(
+    stores: Sequence[str | Path], heads: Sequence[str] | None = None, **options: Unpack[BasesOptions]
+) -> BaseComparison:
+    """Compare heads on several stores of the same images, on the stores' joined features, and votes over the bases.
+
+    Parameters
+    ----------
+    stores : sequence of path-like
+        Finished stores, at least two, whose rows have the same contents, views, classes and splits.
+    heads : sequence of str, optional
+        Keys of ``HEADS``; by default, ``logistic``.
+    **options
+
+    Returns
+    -------
+    BaseComparison
+
+    Raises
+    ------
+    RequestError
+        If a head does not exist or cannot be fitted, fewer than two stores are named, or `out` exists already.
+    StoreError
+        If a store is missing or damaged, or the stores' rows differ.
+
+    Examples
+    --------
+    >>> pipeline.compare_bases(["cache/photos-vgg16.h5", "cache/photos-squeezenet.h5"]).take   # doctest: +SKIP
+    """
+    repeats, names = options.get("repeats", 1), list(heads or _USUAL_HEADS)
+    if len(stores) < 2 or len({Path(store).resolve() for store in stores}) < len(stores):
+        raise RequestError(
+            f"{called('store')} must name at least two different stores; got {', '.join(map(str, stores))}. Name another one."
+        )
+    first = Request.of(stores[0], options)
+    check_heads(names, first.settings)
+    folder = first.folder("bases")
+    with ExitStack() as opened:
+        held: dict[str, FeatureStore] = {}
+        for store in stores:
+            each = opened.enter_context(FeatureStore(store))
+            held[_free_name(each.made, held)] = each
+        check_same_rows(list(held.values()))
+        asked = with_groups(next(iter(held.values())), first, repeats)
+        rows = asked.rows(next(iter(held.values())))
+        splits = draw_splits(rows, repeats, asked.seed, asked.group)
+        fitted = _fit_all(held, names, asked, rows, splits, folder.parent / ".fits")
+        costs = {name: _cost(each) for name, each in held.items()}
+    tested, metric = tested_rows(rows, splits, asked.group), find_metric(asked.metric)
+    table = [{"base": base, **summarise(each, tested), **_cost_of(base, costs)} for (base, _), each in fitted.items()]
+    compare_with_best(table, list(fitted.values()), tested, metric)
+    table = best_first(table, metric)
+    found = BaseComparison(
+        table=table,
+        stores={name: str(store) for name, store in zip(held, stores, strict=True)},
+        rows=rows.counts(),
+        repeats=repeats,
+        metric=asked.metric,
+        test=names_of_tests(table),
+        take=_cheapest(table),
+        out=str(folder),
+    )
+    with whole_folder(folder, asked.overwrite) as unfinished:
+        told = json.dumps(found.to_json(), indent=2, ensure_ascii=False)
+        (unfinished / "bases.json").write_text(told + "\n", encoding="utf-8")
+        (unfinished / "bases.md").write_text(format_bases(found) + "\n", encoding="utf-8")
+    log.info(f"written  {folder}/bases.md, bases.json")
+    return found
+
+
+def check_same_rows(stores: Sequence[FeatureStore]) -> None:
+    """Raise StoreError, naming the first row that differs, unless stores have the same images, views, labels and splits."""
+    first = stores[0]
+    for other in stores[1:]:
+        one, two = first.rows, other.rows
+        remedy = "Extract both from the same source, with the same --limit, --seed and --views"
+        if one.class_names != two.class_names or len(one) != len(two):
+            raise StoreError(
+                f"stores must have the same classes and rows; {first.path} has {len(one)} rows of {', '.join(one.class_names)}, "
+                f"{other.path} {len(two)} of {', '.join(two.class_names)}. {remedy}."
+            )
+        for what in ("sha256", "views", "labels", "splits"):
+            differs = (getattr(one, what) != getattr(two, what)).reshape(len(one), -1).any(axis=1)
+            if differs.any():
+                row = int(np.flatnonzero(differs)[0])
+                raise StoreError(
+                    f"stores must have the same rows in the same order; {what} differs in row {row}: {one.paths[row]} in {first.path}, "
+                    f"{two.paths[row]} in {other.path}. {remedy}."
+                )
+
+
+def _free_name(made: Provenance, taken: dict[str, Any]) -> str:
+    """Return a base's name, with its number if another has it, as where two sizes of one backbone are compared."""
+    name = made.spec.backbone
+    return name if name not in taken else f"{name} at {made.spec.image_size} px, {len(taken) + 1}"
+
+
+def _fit_all(
+    held: dict[str, FeatureStore],
+    names: Sequence[str],
+    asked: Request,
+    rows: Rows,
+    splits: Sequence[np.ndarray],
+    kept: Path,
+) -> dict[tuple[str, str], list[Result]]:
+    """Return (base, head) → its result on each split: of each base, of all joined, and of the vote over bases."""
+    fitted: dict[tuple[str, str], list[Result]] = {}
+    with Progress((len(held) + 1) * len(names) * len(splits), "fits") as progress:
+        for base, store in held.items():
+            fits = Fits(store, rows, splits, kept, asked.fresh)
+            for head in names:
+                fitted[base, head] = fits.of(head, replace(asked, store=store.path), progress)
+        for head in names:
+            fitted[JOINED, head] = _fit_joined(head, held, asked, rows, splits, progress)
+    for head in names:
+        of_bases = [fitted[base, head] for base in held]
+        fitted[VOTE, head] = [
+            _vote(rows, split, asked, [each[number] for each in of_bases]) for number, split in enumerate(splits)
+        ]
+    return fitted
+
+
+def _fit_joined(
+    head: str,
+    held: dict[str, FeatureStore],
+    asked: Request,
+    rows: Rows,
+    splits: Sequence[np.ndarray],
+    progress: Progress,
+) -> list[Result]:
+    """Return a head's results on the features of all bases side by side; each layer is scaled on its own."""
+    each = [read_features(store, head, replace(asked, store=store.path)) for store in held.values()]
+    needed = 4 * sum(one.X.shape[0] * one.X.shape[1] for one in each)
+    if needed > asked.memory_bytes or not all(isinstance(one.X, np.ndarray) for one in each):
+        raise RequestError(
+            f"joined features must fit into {asked.memory_bytes / 1e9:.2g} GB; they need {needed / 1e9:.2g} GB. Pool them: "
+            f"{option('pool', 'avg')}, or allow more: {option('memory')}"
+        )
+    parts = tuple(
+        part._replace(layer=f"{base}:{part.layer}") for base, one in zip(held, each, strict=True) for part in one.parts
+    )
+    features = Features(
+        X=np.hstack([one.matrix for one in each]),
+        widths=tuple(width for one in each for width in one.widths),
+        views=each[0].views,
+        parts=parts,
+    )
+    results = []
+    for split in splits:
+        made = fit_head(
+            head, features, rows, split, asked.seed, asked.select, asked.settings, asked.group, asked.metric
+        )[0]
+        results.append(replace(made, probabilities=made.probabilities[split == SPLITS["test"]]))
+        progress.update()
+    return results
+
+
+def _vote(rows: Rows, split: np.ndarray, asked: Request, of_bases: Sequence[Result]) -> Result:
+    """Return the mean of the bases' probabilities as a result, with what its parts took together."""
+    mean = np.mean([each.probabilities for each in of_bases], axis=0)
+    first = of_bases[0]
+    return replace(
+        first,
+        layer="+".join(each.layer for each in of_bases),
+        n_features=sum(each.n_features for each in of_bases),
+        settings={},
+        tried=[],
+        val={},
+        fit_seconds=sum(each.fit_seconds for each in of_bases),
+        predict_seconds=sum(each.predict_seconds for each in of_bases),
+        probabilities=mean,
+        history=None,
+        **evaluate_test(rows, split == SPLITS["test"], mean, asked.group),
+    )
+
+
+def _cost(store: FeatureStore) -> Cost:
+    """Measure what a store's base costs per image, by a few batches of black images."""
+    made, count = store.made, sum(int(np.prod(store.dataset(layer).shape[1:])) for layer in store.layers) * store.views
+    stored = count * np.dtype(made.spec.dtype).itemsize
+    try:
+        batch = np.zeros((made.batch_size, *[made.spec.image_size] * 2, 3), np.uint8)
+        rate = time_engine(rebuild_engine(made), batch)
+    except (CachedFeaturesError, OSError) as error:
+        log.warning(f"{made.spec.backbone} cannot be timed here: {error}")
+        return Cost(None, count, stored)
+    return Cost(1000 * store.views / rate, count, stored)
+
+
+def _cost_of(base: str, costs: dict[str, Cost]) -> dict[str, Any]:
+    """Return the cost of a row of the table: of one base, or of all together."""
+    those = [costs[base]] if base in costs else list(costs.values())
+    times = [each.milliseconds for each in those]
+    known = [each for each in times if each is not None]
+    return {
+        "milliseconds": sum(known) if len(known) == len(times) else None,
+        "stored": sum(each.stored for each in those),
+    }
+
+
+def _cheapest(table: Sequence[dict[str, Any]]) -> str:
+    """Return the base of the cheapest row that is the best or not distinguishable from it, by time, then by bytes."""
+    equal = [each for each in table if standing(each) in ("best", "same")]
+    timed = all(each["milliseconds"] is not None for each in equal)
+    return str(min(equal, key=lambda each: (each["milliseconds"] if timed else 0.0, each["stored"]))["base"])
+
+
+def format_bases(found: BaseComparison) -> str:
+    """Return the comparison as a Markdown table, best first, with the base to take."""
+    metric = find_metric(found.metric)
+    lines = [
+        f"| base | head | {metric.title} [95 %] | behind the best (p) | ms per image | bytes per image |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found.table:
+        value = with_interval(row[metric.name], interval_of(row, metric.name), found.repeats, metric.digits)
+        time = "-" if row["milliseconds"] is None else f"{row['milliseconds']:.1f}"
+        lines.append(
+            f"| {row['base']} | {row['head']} | {value} | {_behind(row, metric.digits)} | {time} | {row['stored']:,} |"
+        )
+    test = f" ({found.test}, Holm, 5 %)" if found.test else ""
+    return "\n".join([*lines, "", f"Take {found.take}: the cheapest that is not distinguishable from the best{test}."])
+
+
+def _behind(row: dict[str, Any], digits: int) -> str:
+    if standing(row) == "best":
+        return "best"
+    if row["behind"] is None:
+        return "-"
+    p_value = row["p_value"]
+    return f"{row['behind']:.{digits}f}" + (
+        "" if p_value is None else f" ({'<0.001' if p_value < 0.001 else f'{p_value:.3f}'})"
+    )
