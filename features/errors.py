@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -136,6 +137,12 @@ def no_option(of: str, name: str, known: Mapping[str, Collection[str]]) -> Reque
     else:
         hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(known[of])}."
     return RequestError(f"{of} has no option {name}. {hint}")
+
+
+def listed(texts: Collection[str], most: int = 20) -> str:
+    """Return texts separated by commas; of more than `most`, the first of them and how many more there are."""
+    shown = ", ".join(itertools.islice(texts, most))
+    return shown if len(texts) <= most else f"{shown} and {len(texts) - most:,} more"
 
 
 def must_be_one_of(what: str, allowed: Iterable[str], got: str, remedy: str = "") -> RequestError:

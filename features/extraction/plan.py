@@ -9,7 +9,7 @@ from importlib.metadata import version
 import numpy as np
 
 from ..backbones.registry import find_sha256
-from ..errors import RequestError, SourceError, called, option
+from ..errors import RequestError, SourceError, called, listed, option
 from ..images.contents import Content, distinct_contents, hash_files
 from ..images.survey import Survey
 from ..runtime.log import log
@@ -85,7 +85,7 @@ class Plan:
         lines += [f"         {note}" for note in source.notes]
         lines += describe_left_out(source.left_out)
         for split, classes in source.counts().items():
-            counts = ", ".join(f"{name} {count}" for name, count in classes.items())
+            counts = listed([f"{name} {count}" for name, count in classes.items()])
             lines.append(f"{split:<8} {sum(classes.values())}: {counts}")
         shared: dict[bytes, list[int]] = {}
         for row, key in enumerate(self.keys):

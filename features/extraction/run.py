@@ -13,7 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from ..engines.registry import reference_of
-from ..errors import RequestError, SourceError, StoreError, called, option
+from ..errors import RequestError, SourceError, StoreError, called, listed, option
 from ..images.survey import Survey
 from ..options import ExtractOptions, takes
 from ..runtime.log import log
@@ -289,7 +289,7 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractRequest) -> 
         empty = [name for name, count in classes.items() if not count]
         if empty and not options.allow_missing_classes:
             raise SourceError(
-                f"every class must have a readable image in every split; {split} has none of {', '.join(empty)}. "
+                f"every class must have a readable image in every split; {split} has none of {listed(empty)}. "
                 f"Repair the skipped files, or accept it: {option('allow_missing_classes', True)}"
             )
 

@@ -20,16 +20,24 @@ class Progress(tqdm):
 
     In a notebook it is also drawn as text, which needs no widgets and is still there when the notebook is opened again.
     Nothing is shown if the logger `cached_features` was set to a level above INFO.
+
+    Parameters
+    ----------
+    total : int
+    unit : str
+        What is counted, in the plural.
+    delay : float
+        Seconds before which nothing is shown, for work that is usually short and inside other work; its bar disappears.
     """
 
-    def __init__(self, total: int, unit: str):
+    def __init__(self, total: int, unit: str, delay: float = 0.0):
         in_notebook = type(sys.stderr).__module__.startswith("ipykernel.")
         self._lines = not (sys.stderr.isatty() or in_notebook)
         # The logger's own level, not an inherited one: until it is set, messages are hidden but bars are shown.
         hidden = total == 0 or log.level > logging.INFO
         super().__init__(
             total=total, unit=f" {unit}", mininterval=10 if self._lines else 0.2, file=sys.stderr, disable=hidden,
-            bar_format=_LINE if self._lines else _BAR,
+            bar_format=_LINE if self._lines else _BAR, delay=delay, leave=self._lines or not delay,
         )  # fmt: skip
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:

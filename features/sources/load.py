@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import RequestError, SourceError, called, option
+from ..errors import RequestError, SourceError, called, listed, option
 from ..splits import (
     SPLITS,
     check_numbers,
@@ -196,7 +196,7 @@ def check_splits(source: Source, contents: Sequence[bytes | str] | None = None) 
             together = "" if source.group is None else f" of other groups ({source.group})"
             copies = "" if contents is None else _tell_copies(source, contents, missing)
             raise SourceError(
-                f"every class must be in every split; {split} has no image of {', '.join(map(repr, missing))}{copies}. "
+                f"every class must be in every split; {split} has no image of {listed(list(map(repr, missing)))}{copies}. "
                 f"Add images{together} (or raise {called('limit')}), remove the class, or accept it: {option('allow_missing_classes', True)}"
             )
 

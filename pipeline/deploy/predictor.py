@@ -13,7 +13,7 @@ from typing import NamedTuple, Unpack
 import numpy as np
 from PIL import Image
 
-from features.errors import CachedFeaturesError, SourceError, UnreadableImage
+from features.errors import CachedFeaturesError, SourceError, UnreadableImage, listed
 from features.extraction.recompute import decode_batches
 from features.images.contents import Content, Pixels, hash_files
 from features.images.decoding import decode, upright
@@ -384,7 +384,7 @@ def predict(run: str | Path, images: Images, **options: Unpack[PredictOptions]) 
     """
     with Predictor(run, **options) as predictor:
         trained = predictor.trained
-        log.info(f"head     {trained.name} of {trained.folder}, classes {', '.join(trained.class_names)}")
+        log.info(f"head     {trained.name} of {trained.folder}, classes {listed(trained.class_names)}")
         if trained.point is not None:
             log.info(f"decides  {trained.point}")
         if trained.sets is not None:

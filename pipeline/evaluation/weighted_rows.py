@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 BINS = 15  # confidence bins of equal width
+_FEW = 32  # up to so many classes, or positive rows, a product with each is cheaper than sorting
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,15 @@ class WeightedRows:
     @cached_property
     def by_class(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Per present class: its rows, the rows predicted as it, and the rows that are both, (n_draws, n_present) each."""
-        true, said = (labels[:, None] == self.present for labels in (self.y, self.predicted))
-        return self.weights @ true, self.weights @ said, self.weights @ (true & said)
+        hit = np.where(self.correct, self.y, -1)
+        true, said, both = (_count(labels, self.present, self.weights) for labels in (self.y, self.predicted, hit))
+        return true, said, both
 
     @cached_property
     def both(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Per class: its rows, and the rows predicted as it, (n_draws, n_classes) each; rows predicted correctly, (n_draws,)."""
         names = np.arange(self.probabilities.shape[1])
-        true, said = (self.weights @ (labels[:, None] == names) for labels in (self.y, self.predicted))
+        true, said = (_count(labels, names, self.weights) for labels in (self.y, self.predicted))
         return true, said, self.weights @ self.correct
 
     @cached_property
@@ -76,8 +78,36 @@ class WeightedRows:
         return areas, precisions
 
 
+def _count(labels: np.ndarray, names: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return each draw's number of rows of each label in `names`, which ascend: (n_draws, n_names)."""
+    if len(names) <= _FEW:
+        return weights @ (labels[:, None] == names)
+    order = np.argsort(labels, kind="stable")
+    first, last = (np.searchsorted(labels[order], names, side) for side in ("left", "right"))
+    sums = np.zeros((len(weights), len(labels) + 1))
+    np.cumsum(weights[:, order], axis=1, out=sums[:, 1:])
+    return sums[:, last] - sums[:, first]
+
+
+def _rank_few(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same as `_rank` from sums at the scores of positive rows alone, all that either figure depends on."""
+    thresholds, of_positive = np.unique(scores[positive]), weights[:, positive]
+    reached, level = scores[:, None] >= thresholds, scores[:, None] == thresholds
+    ups, above = of_positive @ level[positive], of_positive @ reached[positive]
+    tied = level.any(axis=1)
+    every, at = weights @ reached, weights[:, tied] @ level[tied]
+    n_ups = of_positive.sum(axis=1)
+    n_downs = weights.sum(axis=1) - n_ups
+    below = n_downs[:, None] - (every - above)
+    area = (ups * (below + (at - ups) / 2)).sum(axis=1) / (n_ups * n_downs)
+    precision = np.nansum(ups * above / every, axis=1) / n_ups
+    return area, np.where(n_downs > 0, precision, np.nan)
+
+
 def _rank(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the area under the ROC curve and the average precision, (n_draws,) each; nan if one side is empty."""
+    if positive.sum() <= _FEW:
+        return _rank_few(positive, scores, weights)
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])  # rows of equal scores are one threshold
     ups = np.add.reduceat((weights * positive)[:, order], starts, axis=1)

@@ -14,6 +14,9 @@ from ..data.training_data import Pair, Sample
 from .contract import Search
 from .settings import Choice, Judge, Output, Rating, best_of
 
+_NEWTON_STEPS = 100
+_COLUMNS = 64  # classes whose sigmoids are fitted at once
+
 
 class Sigmoids:
     """One sigmoid per class (Platt 1999, "Probabilistic outputs for support vector machines"), fitted to smoothed targets.
@@ -31,8 +34,7 @@ class Sigmoids:
     def fit(cls, scores: np.ndarray, y: np.ndarray, classes: np.ndarray, views: int = 1) -> Sigmoids:
         """Fit to out-of-sample scores, (n_images * views, k), and their classes y, (n_images * views,)."""
         positive = classes[1:] if scores.shape[1] == 1 else classes
-        fitted = [_fit_sigmoid(column, y == name, views) for column, name in zip(scores.T, positive, strict=True)]
-        return cls(*np.array(fitted, np.float64).T)
+        return cls(*_fit_sigmoids(scores, y[:, None] == positive, views))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Sigmoids | None:
@@ -51,8 +53,8 @@ class Sigmoids:
         return chances / np.maximum(chances.sum(axis=1, keepdims=True), 1e-300)
 
 
-def _fit_sigmoid(scores: np.ndarray, positive: np.ndarray, views: int) -> tuple[float, float]:
-    """Return slope, at least 0, and offset of the sigmoid with the lowest log loss on smoothed targets.
+def _fit_sigmoids(scores: np.ndarray, positive: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return slopes, at least 0, and offsets, (k,) each, of the sigmoids with the lowest log loss on smoothed targets.
 
     Targets are ``(p + 1/2) / (p + 1)`` for p positive images and ``(1/2) / (n + 1)`` for n negative ones, so separable scores
     have an optimum, too. These are the means of a proportion under Jeffreys' prior (Krichevsky and Trofimov 1981, "The
@@ -64,23 +66,64 @@ def _fit_sigmoid(scores: np.ndarray, positive: np.ndarray, views: int) -> tuple[
     The optimal slope has the sign of the difference between the mean scores of the two classes. This can be negative if a
     head predicts little more than its intercept: a fold that holds more of a class leaves fewer of it to fit on, which lowers
     the fold's scores. The best slope that does not reverse the head's ranking is then 0: all rows get the mean target.
-    """
-    scores, p, n = scores.astype(np.float64), np.sum(positive) / views, np.sum(~positive) / views
-    targets = np.where(positive, (p + 0.5) / (p + 1), 0.5 / (n + 1))
-    apart = scores[positive].mean() - scores[~positive].mean()
-    if apart <= 1e-12 * np.abs(scores).max():  # includes equal scores, whose means differ by rounding
-        return 0.0, logit(targets.mean())
-    centre, spread = scores.mean(), scores.std()
-    from sklearn.linear_model import LogisticRegression  # not where heads are only read
 
-    # Each row counts as positive with the weight of its target, and as negative with the rest.
-    fitted = LogisticRegression(C=1e12, solver="newton-cholesky", tol=1e-10).fit(
-        np.tile((scores - centre) / spread, 2)[:, None],
-        np.repeat([True, False], len(scores)),
-        np.concatenate([targets, 1 - targets]),
-    )
-    slope = fitted.coef_[0, 0] / spread
-    return slope, fitted.intercept_[0] - slope * centre
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples, k)
+    positive : ndarray of shape (n_samples, k), bool
+    views : int
+        Rows per image.
+    """
+    scores, of_class = scores.astype(np.float64), positive.sum(axis=0)
+    p, n = of_class / views, (len(scores) - of_class) / views
+    targets = np.where(positive, (p + 0.5) / (p + 1), 0.5 / (n + 1))
+    apart = scores.mean(axis=0, where=positive) - scores.mean(axis=0, where=~positive)
+    useful = apart > 1e-12 * np.abs(scores).max(axis=0)  # not where all scores are equal, and means differ by rounding
+    slopes, offsets = np.zeros(len(p)), logit(targets.mean(axis=0))
+    centre, spread = scores.mean(axis=0), np.where(useful, scores.std(axis=0), 1.0)
+    for first in range(0, len(p), _COLUMNS):
+        some = first + np.flatnonzero(useful[first : first + _COLUMNS])
+        slopes[some], offsets[some] = _descend(
+            (scores[:, some] - centre[some]) / spread[some], targets[:, some], offsets[some]
+        )
+    slopes /= spread
+    return slopes, offsets - slopes * centre
+
+
+def _descend(scores: np.ndarray, targets: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return slopes and offsets of least log loss, (k,) each, for standardised scores, (n, k), by Newton's method.
+
+    Each column has two unknowns, so its curvature is a 2 x 2 matrix; steps are halved until the loss falls (Armijo's condition).
+    """
+    slopes = np.zeros(len(offsets))
+    margins = np.broadcast_to(offsets, scores.shape)
+    losses = _losses(margins, targets)
+    for _ in range(_NEWTON_STEPS):
+        chances = expit(margins)
+        residual, curvature = chances - targets, chances * (1 - chances)
+        down, across = residual.sum(axis=0), np.einsum("ij,ij->j", residual, scores)
+        weighed = curvature * scores
+        a, b, c = np.einsum("ij,ij->j", weighed, scores), weighed.sum(axis=0), curvature.sum(axis=0)
+        determinant = np.maximum(a * c - b * b, 1e-300)
+        slope, offset = (b * down - c * across) / determinant, (b * across - a * down) / determinant
+        decrement = -(slope * across + offset * down)
+        if (decrement <= 1e-12 * losses).all():  # so near, a step squares the distance that is left
+            return slopes + slope, offsets + offset
+        size = np.ones(len(slopes))
+        for _ in range(30):
+            tried = (slopes + size * slope) * scores + (offsets + size * offset)
+            found = _losses(tried, targets)
+            enough = found <= losses - 1e-4 * size * decrement + 1e-12 * losses
+            if enough.all():
+                break
+            size = np.where(enough, size, size / 2)
+        slopes, offsets, margins, losses = slopes + size * slope, offsets + size * offset, tried, found
+    return slopes, offsets
+
+
+def _losses(margins: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return each column's log loss, (k,)."""
+    return (np.maximum(margins, 0) + np.log1p(np.exp(-np.abs(margins))) - targets * margins).sum(axis=0)
 
 
 class Calibrator:

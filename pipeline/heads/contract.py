@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from features.runtime.progress import Progress
+
 from ..data.training_data import Pair, Sample
 from ..options import METRIC
 from .settings import Choice, Grid
@@ -20,6 +22,7 @@ from .settings import Choice, Grid
 if TYPE_CHECKING:
     import keras
 
+DELAY = 10  # seconds after which a search shows its progress
 Settings = Mapping[str, tuple[Any, ...]]
 
 
@@ -126,6 +129,10 @@ class Search(ABC):
     @classmethod  # noqa: B027
     def warm_up(cls) -> None:
         """Import slow modules before timing starts."""
+
+    def progress(self, total: int) -> Progress:
+        """Return the progress of a search that fits so many heads, shown if it takes long."""
+        return Progress(total, f"heads of {len(self.sample.y)} images", delay=DELAY)
 
     @abstractmethod
     def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from features.errors import RequestError, option
+from features.runtime.progress import Progress
 
 from ..data.training_data import Pair, Sample
 from ..evaluation.metrics import figures_of, find_metric
@@ -92,6 +93,17 @@ class Judge:
         rows = WeightedRows(targets, np.concatenate(found), np.ones((1, len(targets))))
         figures = figures_of(map(find_metric, self.names), rows)
         return {name: float(values[0]) if np.isfinite(values[0]) else None for name, values in figures.items()}
+
+    def rate_all(self, outputs: Iterable[Output | None], progress: Progress) -> list[Rating]:
+        """Return the rating of each setting, from the outputs of its jobs, setting by setting, as they come."""
+        ratings, own = list[Rating](), list[Output | None]()
+        for output in outputs:
+            own.append(output)
+            progress.update()
+            if len(own) == len(self.jobs):
+                ratings.append(self.rate(own))
+                own.clear()  # the outputs of one setting at a time: those of all may be many times the features
+        return ratings
 
 
 def rank(rating: Rating, metric: str) -> tuple[float, float]:

@@ -117,14 +117,15 @@ class EstimatorSearch(CalibratedSearch):
         only_scores = _gives_only_scores(self._estimator(settings[0]))
         judge = ScoreJudge(self.sample, pairs, metric) if only_scores else Judge(self.sample, pairs, metric)
         ratings: list[Rating] = []
+        progress = self.progress(len(settings) * len(judge.jobs))
         for scale, those in itertools.groupby(settings, lambda each: each.get("scale", "layer")):
             X = self.sample.features.matrix / self.sample.features.scale(scale)
             # Threads, since the work is done in BLAS and compiled code, and threads share X.
-            found = Parallel(-1, require="sharedmem")(
+            jobs = [
                 delayed(_look)(self._estimator(each), X, self.sample, pair) for each in those for pair in judge.jobs
-            )
-            n_jobs = len(judge.jobs)
-            ratings += [judge.rate(found[first : first + n_jobs]) for first in range(0, len(found), n_jobs)]
+            ]
+            ratings += judge.rate_all(Parallel(-1, require="sharedmem", return_as="generator")(jobs), progress)
+        progress.close()
         if isinstance(judge, ScoreJudge):
             return self._choose_by(judge, settings, ratings)
         return best_of(settings, ratings, metric, judge.rows)

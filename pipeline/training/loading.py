@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.errors import RequestError, StoreError, called, option
+from features.errors import RequestError, StoreError, called, listed, option
 from features.pooling import check_pool, pooled_shape, pools_of
 from features.runtime.log import log
 from features.store.reader import FeatureStore
@@ -201,7 +201,7 @@ def _head(name: str) -> Head:
 def describe_rows(rows: Rows, views: int) -> str:
     """Return a line that describes the images of a store."""
     times = f", {views} views each" if views > 1 else ""
-    return f"{len(rows)} images{times}, classes {', '.join(rows.class_names)}"
+    return f"{len(rows)} images{times}, classes {listed(rows.class_names)}"
 
 
 def warn_of_majority(rows: Rows, metric: str) -> None:

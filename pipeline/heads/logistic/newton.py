@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -11,11 +11,17 @@ from .svd_basis import Rotation
 
 _NEWTON_STEPS, _CG_STEPS = 50, 100
 _NUMBERS = 1 << 20  # scores held in memory at once; further problems are solved afterwards
-_DECREMENT = 1e-8  # a problem counts as solved when a Newton step promises no larger decrease of the objective
+_DECREMENT = 1e-8  # a problem counts as solved when a Newton step promises no larger decrease of the objective,
+_SHARE = 1e-5  # or, for rows in float32, none larger than this share of it
 
 
 def solve(
-    rotation: Rotation, targets: np.ndarray, n_classes: int, values: Sequence[float], counts: np.ndarray
+    rotation: Rotation,
+    targets: np.ndarray,
+    n_classes: int,
+    values: Sequence[float],
+    counts: np.ndarray,
+    solved: Callable[[int], object] = lambda number: None,
 ) -> np.ndarray:
     """Minimise ``C * sum(count * log loss) + |w|^2 / 2`` for several values of C and many sets of rows at once.
 
@@ -27,6 +33,7 @@ def solve(
     Parameters
     ----------
     rotation : Rotation
+        Its precision is that of the solution.
     targets : ndarray of shape (n_samples,), int
         Class index of each row, from 0.
     n_classes : int
@@ -34,35 +41,41 @@ def solve(
         Values of C, above 0.
     counts : ndarray of shape (n_samples, n_sets), float64
         How much each row counts in each set; 0 for rows outside.
+    solved : callable, optional
+        Called with the number of problems that have been solved since.
 
     Returns
     -------
-    weights : ndarray of shape (n_values, rank + 1, n_sets, k), float64
+    weights : ndarray of shape (n_values, rank + 1, n_sets, k), of the rotation's precision
         The intercept is in the last row; k is 1 for two classes.
     """
     k = 1 if n_classes == 2 else n_classes
     few = max(1, _NUMBERS // (len(targets) * (k if k > 1 else len(values))))
     if counts.shape[1] > few:
         parts = [counts[:, first : first + few] for first in range(0, counts.shape[1], few)]
-        return np.concatenate([solve(rotation, targets, n_classes, values, part) for part in parts], axis=2)
-    one_hot = (targets[:, None] == (np.arange(k) if k > 1 else 1))[:, None].astype(np.float64)  # (n, 1, k)
+        return np.concatenate([solve(rotation, targets, n_classes, values, part, solved) for part in parts], axis=2)
+    dtype = rotation.rows.dtype
+    counts = counts.astype(dtype)
+    one_hot = (targets[:, None] == (np.arange(k) if k > 1 else 1))[:, None].astype(dtype)  # (n, 1, k)
     shape = len(rotation.lengths) + 1, counts.shape[1], k
     if k == 1:
-        together = np.zeros((shape[0], len(values) * shape[1], k))
+        together = np.zeros((shape[0], len(values) * shape[1], k), dtype)
         _descend(rotation, one_hot, np.hstack([counts * value for value in values]), together)
+        solved(len(values) * shape[1])
         return np.moveaxis(together.reshape(shape[0], len(values), *shape[1:]), 1, 0)
-    weights = np.zeros((len(values), *shape))
+    weights = np.zeros((len(values), *shape), dtype)
     last = weights[0]
     for number in np.argsort(values, kind="stable"):
         weights[number] = last
         last = weights[number]
         _descend(rotation, one_hot, counts * values[number], last)
+        solved(shape[1])
     return weights
 
 
 def _descend(rotation: Rotation, one_hot: np.ndarray, costs: np.ndarray, weights: np.ndarray) -> None:
     """Optimise weights, (rank + 1, n_sets, k), in place; `costs` is C times a row's count."""
-    scores = rotation.scores(weights)
+    scores, rounds = rotation.scores(weights), rotation.rows.dtype == np.float32
     active = np.arange(weights.shape[1])
     for _ in range(_NEWTON_STEPS):
         W, S, A = weights[:, active], scores[:, active], costs[:, active, None]
@@ -71,11 +84,12 @@ def _descend(rotation: Rotation, one_hot: np.ndarray, costs: np.ndarray, weights
         gradient[:-1] += W[:-1]
         step = _newton_step(rotation, gradient, A, P)
         moved = rotation.scores(step)
-        decrement = -np.einsum("ipk,ipk->p", gradient, step)
-        size = _step_size(W, S, A, one_hot, step, moved, decrement)
+        decrement = -_dot(gradient, step)
+        losses = _losses(S, A, one_hot)
+        size = _step_size(W, S, A, one_hot, step, moved, decrement, losses)
         weights[:, active] += size[:, None] * step
         scores[:, active] += size[:, None] * moved
-        active = active[decrement > _DECREMENT]
+        active = active[decrement > (_SHARE * (losses + _dot(W[:-1], W[:-1]) / 2) if rounds else _DECREMENT)]
         if not len(active):
             break
 
@@ -84,7 +98,8 @@ def _newton_step(rotation: Rotation, gradient: np.ndarray, A: np.ndarray, P: np.
     """Solve ``H step = -gradient`` for each problem by conjugate gradients."""
     curvature = A * P * (1 - P)
     mean = curvature.sum(axis=0).mean(axis=1) / len(A)  # (n_problems,)
-    lengths = np.append(rotation.lengths, 0)[:, None, None]
+    lengths = np.append(rotation.lengths, 0).astype(A.dtype)[:, None, None]
+    tiny = np.finfo(A.dtype).tiny
     inverse = 1 / (mean[:, None] * lengths**2 + 1)
     inverse[-1] = 1 / np.maximum(mean * len(A), 1e-12)[:, None]
 
@@ -103,14 +118,14 @@ def _newton_step(rotation: Rotation, gradient: np.ndarray, A: np.ndarray, P: np.
     for _ in range(_CG_STEPS):
         curved = curve(direction)
         # Solved problems continue with the others, but stop at rounding level, where further steps would diverge.
-        size = np.where(squared > rounding, squared / np.maximum(_dot(direction, curved), 1e-300), 0.0)
+        size = np.where(squared > rounding, squared / np.maximum(_dot(direction, curved), tiny), 0.0).astype(A.dtype)
         step += size[:, None] * direction
         residual -= size[:, None] * curved
         steep = inverse * residual
         before, squared = squared, _dot(residual, steep)
         if (squared <= goal).all():
             break
-        direction = steep + (squared / np.maximum(before, 1e-300))[:, None] * direction
+        direction = steep + (squared / np.maximum(before, tiny)).astype(A.dtype)[:, None] * direction
     return step
 
 
@@ -122,15 +137,16 @@ def _step_size(
     step: np.ndarray,
     moved: np.ndarray,
     decrement: np.ndarray,
+    losses: np.ndarray,
 ) -> np.ndarray:
     """Halve each problem's step until the objective decreases sufficiently (Armijo's condition)."""
-    sizes = np.ones(len(decrement))
+    sizes = np.ones(len(decrement), S.dtype)
     straight, square = _dot(W[:-1], step[:-1]), _dot(step[:-1], step[:-1])
-    losses = _losses(S, A, one_hot)
+    # The tolerance keeps rounding of the summed losses from blocking the last steps.
+    rounding = (1e-12 if S.dtype == np.float64 else 1e-6) * losses
     for _ in range(30):
         change = _losses(S + sizes[:, None] * moved, A, one_hot) - losses + sizes * straight + sizes**2 * square / 2
-        # The tolerance keeps rounding of the summed losses from blocking the last steps.
-        enough = change <= -1e-4 * sizes * decrement + 1e-12 * losses
+        enough = change <= -1e-4 * sizes * decrement + rounding
         if enough.all():
             break
         sizes = np.where(enough, sizes, sizes / 2)
@@ -144,7 +160,7 @@ def _losses(S: np.ndarray, A: np.ndarray, one_hot: np.ndarray) -> np.ndarray:
     else:
         top = S.max(axis=2, keepdims=True)
         total = top + np.log(np.exp(S - top).sum(axis=2, keepdims=True))
-    return (A * (total - (one_hot * S).sum(axis=2, keepdims=True))).sum(axis=(0, 2))
+    return (A * (total - (one_hot * S).sum(axis=2, keepdims=True))).sum(axis=(0, 2), dtype=np.float64)
 
 
 def chances(S: np.ndarray) -> np.ndarray:
@@ -153,4 +169,4 @@ def chances(S: np.ndarray) -> np.ndarray:
 
 
 def _dot(V: np.ndarray, U: np.ndarray) -> np.ndarray:
-    return np.einsum("ipk,ipk->p", V, U)
+    return np.einsum("ipk,ipk->p", V, U, dtype=np.float64)

@@ -5,11 +5,14 @@ One rotation of all training rows serves every value of C and every fold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from features.runtime.log import log
 
 from ...data.scaling import measure
 from ...data.training_data import Pair, Sample
@@ -19,6 +22,8 @@ from ..linear_head import LinearHead
 from ..settings import Choice, Grid, Judge, Output, Rating, best_of, combinations
 from .newton import chances, solve
 from .svd_basis import Rotation, rotate
+
+_MANY = 5e8  # rows x features x classes: some seconds for one fit in float64
 
 
 class Logistic(LinearHead):
@@ -98,11 +103,13 @@ class LogisticSearch(Search):
         y, fits = np.repeat(self.sample.y, views), [np.repeat(fit, views) for fit, _ in pairs]
         counts = np.column_stack([_row_weights(y, fit, kind) for kind in kinds for fit in fits])
         ratings: list[Rating] = []
-        for scale in self.grid["scale"]:
-            rotation = self._rotated(scale)
-            for weights in solve(rotation, self._targets, len(self._classes), self.grid["C"], counts):
-                outputs = self._outputs(rotation.scores(weights), pairs, len(kinds))
-                ratings += [judge.rate(each) for each in outputs]
+        with self.progress(len(self.grid["scale"]) * len(self.grid["C"]) * counts.shape[1]) as progress:
+            for scale in self.grid["scale"]:
+                rotation = self._rotated(scale)
+                found = solve(rotation, self._targets, len(self._classes), self.grid["C"], counts, progress.update)
+                for weights in found:
+                    outputs = self._outputs(rotation.scores(weights), pairs, len(kinds))
+                    ratings += [judge.rate(each) for each in outputs]
         return best_of(combinations(self.grid), ratings, metric, judge.rows)
 
     def _outputs(self, scores: np.ndarray, pairs: Sequence[Pair], n_kinds: int) -> list[list[Output]]:
@@ -137,8 +144,19 @@ class LogisticSearch(Search):
         if scale not in self._rotations:
             hows = features.together(scale, self.grid["scale"])
             rotations = rotate(features.X, features.moments.mean, [features.scale(how) for how in hows])
-            self._rotations |= zip(hows, rotations, strict=True)
+            self._rotations |= zip(hows, map(self._rounded, rotations), strict=True)
         return self._rotations[scale]
+
+    def _rounded(self, rotation: Rotation) -> Rotation:
+        """Return a rotation in float32 if its many classes and rows would take minutes in float64."""
+        numbers = math.prod(rotation.rows.shape) * len(self._classes)
+        if numbers < _MANY:
+            return rotation
+        log.info(
+            f"logistic {rotation.rows.shape[0]} rows of {len(self._classes)} classes are fitted in float32, to within about "
+            "1e-5 of the optimum, since float64 would take five times as long"
+        )
+        return rotation.rounded()
 
 
 def _both(scores: np.ndarray) -> np.ndarray:

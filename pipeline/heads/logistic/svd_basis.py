@@ -7,7 +7,7 @@ Tibshirani 2004, "Efficient quadratic regularization for expression arrays").
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import eigh
@@ -22,7 +22,7 @@ class Rotation:
 
     Attributes
     ----------
-    rows : ndarray of shape (n_samples, rank), float64
+    rows : ndarray of shape (n_samples, rank), float64, or float32 if `rounded`
         Rows, centred, scaled and rotated; columns are orthogonal.
     lengths : ndarray of shape (rank,)
         Singular values: the norms of the columns of `rows`.
@@ -37,6 +37,10 @@ class Rotation:
     scale: np.ndarray
     _X: Matrix
     _basis: np.ndarray
+
+    def rounded(self) -> Rotation:
+        """Return the same with rows in float32, by which `solve` is several times as fast and less precise."""
+        return replace(self, rows=self.rows.astype(np.float32))
 
     def back(self, weights: np.ndarray) -> np.ndarray:
         """Return coefficients for unscaled features, (n_features, k), from those for `rows`, (rank, k)."""

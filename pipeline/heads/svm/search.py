@@ -23,6 +23,8 @@ from ..linear_head import LinearHead
 from ..settings import Choice, Grid, Output, Rating, combinations
 from .classifier import Svm, from_products, join_pairs
 
+MAX_WEIGHTS = 2_000_000_000  # bytes; files of larger heads would take more memory than most machines that predict have
+
 
 def _pair_weights(svc: SVC) -> np.ndarray:
     """Return the weights of support vectors, (n_support, n_pairs), from libsvm's layout by class."""
@@ -51,7 +53,8 @@ class SvmSearch(CalibratedSearch):
     Raises
     ------
     RequestError
-        If the kernel matrices would take more than half of the memory.
+        If the kernel matrices would take more than half of the memory, or the weights of a fitted head more than
+        `MAX_WEIGHTS`.
     """
 
     read_as = (LinearHead, Svm)
@@ -67,6 +70,13 @@ class SvmSearch(CalibratedSearch):
                 f"an SVM's kernel matrices may take half of the memory, {room / 2e9:.1f} GB; {n} rows need "
                 f"{(held + a_thread) / 1e9:.1f} GB. Use {option('head', 'logistic')}, or fewer images: {option('limit')}"
             )
+        n_classes = len(np.unique(sample.y))
+        weights = 8 * n * (n_classes * (n_classes - 1) // 2)
+        if weights > MAX_WEIGHTS:
+            raise RequestError(
+                f"an SVM's weights for each pair of classes may take {MAX_WEIGHTS / 1e9:.0f} GB; {n_classes} classes and {n} rows "
+                f"need up to {weights / 1e9:.1f} GB. Use {option('head', 'logistic')}, whose weights grow with classes alone"
+            )
         self._threads = int(min(cores(), (room / 2 - held) // a_thread))
         self._held: dict[str, np.ndarray] = {}
 
@@ -74,14 +84,15 @@ class SvmSearch(CalibratedSearch):
         """Return the settings with the best metric on the images that the pairs score on."""
         judge, settings = ScoreJudge(self.sample, pairs, metric), combinations(self.grid)
         ratings: list[Rating] = []
+        progress = self.progress(len(settings) * len(judge.jobs))
         for (scale, gamma), those in itertools.groupby(settings, lambda each: (each["scale"], each.get("gamma"))):
             kernel = self._kernel(scale, gamma)
             # libsvm releases the GIL, so threads can share the kernel.
-            found = Parallel(self._threads, require="sharedmem")(
-                delayed(self._look)(kernel, each, pair) for each in those for pair in judge.jobs
+            jobs = [delayed(self._look)(kernel, each, pair) for each in those for pair in judge.jobs]
+            ratings += judge.rate_all(
+                Parallel(self._threads, require="sharedmem", return_as="generator")(jobs), progress
             )
-            n_jobs = len(judge.jobs)
-            ratings += [judge.rate(found[first : first + n_jobs]) for first in range(0, len(found), n_jobs)]
+        progress.close()
         return self._choose_by(judge, settings, ratings)
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> Svm | LinearHead:

@@ -198,12 +198,12 @@ def take_sample(
 def _grid(head: Head, features: Features, metric: str, settings: Settings) -> Grid:
     """Return the settings to try.
 
-    If there is one layer, scale ``all`` means the same as the layer's scale and is left out. Balanced class weights double the
+    If there is one layer, scale ``all`` means the same as the layer's scale, and is tried as that. Balanced class weights double the
     time of a search and do not raise accuracy or lower log loss, so they are tried only for other metrics.
     """
     grid = dict(head.grid)
     if "scale" in grid and len(features.widths) == 1:
-        grid["scale"] = tuple(each for each in grid["scale"] if each != "all")
+        grid["scale"] = tuple(dict.fromkeys("layer" if each == "all" else each for each in grid["scale"]))
     if "class_weight" in grid and "class_weight" not in settings and metric not in (METRIC, TIES):
         grid["class_weight"] = CLASS_WEIGHTS
     return grid

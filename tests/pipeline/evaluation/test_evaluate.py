@@ -290,3 +290,18 @@ def test_bootstrap_of_groups_covers_where_rows_of_a_group_are_alike():
             low, high = bootstrap_intervals(y, probabilities, draws=300, groups=given)["accuracy"]
             inside[name] += low <= 0.8 <= high
     assert 0.88 <= inside["groups"] / 300 <= 0.98 and inside["rows"] / 300 < 0.7, inside
+
+
+@pytest.mark.parametrize(("n_classes", "rows"), [(2, 30), (5, 12), (40, 4)])
+def test_many_classes_are_counted_and_ranked_as_few_are(monkeypatch, n_classes, rows):
+    """Sums by class and by positive rows, against sorting; some scores are equal, and draws leave classes out."""
+    random = np.random.default_rng(1)
+    y = random.permutation(np.tile(np.arange(n_classes), rows))
+    chances = np.round(random.dirichlet(np.ones(n_classes), len(y)), 2) + 0.3 * np.eye(n_classes)[y]
+    weights = random.multinomial(len(y), np.full(len(y), 1 / len(y)), 200).astype(np.float64)
+    found = []
+    for few in (0, 10**6):
+        monkeypatch.setattr("pipeline.evaluation.weighted_rows._FEW", few)
+        found.append(figures_of(METRICS, WeightedRows(y, chances / chances.sum(axis=1, keepdims=True), weights)))
+    for name, values in found[0].items():
+        np.testing.assert_allclose(values, found[1][name], rtol=1e-12, err_msg=name)

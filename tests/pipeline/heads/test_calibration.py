@@ -5,6 +5,7 @@ import pytest
 from samples import blobs, rows_of
 from scipy.optimize import minimize
 from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from pipeline.data.training_data import Features, Part
@@ -118,3 +119,25 @@ def test_a_head_that_separates_its_twelve_rows_is_not_sure_of_itself(name):
     splits = np.concatenate([np.tile([0, 0, 1], 4), np.full(len(looked), 2)]).astype(np.uint8)
     features = Features(X[rows], (X.shape[1],), 1, (Part("layer", "avg"),))
     assert fit_head(name, features, rows_of(y[rows], splits, 2), splits)[0].test["log_loss"] < 0.6
+
+
+@pytest.mark.parametrize(("views", "unit"), [(1, 1.0), (2, 1e-4)])
+def test_sigmoids_of_many_classes_are_scikit_learns_one_by_one(views, unit):
+    """Each against LogisticRegression on rows that count as positive with the weight of their target; one class is useless."""
+    random = np.random.default_rng(3)
+    y = np.repeat(np.tile(np.arange(70), 6), views)
+    scores = random.normal(size=(len(y), 70)) * unit + 5
+    scores[np.arange(len(y)), y] += random.uniform(0.5, 6, 70)[y] * unit
+    scores[:, 69] = 5.0
+    sigmoids = Sigmoids.fit(scores, y, np.arange(70), views)
+    assert sigmoids.slopes[69] == 0
+    for k in (0, 1, 33, 64, 68):
+        p, n = np.sum(y == k) / views, np.sum(y != k) / views
+        targets = np.where(y == k, (p + 0.5) / (p + 1), 0.5 / (n + 1))
+        fitted = LogisticRegression(C=1e12, solver="newton-cholesky", tol=1e-10).fit(
+            np.tile((scores[:, k] - 5) / unit, 2)[:, None],
+            np.repeat([1, 0], len(y)),
+            np.concatenate([targets, 1 - targets]),
+        )
+        expected = fitted.predict_proba((scores[:, k] - 5)[:, None] / unit)[:, 1]
+        np.testing.assert_allclose(expit(sigmoids.slopes[k] * scores[:, k] + sigmoids.offsets[k]), expected, atol=1e-6)

@@ -1,5 +1,6 @@
 """Every head in the registry keeps one contract."""
 
+import math
 from types import MappingProxyType
 
 import numpy as np
@@ -328,3 +329,45 @@ def test_a_vote_is_the_mean_of_svms_on_each_layer_and_on_all(tmp_path):
     np.testing.assert_allclose(vote.predict_proba(features.X), np.mean(parts, axis=0))
     save_head(vote, tmp_path)
     np.testing.assert_array_equal(load_head(tmp_path).predict_proba(features.X), vote.predict_proba(features.X))
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_logistic_of_many_classes_is_nearly_the_same_in_float32_and_says_so(n_classes, monkeypatch, caplog):
+    X, y, splits = blobs(n_classes, seed=2)
+    X += np.random.default_rng(0).normal(0, 4, X.shape).astype(np.float32)
+    found = []
+    for many in (math.inf, 0):
+        monkeypatch.setattr("pipeline.heads.logistic.search._MANY", many)
+        with caplog.at_level("INFO", "cached_features"):
+            found.append(fit_head("logistic", X, y, splits, n_classes))
+        assert ("in float32" in caplog.text) == (many == 0)
+    assert found[0].settings == found[1].settings
+    for one, other in zip(found[0].tried, found[1].tried, strict=True):
+        assert other["log_loss"] == pytest.approx(one["log_loss"], rel=2e-3)
+    np.testing.assert_allclose(found[0].probabilities, found[1].probabilities, atol=5e-3)
+
+
+@pytest.mark.parametrize("head", ["logistic", "linear-svm", "ridge", "nearest-mean"])
+def test_scale_of_all_layers_is_that_of_the_layer_where_there_is_one(head):
+    X, y, splits = blobs(2)
+    asked, usual = (fit_head(head, X, y, splits, 2, settings={"scale": (scale,)}) for scale in ("all", "layer"))
+    assert asked.settings == usual.settings
+    np.testing.assert_array_equal(asked.probabilities, usual.probabilities)
+
+
+def test_svm_of_more_pairs_of_classes_than_a_head_may_hold_is_refused_before_it_is_fitted(monkeypatch):
+    monkeypatch.setattr("pipeline.heads.svm.search.MAX_WEIGHTS", 1000)
+    X, y, splits = blobs(4)
+    with pytest.raises(RequestError, match=r"4 classes and \d+ rows need up to .* Use head='logistic'"):
+        fit_head("linear-svm", X, y, splits, 4)
+
+
+def test_a_long_search_tells_how_many_heads_it_has_fitted(monkeypatch, capsys):
+    """In whole lines, since standard error is no terminal here; a short search tells nothing."""
+    X, y, splits = blobs(2)
+    fit_head("nearest-mean", X, y, splits, 2)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr("pipeline.heads.contract.DELAY", 0)
+    for head, total in (("nearest-mean", 2 * 5), ("logistic", 2 * 9 * 5), ("linear-svm", 2 * 7 * 5)):
+        fit_head(head, X, y, splits, 2)
+        assert f"{total}/{total} heads of" in capsys.readouterr().err
