@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from ..runtime.versions import own_source
 from .base import Base, resolve_layer
 from .custom_model import load_own
 from .preprocessing import Preprocessing
-from .registry import Backbone, check_request, check_size, find_backbone
+from .registry import LAST_MAP, Backbone, check_request, check_size, find_backbone
 from .weights import Weights, are_expected, load_weights, recall_sha256
 
 if TYPE_CHECKING:
@@ -73,10 +73,11 @@ def build_base(
         model, loaded = load_own(Path(name), image_size, weights_sha256)
     model.trainable = False
     by_name = canonical_names(model)
-    chosen = [resolve_layer(layer, list(by_name)) for layer in layers]
+    outputs_of = {name: _output(layer) for name, layer in by_name.items()}
+    chosen = [_last_map(outputs_of) if layer == LAST_MAP else resolve_layer(layer, list(by_name)) for layer in layers]
     if backbone.module:
         loaded = load_weights(model, name, weights, weights_sha256, lambda: construct(weights="imagenet", **shape))
-    outputs = {layer: by_name[layer].output for layer in chosen}
+    outputs = {layer: outputs_of[layer] for layer in chosen}
     shapes = {layer: tuple(output.shape[1:]) for layer, output in outputs.items()}
     whole = keras.Model(model.inputs[0], outputs, name="base")
     kinds = {layer: kind_of(shape) for layer, shape in shapes.items()}
@@ -160,7 +161,20 @@ def list_layers(name: str, image_size: int | None = None) -> dict[str, tuple[int
         model = _constructor(backbone)(weights=None, include_top=False, input_shape=(size, size, 3))
     else:
         model, _ = load_own(Path(name), size, None)
-    return {layer: tuple(each.output.shape[1:]) for layer, each in canonical_names(model).items()}
+    return {layer: tuple(_output(each).shape[1:]) for layer, each in canonical_names(model).items()}
+
+
+def _output(layer: keras.Layer) -> Any:
+    """Return a layer's output in its model; a nested model's own output is in a graph of its own."""
+    if not hasattr(layer, "layers"):
+        return layer.output
+    nodes = layer._inbound_nodes  # Keras has no public name for where a layer is used
+    return nodes[0].outputs[0] if nodes else layer.output
+
+
+def _last_map(outputs: Mapping[str, Any]) -> str:
+    """Return the last layer whose output is a feature map, not the logits after it; the last layer if there is none."""
+    return next((name for name in reversed(outputs) if len(outputs[name].shape) == 4), list(outputs)[-1])
 
 
 def _constructor(backbone: Backbone) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from .weights import recall_sha256
 if TYPE_CHECKING:
     from .base import Base
 
+LAST_MAP = "last-map"  # as a layer: a model's last feature map, or its last layer if it has none
 PREPROCESS = ("imagenet", "rescale", "none")
 
 
@@ -129,8 +130,14 @@ def find_backbone(name: str) -> Backbone:
     """
     if name in BACKBONES:
         return BACKBONES[name]
+    if name.endswith((".h5", ".hdf5")) and Path(name).is_file():
+        new = str(Path(name).with_suffix(".keras"))
+        raise RequestError(
+            f"backbone must be a file of Keras' own format, .keras; got {name}. Convert it, if it is your own: "
+            f"python -c 'import keras; keras.saving.load_model({name!r}, compile=False).save({new!r})'"
+        )
     if name.endswith(".keras"):
-        return Backbone("", name, "-1", input_side(Path(name)), smallest=1, prepared=True, own=True)
+        return Backbone("", name, LAST_MAP, input_side(Path(name)), smallest=1, prepared=True, own=True)
     if name.endswith(".onnx"):
         return _find_onnx(Path(name))
     raise must_be_one_of("backbone", BACKBONES, name, "Or name your own model: FILE.onnx or FILE.keras")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError, option
+from ..errors import CachedFeaturesError, EngineError, option
 from ..runtime.log import log
 from ..runtime.machine import cores, processor
 from ..runtime.user_cache import recall, remember
@@ -181,9 +182,10 @@ def make_checked(name: str, frozen: Frozen, batch: Callable[[], np.ndarray]) -> 
     """
     reference = reference_of(frozen.base.library)
     try:
-        if ENGINES[name].convert is not None:
-            return _make_from_ready(name, frozen)
-        engine = ENGINES[name].make(frozen)
+        with _naming(name, reference):
+            if ENGINES[name].convert is not None:
+                return _make_from_ready(name, frozen)
+            engine = ENGINES[name].make(frozen)
     except EngineError as error:
         if error.__cause__ is not None:
             raise
@@ -193,6 +195,24 @@ def make_checked(name: str, frozen: Frozen, batch: Callable[[], np.ndarray]) -> 
     images = batch()
     found = engine.run(images)  # one after the other, since a GPU's memory may hold only one
     return Checked(engine, _parity(name, found, ENGINES[reference].make(frozen).run(images), reference), "batch")
+
+
+@contextmanager
+def _naming(name: str, reference: str) -> Iterator[None]:
+    """Turn any failure of an engine to read or run a base, except the reference's own, into an EngineError.
+
+    A graph is the user's own, and converters fail on what they do not know by whatever error comes first.
+    """
+    try:
+        yield
+    except (CachedFeaturesError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if name == reference:
+            raise
+        log.debug(f"refused  {name}", exc_info=True)
+        why = next(iter(str(error).splitlines()), "")[:200]
+        raise EngineError(f"{name} cannot read this base ({type(error).__name__}: {why}).") from None
 
 
 def _make_from_ready(name: str, frozen: Frozen) -> Checked:

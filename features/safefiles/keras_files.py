@@ -7,6 +7,7 @@ against a list before Keras reads them.
 from __future__ import annotations
 
 import io
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ LAYERS = frozenset(
         "InputLayer",
         "Activation",
         "Add",
+        "AlphaDropout",
+        "AugMix",
+        "AutoContrast",
         "Average",
         "AveragePooling1D",
         "AveragePooling2D",
@@ -35,13 +39,18 @@ LAYERS = frozenset(
         "Conv1D",
         "Conv2D",
         "Conv2DTranspose",
+        "Cropping1D",
         "Cropping2D",
+        "CutMix",
         "Dense",
+        "DepthwiseConv1D",
         "DepthwiseConv2D",
         "Dot",
         "Dropout",
         "ELU",
+        "EinsumDense",
         "Embedding",
+        "Equalization",
         "Flatten",
         "GaussianDropout",
         "GaussianNoise",
@@ -57,16 +66,32 @@ LAYERS = frozenset(
         "MaxPooling2D",
         "Maximum",
         "Minimum",
+        "MixUp",
         "MultiHeadAttention",
         "Multiply",
         "Normalization",
         "PReLU",
         "Permute",
         "RMSNormalization",
+        "RandAugment",
         "RandomBrightness",
+        "RandomColorDegeneration",
+        "RandomColorJitter",
         "RandomContrast",
+        "RandomCrop",
+        "RandomElasticTransform",
+        "RandomErasing",
         "RandomFlip",
+        "RandomGaussianBlur",
+        "RandomGrayscale",
+        "RandomHue",
+        "RandomInvert",
+        "RandomPerspective",
+        "RandomPosterization",
         "RandomRotation",
+        "RandomSaturation",
+        "RandomSharpness",
+        "RandomShear",
         "RandomTranslation",
         "RandomZoom",
         "ReLU",
@@ -74,12 +99,17 @@ LAYERS = frozenset(
         "Rescaling",
         "Reshape",
         "Resizing",
+        "SeparableConv1D",
         "SeparableConv2D",
         "Softmax",
+        "Solarization",
+        "SpatialDropout1D",
         "SpatialDropout2D",
         "Subtract",
         "UnitNormalization",
+        "UpSampling1D",
         "UpSampling2D",
+        "ZeroPadding1D",
         "ZeroPadding2D",
     ]
 )
@@ -89,8 +119,22 @@ _ALLOWED = {
     "keras.src.models.functional": {"Functional"},
     "keras.src.applications.convnext": {"LayerScale"},
     "keras.layers": LAYERS,
+    "keras.src.ops.core": {"Cast"},
     None: {"__keras_tensor__", "__tensor__", "__numpy__", "__slice__", "__ellipsis__"},
 }
+# Options of layers that are sides of their kernels, and those whose product is at most one kernel.
+_WIDTHS = (
+    "units",
+    "filters",
+    "input_dim",
+    "output_dim",
+    "depth_multiplier",
+    "num_heads",
+    "key_dim",
+    "value_dim",
+    "kernel_size",
+)
+_TOGETHER = (("kernel_size", "filters"), ("kernel_size", "depth_multiplier"), ("num_heads", "key_dim"))
 # Initializers, regularizers, constraints and single operations, which only compute on numbers.
 _ALLOWED_MODULES = re.compile(r"keras\.(initializers|regularizers|constraints)|keras\.src\.ops\.(numpy|nn|math)")
 
@@ -113,7 +157,7 @@ def check_model_file(path: Path) -> dict[str, Any]:
             try:
                 with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
                     check_own_values(file, f"model.weights.h5 of {path}")
-                    _check_widths(config, _longest(file), path)
+                    _check_widths(config, _sizes(file), path)
             except (OSError, RuntimeError, KeyError) as error:
                 raise _unsafe(path, f"its weights are damaged ({error})") from error
     return config
@@ -132,28 +176,49 @@ def check_config(config: Any, where: str | Path, layers: frozenset[str] = LAYERS
             waiting += node
 
 
-def _check_widths(config: Any, longest: int, path: Path) -> None:
-    """Check claimed layer widths, since Keras allocates memory for them before it reads the weights."""
+def _check_widths(config: Any, sizes: tuple[int, int], path: Path) -> None:
+    """Check claimed sizes of weights against the stored ones, since Keras allocates memory before it reads the weights.
+
+    `sizes` are the longest side and the most values of a stored array. A layer's kernel has a side for each of its widths, so
+    none may be longer than any stored side, nor may their product be more than any array holds.
+    """
+    longest, most = sizes
     waiting = [config]
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
-            for name, value in node.items():
-                if (
-                    name in ("units", "filters", "input_dim", "output_dim")
-                    and isinstance(value, int)
-                    and value > longest
-                ):
+            claimed = {name: _product(node[name]) for name in _WIDTHS if name in node}
+            for name, value in claimed.items():
+                if value > (most if name == "kernel_size" else longest):
                     raise _unsafe(path, f"it claims {value:,} {name}, but its weights have at most {longest:,}")
+            for names in _TOGETHER:
+                value = math.prod(claimed.get(name, 1) for name in names)
+                if value > most:
+                    raise _unsafe(
+                        path, f"it claims {value:,} {' x '.join(names)}, but its arrays hold at most {most:,}"
+                    )
             waiting += node.values()
         elif isinstance(node, list):
             waiting += node
 
 
-def _longest(file: h5py.File) -> int:
-    longest = [0]
-    file.visititems(lambda name, node: longest.extend(node.shape) if isinstance(node, h5py.Dataset) else None)
-    return max(longest)
+def _product(value: Any) -> int:
+    """Return the product of a claimed size's whole numbers; 1 for what is none, such as null."""
+    numbers = value if isinstance(value, list) else [value]
+    return math.prod(each for each in numbers if isinstance(each, int))
+
+
+def _sizes(file: h5py.File) -> tuple[int, int]:
+    """Return the longest side and the most values of a stored array."""
+    longest, most = [1], [1]
+
+    def look(_: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset):
+            longest.extend(node.shape)
+            most.append(math.prod(node.shape))
+
+    file.visititems(look)
+    return max(longest), max(most)
 
 
 def _check_name(node: dict[str, Any], where: str | Path, layers: frozenset[str]) -> None:

@@ -246,7 +246,7 @@ def _layers(backbone: str, image_size: int | None = None) -> tuple[dict[str, Any
     import math
 
     from features.backbones.keras_base import list_layers
-    from features.backbones.registry import find_backbone
+    from features.backbones.registry import LAST_MAP, find_backbone
     from features.pooling import KINDS
 
     shapes = list_layers(backbone, image_size)
@@ -255,6 +255,8 @@ def _layers(backbone: str, image_size: int | None = None) -> tuple[dict[str, Any
     for name, shape in shapes.items():
         lines.append(f"{name:<40} {'x'.join(map(str, shape)):>18} {kinds[name]:>7} {2 * math.prod(shape):>25,}")
     default = find_backbone(backbone).layer
+    if default == LAST_MAP:
+        default = next((name for name in reversed(shapes) if len(shapes[name]) == 3), list(shapes)[-1])
     default = list(shapes)[int(default)] if default.lstrip("-").isdigit() else default
     kept = {} if image_size is None else {"image_size": image_size}
     log.info(f"next     {command('extract', data='SOURCE', backbone=backbone, layers=default, **kept)}")

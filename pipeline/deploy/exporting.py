@@ -223,7 +223,35 @@ def _write(model: Any, path: Path, form: str) -> None:
             model.save(path)
         else:
             model(np.zeros((1, 32, 32, 3), np.uint8))  # Keras exports only a model that has been called
-            model.export(path, format="onnx" if form == "onnx" else "tf_saved_model", verbose=False)
+            if form == "onnx":
+                _write_onnx(model, path)
+            else:
+                model.export(path, format="tf_saved_model", verbose=False)
+
+
+def _write_onnx(model: Any, path: Path) -> None:
+    """Write a model as ONNX.
+
+    Keras' export makes an input of each constant of a graph, such as the mean that a Normalization subtracts; a graph that has
+    some is frozen first, which turns them, and the weights, into values.
+    """
+    import tensorflow as tf
+
+    signature = tf.TensorSpec(model.inputs[0].shape, tf.uint8, name="images")
+    function = tf.function(lambda images: model(images, training=False)).get_concrete_function(signature)
+    if all(value.dtype == tf.resource for value, _ in function.graph.captures):
+        model.export(path, format="onnx", verbose=False)
+        return
+    import tf2onnx
+    from keras.src.export.onnx import patch_tf2onnx  # what Keras' own export does before it
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(function)
+    patch_tf2onnx()
+    tf2onnx.convert.from_graph_def(
+        frozen.graph.as_graph_def(), input_names=[frozen.inputs[0].name], output_names=[frozen.outputs[0].name],
+        output_path=str(path),
+    )  # fmt: skip
 
 
 def _open(path: Path, form: str) -> Run:

@@ -52,7 +52,7 @@ def build_model(base: Base, trained: Trained) -> keras.Model:
     resized = resize_as_pillow(images, spec.image_size, spec.resize, spec.fit)
     prepare, features = _preprocessing(base), []
     for view in range(reading.views):
-        maps = base.model(prepare(view_of(resized, view)))
+        maps = base.model(prepare(view_of(resized, view)), training=False)  # dropout and random layers only pass on
         parts = [pooled_as_stored(maps[layer], pool, spec) for layer, pool in reading.layers]
         features.append(layers.Concatenate()(parts) if len(parts) > 1 else parts[0])
     if len(features) > 1 and reading.views_as == "mean":
