@@ -174,7 +174,7 @@ def _output(layer: keras.Layer) -> Any:
 
 def _last_map(outputs: Mapping[str, Any]) -> str:
     """Return the last layer whose output is a feature map, not the logits after it; the last layer if there is none."""
-    return next((name for name in reversed(outputs) if len(outputs[name].shape) == 4), list(outputs)[-1])
+    return next((name for name in reversed(list(outputs)) if len(outputs[name].shape) == 4), list(outputs)[-1])
 
 
 def _constructor(backbone: Backbone) -> Callable[..., Any]:
