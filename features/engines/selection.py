@@ -218,6 +218,10 @@ def _naming(name: str, reference: str) -> Iterator[None]:
 def _make_from_ready(name: str, frozen: Frozen) -> Checked:
     """Create an engine from its ready base, which is made, and kept once the engine was checked, if there is none."""
     held = find_ready(name, frozen)
+    if held is None:
+        log.info(
+            f"ready    the base is prepared for {name} and compared with the reference, once; this takes up to a minute"
+        )
     ready = held or make_ready(name, frozen)
     engine = ENGINES[name].make(frozen, ready.parts)
     probes, size = draw_probes(frozen.image_size), frozen.batch_size

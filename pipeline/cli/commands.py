@@ -157,9 +157,7 @@ def _score(name: str, value: float | None, interval: Sequence[float] | None) -> 
     return f"{name} {value:.4f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
-def _compare(
-    heads: tuple[str, ...] = ("all",), sort: str | None = None, details: bool = False, **options: Any
-) -> tuple[dict[str, Any], str]:
+def _compare(sort: str | None = None, details: bool = False, **options: Any) -> tuple[dict[str, Any], str]:
     from ..heads.registry import find_head
     from ..training.comparison import SORTS, compare, format_table
 
@@ -167,7 +165,7 @@ def _compare(
         return _compare_bases(heads, sort, details, **options)
     if sort is not None and sort not in SORTS:  # before anything is fitted
         raise must_be_one_of("--sort", SORTS, sort)
-    comparison = compare(heads=None if heads == ("all",) else heads, **options)
+    comparison = compare(**options)
     best, taken = comparison.best["head"], comparison.recommended["head"]
     kept = _kept(options, TrainHeadOptions)
     if "settings" in kept:  # settings of other heads would be refused

@@ -153,7 +153,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     repeats = options.get("repeats", 1)
     asked = Request.of(store, options)
     check_corrections(asked, repeats)
-    names = _chosen(heads or tuple(HEADS), options.get("exclude") or ())
+    names = _chosen(tuple(HEADS) if heads is None or tuple(heads) == ("all",) else heads, options.get("exclude") or ())
     check_heads(names, asked.settings)
     folder = asked.folder("compare")
     rows, provenance, splits, group, fitted, not_fitted = _fit(names, asked, repeats, folder.parent / ".fits")

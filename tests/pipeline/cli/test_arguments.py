@@ -188,6 +188,12 @@ def test_a_module_of_ones_own_that_hides_ours_is_named(tmp_path):
     )
 
 
+def test_all_heads_are_named_in_one_word(tiny_store, tmp_path):
+    others = [name for name in HEADS if name not in ("majority", "knn")]
+    found = pipeline.compare(tiny_store, "all", exclude=others, out=tmp_path / "c")
+    assert {head["head"] for head in found.heads} == {"majority", "knn"}
+
+
 def test_exclude_is_part_of_the_request_in_python(tiny_store, tmp_path):
     found = pipeline.compare(tiny_store, ["majority", "knn"], exclude="knn", out=tmp_path / "c")
     assert [head["head"] for head in found.heads] == ["majority"]
