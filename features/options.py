@@ -202,7 +202,7 @@ class ExtractOptions(TypedDict, total=False):
     batch_size: Annotated[int | None, Flag("images per batch (default 16; found by trial on a GPU)", "N", BASE)]
     out: Annotated[str | Path | None, Flag("the store (default cache/SOURCE-BACKBONE.h5)", "NAME.h5", STORE)]
     pool: Annotated[
-        Literal["none", "avg", "max", "avg+max", "cls"] | None,
+        Literal["none", "avg", "max", "avg+max", "cls", "cls+avg"] | None,
         Flag("pool maps over space before storing them (default none, if they fit)", group=STORE),
     ]
     dtype: Annotated[Literal["float16", "float32"], Flag("stored precision (default float16)", group=STORE)]

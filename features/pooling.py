@@ -11,8 +11,9 @@ from .errors import RequestError, called, must_be_one_of, option
 
 # What a layer gives for one image: (h, w, channels), (n_tokens, channels) or (channels,).
 KINDS = ("map", "tokens", "vector")
-POOLS = ("flatten", "avg", "max", "avg+max", "cls")  # when stored features are read for a head
-EXTRACT_POOLS = ("none", "avg", "max", "avg+max", "cls")  # before they are stored
+POOLS = ("flatten", "avg", "max", "avg+max", "cls", "cls+avg")  # when stored features are read for a head
+EXTRACT_POOLS = ("none", "avg", "max", "avg+max", "cls", "cls+avg")  # before they are stored
+_MOST_BEFORE = 16  # class token and registers (Darcet et al., 2024: 4; DINOv3: 4)
 
 
 def kind_of(shape: Sequence[int]) -> str:
@@ -32,16 +33,25 @@ def check_pool(pool: str, kind: str, where: str) -> None:
         raise RequestError(
             f"{called('pool')} must be flatten for features that were pooled at extraction; got {pool!r} for {where}. Leave it out."
         )
-    if kind != "tokens" and pool == "cls":
+    if kind != "tokens" and "cls" in pools_of(pool):
         raise RequestError(
-            f"{called('pool')} must be avg, max, avg+max or flatten for a feature map; got 'cls' for {where}, which takes the first of a "
+            f"{called('pool')} must be avg, max, avg+max or flatten for a feature map; got {pool!r} for {where}, which takes the first of a "
             f"transformer's tokens. Use {option('pool', 'avg')}"
         )
 
 
 def pools_of(pool: str) -> tuple[str, ...]:
-    """Return the poolings that are concatenated, in order: two for ``avg+max``, otherwise `pool` itself."""
-    return ("avg", "max") if pool == "avg+max" else (pool,)
+    """Return the poolings that are concatenated, in order: two for ``avg+max`` and ``cls+avg``, otherwise `pool` itself."""
+    return tuple(pool.split("+"))
+
+
+def tokens_before(count: int) -> int:
+    """Return how many of a layer's tokens stand before those of patches: the class token and registers.
+
+    Images are squares, so patches are a square number; what is left over stands before them.
+    """
+    before = count - math.isqrt(count) ** 2
+    return before if before <= _MOST_BEFORE else 0
 
 
 def pooled_shape(shape: Sequence[int], pool: str) -> tuple[int, ...]:
@@ -60,8 +70,8 @@ def pool_maps(maps: np.ndarray, pool: str) -> np.ndarray:
     ----------
     maps : ndarray of shape (n, h, w, channels), (n, n_tokens, channels) or (n, channels)
     pool : str
-        One of ``POOLS``: ``cls`` is the first token, ``avg`` and ``max`` are over all cells or tokens; averages are taken in
-        float32.
+        One of ``POOLS``: ``cls`` is the first token, ``avg`` and ``max`` are over all cells or the tokens of patches; averages are
+        taken in float32.
 
     Returns
     -------
@@ -70,7 +80,9 @@ def pool_maps(maps: np.ndarray, pool: str) -> np.ndarray:
     maps = maps.astype(np.float32, copy=False)
     if pool == "flatten":
         return maps.reshape(len(maps), -1)
-    if pool == "cls":
-        return maps[:, 0]
     over = tuple(range(1, maps.ndim - 1))
-    return np.concatenate([maps.mean(over) if name == "avg" else maps.max(over) for name in pools_of(pool)], axis=1)
+    seen = maps[:, tokens_before(maps.shape[1]) :] if maps.ndim == 3 else maps
+    parts = [
+        maps[:, 0] if name == "cls" else seen.mean(over) if name == "avg" else seen.max(over) for name in pools_of(pool)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)

@@ -30,7 +30,7 @@ class TrainingOptions(TypedDict, total=False):
         Flag("stored layers (default: the last; probe: all); train-head and compare join them", "L[,L]", FEATURES),
     ]
     pool: Annotated[
-        Literal["flatten", "avg", "max", "avg+max", "cls"] | None,
+        Literal["flatten", "avg", "max", "avg+max", "cls", "cls+avg"] | None,
         Flag("maps to vectors (default: the head's own)", group=FEATURES),
     ]
     views: Annotated[int | None, Flag("use the first N views of each image (default: all)", "N", FEATURES)]

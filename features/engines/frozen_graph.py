@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backbones.base import Base
-from ..pooling import pooled_shape, pools_of
+from ..pooling import pooled_shape, pools_of, tokens_before
 from ..runtime.keras_runtime import import_keras, quiet
 
 
@@ -28,7 +28,7 @@ class Frozen:
     ----------
     base : Base
     image_size, batch_size : int
-    pool : {'none', 'avg', 'max', 'avg+max'}
+    pool : {'none', 'avg', 'max', 'avg+max', 'cls', 'cls+avg'}
         Pooling of feature maps over space, in float32, before they leave the device.
     precision : {'float32', 'float16'}
         Precision of the layers. Preprocessing and pooling are always in float32.
@@ -117,11 +117,9 @@ def _forward(frozen: Frozen, images: Any) -> list[Any]:
         if pool == "none" or layer.shape.rank == 2:
             return layer
         over = tuple(range(1, layer.shape.rank - 1))
-        return (
-            layer[:, 0]
-            if pool == "cls"
-            else tf.concat([reduce[name](layer, axis=over) for name in pools_of(pool)], axis=1)
-        )
+        seen = layer[:, tokens_before(layer.shape[1]) :] if layer.shape.rank == 3 else layer
+        each = [layer[:, 0] if name == "cls" else reduce[name](seen, axis=over) for name in pools_of(pool)]
+        return tf.concat(each, axis=1)
 
     maps = base.model(base.preprocess(tf.cast(images, tf.float32)), training=False)
     return [tf.reshape(pooled(tf.cast(maps[layer], tf.float32)), (-1,)) for layer in base.layers]

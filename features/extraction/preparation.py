@@ -21,7 +21,7 @@ from ..engines.registry import ENGINES, Engine, describe_engine, is_installed, m
 from ..engines.selection import Checked, begin_engine, make_checked, pick_engine
 from ..errors import option
 from ..images.image_spec import ImageSpec
-from ..pooling import check_pool
+from ..pooling import check_pool, pools_of
 from ..runtime.log import log
 from ..runtime.machine import memory_limit
 from ..store.atomic_file import free_space
@@ -187,9 +187,9 @@ def prepare(
         options.weights,
         options.weights_sha256,
     )
-    if options.pool == "cls":
+    if options.pool is not None and "cls" in pools_of(options.pool):
         for layer, kind in base.kinds.items():
-            check_pool("cls", kind, layer)
+            check_pool(options.pool, kind, layer)
     if options.pool is None:
         pool = held.spec.pool if held else _pick_pool(options, base, contents, folder, memory, disk)
         options = replace(options, pool=pool)

@@ -8,7 +8,7 @@ import numpy as np
 
 from features.backbones.base import Base
 from features.errors import RequestError, option
-from features.pooling import pools_of
+from features.pooling import pools_of, tokens_before
 from features.runtime.keras_runtime import import_keras
 from features.store.provenance import FeatureSpec
 
@@ -107,10 +107,11 @@ def pooled_as_stored(maps: Any, pool: str, spec: FeatureSpec) -> Any:
     layers, ops = import_keras().layers, import_keras().ops
 
     def pooled(each: Any, pool: str) -> Any:
-        if pool == "cls":
-            return each[:, 0]
-        by = {3: _OVER_TOKENS, 4: _OVER_CELLS}[len(each.shape)] | {"flatten": "Flatten"}
-        made = [getattr(layers, by[name])()(each) for name in pools_of(pool)]
+        if pool == "flatten":
+            return layers.Flatten()(each)
+        over = {3: _OVER_TOKENS, 4: _OVER_CELLS}[len(each.shape)]
+        seen = each[:, tokens_before(each.shape[1]) :] if len(each.shape) == 3 else each
+        made = [each[:, 0] if name == "cls" else getattr(layers, over[name])()(seen) for name in pools_of(pool)]
         return layers.Concatenate()(made) if len(made) > 1 else made[0]
 
     if spec.pool != "none" and len(maps.shape) > 2:

@@ -11,7 +11,7 @@ import numpy as np
 from ...backbones.onnx.onnx_base import OnnxModel
 from ...backbones.onnx.tensors import fix_input
 from ...errors import EngineError
-from ...pooling import pools_of
+from ...pooling import pools_of, tokens_before
 from ..frozen_graph import Frozen
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class _Writer:
         import onnx
 
         name = f"cached-features/constant-{len(self.graph.initializer)}"
-        self.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values, order="C"), name))
         return name
 
     def reduce(self, kind: str, tensor: str, axes: Sequence[int]) -> str:
@@ -134,17 +134,28 @@ def _output(writer: _Writer, model: OnnxModel, layer: str, pool: str, flat: bool
     values = writer.add("Cast", [tensor.name], to=1)
     if tensor.kind == "map" and not tensor.channels_last:
         values = writer.add("Transpose", [values], perm=[0, 2, 3, 1])
-    if pool == "cls":
-        values = writer.add("Gather", [values, writer.constant(np.array(0, np.int64))], axis=1)
-    elif pool != "none" and tensor.kind != "vector":
-        axes = list(range(1, len(tensor.shape)))
-        kinds = {"avg": "ReduceMean", "max": "ReduceMax"}
-        each = [writer.reduce(kinds[name], values, axes) for name in pools_of(pool)]
-        values = writer.add("Concat", each, axis=1) if len(each) > 1 else each[0]
+    if pool != "none" and tensor.kind != "vector":
+        values = _pooled(writer, values, tensor.shape, pool)
     name = f"cached-features/features-{layer}"
     if flat:
         return writer.add("Reshape", [values, writer.constant(np.array([-1], np.int64))], name)
     return writer.add("Identity", [values], name)
+
+
+def _pooled(writer: _Writer, values: str, shape: Sequence[int], pool: str) -> str:
+    """Add the pooling of a map or tokens, of this shape for one image, as `pool_maps` does it."""
+    before = tokens_before(shape[0]) if len(shape) == 2 else 0
+    seen = values
+    if before:
+        patches = writer.constant(np.arange(before, shape[0], dtype=np.int64))
+        seen = writer.add("Gather", [values, patches], axis=1)
+    axes, kinds, each = list(range(1, len(shape))), {"avg": "ReduceMean", "max": "ReduceMax"}, []
+    for name in pools_of(pool):
+        if name == "cls":
+            each.append(writer.add("Gather", [values, writer.constant(np.array(0, np.int64))], axis=1))
+        else:
+            each.append(writer.reduce(kinds[name], seen, axes))
+    return writer.add("Concat", each, axis=1) if len(each) > 1 else each[0]
 
 
 def _set_ends(proto: onnx.ModelProto, model: OnnxModel, piece: int | None, outputs: Mapping[str, Any]) -> None:

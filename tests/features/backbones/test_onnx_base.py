@@ -23,6 +23,7 @@ from features.engines.frozen_graph import Frozen
 from features.engines.registry import ENGINES, is_installed
 from features.engines.runtimes.onnx_graph import IMAGES, join_graph
 from features.errors import RequestError, UnsafeFile, WeightsError
+from features.pooling import pool_maps, tokens_before
 from pipeline import predict, train_head
 from pipeline.cli.commands import main
 
@@ -90,6 +91,25 @@ def test_tokens_are_a_layer(tmp_path, engine):
     (expected,) = expected_of(model, images, ["normed"])
     assert_close(ENGINES[engine].make(Frozen(base, SIDE, 2)).run(images)["normed"], expected)
     assert_close(ENGINES[engine].make(Frozen(base, SIDE, 2, "cls")).run(images)["normed"], expected[:, 0])
+    both = np.hstack([expected[:, 0], expected[:, 1:].mean(axis=1)])
+    assert_close(ENGINES[engine].make(Frozen(base, SIDE, 2, "cls+avg")).run(images)["normed"], both)
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_averages_are_over_patches_without_class_token_and_registers(tmp_path, registers):
+    path = onnx_models.save(onnx_models.tokens(registers=registers), tmp_path / "vit.onnx")
+    base, images = build_base(str(path), ["normed"], SIDE, "imagenet"), images_of(2)
+    assert base.layers == {"normed": (17 + registers, 8)}
+    whole = ENGINES["onnxruntime"].make(Frozen(base, SIDE, 2)).run(images)["normed"]
+    pooled = ENGINES["onnxruntime"].make(Frozen(base, SIDE, 2, "avg+max")).run(images)["normed"]
+    patches = whole[:, 1 + registers :]
+    assert_close(pooled, np.hstack([patches.mean(axis=1), patches.max(axis=1)]))
+    assert_close(pool_maps(whole, "cls+avg"), np.hstack([whole[:, 0], patches.mean(axis=1)]))
+
+
+@pytest.mark.parametrize(("count", "before"), [(197, 1), (201, 5), (261, 5), (196, 0), (50, 1), (77, 13), (24, 8)])
+def test_tokens_that_are_no_patches_are_counted(count, before):
+    assert tokens_before(count) == before
 
 
 def test_a_gpu_takes_whole_batches_at_once(tmp_path):

@@ -58,14 +58,19 @@ def test_tokens_are_kept_as_such_and_pooled_by_their_kind(tree, tmp_path):
     tokens = {"backbone": "tiny_tokens", "batch_size": 8, "dtype": "float32"}
     extract(str(tree), out=tmp_path / "all.h5", **tokens)
     extract(str(tree), out=tmp_path / "cls.h5", pool="cls", **tokens)
+    extract(str(tree), out=tmp_path / "both.h5", pool="cls+avg", **tokens)
     with FeatureStore(tmp_path / "all.h5") as store, FeatureStore(tmp_path / "cls.h5") as pooled:
         assert (store.kinds, pooled.kinds) == ({"tokens": "tokens"}, {"tokens": "vector"})
         values = store.dataset("tokens")[:]
         assert values.shape == (32, 17, 8) and np.ptp(values[:, 0]) > 0
         np.testing.assert_array_equal(store.read(pool="cls"), values[:, 0])
         np.testing.assert_array_equal(pooled.read(), values[:, 0])
-        np.testing.assert_allclose(store.read(pool="avg"), values.mean(1), rtol=1e-6)
+        np.testing.assert_allclose(store.read(pool="avg"), values[:, 1:].mean(1), rtol=1e-6)  # without the class token
+        both = np.hstack([values[:, 0], values[:, 1:].mean(1)])
+        np.testing.assert_allclose(store.read(pool="cls+avg"), both, rtol=1e-6)
         np.testing.assert_array_equal(store.read(pool="flatten"), values.reshape(32, -1))
+        with FeatureStore(tmp_path / "both.h5") as stored:
+            np.testing.assert_allclose(stored.read(), both, rtol=1e-5, atol=1e-6)
     with pytest.raises(RequestError, match="got 'cls' for last, which takes the first of a transformer's tokens"):
         extract(str(tree), backbone="tiny", out=tmp_path / "maps.h5", pool="cls")
 

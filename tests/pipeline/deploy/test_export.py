@@ -236,7 +236,7 @@ def test_layers_views_and_pooling_at_extraction(tree, tmp_path):
         assert parity["same_class"] == 32 and parity["largest_difference"] < 1e-3
 
 
-@pytest.mark.parametrize("pool", ["cls", "avg+max"])
+@pytest.mark.parametrize("pool", ["cls+avg", "avg+max"])
 def test_a_head_on_tokens(tree, tmp_path, pool):
     extract(str(tree), backbone="tiny_tokens", out=tmp_path / "s.h5", batch_size=8)
     pipeline.train_head(tmp_path / "s.h5", "logistic", out=tmp_path / "run", pool=pool)

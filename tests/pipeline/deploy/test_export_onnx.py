@@ -28,7 +28,7 @@ from pipeline.runs.trained_run import load_trained
         (onnx_models.maps(opset=11), {"layers": ("stem.relu", "last"), "fit": "crop"}, {"layer": "stem.relu,last"}),
         (onnx_models.maps(channels_last=True), {"views": 2, "augment": "hflip"}, {"layer": "last"}),
         (onnx_models.maps(1), {"pool": "avg"}, {"layer": "last"}),
-        (onnx_models.tokens(), {}, {"layer": "normed", "pool": "cls", "conformal": 0.6}),
+        (onnx_models.tokens(), {}, {"layer": "normed", "pool": "cls+avg", "conformal": 0.6}),
     ],
 )
 def test_an_exported_model_gives_what_the_run_gives(tmp_path, monkeypatch, model, asked, reading):
