@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 
@@ -102,37 +102,25 @@ class Plan:
         return lines
 
 
-def make_plan(
-    source: Source,
-    workers: int,
-    survey: Survey | None = None,
-    corrections: Corrections | None = None,
-    corrections_test: bool = False,
-) -> Plan:
-    """Hash a source's files with `workers` threads, surveying them; drawn splits then keep copies of an image together.
-
-    Corrections change labels and drop images, those of test only if told; splits are those of all images as they were labelled.
-    """
+def make_plan(source: Source, workers: int, survey: Survey | None = None) -> Plan:
+    """Hash a source's files with `workers` threads, surveying them; drawn splits then keep copies of an image together."""
     files = [source.file(row) for row in range(len(source))]
     keys = hash_files(files, workers, None if survey is None else survey.look)
-    source = keep_copies_together(source, keys)
-    if corrections is not None:
-        source, keys = _correct(source, keys, corrections, corrections_test)
-        files = [source.file(row) for row in range(len(source))]
-    return Plan(source, tuple(keys), tuple(distinct_contents(files, keys)))
+    return Plan(keep_copies_together(source, keys), tuple(keys), tuple(distinct_contents(files, keys)))
 
 
-def _correct(
-    source: Source, keys: Sequence[bytes | str], corrections: Corrections, of_test: bool
-) -> tuple[Source, list[bytes | str]]:
-    """Return a source with corrected labels, without dropped images, and the keys of those that are left."""
-    none = bytes(32)  # of files that cannot be read
-    sha256 = np.frombuffer(b"".join(key if isinstance(key, bytes) else none for key in keys), np.uint8).reshape(-1, 32)
+def correct(plan: Plan, corrections: Corrections, of_test: bool) -> Plan:
+    """Return a plan with corrected labels, and without dropped images; those of test only if told.
+
+    Splits stay those of all images as they were labelled.
+    """
+    source, none = plan.source, bytes(32)  # of files that cannot be read
+    sha256 = np.frombuffer(b"".join(key if isinstance(key, bytes) else none for key in plan.keys), np.uint8)
     protected = (source.splits == SPLITS["test"]) & (not of_test)
-    found = corrections.apply(source.class_names, source.labels, sha256, protected)
+    found = corrections.apply(source.class_names, source.labels, sha256.reshape(-1, 32), protected)
     rows = np.flatnonzero(found.kept).tolist()
     log.info(
-        f"labels   {found.changed} changed, {len(keys) - len(rows)} images dropped, {found.spared} of test left as they are, "
+        f"labels   {found.changed} changed, {len(plan.keys) - len(rows)} images dropped, {found.spared} of test left as they are, "
         f"{found.unknown} not in the source, by {corrections.path}"
     )
     strata = np.where(
@@ -146,7 +134,9 @@ def _correct(
         strata=strata[rows].astype(source.strata.dtype),
         columns={name: tuple(texts[row] for row in rows) for name, texts in source.columns.items()},
     )
-    return corrected, [keys[row] for row in rows]
+    keys = [plan.keys[row] for row in rows]
+    left = set(keys)
+    return Plan(corrected, tuple(keys), tuple(each for each in plan.contents if each.sha256 in left))
 
 
 def check_classes(plan: Plan, options: ExtractRequest) -> None:

@@ -29,7 +29,8 @@ from ..store.schema import Rows, Skipped
 from ..store.writer_lock import one_writer
 from .cost import time_engine
 from .forward import USUAL_LIMITS, PassLimits, Stages, allowed_skips, compute, find_work, too_many_skipped
-from .plan import Plan, check_classes, check_left, find_finished, is_current, make_plan
+from .held_splits import keep_held_splits
+from .plan import Plan, check_classes, check_left, correct, find_finished, is_current, make_plan
 from .preparation import Prepared, prepare
 from .request import ExtractRequest, check_options, with_held
 
@@ -143,7 +144,9 @@ def run_pass(
         )
     held = held_provenance(asked.path)
     survey = Survey(values=asked.range is None and held is None)
-    plan = make_plan(asked.source(), asked.workers, survey, corrections, asked.corrections_test)
+    plan = keep_held_splits(make_plan(asked.source(), asked.workers, survey), asked)
+    if corrections is not None:
+        plan = correct(plan, corrections, asked.corrections_test)
     source = plan.source
     for line in (*plan.describe(), *(f"images   {told}" for told in survey.describe())):
         log.info(line)
