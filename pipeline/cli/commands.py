@@ -162,7 +162,7 @@ def _compare(sort: str | None = None, details: bool = False, **options: Any) -> 
     from ..training.comparison import SORTS, compare, format_table
 
     if "," in str(options["store"]):
-        return _compare_bases(heads, sort, details, **options)
+        return _compare_bases(sort, details, **options)
     if sort is not None and sort not in SORTS:  # before anything is fitted
         raise must_be_one_of("--sort", SORTS, sort)
     comparison = compare(**options)
@@ -180,9 +180,7 @@ def _compare(sort: str | None = None, details: bool = False, **options: Any) -> 
     return comparison.to_json(), table
 
 
-def _compare_bases(
-    heads: tuple[str, ...], sort: str | None, details: bool, store: str, **options: Any
-) -> tuple[dict[str, Any], str]:
+def _compare_bases(sort: str | None, details: bool, store: str, **options: Any) -> tuple[dict[str, Any], str]:
     from ..training.studies.base_comparison import compare_bases, format_bases
 
     given = {"--sort": sort, "--details": details, "--exclude": options.pop("exclude", None)}
@@ -190,7 +188,7 @@ def _compare_bases(
         if value:
             raise RequestError(f"{flag} must go with one store; got several. Leave it out.")
     stores = [each for each in store.split(",") if each]
-    found = compare_bases(stores, None if heads == ("all",) else heads, **options)
+    found = compare_bases(stores, **options)
     if found.take in found.stores:
         log.info(f"next     {command('compare', store=found.stores[found.take], **_kept(options, CompareOptions))}")
     return found.to_json(), format_bases(found)

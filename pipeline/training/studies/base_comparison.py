@@ -24,7 +24,7 @@ from features.store.schema import Rows
 
 from ...data.training_data import Features
 from ...evaluation.metrics import find_metric
-from ...heads.registry import check_heads
+from ...heads.registry import HEADS, check_heads
 from ...options import BasesOptions
 from ...runs.folders import whole_folder
 from ...runs.plots import interval_of
@@ -106,7 +106,7 @@ def compare_bases(
     stores : sequence of path-like
         Finished stores, at least two, whose rows have the same contents, views, classes and splits.
     heads : sequence of str, optional
-        Keys of ``HEADS``; by default, ``logistic``.
+        Keys of ``HEADS``, or ``all``; by default, ``logistic``.
     **options
 
     Returns
@@ -124,7 +124,7 @@ def compare_bases(
     --------
     >>> pipeline.compare_bases(["cache/photos-vgg16.h5", "cache/photos-squeezenet.h5"]).take   # doctest: +SKIP
     """
-    repeats, names = options.get("repeats", 1), list(heads or _USUAL_HEADS)
+    repeats, names = options.get("repeats", 1), list(HEADS if tuple(heads or ()) == ("all",) else heads or _USUAL_HEADS)
     if len(stores) < 2 or len({Path(store).resolve() for store in stores}) < len(stores):
         raise RequestError(
             f"{called('store')} must name at least two different stores; got {', '.join(map(str, stores))}. Name another one."
