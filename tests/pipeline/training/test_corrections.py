@@ -102,10 +102,12 @@ def test_a_page_shows_the_images_that_are_left(tiny_store, tmp_path):
     assert run.corrections["changed"] == run.corrections["dropped"] == 1
     written = pipeline.report(run.out)
     text = written.path.read_text()
-    assert written.left_out == {} and rows.paths[learn[0]] not in text and rows.paths[learn[1]] in text
+    assert written.left_out.keys() == {"attention"} and rows.paths[learn[0]] not in text and rows.paths[learn[1]] in text
     assert "1 label was changed" in " ".join(text.split()) and "1 image was dropped" in " ".join(text.split())
     (tmp_path / "r/corrections.csv").write_text("sha256,old,verdict,new\n")
-    assert all("corrections.csv must be the file" in why for why in pipeline.report(run.out).left_out.values())
+    left_out = pipeline.report(run.out).left_out
+    del left_out["attention"]  # its maps are small
+    assert left_out and all("corrections.csv must be the file" in why for why in left_out.values())
 
 
 def test_near_copies_and_groups_are_those_of_the_images_that_are_left(tmp_path):
