@@ -105,7 +105,7 @@ def refit(
 def request_of(store: FeatureStore, told: dict[str, Any], seed: int) -> Request:
     """Return the request that reads the features of an earlier fit; pool is None where it was the head's default."""
     parts = _parts_of(told)
-    ways = {part.read if len(store.layers[part.layer]) == 3 else None for part in parts if part.layer in store.layers}
+    ways = {part.read if store.kinds[part.layer] != "vector" else None for part in parts if part.layer in store.layers}
     pool = ways.pop() if len(ways) == 1 else None  # vectors are read as stored
     if pool == find_head(told["head"]).pool:
         pool = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from features.errors import command
+from features.errors import command, option
+from features.pooling import pools_of, tokens_before
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
@@ -82,8 +84,15 @@ class Gallery:
         if len(layers) > 1:
             return {"why": f"The head uses {len(layers)} layers ({', '.join(layers)}), whose cells do not correspond."}
         shape = store.layers[layers[0]]
-        if store.kinds[layers[0]] == "tokens":
-            return {"why": f"{layers[0]} gives tokens; where each of them lies in the image is not known."}
+        read, tokens = head.features.parts[0].read, store.kinds[layers[0]] == "tokens"
+        if tokens:
+            side = math.isqrt(shape[0] - tokens_before(shape[0]))
+            if not set(pools_of(read)) <= {"avg", "max"} or side**2 + tokens_before(shape[0]) != shape[0]:
+                return {
+                    "why": f"The head reads {read} of the tokens of {layers[0]}, so it is not known which patches counted. To see it: "
+                    f"{option('pool', 'avg')}"
+                }
+            shape = (side, side, shape[1])
         if store.kinds[layers[0]] == "vector":
             return {
                 "why": f"The store holds {layers[0]} pooled over space ({head.features.pool}), so the position of each "
@@ -96,8 +105,9 @@ class Gallery:
         tests = np.flatnonzero(self.split == SPLITS["test"])
         kinds = class_activation.pick(self.rows.labels[tests], head.probabilities)
         chosen = [place for places in kinds.values() for place in places]
-        maps = store.read(layers[0], "flatten", stored[tests[chosen]]).reshape(len(chosen), *shape)
-        added = class_activation.activation_maps(maps, head.coef, head.features.parts[0].read)
+        values = store.read(layers[0], "flatten", stored[tests[chosen]])
+        maps = values[:, -math.prod(shape) :].reshape(len(chosen), *shape)  # patches come last among tokens
+        added = class_activation.activation_maps(maps, head.coef, read)
         predicted = head.probabilities[chosen].argmax(axis=1)
         of_predicted = added[np.arange(len(chosen)), :, :, predicted]
         top = float(np.quantile(np.abs(of_predicted), 0.98))
