@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,7 @@ from .request import Request
 from .splitting import side_keys, with_groups
 from .summary import slices_of
 
-_ROWS = 1024  # of features read at once for novelty
+_BYTES = 1 << 20  # of features read at once for novelty
 
 
 @dataclass(frozen=True)
@@ -247,21 +247,23 @@ def _know(features: Features, rows: Rows, result: Result, fitted: Fitted) -> tup
     some, units = thinned(np.arange(len(learn))), unit_numbers(side_keys(rows, result.group))
     guessed = np.nan_to_num(fitted.out_of_fold).argmax(axis=1)
     novelty = Novelty.calibrate(
-        _images(features, learn[some]), units[learn[some]], guessed[some], contents=rows.sha256[learn[some]]
-    )
-    distances = novelty.of(_images(features, np.flatnonzero(test)))
+        _images(features, learn[some]), units[learn[some]], guessed[some],
+        contents=rows.sha256[learn[some]],
+    )  # fmt: skip
+    distances = np.concatenate([novelty.of(each) for each in _images(features, np.flatnonzero(test))])
     unlike = distances > 1
     rows_told = effective_rows(unlike, np.unique(units[test], return_inverse=True)[1])
     told = {"test": float(unlike.mean()), "interval": list(wilson(float(unlike.mean()), rows_told))}
     return novelty, {**novelty.summary, **told}
 
 
-def _images(features: Features, images: np.ndarray) -> np.ndarray:
-    """Return each image's features, the mean over its views, in parts that need little memory."""
+def _images(features: Features, images: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the features of some images at a time, the mean over an image's views; they need little memory."""
     views, X = features.views, features.X
-    parts = np.array_split(images, max(1, -(-len(images) * views // _ROWS)))
-    read = [X[(part[:, None] * views + np.arange(views)).ravel()] for part in parts]
-    return np.concatenate([each.reshape(-1, views, each.shape[1]).mean(axis=1) for each in read])
+    at_once = max(1, _BYTES // (X.shape[1] * views * np.dtype(np.float32).itemsize))
+    for part in np.array_split(images, max(1, -(-len(images) // at_once))):
+        read = X[(part[:, None] * views + np.arange(views)).ravel()]
+        yield read.reshape(-1, views, X.shape[1]).mean(axis=1)
 
 
 def _choose_sets(level: float, rows: Rows, result: Result, fitted: Fitted) -> ClassSets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,7 +87,7 @@ class Novelty:
     @classmethod
     def calibrate(
         cls,
-        X: np.ndarray,
+        blocks: Iterable[np.ndarray],
         units: np.ndarray,
         predicted: np.ndarray,
         rate: float = RATE,
@@ -96,7 +97,8 @@ class Novelty:
 
         Parameters
         ----------
-        X : ndarray of shape (n_images, n_features)
+        blocks : iterable of ndarray of shape (n, n_features)
+            The images' features, some images at a time.
         units : ndarray of shape (n_images,), int
             Images with the same number are copies or of one group, and are not compared.
         predicted : ndarray of shape (n_images,), int
@@ -104,8 +106,13 @@ class Novelty:
         contents : ndarray of shape (n_images, 32), uint8, optional
             SHA-256 of the images' files, by which the nearest are found again.
         """
-        sketch = Sketch.draw(X.shape[1]) if X.shape[1] > 2 * _COMPONENTS else None
-        unit = _unit(_unit(X, sketch).astype(np.float16).astype(np.float32))  # as it is saved and read again
+        sketch: Sketch | None = None
+        short: list[np.ndarray] = []
+        for X in blocks:
+            if not short and X.shape[1] > 2 * _COMPONENTS:
+                sketch = Sketch.draw(X.shape[1])
+            short.append(_unit(X, sketch).astype(np.float16))
+        unit = _unit(np.concatenate(short).astype(np.float32))  # as it is saved and read again
         held = spaced(len(unit), _HELD)
         distances = np.concatenate(
             [

@@ -161,7 +161,7 @@ def test_two_repeats_are_shown_without_intervals_and_tests(tiny_store, here, cap
         (["compare", "--store", "none.h5"], 1, "none.h5 is not there"),
         (["compare", "--store", "none.h5", "--heads", "svm"], 2, "head must be one of"),
         (["inspect", "none.h5"], 1, "none.h5 is not there"),
-        (["exract", "--data", "photos"], 2, "command must be one of audit, compare, "),
+        (["exract", "--data", "photos"], 2, "command must be one of audit, budget, compare, "),
         (["exract", "--data", "photos"], 2, "; got 'exract'. Did you mean 'extract'?"),
         (["compare", "--store", "s.h5", "--backbone", "x"], 2, "no option --backbone. It belongs to extract."),
         (["compare", "--store", "s.h5", "--layers", "x"], 2, "It belongs to extract. Did you mean --layer?"),
@@ -348,7 +348,8 @@ def test_an_option_of_another_function_is_told_where_it_belongs():
     ):
         pipeline.compare("s.h5", layers=["last"])
     with pytest.raises(
-        RequestError, match=r"extract has no option repeats\. It belongs to audit, compare, probe, lecture\.$"
+        RequestError,
+        match=r"extract has no option repeats\. It belongs to audit, compare, compare_bases, probe, lecture\.$",
     ):
         features.extract("photos", repeats=5)
 
@@ -383,7 +384,7 @@ def test_every_option_is_used(tiny_store):
     for options, own in (
         (CompareOptions, {"repeats", "exclude"}),
         (ProbeOptions, {"repeats"}),
-        (TrainHeadOptions, {"tensorboard", "positive", *WAYS}),  # the last of `Aim`
+        (TrainHeadOptions, {"tensorboard", "conformal", "positive", *WAYS}),  # the last of `Aim`
     ):
         assert set(flags_of(options)) - own <= asked
 

@@ -99,8 +99,8 @@ def test_a_cluster_computes_the_same_products(large, tmp_path, machines, by_part
     options = {"memory": MEMORY, "cluster": machines.address}
     _, found = train(large, tmp_path / "r", "logistic", **options)
     np.testing.assert_array_equal(found, by_parts["logistic"][1])
-    # To look for series, to predict, and to predict train and val out of fold; workers read what they multiply.
-    assert sum(read) == 2 * ROWS + 96
+    # To look for series, to predict, for novelty, and to predict train and val out of fold; workers read what they multiply.
+    assert sum(read) == 3 * ROWS + 96
     compare(large, list(HEADS), out=tmp_path / "c", pool="flatten", settings=HEADS["rbf-svm"], **options)
     for head, probabilities in zip(HEADS, told(tmp_path / "c"), strict=True):
         np.testing.assert_array_equal(probabilities, by_parts[head][1], err_msg=head)

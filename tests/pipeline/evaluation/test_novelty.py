@@ -28,7 +28,7 @@ def test_false_alarms_are_as_rare_as_asked_and_another_kind_is_told(d):
     random, alarms, missed, drifts = np.random.default_rng(0), [], [], 0
     for _ in range(5):
         X, y = kind(random, 800, d)
-        known = Novelty.calibrate(X, np.arange(800), y, 0.01)
+        known = Novelty.calibrate([X], np.arange(800), y, 0.01)
         new, of_new = kind(random, 1000, d)
         alarms.append(np.mean(known.of(new) > 1))
         other, of_other = kind(random, 200, d, 20)
@@ -46,14 +46,14 @@ def test_copies_and_groups_do_not_make_the_threshold_small():
     X, y = kind(random, 200)
     units = np.repeat(np.arange(100), 2)
     X[1::2] = X[::2]
-    twice = Novelty.calibrate(X, units, y)
-    assert twice.threshold > 0.05 and Novelty.calibrate(X, np.arange(200), y).threshold < 1e-5
+    twice = Novelty.calibrate([X], units, y)
+    assert twice.threshold > 0.05 and Novelty.calibrate([X], np.arange(200), y).threshold < 1e-5
     assert (twice.of(X) < 1e-3).all()  # training images themselves
 
 
 def test_a_handful_of_images_is_no_folder():
     X, y = kind(np.random.default_rng(2), 100)
-    known = Novelty.calibrate(X, np.arange(100), y)
+    known = Novelty.calibrate([X], np.arange(100), y)
     assert known.drift(known.of(X[:19]), y[:19]) is None and known.drift(known.of(X[:20]), y[:20]) is not None
 
 
@@ -67,7 +67,7 @@ def test_a_run_keeps_what_it_knows_and_refuses_another(tmp_path):
     run = pipeline.train_head(store, "nearest-mean", out=tmp_path / "r")
     assert run.novelty["images"] == 200 and run.novelty["test"] <= 0.05 <= run.novelty["interval"][1]
     trained = load_trained(tmp_path / "r")
-    again = Novelty.calibrate(X[:200], np.arange(200), y[:200])
+    again = Novelty.calibrate([X[:200]], np.arange(200), y[:200])
     np.testing.assert_allclose(trained.unlike(X), again.of(X), rtol=1e-5)
     held = read_arrays(tmp_path / "r" / FILE)
     for change in ({"unit": held["unit"][:, 1:]}, {"threshold": np.array(-1.0)}, {"distances": held["distances"][1:]}):
