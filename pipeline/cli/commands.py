@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from features.errors import CachedFeaturesError, RequestError, command, must_be_one_of, on_command_line
+from features.errors import CachedFeaturesError, RequestError, command, listed, must_be_one_of, on_command_line
 from features.options import ExtractOptions, flags_of
 from features.runtime.log import log
 
@@ -59,9 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.error(f"{error.filename}: {error.strerror}. {remedy}.")
             return 1
         except KeyboardInterrupt:
-            log.error("Committed work is kept; the same command resumes from there.", extra={"word": "stopped"})
+            resumes = name in _RESUMED or (name == "predict" and options.get("out") is not None)
+            told = (
+                "Committed work is kept; the same command resumes from there." if resumes else "Nothing of it is kept."
+            )
+            log.error(told, extra={"word": "stopped"})
             return 130
     return 0
+
+
+_RESUMED = ("extract", "compare", "probe", "audit")  # commands that keep parts or fits as they go
 
 
 def _kept(given: Mapping[str, Any], of: type) -> dict[str, Any]:
@@ -268,12 +275,16 @@ def _lecture(**options: Any) -> tuple[dict[str, Any], str]:
     return results, format_lecture(results)
 
 
-def _predict(watch: str | None = None, **options: Any) -> Answer | Iterator[Answer]:
+def _predict(watch: str | None = None, out: str | None = None, **options: Any) -> Answer | Iterator[Answer]:
     from ..deploy.prediction import format_predictions
     from ..deploy.predictor import predict
 
+    if watch is not None and out is not None:
+        raise RequestError("--out and --watch must go apart; got both. To keep what --watch prints: > FILE.csv")
     if watch is not None:
         return _watch(watch, **options)
+    if out is not None:
+        return _predict_to(out, **options)
     predicted = predict(**options)
     for each in predicted.skipped:
         log.info(f"skipped  {each['path']}: {each['reason']}")
@@ -281,6 +292,22 @@ def _predict(watch: str | None = None, **options: Any) -> Answer | Iterator[Answ
     kept = _kept(options, ExportOptions)
     log.info(f"next     {command('export', run=predicted.run, out='model.keras', **kept)}")
     return predicted.to_json(), format_predictions(predicted)
+
+
+def _predict_to(out: str, images: Sequence[str], **options: Any) -> Answer:
+    """Write predictions to a file as they are computed."""
+    from ..deploy.prediction_file import predict_to
+    from ..deploy.predictor import Predictor
+
+    with Predictor(**options) as predictor:
+        log.info(
+            f"head     {predictor.trained.name} of {predictor.trained.folder}, classes {listed(predictor.class_names)}"
+        )
+        written = predict_to(out, images, predictor)
+    for each in written.skipped:
+        log.info(f"skipped  {each['path']}: {each['reason']}")
+    log.info(f"done     {written.predicted} images predicted, {len(written.skipped)} skipped")
+    return written.to_json(), written.path
 
 
 def _watch(folder: str, images: Sequence[str], **options: Any) -> Iterator[Answer]:

@@ -162,7 +162,8 @@ COMMANDS = (
         "predict", "classify new images with a trained head",
         "predict --run runs/photos-vgg16-logistic photos/new 'more/*.jpg'",
         (_RUN, _argument("images", "files, folders, patterns, or - for a list of paths on standard input", "IMAGES", nargs="*"),
-         _argument("--watch", "then classify each image that appears below this folder, until Ctrl-C", "FOLDER")),
+         _argument("--watch", "then classify each image that appears below this folder, until Ctrl-C", "FOLDER"),
+         _argument("--out", "write the rows to a new file as they are computed; after a kill the same command goes on", "FILE.csv")),
         PredictOptions,
     ),
     Command(

@@ -1,0 +1,141 @@
+"""Predictions of many images as a CSV file, written as they are computed, so that a kill loses little of them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from features.errors import RequestError, SourceError, called
+from features.runtime.atomic import sync_path
+from features.runtime.log import log
+from features.runtime.progress import Progress
+from features.safefiles.csv_cells import path_cell
+from features.sources.file_names import unicode_name
+
+from .prediction import Given, Images, find_images, format_predictions
+from .predictor import Predictor
+
+_BLOCK = 64  # the fewest images after which rows are written
+
+
+@dataclass(frozen=True)
+class PredictionFile:
+    """The result of `predict_to`.
+
+    Attributes
+    ----------
+    path : str
+    predicted, resumed : int
+        Rows of the file, and how many of them an earlier, interrupted call had written.
+    skipped : list of dict
+        ``path`` and ``reason`` of unusable images.
+    """
+
+    path: str
+    predicted: int
+    resumed: int
+    skipped: list[dict[str, str]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-serialisable dict."""
+        return asdict(self)
+
+
+def predict_to(out: str | Path, images: Images, predictor: Predictor) -> PredictionFile:
+    """Predict the classes of images into a CSV file, which appears under its name once all images are done.
+
+    Until then its rows are in a hidden file beside it, which the same call completes. That file is of one run: another run, or
+    an image file that has changed since, starts anew.
+
+    Parameters
+    ----------
+    out : path-like
+        A new file, ``NAME.csv``.
+    images
+        See `Predictor.predict`.
+    predictor : Predictor
+
+    Raises
+    ------
+    RequestError, SourceError
+        If `out` exists or is no ``.csv``, there are no images, or none of them can be used.
+    """
+    path, given = Path(out), find_images(images)
+    if path.suffix.lower() != ".csv" or path.exists():
+        got = f"{path}, which exists" if path.exists() else str(path)
+        raise RequestError(f"{called('out')} must be a new file that ends in .csv; got {got}. Choose another name.")
+    run = hashlib.sha256((predictor.trained.folder / "run.json").read_bytes()).hexdigest()
+    unfinished = path.with_name(f".{path.name}-{run[:16]}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = _done(unfinished, given)
+    rest = {name: each for name, each in given.items() if _cell(name) not in done}
+    if done:
+        log.info(f"resumed  {len(done)} of {len(given)} images were predicted before; {len(rest)} to go")
+    skipped: list[dict[str, str]] = []
+    rows = len(done)
+    with open(unfinished, "ab") as file, Progress(len(given), "images") as progress:
+        progress.update(len(done))
+        for block in _blocks(rest, max(_BLOCK, 4 * predictor.trained.made.batch_size)):
+            found = predictor.classify(block)
+            if found.predictions:
+                _append(file, format_predictions(found, header=not rows))
+            rows += len(found.predictions)
+            skipped += found.skipped
+            progress.update(len(block))
+    if not rows:
+        unfinished.unlink()
+        raise SourceError(
+            f"images must be readable; none of {len(skipped)} is. The first is {skipped[0]['path']}: "
+            f"{skipped[0]['reason']}. Check the files."
+        )
+    os.replace(unfinished, path)
+    sync_path(path.parent)
+    return PredictionFile(str(path), rows, len(done), skipped)
+
+
+def _append(file: BinaryIO, text: str) -> None:
+    """Write whole lines to disk."""
+    file.write(f"{text}\n".encode())
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _done(unfinished: Path, given: dict[str, Given]) -> set[str]:
+    """Return the images, as the file names them, whose rows are in an unfinished file, without a last line that was cut short.
+
+    A file without rows that can be gone on with is removed.
+    """
+    try:
+        held, written = unfinished.read_bytes(), unfinished.stat().st_mtime_ns
+    except FileNotFoundError:
+        return set()
+    whole = held[: held.rfind(b"\n") + 1]
+    rows = list(csv.reader(io.StringIO(whole.decode("utf-8", "replace"), newline="")))
+    done = {row[0] for row in rows[1:] if row}
+    cells = {_cell(name): each for name, each in given.items()}
+    if not done or not done <= cells.keys() or any(_is_newer(cells[each], written) for each in done):
+        unfinished.unlink()
+        return set()
+    os.truncate(unfinished, len(whole))
+    return done
+
+
+def _is_newer(given: Given, written: int) -> bool:
+    """Return whether an image is not the file that it was when the rows were written; images in memory cannot be told."""
+    return not isinstance(given, Path) or not given.exists() or given.stat().st_mtime_ns > written
+
+
+def _cell(name: str) -> str:
+    return str(path_cell(unicode_name(name)))
+
+
+def _blocks(given: dict[str, Given], size: int) -> Iterator[dict[str, Given]]:
+    names = list(given)
+    for first in range(0, len(names), size):
+        yield {name: given[name] for name in names[first : first + size]}

@@ -1,0 +1,105 @@
+"""Predictions written to a file as they are computed: a kill loses a block, and the same command goes on."""
+
+import csv
+import os
+import re
+
+import pytest
+from conftest import draw, draw_tree
+
+import pipeline
+from features import extract
+from features.errors import RequestError, SourceError
+from pipeline.cli.commands import main
+from pipeline.deploy import prediction_file
+from pipeline.deploy.prediction_file import predict_to
+from pipeline.deploy.predictor import Predictor
+
+
+@pytest.fixture
+def run(stand_in, tmp_path, monkeypatch):
+    """A head, and twelve new images, of which one is none."""
+    monkeypatch.chdir(tmp_path)
+    draw_tree(tmp_path / "photos", {"train": 4, "val": 2, "test": 2})
+    extract("photos", out="s.h5", batch_size=4)
+    pipeline.train_head("s.h5", "nearest-mean", out="run")
+    for number in range(11):
+        draw(tmp_path / f"new/{number:02}.png", 500 + number, (20 * number, 20, 110))
+    (tmp_path / "new/zz.png").write_bytes(b"no image")
+    monkeypatch.setattr(prediction_file, "_BLOCK", 1)  # blocks of 16 images hold them all, of 4 they do not
+    return tmp_path / "run"
+
+
+def rows_of(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def killed_after(monkeypatch, blocks):
+    """End the process, as it looks to the file, once so many blocks are written."""
+    real, written = prediction_file._append, []
+
+    def append(file, text):
+        if len(written) == blocks:
+            file.write(text.encode()[:20])  # a line that is cut short
+            file.flush()
+            raise KeyboardInterrupt
+        written.append(text)
+        real(file, text)
+
+    monkeypatch.setattr(prediction_file, "_append", append)
+    return lambda: monkeypatch.setattr(prediction_file, "_append", real)
+
+
+def test_an_interrupted_file_is_completed_by_the_same_command_and_is_what_one_go_gives(run, monkeypatch, capsys):
+    assert main(["predict", "--run", "run", "new", "--out", "whole.csv"]) == 0
+    monkeypatch.setattr(prediction_file, "_blocks", lambda given, size: blocks_of(given, 4))
+    heal = killed_after(monkeypatch, 2)
+    assert main(["predict", "--run", "run", "new", "--out", "out.csv"]) == 130
+    assert "resumes from there" in capsys.readouterr().err
+    assert not os.path.exists("out.csv")
+    (part,) = [name for name in os.listdir() if name.endswith(".part")]
+    assert re.fullmatch(r"\.out\.csv-[0-9a-f]{16}\.part", part)
+    heal()
+    assert main(["predict", "--run", "run", "new", "--out", "out.csv"]) == 0
+    assert "8 of 12 images were predicted before; 4 to go" in capsys.readouterr().err
+    assert rows_of("out.csv") == rows_of("whole.csv")
+    assert len(rows_of("out.csv")) == 1 + 11
+    assert not [name for name in os.listdir() if name.endswith(".part")]
+
+
+def blocks_of(given, size):
+    names = list(given)
+    return ({name: given[name] for name in names[first : first + size]} for first in range(0, len(names), size))
+
+
+@pytest.mark.parametrize("changed", ["image", "run", "images"])
+def test_rows_of_other_images_or_another_run_are_not_gone_on_with(run, monkeypatch, changed):
+    monkeypatch.setattr(prediction_file, "_blocks", lambda given, size: blocks_of(given, 4))
+    heal = killed_after(monkeypatch, 1)
+    with Predictor(run) as predictor, pytest.raises(KeyboardInterrupt):
+        predict_to("out.csv", "new", predictor)
+    heal()
+    images = "new"
+    if changed == "image":
+        os.utime("new/00.png", (2**31, 2**31))
+    if changed == "run":
+        pipeline.train_head("s.h5", "nearest-mean", out="run", seed=1, overwrite=True)
+    if changed == "images":
+        os.rename("new/00.png", "new/99.png")
+    with Predictor(run) as predictor:
+        done = predict_to("out.csv", images, predictor)
+    assert (done.predicted, done.resumed, len(done.skipped)) == (11, 0, 1)
+
+
+def test_wrong_names_and_images_are_one_clear_line(run, capsys):
+    (run.parent / "there.csv").write_text("mine")
+    with Predictor(run) as predictor:
+        for name in ("there.csv", "table.txt"):
+            with pytest.raises(RequestError, match=r"out must be a new file that ends in \.csv; got"):
+                predict_to(name, "new", predictor)
+        with pytest.raises(SourceError, match="none of 1 is. The first is new/zz.png"):
+            predict_to("out.csv", "new/zz.png", predictor)
+    assert not [name for name in os.listdir() if name.endswith(".part")]
+    assert main(["predict", "--run", "run", "new", "--out", "a.csv", "--watch", "new"]) == 2
+    assert "--out and --watch must go apart" in capsys.readouterr().err
