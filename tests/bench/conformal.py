@@ -11,14 +11,12 @@ as much again in proportion.
 import argparse
 
 import numpy as np
+from drawn_fits import DrawnFits
 
-from features import FeatureStore
 from features.splits import SPLITS
 from pipeline.evaluation.decisions.class_sets import ClassSets
-from pipeline.training.fits.fitting import fit_head, groups_among
-from pipeline.training.loading import read_features
-from pipeline.training.request import Request
-from pipeline.training.splitting import draw_splits, with_groups
+from pipeline.training.fits.fitting import groups_among
+from pipeline.training.splitting import draw_splits
 
 LEVELS = (0.8, 0.9, 0.95)
 
@@ -32,25 +30,22 @@ def main():
     given = parser.parse_args()
     for path in given.store:
         found = {level: [] for level in LEVELS}
-        with FeatureStore(path) as store:
-            asked = with_groups(store, Request(path, group=given.group), given.splits)
-            rows, features = asked.rows(store), read_features(store, given.head, asked)
-            for split in draw_splits(rows, given.splits, 0, asked.group):
-                test = split == SPLITS["test"]
-                result, fitted = fit_head(given.head, features, rows, split, group=asked.group)
-                chances = fitted.finished(len(rows.class_names)).out_of_fold
-                y, p = rows.labels[test], result.probabilities[test]
-                for level in LEVELS:
-                    groups = groups_among(rows, ~test, asked.group)
-                    sets = ClassSets.calibrate(level, rows.labels[~test], chances, rows.class_names, groups)
-                    held = sets.hold(p)
-                    covered = held[np.arange(len(y)), y]
-                    of_class = [covered[y == label].mean() for label in np.unique(y)]
-                    found[level].append(
-                        (covered.mean(), held.sum(axis=1).mean(), (held.sum(axis=1) == 0).mean(), *of_class)
-                    )
+        fits = DrawnFits(path, given.head, given.group, given.splits)
+        rows = fits.rows
+        for split in draw_splits(rows, given.splits, 0, fits.group):
+            test = split == SPLITS["test"]
+            _, p, chances = fits.fit(split)
+            y, groups = rows.labels[test], groups_among(rows, ~test, fits.group)
+            for level in LEVELS:
+                sets = ClassSets.calibrate(level, rows.labels[~test], chances, rows.class_names, groups)
+                held = sets.hold(p)
+                covered = held[np.arange(len(y)), y]
+                of_class = [covered[y == label].mean() for label in range(len(rows.class_names))]
+                found[level].append(
+                    (covered.mean(), held.sum(axis=1).mean(), (held.sum(axis=1) == 0).mean(), *of_class)
+                )
         n_test, n_learn = test.sum(), (~test).sum()
-        print(f"{path}, {given.head}, {given.splits} splits of {n_learn} and {n_test} images, group {asked.group}")
+        print(f"{path}, {given.head}, {given.splits} splits of {n_learn} and {n_test} images, group {fits.group}")
         for level, each in found.items():
             covered, size, empty, *of_class = np.mean(each, axis=0)
             half = 1.96 * np.sqrt(level * (1 - level) * (1 / min(len(rows), given.splits * n_test) + 1 / n_learn))

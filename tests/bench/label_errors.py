@@ -4,7 +4,7 @@
 
 Of train and val, 5 and 10 % of the labels are changed to another class. Out-of-fold probabilities of a head that is fitted to these
 labels rank them: as the page does, and as cleanlab does by self-confidence and by normalised margin. Precision at k: of the first k
-labels, k being the number of changed ones, how many are changed. Of the first k of the page, changed labels are put right, as somebody
+labels, k being the number of changed ones, how many are changed; if fewer are doubted, the others count as wrong. Of the first k of the page, changed labels are put right, as somebody
 would who judges them; the head is fitted again and compared on the same test images.
 """
 
@@ -59,7 +59,7 @@ def main():
                     np.argsort(get_label_quality_scores(y[learn], chances, method=method), kind="stable")[:k]
                     for method in ("self_confidence", "normalized_margin")
                 ]
-                right = [np.mean(planted[doubted[:k]]), *(np.mean(planted[each]) for each in ranked)]
+                right = [np.sum(planted[doubted[:k]]) / k, *(np.mean(planted[each]) for each in ranked)]
                 found.append([*right, len(doubted) / k])
                 judged = y.copy()
                 put_right = learn[doubted[:k]]

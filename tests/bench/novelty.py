@@ -12,24 +12,14 @@ is unlike, and the p-value of the folder; and of 20 folders of 100 test images t
 import argparse
 
 import numpy as np
+from drawn_fits import DrawnFits
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
-from features import FeatureStore
 from features.splits import SPLITS
 from pipeline.evaluation.decisions.novelty import Novelty
 from pipeline.evaluation.held_out import unit_numbers
-from pipeline.training.fits.fitting import fit_head
-from pipeline.training.loading import read_features
-from pipeline.training.request import Request
 from pipeline.training.splitting import draw_splits, side_keys
-
-
-def read(path):
-    with FeatureStore(path) as store:
-        asked = Request(path)
-        rows = asked.rows(store)
-        return rows, read_features(store, "logistic", asked)
 
 
 def unit(X):
@@ -83,7 +73,8 @@ SCORES = {
 
 
 def across_stores(given):
-    (rows, features), (_, other) = read(given.store), read(given.other)
+    fits = DrawnFits(given.store)
+    rows, features, other = fits.rows, fits.features, DrawnFits(given.other).features
     found = {}
     for split in draw_splits(rows, given.splits, 0):
         learn, test = split != SPLITS["test"], split == SPLITS["test"]
@@ -93,12 +84,11 @@ def across_stores(given):
             threshold = np.quantile(own, 0.99)
             area = roc_auc_score(np.repeat([0, 1], [len(of_test), len(of_other)]), np.concatenate([of_test, of_other]))
             found.setdefault(name, []).append((area, np.mean(of_test > threshold), np.mean(of_other > threshold)))
-        _, fitted = fit_head("logistic", features, rows, split)
-        sure = [fitted.estimator.predict_proba(each).max(axis=1) for each in (features.of(test), other.matrix)]
+        estimator, _, chances = fits.fit(split)
+        sure = [estimator.predict_proba(each).max(axis=1) for each in (features.of(test), other.matrix)]
         area = roc_auc_score(np.repeat([0, 1], [len(each) for each in sure]), -np.concatenate(sure))
         found.setdefault("largest probability", []).append((area, np.nan, np.nan))
-        sides, guessed = unit_numbers(side_keys(rows, None))[learn], y
-        known = Novelty.calibrate(train, sides, guessed)
+        known = Novelty.calibrate(train, unit_numbers(side_keys(rows, None))[learn], chances.argmax(axis=1))
         alarms, told = (np.mean(known.of(each) > 1) for each in (features.of(test), other.matrix))
         found.setdefault("as built", []).append((np.nan, alarms, told))
     print(f"{given.store} against {given.other}, {given.splits} splits")
@@ -109,20 +99,23 @@ def across_stores(given):
 
 
 def folders(given):
-    rows, features = read(given.store)
-    split = rows.splits
-    learn, test = split != SPLITS["test"], split == SPLITS["test"]
-    _, fitted = fit_head("logistic", features, rows, split)
-    fitted = fitted.finished(len(rows.class_names))
-    known = Novelty.calibrate(
-        features.of(learn), unit_numbers(side_keys(rows, None))[learn], fitted.out_of_fold.argmax(axis=1)
-    )
+    fits = DrawnFits(given.store)
+    rows, features = fits.rows, fits.features
 
-    def told(X):
-        return known.of(X), fitted.estimator.predict_proba(X).argmax(axis=1)
+    def known_by(split):
+        learn = split != SPLITS["test"]
+        estimator, _, chances = fits.fit(split)
+        sides = unit_numbers(side_keys(rows, None))[learn]
+        return estimator, Novelty.calibrate(features.of(learn), sides, chances.argmax(axis=1))
+
+    estimator, known = known_by(rows.splits)
+
+    def told(X):  # by what is known at the time
+        return known.of(X), estimator.predict_proba(X).argmax(axis=1)
 
     for path in given.changed:
-        changed, held = read(path)
+        others = DrawnFits(path)
+        changed, held = others.rows, others.features
         names = np.array([name.split("/")[0] for name in changed.paths])
         for kind in np.unique(names):
             novelty, predicted = told(held.matrix[names == kind])
@@ -133,18 +126,12 @@ def folders(given):
                     f"  {kind}: {n} of {len(novelty)} images, drifted {np.mean(np.array(p) < 0.01):.0%}, median p {np.median(p):.1e}"
                 )
             print(f"  {kind}: {np.mean(novelty > 1):.1%} unlike, accuracy {right:.3f}")
-    calls = 0
     p = []
     for number, split in enumerate(draw_splits(rows, given.splits, 100)):
-        learn, test = split != SPLITS["test"], split == SPLITS["test"]
-        _, fitted = fit_head("logistic", features, rows, split)
-        fitted = fitted.finished(len(rows.class_names))
-        known = Novelty.calibrate(
-            features.of(learn), unit_numbers(side_keys(rows, None))[learn], fitted.out_of_fold.argmax(axis=1)
-        )
-        X = features.of(test)
+        estimator, known = known_by(split)
+        X = features.of(split == SPLITS["test"])
         some = np.random.default_rng(number).permutation(len(X))[:100]
-        p.append(known.drift(known.of(X[some]), fitted.estimator.predict_proba(X[some]).argmax(axis=1)))
+        p.append(known.drift(*told(X[some])))
     calls = np.sum(np.array(p) < 0.01)
     print(f"  untouched: {calls} of {len(p)} folders of 100 test images, each of another split, are called drifted")
 

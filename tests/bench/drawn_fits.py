@@ -1,0 +1,45 @@
+"""Heads on drawn splits, whose settings are chosen once, on the store's own split: as quick as a fit is."""
+
+import numpy as np
+
+from features import FeatureStore
+from features.splits import SPLITS
+from pipeline.heads.registry import find_head
+from pipeline.runs.feature_spec import all_classes
+from pipeline.training.fits.fitting import take_sample
+from pipeline.training.fits.folds import out_of_fold
+from pipeline.training.loading import read_features
+from pipeline.training.request import Request
+from pipeline.training.splitting import with_groups
+
+
+class DrawnFits:
+    """A store's rows and features, and a head with settings.
+
+    `fit` returns an estimator, the probabilities of the test rows, and those of the others out of fold.
+    """
+
+    def __init__(self, path, head="logistic", group=None, repeats=20):
+        with FeatureStore(path) as store:
+            asked = with_groups(store, Request(path, group=group), repeats)
+            self.rows, self.features, self.group = asked.rows(store), read_features(store, head, asked), asked.group
+        self.head = find_head(head)
+        if self.head.views == "mean":
+            self.features = self.features.averaged()
+        sample = self._sample(self.rows.splits) if group is None else None
+        self.settings = None
+        if sample is not None:
+            self.settings = self.head.search(sample).choose(sample.pairs("cv")).settings
+
+    def _sample(self, split):
+        learn, val = split != SPLITS["test"], split == SPLITS["val"]
+        return take_sample(self.features, self.rows, learn, val, 0, self.group)
+
+    def fit(self, split):
+        sample, n_classes = self._sample(split), len(self.rows.class_names)
+        search = self.head.search(sample)
+        if self.settings is None:  # the store's own split breaks groups
+            self.settings = search.choose(sample.pairs("cv")).settings
+        estimator = search.fit(self.settings, np.ones(len(sample.y), bool))
+        tested = all_classes(estimator, self.features, split == SPLITS["test"], n_classes)
+        return estimator, tested, out_of_fold(search, self.settings, n_classes)
