@@ -66,7 +66,10 @@ class Trained:
         """Return how unlike all training images are images, (n_images,), by the features that `reading` returns."""
         if self.novelty is None:
             return None
-        return self.novelty.of(X.reshape(-1, self.reading.views, X.shape[1]).mean(axis=1))
+        try:
+            return self.novelty.of(X.reshape(-1, self.reading.views, X.shape[1]).mean(axis=1))
+        except (ValueError, IndexError) as error:
+            raise self._mismatch(error) from error
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """Return the index of the predicted class of each row of probabilities, (n_images,)."""
@@ -85,9 +88,10 @@ class Trained:
         try:
             return self.reading.probabilities(self.head, X, len(self.class_names))
         except (ValueError, IndexError) as error:
-            raise UnsafeFile(
-                f"the head of {self.folder} must match its classes and features; {error}. Train it again."
-            ) from error
+            raise self._mismatch(error) from error
+
+    def _mismatch(self, error: Exception) -> UnsafeFile:
+        return UnsafeFile(f"the head of {self.folder} must match its classes and features; {error}. Train it again.")
 
 
 def load_trained(folder: str | Path, allow_joblib: bool = False) -> Trained:
