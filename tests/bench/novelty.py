@@ -88,7 +88,7 @@ def across_stores(given):
         sure = [estimator.predict_proba(each).max(axis=1) for each in (features.of(test), other.matrix)]
         area = roc_auc_score(np.repeat([0, 1], [len(each) for each in sure]), -np.concatenate(sure))
         found.setdefault("largest probability", []).append((area, np.nan, np.nan))
-        known = Novelty.calibrate(train, unit_numbers(side_keys(rows, None))[learn], chances.argmax(axis=1))
+        known = Novelty.calibrate([train], unit_numbers(side_keys(rows, None))[learn], chances.argmax(axis=1))
         alarms, told = (np.mean(known.of(each) > 1) for each in (features.of(test), other.matrix))
         found.setdefault("as built", []).append((np.nan, alarms, told))
     print(f"{given.store} against {given.other}, {given.splits} splits")
@@ -106,7 +106,7 @@ def folders(given):
         learn = split != SPLITS["test"]
         estimator, _, chances = fits.fit(split)
         sides = unit_numbers(side_keys(rows, None))[learn]
-        return estimator, Novelty.calibrate(features.of(learn), sides, chances.argmax(axis=1))
+        return estimator, Novelty.calibrate([features.of(learn)], sides, chances.argmax(axis=1))
 
     estimator, known = known_by(rows.splits)
 

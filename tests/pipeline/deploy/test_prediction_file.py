@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+from pathlib import Path
 
 import pytest
 from conftest import draw, draw_tree
@@ -57,7 +58,7 @@ def test_an_interrupted_file_is_completed_by_the_same_command_and_is_what_one_go
     heal = killed_after(monkeypatch, 2)
     assert main(["predict", "--run", "run", "new", "--out", "out.csv"]) == 130
     assert "resumes from there" in capsys.readouterr().err
-    assert not os.path.exists("out.csv")
+    assert not Path("out.csv").exists()
     (part,) = [name for name in os.listdir() if name.endswith(".part")]
     assert re.fullmatch(r"\.out\.csv-[0-9a-f]{16}\.part", part)
     heal()
@@ -86,7 +87,7 @@ def test_rows_of_other_images_or_another_run_are_not_gone_on_with(run, monkeypat
     if changed == "run":
         pipeline.train_head("s.h5", "nearest-mean", out="run", seed=1, overwrite=True)
     if changed == "images":
-        os.rename("new/00.png", "new/99.png")
+        Path("new/00.png").rename("new/99.png")
     with Predictor(run) as predictor:
         done = predict_to("out.csv", images, predictor)
     assert (done.predicted, done.resumed, len(done.skipped)) == (11, 0, 1)
@@ -98,7 +99,7 @@ def test_wrong_names_and_images_are_one_clear_line(run, capsys):
         for name in ("there.csv", "table.txt"):
             with pytest.raises(RequestError, match=r"out must be a new file that ends in \.csv; got"):
                 predict_to(name, "new", predictor)
-        with pytest.raises(SourceError, match="none of 1 is. The first is new/zz.png"):
+        with pytest.raises(SourceError, match=r"none of 1 is\. The first is new/zz\.png"):
             predict_to("out.csv", "new/zz.png", predictor)
     assert not [name for name in os.listdir() if name.endswith(".part")]
     assert main(["predict", "--run", "run", "new", "--out", "a.csv", "--watch", "new"]) == 2
