@@ -51,7 +51,7 @@ from .request import Request
 from .splitting import side_keys, with_groups
 from .summary import slices_of
 
-_BYTES = 1 << 20  # of features read at once for novelty
+_BYTES = 1 << 18  # of features read at once for novelty
 
 
 @dataclass(frozen=True)
