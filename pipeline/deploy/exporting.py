@@ -34,7 +34,7 @@ from ..options import ExportOptions
 from ..runs.checksums import sums_of
 from ..runs.folders import read_run
 from ..runs.trained_run import Trained, load_trained
-from .keras_model import build_model
+from .graphs.keras_model import build_model
 from .model_card import format_card
 
 # Largest allowed difference of a probability. Observed: 1e-5 with VGG16, 2e-4 in ONNX, whose converter removes the rounding
@@ -155,7 +155,7 @@ def _build(base: Base, trained: Trained, form: str) -> tuple[Any, int]:
         raise RequestError(
             f"{called('out')} must end in .onnx for {trained.made.spec.backbone}, which is an ONNX model; got another format. Rename it."
         )
-    from .onnx_model import build_onnx, count_values
+    from .graphs.onnx_model import build_onnx, count_values
 
     made = build_onnx(base, trained)
     return made, count_values(made)

@@ -25,9 +25,9 @@ from features.images.fitting import resize_to_square
 from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part
 from pipeline.deploy.exporting import _open, _write, export
-from pipeline.deploy.head_layers import apply_head
-from pipeline.deploy.keras_model import _preprocessing
-from pipeline.deploy.pillow_resize import resize_as_pillow
+from pipeline.deploy.graphs.head_layers import apply_head
+from pipeline.deploy.graphs.keras_model import _preprocessing
+from pipeline.deploy.graphs.pillow_resize import resize_as_pillow
 from pipeline.deploy.predictor import predict
 from pipeline.heads.registry import HEADS
 from pipeline.training.fits.fitting import fit_head

@@ -16,7 +16,7 @@ from features.errors import RequestError, option
 from features.runtime.keras_runtime import import_keras, quiet
 from features.store.provenance import FeatureSpec
 
-from ..runs.trained_run import Trained
+from ...runs.trained_run import Trained
 from .head_layers import apply_head
 from .keras_model import check_views, pooled_as_stored, view_of
 from .pillow_resize import resize_as_pillow

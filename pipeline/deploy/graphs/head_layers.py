@@ -8,8 +8,8 @@ import numpy as np
 
 from features.errors import RequestError, command, option
 
-from ..heads.contract import Classifier
-from ..heads.linear_head import affine
+from ...heads.contract import Classifier
+from ...heads.linear_head import affine
 
 if TYPE_CHECKING:
     import keras

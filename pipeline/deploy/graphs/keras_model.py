@@ -12,7 +12,7 @@ from features.pooling import pools_of, tokens_before
 from features.runtime.keras_runtime import import_keras
 from features.store.provenance import FeatureSpec
 
-from ..runs.trained_run import Trained
+from ...runs.trained_run import Trained
 from .head_layers import apply_head
 from .pillow_resize import resize_as_pillow
 

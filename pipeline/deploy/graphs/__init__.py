@@ -1,0 +1,1 @@
+"""The graph of an exported model: resizing, base and head as layers of Keras, or joined ONNX models."""
