@@ -13,7 +13,7 @@ from .._version import __version__
 # A library that the client lacks may be installed on a worker; it is not used there.
 _PACKAGES = (
     "numpy", "scipy", "scikit-learn", "h5py", "hdf5plugin", "pillow", "keras", "tensorflow", "openvino", "numba",
-    "llvmlite", "joblib", "dask", "distributed",
+    "llvmlite", "onnx", "onnxruntime", "joblib", "dask", "distributed",
 )  # fmt: skip
 
 

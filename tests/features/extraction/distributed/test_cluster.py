@@ -319,7 +319,7 @@ def test_nobody_there_and_no_workers(tree, tmp_path, stand_in, monkeypatch):
 
 def test_without_dask_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(RequestError, match=r"pip install 'cached-features\[dask\]'"):
+    with pytest.raises(RequestError, match=r"pip install -e '\.\[dask\]'"):
         check_options(ExtractRequest("x", cluster="local:2"))
 
 
