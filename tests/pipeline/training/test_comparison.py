@@ -59,7 +59,8 @@ def test_heads_are_ranked_and_compared_by_the_metric(store, tmp_path, name):
     assert lines[0]["metric"] == name
     page = render(gather(load_run(tmp_path / "c")))
     words = {"roc_auc": "ROC AUC"}.get(name, name.replace("_", " "))
-    assert f"{words} {values[0]:.3f} on test images" in page and f"intervals of {words}" in page
+    taken = next(head[name] for head in found.heads if head["head"] == found.recommended["head"])
+    assert f"{words} {taken:.3f} on test images" in page and f"intervals of {words}" in page
     assert pipeline.plot(tmp_path / "c").axes[0].get_xlabel() == f"test {words}, with 95 % interval"
 
 
@@ -125,7 +126,7 @@ def test_a_layer_that_cannot_be_fitted_is_a_row_of_the_probe(tmp_path):
     assert json.loads((tmp_path / "p/probe.json").read_text())["not_fitted"] == found.not_fitted
     with pytest.raises(RequestError, match="must fit into"):
         pipeline.probe(path, layer="b", memory=2e-6, out=tmp_path / "q")
-    with pytest.raises(RequestError, match="must be one of a, b; got 'c'"):
+    with pytest.raises(RequestError, match="must be one of those stored: a, b; got 'c'"):
         pipeline.probe(path, layer="a,c", out=tmp_path / "q")
 
 
