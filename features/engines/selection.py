@@ -46,10 +46,10 @@ class Checked:
     parity_on: str | None
 
 
-def begin_engine(asked: str) -> None:
-    """Begin what takes long, and no base decides, of the engine that was asked for, or that ``auto`` will usually choose."""
+def begin_engine(asked: str, library: str) -> None:
+    """Begin what takes long, and no base of a library decides, of the engine asked for, or that ``auto`` will usually choose."""
     names = _USUALLY_FASTEST if asked == "auto" else (asked,)
-    kinds = [ENGINES[name] for name in names if is_installed(name)]
+    kinds = [ENGINES[name] for name in names if is_installed(name) and library in ENGINES[name].runs]
     if kinds and kinds[0].begin is not None:
         kinds[0].begin()
 

@@ -178,7 +178,7 @@ def prepare(
     WeightsError
         If the weights cannot be found or have another SHA-256.
     """
-    begin_engine(options.engine)
+    begin_engine(options.engine, find_backbone(options.backbone).library)
     base = find_base(
         options.backbone,
         options.asked_layers,
