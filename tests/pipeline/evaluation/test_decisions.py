@@ -47,13 +47,15 @@ def test_classes_without_rows_have_no_figures():
 
 
 def test_intervals_by_class_count_groups():
-    """By hand: of five groups that are right or wrong as a whole, p (1 - p) / 4 is the variance of the share.
+    """By hand: five groups, right or wrong as a whole, and half a group with a share of a half; see `effective_rows`.
 
-    That is the variance of 4 rows; t(0.975, 4) = 2.776445 makes them 4 (1.959964 / 2.776445)^2.
+    They tell as much as 5.286 rows; t(0.975, 4) = 2.776445 makes them 5.286 (1.959964 / 2.776445)^2.
     """
     y, predicted = np.repeat([0, 1], 50), np.repeat([0, 1, 0, 1], [40, 10, 10, 40])
     first, _ = figures_by_class(y, predicted, "ab", [f"p{row // 10}" for row in range(100)])
-    n, z = 4 * (1.959964 / 2.776445) ** 2, 1.959964
+    p, z = 4.25 / 5.5, 1.959964
+    squares = 4 * (1 - p) ** 2 + p**2 + (p - 0.5) ** 2 / 2
+    n = p * (1 - p) / (4 / 5 * squares / 4.5**2) * (z / 2.776445) ** 2
     half = z / (n + z**2) * math.sqrt(n * 0.8 * 0.2 + z**2 / 4)  # Wilson 1927
     assert first.recall_interval == pytest.approx(
         ((n * 0.8 + z**2 / 2) / (n + z**2) + np.array([-half, half])), abs=1e-5

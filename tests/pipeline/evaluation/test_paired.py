@@ -86,12 +86,15 @@ def test_ranks_decide_about_areas_however_confident_a_head_is():
 
 
 def test_effective_rows_by_hand():
-    """Four groups of two rows, all right or all wrong: without one of them, the share is 2/3, or once 1."""
-    right, groups = np.repeat([1, 1, 1, 0], 2).astype(bool), np.repeat(np.arange(4), 2)
-    shares = np.array([2 / 3, 2 / 3, 2 / 3, 1])
-    variance = 3 / 4 * np.sum((shares - 0.75) ** 2)  # 1/16
-    assert 0.75 * 0.25 / variance == pytest.approx(3)
-    assert effective_rows(right, groups) == pytest.approx(3 * (1.959964 / 3.182446) ** 2, rel=1e-6)  # t(0.975, 3)
+    """Four groups of two rows, all right or all wrong, and half a group with a share of a half: 3.25 of 4.5 groups.
+
+    Without one of 4.5 groups, the share changes by its distance from the mean, divided by 3.5.
+    """
+    right, groups, p = np.repeat([1, 1, 1, 0], 2).astype(bool), np.repeat(np.arange(4), 2), 3.25 / 4.5
+    squares = 3 * (1 - p) ** 2 + p**2 + (p - 0.5) ** 2 / 2
+    rows = p * (1 - p) / (3 / 4 * squares / 3.5**2)
+    assert rows == pytest.approx(4.213, abs=1e-3)
+    assert effective_rows(right, groups) == pytest.approx(rows * (1.959964 / 3.182446) ** 2, rel=1e-6)  # t(0.975, 3)
     assert effective_rows(right, np.arange(8)) == 8
 
 
