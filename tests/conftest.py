@@ -16,6 +16,7 @@ from PIL import Image
 from samples import write_store
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # results of the tests' own base are those of the CPU
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests load exported models by ONNX Runtime itself
 
 from features import FeatureStore, extract
 from features.backbones.registry import BACKBONES, Backbone

@@ -18,6 +18,7 @@ import numpy as np
 from features.backbones.base import Base
 from features.backbones.onnx.packaged import PACKAGED
 from features.backbones.weights import LICENCES
+from features.engines.runtimes.onnxruntime_engine import import_onnxruntime
 from features.errors import ParityError, RequestError, UnreadableImage, called, command, missing_extra, option
 from features.extraction.recompute import prepare_again
 from features.images.decoding import decode_whole, is_reduced, read_bytes
@@ -257,9 +258,7 @@ def _write_onnx(model: Any, path: Path) -> None:
 def _open(path: Path, form: str) -> Run:
     """Return a written model as a function from images to its outputs, by name; a single one is ``probabilities``."""
     if form == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = import_onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"])
         (needed,), names = session.get_inputs(), [each.name for each in session.get_outputs()]
         named = names if len(names) > 1 else [_ONLY]
         return lambda images: dict(zip(named, session.run(None, {needed.name: images}), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from typing import Any
 
 import numpy as np
@@ -66,9 +67,14 @@ def _cannot_run(error: Exception) -> EngineError:
 
 
 def import_onnxruntime() -> Any:
-    """Import ONNX Runtime, or raise RequestError if it is not installed."""
+    """Import ONNX Runtime without its telemetry, or raise RequestError if it is not installed.
+
+    From version 1.29 on, it sends names and hashes of models to its makers, from a thread of its own, unless a variable is set
+    when it is loaded (its Privacy.md).
+    """
     if importlib.util.find_spec("onnxruntime") is None:
         raise missing_extra("onnxruntime", "onnx", "running an ONNX model")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     return onnxruntime
@@ -78,6 +84,4 @@ def find_onnx_device() -> Device:
     """Return the device that ONNX Runtime uses; it is imported only where there may be a GPU."""
     if not gpu_in_sight() or importlib.util.find_spec("onnxruntime") is None:
         return CPU
-    import onnxruntime
-
-    return Device("gpu", "CUDA") if _CUDA in onnxruntime.get_available_providers() else CPU
+    return Device("gpu", "CUDA") if _CUDA in import_onnxruntime().get_available_providers() else CPU

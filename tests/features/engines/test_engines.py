@@ -1,5 +1,6 @@
 """Engines on the tiny base: their features are TensorFlow's, a store keeps its engine, and none talks to anybody."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny as tiny_base
-from conftest import draw
+from conftest import ROOT, draw
 
 from features import FeatureStore, extract
 from features.backbones.keras_base import build_base
@@ -265,6 +266,23 @@ print(seen, [name for name in sys.modules if name.startswith(talkers)])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["[] []"], done.stdout + done.stderr
+
+
+def test_onnx_runtime_reports_to_nobody(tmp_path):
+    """Its native code reports; where it does, it first writes a number for this machine below the user's cache."""
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "relu.onnx")
+    code = """
+from features.engines.runtimes.onnxruntime_engine import import_onnxruntime
+import_onnxruntime().InferenceSession("relu.onnx", providers=["CPUExecutionProvider"])
+"""
+    allowed = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home/.cache"), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PATH": os.environ["PATH"], **allowed}, check=True)
+    assert not (tmp_path / "home").exists()
 
 
 def test_the_command_line_offers_every_engine():
