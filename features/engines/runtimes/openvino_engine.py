@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,7 @@ class OpenVINOEngine:
     """
 
     def __init__(self, frozen: Frozen, parts: Mapping[str, np.ndarray] | None = None, precision: str = "f32"):
-        openvino, self._frozen = import_openvino(), frozen
-        core = openvino.Core()
+        openvino, self._frozen, core = import_openvino(), frozen, _core()
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EngineError("this processor does not compute in bfloat16.")
         piece = piece_of(frozen)
@@ -69,7 +69,7 @@ class OpenVINOEngine:
             path = Path(folder) / f"base.{end}"
             path.write_bytes(graph)
             try:
-                model = openvino.Core().read_model(path)
+                model = _core().read_model(path)
                 openvino.save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)
             except RuntimeError as error:
                 raise _cannot_run(error) from error
@@ -80,6 +80,16 @@ class OpenVINOEngine:
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `features.engines.registry.Engine.run`."""
         return self._frozen.named(self._lanes.run(images), len(images))
+
+
+@cache
+def _core() -> Any:
+    """Return OpenVINO's Core, one for the process, which lives until it ends.
+
+    Each one gives the thread that makes it a stack for signals, and takes it away in the end. Of two, the second would put back
+    the stack of the first, which may be gone by then: the next signal, such as Ctrl-C, would end the process.
+    """
+    return import_openvino().Core()
 
 
 def _graph(frozen: Frozen) -> tuple[bytes, str, list[str]]:

@@ -268,6 +268,27 @@ print(seen, [name for name in sys.modules if name.startswith(talkers)])
     assert done.stdout.splitlines()[-1:] == ["[] []"], done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_signals_arrive_after_engines_are_freed_in_any_order(name, tmp_path):
+    need(name)
+    build_base("tiny_chain", ["-1"], 16).model.save(tmp_path / "tiny.keras")
+    code = f"""
+import gc, os, signal
+from features.backbones.keras_base import build_base
+from features.engines.registry import ENGINES
+from features.engines.frozen_graph import Frozen
+base = build_base({str(tmp_path / "tiny.keras")!r}, ["-1"], 16)
+engines = [ENGINES[{name!r}].make(Frozen(base, 16, 2)) for _ in range(2)]
+while engines:
+    del engines[0]
+    gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("arrived", flush=True))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["arrived"]), done.stderr
+
+
 def test_onnx_runtime_reports_to_nobody(tmp_path):
     """Its native code reports; where it does, it first writes a number for this machine below the user's cache."""
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
