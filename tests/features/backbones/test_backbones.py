@@ -16,6 +16,7 @@ from features.engines.selection import make_checked
 from features.errors import RequestError, UnsafeFile, WeightsError
 
 REAL = sorted(name for name, each in BACKBONES.items() if each.library == "keras")
+FAMILIES = [name for name in REAL if name not in ("resnet101", "efficientnet_v2_s")]  # of these, smaller ones are there
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def random_weights(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_engine_equals_the_keras_application(name, random_weights):
     path, sha256, model = random_weights(name)
     entry = BACKBONES[name]
@@ -51,7 +52,7 @@ def test_engine_equals_the_keras_application(name, random_weights):
     images = np.random.default_rng(2).integers(0, 256, (2, entry.smallest, entry.smallest, 3), dtype=np.uint8)
     kept = images.copy()
     module = __import__(entry.module, fromlist=["x"])
-    expected = model.predict(module.preprocess_input(images.astype(np.float32)), verbose=0)
+    expected = model(module.preprocess_input(images.astype(np.float32)), training=False)
     stored = TensorFlowEngine(Frozen(base, entry.smallest, 2)).run(images)[layer]
     assert np.linalg.norm(stored - expected) <= 1e-5 * np.linalg.norm(expected)
     np.testing.assert_array_equal(images, kept)
