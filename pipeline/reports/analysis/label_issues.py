@@ -27,12 +27,11 @@ class Suspect(NamedTuple):
 
 
 def label_errors(y: np.ndarray, probabilities: np.ndarray) -> list[Suspect]:
-    """Return rows whose label is likely wrong, by descending difference in probability.
+    """Return rows for which another class is likelier than the label, by descending difference in probability.
 
-    Confident learning (Northcutt, Jiang & Chuang 2021, "Confident learning: estimating uncertainty in dataset labels"):
-    a class is credible for a row if its probability is at least its mean over the rows labelled with that class. A label
-    is doubted if the most probable credible class differs from it and is more probable. Without the last condition, a label
-    whose own class misses a high threshold would be doubted in favour of a less probable class.
+    That difference is the normalised margin by which Northcutt, Jiang & Chuang 2021, "Confident learning: estimating uncertainty in
+    dataset labels", rank rows. All rows are ranked, and not those alone that are confident of another class: a head that was fitted
+    to wrong labels, too, is confident of few of them. How many are to be expected: `expected_errors`.
 
     Parameters
     ----------
@@ -41,22 +40,44 @@ def label_errors(y: np.ndarray, probabilities: np.ndarray) -> list[Suspect]:
     probabilities : ndarray of shape (n_rows, n_classes)
         Out-of-sample; rows of nan are ignored.
     """
-    known = ~np.isnan(probabilities).any(axis=1)
-    thresholds = np.array(
-        [
-            probabilities[known & (y == label), label].mean() if (known & (y == label)).any() else np.inf
-            for label in range(probabilities.shape[1])
-        ]
-    )
-    credible = np.where(probabilities >= thresholds, probabilities, -1.0)  # nan is never credible
-    suggested = credible.argmax(axis=1)
     each = np.arange(len(y))
-    with np.errstate(invalid="ignore"):  # comparisons with nan are False
-        is_likelier = probabilities[each, suggested] > probabilities[each, y]
-    doubted = np.flatnonzero(known & (credible.max(axis=1) > 0) & is_likelier)
-    given, likelier = probabilities[doubted, y[doubted]], probabilities[doubted, suggested[doubted]]
-    order = np.argsort(given - likelier, kind="stable")
-    return [Suspect(int(doubted[i]), int(suggested[doubted[i]]), float(given[i]), float(likelier[i])) for i in order]
+    others = np.where(np.isnan(probabilities), -1.0, probabilities)
+    others[each, y] = -1.0
+    suggested = others.argmax(axis=1)
+    given, likelier = probabilities[each, y], others[each, suggested]
+    order = np.argsort(given - likelier, kind="stable")  # nan is last
+    return [
+        Suspect(row, int(suggested[row]), float(given[row]), float(likelier[row]))
+        for row in order.tolist()
+        if given[row] < likelier[row]
+    ]
+
+
+def expected_errors(y: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return how many labels are wrong, by the calibrated confident joint of confident learning.
+
+    A class is credible for a row if its probability is at least its mean over the rows labelled with that class. The rows of a label
+    that are confident of some class, each counted for the most probable of its credible classes, tell which share of all rows of
+    the label belongs to which class.
+
+    Parameters
+    ----------
+    y, probabilities
+        See `label_errors`.
+    """
+    known = ~np.isnan(probabilities).any(axis=1)
+    y, probabilities = y[known], probabilities[known]
+    present = np.unique(y)
+    thresholds = np.full(probabilities.shape[1], np.inf)
+    thresholds[present] = [probabilities[y == label, label].mean() for label in present]
+    credible = np.where(probabilities >= thresholds, probabilities, -1.0)
+    confident, believed = credible.max(axis=1) >= 0, credible.argmax(axis=1)
+    expected = 0.0
+    for label in present:
+        own = (y == label) & confident
+        right, wrong = max(1, int(np.sum(own & (believed == label)))), int(np.sum(own & (believed != label)))
+        expected += float(np.sum(y == label)) * wrong / (right + wrong)
+    return expected
 
 
 def write_suspects(path: Path, rows: Rows, splits: np.ndarray, suspects: Sequence[Suspect]) -> None:

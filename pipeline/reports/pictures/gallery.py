@@ -17,7 +17,7 @@ from ...data.whitening import DIMENSIONS
 from ...leakage.exposure import exposed_images, several, with_and_without
 from ...runs.predictions import Predictions
 from ..analysis import class_activation
-from ..analysis.label_issues import closest, copies, label_errors
+from ..analysis.label_issues import closest, copies, expected_errors, label_errors
 from ..analysis.projection import project
 from ..analysis.refitted_head import Refitted
 from .thumbnails import Thumbnails
@@ -157,7 +157,9 @@ class Gallery:
             }
             for each in found[:SUSPECTS]
         ]
-        return {"cards": cards, "found": found, "of": int((~np.isnan(probabilities[:, 0])).sum())}
+        expected = expected_errors(self.rows.labels, probabilities)
+        of = int((~np.isnan(probabilities[:, 0])).sum())
+        return {"cards": cards, "found": found, "expected": round(expected), "of": of}
 
     def copies(self) -> dict[str, Any]:
         """Return byte-identical images that occur in several splits or under several labels."""

@@ -25,7 +25,7 @@ from pipeline.data.training_data import Features, Part, Sample
 from pipeline.heads.registry import find_head
 from pipeline.reports import curves
 from pipeline.reports.analysis.class_activation import activation_maps
-from pipeline.reports.analysis.label_issues import label_errors
+from pipeline.reports.analysis.label_issues import expected_errors, label_errors
 from pipeline.reports.analysis.refitted_head import LINEAR
 from pipeline.reports.build import gather
 from pipeline.reports.page import render
@@ -129,14 +129,24 @@ def test_flipped_labels_are_doubted_first():
     assert 77 not in {each.row for each in label_errors(given, p)}
 
 
-def test_no_label_is_doubted_in_favour_of_a_class_that_is_less_likely():
+def test_rows_are_doubted_by_how_much_likelier_another_class_is_even_if_no_class_is_sure():
     y = np.array([0, 0, 0, 1, 1, 1])
-    first_p = np.array([0.95, 0.9, 0.6, 0.7, 0.7, 0.6])
-    # Means of their own class: 0.817 of the first, 0.333 of the second. The third row misses the first and passes the second.
-    assert label_errors(y, np.column_stack([first_p, 1 - first_p])) == []
-    first_p[2] = 0.4
-    (found,) = label_errors(y, np.column_stack([first_p, 1 - first_p]))
-    assert (found.row, found.suggested, found.given, found.likelier) == (2, 1, 0.4, 0.6)
+    p = np.array([[0.9, 0.1, 0], [0.3, 0.4, 0.3], [0.2, 0.1, 0.7], [0.5, 0.5, 0], [0.35, 0.25, 0.4], [np.nan] * 3])
+    found = label_errors(y, p)
+    assert [(each.row, each.suggested) for each in found] == [(2, 2), (4, 2), (1, 1)]  # a tie is no doubt
+    assert [(each.given, each.likelier) for each in found] == [(0.2, 0.7), (0.25, 0.4), (0.3, 0.4)]
+
+
+def test_as_many_errors_are_expected_as_cleanlab_expects():
+    """Off the diagonal of ``cleanlab.count.estimate_joint`` (cleanlab 2.9.0, in whole rows), times the number of rows."""
+    X, y = make_blobs(300, 3, centers=4, cluster_std=2.5, random_state=1)
+    given = y.copy()
+    given[::9] = (given[::9] + 1) % 4
+    p = cross_val_predict(LogisticRegression(), X, given, method="predict_proba")
+    p[5] = np.nan
+    assert expected_errors(given, p) == pytest.approx(36, abs=0.6)
+    assert expected_errors(y[:0], p[:0]) == 0
+    assert expected_errors(np.array([0, 1]), np.array([[1.0, 0, 0], [0, 1, 0]])) == 0  # a class without a row
 
 
 def test_all_doubted_labels_are_written_beside_the_page(tree, tmp_path, monkeypatch, capsys):
@@ -157,7 +167,9 @@ def test_all_doubted_labels_are_written_beside_the_page(tree, tmp_path, monkeypa
     assert {(row["label"], row["suggested"]) for row in table} <= {("red", "blue"), ("blue", "red")}
     page = Path("c/report.html").read_text(encoding="utf-8")
     assert (
-        f"doubts {len(table)} of" in page and "the most likely errors first" in page and "-doubted-labels.csv" in page
+        f"{len(table)} have a class that is likelier than their label" in page
+        and "the most likely errors first" in page
+        and "-doubted-labels.csv" in page
     )
     Path("s.h5").unlink()  # without features nobody doubts, and the table of an earlier page would mislead
     assert main(["report", "--run", "c"]) == 0 and not Path(told["labels"]).exists()
