@@ -88,7 +88,8 @@ class Predicted:
     unlike : int or None
         How many images are unlike all training images.
     drift : float or None
-        The p-value for all images together being of the kind of the training images (see `Novelty.drift`); None for fewer than 20.
+        The p-value for all images together being of the kind of the training images (see `Drift.p_value`); None for fewer than 20
+        new ones, and for runs of earlier versions.
     """
 
     run: str

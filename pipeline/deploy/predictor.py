@@ -26,7 +26,7 @@ from features.runtime.progress import Progress
 from features.sources.file_names import unicode_name
 from features.store.reader import FeatureStore
 
-from ..evaluation.decisions.novelty import DRIFT_P_VALUE
+from ..evaluation.decisions import drift
 from ..options import PredictOptions
 from ..runs.trained_run import load_trained
 from .prediction import Given, Images, Predicted, Prediction, find_images, make_prediction
@@ -37,10 +37,11 @@ _SAME = 1e-3  # novelty up to which an image is a training image itself
 
 
 class _Rated(NamedTuple):
-    """Probabilities of an image, (n_classes,), and its novelty, if the run knows."""
+    """Probabilities of an image, (n_classes,), and its novelty and its place among training images, if the run knows."""
 
     chances: np.ndarray
     novelty: float | None
+    place: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,11 @@ class Predictor:
             log.info(
                 f"unlike   {predicted.unlike} of {len(predicted.predictions)} images are unlike all training images (novelty above 1)"
             )
-        if predicted.drift is not None and predicted.drift < DRIFT_P_VALUE:
+            if known.drift is None:
+                log.info(
+                    "folder   of this run cannot be compared as a whole; a run trained today, on some 100 images, can"
+                )
+        if predicted.drift is not None and predicted.drift < drift.P_VALUE:
             log.warning(
                 f"these images as a whole are not like the training images (p {_p(predicted.drift)}), as from another camera or "
                 "crop: the run's figures do not tell how well it does on them. Label some of them and test it."
@@ -253,15 +258,23 @@ class Predictor:
         if known is None:
             return None, None
         novelty = np.array([each.novelty for each in rated], float)
-        new = novelty > _SAME
-        predicted = np.array([each.chances.argmax() for each in rated], int)
-        return int(np.sum(novelty > 1)), known.drift(novelty[new], predicted[new])
+        new = np.flatnonzero(novelty > _SAME).tolist()
+        p_value = None
+        if known.drift is not None and new:
+            places = np.stack([rated[each].place for each in new])
+            p_value = known.drift.p_value(places, np.array([rated[each].chances.argmax() for each in new]))
+        return int(np.sum(novelty > 1)), p_value
 
     def _rate(self, X: np.ndarray) -> Iterator[_Rated]:
         """Return what is told of images by their features, (n_images * views, n_features)."""
-        novelty = self.trained.unlike(X)
-        for number, chances in enumerate(self.trained.probabilities(X)):
-            yield _Rated(chances, None if novelty is None else float(novelty[number]))
+        chances, novelty = self.trained.probabilities(X), self.trained.unlike(X)
+        places = self.trained.places(X, chances.argmax(axis=1))
+        for number, each in enumerate(chances):
+            yield _Rated(
+                each,
+                None if novelty is None else float(novelty[number]),
+                None if places is None else places[number],
+            )
 
     def _computed(self, contents: Sequence[Content | Pixels]) -> tuple[dict[bytes, _Rated], dict[bytes, str]]:
         """Return SHA-256 → what is told of an image, by the base, and SHA-256 → reason of unusable images."""

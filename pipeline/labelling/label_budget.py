@@ -145,7 +145,8 @@ def budget(store: str | Path, heads: Sequence[str] | None = None, **options: Unp
 def draw_subsets(rows: Rows, draws: int, seed: int, group: str | None = None) -> tuple[list[int], list[np.ndarray]]:
     """Return splits whose train and val are nested stratified subsets of the store's: first all of it, then draw by draw.
 
-    Groups, and copies of an image, are in a subset as a whole. Test stays as it is; what is in no subset is `LEFT_OUT`.
+    Groups, and copies of an image, are in a subset as a whole. Test stays as it is; what is in no subset is `LEFT_OUT`. Subsets get
+    smaller as long as each class is in train, and any in val, which may end sooner where groups are large.
 
     Returns
     -------
@@ -162,11 +163,6 @@ def draw_subsets(rows: Rows, draws: int, seed: int, group: str | None = None) ->
     keys, strata = side_keys(rows, group), rows.strata * 2 + (rows.splits == SPLITS["val"])
     units = [len({keys[row] for row in learn[rows.labels[learn] == label]}) for label in np.unique(rows.labels[learn])]
     sizes = 1 + min(SIZES - 1, int(math.log(max(1.0, min(units) / LEAST_UNITS), STEP)))
-    if sizes < 3:
-        raise RequestError(
-            f"each class must have at least {2 * LEAST_UNITS} {'groups' if group else 'different images'} in train and val to "
-            f"look at subsets of them; one has {min(units)}. Add images."
-        )
     steps, subsets = [0], [rows.splits]
     for number in range(seed, seed + draws):
         kept = learn
@@ -175,9 +171,22 @@ def draw_subsets(rows: Rows, draws: int, seed: int, group: str | None = None) ->
             kept = kept[stratified_split(strata[kept], [keys[row] for row in kept], share, number * SIZES + size)]
             split = np.where(rows.splits == SPLITS["test"], rows.splits, LEFT_OUT).astype(np.uint8)
             split[kept] = rows.splits[kept]
+            if not _can_be_fitted(rows.labels, split):
+                break
             steps.append(size)
             subsets.append(split)
+    if len(set(steps)) < 3:
+        raise RequestError(
+            f"each class must have at least {2 * LEAST_UNITS} {'groups' if group else 'different images'} in train and val to "
+            f"look at subsets of them, both in train and in val; one has {min(units)}. Add images."
+        )
     return steps, subsets
+
+
+def _can_be_fitted(labels: np.ndarray, split: np.ndarray) -> bool:
+    """Return whether each class is in train, and any in val."""
+    train, val = (split == SPLITS[name] for name in ("train", "val"))
+    return bool(val.any()) and len(np.unique(labels[train])) == len(np.unique(labels[split != LEFT_OUT]))
 
 
 def _head(

@@ -1,12 +1,13 @@
 """How well images of another kind, and drifted folders, are told, and how often images of the same kind are called unlike.
 
-    python tests/bench/novelty.py --store photos.h5 --other elpv.h5 [--changed blurred.h5 ...] [--splits 20]
+    python tests/bench/novelty.py --store photos.h5 [--other elpv.h5] [--changed changed.h5 ...] [--group module] [--splits 20]
 
 Over drawn splits: the area under the ROC curve between test images and all images of the other store, and the share of each that is
 beyond a threshold at 1 % (of training images among each other), for scores that are chosen from: the cosine distance to the nearest
 training images (1, 5, 10), Mahalanobis' distance to the nearest class mean (Lee et al. 2018) and to the mean of all, with a shrunk
-covariance (Ledoit & Wolf), and the largest probability. The store's own split, for changed copies of its test images: the share that
-is unlike, and the p-value of the folder; and of 20 folders of 100 test images that nothing was done to.
+covariance (Ledoit & Wolf), and the largest probability. The store's own split, for changed copies of its test images (`changed.py`): the
+share that is unlike, and of folders drawn from them the share that is called drifted; and the same of folders of test images that nothing
+was done to, each of another split.
 """
 
 import argparse
@@ -17,9 +18,12 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
 from features.splits import SPLITS
+from pipeline.evaluation.decisions.drift import P_VALUE
 from pipeline.evaluation.decisions.novelty import Novelty
 from pipeline.evaluation.held_out import unit_numbers
 from pipeline.training.splitting import draw_splits, side_keys
+
+SIZES = (20, 50, 100, 200)  # images of a folder
 
 
 def unit(X):
@@ -99,41 +103,43 @@ def across_stores(given):
 
 
 def folders(given):
-    fits = DrawnFits(given.store)
+    fits = DrawnFits(given.store, group=given.group)
     rows, features = fits.rows, fits.features
+    units = unit_numbers(side_keys(rows, fits.group))
 
     def known_by(split):
         learn = split != SPLITS["test"]
         estimator, _, chances = fits.fit(split)
-        sides = unit_numbers(side_keys(rows, None))[learn]
-        return estimator, Novelty.calibrate([features.of(learn)], sides, chances.argmax(axis=1))
+        return estimator, Novelty.calibrate([features.of(learn)], units[learn], chances.argmax(axis=1))
+
+    def drift(estimator, known, X):
+        predicted = estimator.predict_proba(X).argmax(axis=1)
+        return known.drift.p_value(known.drift.of(known.unit_of(X), predicted), predicted)
 
     estimator, known = known_by(rows.splits)
-
-    def told(X):  # by what is known at the time
-        return known.of(X), estimator.predict_proba(X).argmax(axis=1)
-
     for path in given.changed:
         others = DrawnFits(path)
         changed, held = others.rows, others.features
         names = np.array([name.split("/")[0] for name in changed.paths])
         for kind in np.unique(names):
-            novelty, predicted = told(held.matrix[names == kind])
-            right = np.mean(predicted == changed.labels[names == kind])
-            for n in (20, 50, len(novelty)):
-                p = [known.drift(novelty[some], predicted[some]) for some in picks(len(novelty), n)]
-                print(
-                    f"  {kind}: {n} of {len(novelty)} images, drifted {np.mean(np.array(p) < 0.01):.0%}, median p {np.median(p):.1e}"
-                )
-            print(f"  {kind}: {np.mean(novelty > 1):.1%} unlike, accuracy {right:.3f}")
-    p = []
-    for number, split in enumerate(draw_splits(rows, given.splits, 100)):
+            X = held.matrix[names == kind]
+            right = np.mean(estimator.predict_proba(X).argmax(axis=1) == changed.labels[names == kind])
+            print(f"  {kind}: {np.mean(known.of(X) > 1):.1%} unlike, accuracy {right:.3f}")
+            for n in (*SIZES, len(X)):
+                p = np.array([drift(estimator, known, X[some]) for some in picks(len(X), n)])
+                print(f"    {n} of {len(X)} images: drifted {np.mean(p < P_VALUE):.0%}, median p {np.median(p):.3f}")
+    p = {n: [] for n in SIZES}
+    for number, split in enumerate(draw_splits(rows, given.splits, 100, fits.group)):
         estimator, known = known_by(split)
         X = features.of(split == SPLITS["test"])
-        some = np.random.default_rng(number).permutation(len(X))[:100]
-        p.append(known.drift(*told(X[some])))
-    calls = np.sum(np.array(p) < 0.01)
-    print(f"  untouched: {calls} of {len(p)} folders of 100 test images, each of another split, are called drifted")
+        order = np.random.default_rng(number).permutation(len(X))
+        for n in SIZES:
+            p[n].append(drift(estimator, known, X[order[:n]]))
+    for n, each in p.items():
+        print(
+            f"  untouched: {np.sum(np.array(each) < P_VALUE)} of {len(each)} folders of {n} test images, each of another split, are "
+            f"called drifted; median p {np.median(each):.3f}"
+        )
 
 
 def picks(n, size):
@@ -146,6 +152,7 @@ def main():
     parser.add_argument("--store", required=True)
     parser.add_argument("--other")
     parser.add_argument("--changed", action="append", default=[])
+    parser.add_argument("--group")
     parser.add_argument("--splits", type=int, default=20)
     given = parser.parse_args()
     if given.other:

@@ -1,4 +1,4 @@
-"""How unlike all training images an image is, and whether a whole folder of images is unlike them."""
+"""How unlike all training images an image is."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 from features.errors import UnsafeFile
 from features.safefiles.npz import read_arrays, save_arrays
 
+from .drift import Drift
+
 FILE = "novelty.npz"
 RATE = 0.01  # of images of the same kind that are called unlike
-DRIFT_P_VALUE = 0.01  # of a folder of the same kind that is called drifted
-LEAST_FOLDER = 20  # images of a folder that is looked at as a whole
 _KEPT, _HELD = 10_000, 4_000  # most training images kept, and of these most by which the threshold is set
 _COMPONENTS = 2048  # numbers kept of an image with more features
 _BLOCK = 1024
@@ -68,9 +68,9 @@ class Novelty:
         Features of training images as unit vectors.
     distances : ndarray of shape (n_held,), float32
         Of training images among the others.
-    predicted : ndarray of shape (n_held,), int
-        The class that a head which did not see the image predicts.
     threshold : float
+    drift : Drift or None
+        Tells whether a folder as a whole is like them; None of too few images, and in runs of earlier versions.
     sketch : Sketch or None
         How many features become few components.
     contents : ndarray of shape (n_images, 32), uint8, or None
@@ -79,8 +79,8 @@ class Novelty:
 
     unit: np.ndarray
     distances: np.ndarray
-    predicted: np.ndarray
     threshold: float
+    drift: Drift | None = None
     sketch: Sketch | None = None
     contents: np.ndarray | None = None
 
@@ -102,6 +102,7 @@ class Novelty:
         units : ndarray of shape (n_images,), int
             Images with the same number are copies or of one group, and are not compared.
         predicted : ndarray of shape (n_images,), int
+            The class that a head which did not see the image predicts.
         rate : float
         contents : ndarray of shape (n_images, 32), uint8, optional
             SHA-256 of the images' files, by which the nearest are found again.
@@ -121,10 +122,11 @@ class Novelty:
             ]
         )
         known = np.isfinite(distances)  # all others may be copies
-        distances, predicted = distances[known], predicted[held][known]
+        distances = distances[known]
         place = math.ceil((len(distances) + 1) * (1 - rate)) - 1
         threshold = float(np.sort(distances)[min(place, len(distances) - 1)]) if len(distances) else math.inf
-        return cls(unit, distances, predicted, max(threshold, 1e-6), sketch, contents)
+        drift = Drift.calibrate(unit[held], predicted[held], np.unique(units[held], return_inverse=True)[1])
+        return cls(unit, distances, max(threshold, 1e-6), drift, sketch, contents)
 
     def unit_of(self, X: np.ndarray) -> np.ndarray:
         """Return the features of images as unit vectors, to be compared with `unit`."""
@@ -144,44 +146,15 @@ class Novelty:
         """Return the distances in units of the threshold, (n_images,): images above 1 are unlike all training images."""
         return self.distance(X) / self.threshold
 
-    def drift(self, novelty: np.ndarray, predicted: np.ndarray) -> float | None:
-        """Return the p-value for images being of the kind of the training images; None if they are too few.
-
-        Each image's distance is ranked among those of training images that are predicted as the same class, so that other shares
-        of classes are no drift. The ranks are compared with those of the training images by the Kolmogorov-Smirnov test of two
-        samples.
-
-        Parameters
-        ----------
-        novelty : ndarray of shape (n_images,)
-            Of `of`. Training images themselves must be left out.
-        predicted : ndarray of shape (n_images,), int
-        """
-        if len(novelty) < LEAST_FOLDER:
-            return None
-        ranks, own = [], []
-        for label in np.unique(self.predicted):
-            held = np.sort(self.distances[self.predicted == label]) / self.threshold
-            ranks.append(np.searchsorted(held, novelty[predicted == label]) / (len(held) + 1))
-            own.append(np.arange(1, len(held) + 1) / (len(held) + 1))
-        one, other = np.sort(np.concatenate(ranks)), np.sort(np.concatenate(own))
-        n, m = len(one), len(other)
-        if n < LEAST_FOLDER or m < LEAST_FOLDER:
-            return None
-        from scipy.special import kolmogorov  # imported late, since most predictions are of few images
-
-        both = np.concatenate([one, other])
-        apart = np.abs(np.searchsorted(one, both, "right") / n - np.searchsorted(other, both, "right") / m).max()
-        return float(kolmogorov(apart * math.sqrt(n * m / (n + m))))
-
     def save(self, folder: Path) -> None:
         """Write ``novelty.npz``."""
         arrays: dict[str, np.ndarray] = {
             "unit": self.unit.astype(np.float16),
             "distances": self.distances.astype(np.float32),
-            "predicted": self.predicted.astype(np.int32),
             "threshold": np.array(self.threshold),
         }
+        if self.drift is not None:
+            arrays |= self.drift.arrays()
         if self.contents is not None:
             arrays["contents"] = self.contents
         if self.sketch is not None:
@@ -205,8 +178,8 @@ class Novelty:
             found = cls(
                 _unit(held["unit"].astype(np.float32)),
                 held["distances"],
-                held["predicted"],
                 float(held["threshold"]),
+                Drift.of_arrays(held, held["unit"].shape[-1]),
                 sketch,
                 held.get("contents"),
             )
@@ -237,8 +210,8 @@ def _check(found: Novelty, n_features: Any) -> None:
     contents = found.contents
     if contents is not None and (contents.shape != (len(found.unit), 32) or contents.dtype != np.uint8):
         raise ValueError(f"it names {len(contents)} files for {len(found.unit)} images")
-    if found.distances.ndim != 1 or found.distances.shape != found.predicted.shape or not found.threshold > 0:
-        raise ValueError("its distances, classes and threshold do not belong together")
+    if found.distances.ndim != 1 or not found.threshold > 0:
+        raise ValueError("its distances and threshold do not belong together")
 
 
 def spaced(n: int, most: int) -> np.ndarray:

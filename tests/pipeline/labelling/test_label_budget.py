@@ -44,6 +44,17 @@ def test_subsets_are_nested_stratified_and_keep_groups():
     assert not np.array_equal(subsets[1], subsets[1 + max(steps)])  # another draw
 
 
+def test_subsets_of_large_groups_end_before_val_is_empty():
+    y = (np.arange(1200) % 2).astype(np.int32)
+    module = np.arange(1200) // 60  # 12 in train, 4 in val, 4 in test
+    rows = rows_of(y, np.where(module < 12, 0, np.where(module < 16, 1, 2)).astype(np.uint8), 2)
+    rows.columns["module"] = tuple(map(str, module))
+    steps, subsets = draw_subsets(rows, 3, 0, "module")
+    assert max(steps) >= 2
+    for split in subsets:
+        assert (split == SPLITS["val"]).any() and set(y[split == SPLITS["train"]]) == {0, 1}
+
+
 def test_a_power_law_is_found_again_with_its_floor():
     sizes = 100 * 2 ** (np.arange(8) / 2)
     random = np.random.default_rng(0)
