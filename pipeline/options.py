@@ -208,6 +208,7 @@ class ExportOptions(PredictOptions, total=False):
     """Options of `pipeline.export`."""
 
     rows: Annotated[int, Flag("stored images to compare the model with the run on (default 100; 0: all)", "N")]
+    novelty: Annotated[bool, Flag("a further output: how unlike all training images an image is")]
     overwrite: Annotated[bool, Flag("replace a model of this name")]
 
 

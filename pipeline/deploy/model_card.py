@@ -21,7 +21,7 @@ def format_card(card: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     run : dict
         The content of ``run.json``; runs of earlier versions lack some entries.
     """
-    parts = (_model(card, run), _data(run), _results(run), _decisions(run), _limits(card, run), _terms(card))
+    parts = (_model(card, run), _data(run), _results(run), _decisions(card, run), _limits(card, run), _terms(card))
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
@@ -95,7 +95,7 @@ def _results(run: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _decisions(run: Mapping[str, Any]) -> Iterator[str]:
+def _decisions(card: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
     point, sets, novelty = (run.get(name) for name in ("operating_point", "sets", "novelty"))
     yield "## When to trust a prediction"
     yield ""
@@ -116,8 +116,12 @@ def _decisions(run: Mapping[str, Any]) -> Iterator[str]:
     if novelty:
         yield (
             f"- `predict` calls an image unlike all training images if its distance to the nearest is above that of "
-            f"{1 - novelty['rate']:.0%} of them: {novelty['test']:.1%} {_ends(novelty['interval'])} of the test images. The model "
-            "in this file does not; its probabilities of an image of another kind say nothing."
+            f"{1 - novelty['rate']:.0%} of them: {novelty['test']:.1%} {_ends(novelty['interval'])} of the test images. "
+            + (
+                "So does the model in this file, where its output `novelty` is above 1."
+                if "novelty_difference" in card["parity"]
+                else "The model in this file does not; its probabilities of an image of another kind say nothing."
+            )
         )
     if not (point or sets or novelty):
         yield "- The run has no operating point, no sets of classes, and does not know which images are unlike its own."

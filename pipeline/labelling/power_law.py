@@ -10,7 +10,7 @@ from scipy.special import ndtr
 
 LEVEL = 0.9  # of intervals
 _EXPONENTS = np.linspace(0.05, 1.5, 59)
-_FLOORS = np.linspace(0, 1, 61)  # as a share of the least mean error seen
+_FLOORS = np.linspace(0, 1, 61)[:-1]  # as a share of the least mean error seen
 _GRID = 400  # points of an interval's distribution
 _LEAST_SPREAD = (
     0.01  # of one fit, relative to its error: heads that make no mistake at all would seem to be known exactly
@@ -21,9 +21,11 @@ _LEAST_SPREAD = (
 class PowerLaw:
     """The posterior of ``error(n) = floor + a n^-b`` on a grid of exponents b and floors.
 
-    For each pair, a is linear in the errors, so its posterior is normal; all pairs are equally likely before. The floor is what
-    more images of the same kind do not remove: without it, extrapolations are too good (Hestness et al. 2017, "Deep learning
-    scaling is predictable, empirically"; Mahmood et al. 2022, "How much more data do I need?").
+    For each pair, a is linear in the errors, so its posterior is normal. The floor is what more images of the same kind do not
+    remove: without it, extrapolations are too good (Hestness et al. 2017, "Deep learning scaling is predictable, empirically";
+    Mahmood et al. 2022, "How much more data do I need?"). All exponents are equally likely before, and floors the less, the nearer
+    they are to the least error seen, at which more images would bring nothing: with all floors equally likely, extrapolations are
+    too bad.
 
     Attributes
     ----------
@@ -63,7 +65,7 @@ class PowerLaw:
         information = (weights * x**2).sum(axis=1)
         a = np.maximum((weights * x * (self.means - floor[:, None])).sum(axis=1) / information, 0)
         misfit = (weights * (self.means - floor[:, None] - a[:, None] * x) ** 2).sum(axis=1)
-        log = -misfit / 2 - np.log(information) / 2
+        log = -misfit / 2 - np.log(information) / 2 + np.log(1 - share)
         p = np.exp(log - log.max())
         return b, floor, p / p.sum(), a, 1 / information
 

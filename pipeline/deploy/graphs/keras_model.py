@@ -14,6 +14,7 @@ from features.store.provenance import FeatureSpec
 
 from ...runs.trained_run import Trained
 from .head_layers import apply_head
+from .novelty_layers import apply_novelty
 from .pillow_resize import resize_as_pillow
 
 if TYPE_CHECKING:
@@ -26,19 +27,22 @@ _VIEWS: tuple[tuple[bool, tuple[int, ...]], ...] = (
 )  # fmt: skip
 
 
-def build_model(base: Base, trained: Trained) -> keras.Model:
+def build_model(base: Base, trained: Trained, with_novelty: bool = False) -> keras.Model:
     """Join a base and a head, with the preprocessing, pooling and rounding that the provenance states.
 
     Parameters
     ----------
     base : Base
     trained : Trained
+    with_novelty : bool
+        See `check_novelty`.
 
     Returns
     -------
     model : keras.Model
-        Maps ``images``, (n, height, width, 3), uint8, to probabilities, (n, n_classes), float32; if the run has sets of classes,
-        to a dict of ``probabilities`` and ``set``, (n, n_classes), bool. It consists only of Keras' own layers and operations.
+        Maps ``images``, (n, height, width, 3), uint8, to probabilities, (n, n_classes), float32. If the run has sets of classes, or
+        with novelty, to a dict of ``probabilities``, ``set``, (n, n_classes), bool, and ``novelty``, (n,), float32. It consists
+        only of Keras' own layers and operations.
 
     Raises
     ------
@@ -60,11 +64,14 @@ def build_model(base: Base, trained: Trained) -> keras.Model:
     chances = [apply_head(trained.head, each, len(trained.class_names), trained.name) for each in features]
     found = layers.Average()(chances) if len(chances) > 1 else chances[0]
     found = layers.Identity(name="probabilities")(found)
-    if trained.sets is None:
-        return keras.Model(images, found, name="classifier")
-    held = keras.ops.greater_equal(found, [list(trained.sets.least.values())])
-    outputs = {"probabilities": found, "set": layers.Identity(name="set", dtype="bool")(held)}
-    return keras.Model(images, outputs, name="classifier")
+    outputs = {"probabilities": found}
+    if trained.sets is not None:
+        held = keras.ops.greater_equal(found, [list(trained.sets.least.values())])
+        outputs["set"] = layers.Identity(name="set", dtype="bool")(held)
+    if with_novelty and trained.novelty is not None:
+        mean = layers.Average()(features) if len(features) > 1 else features[0]
+        outputs["novelty"] = apply_novelty(trained.novelty, mean)
+    return keras.Model(images, outputs if len(outputs) > 1 else found, name="classifier")
 
 
 def check_views(trained: Trained) -> None:

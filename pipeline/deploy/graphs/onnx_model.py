@@ -19,16 +19,18 @@ from features.store.provenance import FeatureSpec
 from ...runs.trained_run import Trained
 from .head_layers import apply_head
 from .keras_model import check_views, pooled_as_stored, view_of
+from .novelty_layers import apply_novelty
 from .pillow_resize import resize_as_pillow
 
 if TYPE_CHECKING:
     import keras
     import onnx
 
+_OUTPUTS = ("probabilities", "novelty")  # of the head's part
 _OLDEST, _NEWEST = 13, 18  # opsets that tf2onnx writes
 
 
-def build_onnx(base: Base, trained: Trained) -> onnx.ModelProto:
+def build_onnx(base: Base, trained: Trained, with_novelty: bool = False) -> onnx.ModelProto:
     """Join the resizing of images, a base and a head into one graph; see `build_model`.
 
     Parameters
@@ -36,12 +38,14 @@ def build_onnx(base: Base, trained: Trained) -> onnx.ModelProto:
     base : Base
         An ONNX model that takes any number of images, or one at a time; then the whole takes one at a time.
     trained : Trained
+    with_novelty : bool
+        See `check_novelty`.
 
     Returns
     -------
     model : onnx.ModelProto
         Maps ``images``, (n, height, width, 3), uint8, to probabilities, (n, n_classes), float32; if the run has sets of classes, also to
-        ``set``, (n, n_classes), bool.
+        ``set``, (n, n_classes), bool, and with novelty to ``novelty``, (n,), float32.
 
     Raises
     ------
@@ -62,7 +66,7 @@ def build_onnx(base: Base, trained: Trained) -> onnx.ModelProto:
     proto = onnx.ModelProto.FromString(joined.graph)
     opset = max(_OLDEST, next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")))
     before = _as_onnx(_pixel_model(spec, reading.views), opset)
-    after = _as_onnx(_head_model(base, trained), opset)
+    after = _as_onnx(_head_model(base, trained, with_novelty), opset)
     return _merge(before, _at_opset(proto, opset), after, joined, trained)
 
 
@@ -87,8 +91,8 @@ def _pixel_model(spec: FeatureSpec, views: int) -> keras.Model:
     return keras.Model(images, keras.ops.cast(whole, "uint8"), name="pixels")
 
 
-def _head_model(base: Base, trained: Trained) -> keras.Model:
-    """Return a model from layers' features, as the base gives them, to probabilities."""
+def _head_model(base: Base, trained: Trained, with_novelty: bool) -> keras.Model:
+    """Return a model from layers' features, as the base gives them, to probabilities, and novelty."""
     keras = import_keras()
     spec, reading, ops = trained.made.spec, trained.reading, import_keras().ops
     shapes = Frozen(base, spec.image_size, 1, spec.pool).layers
@@ -102,10 +106,12 @@ def _head_model(base: Base, trained: Trained) -> keras.Model:
 
     if reading.views > 1 and reading.views_as == "mean":
         features = mean(features)
+    several = reading.views > 1 and reading.views_as != "mean"
     chances = apply_head(trained.head, features, len(trained.class_names), trained.name)
-    if reading.views > 1 and reading.views_as != "mean":
-        chances = mean(chances)
-    return keras.Model(inputs, keras.layers.Identity(name="probabilities")(chances), name="head")
+    outputs = [keras.layers.Identity(name="probabilities")(mean(chances) if several else chances)]
+    if with_novelty and trained.novelty is not None:
+        outputs.append(apply_novelty(trained.novelty, mean(features) if several else features))
+    return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name="head")
 
 
 def _as_onnx(model: keras.Model, opset: int) -> onnx.ModelProto:
@@ -143,13 +149,13 @@ def _merge(
         del each.opset_import[:]
         each.opset_import.extend([helper.make_opsetid("", used[0].version)])
         del each.metadata_props[:]
-    pixels = _renamed(before, [before.graph.input[0].name], ["images"])
+    pixels = renamed(before, [before.graph.input[0].name], ["images"])
     whole = compose.merge_models(pixels, base, io_map=[(pixels.graph.output[0].name, f"base/{IMAGES}")])
     # The head's inputs are named by their places among the base's layers, and some may not be read.
     wanted = {f"head/features{number}": f"base/{name}" for number, name in enumerate(joined.outputs)}
     pairs = [(wanted[each.name], each.name) for each in after.graph.input if each.name in wanted]
-    whole = compose.merge_models(whole, after, io_map=pairs, outputs=[after.graph.output[0].name])
-    whole = _renamed(whole, [whole.graph.output[0].name], ["probabilities"])
+    names = [each.name for each in after.graph.output]
+    whole = renamed(compose.merge_models(whole, after, io_map=pairs, outputs=names), names, _OUTPUTS[: len(names)])
     if trained.sets is not None:
         _add_sets(whole, trained.sets.least.values())
     return whole
@@ -166,7 +172,7 @@ def _add_sets(model: onnx.ModelProto, least: Iterable[float]) -> None:
     model.graph.output.append(helper.make_tensor_value_info("set", TensorProto.BOOL, ["n", bounds.shape[1]]))
 
 
-def _renamed(model: onnx.ModelProto, old: Sequence[str], new: Sequence[str]) -> onnx.ModelProto:
+def renamed(model: onnx.ModelProto, old: Sequence[str], new: Sequence[str]) -> onnx.ModelProto:
     """Rename tensors of a model in place, and return it."""
     names = dict(zip(old, new, strict=True))
     for node in model.graph.node:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,12 +25,16 @@ from features.images.decoding import RESIZE
 from features.images.fitting import resize_to_square
 from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part
-from pipeline.deploy.exporting import _open, _write, export
+from pipeline.deploy.exporting import _write, export
 from pipeline.deploy.graphs.head_layers import apply_head
 from pipeline.deploy.graphs.keras_model import _preprocessing
+from pipeline.deploy.graphs.novelty_layers import check_novelty
 from pipeline.deploy.graphs.pillow_resize import resize_as_pillow
+from pipeline.deploy.parity import open_model
 from pipeline.deploy.predictor import predict
+from pipeline.evaluation.decisions.novelty import Sketch
 from pipeline.heads.registry import HEADS
+from pipeline.runs.trained_run import load_trained
 from pipeline.training.fits.fitting import fit_head
 
 REFUSED = {"knn", "hist-gradient-boosting"}
@@ -74,7 +79,7 @@ def test_resizing_is_pillows(rule, form, fit, tmp_path):
     if form == "onnx":
         pytest.importorskip("tf2onnx", reason="the extra export is not installed")
         _write(model, tmp_path / "m.onnx", form)
-    run = _open(tmp_path / "m.onnx", form) if form == "onnx" else lambda images: {"probabilities": model(images)}
+    run = open_model(tmp_path / "m.onnx", form) if form == "onnx" else lambda images: {"probabilities": model(images)}
     shapes = (
         *((48, 48), (100, 130), (130, 100), (47, 49), (20, 24), (24, 20), (200, 30), (30, 200), (1, 1)),
         *((480, 96), (500, 300), (224, 225), (640, 480), (375, 499)),
@@ -167,23 +172,48 @@ def with_sets(tiny_store, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_sets_are_a_further_output_and_those_of_the_run(with_sets, tiny_store, tmp_path, name):
+def test_sets_and_novelty_are_further_outputs_and_those_of_the_run(with_sets, tiny_store, tmp_path, name):
     if name.endswith(".onnx"):
         pytest.importorskip("tf2onnx", reason="the extra export is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        card = export(with_sets, tmp_path / name, rows=0).card
+        card = export(with_sets, tmp_path / name, rows=0, novelty=True).card
     assert card["parity"]["same_set"] == 32 and card["sets"]["level"] == 0.6 and "set: bool" in card["output"]
+    assert card["parity"]["novelty_difference"] < 1e-2 and "novelty: float32" in card["output"]
     with FeatureStore(tiny_store) as store:
         files = [Path(store.provenance["source"]["root"]) / path for path in store.rows.paths[::5]]
-    found = _open(tmp_path / name, FORMS[name])(np.stack([np.asarray(Image.open(file)) for file in files]))
+    found = open_model(tmp_path / name, FORMS[name])(np.stack([np.asarray(Image.open(file)) for file in files]))
     assert found["set"].dtype == bool and found["probabilities"].shape == found["set"].shape == (7, 2)
     predicted = predict(with_sets, files)
     assert [tuple(np.array(["blue", "red"])[held]) for held in found["set"]] == [
         p.classes for p in predicted.predictions
     ]
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    (new,) = predict(with_sets, noise).predictions
+    told = open_model(tmp_path / name, FORMS[name])(noise[None])["novelty"]
+    assert (
+        found["novelty"].shape == (7,)
+        and told[0] == pytest.approx(new.novelty, rel=1e-3, abs=1e-3)
+        and new.novelty > 0.1
+    )
     text = (tmp_path / f"{name}.md").read_text()
     assert "Sets of classes hold the true one with probability 0.6" in text and "| blue | 8 | 4 | 4 |" in text
+    assert "So does the model in this file, where its output `novelty` is above 1" in text
+
+
+def test_novelty_that_a_model_cannot_hold_is_refused(with_sets, tmp_path, monkeypatch):
+    trained = load_trained(with_sets)
+    wide = replace(trained.novelty, sketch=Sketch.draw(25_088))
+    with pytest.raises(
+        RequestError, match=r"at most 4,096 features per image; got 25,088. Leave out novelty=True, and use"
+    ):
+        check_novelty(replace(trained, novelty=wide))
+    with pytest.raises(RequestError, match=r"novelty must be known to be exported; .* Train it again"):
+        check_novelty(replace(trained, novelty=None))
+    monkeypatch.setattr("pipeline.deploy.graphs.novelty_layers._MOST", 10)
+    with pytest.raises(RequestError, match=r"at most 10 numbers .*; got \d+ training images of \d+ features"):
+        export(with_sets, tmp_path / "m.keras", novelty=True)
+    assert not list(tmp_path.iterdir())
 
 
 ALONE = {

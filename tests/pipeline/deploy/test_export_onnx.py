@@ -36,12 +36,14 @@ def test_an_exported_model_gives_what_the_run_gives(tmp_path, monkeypatch, model
     tree, path = draw_tree(tmp_path / "photos"), onnx_models.save(model, tmp_path / "own.onnx")
     done = extract(str(tree), backbone=str(path), preprocess="half", dtype="float32", out=tmp_path / "s.h5", **asked)
     train_head(done.path, head="logistic", out=tmp_path / "run", **reading)
-    exported = export(tmp_path / "run", tmp_path / "whole.onnx")
+    further = "conformal" in reading or "views" in asked
+    exported = export(tmp_path / "run", tmp_path / "whole.onnx", novelty=further)
     assert exported.parity["same_class"] == exported.parity["rows"] == 32
     assert exported.parity["largest_difference"] < 1e-4
     session = onnxruntime.InferenceSession(exported.path)
     assert [each.name for each in session.get_inputs()] == ["images"]
-    outputs = ["probabilities", "set"] if "conformal" in reading else ["probabilities"]
+    outputs = ["probabilities", *["novelty"] * further, *["set"] * ("conformal" in reading)]
+    assert exported.parity.get("novelty_difference", 0) < 1e-2
     assert [each.name for each in session.get_outputs()] == outputs
     assert exported.parity.get("same_set") == (exported.parity["rows"] if "conformal" in reading else None)
     if "views" not in asked:

@@ -114,12 +114,14 @@ def test_a_model_goes_through_all_stages(make, photos, tmp_path):
     by_hand = features_by_hand(path, pixels.astype(make().inputs[0].dtype))
     near = 1e-2 if make is mixed_precision else 1e-4
     np.testing.assert_allclose(stored, by_hand, rtol=near, atol=near * np.abs(by_hand).max())
-    run = train_head(done.path, "logistic", settings={"C": (1.0,), "scale": ("layer",)}, out=tmp_path / "run")
+    settings = {"C": (1.0,), "scale": ("layer",)}
+    run = train_head(done.path, "logistic", settings=settings, conformal=0.6, out=tmp_path / "run")
     assert len(predict(run.out, [str(photos / "test" / "red")]).predictions) == 4
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exported = export(run.out, tmp_path / f"model.{form}", rows=6)
-    assert exported.parity["same_class"] == 6
+        exported = export(run.out, tmp_path / f"model.{form}", rows=6, novelty=True)
+    assert exported.parity["same_class"] == exported.parity["same_set"] == 6
+    assert exported.parity["novelty_difference"] < 0.01
 
 
 @pytest.mark.parametrize("make", [divided, nested, mixed_precision])
