@@ -261,7 +261,7 @@ class Predictor:
         new = np.flatnonzero(novelty > _SAME).tolist()
         p_value = None
         if known.drift is not None and new:
-            places = np.stack([rated[each].place for each in new])
+            places = np.stack([place for each in new if (place := rated[each].place) is not None])
             p_value = known.drift.p_value(places, np.array([rated[each].chances.argmax() for each in new]))
         return int(np.sum(novelty > 1)), p_value
 
