@@ -49,6 +49,11 @@ class _AboveBars(logging.StreamHandler[TextIO]):
         with above_bars(self.stream):
             super().emit(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            raise  # nobody reads any more, which ends the command
+        super().handleError(record)
+
 
 @contextlib.contextmanager
 def messages_on_stderr(level: int) -> Iterator[None]:

@@ -32,6 +32,9 @@ from ..options import (
     TrainHeadOptions,
 )
 
+# Shown and told even where it was started as ``python -m pipeline``, since a pipeline.py in the current folder would hide that.
+PROGRAM = "cached-features"
+
 
 class _Members:
     """Reads the members of a list that are separated by commas."""
@@ -269,7 +272,7 @@ def _take_subject(command: Command, options: argparse.Namespace, unknown: list[s
 _A = {"data": "a source", "store": "a store", "run": "a run"}
 
 
-def make_parser(prog: str = "python -m pipeline") -> argparse.ArgumentParser:
+def make_parser(prog: str = PROGRAM) -> argparse.ArgumentParser:
     """Return the parser of all commands; it stores the command's name as ``command``, None if none is given."""
     parser = argparse.ArgumentParser(
         prog=prog,

@@ -1,7 +1,7 @@
 """How many planted copies of photos the audit finds, how many pairs are false, and how long it takes.
 
     python tests/bench/near_copies.py plant --photos FOLDER --out planted       # FOLDER with cats_and_dogs/, cifar10_small/
-    python -m pipeline extract --data planted/m.csv --out planted.h5
+    cached-features extract --data planted/m.csv --out planted.h5
     python tests/bench/near_copies.py find --store planted.h5
     python tests/bench/near_copies.py time --images 100000
 

@@ -35,7 +35,7 @@ def test_extract_train_compare_inspect(tree, here, capsys):
     for line in (
         "train    16: blue 8, red 8",
         "weights  imagenet from Keras' download",
-        "next     python -m pipeline compare",
+        "next     cached-features compare",
     ):
         assert line in result.err
 
@@ -219,7 +219,7 @@ def test_no_views_are_refused_where_the_fit_with_all_is_kept(tiny_store, here, c
 
 def told_next(capsys):
     """Return the last command that was told to be next, as the command line reads it: what was given alone."""
-    said = [line.split("python -m pipeline ")[1] for line in capsys.readouterr().err.splitlines() if "next  " in line]
+    said = [line.split("cached-features ")[1] for line in capsys.readouterr().err.splitlines() if "next  " in line]
     given = vars(make_parser().parse_args(shlex.split(said[-1])))
     return {name: value for name, value in given.items() if value not in (None, False) and name != "level"}
 

@@ -1,0 +1,127 @@
+"""The commands that use a trained head."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from features.errors import RequestError, command, listed
+from features.runtime.log import log
+
+from ..options import ExportOptions
+from .answers import Answer, keep_options
+from .signals import ended_by_signals
+
+
+def _predict(watch: str | None = None, out: str | None = None, **options: Any) -> Answer | Iterator[Answer]:
+    from ..deploy.prediction import format_predictions
+    from ..deploy.predictor import predict
+
+    if watch is not None and out is not None:
+        raise RequestError("--out and --watch must go apart; got both. To keep what --watch prints: > FILE.csv")
+    if watch is not None:
+        return _watch(watch, **options)
+    if out is not None:
+        return _predict_to(out, **options)
+    predicted = predict(**options)
+    for each in predicted.skipped:
+        log.info(f"skipped  {each['path']}: {each['reason']}")
+    log.info(f"done     {len(predicted.predictions)} images predicted, {len(predicted.skipped)} skipped")
+    kept = keep_options(options, ExportOptions)
+    log.info(f"next     {command('export', run=predicted.run, out='model.keras', **kept)}")
+    return predicted.to_json(), format_predictions(predicted)
+
+
+def _predict_to(out: str, images: Sequence[str], **options: Any) -> Answer:
+    """Write predictions to a file as they are computed."""
+    from ..deploy.prediction_file import predict_to
+    from ..deploy.predictor import Predictor
+
+    with Predictor(**options) as predictor:
+        log.info(
+            f"head     {predictor.trained.name} of {predictor.trained.folder}, classes {listed(predictor.class_names)}"
+        )
+        written = predict_to(out, images, predictor)
+    for each in written.skipped:
+        log.info(f"skipped  {each['path']}: {each['reason']}")
+    log.info(f"done     {written.predicted} images predicted, {len(written.skipped)} skipped")
+    return written.to_json(), written.path
+
+
+def _watch(folder: str, images: Sequence[str], **options: Any) -> Iterator[Answer]:
+    """Answer with one image at a time: first those that are given, then those that appear, until a signal ends it."""
+    from ..deploy.prediction import find_images, format_predictions
+    from ..deploy.predictor import Predictor
+    from ..deploy.watching import watch_folder
+
+    stop, predicted, skipped = threading.Event(), 0, 0
+    appearing = watch_folder(folder, stop)
+    with Predictor(**options) as predictor, ended_by_signals(stop):
+        predictor.load()
+        log.info(f"watch    {folder}: what appears there is classified. Ctrl-C ends it")
+        batches: Iterator[Sequence[str | Path]] = itertools.chain([images] if images else [], appearing)
+        for some in batches:
+            found = predictor.classify(find_images(some))
+            for each in found.predictions:
+                yield each.to_json(), format_predictions(replace(found, predictions=[each]), header=not predicted)
+                predicted += 1
+            for unusable in found.skipped:
+                log.info(f"skipped  {unusable['path']}: {unusable['reason']}")
+                yield unusable, None
+                skipped += 1
+    log.info(f"done     {predicted} images predicted, {skipped} skipped")
+
+
+def _next(replay: bool = False, **options: Any) -> Answer:
+    own = {name: options.pop(name) for name in ("draws", "seed") if name in options}
+    if replay:
+        if len(options.keys() - {"run"} - ({"images"} if not options.get("images") else set())):
+            raise RequestError(
+                "--replay must stand with --run, --draws and --seed alone; got more. Leave the others out."
+            )
+        from ..labelling.replayed_queue import replay_queue
+
+        replayed = replay_queue(options["run"], **own)
+        return replayed.to_json(), replayed.words
+    if own:
+        raise RequestError(f"--{next(iter(own))} must go with --replay; got it without. Leave it out.")
+    from ..labelling.label_queue import format_queue, label_next
+
+    queue = label_next(**options)
+    for path, reason in queue.skipped:
+        log.info(f"skipped  {path}: {reason}")
+    log.info(f"next     open {queue.out}/queue.html, label the images, and save labels.csv beside them; then")
+    log.info(f"         {command('extract', data='labels.csv')}")
+    return queue.to_json(), format_queue(queue.to_json())
+
+
+def _export(**options: Any) -> Answer:
+    from ..deploy.exporting import export
+
+    exported = export(**options)
+    load = {
+        "keras": "import keras; keras.saving.load_model",
+        "onnx": "import onnxruntime; onnxruntime.InferenceSession",
+        "savedmodel": "import tensorflow; tensorflow.saved_model.load",
+    }
+    log.info(f"next     python -c \"{load[exported.format]}('{exported.path}')\"")
+    return exported.to_json(), str(exported.path)
+
+
+def _serve(**options: Any) -> Answer:
+    from .serving.server import serve
+
+    serve(**options)
+    return {"run": options["run"]}, None
+
+
+COMMANDS: dict[str, Callable[..., Answer | Iterator[Answer]]] = {
+    "predict": _predict,
+    "next": _next,
+    "export": _export,
+    "serve": _serve,
+}

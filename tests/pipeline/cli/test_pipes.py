@@ -1,0 +1,58 @@
+"""Output that nobody reads to its end, and programs of the same name in the user's folder."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+def run_into_closed(stream, *arguments):
+    """Run the command line with standard output or error going to a pipe that is closed; return exit status and the other."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    command = [sys.executable, "-c", "import sys; from pipeline.cli.commands import main; sys.exit(main())", *arguments]
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "",
+    }  # as users have it: argparse itself hides what fails as it writes
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, **{stream: writing, other: subprocess.PIPE})
+    os.close(writing)
+    return done.returncode, getattr(done, other)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["inspect", "STORE"], ["inspect", "STORE", "--json"], ["--help"], ["compare", "--help"], []]
+)
+def test_a_reader_that_stops_ends_a_command_as_it_ends_others(tiny_store, arguments):
+    status, told = run_into_closed("stdout", *(str(tiny_store) if each == "STORE" else each for each in arguments))
+    assert status == 141 and "Traceback" not in told and "BrokenPipe" not in told
+    assert all(line.startswith("next ") for line in told.splitlines())
+
+
+def test_messages_that_nobody_reads_end_a_command_too(tiny_store):
+    assert run_into_closed("stderr", "inspect", str(tiny_store)) == (141, "")
+    assert run_into_closed("stderr", "inspect", "none.h5") == (141, "")
+
+
+def test_modules_of_ones_own_neither_break_the_console_script_nor_are_run(tiny_store, tmp_path):
+    """It is started as pip's script starts it: the folder of the script comes first, not the current one."""
+    for name in ("pipeline", "features"):
+        (tmp_path / f"{name}.py").write_text("print('mine')\n")
+    script = tmp_path / "bin/cached-features"
+    script.parent.mkdir()
+    script.write_text("import sys\nfrom pipeline.cli.commands import main\nsys.exit(main())\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), "train-head", str(tiny_store), "--head", "logistic", "--out", "r"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r/head.json").exists() and "mine" not in done.stdout
+    assert "next     cached-features predict --run r IMAGES" in done.stderr
+
+
+def test_hints_name_the_console_script_however_it_was_started(tiny_store):
+    command = [sys.executable, "-m", "pipeline", "inspect", str(tiny_store)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert f"next     cached-features compare --store {tiny_store}" in done.stderr
