@@ -224,7 +224,11 @@ class ReportOptions(TypedDict, total=False):
 
     out: Annotated[str | Path | None, Flag("the page (default: report.html in the folder)", "FILE.html")]
     points: Annotated[
-        int, Flag("images on the map (default 2000, at most 20000; t-SNE takes minutes for so many)", "N")
+        int,
+        Flag(
+            "images on the map (default 2000, at most 20000; of more than 2000, t-SNE places 2000 and the others go beside their nearest)",
+            "N",
+        ),
     ]
 
 

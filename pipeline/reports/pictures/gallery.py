@@ -18,7 +18,7 @@ from ...leakage.exposure import exposed_images, several, with_and_without
 from ...runs.predictions import Predictions
 from ..analysis import class_activation
 from ..analysis.label_issues import closest, copies, expected_errors, label_errors
-from ..analysis.projection import project
+from ..analysis.projection import EMBEDDED, NEIGHBOURS, project
 from ..analysis.refitted_head import Refitted
 from .thumbnails import Thumbnails
 
@@ -140,6 +140,8 @@ class Gallery:
             "at": {name: xy.tolist() for name, xy in places.items()},
             "kinds": list(maps),
             "shares": [float(share) for share in shares],
+            "embedded": EMBEDDED,
+            "neighbours": NEIGHBOURS,
             "all": len(X),
             "size": (MAP_WIDTH, MAP_HEIGHT),
             "best": best,
