@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import misspelt
 import numpy as np
 import pytest
 
@@ -88,6 +89,23 @@ def test_arguments_are_looked_at_as_options_are(function, arguments, message):
 def test_rows_of_an_export_are_a_whole_number(rows):
     with pytest.raises(RequestError, match="rows must be a whole number"):
         pipeline.export("run", "m.keras", rows=rows)
+
+
+@pytest.mark.parametrize(
+    ("function", "meant"),
+    [
+        ("extract", "backbone"),
+        ("compare", "repeats"),
+        ("train_head", "metric"),
+        ("predict", "weights"),
+        ("export", "rows"),
+        ("report", "points"),
+    ],
+)
+def test_a_misspelt_option_is_told_the_nearest(function, meant, tmp_path):
+    """What mypy says of the same calls is checked with the types of the rest."""
+    with pytest.raises(RequestError, match=rf"{function} has no option \w+\. Did you mean {meant}\?"):
+        getattr(misspelt, f"misspelt_{function}")(tmp_path)
 
 
 def test_values_of_numpy_lists_and_paths_come_out_as_declared():
