@@ -226,7 +226,7 @@ def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits,
                 from .distributed.run import cut, pass_on_cluster  # Dask is optional
 
                 works = cut(todo, prepared.row_bytes, asked)
-                with pass_on_cluster(parts, prepared.batch, plan.contents, asked) as run:
+                with pass_on_cluster(parts, checked.engine, prepared.batch, plan.contents, asked) as run:
                     clock.lap("load")
                     run(works, len(plan.contents))
             clock.lap("pass")

@@ -15,7 +15,7 @@ from ...runtime.dask_cluster import addresses, cluster_lost
 from ..request import ExtractRequest
 from .worker import Job, Looked, digest_batch, look
 
-_AGREE = 1e-3  # largest relative distance between two workers' features, about the precision of float16
+AGREE = 1e-3  # largest relative distance between the features of two machines, about the precision of float16
 _LOOKS = 4  # images of the client's first batch that a worker decodes and computes
 
 
@@ -103,10 +103,10 @@ class Fitness:
         first = next(iter(self.fit.items()), None)
         if first is None:
             return ""
-        apart = _apart(first[1].features, seen.features)
-        if apart > _AGREE:
+        apart = distance(first[1].features, seen.features)
+        if apart > AGREE:
             return (
-                f"features of the first image must agree between workers to {_AGREE:.0e} (relative); those of {first[0]} are "
+                f"features of the first image must agree between workers to {AGREE:.0e} (relative); those of {first[0]} are "
                 f"{apart:.1e} away. Use machines of one kind, or another engine: {option('engine', 'tensorflow')}"
             )
         self.apart = max(self.apart, apart)
@@ -129,8 +129,8 @@ def absolute(content: Content) -> Content:
     return replace(content, file=content.file.absolute())
 
 
-def _apart(one: np.ndarray | None, other: np.ndarray | None) -> float:
-    """Return the relative distance between two feature vectors."""
+def distance(one: np.ndarray | None, other: np.ndarray | None) -> float:
+    """Return the relative distance between two arrays of features; 0 if one of them is not there."""
     if one is None or other is None:
         return 0.0
     return float(np.linalg.norm(other - one)) / max(float(np.linalg.norm(one)), 1e-12)

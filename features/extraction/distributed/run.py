@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ...engines.registry import Engine
 from ...errors import ClusterError
 from ...images.contents import Content
 from ...runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client, patience, scheduler_there, settle_unfit
@@ -31,6 +32,7 @@ from ...store.parts import Parts
 from ..forward import allowed_skips, rows_a_part, too_many_skipped
 from ..request import ExtractRequest
 from .compatibility import Fitness, absolute
+from .spot_check import SpotCheck
 from .worker import Done, Failed, Job, Work, compute_part
 
 _ATTEMPTS = 3  # per part; also the failures after which a worker gets no more parts
@@ -72,7 +74,7 @@ def cut(todo: Work, row_bytes: int, options: ExtractRequest) -> list[Work]:
 
 @contextmanager
 def pass_on_cluster(
-    parts: Parts, batch: np.ndarray, contents: Sequence[Content], options: ExtractRequest
+    parts: Parts, engine: Engine, batch: np.ndarray, contents: Sequence[Content], options: ExtractRequest
 ) -> Iterator[Callable[[list[Work], int], None]]:
     """Find workers fit for a pass, and yield ``run(works, total)``, which computes and adopts all parts.
 
@@ -80,6 +82,8 @@ def pass_on_cluster(
     ----------
     parts : Parts
         The caller holds the writer lock.
+    engine : Engine
+        The client's, which computes a row of each part again.
     batch : ndarray of shape (batch_size, image_size, image_size, 3), uint8
         The client's first batch, which workers must decode to the same pixels.
     contents : sequence of Content
@@ -101,7 +105,8 @@ def pass_on_cluster(
             settle_unfit(fitness.check(), len(fitness.fit), options.skip_unfit)
             apart = f"features of the first image are at most {fitness.apart:.1e} apart (relative)"
             log.info(f"workers  {len(fitness.fit)} are fit; {apart}")
-            yield lambda works, total: Run(client, job, parts, total, fitness).finish(works)
+            check = SpotCheck(engine, parts.provenance)
+            yield lambda works, total: Run(client, job, parts, total, fitness, check).finish(works)
         finally:
             (folder / job.run).unlink(missing_ok=True)
 
@@ -118,11 +123,13 @@ class Run:
         Contents of the plan, to which the limit on skipped files refers.
     fitness : Fitness
         Only fit workers get parts; workers that join are checked first.
+    check : SpotCheck
+        Each part is checked before it is adopted.
     """
 
-    def __init__(self, client: Any, job: Job, parts: Parts, total: int, fitness: Fitness):
+    def __init__(self, client: Any, job: Job, parts: Parts, total: int, fitness: Fitness, check: SpotCheck):
         self.client, self.job, self.parts, self.total = client, job, parts, total
-        self.fitness = fitness
+        self.fitness, self.check = fitness, check
         self.failures: Counter[str] = Counter()  # by worker
         self.seconds = 0.0  # of all workers
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -227,11 +234,16 @@ class Run:
         ):  # raised by Dask itself; errors on a worker arrive as Failed or as status "error"
             self._lost(task)
             return None
-        if isinstance(result, Failed):
-            self._failed(task, result)
-            return None
-        self._adopt(task, result)
-        return task
+        if isinstance(result, Done):
+            part = self.parts.folder / result.part
+            fault = self.check.fault(part, task.work)
+            if not fault:
+                self._adopt(task, result)
+                return task
+            part.unlink(missing_ok=True)
+            result = Failed(result.worker, f"its part is wrong: {fault}.", unfit=True)
+        self._failed(task, result)
+        return None
 
     def _adopt(self, task: Task, done: Done) -> None:
         self.parts.adopt(self.parts.folder / done.part)

@@ -178,6 +178,20 @@ def test_a_worker_with_other_versions_is_named_and_gets_no_part(
     assert_same_stores(tmp_path / "one.h5", tmp_path / "s.h5")
 
 
+def test_a_worker_that_goes_wrong_after_its_first_check_is_named_and_its_part_made_again(
+    tree, tmp_path, stand_in, machines, said
+):
+    run(tree, tmp_path / "one.h5", views=6, augment="dihedral")
+    with third_worker(machines, environment={"STANDIN_RIGHT": "1"}):
+        run(tree, tmp_path / "s.h5", cluster=machines.address, views=6, augment="dihedral", part_images=6)
+    wrong = [line for line in said if "its part is wrong: features of" in line]
+    assert wrong and all(
+        re.search(r"failed on worker tcp://127.* the client computes to 1e-03 .* away", line) for line in wrong
+    )
+    assert len({re.search(r"worker (tcp://\S+):", line)[1] for line in wrong}) == 1
+    assert_same_stores(tmp_path / "one.h5", tmp_path / "s.h5")
+
+
 def test_workers_that_join_late_are_looked_at_before_they_get_parts(tree, tmp_path, stand_in, slow, other_pillow, said):
     """Those of the start are stopped once others have joined: the rest of the parts is left to the one that is fit."""
     log.setLevel(logging.DEBUG)  # said by whom each part was computed
