@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from markupsafe import Markup
 from features import __version__
 
 from ..evaluation.metrics import METRICS
+from ..runs.html_page import source_hash
 from .side_by_side import SideBySide
 
 MADE_BY = "Made by cached-features"  # in every page, of earlier versions too
@@ -34,7 +33,7 @@ def render(report: dict[str, Any]) -> str:
     style = _source(environment, "report.css")
     script = "\n".join(_source(environment, name) for name in ("report.js", "judging.js", "images.js", "map.js"))
     policy = (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        f"default-src 'none'; img-src data:; style-src {source_hash(style)}; script-src {source_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
     return environment.get_template("report.html").render(
@@ -46,7 +45,7 @@ def render_runs(found: SideBySide) -> str:
     """Return the page of runs side by side as HTML; see `render`."""
     environment = _environment()
     style = _source(environment, "report.css")
-    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; img-src data:; style-src {source_hash(style)}; base-uri 'none'; form-action 'none'"
     return environment.get_template("runs.html").render(
         found=found, metrics=METRICS, style=Markup(style), policy=policy, made_by=MADE_BY, version=__version__
     )
@@ -82,7 +81,3 @@ def percent(value: float) -> str:
 def _source(environment: Environment, name: str) -> str:
     assert environment.loader is not None
     return environment.loader.get_source(environment, name)[0]
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

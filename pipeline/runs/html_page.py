@@ -36,7 +36,7 @@ def fill_page(package: str, name: str, variables: dict[str, Any], connect: str =
     )
     style, script = (loader.get_source(environment, f"{name}.{end}")[0] for end in ("css", "js"))
     policy = (
-        f"default-src 'none'; img-src data: blob:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        f"default-src 'none'; img-src data: blob:; style-src {source_hash(style)}; script-src {source_hash(script)}; "
         f"connect-src {connect}; base-uri 'none'; form-action 'none'"
     )
     return environment.get_template(f"{name}.html").render(
@@ -52,5 +52,6 @@ def data_uri(pixels: Image.Image, side: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _hash(text: str) -> str:
+def source_hash(text: str) -> str:
+    """Return how a Content-Security-Policy names a style or script that may run."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

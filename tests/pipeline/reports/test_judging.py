@@ -3,6 +3,7 @@
 import pytest
 from conftest import HOSTILE, draw
 from test_page import browser as browser
+from test_page import tab_to
 
 import pipeline
 from features import FeatureStore, extract
@@ -61,3 +62,15 @@ def test_what_is_judged_is_saved_and_applied(judged):
     assert run.corrections["changed"] == run.corrections["dropped"] == 1
     with FeatureStore(folder / "s.h5") as store:
         assert sum(sum(each.values()) for each in run.rows.values()) == len(store) - 1
+
+
+def test_a_label_is_judged_by_keys_alone(judged):
+    from selenium.webdriver import Keys
+
+    browser, folder = judged
+    browser.get((folder / "r/report.html").as_uri())
+    tab_to(browser, ".judged", ".judged input").send_keys(Keys.SPACE)
+    assert (
+        "1 of " in browser.find_element("id", "verdicts").text
+        and browser.find_element("id", "save-verdicts").is_enabled()
+    )

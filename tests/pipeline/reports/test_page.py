@@ -190,6 +190,43 @@ def test_filters_pages_and_saves(page, tmp_path):
     assert all(row["label"].lstrip("'") in HOSTILE_CLASSES and row["label"] != row["predicted"] for row in rows)
 
 
+def tab_to(browser, start, selector):
+    """Press Tab from an element on until one is reached, which must show that it has the focus; return it."""
+    from selenium.webdriver import ActionChains, Keys
+
+    browser.execute_script("const e = document.querySelector(arguments[0]); e.tabIndex = -1; e.focus()", start)
+    for _ in range(60):
+        ActionChains(browser, duration=0).send_keys(Keys.TAB).perform()
+        reached = browser.switch_to.active_element
+        if browser.execute_script("return arguments[0].matches(arguments[1])", reached, selector):
+            assert browser.execute_script("return getComputedStyle(arguments[0]).outlineStyle", reached) != "none"
+            return reached
+    raise AssertionError(f"Tab from {start} does not reach {selector}")
+
+
+def test_images_are_chosen_by_keys_alone(page):
+    from selenium.webdriver import Keys
+
+    browser, shown = page.browser, "#mistakes-browser"
+    browser.execute_script("pick(2)")
+    cell = tab_to(browser, ".panel:not([hidden])", ".panel:not([hidden]) button[data-true]")
+    count = int(cell.text.split()[0])
+    cell.send_keys(Keys.ENTER)
+    assert counted(browser, shown[1:]) == count
+    tab_to(browser, shown, f"{shown} [type=reset]").send_keys(Keys.ENTER)
+    time.sleep(0.1)
+    wrong = counted(browser, shown[1:])
+    tab_to(browser, shown, f"{shown} [name=wrong]").send_keys(Keys.SPACE)
+    everything = counted(browser, shown[1:])
+    assert everything > wrong
+    tab_to(browser, shown, f"{shown} [name=label]").send_keys(Keys.ARROW_DOWN)
+    assert 0 < counted(browser, shown[1:]) < everything
+    assert tab_to(browser, shown, f"{shown} .save").is_enabled()
+    tab_to(browser, shown, f"{shown} [type=reset]").send_keys(Keys.SPACE)
+    time.sleep(0.1)
+    assert counted(browser, shown[1:]) == wrong
+
+
 def test_prints_all_columns_and_no_empty_page(page):
     pypdf = pytest.importorskip("pypdf", reason="the extra test is not installed")
     page.browser.execute_script("pick(0)")
