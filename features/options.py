@@ -133,7 +133,7 @@ class ExtractOptions(TypedDict, total=False):
         Literal["stretch", "crop", "pad"] | None,
         Flag(
             "how an image becomes a square: stretched, its middle (0.875 of the shorter side), or whole between black "
-            "(default: as the store's; stretch for a new one)",
+            "(default: as the store's; for a new one stretch, or what timm says of its model)",
             group=IMAGES,
         ),
     ]
@@ -160,7 +160,7 @@ class ExtractOptions(TypedDict, total=False):
     backbone: Annotated[
         str | Path,
         Flag(
-            "a name in features/README.md (default vgg16), or a model of your own: FILE.onnx or FILE.keras",
+            "a name in features/README.md (default vgg16), a model of timm (timm:NAME), or one of your own: FILE.onnx or FILE.keras",
             "NAME",
             BASE,
         ),

@@ -14,6 +14,7 @@ from .normalisation import PRESETS, Normalisation
 from .onnx.description import describe_file
 from .onnx.onnx_base import build_from_file
 from .onnx.packaged import PACKAGED, build_packaged
+from .onnx.timm_models import FEATURES, PREFIX, build_timm, find_facts, layers_of_timm, recall_fingerprint
 from .weights import recall_sha256
 
 if TYPE_CHECKING:
@@ -46,11 +47,13 @@ class Backbone:
     shapes : callable, optional
         For a library other than Keras: returns layer → shape of its output for one image, of images of a side.
     sha256 : callable, optional
-        For a library other than Keras: returns the SHA-256 of its weights, None if they cannot be found.
+        For a library other than Keras: returns the SHA-256 of weights, see `load_weights`; None if it is not known yet.
     own : bool
         Whether it is the user's own model, so that its name is a path.
     usual : str
-        Default preprocessing of the user's own ONNX model, which says it; empty if it does not.
+        Default preprocessing of a model that says it itself: the user's own in ONNX, or one of timm; empty if it does not.
+    fit : str
+        How images of any shape become squares by default; see `ImageSpec`.
     """
 
     module: str
@@ -63,14 +66,15 @@ class Backbone:
     build: Callable[..., Base] | None = None
     library: str = "keras"
     shapes: Callable[[int], dict[str, tuple[int, ...]]] | None = None
-    sha256: Callable[[], str | None] | None = None
+    sha256: Callable[[str], str | None] | None = None
     own: bool = False
     usual: str = ""
+    fit: str = "stretch"
 
     @property
     def preprocess(self) -> str:
         """The default preprocessing."""
-        if self.own and self.library == "onnx":
+        if self.usual or (self.own and self.library == "onnx"):
             return self.usual
         return "imagenet" if self.module or self.library == "onnx" else "none"
 
@@ -111,7 +115,7 @@ def _packaged(name: str) -> Backbone:
 
     return Backbone(
         "", "", packaged.layer, packaged.image_size, prepared=True, library="onnx",
-        build=partial(build_packaged, name), shapes=shapes, sha256=lambda: packaged.sha256,
+        build=partial(build_packaged, name), shapes=shapes, sha256=lambda _: packaged.sha256,
     )  # fmt: skip
 
 
@@ -119,12 +123,12 @@ BACKBONES |= {name: _packaged(name) for name in PACKAGED}
 
 
 def find_backbone(name: str) -> Backbone:
-    """Return the entry of the registry, or one for a file ``*.keras`` or ``*.onnx``; needs no TensorFlow.
+    """Return the entry of the registry, or one for a file ``*.keras`` or ``*.onnx`` or for ``timm:NAME``; needs no TensorFlow.
 
     Raises
     ------
     RequestError
-        If there is no such entry or file; the message names the nearest entry.
+        If there is no such entry, file or model; the message names the nearest entry.
     UnsafeFile
         If the file cannot be trusted.
     """
@@ -140,7 +144,19 @@ def find_backbone(name: str) -> Backbone:
         return Backbone("", name, LAST_MAP, input_side(Path(name)), smallest=1, prepared=True, own=True)
     if name.endswith(".onnx"):
         return _find_onnx(Path(name))
-    raise must_be_one_of("backbone", BACKBONES, name, "Or name your own model: FILE.onnx or FILE.keras")
+    if name.startswith(PREFIX):
+        return _find_timm(name)
+    raise must_be_one_of(
+        "backbone", BACKBONES, name, "Or name a model of timm, timm:NAME, or your own: FILE.onnx or FILE.keras"
+    )
+
+
+def _find_timm(name: str) -> Backbone:
+    facts = find_facts(name)
+    return Backbone(
+        "", name, FEATURES, facts.side, smallest=1, prepared=True, library="onnx", usual=facts.normalisation, fit=facts.fit,
+        build=partial(build_timm, name), shapes=partial(layers_of_timm, name), sha256=partial(recall_fingerprint, name),
+    )  # fmt: skip
 
 
 def _find_onnx(path: Path) -> Backbone:
@@ -151,14 +167,14 @@ def _find_onnx(path: Path) -> Backbone:
 
     return Backbone(
         "", str(path), described.default, described.side, smallest=1, own=True, library="onnx", usual=described.preprocess,
-        build=partial(build_from_file, path), shapes=shapes, sha256=lambda: described.sha256,
+        build=partial(build_from_file, path), shapes=shapes, sha256=lambda _: described.sha256,
     )  # fmt: skip
 
 
 def find_sha256(name: str, weights: str) -> str | None:
     """Return the SHA-256 of a backbone's weights, if it is known without loading them into a model, else None."""
     backbone = find_backbone(name)
-    return recall_sha256(name, weights) if backbone.sha256 is None else backbone.sha256()
+    return recall_sha256(name, weights) if backbone.sha256 is None else backbone.sha256(weights)
 
 
 def check_size(name: str, image_size: int) -> None:
@@ -177,6 +193,12 @@ def check_request(name: str, image_size: int, preprocess: str) -> None:
     check_size(name, image_size)
     if backbone.own and backbone.library == "onnx":
         _check_normalisation(name, preprocess)
+        return
+    if backbone.usual:
+        if preprocess != backbone.usual:
+            raise RequestError(
+                f"{called('preprocess')} must be {backbone.usual!r} for {name}, as it was trained; got {preprocess!r}. Leave it out."
+            )
         return
     if preprocess not in PREPROCESS:
         raise must_be_one_of(called("preprocess"), PREPROCESS, preprocess)

@@ -26,7 +26,7 @@ from ..store.chunks import COMPRESSION
 from ..store.parts import LAYOUTS
 from ..store.provenance import DTYPES, EARLIER, MAX_BATCH, MAX_SIDE, Augment, FeatureSpec
 
-COLOUR, BACKGROUND, FIT = "srgb", "white", "stretch"  # the defaults of new features
+COLOUR, BACKGROUND = "srgb", "white"  # the defaults of new features
 MAX_IMAGES = 1e15  # of an estimate, and per second; beyond it, arithmetic of floats overflows
 
 
@@ -37,7 +37,7 @@ class FeatureOptions:
     Attributes
     ----------
     backbone : str
-        A key of ``BACKBONES``, ``FILE.keras`` or ``FILE.onnx``.
+        A key of ``BACKBONES``, ``FILE.keras``, ``FILE.onnx`` or ``timm:NAME``.
     layers : tuple of str
         Names or indices.
     pool : {'none', 'avg', 'max', 'avg+max'}
@@ -55,7 +55,7 @@ class FeatureOptions:
         A member of ``images.DECODE``. If left out: that of a store with this name; else ``scaled``, where `resize` allows it.
     colour, background, range, fit : str
         See `ImageSpec`. If left out: those of a store with this name; else ``srgb``, ``white``, the bits in use over the source,
-        and ``stretch``.
+        and ``stretch``, but ``crop`` for models of timm that are tested so.
     dtype : {'float16', 'float32'}
     engine : str
         What runs the base, one of ``engines.CHOICES``. ``auto``: what a store of this name was made with; else the
@@ -116,7 +116,7 @@ class FeatureOptions:
             colour=self.colour or COLOUR,
             background=self.background or BACKGROUND,
             range=self.range or ALL_BITS,
-            fit=self.fit or FIT,
+            fit=self.fit or find_backbone(self.backbone).fit,
         )
 
     @property
@@ -231,7 +231,8 @@ class ExtractRequest(FeatureOptions):
         if self.out is not None:
             return Path(self.out)
         name = Path(self.data).resolve().stem if os.sep in self.data or Path(self.data).exists() else self.data
-        return Path("cache") / f"{name}-{Path(self.backbone).stem}.h5"
+        base = Path(self.backbone.replace(":", "-"))  # a model of timm has dots in its name, and no extension
+        return Path("cache") / f"{name}-{base.stem if base.suffix in ('.keras', '.onnx') else base.name}.h5"
 
     def source(self) -> Source:
         """Read the labelled images; see `load_source`."""

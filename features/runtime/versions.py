@@ -14,6 +14,7 @@ from .._version import __version__
 _PACKAGES = (
     "numpy", "scipy", "scikit-learn", "h5py", "hdf5plugin", "pillow", "keras", "tensorflow", "openvino", "numba",
     "llvmlite", "onnx", "onnxruntime", "joblib", "dask", "distributed",
+    "torch", "timm",
 )  # fmt: skip
 
 

@@ -1,0 +1,298 @@
+"""Models of timm as bases: loaded by timm, exported once to ONNX into the per-user cache, and run from there without PyTorch."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import importlib.util
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import RequestError, WeightsError, called, missing_extra, option
+from ...pooling import tokens_before
+from ...runtime.log import log
+from ...runtime.user_cache import recall, recall_bytes, remember, remember_bytes
+from ...runtime.versions import own_source
+from ...safefiles.onnx_files import import_onnx
+from ..base import Base
+from ..normalisation import Normalisation
+from .description import Description, describe_model
+from .onnx_base import make_base
+
+if TYPE_CHECKING:
+    import onnx
+
+PREFIX = "timm:"
+FEATURES, POOLED = (
+    "features",
+    "pooled",
+)  # what timm's forward_features and forward_head return, the latter before the classifier
+_OPSET = 18
+_MOST = 2 << 30  # bytes of exported models that are kept beside the newest
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What timm says of a model, apart from its weights.
+
+    Attributes
+    ----------
+    side : int
+        Of the images that it was trained on, in pixels.
+    normalisation : str
+        See `Normalisation.of`.
+    fit : {'crop', 'stretch'}
+        ``crop`` for a model that timm tests on the middle of images.
+    fixed : bool
+        Whether it must be built for the size of its images, as those with embedded positions must.
+    """
+
+    side: int
+    normalisation: str
+    fit: str
+    fixed: bool
+
+
+@functools.cache
+def find_facts(name: str) -> Facts:
+    """Return what timm says of ``timm:NAME``; without importing timm, once it was asked.
+
+    Raises
+    ------
+    RequestError
+        If timm has no such model, or is not installed.
+    """
+    for package in ("torch", "timm"):
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(package, "torch", f"the backbone {name}")
+    key = {"name": name, "timm": version("timm"), "source": own_source()}
+    held = recall("timm", key)
+    if held is None:
+        held = asdict(_ask(name.removeprefix(PREFIX)))
+        remember("timm", key, held)
+    return Facts(**held)
+
+
+def _ask(model: str) -> Facts:
+    import timm
+
+    # timm would also take names of folders and of hubs, such as hf-hub:NAME.
+    if not re.fullmatch(r"[\w.]+", model) or not timm.is_model(model):
+        near = difflib.get_close_matches(model, timm.list_models(), n=3, cutoff=0.3)
+        raise RequestError(
+            f"backbone must be a model of timm {version('timm')}; got {PREFIX}{model}. Nearest: "
+            f"{', '.join(PREFIX + each for each in near) or 'none'}. All: python -c 'import timm; print(timm.list_models())'"
+        )
+    try:
+        told = timm.get_pretrained_cfg(model, allow_unregistered=False)
+    except RuntimeError as error:
+        tags = [each for each in timm.list_models(pretrained=True) if each.split(".")[0] == model.split(".")[0]]
+        raise RequestError(
+            f"backbone must name weights that timm knows; got {PREFIX}{model}. Take one of: {', '.join(PREFIX + each for each in tags)}"
+        ) from error
+    channels, height, width = told.input_size
+    if channels != 3 or height != width:
+        raise RequestError(
+            f"backbone must take square RGB images; {PREFIX}{model} takes {channels}x{height}x{width}. Take another model."
+        )
+    normalisation = Normalisation(mean=tuple(told.mean), std=tuple(told.std))
+    fit = "crop" if told.crop_mode == "center" else "stretch"
+    return Facts(height, str(normalisation), fit, bool(told.fixed_input_size))
+
+
+def build_timm(
+    name: str, layers: Sequence[str], image_size: int, preprocess: str, weights: str, weights_sha256: str | None
+) -> Base:
+    """Return a model of timm as a base; see `features.backbones.keras_base.build_base`. `preprocess` is its own.
+
+    Parameters
+    ----------
+    weights : str
+        ``imagenet``: the model's own, from timm's cache or download. Else a file that timm reads: ``.safetensors``, or what PyTorch
+        saved, of tensors alone.
+    weights_sha256 : str, optional
+        Over the values of the model as timm loads it for images of its own size; see `fingerprint`.
+
+    Raises
+    ------
+    WeightsError
+        If the weights cannot be found, do not fit, or have another SHA-256.
+    RequestError
+        If the model has no such layer, cannot be exported, or does not take images of this size.
+    """
+    described = describe_timm(name, image_size, weights)
+    if weights_sha256 not in (None, described.sha256):
+        raise WeightsError(
+            f"weights of {name} must have SHA-256 {weights_sha256}; these have {described.sha256}. If they are the weights you want: "
+            f"{option('weights_sha256', described.sha256)}"
+        )
+    origin = "timm's cache or download" if weights == "imagenet" else f"file {Path(weights).name}"
+    return make_base(described, lambda: _load(name, image_size, weights), layers, Normalisation.of(preprocess), origin)
+
+
+def describe_timm(name: str, side: int, weights: str = "imagenet") -> Description:
+    """Return what a model is as an ONNX model for images of this side, which is exported if it was not before."""
+    held = recall("timm", _key(name, side, weights))
+    return _export(name, side, weights)[0] if held is None else Description.from_json(held)
+
+
+def layers_of_timm(name: str, side: int) -> dict[str, tuple[int, ...]]:
+    """Return layer → shape of its output for one image; needs no weights."""
+    _, described = _convert(name, side, _create(name, side, None), "")
+    return {layer: each.shape for layer, each in described.tensors.items()}
+
+
+def recall_fingerprint(name: str, weights: str) -> str | None:
+    """Return the SHA-256 of weights that were loaded before, and lie where they lay, else None."""
+    try:
+        found: str | None = recall("timm", _key(name, 0, weights))
+    except WeightsError:
+        return None
+    return found
+
+
+def _key(name: str, side: int, weights: str) -> dict[str, Any]:
+    """Return what decides an exported model; a file counts as unchanged if its size, times and inode are."""
+    identity: Any = weights
+    if weights != "imagenet":
+        try:
+            status = Path(weights).stat()
+        except OSError as error:
+            raise WeightsError(
+                f"{called('weights')} must be 'imagenet' or a file; {weights} is not there. Check: ls {Path(weights).parent}"
+            ) from error
+        identity = [
+            str(Path(weights).resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino,
+        ]  # fmt: skip
+    libraries = {each: version(each) for each in ("timm", "torch")}
+    return {"name": name, "side": side, "weights": identity, "source": own_source(), **libraries}
+
+
+def _load(name: str, side: int, weights: str) -> onnx.ModelProto:
+    """Return the exported model, from the cache if it is there."""
+    onnx = import_onnx(f"running {name}")
+    held = recall_bytes("timm-onnx", _key(name, side, weights))
+    return onnx.ModelProto.FromString(held[:]) if held is not None else _export(name, side, weights)[1]
+
+
+def _export(name: str, side: int, weights: str) -> tuple[Description, onnx.ModelProto]:
+    """Export a model to ONNX, and keep it with what it is."""
+    log.info(f"export   {name} from PyTorch to ONNX, once for this size and these weights; this takes up to a minute")
+    key, model = _key(name, side, weights), _create(name, side, weights)
+    as_loaded = model if side == find_facts(name).side else _create(name, find_facts(name).side, weights)
+    sha256 = fingerprint(as_loaded)
+    proto, described = _convert(name, side, model, sha256)
+    if _key(name, side, weights) != key:
+        raise WeightsError(f"{weights} must not change while it is used; it has changed. Start again.")
+    remember_bytes("timm-onnx", key, [proto.SerializeToString()], _MOST)
+    remember("timm", key, asdict(described))
+    remember("timm", _key(name, 0, weights), sha256)
+    return described, proto
+
+
+def _create(name: str, side: int, weights: str | None) -> Any:
+    """Return a model for images of this side; its values are random if `weights` is None.
+
+    It keeps its classifier, since timm lets tensors be missing in weights for another one.
+    """
+    import timm
+
+    facts = find_facts(name)
+    options: dict[str, Any] = {}
+    if facts.fixed and side != facts.side:
+        options["img_size"] = side
+    if weights not in (None, "imagenet"):
+        options["pretrained_cfg_overlay"] = {"file": str(weights)}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of timm's names, which change
+            model = timm.create_model(name.removeprefix(PREFIX), pretrained=weights is not None, **options)
+    except AssertionError as error:  # how timm refuses sizes
+        raise _refused_size(name, side, str(error)) from error
+    except Exception as error:  # of timm, PyTorch and the hub: any class
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise WeightsError(
+            f"weights of {name} must be there and fit; {'timm' if weights == 'imagenet' else weights}: {why}. Name a file of its "
+            f"weights ({option('weights')}), or run once where timm can download them."
+        ) from error
+    return model.eval()
+
+
+def _refused_size(name: str, side: int, why: str) -> RequestError:
+    facts = find_facts(name)
+    return RequestError(
+        f"{called('image_size')} must be one that {name} takes; got {side} ({why[:160] or 'too small'}). Its own: "
+        f"{option('image_size', facts.side)}"
+    )
+
+
+def fingerprint(model: Any) -> str:
+    """Return the SHA-256 over name, type, shape and values of a module's state, in its order."""
+    digest = hashlib.sha256()
+    for name, values in model.state_dict().items():
+        array = values.detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.dtype.str} {array.shape}\0".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _convert(name: str, side: int, model: Any, sha256: str) -> tuple[onnx.ModelProto, Description]:
+    """Return a module as an ONNX model of any batch, and what it is."""
+    onnx = import_onnx(f"exporting {name}")
+    if importlib.util.find_spec("onnxscript") is None:
+        raise missing_extra("onnxscript", "torch", f"exporting {name}")
+    import torch
+
+    images = torch.zeros(2, 3, side, side)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter about itself
+            program = torch.onnx.export(
+                _both(model), (images,), input_names=["images"], output_names=[FEATURES, POOLED], opset_version=_OPSET,
+                dynamic_shapes=({0: torch.export.Dim("n")},), dynamo=True, verbose=False,
+            )  # fmt: skip
+        data = program.model_proto.SerializeToString()
+    except AssertionError as error:
+        raise _refused_size(name, side, str(error)) from error
+    except Exception as error:  # of PyTorch's exporter: any class
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise RequestError(
+            f"{name} must be a model that PyTorch can export to ONNX at {side} pixels; {why}. Take another."
+        ) from error
+    described = describe_model(onnx.ModelProto.FromString(data), sha256, side, name)
+    _check_features(name, described, model)
+    return onnx.ModelProto.FromString(data), described
+
+
+def _both(model: Any) -> Any:
+    """Return a module from images to features and pooled features, which are a layer where ONNX tells their shape."""
+    import torch
+
+    class Both(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: Any) -> tuple[Any, Any]:
+            features = self.model.forward_features(images)
+            return features, self.model.forward_head(features, pre_logits=True)
+
+    return Both().eval()
+
+
+def _check_features(name: str, described: Description, model: Any) -> None:
+    """Refuse a model whose features have no known kind, or whose tokens before the patches would be miscounted."""
+    if FEATURES not in described.tensors:
+        raise RequestError(f"{name} must give a map, tokens or a vector as its features; it does not. Take another.")
+    features, before = described.tensors[FEATURES], getattr(model, "num_prefix_tokens", 0)
+    if features.kind == "tokens" and tokens_before(features.shape[0]) != before:
+        raise RequestError(
+            f"{called('image_size')} must give {name} so many patches that its {before} other tokens can be told from them; got "
+            f"{described.side}, hence {features.shape[0]} tokens in all. Take its own: {option('image_size', find_facts(name).side)}"
+        )
