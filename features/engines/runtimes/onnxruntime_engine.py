@@ -47,6 +47,11 @@ class ONNXRuntimeEngine:
             self._session = runtime.InferenceSession(joined.graph, options, providers=providers)
         except Exception as error:  # ONNX Runtime's errors have no class of their own
             raise _cannot_run(error) from error
+        if providers[0] not in self._session.get_providers():  # it goes on without a provider that it cannot load
+            raise EngineError(
+                "ONNX Runtime cannot use the GPU that is here: CUDA or cuDNN of the versions that its package needs is not "
+                "installed. To run on the CPU: CUDA_VISIBLE_DEVICES=-1"
+            )
         self._outputs = list(joined.outputs)
         count = min(cores(), -(-frozen.batch_size // piece)) if on_cpu else 1
         self._lanes = Lanes([self._compute] * count, piece)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ from features.backbones.normalisation import PRESETS, Normalisation, make_normal
 from features.backbones.onnx.description import PREPROCESS_KEY
 from features.engines.frozen_graph import Frozen
 from features.engines.registry import ENGINES, is_installed
+from features.engines.runtimes import onnxruntime_engine
 from features.engines.runtimes.onnx_graph import IMAGES, join_graph
-from features.errors import RequestError, UnsafeFile, WeightsError
+from features.errors import EngineError, RequestError, UnsafeFile, WeightsError
 from features.pooling import pool_maps, tokens_before
+from features.store.provenance import Device
 from pipeline import predict, train_head
 from pipeline.cli.commands import main
 
@@ -50,6 +53,16 @@ def expected_of(model, images, tensors, channels_last=False):
 
 def assert_close(found, expected, allowed=1e-5):
     assert np.linalg.norm(found - expected) <= allowed * np.linalg.norm(expected)
+
+
+def test_a_gpu_that_cannot_be_used_is_an_error_and_not_the_cpu(tmp_path, monkeypatch):
+    path = onnx_models.save(onnx_models.maps(), tmp_path / "own.onnx")
+    frozen = Frozen(build_base(str(path), ["last"], SIDE, "none"), SIDE, 2)
+    monkeypatch.setattr(onnxruntime_engine, "find_onnx_device", lambda: Device("gpu", "CUDA"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ONNX Runtime warns, and goes on with the CPU
+        with pytest.raises(EngineError, match=r"cannot use the GPU that is here.*CUDA_VISIBLE_DEVICES=-1"):
+            ENGINES["onnxruntime"].make(frozen)
 
 
 @pytest.mark.parametrize("engine", ENGINES_OF_ONNX)
