@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
@@ -31,7 +32,7 @@ from ...runs.plots import interval_of
 from ..fits.fit_cache import Fits
 from ..fits.fitting import evaluate_test, fit_head
 from ..fits.results import Result
-from ..loading import read_features
+from ..loading import find_features, read_features
 from ..request import Request
 from ..splitting import draw_splits, with_groups
 from ..summary import best_first, compare_with_best, names_of_tests, standing, summarise, tested_rows, with_interval
@@ -139,6 +140,7 @@ def compare_bases(
             held[_free_name(each.made, held)] = each
         check_same_rows(list(held.values()))
         asked = with_groups(next(iter(held.values())), first, repeats)
+        _check_features(held, names, asked)
         rows = asked.rows(next(iter(held.values())))
         splits = draw_splits(rows, repeats, asked.seed, asked.group)
         fitted = _fit_all(held, names, asked, rows, splits, folder.parent / ".fits")
@@ -192,6 +194,18 @@ def _free_name(made: Provenance, taken: dict[str, Any]) -> str:
     return name if name not in taken else f"{name} at {made.spec.image_size} px, {len(taken) + 1}"
 
 
+def _check_features(held: dict[str, FeatureStore], names: Sequence[str], asked: Request) -> None:
+    """Raise RequestError, before anything is fitted, if a head cannot read a base's features or all of them joined."""
+    for head in names:
+        found = [find_features(store, head, replace(asked, store=store.path)) for store in held.values()]
+        needed = 4 * sum(math.prod(each.X.shape) for each in found)
+        if needed > asked.memory_bytes:
+            raise RequestError(
+                f"joined features must fit into {asked.memory_bytes / 1e9:.2g} GB; they need {needed / 1e9:.2g} GB. Pool them: "
+                f"{option('pool', 'avg')}, or allow more: {option('memory')}"
+            )
+
+
 def _fit_all(
     held: dict[str, FeatureStore],
     names: Sequence[str],
@@ -227,12 +241,6 @@ def _fit_joined(
 ) -> list[Result]:
     """Return a head's results on the features of all bases side by side; each layer is scaled on its own."""
     each = [read_features(store, head, replace(asked, store=store.path)) for store in held.values()]
-    needed = 4 * sum(one.X.shape[0] * one.X.shape[1] for one in each)
-    if needed > asked.memory_bytes or not all(isinstance(one.X, np.ndarray) for one in each):
-        raise RequestError(
-            f"joined features must fit into {asked.memory_bytes / 1e9:.2g} GB; they need {needed / 1e9:.2g} GB. Pool them: "
-            f"{option('pool', 'avg')}, or allow more: {option('memory')}"
-        )
     parts = tuple(
         part._replace(layer=f"{base}:{part.layer}") for base, one in zip(held, each, strict=True) for part in one.parts
     )

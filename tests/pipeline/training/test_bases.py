@@ -100,6 +100,17 @@ def test_stores_of_other_rows_are_refused(stores, tmp_path, change, message):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"pool": "avg"}, "pool must be"), ({"memory": 6e-6}, "joined features must fit into 6e-06 GB; they need")],
+)
+def test_what_cannot_be_read_is_refused_before_anything_is_fitted(stores, tmp_path, options, message):
+    (left, right), _ = stores
+    with pytest.raises(RequestError, match=message):
+        compare_bases([left, right], out=tmp_path / "c", **options)
+    assert not (tmp_path / ".fits").exists() and not (tmp_path / "c").exists()
+
+
 def test_the_command_line_takes_stores_separated_by_commas(stores, tmp_path, capsys):
     (left, right), _ = stores
     assert main(["compare", "--store", f"{left},{right}", "--repeats", "3", "--out", str(tmp_path / "c")]) == 0
