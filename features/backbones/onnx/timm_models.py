@@ -29,10 +29,8 @@ if TYPE_CHECKING:
     import onnx
 
 PREFIX = "timm:"
-FEATURES, POOLED = (
-    "features",
-    "pooled",
-)  # what timm's forward_features and forward_head return, the latter before the classifier
+# What timm's forward_features and forward_head return, the latter before the classifier.
+FEATURES, POOLED = "features", "pooled"
 _OPSET = 18
 _MOST = 2 << 30  # bytes of exported models that are kept beside the newest
 
