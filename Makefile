@@ -121,9 +121,9 @@ bench-cluster: $(BIN)/.ready  ## two workers beside one process, an index of 10,
 	$(BIN)/python tests/bench/cluster.py index
 	$(BIN)/python tests/bench/cluster.py simulate
 
-# A process per core, each with one thread for BLAS: threads of several processes wait for each other.
+# A process per logical core, each with one thread for BLAS: threads of several processes wait for each other.
 test: $(BIN)/.ready  ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-oldest: $(BIN)/.ready  ## run the quick tests with the oldest versions that setup.cfg allows
 	$(BIN)/python -m venv --clear .venv-oldest
