@@ -206,21 +206,22 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
 def _ready(options: FeatureOptions, contents: Sequence[Any]) -> tuple[Engine, Provenance]:
     """Return the engine, checked on the first images, and its provenance; cached across the folds of a search."""
-    key = options, _stamps(options)
-    if key not in _READY:
+    held = _READY.get((options, _identity(options)))
+    if held is None:
         prepared = prepare(options, contents)
         while len(_READY) >= _READY_AT_ONCE:
             _READY.pop(next(iter(_READY)))
-        _READY[key] = prepared.checked.engine, prepared.provenance
+        held = prepared.checked.engine, prepared.provenance
+        _READY[options, _identity(options)] = held  # the SHA-256 of weights is known once they have been loaded
         noted = _noted(options)
         if noted is not None:
             remember(_NOTE, noted, prepared.provenance.to_json())
-    return _READY[key]
+    return held
 
 
 def _recall_made(options: FeatureOptions) -> Provenance | None:
     """Return the provenance that these options led to before, by any process, without loading a base; None if unknown."""
-    held = _READY.get((options, _stamps(options)))
+    held = _READY.get((options, _identity(options)))
     if held is not None:
         return held[1]
     noted = _noted(options)
@@ -240,9 +241,11 @@ def _noted(options: FeatureOptions) -> list[Any] | None:
     return [asdict(options), sha256, version("keras"), libraries]
 
 
-def _stamps(options: FeatureOptions) -> tuple[int, ...]:
-    """Return modification times of the user's own model and weights files, to detect changes."""
-    return tuple(Path(name).stat().st_mtime_ns for name in (options.backbone, options.weights) if Path(name).is_file())
+def _identity(options: FeatureOptions) -> tuple[Any, ...]:
+    """Return what tells the user's own model and weights from others that were under the same names."""
+    files = [Path(name).stat() for name in (options.backbone, options.weights) if Path(name).is_file()]
+    stamps = [(each.st_size, each.st_mtime_ns, each.st_ctime_ns, each.st_ino) for each in files]
+    return (find_sha256(options.backbone, options.weights), *stamps)
 
 
 def _contents(X: Any, spec: ImageSpec) -> tuple[list[bytes], list[Any]]:

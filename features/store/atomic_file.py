@@ -19,6 +19,12 @@ _LIBVER = ("v110", "v110")
 UNFINISHED = "unfinished-"  # prefix of temporary folders for unfinished files; a killed run leaves them behind
 
 
+def sweep(folder: Path) -> None:
+    """Remove files that a killed writer left unfinished; a worker presumed dead may still write there, without effect."""
+    for unfinished in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 class Unfailing:
     """A file object for HDF5 that records the first error instead of raising it.
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import math
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import StoreError
+from ..errors import StoreError, UnsafeFile
 from ..runtime.log import log
+from .atomic_file import sweep
 from .part_index import open_part, reading
-from .parts import Key, Parts, read_provenance
+from .parts import Key, read_provenance, write_part
 from .provenance import Provenance
 from .reader import parts_folder
 from .schema import read_layer, read_table
 from .writer_lock import one_writer
+
+_MERGED = 4  # parts of about one size that become one
+_LARGE = 64 << 20  # bytes of a part that is left as it is
 
 
 class ContentCache:
@@ -36,22 +41,12 @@ class ContentCache:
     def read(self, layer: str, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
         """Return the cached features of contents: SHA-256 → features of one row, in the stored dtype.
 
-        Raises
-        ------
-        StoreError
-            If a part was made with other settings or is damaged.
+        A damaged part is said and removed; its features are computed again.
         """
         found: dict[bytes, np.ndarray] = {}
         wanted = set(keys)
-        parts = [] if self._path is None else sorted(parts_folder(self._path).glob("part-*.h5"))
-        for path in parts:
-            with reading(path), open_part(path) as part:
-                if read_provenance(part, path).spec != self._made.spec:
-                    raise StoreError(f"{path} was made with other settings. Delete it: rm {path}")
-                held = [key.tobytes() for key in read_table(part, "sha256")]
-                rows = [row for row, key in enumerate(held) if key in wanted]
-                values = read_layer(part, layer, path).read_rows(np.array(rows, int))
-            found |= zip((held[row] for row in rows), values, strict=True)
+        for path in self._parts():
+            found |= self._held(path, layer, wanted)
         if self._path is not None:
             log.debug(f"cache    {len(found)} of {len(wanted)} images are in {parts_folder(self._path)}")
         return found
@@ -60,10 +55,55 @@ class ContentCache:
         """Add features, unless another process is writing to the cache."""
         if self._path is None or not made:
             return
-        keys: list[Key] = [(key, 0) for key in made]
+        folder = parts_folder(self._path)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(one_writer(parts_folder(self._path)))
+                stack.enter_context(one_writer(folder))
             except StoreError:
                 return
-            Parts(self._path, self._made).append({layer: np.stack(list(made.values()))}, keys)
+            sweep(folder)
+            self._write(folder, layer, made)
+            while few := self._alike():
+                merged: dict[bytes, np.ndarray] = {}
+                for path in few:
+                    merged |= self._held(path, layer)
+                new = self._write(folder, layer, merged) if merged else None
+                for path in few:
+                    if path != new:
+                        path.unlink(missing_ok=True)
+
+    def _parts(self) -> list[Path]:
+        return [] if self._path is None else sorted(parts_folder(self._path).glob("part-*.h5"))
+
+    def _alike(self) -> list[Path]:
+        """Return parts that are to become one: as many as `_MERGED`, of about one size; none if there are not so many.
+
+        Of n images that came one by one, there are then a few parts for each power of `_MERGED` up to n, and each image was rewritten
+        once for each.
+        """
+        of_size: dict[int, list[Path]] = {}
+        for path in self._parts():
+            size = path.stat().st_size
+            if size < _LARGE:
+                of_size.setdefault(int(math.log(max(size, 1), _MERGED)), []).append(path)
+        return next((paths for paths in of_size.values() if len(paths) >= _MERGED), [])
+
+    def _held(self, path: Path, layer: str, wanted: Container[bytes] | None = None) -> dict[bytes, np.ndarray]:
+        """Return the features in a part, of all contents or of those that are wanted; a damaged part holds none."""
+        try:
+            with reading(path), open_part(path) as part:
+                if read_provenance(part, path).spec != self._made.spec:
+                    raise StoreError(f"{path} was made with other settings.")
+                held = [key.tobytes() for key in read_table(part, "sha256")]
+                rows = [row for row, key in enumerate(held) if wanted is None or key in wanted]
+                values = read_layer(part, layer, path).read_rows(np.array(rows, int))
+        except (StoreError, UnsafeFile) as error:
+            if path.exists():  # another process may have merged it
+                log.warning(f"cache    {error} It is left out.")
+                path.unlink(missing_ok=True)
+            return {}
+        return dict(zip((held[row] for row in rows), values, strict=True))
+
+    def _write(self, folder: Path, layer: str, made: dict[bytes, np.ndarray]) -> Path:
+        keys: list[Key] = [(key, 0) for key in made]
+        return write_part(folder, self._made, {layer: np.stack(list(made.values()))}, keys)

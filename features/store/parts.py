@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from ..errors import CachedFeaturesError, StoreError, option
 from ..runtime.log import log
 from ..safefiles.hdf5 import DAMAGE
 from ..safefiles.json_files import parse_json
-from .atomic_file import UNFINISHED, whole_file
+from .atomic_file import sweep, whole_file
 from .chunks import LayerWriter
 from .part_index import PartFiles, open_part, reading
 from .provenance import Provenance, check_same
@@ -85,7 +84,7 @@ class Parts:
         self._outdated: set[Path] = set()  # parts of an earlier format or another compression
         for told in self.folder.glob("run-*"):
             told.unlink(missing_ok=True)  # stops workers of a killed client from adding parts
-        self._sweep()
+        sweep(self.folder)
         for part in sorted(self.folder.glob("part-*.h5")):
             self.adopt(part)
         if path.exists():
@@ -214,12 +213,7 @@ class Parts:
         """Remove the parts, after the store holds all their rows."""
         for part in self.folder.glob("part-*.h5"):
             part.unlink()
-        self._sweep()
-
-    def _sweep(self) -> None:
-        """Remove files that a killed writer left unfinished; a worker presumed dead may still write there, without effect."""
-        for unfinished in self.folder.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        sweep(self.folder)
 
     def _add(self, file: Path, sha256: np.ndarray, views: np.ndarray) -> None:
         for row, (key, view) in enumerate(zip(sha256, views, strict=True)):

@@ -426,15 +426,29 @@ def test_a_damaged_part_is_named_when_a_store_is_made_of_it(tmp_path, tree, stan
         extract(str(tree), backbone="tiny", out=path, layout="parts", compression=compression)
 
 
-def test_a_damaged_part_of_the_cache_is_named(tmp_path, stand_in):
+def test_a_damaged_part_of_the_cache_is_said_and_computed_again(tmp_path, stand_in, said):
     made = provenance_of({"fc": (12,)}, "float32")
     cache = ContentCache(tmp_path, made)
-    cache.keep("fc", {bytes(32): np.ones(12, np.float32)})
-    (part,) = tmp_path.glob("*.parts/part-*.h5")
-    assert cache.read("fc", [bytes(32)])[bytes(32)].all()
-    flip_chunk(part)
-    with pytest.raises(StoreError, match=rf"{part} is damaged .*: rm {part}"):
-        cache.read("fc", [bytes(32)])
+    for _ in range(2):
+        cache.keep("fc", {bytes(32): np.ones(12, np.float32)})
+        (part,) = tmp_path.glob("*.parts/part-*.h5")
+        assert cache.read("fc", [bytes(32)])[bytes(32)].all()
+        flip_chunk(part)
+        assert cache.read("fc", [bytes(32)]) == {} and not part.exists()
+    assert sum("is damaged" in line and line.endswith("It is left out.") for line in said) == 2
+
+
+def test_images_that_come_one_by_one_are_in_a_few_parts(tmp_path, stand_in):
+    made, random = provenance_of({"fc": (12,)}, "float32"), np.random.default_rng(0)
+    cache, kept, most = ContentCache(tmp_path, made), {}, 0
+    for _ in range(40):
+        new = {random.bytes(32): random.normal(size=12).astype(np.float32)}
+        cache.keep("fc", new)
+        kept |= new
+        most = max(most, len(list(tmp_path.glob("*.parts/part-*.h5"))))
+    found = cache.read("fc", kept)
+    assert most <= 10 and found.keys() == kept.keys()
+    assert all(np.array_equal(found[key], kept[key]) for key in kept)
 
 
 CLAIMS = {  # of chunks of 24 bytes
