@@ -113,9 +113,10 @@ def make_app(predictor: Predictor, host: str = HOST) -> Starlette:
             async with room:
                 found = await run_in_threadpool(examine, predictor, data, name, details)
             return JSONResponse(found, headers=_HEADERS)
-        except (UnreadableImage, _Refused) as error:
-            status = error.status if isinstance(error, _Refused) else 422
-            return JSONResponse({"error": f"the image {error}" if status == 422 else str(error)}, status, _HEADERS)
+        except _Refused as error:
+            return JSONResponse({"error": str(error)}, error.status, _HEADERS)
+        except UnreadableImage as error:
+            return JSONResponse({"error": f"the image cannot be used: {error}"}, 422, _HEADERS)
         finally:
             waiting -= 1
 
@@ -156,6 +157,10 @@ class _Refused(Exception):
 async def _read_body(request: Request) -> bytes:
     """Return what is uploaded, at most `MOST_BYTES` and within `SECONDS`."""
     too_large = _Refused(413, f"an image must have at most {MOST_BYTES:,} bytes; got more")
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise _Refused(
+            415, "the body must be the image's file itself; got a form. For instance: curl --data-binary @photo.jpg"
+        )
     claimed = request.headers.get("content-length", "")
     if claimed.isdecimal() and int(claimed) > MOST_BYTES:
         raise too_large
@@ -169,7 +174,7 @@ async def _read_body(request: Request) -> bytes:
     except TimeoutError:
         raise _Refused(408, f"an image must arrive within {SECONDS:.0f} s; it did not") from None
     if not data:
-        raise _Refused(422, "must be the body of the request; got nothing")
+        raise _Refused(422, "the image must be the body of the request; got nothing")
     return bytes(data)
 
 

@@ -94,7 +94,9 @@ def test_hostile_uploads_get_an_error_and_leave_nothing(run, served, monkeypatch
     uploads = {b"": 422, b"no image": 422, png[: len(png) // 2]: 422, b"<svg onload=alert(1)>": 422, b"\0" * 100: 422}
     for data, status in uploads.items():
         found, _, content = ask(served, "/predict", data)
-        assert found == status and json.loads(content)["error"], data
+        assert found == status and json.loads(content)["error"].startswith("the image "), data
+    form = ask(served, "/predict", png, {"Content-Type": "multipart/form-data; boundary=x"})
+    assert form[0] == 415 and "curl --data-binary @photo.jpg" in json.loads(form[2])["error"]
     monkeypatch.setattr(server, "MOST_BYTES", 1000)
     assert ask(served, "/predict", b"x" * 1001)[0] == 413
     assert ask(served, "/predict", iter([b"x" * 600] * 3), {"Transfer-Encoding": "chunked"})[0] == 413
