@@ -99,7 +99,7 @@ class ContentCache:
                 values = read_layer(part, layer, path).read_rows(np.array(rows, int))
         except (StoreError, UnsafeFile) as error:
             if path.exists():  # another process may have merged it
-                log.warning(f"cache    {error} It is left out.")
+                log.warning(f"{error} This part of the cache is removed, and computed again.")
                 path.unlink(missing_ok=True)
             return {}
         return dict(zip((held[row] for row in rows), values, strict=True))

@@ -435,7 +435,7 @@ def test_a_damaged_part_of_the_cache_is_said_and_computed_again(tmp_path, stand_
         assert cache.read("fc", [bytes(32)])[bytes(32)].all()
         flip_chunk(part)
         assert cache.read("fc", [bytes(32)]) == {} and not part.exists()
-    assert sum("is damaged" in line and line.endswith("It is left out.") for line in said) == 2
+    assert sum("is damaged" in line and line.endswith("removed, and computed again.") for line in said) == 2
 
 
 def test_images_that_come_one_by_one_are_in_a_few_parts(tmp_path, stand_in):
