@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Unpack
 
 import numpy as np
 from PIL import Image
@@ -26,22 +26,13 @@ from features.runtime.progress import Progress
 from features.sources.file_names import unicode_name
 from features.store.reader import FeatureStore
 
-from ..evaluation.decisions import drift
 from ..options import PredictOptions
 from ..runs.trained_run import load_trained
 from .prediction import Given, Images, Predicted, Prediction, find_images, make_prediction
+from .rated_images import Rated, judge_folder, tell_of_folder
 from .shared_engine import SharedEngine, keep_engine, release_engine, share_engine
 
 _BLOCK = 512  # stored images read and predicted at once
-_SAME = 1e-3  # novelty up to which an image is a training image itself
-
-
-class _Rated(NamedTuple):
-    """Probabilities of an image, (n_classes,), and its novelty and its place among training images, if the run knows."""
-
-    chances: np.ndarray
-    novelty: float | None
-    place: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -162,20 +153,7 @@ class Predictor:
             If the base's weights are missing or different.
         """
         predicted = self.classify(find_images(images), logging.INFO)
-        known = self.trained.novelty
-        if known is not None:
-            log.info(
-                f"unlike   {predicted.unlike} of {len(predicted.predictions)} images are unlike all training images (novelty above 1)"
-            )
-            if known.drift is None:
-                log.info(
-                    "folder   of this run cannot be compared as a whole; a run trained today, on some 100 images, can"
-                )
-        if predicted.drift is not None and predicted.drift < drift.P_VALUE:
-            log.warning(
-                f"these images as a whole are not like the training images (p {_p(predicted.drift)}), as from another camera or "
-                "crop: the run's figures do not tell how well it does on them. Label some of them and test it."
-            )
+        tell_of_folder(predicted, self.trained.novelty)
         if not predicted.predictions:
             first = predicted.skipped[0]
             raise SourceError(
@@ -198,7 +176,8 @@ class Predictor:
             for name, key in keys.items()
             if isinstance(key, bytes) and key in rated
         ]
-        sets, unlike, drift = self.trained.sets, *self._as_a_whole(list(rated.values()))
+        sets = self.trained.sets
+        unlike, drift = judge_folder(list(rated.values()), self.trained.novelty)
         return Predicted(
             run=str(self.trained.folder),
             head=self.trained.name,
@@ -252,33 +231,20 @@ class Predictor:
             for key, place in zip(held, places, strict=True)
         }
 
-    def _as_a_whole(self, rated: Sequence[_Rated]) -> tuple[int | None, float | None]:
-        """Return how many images are unlike all training images, and the p-value for all of them being of their kind."""
-        known = self.trained.novelty
-        if known is None:
-            return None, None
-        novelty = np.array([each.novelty for each in rated], float)
-        new = np.flatnonzero(novelty > _SAME).tolist()
-        p_value = None
-        if known.drift is not None and new:
-            places = np.stack([place for each in new if (place := rated[each].place) is not None])
-            p_value = known.drift.p_value(places, np.array([rated[each].chances.argmax() for each in new]))
-        return int(np.sum(novelty > 1)), p_value
-
-    def _rate(self, X: np.ndarray) -> Iterator[_Rated]:
+    def _rate(self, X: np.ndarray) -> Iterator[Rated]:
         """Return what is told of images by their features, (n_images * views, n_features)."""
         chances, novelty = self.trained.probabilities(X), self.trained.unlike(X)
         places = self.trained.places(X, chances.argmax(axis=1))
         for number, each in enumerate(chances):
-            yield _Rated(
+            yield Rated(
                 each,
                 None if novelty is None else float(novelty[number]),
                 None if places is None else places[number],
             )
 
-    def _computed(self, contents: Sequence[Content | Pixels]) -> tuple[dict[bytes, _Rated], dict[bytes, str]]:
+    def _computed(self, contents: Sequence[Content | Pixels]) -> tuple[dict[bytes, Rated], dict[bytes, str]]:
         """Return SHA-256 → what is told of an image, by the base, and SHA-256 → reason of unusable images."""
-        found: dict[bytes, _Rated] = {}
+        found: dict[bytes, Rated] = {}
         unusable: dict[bytes, str] = {}
         if not contents:
             return found, unusable
@@ -294,9 +260,9 @@ class Predictor:
                 progress.update(len(keys) + len(reasons))
         return found, unusable
 
-    def _stored(self, keys: Sequence[bytes]) -> dict[bytes, _Rated]:
+    def _stored(self, keys: Sequence[bytes]) -> dict[bytes, Rated]:
         """Return what is told of images that the run's store holds, if the store still exists unchanged."""
-        found: dict[bytes, _Rated] = {}
+        found: dict[bytes, Rated] = {}
         with self._lock:
             try:
                 if not self._is_open:
@@ -335,10 +301,6 @@ class Predictor:
             store,
             {rows.sha256[row].tobytes(): row for row in np.flatnonzero(rows.views == 0).tolist()},
         )
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _contents(

@@ -80,7 +80,6 @@ def make_app(predictor: Predictor, host: str = HOST) -> Starlette:
     that resolves its own name to this machine can ask (DNS rebinding).
     """
     from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
@@ -97,28 +96,7 @@ def make_app(predictor: Predictor, host: str = HOST) -> Starlette:
     }
     page = _html("serve", told)
     docs = _html("docs", {"interface": json.dumps(interface, indent=2), "most_bytes": MOST_BYTES})
-    room, waiting = asyncio.Semaphore(max(2, cores())), 0
-
-    async def predict(request: Request) -> Response:
-        nonlocal waiting
-        if waiting >= MOST_WAITING:
-            return JSONResponse(
-                {"error": "too many requests at once; ask again"}, 503, {**_HEADERS, "Retry-After": "1"}
-            )
-        waiting += 1
-        try:
-            data = await _read_body(request)
-            name = request.query_params.get("name", "image")[:200]
-            details = request.query_params.get("details", "") in ("1", "true")
-            async with room:
-                found = await run_in_threadpool(examine, predictor, data, name, details)
-            return JSONResponse(found, headers=_HEADERS)
-        except _Refused as error:
-            return JSONResponse({"error": str(error)}, error.status, _HEADERS)
-        except UnreadableImage as error:
-            return JSONResponse({"error": f"the image cannot be used: {error}"}, 422, _HEADERS)
-        finally:
-            waiting -= 1
+    uploads = _Uploads(predictor)
 
     async def show(request: Request) -> Response:
         return HTMLResponse(page if request.url.path == "/" else docs, headers=_HEADERS)
@@ -134,10 +112,41 @@ def make_app(predictor: Predictor, host: str = HOST) -> Starlette:
         Route("/docs", show),
         Route("/openapi.json", tell),
         Route("/health", health),
-        Route("/predict", predict, methods=["POST"]),
+        Route("/predict", uploads.predict, methods=["POST"]),
     ]
     hosts = [*_LOOPBACK, "[::1]", host] if host in _LOOPBACK else ["*"]
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
+
+
+class _Uploads:
+    """The answers to uploaded images, of which so many are examined at once as there are cores."""
+
+    def __init__(self, predictor: Predictor):
+        self._predictor, self._room, self._waiting = predictor, asyncio.Semaphore(max(2, cores())), 0
+
+    async def predict(self, request: Request) -> Response:
+        """Answer ``POST /predict``."""
+        from starlette.concurrency import run_in_threadpool
+        from starlette.responses import JSONResponse
+
+        if self._waiting >= MOST_WAITING:
+            return JSONResponse(
+                {"error": "too many requests at once; ask again"}, 503, {**_HEADERS, "Retry-After": "1"}
+            )
+        self._waiting += 1
+        try:
+            data = await _read_body(request)
+            name = request.query_params.get("name", "image")[:200]
+            details = request.query_params.get("details", "") in ("1", "true")
+            async with self._room:
+                found = await run_in_threadpool(examine, self._predictor, data, name, details)
+            return JSONResponse(found, headers=_HEADERS)
+        except _Refused as error:
+            return JSONResponse({"error": str(error)}, error.status, _HEADERS)
+        except UnreadableImage as error:
+            return JSONResponse({"error": f"the image cannot be used: {error}"}, 422, _HEADERS)
+        finally:
+            self._waiting -= 1
 
 
 class _Refused(Exception):

@@ -12,9 +12,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from features.errors import CachedFeaturesError, RequestError, StoreError, called, option
-from features.extraction.cost import time_engine
-from features.extraction.recompute import rebuild_engine
+from features.errors import RequestError, StoreError, called, option
 from features.options import takes
 from features.runtime.log import log
 from features.runtime.progress import Progress
@@ -36,28 +34,10 @@ from ..loading import find_features, read_features
 from ..request import Request
 from ..splitting import draw_splits, with_groups
 from ..summary import best_first, compare_with_best, names_of_tests, standing, summarise, tested_rows, with_interval
+from .base_cost import cost_of, measure_cost
 
 JOINED, VOTE = "joined", "vote"  # of all bases: their features side by side, and the mean of their probabilities
 _USUAL_HEADS = ("logistic",)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a base costs per image.
-
-    Attributes
-    ----------
-    milliseconds : float or None
-        Of all cores together, for one image of a batch, measured now; None if the base cannot be rebuilt here.
-    features : int
-        Numbers per image, of all views, that the stored layers have before a head pools them.
-    stored : int
-        Bytes of these in the store's dtype, before compression.
-    """
-
-    milliseconds: float | None
-    features: int
-    stored: int
 
 
 @dataclass(frozen=True)
@@ -144,9 +124,9 @@ def compare_bases(
         rows = asked.rows(next(iter(held.values())))
         splits = draw_splits(rows, repeats, asked.seed, asked.group)
         fitted = _fit_all(held, names, asked, rows, splits, folder.parent / ".fits")
-        costs = {name: _cost(each) for name, each in held.items()}
+        costs = {name: measure_cost(each) for name, each in held.items()}
     tested, metric = tested_rows(rows, splits, asked.group), find_metric(asked.metric)
-    table = [{"base": base, **summarise(each, tested), **_cost_of(base, costs)} for (base, _), each in fitted.items()]
+    table = [{"base": base, **summarise(each, tested), **cost_of(base, costs)} for (base, _), each in fitted.items()]
     compare_with_best(table, list(fitted.values()), tested, metric)
     table = best_first(table, metric)
     found = BaseComparison(
@@ -277,30 +257,6 @@ def _vote(rows: Rows, split: np.ndarray, asked: Request, of_bases: Sequence[Resu
         history=None,
         **evaluate_test(rows, split == SPLITS["test"], mean, asked.group),
     )
-
-
-def _cost(store: FeatureStore) -> Cost:
-    """Measure what a store's base costs per image, by a few batches of black images."""
-    made, count = store.made, sum(int(np.prod(store.dataset(layer).shape[1:])) for layer in store.layers) * store.views
-    stored = count * np.dtype(made.spec.dtype).itemsize
-    try:
-        batch = np.zeros((made.batch_size, *[made.spec.image_size] * 2, 3), np.uint8)
-        rate = time_engine(rebuild_engine(made), batch)
-    except (CachedFeaturesError, OSError) as error:
-        log.warning(f"{made.spec.backbone} cannot be timed here: {error}")
-        return Cost(None, count, stored)
-    return Cost(1000 * store.views / rate, count, stored)
-
-
-def _cost_of(base: str, costs: dict[str, Cost]) -> dict[str, Any]:
-    """Return the cost of a row of the table: of one base, or of all together."""
-    those = [costs[base]] if base in costs else list(costs.values())
-    times = [each.milliseconds for each in those]
-    known = [each for each in times if each is not None]
-    return {
-        "milliseconds": sum(known) if len(known) == len(times) else None,
-        "stored": sum(each.stored for each in those),
-    }
 
 
 def _cheapest(table: Sequence[dict[str, Any]]) -> str:
