@@ -86,7 +86,11 @@ def prepare_again(made: Provenance, weights: str | Path | None = None) -> Prepar
 
 def rebuild_engine(made: Provenance, weights: str | Path | None = None) -> Engine:
     """Return the engine that a provenance describes; see `prepare_again`."""
-    prepared = prepare_again(made, weights)
+    return start_engine(prepare_again(made, weights))
+
+
+def start_engine(prepared: Prepared[FeatureOptions]) -> Engine:
+    """Return the engine of what `prepare_again` returned."""
     with _described():
         return prepared.make_engine()
 

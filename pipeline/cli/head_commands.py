@@ -88,9 +88,10 @@ def _compare_bases(sort: str | None, details: bool, store: str, **options: Any) 
             raise RequestError(f"{flag} must go with one store; got several. Leave it out.")
     stores = [each for each in store.split(",") if each]
     found = compare_bases(stores, **options)
+    log.info(f"next     {command('report', run=found.out)}")
     if found.take in found.stores:
         log.info(
-            f"next     {command('compare', store=found.stores[found.take], **keep_options(options, CompareOptions))}"
+            f"         {command('compare', store=found.stores[found.take], **keep_options(options, CompareOptions))}"
         )
     return found.to_json(), format_bases(found)
 

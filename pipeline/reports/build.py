@@ -23,12 +23,14 @@ from ..evaluation.significance import NEEDS
 from ..options import ReportOptions
 from ..runs.plots import interval_of
 from ..training.request import Request
+from ..training.studies.base_comparison import BASES
 from ..training.summary import recommended, standing
 from . import figures
+from .analysis.bases import gather_bases
 from .analysis.label_budget import newest_budget
 from .analysis.label_issues import is_suspects, write_suspects
 from .analysis.refitted_head import refit
-from .page import is_report, render, render_runs
+from .page import is_report, render, render_bases, render_runs
 from .pictures.gallery import COLOURS, POINTS, SYMBOLS, Gallery
 from .pictures.shown import page_data
 from .pictures.sprite import MOST
@@ -76,7 +78,7 @@ def report(run: str | Path | Sequence[str | Path], **options: Unpack[ReportOptio
     Parameters
     ----------
     run : path-like, or sequence of path-like
-        A folder that ``compare`` or ``train_head`` wrote. Of several, a table of each one's head to take, on the test images
+        A folder that ``compare``, ``compare_bases`` or ``train_head`` wrote. Of several, a table of each one's head to take, on the test images
         that all of them have.
     **options
 
@@ -100,6 +102,8 @@ def report(run: str | Path | Sequence[str | Path], **options: Unpack[ReportOptio
     folders = [Path(each) for each in as_list(run)]
     if len(folders) > 1:
         return _report_runs(folders, out)
+    if (folders[0] / BASES).is_file():
+        return _report_bases(folders[0], out)
     opened = load_run(folders[0])
     path = Path(out) if out is not None else opened.folder / "report.html"
     labels = path.with_name(f"{path.stem}-doubted-labels.csv")
@@ -141,6 +145,16 @@ def _report_runs(folders: Sequence[Path], out: str | Path | None) -> WrittenRepo
     with written_whole(path) as new:
         new.write_text(html, encoding="utf-8")
     return WrittenReport(path, len(html.encode()), None, {}, found)
+
+
+def _report_bases(folder: Path, out: str | Path | None) -> WrittenReport:
+    """Write the page of a comparison of bases."""
+    path = Path(out) if out is not None else folder / "report.html"
+    _check_out(path, path.with_suffix(".csv"))
+    html = render_bases(gather_bases(folder))
+    with written_whole(path) as new:
+        new.write_text(html, encoding="utf-8")
+    return WrittenReport(path, len(html.encode()), None, {})
 
 
 def _check_out(path: Path, labels: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,36 +52,53 @@ def leaderboard(heads: Sequence[dict[str, Any]], metric: Metric) -> dict[str, An
 
 def time_chart(heads: Sequence[dict[str, Any]], metric: Metric) -> dict[str, Any]:
     """Return the chart of the metric against fit time."""
-    low, high = _range(heads, metric)
-    seconds = [max(head["fit_seconds"], 1e-3) for head in heads]
-    box = charts.frame(
-        charts.decades(seconds), (low, high), ("seconds to choose and fit", f"test {metric.words}"), log=True
-    )
-    inside = [(head, time) for head, time in zip(heads, seconds, strict=True) if _is_inside(head, metric, low, high)]
-    points = [(box.x.at(time), box.y.at(min(high, max(low, _value(head, metric))))) for head, time in inside]
-    lines = [
-        (x - 1, box.y.at(min(high, _ends(head, metric)[1])), x + 1, box.y.at(max(low, _ends(head, metric)[0])))
-        for (head, _), (x, _) in zip(inside, points, strict=True)
+    marks = [
+        Mark(head["head"], max(head["fit_seconds"], 1e-3), f"fitted in {head['fit_seconds']:.2f} s") for head in heads
     ]
-    labels = charts.place_labels(points, [head["head"] for head, _ in inside], lines, box)
+    return cost_chart(heads, marks, metric, "seconds to choose and fit")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a cost chart: its name, its cost, and what is said of that."""
+
+    name: str
+    cost: float
+    told: str
+
+
+def cost_chart(rows: Sequence[dict[str, Any]], marks: Sequence[Mark], metric: Metric, label: str) -> dict[str, Any]:
+    """Return the chart of the metric of rows against a cost, on a logarithmic axis with this label."""
+    low, high = _range(rows, metric)
+    box = charts.frame(
+        charts.decades([each.cost for each in marks]), (low, high), (label, f"test {metric.words}"), log=True
+    )
+    inside = [(row, mark) for row, mark in zip(rows, marks, strict=True) if _is_inside(row, metric, low, high)]
+    points = [(box.x.at(mark.cost), box.y.at(min(high, max(low, _value(row, metric))))) for row, mark in inside]
+    lines = [
+        (x - 1, box.y.at(min(high, _ends(row, metric)[1])), x + 1, box.y.at(max(low, _ends(row, metric)[0])))
+        for (row, _), (x, _) in zip(inside, points, strict=True)
+    ]
+    labels = charts.place_labels(points, [mark.name for _, mark in inside], lines, box)
     drawn = [
         {
             "x": x,
             "y": y,
             "low": line[3],
             "high": line[1],
-            "head": head["head"],
-            "standing": standing(head),
-            "label": label,
-            "title": f"{head['head']}: {head[metric.name]:.{metric.digits}f}, fitted in {head['fit_seconds']:.2f} s",
+            "name": mark.name,
+            "standing": standing(row),
+            "label": text,
+            "title": f"{mark.name}: {row[metric.name]:.{metric.digits}f}, {mark.told}",
         }
-        for (head, _), (x, y), line, label in zip(inside, points, lines, labels, strict=True)
+        for (row, mark), (x, y), line, text in zip(inside, points, lines, labels, strict=True)
     ]
-    return {
-        "frame": box,
-        "points": drawn,
-        "outside": [head for head in heads if not _is_inside(head, metric, low, high)],
-    }
+    outside = [
+        (mark.name, row[metric.name])
+        for row, mark in zip(rows, marks, strict=True)
+        if not _is_inside(row, metric, low, high)
+    ]
+    return {"frame": box, "points": drawn, "outside": outside}
 
 
 def layer_chart(layers: Sequence[dict[str, Any]], metric: Metric) -> dict[str, Any]:

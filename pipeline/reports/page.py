@@ -43,11 +43,21 @@ def render(report: dict[str, Any]) -> str:
 
 def render_runs(found: SideBySide) -> str:
     """Return the page of runs side by side as HTML; see `render`."""
+    return _render_plain("runs.html", found=found, metrics=METRICS)
+
+
+def render_bases(page: dict[str, Any]) -> str:
+    """Return the page of a comparison of bases as HTML; see `render` and `pipeline.reports.analysis.bases.gather_bases`."""
+    return _render_plain("bases.html", **page)
+
+
+def _render_plain(template: str, **variables: Any) -> str:
+    """Return a page without a script."""
     environment = _environment()
     style = _source(environment, "report.css")
     policy = f"default-src 'none'; img-src data:; style-src {source_hash(style)}; base-uri 'none'; form-action 'none'"
-    return environment.get_template("runs.html").render(
-        found=found, metrics=METRICS, style=Markup(style), policy=policy, made_by=MADE_BY, version=__version__
+    return environment.get_template(template).render(
+        **variables, style=Markup(style), policy=policy, made_by=MADE_BY, version=__version__
     )
 
 

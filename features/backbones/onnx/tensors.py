@@ -124,7 +124,7 @@ def find_tensors(model: onnx.ModelProto, given: Input, where: str) -> dict[str, 
     RequestError
         If no tensor can be a layer.
     """
-    shapes = _infer_shapes(model, where)
+    shapes = infer_shapes(model, where)
     layouts = _find_layouts(model, given, shapes)
     batch = shapes[given.name][1][0]
     found: dict[str, Tensor] = {}
@@ -167,7 +167,7 @@ def _free_name(name: str, taken: Mapping[str, Tensor]) -> str:
     return free
 
 
-def _infer_shapes(model: onnx.ModelProto, where: str) -> dict[str, tuple[int, tuple[int, ...]]]:
+def infer_shapes(model: onnx.ModelProto, where: str) -> dict[str, tuple[int, tuple[int, ...]]]:
     """Return tensor → type and shape, of those whose shape is known."""
     import onnx
 

@@ -36,6 +36,7 @@ from ..splitting import draw_splits, with_groups
 from ..summary import best_first, compare_with_best, names_of_tests, standing, summarise, tested_rows, with_interval
 from .base_cost import cost_of, measure_cost
 
+BASES = "bases.json"
 JOINED, VOTE = "joined", "vote"  # of all bases: their features side by side, and the mean of their probabilities
 _USUAL_HEADS = ("logistic",)
 
@@ -48,7 +49,7 @@ class BaseComparison:
     ----------
     table : list of dict
         One row per base and head, best first, as `summarise` returns it: ``base``, ``head``, ``accuracy``, ``intervals``,
-        ``behind``, ``p_value``, ``milliseconds``, ``stored``, ...
+        ``behind``, ``p_value``, ``multiply_adds``, ``milliseconds``, ``stored``, ...
     stores : dict of str to str
         Base → store.
     rows : dict
@@ -141,9 +142,9 @@ def compare_bases(
     )
     with whole_folder(folder, asked.overwrite) as unfinished:
         told = json.dumps(found.to_json(), indent=2, ensure_ascii=False)
-        (unfinished / "bases.json").write_text(told + "\n", encoding="utf-8")
+        (unfinished / BASES).write_text(told + "\n", encoding="utf-8")
         (unfinished / "bases.md").write_text(format_bases(found) + "\n", encoding="utf-8")
-    log.info(f"written  {folder}/bases.md, bases.json")
+    log.info(f"written  {folder}/bases.md, {BASES}")
     return found
 
 
@@ -270,15 +271,15 @@ def format_bases(found: BaseComparison) -> str:
     """Return the comparison as a Markdown table, best first, with the base to take."""
     metric = find_metric(found.metric)
     lines = [
-        f"| base | head | {metric.title} [95 %] | behind the best (p) | ms per image | bytes per image |",
-        "|---|---|---|---|---|---|",
+        f"| base | head | {metric.title} [95 %] | behind the best (p) | GMAC per image | ms per image | bytes per image |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in found.table:
         value = with_interval(row[metric.name], interval_of(row, metric.name), found.repeats, metric.digits)
+        work = "-" if row["multiply_adds"] is None else f"{row['multiply_adds'] / 1e9:.2f}"
         time = "-" if row["milliseconds"] is None else f"{row['milliseconds']:.1f}"
-        lines.append(
-            f"| {row['base']} | {row['head']} | {value} | {_behind(row, metric.digits)} | {time} | {row['stored']:,} |"
-        )
+        costs = f"{work} | {time} | {row['stored']:,}"
+        lines.append(f"| {row['base']} | {row['head']} | {value} | {_behind(row, metric.digits)} | {costs} |")
     test = f" ({found.test}, Holm, 5 %)" if found.test else ""
     return "\n".join([*lines, "", f"Take {found.take}: the cheapest that is not distinguishable from the best{test}."])
 

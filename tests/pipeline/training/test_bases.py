@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from samples import blobs, provenance_of, rows_of, write_store
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 
-from features.errors import RequestError, StoreError
+from features.errors import RequestError, StoreError, UnsafeFile
 from features.splits import SPLITS
-from pipeline import compare_bases
+from pipeline import compare_bases, report
 from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part
 from pipeline.training.fits.fitting import fit_head
@@ -123,19 +124,75 @@ def test_the_command_line_takes_stores_separated_by_commas(stores, tmp_path, cap
     assert "--sort must go with one store" in capsys.readouterr().err
 
 
-def test_bases_that_can_be_built_are_timed(tmp_path):
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory):
+    """A comparison of two small ONNX bases, which can be built again."""
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     import onnx_models
     from conftest import draw_tree
 
     from features import extract
 
-    tree, stores = draw_tree(tmp_path / "photos"), []
+    folder = tmp_path_factory.mktemp("bases")
+    tree, stores = draw_tree(folder / "photos"), []
     for name, model in (("maps", onnx_models.maps()), ("words", onnx_models.tokens())):
-        path = onnx_models.save(model, tmp_path / f"{name}.onnx")
-        done = extract(str(tree), backbone=str(path), preprocess="half", pool="avg", out=tmp_path / f"{name}.h5")
+        path = onnx_models.save(model, folder / f"{name}.onnx")
+        done = extract(str(tree), backbone=str(path), preprocess="half", pool="avg", out=folder / f"{name}.h5")
         stores.append(done.path)
-    found = compare_bases(stores, out=tmp_path / "c")
-    times = {row["base"]: row["milliseconds"] for row in found.table}
+    return compare_bases(stores, out=folder / "c")
+
+
+def test_bases_that_can_be_built_are_timed_and_counted(rebuilt):
+    by = {row["base"]: row for row in rebuilt.table}
+    times = {base: row["milliseconds"] for base, row in by.items()}
     assert set(times) == {"maps.onnx", "words.onnx", "joined", "vote"} and min(times.values()) > 0
     assert times["joined"] == times["vote"] == pytest.approx(times["maps.onnx"] + times["words.onnx"])
+    counts = {base: row["multiply_adds"] for base, row in by.items()}
+    assert counts["joined"] == counts["maps.onnx"] + counts["words.onnx"] and min(counts.values()) > 0
+    assert f"| {counts['joined'] / 1e9:.2f} | {times['joined']:.1f} |" in format_bases(rebuilt)
+
+
+def test_the_page_of_bases_shows_accuracy_against_each_cost(rebuilt, tmp_path):
+    written = report(rebuilt.out, out=tmp_path / "bases.html")
+    page = written.path.read_text()
+    assert written.labels is None and written.bytes == len(page.encode())
+    for cost in ("GMAC per image", "ms per image", "kB of features per image"):
+        assert f"against {cost}:" in page
+    for row in rebuilt.table:
+        assert f"<bdi>{row['base']}</bdi>" in page and f">{row['milliseconds']:.1f}</td>" in page
+    assert page.count('<circle class="dot') == 4 * 4  # three charts and the bars of the table
+    assert f"Take <bdi>{rebuilt.take}</bdi>" in page and "<script" not in page
+
+
+def test_a_page_of_bases_that_cannot_be_timed_leaves_out_their_costs(stores, tmp_path):
+    (left, right), _ = stores
+    found = compare_bases([left, right], ["logistic", "nearest-mean"], out=tmp_path / "<b>")
+    page = report(found.out).path.read_text()
+    assert "against ms per image:" not in page and "against kB of features per image:" in page
+    assert "left, nearest-mean" in page and "<b>" not in page
+
+
+def test_a_comparison_of_an_earlier_version_has_a_page(stores, tmp_path):
+    (left, right), _ = stores
+    path = Path(compare_bases([left, right], out=tmp_path / "c").out) / "bases.json"
+    told = json.loads(path.read_text())
+    for row in told["table"]:
+        del row["multiply_adds"]
+    path.write_text(json.dumps(told))
+    (path.parent / "SHA256SUMS").unlink()
+    assert "against kB of features per image:" in report(path.parent).path.read_text()
+
+
+def test_a_comparison_of_bases_that_is_damaged_has_no_page(stores, tmp_path):
+    (left, right), _ = stores
+    path = Path(compare_bases([left, right], out=tmp_path / "c").out) / "bases.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({**whole, "take": "right"}))
+    with pytest.raises(UnsafeFile, match="must be the file that was written with its run"):
+        report(path.parent)
+    (path.parent / "SHA256SUMS").unlink()
+    for change in ({"table": [{}]}, {"metric": "loss"}, {"stores": 3}, {"rows": []}):
+        path.write_text(json.dumps({**whole, **change}))
+        with pytest.raises(UnsafeFile, match="compare"):
+            report(path.parent)
+    assert not (path.parent / "report.html").exists()
