@@ -87,17 +87,20 @@ def swapped_differences(
     """Return differences of a metric between two heads whose predictions of random units are swapped, (swaps,).
 
     For metrics of the rows' order, each head's probabilities are replaced by their ranks: swapped heads then rank their rows
-    as well as unswapped ones, however confident each of them is.
+    as well as unswapped ones, however confident each of them is. Ranks of either head have the same mean, whatever effects its
+    units have, which takes one of n degrees of freedom: the differences are multiplied by ``sqrt(n / (n - 1))``.
     """
+    wider = 1.0
     if metric.ranks:
         one, other = stats.rankdata(one, axis=0), stats.rankdata(other, axis=0)
+        wider = math.sqrt(tested.n_units / max(1, tested.n_units - 1))
     random, y, both = np.random.default_rng(seed), np.tile(tested.y, 2), np.concatenate([one, other])
     step, found = max(1, NUMBERS // len(y)), []
     for first in range(0, swaps, step):
         kept = random.integers(0, 2, (min(step, swaps - first), tested.n_units)).astype(np.float64)[:, tested.units]
         weights = np.hstack([kept, 1 - kept])
         sides = [figures_of([metric], WeightedRows(y, both, each))[metric.name] for each in (weights, 1 - weights)]
-        found.append(sides[0] - sides[1])
+        found.append(wider * (sides[0] - sides[1]))
     return np.concatenate(found)
 
 

@@ -4,7 +4,7 @@ Rows are right or wrong with a chance that is the accuracy, and splits are drawn
 `steady` 1 a row is right in every split or in none; below, the share 1 - steady is drawn again for each split. Rows of a group
 share a normal random effect on the log-odds, or on the score, of standard deviation `spread`; groups have six to 18 rows.
 
-    python tests/bench/intervals.py [--times 1000] [shares groups pairs metrics]
+    python tests/bench/intervals.py [--times 1000] [shares groups pairs few_groups metrics]
 """
 
 import argparse
@@ -220,6 +220,14 @@ def pairs(random, times):
         print(f"{repeats:7}  {number:11}  {spread:6}  {alike:5}  {told}", flush=True)
 
 
+def few_groups(random, times):
+    """Print rejection of equal heads by metrics of the rows' order on few groups, whose effects are as large as the rows' own."""
+    print("test groups  metric: rejected by groups, by rows")
+    for number, name in itertools.product((6, 12), ("roc_auc", "average_precision")):
+        found = grouped_rejection(random, find_metric(name), number, 1.0, times=times)
+        print(f"{number:11}  {name}: {found[0]:.4f}, {found[1]:.4f}", flush=True)
+
+
 def metrics(random, times):
     """Print coverage of every metric that has an interval."""
     print("repeats  test rows or groups  metric: coverage")
@@ -232,7 +240,7 @@ def metrics(random, times):
         print(f"{repeats:7}  {f'{number} groups' if number else f'{n_test} rows':19}  {told}", flush=True)
 
 
-PARTS = {each.__name__: each for each in (shares, groups, pairs, metrics)}
+PARTS = {each.__name__: each for each in (shares, groups, pairs, few_groups, metrics)}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

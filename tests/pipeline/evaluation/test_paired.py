@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from bench.intervals import grouped_coverage, grouped_rejection, metric_coverage
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.intervals import interval_of_mean, intervals_of
@@ -83,6 +84,24 @@ def test_ranks_decide_about_areas_however_confident_a_head_is():
     unsure = 1 / 3 + (one - 1 / 3) / 50  # ranks the same
     rows = HeldOut(y, np.arange(60), 240)
     assert swap_test(AUC, rows, unsure, other) == swap_test(AUC, rows, one, other) < 0.05
+
+
+def test_swaps_of_ranks_are_all_swaps_widened_by_a_degree_of_freedom():
+    """All swaps of six groups, counted one by one with scikit-learn's area; ranks of a head have one mean whatever its groups are."""
+    random = np.random.default_rng(4)
+    groups = np.repeat(np.arange(6), 10)
+    y = (random.random(60) < 0.4).astype(int)
+    one, other = (random.normal(1.5 * y, 1) + random.normal(size=6)[groups] for _ in range(2))
+    ranks = [stats.rankdata(each) for each in (one, other)]
+    apart = []
+    for kept in itertools.product((False, True), repeat=6):
+        first, second = (np.where(np.array(kept)[groups], *pair) for pair in (ranks, ranks[::-1]))
+        apart.append(roc_auc_score(y, first) - roc_auc_score(y, second))
+    found = abs(roc_auc_score(y, one) - roc_auc_score(y, other))
+    expected = np.mean(np.sqrt(6 / 5) * np.abs(apart) >= found - 1e-12)
+    p = [np.column_stack([-each, each]) for each in (one, other)]
+    assert 0.05 < expected < 0.95 and np.mean(np.abs(apart) >= found - 1e-12) < expected
+    assert swap_test(AUC, HeldOut(y, groups, 24, True), *p) == pytest.approx(expected, abs=0.03)
 
 
 def test_effective_rows_by_hand():
