@@ -150,6 +150,7 @@ pins: $(BIN)/.ready  ## resolve the newest versions, of all extras, into .ci/con
 	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report .pins.json '.[$(EXTRAS),torch,completion]'
 	$(BIN)/python -c 'import json; \
 	    found = [each["metadata"] for each in json.load(open(".pins.json"))["install"] if not each["is_direct"]]; \
+	    found = [each for each in found if each["name"] not in ("setuptools", "wheel")]; \
 	    print(*sorted((each["name"] + "==" + each["version"] for each in found), key=str.lower), sep="\n")' > .ci/constraints.txt
 	@rm .pins.json
 
