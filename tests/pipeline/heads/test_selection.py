@@ -71,7 +71,7 @@ def test_settings_are_rated_by_scikit_learns_metric_of_out_of_fold_probabilities
                 estimator.sigmoids_ = whole.sigmoids_
             rows = sample.features.X[np.repeat(look, views)]
             found[look] = estimator.predict_proba(rows).reshape(-1, views, 2).mean(axis=1)
-        assert tried[metric] == pytest.approx(ELSEWHERE[metric](sample.y, found), abs=1e-5)
+        assert tried[metric] == pytest.approx(ELSEWHERE[metric](sample.y, found), abs=1e-4)  # logistic: in float32
         assert tried["log_loss"] == pytest.approx(metrics.log_loss(sample.y, found), abs=1e-4)
     sign, tried = -1 if metric == "log_loss" else 1, choice.tried
     if metric == "accuracy":
