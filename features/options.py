@@ -141,6 +141,9 @@ class ExtractOptions(TypedDict, total=False):
     augment: Annotated[
         Literal["none", "hflip", "dihedral", "lecture"], Flag("what the copies are (default none)", group=IMAGES)
     ]
+    max_pixels: Annotated[
+        int, Flag("skip larger images (default 250000000); if it is higher, skipped files are tried again", "N", IMAGES)
+    ]
     max_skipped: Annotated[
         float | None,
         Flag("stop when more files than this cannot be used (default 0.05, and 5 files)", "FRACTION", IMAGES),

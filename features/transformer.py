@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .errors import RequestError, SourceError, UnreadableImage, must_be_one_of
 from .extraction.preparation import prepare
 from .extraction.recompute import embed
 from .extraction.request import FeatureOptions, check_features
+from .images.bounds import MAX_PIXELS
 from .images.contents import Content, Pixels, hash_files
 from .images.decoding import upright
 from .images.image_spec import ImageSpec
@@ -46,7 +47,7 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         Name or index; by default, the base's last feature map.
     pool : {'avg', 'max', 'avg+max', 'flatten'}
         How a feature map becomes a vector.
-    image_size, preprocess, resize, decode, colour, background, range, weights, weights_sha256, dtype, batch_size, engine
+    image_size, preprocess, resize, decode, colour, background, range, weights, weights_sha256, dtype, batch_size, engine, max_pixels
         See ``FeatureOptions``.
     square : {'stretch', 'crop', 'pad'}
         ``fit`` of ``FeatureOptions``, which is a transformer's method.
@@ -98,6 +99,7 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         batch_size: int | None = None,
         engine: str = "auto",
         square: str = "stretch",
+        max_pixels: int = MAX_PIXELS,
         cache: str | Path | None = "default",
     ):
         self.backbone, self.layer, self.pool, self.image_size = backbone, layer, pool, image_size
@@ -105,7 +107,7 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.colour, self.background, self.range = colour, background, range
         self.weights, self.weights_sha256 = weights, weights_sha256
         self.dtype, self.batch_size, self.engine = dtype, batch_size, engine
-        self.square, self.cache = square, cache
+        self.square, self.max_pixels, self.cache = square, max_pixels, cache
 
     def fit(self, X: Any, y: Any = None) -> ConvFeatures:
         """Check the parameters; there is nothing to fit."""
@@ -159,7 +161,7 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         cache = ContentCache(self._folder(), made)
         found: dict[bytes, np.ndarray] = {}
         new: dict[bytes, np.ndarray] = {}
-        for some in embed(contents, made, engine, 1, min(8, cores())):
+        for some in embed(contents, made, engine, 1, min(8, cores()), self.max_pixels):
             if some.reasons:
                 key, reason = next(iter(some.reasons.items()))
                 raise SourceError(f"every image must be readable; {_name(contents, key)}: {reason}. Leave it out.")
@@ -180,7 +182,7 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickled transformer; one of a version without a setting does as it did."""
         earlier = {"square" if name == "fit" else name: value for name, value in EARLIER.items()}
-        super().__setstate__({**earlier, **state})
+        super().__setstate__({**earlier, "max_pixels": MAX_PIXELS, **state})
 
     def _options(self) -> FeatureOptions:
         asked: dict[str, Any] = self.get_params(deep=False)
@@ -238,7 +240,7 @@ def _noted(options: FeatureOptions) -> list[Any] | None:
     if sha256 is None or options.weights_sha256 not in (None, sha256):
         return None
     libraries = {name: version(kind.module) for name, kind in ENGINES.items() if is_installed(name)}
-    return [asdict(options), sha256, version("keras"), libraries]
+    return [asdict(replace(options, max_pixels=MAX_PIXELS)), sha256, version("keras"), libraries]
 
 
 def _identity(options: FeatureOptions) -> tuple[Any, ...]:

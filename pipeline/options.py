@@ -188,6 +188,7 @@ class PredictOptions(TypedDict, total=False):
         Flag("where the base's weights, or FILE.keras, lie today (default: where the run says)", "FILE"),
     ]
     joblib: Annotated[bool, Flag("load a pickled head, which can run any code: your own")]
+    max_pixels: Annotated[int, Flag("read no larger images (default 250000000)", "N")]
 
 
 class NextOptions(PredictOptions, total=False):
@@ -236,6 +237,7 @@ class LectureOptions(TypedDict, total=False):
     """Options of the lecture."""
 
     limit: Annotated[int | None, Flag("a stratified subset of N images", "N")]
+    max_pixels: Annotated[int, Flag("read no larger images (default 250000000)", "N")]
     repeats: Annotated[int, Flag("draw N stratified splits instead of the source's own", "N")]
     seed: Annotated[int, Flag("seed of the heads' random start and of drawn splits (default 0)", "N")]
     out: Annotated[str | Path | None, Flag("folder for the results (default below runs/)", "FOLDER")]

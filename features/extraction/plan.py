@@ -195,7 +195,7 @@ def find_finished(options: ExtractRequest, plan: Plan) -> tuple[Rows, list[Skipp
         if not _has_settings(held, options):
             return None
         reasons = {each.sha256: each.reason for each in store.skipped if each.sha256}
-        rows, skipped = plan.rows(options.views, {} if options.retry_skipped else reasons)
+        rows, skipped = plan.rows(options.views, {} if options.retries else reasons)
         return (rows, skipped, held) if is_current(store, options, rows, skipped) else None
 
 

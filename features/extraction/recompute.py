@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..engines.registry import Engine, current_engine
 from ..errors import CachedFeaturesError, UnsafeFile
+from ..images.bounds import MAX_PIXELS
 from ..images.contents import ahead
 from ..images.views import check_views, make_view
 from ..store.provenance import Provenance
@@ -107,7 +108,12 @@ def _described() -> Iterator[None]:
 
 
 def embed(
-    contents: Sequence[Images], made: Provenance, engine: Engine, views: int, workers: int = 4
+    contents: Sequence[Images],
+    made: Provenance,
+    engine: Engine,
+    views: int,
+    workers: int = 4,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Embedded]:
     """Yield the features of contents, in order, a batch of contents at a time.
 
@@ -121,13 +127,15 @@ def embed(
         Number of views of each image, starting with view 0.
     workers : int
         Threads that read and decode images.
+    max_pixels : int
+        See `ImageSpec`.
     """
-    for keys, images, reasons in decode_batches(contents, made, views, workers):
+    for keys, images, reasons in decode_batches(contents, made, views, workers, max_pixels):
         yield Embedded(keys, forward(images, engine, made) if keys else {}, reasons)
 
 
 def decode_batches(
-    contents: Sequence[Images], made: Provenance, views: int, workers: int
+    contents: Sequence[Images], made: Provenance, views: int, workers: int, max_pixels: int = MAX_PIXELS
 ) -> Iterator[tuple[list[bytes], np.ndarray, dict[bytes, str]]]:
     """Yield decoded contents, in order and ahead of their use, a batch of contents at a time; see `embed`.
 
@@ -140,9 +148,10 @@ def decode_batches(
         SHA-256 of unusable contents → reason.
     """
     spec, size = made.spec, made.batch_size
+    wanted = replace(spec.image_spec, max_pixels=max_pixels)
 
     def decode(content: Images) -> tuple[bytes, np.ndarray | str]:
-        image = content.image(spec.image_spec)
+        image = content.image(wanted)
         if isinstance(image, str):
             return content.sha256, image
         copies = [make_view(image, spec.augment.name, view, content.sha256, made.seed) for view in range(views)]

@@ -13,6 +13,7 @@ from ..backbones.registry import check_request, find_backbone
 from ..engines.batch_size import USUAL
 from ..engines.registry import CHOICES, ENGINES, engines_of, is_installed, missing_engine
 from ..errors import RequestError, called, must_be_one_of, option
+from ..images.bounds import MAX_PIXELS
 from ..images.image_spec import ALL_BITS, SMOOTH, ImageSpec
 from ..images.views import check_views
 from ..pooling import EXTRACT_POOLS
@@ -70,6 +71,8 @@ class FeatureOptions:
         A key of ``AUGMENT``: what the copies are.
     seed : int
         Decides the copies of ``lecture``, and splits that a source does not give.
+    max_pixels : int
+        See `ImageSpec`.
     """
 
     backbone: str = "vgg16"
@@ -95,6 +98,7 @@ class FeatureOptions:
     background: str | None = None
     range: str | None = None
     fit: str | None = None
+    max_pixels: int = field(default=MAX_PIXELS, compare=False)
 
     @property
     def side(self) -> int:
@@ -117,6 +121,7 @@ class FeatureOptions:
             background=self.background or BACKGROUND,
             range=self.range or ALL_BITS,
             fit=self.fit or find_backbone(self.backbone).fit,
+            max_pixels=self.max_pixels,
         )
 
     @property
@@ -175,7 +180,7 @@ class ExtractRequest(FeatureOptions):
     corrections_test : bool
         Correct the images of test, too.
     retry_skipped : bool
-        Try again files that could not be used before.
+        Try again files that could not be used before; see `retries`.
     drop : bool
         Let images that are not in the source any more leave an existing store, even if they are more than a tenth.
     max_skipped : float
@@ -233,6 +238,11 @@ class ExtractRequest(FeatureOptions):
         name = Path(self.data).resolve().stem if os.sep in self.data or Path(self.data).exists() else self.data
         base = Path(self.backbone.replace(":", "-"))  # a model of timm has dots in its name, and no extension
         return Path("cache") / f"{name}-{base.stem if base.suffix in ('.keras', '.onnx') else base.name}.h5"
+
+    @property
+    def retries(self) -> bool:
+        """Whether skipped files are tried again: if asked for, or if larger images are read than usual."""
+        return self.retry_skipped or self.max_pixels > MAX_PIXELS
 
     def source(self) -> Source:
         """Read the labelled images; see `load_source`."""

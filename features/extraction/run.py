@@ -143,7 +143,7 @@ def run_pass(
             f"{called('corrections_test')} must go with {called('corrections')}; got it alone. Name a file."
         )
     held = held_provenance(asked.path)
-    survey = Survey(values=asked.range is None and held is None)
+    survey = Survey(asked.range is None and held is None, asked.max_pixels)
     plan = keep_held_splits(make_plan(asked.source(), asked.workers, survey), asked)
     if corrections is not None:
         plan = correct(plan, corrections, asked.corrections_test)
@@ -208,7 +208,7 @@ def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits,
     """Compute the missing rows of a store and commit it."""
     asked, provenance = prepared.options, prepared.provenance
     with one_writer(parts_folder(asked.path)):
-        parts = Parts(asked.path, provenance, asked.retry_skipped)
+        parts = Parts(asked.path, provenance, asked.retries)
         parts.forget(set(plan.keys))
         todo = find_work(plan, parts, asked.views)
         count = sum(len(views) for _, views in todo)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..engines.registry import ENGINES, Engine, is_installed, missing_engine
 from ..errors import CachedFeaturesError, RequestError, StoreError, UnreadableImage, called, option
+from ..images.bounds import MAX_PIXELS, check_max_pixels
 from ..images.contents import hash_files
 from ..images.decoding import decode, read_bytes
 from ..images.views import make_view
@@ -32,7 +33,7 @@ class Check:
     seen: str
 
 
-def verify(path: str | Path, rows: int = 16, seed: int = 0) -> list[Check]:
+def verify(path: str | Path, rows: int = 16, seed: int = 0, max_pixels: int = MAX_PIXELS) -> list[Check]:
     """Check a store.
 
     Every chunk is read against its checksum; files of the source are hashed and compared with their rows, where they
@@ -47,6 +48,8 @@ def verify(path: str | Path, rows: int = 16, seed: int = 0) -> list[Check]:
         How many random rows to compute again; 0 leaves it out, and needs no TensorFlow.
     seed : int
         Of the choice of rows.
+    max_pixels : int
+        Rows of larger images are not computed again.
 
     Returns
     -------
@@ -61,9 +64,10 @@ def verify(path: str | Path, rows: int = 16, seed: int = 0) -> list[Check]:
         raise RequestError(f"{called('rows')} must be at least 0; got {rows}. Leave it out for 16.")
     if seed < 0:
         raise RequestError(f"{called('seed')} must be at least 0; got {seed}. Leave it out for 0.")
+    check_max_pixels(max_pixels)
     checks = []
     with FeatureStore(path) as store:
-        for make in (_check_values, _check_source, lambda each: _check_computed(each, rows, seed)):
+        for make in (_check_values, _check_source, lambda each: _check_computed(each, rows, seed, max_pixels)):
             checks.append(make(store))
             mark = {True: "ok", False: "FAILED", None: "not checked"}[checks[-1].held]
             log.info(f"{checks[-1].name:<8} {mark}: {checks[-1].seen}")
@@ -114,10 +118,10 @@ def _check_source(store: FeatureStore) -> Check:
     return Check("source", True, f"{len(store)} files below {root} have the hashes of their rows")
 
 
-def _check_computed(store: FeatureStore, rows: int, seed: int) -> Check:
+def _check_computed(store: FeatureStore, rows: int, seed: int, max_pixels: int) -> Check:
     chosen = np.sort(np.random.default_rng(seed).permutation(len(store))[:rows])
     try:
-        decoded = {row: _image(store, row) for row in chosen.tolist()}
+        decoded = {row: _image(store, row, max_pixels) for row in chosen.tolist()}
     except UnreadableImage as error:
         return Check("computed", None, f"a file of the source {error}")
     except CachedFeaturesError as error:
@@ -146,11 +150,11 @@ def _root(store: FeatureStore) -> Path:
     return Path(origin.root)
 
 
-def _image(store: FeatureStore, row: int) -> np.ndarray:
+def _image(store: FeatureStore, row: int, max_pixels: int) -> np.ndarray:
     """Return the view of an image that went through the base."""
     made, rows = store.made, store.rows
     spec, data = made.spec, read_bytes(named_file(_root(store), rows.paths[row]))
-    image = decode(data, spec.image_spec)
+    image = decode(data, replace(spec.image_spec, max_pixels=max_pixels))
     return make_view(image, made.spec.augment.name, int(rows.views[row]), rows.sha256[row].tobytes(), made.seed)
 
 

@@ -6,38 +6,49 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import UnreadableImage
+from PIL import Image
 
-MAX_PIXELS = 250_000_000  # phones take photos of 200 million
+from ..errors import RequestError, UnreadableImage, called, option
+
+MAX_PIXELS = 250_000_000  # unless another number is asked for; phones take photos of 200 million
 MAX_SIDE = 65_535  # JPEG's own limit; resizing a single row or column of millions of pixels takes gigabytes
 MAX_SCANS = 100  # progressive JPEGs have about ten, and each is as much work as the whole image
 _SOS = b"\xff\xda"  # start of scan; within a scan, FF is followed by 00 or by a restart marker (ITU-T T.81, B.1.1.5)
 
 
-def check_size(width: int, height: int) -> None:
-    """Refuse an image by its size in pixels.
+def check_max_pixels(most: int) -> None:
+    """Raise RequestError unless `most` pixels are a limit that an image can have."""
+    if not 1 <= most <= MAX_SIDE**2:
+        raise RequestError(
+            f"{called('max_pixels')} must be from 1 to {MAX_SIDE**2:,}; got {most}. Leave it out for {MAX_PIXELS:,}."
+        )
+
+
+def check_size(width: int, height: int, most: int) -> None:
+    """Refuse an image by its size in pixels, of which `most` are allowed.
 
     Raises
     ------
     UnreadableImage
     """
-    if width * height > MAX_PIXELS:
-        raise UnreadableImage(
-            f"{width} x {height} pixels; refused as a possible decompression bomb, since at most {MAX_PIXELS:,} are read"
-        )
     if max(width, height) > MAX_SIDE:
         raise UnreadableImage(f"{width} x {height} pixels; at most {MAX_SIDE:,} per side are read")
+    if width * height > most:
+        raise UnreadableImage(
+            f"{width} x {height} pixels; refused as a possible decompression bomb, since at most {most:,} are read. "
+            f"If it is a photo: {option('max_pixels', width * height)}"
+        )
 
 
-def check_content(data: bytes) -> None:
-    """Refuse by their bytes images that Pillow would spend much on before it tells their size.
+def check_content(data: bytes, most: int) -> None:
+    """Refuse by their bytes images that Pillow would spend much on before it tells their size; see `check_size`.
 
     Raises
     ------
     UnreadableImage
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":  # Pillow allocates a WebP's canvas when it opens the file
-        check_size(*_webp_size(data))
+        check_size(*_webp_size(data), most)
     if data[:2] == b"\xff\xd8" and data.count(_SOS) > MAX_SCANS:
         raise UnreadableImage(f"a JPEG of {data.count(_SOS):,} scans; at most {MAX_SCANS} are read")
 
@@ -78,3 +89,31 @@ class Room:
             with self._changed:
                 self._held -= pixels
                 self._changed.notify_all()
+
+
+class PillowLimit:
+    """Pillow's own limit of pixels, which is one for all threads and below the photos of today's phones."""
+
+    def __init__(self) -> None:
+        self._raised: list[int] = []
+        self._usual: int | None = None
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def raised(self, pixels: int) -> Iterator[None]:
+        """Have Pillow take images of so many pixels without a warning, and put its limit back when no thread needs it."""
+        with self._lock:
+            if not self._raised:
+                self._usual = Image.MAX_IMAGE_PIXELS
+            self._raised.append(pixels)
+            self._set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._raised.remove(pixels)
+                self._set()
+
+    def _set(self) -> None:
+        if self._usual is not None:  # None: there is no limit
+            Image.MAX_IMAGE_PIXELS = max(self._usual, *self._raised) if self._raised else self._usual

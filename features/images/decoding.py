@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import UnreadableImage
-from .bounds import MAX_PIXELS, Room, check_content, check_size
+from .bounds import MAX_PIXELS, PillowLimit, Room, check_content, check_size
 from .colour import to_srgb
 from .dicom import read_dicom
 from .fitting import Box, resize_to_square
@@ -35,7 +35,7 @@ MAX_BYTES = 1 << 30
 
 # What Pillow's plugins raise for a file that is not theirs, as ``Image.open`` has it.
 _OTHER = (SyntaxError, IndexError, TypeError, struct.error)
-_ROOM = Room(MAX_PIXELS)
+_ROOM, _PILLOW = Room(MAX_PIXELS), PillowLimit()
 
 # How to turn an image upright, by EXIF orientation (Exif 2.3, 4.6.4 A, tag 0x0112).
 _UPRIGHT = {
@@ -91,7 +91,7 @@ def decode(data: bytes, spec: ImageSpec) -> np.ndarray:
         With the reason, if the bytes are no whole image of an accepted format.
     """
     spec.check()
-    with opened(data) as image:
+    with opened(data, spec.max_pixels) as image:
         box, orientation = _load(image, _LEFT * spec.least if spec.decode == "scaled" else None), _orientation(image)
         if box is None:
             return np.asarray(_resize(_turn_upright(image, orientation), spec))
@@ -100,13 +100,13 @@ def decode(data: bytes, spec: ImageSpec) -> np.ndarray:
 
 def decode_whole(data: bytes, spec: ImageSpec) -> np.ndarray:
     """Decode an image file's bytes as `decode` does, at the image's own size: (height, width, 3), uint8."""
-    with opened(data) as image:
+    with opened(data, spec.max_pixels) as image:
         return upright(image, spec)
 
 
 def is_reduced(data: bytes, spec: ImageSpec) -> bool:
     """Return whether `decode` with ``scaled`` decodes a file at a reduced size; reads its header alone."""
-    with opened(data) as image, _reasons():
+    with opened(data, spec.max_pixels) as image, _reasons():
         return _reduce(image, _LEFT * spec.least) is not None
 
 
@@ -118,26 +118,27 @@ def upright(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     UnreadableImage
         With the reason, if its pixels cannot be loaded or have no agreed meaning.
     """
-    check_size(*image.size)
+    check_size(*image.size, spec.max_pixels)
     _load(image)
     return np.asarray(_to_rgb(_turn_upright(image, _orientation(image)), spec))
 
 
 @contextmanager
-def opened(data: bytes) -> Iterator[Image.Image]:
-    """Yield the first frame of a file, its pixels not loaded yet, once there is room for them."""
+def opened(data: bytes, most: int) -> Iterator[Image.Image]:
+    """Yield the first frame of a file of at most so many pixels, which are not loaded yet, once there is room for them."""
     if not data:
         raise UnreadableImage("empty file")
-    check_content(data)
-    with _reasons():
-        image = _identify(data)
-    check_size(*image.size)
-    with _ROOM.taken(image.width * image.height):
-        yield image
+    check_content(data, most)
+    with _PILLOW.raised(most):
+        with _reasons():
+            image = _identify(data, most)
+        check_size(*image.size, most)
+        with _ROOM.taken(image.width * image.height):
+            yield image
 
 
-def _identify(data: bytes) -> Image.Image:
-    """Return what ``Image.open`` does, but for its own limit of pixels, which is below the photos of today's phones."""
+def _identify(data: bytes, most: int) -> Image.Image:
+    """Return what ``Image.open`` does, without its warnings of images that are not too large for us."""
     for name in FORMATS:
         if name not in Image.OPEN:
             Image.init()
@@ -146,10 +147,10 @@ def _identify(data: bytes) -> Image.Image:
         if found and not isinstance(found, str):  # a text says why the format is not supported
             with contextlib.suppress(*_OTHER):
                 return factory(io.BytesIO(data), "")
-    return _identify_rare(data)
+    return _identify_rare(data, most)
 
 
-def _identify_rare(data: bytes) -> Image.Image:
+def _identify_rare(data: bytes, most: int) -> Image.Image:
     """Return an image of a format that needs a further package."""
     name = format_of(data[:HEAD])
     if name not in ("DICOM", "HEIF"):
@@ -158,7 +159,7 @@ def _identify_rare(data: bytes) -> Image.Image:
     if missing is not None:
         raise UnreadableImage(missing)
     if name == "DICOM":
-        return read_dicom(data)
+        return read_dicom(data, most)
     from pillow_heif import HeifImageFile
 
     return HeifImageFile(io.BytesIO(data), "")

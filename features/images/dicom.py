@@ -12,8 +12,8 @@ from ..errors import UnreadableImage
 from .bounds import check_size
 
 
-def read_dicom(data: bytes) -> Image.Image:
-    """Return the first frame of a DICOM file: RGB, or float values whose ``info`` tells what becomes black and white.
+def read_dicom(data: bytes, most: int) -> Image.Image:
+    """Return the first frame of a DICOM file of at most so many pixels: RGB, or float values whose ``info`` tells what becomes black and white.
 
     Raises
     ------
@@ -26,7 +26,7 @@ def read_dicom(data: bytes) -> Image.Image:
     held = pydicom.dcmread(io.BytesIO(data))
     if "PixelData" not in held:
         raise UnreadableImage("a DICOM file without pixels")
-    check_size(int(held.Columns), int(held.Rows))
+    check_size(int(held.Columns), int(held.Rows), most)
     pixels = np.asarray(pixel_array(held, index=0))
     if pixels.ndim == 3:
         return Image.fromarray(pixels.astype(np.uint8))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import RequestError, called, must_be_one_of, option
+from .bounds import MAX_PIXELS, check_max_pixels
 from .fitting import check_fit, least_side
 
 RESIZE_RULES = ("nearest", "box", "bilinear", "bicubic", "lanczos")
@@ -45,6 +46,8 @@ class ImageSpec:
     fit : str
         A member of ``FITS``: ``stretch`` changes the shape of an image; ``crop`` takes the square in its middle, of 0.875 of
         the shorter side; ``pad`` keeps the whole image between black.
+    max_pixels : int
+        Larger files are refused. It decides whether there are pixels, not which, so specs that differ in it are equal.
     """
 
     size: int
@@ -54,6 +57,7 @@ class ImageSpec:
     background: str = DROPPED
     range: str = ALL_BITS
     fit: str = "stretch"
+    max_pixels: int = field(default=MAX_PIXELS, compare=False)
 
     def check(self) -> None:
         """Raise RequestError unless all settings are allowed, and go together."""
@@ -74,6 +78,7 @@ class ImageSpec:
                 f"For instance: {option('background', '#ff8000')}"
             )
         check_fit(self.fit)
+        check_max_pixels(self.max_pixels)
         if self.bits is None and self.ends is None:
             raise RequestError(
                 f"{called('range')} must be 8-bit to 16-bit, or LOW:HIGH with LOW below HIGH; got {self.range!r}. "

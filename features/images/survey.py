@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..errors import UnreadableImage
+from .bounds import MAX_PIXELS
 from .decoding import opened
 from .formats import HEAD, format_of
 from .image_spec import ALL_BITS
@@ -23,6 +24,8 @@ class Survey:
     ----------
     values : bool
         Look for the largest value of images of more than 8 bits, which decodes these.
+    max_pixels : int
+        See `ImageSpec`.
 
     Attributes
     ----------
@@ -34,8 +37,8 @@ class Survey:
         TIFFs of several pages.
     """
 
-    def __init__(self, values: bool):
-        self._values, self._lock = values, threading.Lock()
+    def __init__(self, values: bool, max_pixels: int = MAX_PIXELS):
+        self._values, self._max_pixels, self._lock = values, max_pixels, threading.Lock()
         self.deep, self.largest, self.cut, self.paged = 0, 0, 0, 0
 
     def look(self, data: bytes) -> None:
@@ -44,7 +47,10 @@ class Survey:
         if kind not in _DEEP or (kind == "PNG" and data[24:25] != b"\x10"):  # its bit depth; 16
             return
         deep, largest, pages = False, 0, 1
-        with contextlib.suppress(UnreadableImage), opened(data) as image:  # the pass tells why it cannot be read
+        with (
+            contextlib.suppress(UnreadableImage),
+            opened(data, self._max_pixels) as image,
+        ):  # the pass tells why it cannot be read
             deep, pages = image.mode.startswith("I;16"), getattr(image, "n_frames", 1) if kind == "TIFF" else 1
             if deep and self._values:
                 with contextlib.suppress(Exception):  # the same: whatever a plugin raises for a broken file

@@ -204,7 +204,8 @@ COMMANDS = (
         "verify cache/elpv-vgg16.h5 --rows 32",
         (_argument("store", "a feature store", "STORE.h5"),
          _argument("--rows", "random rows to compute again (default 16; 0: none)", "N", type=int),
-         _argument("--seed", "seed of the choice of rows (default 0)", "N", type=int)),
+         _argument("--seed", "seed of the choice of rows (default 0)", "N", type=int),
+         _argument("--max-pixels", "compute no rows of larger images (default 250000000)", "N", type=int)),
     ),
 )  # fmt: skip
 _OF_ALL = ("--json", "--quiet", "--verbose", "--help")

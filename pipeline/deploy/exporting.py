@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Unpack
@@ -17,6 +17,7 @@ from features.backbones.onnx.packaged import PACKAGED
 from features.backbones.weights import LICENCES
 from features.errors import RequestError, called, missing_extra, option
 from features.extraction.recompute import prepare_again
+from features.images.bounds import MAX_PIXELS
 from features.options import takes
 from features.runtime.atomic import written_whole
 from features.runtime.keras_runtime import quiet
@@ -109,6 +110,8 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
     form = {".keras": "keras", ".onnx": "onnx"}.get(path.suffix, "savedmodel")
     _check_request(path, card_path, form, rows, options.get("overwrite", False))
     trained = load_trained(run, options.get("joblib", False))
+    images = replace(trained.made.spec.image_spec, max_pixels=options.get("max_pixels", MAX_PIXELS))
+    images.check()
     with_novelty = options.get("novelty", False)
     if with_novelty:
         check_novelty(trained)
@@ -122,7 +125,7 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
         written_whole(path, replace=True) as unfinished,
     ):
         _write(model, unfinished, form)
-        parity = compare(unfinished, form, trained, rows, 1 if _takes_one(base) else BATCH)
+        parity = compare(unfinished, form, trained, images, rows, 1 if _takes_one(base) else BATCH)
         held = {"model": str(path), "format": form, "sha256": sums_of(unfinished)}
         card = {**held, **_describe(trained, base, with_novelty), "parity": parity}
         unfinished_card.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ import numpy as np
 from features.engines.runtimes.onnxruntime_engine import import_onnxruntime
 from features.errors import ParityError, RequestError, UnreadableImage, command
 from features.images.decoding import decode_whole, is_reduced, read_bytes
+from features.images.image_spec import ImageSpec
 from features.runtime.keras_runtime import import_keras
 from features.runtime.log import log
 from features.runtime.progress import Progress
@@ -56,13 +57,13 @@ def _by_name(found: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(each) for name, each in (found if isinstance(found, dict) else {_ONLY: found}).items()}
 
 
-def compare(path: Path, form: str, trained: Trained, rows: int, batch: int) -> dict[str, Any]:
-    """Compare a written model on the store's image files with the head on their stored features.
+def compare(path: Path, form: str, trained: Trained, spec: ImageSpec, rows: int, batch: int) -> dict[str, Any]:
+    """Compare a written model on the store's image files, read as `spec` says, with the head on their stored features.
 
     Raises
     ------
     RequestError
-        If the store or its images are missing or have changed.
+        If the store or its images are missing, have changed, or are larger than `spec` allows.
     ParityError
         If outputs differ by more than rounding explains.
     """
@@ -73,13 +74,13 @@ def compare(path: Path, form: str, trained: Trained, rows: int, batch: int) -> d
                 f"{trained.store} must be the store that the head was trained on; it has been rebuilt with other settings. "
                 "Train the head again."
             )
-        images = np.flatnonzero(store.rows.views == 0)
-        chosen = np.sort(np.random.default_rng(0).permutation(images)[: rows or None])
+        every = np.flatnonzero(store.rows.views == 0)
+        chosen = np.sort(np.random.default_rng(0).permutation(every)[: rows or None])
         X = trained.reading.of_store(store, chosen)
         expected = trained.probabilities(X)
-        outputs = list(_predict(computed, store, chosen, batch))
+        outputs = list(_predict(computed, store, chosen, spec, batch))
         found = np.stack([each[_ONLY] for each in outputs])
-        bounds = np.array([ROUGH_TOLERANCE if _is_rough(store, row) else TOLERANCE for row in chosen])
+        bounds = np.array([ROUGH_TOLERANCE if _is_rough(store, row, spec) else TOLERANCE for row in chosen])
     differences, ahead = np.abs(found - expected).max(axis=1), np.diff(np.sort(expected)[:, -2:])[:, 0]
     same = found.argmax(axis=1) == expected.argmax(axis=1)
     parity = {
@@ -139,10 +140,12 @@ def _compare_novelty(
     return float(apart.max())
 
 
-def _predict(computed: Run, store: FeatureStore, rows: np.ndarray, size: int) -> Iterator[dict[str, np.ndarray]]:
+def _predict(
+    computed: Run, store: FeatureStore, rows: np.ndarray, spec: ImageSpec, size: int
+) -> Iterator[dict[str, np.ndarray]]:
     """Yield a model's outputs for the files of some rows; consecutive images of one size form batches."""
     with Progress(len(rows), "images") as progress:
-        for _, images in itertools.groupby((_image(store, row) for row in rows), key=np.shape):
+        for _, images in itertools.groupby((_image(store, row, spec) for row in rows), key=np.shape):
             for batch in _batches(images, size):
                 found = computed(np.stack(batch))
                 yield from ({name: each[place] for name, each in found.items()} for place in range(len(batch)))
@@ -154,15 +157,19 @@ def _batches(images: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarra
         yield batch
 
 
-def _is_rough(store: FeatureStore, row: int) -> bool:
+def _is_rough(store: FeatureStore, row: int, spec: ImageSpec) -> bool:
     """Return whether a row's stored features are less like the model's; see ``ROUGH_TOLERANCE``."""
-    spec = store.made.spec
-    reduced = spec.decode == "scaled" and is_reduced(_read(store, row), spec.image_spec)
-    return spec.engine.precision == "bfloat16" or reduced
+    reduced = spec.decode == "scaled" and is_reduced(_read(store, row), spec)
+    return store.made.spec.engine.precision == "bfloat16" or reduced
 
 
-def _image(store: FeatureStore, row: int) -> np.ndarray:
-    return decode_whole(_read(store, row), store.made.spec.image_spec)
+def _image(store: FeatureStore, row: int, spec: ImageSpec) -> np.ndarray:
+    try:
+        return decode_whole(_read(store, row), spec)
+    except UnreadableImage as error:
+        raise RequestError(
+            f"{store.rows.paths[row]} must be readable to compare the model with the run; it has {error}"
+        ) from error
 
 
 def _read(store: FeatureStore, row: int) -> bytes:

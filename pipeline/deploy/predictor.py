@@ -6,7 +6,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 from features.errors import CachedFeaturesError, SourceError, UnreadableImage, listed
 from features.extraction.recompute import decode_batches
+from features.images.bounds import MAX_PIXELS
 from features.images.contents import Content, Pixels, hash_files
 from features.images.decoding import decode, upright
 from features.images.image_spec import ImageSpec
@@ -68,18 +69,22 @@ class Predictor:
         Where the base's weights, or ``FILE.keras``, lie today; by default where the run says.
     joblib : bool
         Load a pickled head, which can run any code: your own.
+    max_pixels : int
+        Larger images are skipped.
 
     Attributes
     ----------
     trained : Trained
     class_names : tuple of str
+    image_spec : ImageSpec
+        How image files are read.
     engine : SharedEngine or None
         What runs the base, once it is loaded.
 
     Raises
     ------
     RequestError
-        If there is no such run.
+        If there is no such run, or `max_pixels` is not allowed.
     UnsafeFile
         If the run is damaged.
 
@@ -89,9 +94,17 @@ class Predictor:
     ...     predictor.predict("new.jpg").predictions[0].class_name
     """
 
-    def __init__(self, run: str | Path, weights: str | Path | None = None, joblib: bool = False):
+    def __init__(
+        self,
+        run: str | Path,
+        weights: str | Path | None = None,
+        joblib: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ):
         self.trained = load_trained(run, typed("joblib", bool, joblib))
         self.class_names = self.trained.class_names
+        self.image_spec = replace(self.trained.made.spec.image_spec, max_pixels=typed("max_pixels", int, max_pixels))
+        self.image_spec.check()
         self._weights = typed("weights", str | Path | None, weights)
         self.engine: SharedEngine | None = None
         self._lock = threading.Lock()  # held while the store is read and while the head computes
@@ -164,7 +177,7 @@ class Predictor:
 
     def classify(self, given: Mapping[str, Given], level: int = logging.DEBUG) -> Predicted:
         """Predict the classes of images by name, all of which may be unusable; messages have this level. See `predict`."""
-        keys, contents = _contents(given, self.trained.made.spec.image_spec)
+        keys, contents = _contents(given, self.image_spec)
         found = self._stored(list(contents))
         log.log(level, f"images   {len(contents)}, of which {len(found)} are in {self.trained.store}")
         rest = [content for key, content in contents.items() if key not in found]
@@ -206,7 +219,7 @@ class Predictor:
             If it is no image that `predict` could use.
         """
         made, reading = self.trained.made, self.trained.reading
-        image = decode(data, made.spec.image_spec)
+        image = decode(data, self.image_spec)
         sha256 = hashlib.sha256(data).digest()
         views = [make_view(image, made.spec.augment.name, view, sha256, made.seed) for view in range(reading.views)]
         maps = self._loaded().run(np.stack(views))
@@ -251,7 +264,9 @@ class Predictor:
         made, reading, engine = self.trained.made, self.trained.reading, self._loaded()
         shown = len(contents) if len(contents) > made.batch_size else 0  # no bar for a moment's work
         with Progress(shown, "images") as progress:
-            for keys, images, reasons in decode_batches(contents, made, reading.views, cores()):
+            for keys, images, reasons in decode_batches(
+                contents, made, reading.views, cores(), self.image_spec.max_pixels
+            ):
                 if keys:
                     X = reading.of_maps(engine.run(images))
                     with self._lock:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 
 from features.errors import RequestError, called, command
+from features.images.bounds import MAX_PIXELS
 from features.images.image_spec import ImageSpec
 from features.options import takes
 from features.runtime.log import log
@@ -115,6 +116,8 @@ def label_next(run: str | Path, images: Images, n: int = COUNT, **options: Unpac
     if n < 1:
         raise RequestError(f"{called('n')} must be at least 1; got {n}. Leave it out for {COUNT}.")
     trained = load_trained(run, options.get("joblib", False))
+    images_as = replace(trained.made.spec.image_spec, max_pixels=options.get("max_pixels", MAX_PIXELS))
+    images_as.check()
     if trained.novelty is None:
         raise RequestError(
             f"{run} must know its training images, as runs of this version do. Train it again: "
@@ -126,7 +129,7 @@ def label_next(run: str | Path, images: Images, n: int = COUNT, **options: Unpac
         raise RequestError(
             "images must be files, so that they can be labelled; got images in memory. Name their paths."
         )
-    found = embed_files(trained, files, options.get("weights"), folder.parent / ".features")
+    found = embed_files(trained, files, options.get("weights"), folder.parent / ".features", images_as.max_pixels)
     chances, novelty = trained.probabilities(found.X), trained.unlike(found.X)
     assert novelty is not None
     unit = trained.novelty.unit_of(_averaged(found.X, trained.reading.views))
@@ -140,7 +143,7 @@ def label_next(run: str | Path, images: Images, n: int = COUNT, **options: Unpac
         out=str(folder),
     )
     with whole_folder(folder, options.get("overwrite", False)) as unfinished:
-        _write(told, unfinished, trained.made.spec.image_spec)
+        _write(told, unfinished, images_as)
     log.info(f"written  {folder}/queue.csv, queue.json, queue.html")
     return told
 

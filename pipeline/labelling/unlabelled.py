@@ -10,6 +10,7 @@ import numpy as np
 
 from features.errors import SourceError
 from features.extraction.recompute import decode_batches
+from features.images.bounds import MAX_PIXELS
 from features.images.contents import Content, distinct_contents, hash_files
 from features.runtime.log import log
 from features.runtime.machine import cores
@@ -40,7 +41,9 @@ class Unlabelled:
     skipped: list[tuple[Path, str]]
 
 
-def embed_files(trained: Trained, files: Sequence[Path], weights: str | Path | None, kept: Path) -> Unlabelled:
+def embed_files(
+    trained: Trained, files: Sequence[Path], weights: str | Path | None, kept: Path, max_pixels: int = MAX_PIXELS
+) -> Unlabelled:
     """Compute the features of image files by the base of a run, but for those that are kept from earlier calls.
 
     Parameters
@@ -51,6 +54,8 @@ def embed_files(trained: Trained, files: Sequence[Path], weights: str | Path | N
         Where the base's weights lie today.
     kept : Path
         Folder of features by content; features of several views of an image are not kept.
+    max_pixels : int
+        Larger images are skipped.
 
     Raises
     ------
@@ -65,7 +70,7 @@ def embed_files(trained: Trained, files: Sequence[Path], weights: str | Path | N
     log.info(f"images   {len(contents)}, of which the features of {len(found)} are kept in {kept}")
     reasons: dict[bytes, str] = {}
     if todo:
-        computed, reasons = _compute(trained, todo, weights, kept)
+        computed, reasons = _compute(trained, todo, weights, kept, max_pixels)
         found |= computed
     names = {content.sha256: content.file for content in contents}
     skipped += [(names[key], reason) for key, reason in reasons.items()]
@@ -90,13 +95,13 @@ def _read(trained: Trained, contents: Sequence[Content], kept: Path) -> dict[byt
 
 
 def _compute(
-    trained: Trained, contents: Sequence[Content], weights: str | Path | None, kept: Path
+    trained: Trained, contents: Sequence[Content], weights: str | Path | None, kept: Path, max_pixels: int
 ) -> tuple[dict[bytes, np.ndarray], dict[bytes, str]]:
     found: dict[bytes, np.ndarray] = {}
     unusable: dict[bytes, str] = {}
     engine, views = share_engine(trained.made, weights), trained.reading.views
     with Progress(len(contents), "images") as progress:
-        for keys, images, reasons in decode_batches(contents, trained.made, views, cores()):
+        for keys, images, reasons in decode_batches(contents, trained.made, views, cores(), max_pixels):
             if keys:
                 maps = engine.run(images)
                 X = trained.reading.of_maps(maps)

@@ -55,6 +55,16 @@ def test_pixels_give_what_their_files_give(files, tmp_path):
     np.testing.assert_array_equal(transformer.transform(pixels), transformer.transform(files[0]))
 
 
+def test_the_limit_of_pixels_is_no_setting_of_features(files, tmp_path):
+    """An image is 480 pixels."""
+    with pytest.raises(SourceError, match=r"max_pixels=480\. Leave it out"):
+        make(tmp_path, max_pixels=479).transform(files[0][:2])
+    first = make(tmp_path).transform(files[0][:2])
+    np.testing.assert_array_equal(make(tmp_path, max_pixels=479).transform(files[0][:2]), first)  # from the cache
+    with pytest.raises(RequestError, match="max_pixels must be from 1 to"):
+        make(tmp_path, max_pixels=0).fit(files[0])
+
+
 def test_one_image_is_that_image_whatever_holds_it(files, tmp_path):
     path, transformer = files[0][0], make(tmp_path)
     expected = transformer.transform([path])

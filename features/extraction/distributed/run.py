@@ -105,7 +105,7 @@ def pass_on_cluster(
             settle_unfit(fitness.check(), len(fitness.fit), options.skip_unfit)
             apart = f"features of the first image are at most {fitness.apart:.1e} apart (relative)"
             log.info(f"workers  {len(fitness.fit)} are fit; {apart}")
-            check = SpotCheck(engine, parts.provenance)
+            check = SpotCheck(engine, parts.provenance, options.image_spec)
             yield lambda works, total: Run(client, job, parts, total, fitness, check).finish(works)
         finally:
             (folder / job.run).unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...engines.registry import Engine
 from ...errors import CachedFeaturesError
+from ...images.image_spec import ImageSpec
 from ...images.views import make_view
 from ...store.part_index import open_part, reading
 from ...store.provenance import Provenance
@@ -28,10 +29,12 @@ class SpotCheck:
         The client's.
     made : Provenance
         Of the store.
+    images : ImageSpec
+        How the client reads image files.
     """
 
-    def __init__(self, engine: Engine, made: Provenance):
-        self._engine, self._made, self._random = engine, made, random.SystemRandom()
+    def __init__(self, engine: Engine, made: Provenance, images: ImageSpec):
+        self._engine, self._made, self._images, self._random = engine, made, images, random.SystemRandom()
 
     def fault(self, part: Path, work: Work) -> str:
         """Return how a part differs from what the client computes of one of its images; empty if it does not.
@@ -52,7 +55,7 @@ class SpotCheck:
                 skipped = {key for key, _ in json.loads(file.attrs["skipped"])}
         except CachedFeaturesError as error:
             return str(error)
-        image = content.image(spec.image_spec)
+        image = content.image(self._images)
         if isinstance(image, str):  # the file may have gone since
             return ""
         if len(row) != 1:

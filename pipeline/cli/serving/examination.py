@@ -64,9 +64,7 @@ def _nearest(predictor: Predictor, examined: Examined) -> list[dict[str, Any]]:
             continue
         file, label = held[key]
         try:
-            image = data_uri(
-                Image.fromarray(decode_whole(read_bytes(file), predictor.trained.made.spec.image_spec)), SIDE
-            )
+            image = data_uri(Image.fromarray(decode_whole(read_bytes(file), predictor.image_spec)), SIDE)
         except UnreadableImage:
             continue
         found.append({"label": label, "name": file.name, "distance": distance, "image": image})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from features.errors import RequestError, UnreadableImage, called, missing_extra
+from features.images.bounds import MAX_PIXELS
 from features.options import takes
 from features.runtime.log import log
 from features.runtime.machine import cores
@@ -55,7 +56,8 @@ def serve(run: str | Path, **options: Unpack[ServeOptions]) -> None:
     host, port = options.get("host", HOST), options.get("port", PORT)
     if not 0 < port < 65536:
         raise RequestError(f"{called('port')} must be from 1 to 65535; got {port}. Leave it out for {PORT}.")
-    with Predictor(run, options.get("weights"), options.get("joblib", False)) as predictor:
+    limit = options.get("max_pixels", MAX_PIXELS)
+    with Predictor(run, options.get("weights"), options.get("joblib", False), limit) as predictor:
         predictor.load()
         if host not in _LOOPBACK:
             log.warning(f"anyone who reaches {host}:{port} can use this server: it asks for no password.")

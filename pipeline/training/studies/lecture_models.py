@@ -19,6 +19,7 @@ import numpy as np
 
 from features.errors import WeightsError
 from features.extraction.run import extract
+from features.images.bounds import MAX_PIXELS
 from features.options import takes
 from features.runtime.log import log
 from features.splits import SPLITS
@@ -89,6 +90,7 @@ def lecture(data: str | Path, **options: Unpack[LectureOptions]) -> dict[str, An
             extract(
                 data, backbone=model.backbone, layers=(model.layer,), preprocess=model.preprocess, resize=model.resize,
                 image_size=model.image_size, limit=options.get("limit"), seed=seed, out=store,
+                max_pixels=options.get("max_pixels", MAX_PIXELS),
             )  # fmt: skip
         except WeightsError as error:
             log.error(str(error))

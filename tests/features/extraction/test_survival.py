@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import standin
 from conftest import ROOT, assert_same_stores, draw, draw_tree, rewrite
+from PIL import Image
 
 from features import FeatureStore
 from features.errors import SourceError, StoreError
@@ -30,6 +31,7 @@ from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
 from features.images import contents
+from features.images.bounds import MAX_PIXELS
 from features.images.decoding import decode
 from features.safefiles.hdf5 import filters_of
 from features.store import parts, writer_lock
@@ -266,6 +268,27 @@ def test_skipped_files_are_remembered_and_retried_when_asked(tree, tmp_path, sta
         lambda data, *rest: np.zeros((16, 16, 3), np.uint8) if data[:3] == b"not" else decode(data, *rest),
     )
     assert (run(tree, tmp_path / "s.h5").rows, run(tree, tmp_path / "s.h5", retry_skipped=True).rows) == (32, 33)
+
+
+def test_another_limit_of_pixels_is_no_other_store(tree, tmp_path, stand_in):
+    """A lower one leaves what is stored; what it skipped is tried again when asked, or by a limit above the usual one."""
+    Image.new("RGB", (100, 50), "red").save(tree / "train/red/poster.png")
+    skipped = run(tree, tmp_path / "s.h5", max_pixels=4999).skipped
+    assert [each.reason.split("; ")[0] for each in skipped] == ["100 x 50 pixels"]
+    before = len(standin.calls)
+    done = run(tree, tmp_path / "s.h5", max_pixels=MAX_PIXELS + 1)
+    assert (done.rows, done.computed, len(standin.calls) - before) == (33, 1, 1)
+    draw(tree / "train/red/new.png", 2000)
+    done = run(tree, tmp_path / "s.h5", max_pixels=4999)
+    assert (done.rows, done.computed, done.skipped) == (34, 1, [])
+    with FeatureStore(tmp_path / "s.h5") as store:
+        assert "train/red/poster.png" in store.rows.paths
+
+
+def test_verify_computes_no_rows_of_images_above_the_limit(tree, tmp_path):
+    run(tree, tmp_path / "s.h5")
+    seen = verify(tmp_path / "s.h5", max_pixels=10)[2]
+    assert seen.held is None and "max_pixels=" in seen.seen
 
 
 def test_verify_a_sound_store(tree, tmp_path):

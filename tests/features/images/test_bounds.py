@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from features.errors import UnreadableImage
-from features.images.bounds import Room
+from features.errors import RequestError, UnreadableImage, on_command_line
+from features.images.bounds import PillowLimit, Room
 from features.images.decoding import decode, decode_whole
 from features.images.image_spec import ImageSpec
 
@@ -112,3 +112,50 @@ def test_threads_wait_until_there_is_room():
         thread.join()
     assert len(most) == len(asked) and [250] in most
     assert all(sum(each) <= 100 or each == [250] for each in most) and max(map(len, most)) > 1
+
+
+def test_the_limit_is_as_asked_and_the_reason_names_the_option():
+    data = saved("PNG")
+    with pytest.raises(UnreadableImage, match=r"40 x 24 pixels; .* at most 959 are read. .*: max_pixels=960$"):
+        decode(data, ImageSpec(8, max_pixels=959))
+    assert (decode(data, ImageSpec(8, max_pixels=960)) == decode(data, ImageSpec(8))).all()
+    with on_command_line("cached-features"), pytest.raises(UnreadableImage, match=r"--max-pixels 960$"):
+        decode_whole(data, ImageSpec(8, max_pixels=959))
+    assert ImageSpec(8, max_pixels=959) == ImageSpec(8)  # the values are the same
+
+
+@pytest.mark.parametrize("most", [0, -1, 65_535**2 + 1])
+def test_a_limit_that_no_image_can_have_is_refused(most):
+    with pytest.raises(RequestError, match="max_pixels must be from 1 to 4,294,836,225"):
+        decode(saved("PNG"), ImageSpec(8, max_pixels=most))
+
+
+def test_a_limit_above_the_usual_one_reads_what_that_refuses():
+    data = io.BytesIO()
+    Image.new("L", (16_000, 16_000), 77).save(data, "JPEG")
+    with pytest.raises(UnreadableImage, match="max_pixels=256000000"):
+        decode(data.getvalue(), ImageSpec(8, decode="scaled"))
+    assert (decode(data.getvalue(), ImageSpec(8, decode="scaled", max_pixels=256_000_000)) == 77).all()
+
+
+@pytest.mark.parametrize("file_format", ["TIFF", "WEBP", "GIF"])
+def test_pillows_own_limit_neither_refuses_nor_warns_and_is_put_back(file_format, monkeypatch):
+    """Pillow checks the sizes of these formats once more, against a limit of 89 million pixels; beyond twice, it raises."""
+    data = saved(file_format)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)  # the image has 960, and warnings are errors here
+    assert decode_whole(data, ImageSpec(8)).shape == PHOTO.shape
+    assert Image.MAX_IMAGE_PIXELS == 300
+
+
+def test_the_highest_of_several_limits_holds_until_its_thread_is_done(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    limit = PillowLimit()
+    with limit.raised(500):
+        with limit.raised(400):
+            assert Image.MAX_IMAGE_PIXELS == 500
+        with limit.raised(600):
+            assert Image.MAX_IMAGE_PIXELS == 600
+        assert Image.MAX_IMAGE_PIXELS == 500
+    with limit.raised(200):
+        assert Image.MAX_IMAGE_PIXELS == 300
+    assert Image.MAX_IMAGE_PIXELS == 300

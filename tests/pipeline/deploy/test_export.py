@@ -309,6 +309,14 @@ def test_a_model_that_differs_is_not_written(tree, tmp_path):
     assert not list((tmp_path / "model").iterdir())
 
 
+def test_images_above_the_limit_of_pixels_are_not_compared_with(tree, tmp_path):
+    extract(str(tree), backbone="tiny", out=tmp_path / "s.h5")
+    pipeline.train_head(tmp_path / "s.h5", "logistic", out=tmp_path / "run")
+    with pytest.raises(RequestError, match=r"\.png must be readable to compare .*max_pixels=480"):
+        export(tmp_path / "run", tmp_path / "m.keras", max_pixels=479, rows=1)
+    assert not (tmp_path / "m.keras").exists()
+
+
 def test_images_that_changed_are_not_compared_with(tree, tmp_path):
     extract(str(tree), backbone="tiny", out=tmp_path / "s.h5")
     pipeline.train_head(tmp_path / "s.h5", "logistic", out=tmp_path / "run")

@@ -22,7 +22,7 @@ from samples import provenance_of
 
 import pipeline
 from features import extract
-from features.errors import RequestError, SourceError, StoreError
+from features.errors import RequestError, SourceError, StoreError, UnreadableImage
 from pipeline.cli.commands import main
 from pipeline.deploy.shared_engine import _KEPT, SharedEngine
 from pipeline.deploy.watching import watch_folder
@@ -121,6 +121,24 @@ def test_what_is_no_image_is_refused_or_told(run):
     assert [each["path"] for each in found.skipped] == ["images[1]", "gone.png"] and len(found.predictions) == 1
     with pytest.raises(RequestError, match=r"images must be a path or .*PIL.Image.Image.*; got 3"):
         pipeline.predict(run, 3)
+
+
+def test_the_limit_of_pixels_is_the_callers(run, capsys):
+    Image.new("RGB", (100, 50), "red").save("new/poster.png")
+    skipped = pipeline.predict(run, "new", max_pixels=4999).skipped
+    assert [(each["path"], each["reason"].split("; ")[0]) for each in skipped] == [
+        ("new/poster.png", "100 x 50 pixels")
+    ]
+    assert not pipeline.predict(run, "new", max_pixels=5000).skipped
+    assert main(["predict", str(run), "new/poster.png", "--max-pixels", "4999"]) == 2
+    assert "If it is a photo: --max-pixels 5000" in capsys.readouterr().err
+    with pipeline.Predictor(run, max_pixels=4999) as predictor, pytest.raises(UnreadableImage, match="max_pixels=5000"):
+        predictor.examine((run.parent / "new/poster.png").read_bytes())
+    with pytest.raises(SourceError, match="max_pixels=5000"):
+        pipeline.label_next(run, "new/poster.png", max_pixels=4999, out="queue")
+    for call in (pipeline.Predictor, lambda run, **given: pipeline.predict(run, "new", **given)):
+        with pytest.raises(RequestError, match="max_pixels must be from 1 to"):
+            call(run, max_pixels=0)
 
 
 def test_many_threads_get_what_one_gets(run):
