@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RequestError, WeightsError, called, option
 from ..runtime.keras_runtime import import_keras
 from ..safefiles.keras_files import check_model_file
+from ..safefiles.regular_files import hash_file
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def load_own(path: Path, image_size: int, sha256: str | None) -> tuple[keras.Mod
     """
     check_model_file(path)
     keras = import_keras()
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = hash_file(path)
     if sha256 not in (None, found):
         raise WeightsError(
             f"{path} must have SHA-256 {sha256}; it has {found}. If this is the model you want: {option('weights_sha256', found)}"

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from ..errors import WeightsError, called, missing_extra, option
+from ..errors import UnsafeFile, WeightsError, called, missing_extra, option
 from ..runtime.atomic import written_whole
 from ..runtime.log import log
 from ..runtime.user_cache import cache_folder, recall, remember
 from ..safefiles.hdf5 import check_own_values
 from ..safefiles.npz import open_archive
+from ..safefiles.onnx_files import read_onnx
+from ..safefiles.regular_files import hash_file
 
 if TYPE_CHECKING:
     import keras
@@ -98,10 +100,10 @@ def recall_sha256(backbone: str, weights: str) -> str | None:
     """
     try:
         if backbone.endswith(".keras"):
-            return hashlib.sha256(Path(backbone).read_bytes()).hexdigest()
+            return hash_file(backbone)
         file = _weights_file(backbone, weights)
         return None if file is None else recall("weights", _identity(backbone, file))
-    except OSError:
+    except (OSError, UnsafeFile):
         return None
 
 
@@ -248,7 +250,7 @@ def _load_onnx(model: keras.Model, path: Path) -> None:
         raise missing_extra("onnx", "demo", f"reading {path.name}")
     import onnx
 
-    arrays = {array.name: array for array in onnx.load(path).graph.initializer}
+    arrays = {array.name: array for array in read_onnx(path).model.graph.initializer}
     for layer in model.layers:
         if not layer.weights:
             continue

@@ -63,7 +63,8 @@ def read_bytes(path: str | Path) -> bytes:
             raise UnreadableImage("not a regular file")
         if status.st_size > MAX_BYTES:
             raise UnreadableImage(f"{status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return file.read(status.st_size)  # no more, since some files of /proc say that they are empty and never end
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UnreadableImage(f"cannot be read: {reason}") from error

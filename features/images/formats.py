@@ -80,9 +80,10 @@ def installed(module: str) -> bool:
 def _read_head(path: str | Path) -> bytes:
     """Return the first bytes of a regular file; raise UnreadableImage, with the reason, if there is none."""
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
             raise UnreadableImage("not a regular file")
         with open(path, "rb") as file:
-            return file.read(HEAD)
+            return file.read(min(HEAD, status.st_size))  # as `read_bytes`
     except OSError as error:
         raise UnreadableImage(f"cannot be read: {error.strerror}") from error

@@ -18,6 +18,7 @@ _TABLES = frozenset({DEFLATE, _SHUFFLE, _FLETCHER32})
 _LAYERS = frozenset(
     {(DEFLATE,), (LZ4,), (ZSTD,), (), (LZ4, _FLETCHER32), (ZSTD, _FLETCHER32), (DEFLATE, _FLETCHER32), (_FLETCHER32,)}
 )
+_MAX_OBJECTS, _MAX_DEPTH = 50_000, 30  # of a file; the weights of the largest base have 3,000 and 5
 HEAD_BYTES = 18  # of a chunk are enough for `claimed_bytes`
 # What h5py, NumPy and this program raise while they read a damaged or hostile file.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
@@ -49,9 +50,7 @@ def check_own_values(
         If a link is soft or external, values are in another file or use a filter that is not ours, or a dataset claims chunks
         that do not exist.
     """
-    links: list[tuple[str, Any]] = []
-    file.visititems_links(lambda name, link: links.append((name, link)))  # h5py swallows errors raised in this callback
-    for name, link in links:
+    for name, link in _links(file, where):
         if not isinstance(link, h5py.HardLink):
             raise _unsafe(where, f"has a link at {name} to another object or file")
         node = file.get(name)
@@ -64,6 +63,19 @@ def check_own_values(
             raise _unsafe(where, f"keeps {name} in other files")
         else:
             _check_size(name, node, where, layers)
+
+
+def _links(file: h5py.File, where: str | Path) -> list[tuple[str, Any]]:
+    """Return the names and links of a file's objects, which must not be too many or too deep to be looked at."""
+    links: list[tuple[str, Any]] = []
+
+    def look(name: str, link: Any) -> bool | None:  # h5py swallows errors raised here; True ends the visit
+        links.append((name, link))
+        return True if len(links) > _MAX_OBJECTS or name.count("/") > _MAX_DEPTH else None
+
+    if file.visititems_links(look):
+        raise _unsafe(where, f"has more than {_MAX_OBJECTS:,} objects, or groups within {_MAX_DEPTH} others")
+    return links
 
 
 def filters_of(data: h5py.Dataset) -> tuple[int, ...]:

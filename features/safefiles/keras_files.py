@@ -133,6 +133,7 @@ _WIDTHS = (
     "key_dim",
     "value_dim",
     "kernel_size",
+    "output_shape",
 )
 _TOGETHER = (("kernel_size", "filters"), ("kernel_size", "depth_multiplier"), ("num_heads", "key_dim"))
 # Initializers, regularizers, constraints and single operations, which only compute on numbers.
@@ -189,7 +190,7 @@ def _check_widths(config: Any, sizes: tuple[int, int], path: Path) -> None:
         if isinstance(node, dict):
             claimed = {name: _product(node[name]) for name in _WIDTHS if name in node}
             for name, value in claimed.items():
-                if value > (most if name == "kernel_size" else longest):
+                if value > (most if name in ("kernel_size", "output_shape") else longest):
                     raise _unsafe(path, f"it claims {value:,} {name}, but its weights have at most {longest:,}")
             for names in _TOGETHER:
                 value = math.prod(claimed.get(name, 1) for name in names)

@@ -11,6 +11,7 @@ from typing import IO
 import numpy as np
 
 from ..errors import UnsafeFile
+from .regular_files import check_regular
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -24,8 +25,9 @@ def open_archive(path: str | Path, unpacked: int = 0) -> zipfile.ZipFile:
     Raises
     ------
     UnsafeFile
-        If it is not a zip file, or a check fails.
+        If it is no regular file, no zip file, or a check fails.
     """
+    check_regular(path)
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import UnsafeFile, WeightsError, option
+from .regular_files import read_whole
 
 # torch/serialization.py of PyTorch 1.5 and earlier: what a file begins with, before storages were kept in a zip file.
 _TORCH_MAGIC, _TORCH_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_MAX_BYTES = 1 << 30  # of a file of weights
 _STORAGES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
 
 
@@ -33,7 +35,7 @@ def read_known(path: Path, sha256: str) -> bytes:
         If they have another, or the file cannot be read.
     """
     try:
-        data = path.read_bytes()
+        data = read_whole(path, _MAX_BYTES)
     except OSError as error:
         raise WeightsError(f"{path} must be readable; {error.strerror}. Check: ls -l {path}") from error
     found = hashlib.sha256(data).hexdigest()

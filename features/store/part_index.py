@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import CachedFeaturesError, StoreError
 from ..safefiles.hdf5 import DAMAGE, check_own_values
+from ..safefiles.regular_files import check_regular
 from .chunks import LayerReader, RowReader, stretches
 from .schema import REMEDY, check_attributes, read_layer
 
@@ -32,6 +33,7 @@ def open_part(path: Path) -> h5py.File:
     ------
     StoreError, UnsafeFile, OSError
     """
+    check_regular(path)
     part = h5py.File(path, "r", locking=False)
     try:
         check_own_values(part, path, layers=True)

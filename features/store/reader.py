@@ -18,6 +18,7 @@ from ..pooling import KINDS, check_pool, kind_of, pool_maps, pooled_shape
 from ..runtime.machine import memory_limit
 from ..safefiles.hdf5 import DAMAGE, check_own_values
 from ..safefiles.json_files import parse_json
+from ..safefiles.regular_files import read_first
 from ..splits import SPLITS
 from .chunks import DIGEST_BYTES, DIRECT, RowReader, digest, in_threads, spans
 from .part_index import Index
@@ -400,12 +401,12 @@ def _check_kind(path: Path) -> None:
             else f"Of images, make a store first: {command('extract', data=str(path))}"
         )
         raise RequestError(f"{called('store')} must be a feature store, NAME.h5; got {path}, which is {what}. {remedy}")
-    with open(path, "rb") as file:
-        if file.read(8) != _HDF5 and path.stat().st_size:
-            raise RequestError(
-                f"{called('store')} must be a feature store, NAME.h5; got {path}, which is no HDF5 file. "
-                f"Make a store of images: {command('extract', data='SOURCE')}"
-            )
+    head = read_first(path, len(_HDF5))
+    if head not in (_HDF5, b""):
+        raise RequestError(
+            f"{called('store')} must be a feature store, NAME.h5; got {path}, which is no HDF5 file. "
+            f"Make a store of images: {command('extract', data='SOURCE')}"
+        )
 
 
 def parts_folder(path: str | Path) -> Path:

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import StoreError
+from ..errors import StoreError, UnsafeFile
 from ..runtime.atomic import flock
 from ..runtime.log import log
+from ..safefiles.json_files import read_json
 from .atomic_file import disk_error
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -108,10 +109,9 @@ def _alive(process: int) -> bool:
 
 def _holder(path: Path) -> dict[str, str | int]:
     try:
-        held = json.loads(path.read_text(encoding="utf-8") or "{}")
-    except (OSError, ValueError):
+        return read_json(path)
+    except (OSError, UnsafeFile):
         return {}
-    return held if isinstance(held, dict) else {}
 
 
 def _held(told: Path, note: str) -> StoreError:

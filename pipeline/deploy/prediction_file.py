@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from features.runtime.atomic import sync_path
 from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.safefiles.csv_cells import path_cell
+from features.safefiles.regular_files import hash_file, read_whole
 from features.sources.file_names import unicode_name
 
 from .prediction import Given, Images, find_images, format_predictions
@@ -70,7 +70,7 @@ def predict_to(out: str | Path, images: Images, predictor: Predictor) -> Predict
     if path.suffix.lower() != ".csv" or path.exists():
         got = f"{path}, which exists" if path.exists() else str(path)
         raise RequestError(f"{called('out')} must be a new file that ends in .csv; got {got}. Choose another name.")
-    run = hashlib.sha256((predictor.trained.folder / "run.json").read_bytes()).hexdigest()
+    run = hash_file(predictor.trained.folder / "run.json")
     unfinished = path.with_name(f".{path.name}-{run[:16]}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     done = _done(unfinished, given)
@@ -112,7 +112,7 @@ def _done(unfinished: Path, given: dict[str, Given]) -> set[str]:
     A file without rows that can be gone on with is removed.
     """
     try:
-        held, written = unfinished.read_bytes(), unfinished.stat().st_mtime_ns
+        held, written = read_whole(unfinished), unfinished.stat().st_mtime_ns
     except FileNotFoundError:
         return set()
     whole = held[: held.rfind(b"\n") + 1]

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from features import __version__
-from features.errors import CachedFeaturesError, RequestError, called, option
+from features.errors import CachedFeaturesError, RequestError, UnsafeFile, called, option
 from features.options import as_list, takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
@@ -329,9 +329,12 @@ def _probe(run: Run) -> dict[str, Any] | None:
     fingerprint = run.told["provenance"]["fingerprint"]
     for path in sorted(run.folder.absolute().parent.glob("*/probe.json"), key=lambda p: -p.stat().st_mtime):
         told = read_json(path)
-        if told["provenance"]["fingerprint"] == fingerprint:
-            chart = figures.layer_chart(told["layers"], metric_of(told, path))
-            return {"chart": chart, "take": told["take"], "repeats": told["repeats"], "folder": path.parent.name}
+        try:
+            if told["provenance"]["fingerprint"] == fingerprint:
+                chart = figures.layer_chart(told["layers"], metric_of(told, path))
+                return {"chart": chart, "take": told["take"], "repeats": told["repeats"], "folder": path.parent.name}
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise UnsafeFile(f"{path} must be what probe writes; {error!r}. Run probe again, or delete it.") from error
     return None
 
 

@@ -10,11 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from features import __version__
+from features.errors import UnsafeFile
+from features.safefiles.regular_files import read_whole
 
 from ..evaluation.metrics import METRICS
 from ..runs.html_page import source_hash
 from .side_by_side import SideBySide
 
+_MAX_BYTES = 1 << 30  # of a page
 MADE_BY = "Made by cached-features"  # in every page, of earlier versions too
 
 
@@ -75,7 +78,10 @@ def _environment() -> Environment:
 
 def is_report(path: Path) -> bool:
     """Tell whether a file is a page of a report, of whatever version."""
-    return path.is_file() and MADE_BY.encode() in path.read_bytes()
+    try:
+        return MADE_BY.encode() in read_whole(path, _MAX_BYTES)
+    except (FileNotFoundError, UnsafeFile):
+        return False
 
 
 def figure(value: float | None, digits: int = 3) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from features.errors import UnsafeFile, option
+from features.safefiles.regular_files import hash_file, read_whole
 
 SUMS = "SHA256SUMS"
+_MAX_BYTES = 1 << 20  # a run has about ten files
 
 
 def write_sums(folder: Path) -> None:
@@ -19,9 +20,9 @@ def write_sums(folder: Path) -> None:
 def sums_of(path: Path) -> dict[str, str]:
     """Return the name below `path` of each file in a folder, or of a single file, with its SHA-256 in hexadecimal."""
     if path.is_file():
-        return {path.name: _sum(path)}
+        return {path.name: hash_file(path)}
     files = sorted(each for each in path.rglob("*") if each.is_file())
-    return {each.relative_to(path).as_posix(): _sum(each) for each in files}
+    return {each.relative_to(path).as_posix(): hash_file(each) for each in files}
 
 
 def check_sums(folder: Path, *names: str) -> None:
@@ -33,7 +34,7 @@ def check_sums(folder: Path, *names: str) -> None:
         If a file is not on the list, or another than that on it.
     """
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        lines = read_whole(folder / SUMS, _MAX_BYTES).decode().splitlines()
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
@@ -42,13 +43,8 @@ def check_sums(folder: Path, *names: str) -> None:
         ) from error
     listed = {name: found for found, _, name in (line.partition("  ") for line in lines)}
     for name in names:
-        if (folder / name).is_file() and listed.get(name) != _sum(folder / name):
+        if (folder / name).is_file() and listed.get(name) != hash_file(folder / name):
             raise UnsafeFile(
                 f"{folder / name} must be the file that was written with its run; {SUMS} says otherwise. Restore it, or run "
                 f"the command that made {folder} again, with {option('overwrite', True)}"
             )
-
-
-def _sum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

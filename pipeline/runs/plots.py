@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from features.errors import RequestError, command
 from features.options import typed
-from features.safefiles.json_files import read_json
+from features.safefiles.json_files import MAX_BYTES, read_json
+from features.safefiles.regular_files import read_whole
 
 from ..evaluation.metrics import find_metric
 from ..options import METRIC
@@ -59,8 +60,7 @@ def plot(run: str | Path) -> Figure:
     if (folder / "compare.json").is_file():
         return plot_comparison(read_json(folder / "compare.json"))
     if (folder / "history.csv").is_file():
-        with open(folder / "history.csv", newline="", encoding="utf-8") as file:
-            epochs = list(csv.DictReader(file))
+        epochs = list(csv.DictReader(io.StringIO(read_whole(folder / "history.csv", MAX_BYTES).decode(), newline="")))
         history = {name: [float(epoch[name]) for epoch in epochs] for name in epochs[0] if name != "epoch"}
         return plot_history(history, read_json(folder / "run.json")["settings"]["epochs"])
     raise RequestError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from ...errors import RequestError, called
 from ...safefiles.csv_cells import plain_text
+from ...safefiles.regular_files import hash_file
 from .table import read_table
 
 Verdict = Literal["keep", "change", "drop"]
@@ -73,7 +73,7 @@ class Corrections:
                 raise RequestError(
                     f"{path}:{line} must judge an image once; got a second verdict on {key.hex()}. Keep one."
                 )
-        return cls(str(path), hashlib.sha256(Path(path).read_bytes()).hexdigest(), tuple(found.items()))
+        return cls(str(path), hash_file(path), tuple(found.items()))
 
     def apply(
         self, class_names: Sequence[str], labels: np.ndarray, sha256: np.ndarray, protected: np.ndarray

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import SourceError
+from ...safefiles.regular_files import read_whole
 
 # By byte-order mark; UTF-32's begins with UTF-16's, so it comes first.
 _ENCODINGS = {
@@ -19,6 +20,7 @@ _ENCODINGS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_MAX_BYTES = 1 << 30  # ten million lines
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -49,7 +51,7 @@ def read_table(path: Path) -> Table:
     SourceError
         If it is not a CSV file, two columns have the same name, or a line has more fields than there are headers.
     """
-    data = path.read_bytes()
+    data = read_whole(path, _MAX_BYTES)
     encoding = next((name for mark, name in _ENCODINGS.items() if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)

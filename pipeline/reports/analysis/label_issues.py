@@ -11,10 +11,12 @@ import numpy as np
 
 from features.runtime.atomic import written_whole
 from features.safefiles.csv_cells import path_cell, text_cell
+from features.safefiles.regular_files import read_first
 from features.splits import SPLITS
 from features.store.schema import Rows
 
 _COLUMNS = ("path", "split", "label", "suggested", "p(label)", "p(suggested)")
+_HEADER = ",".join(_COLUMNS).encode()
 
 
 class Suspect(NamedTuple):
@@ -94,7 +96,7 @@ def write_suspects(path: Path, rows: Rows, splits: np.ndarray, suspects: Sequenc
 
 def is_suspects(path: Path) -> bool:
     """Return whether a file was written by `write_suspects`."""
-    return path.is_file() and path.read_bytes().startswith(",".join(_COLUMNS).encode())
+    return path.is_file() and read_first(path, len(_HEADER)) == _HEADER
 
 
 def copies(rows: Rows, splits: np.ndarray) -> list[list[int]]:
