@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import UnsafeFile, WeightsError, called, missing_extra, option
 from ..runtime.atomic import written_whole
 from ..runtime.log import log
-from ..runtime.user_cache import cache_folder, recall, remember
+from ..runtime.user_cache import cache_folder, if_writable, recall, remember
 from ..safefiles.hdf5 import check_own_values
 from ..safefiles.npz import open_archive
 from ..safefiles.onnx_files import read_onnx
@@ -82,11 +82,12 @@ def load_weights(
     WeightsError
         If the weights are not found anywhere, or their SHA-256 differs.
     """
+    before = _identity(backbone, weights)
     loaded = _load(model, backbone, weights, sha256 or IMAGENET_SHA256.get(backbone), download)
-    file = _weights_file(backbone, weights)
-    if file is not None:
-        log.debug(f"weights  of {backbone} lie in {file}")
-        remember("weights", _identity(backbone, file), loaded.sha256)
+    after = _identity(backbone, weights)
+    if after is not None and before in (after, None):  # a file that was replaced meanwhile need not be what was loaded
+        log.debug(f"weights  of {backbone} lie in {after[1]}")
+        remember("weights", after, loaded.sha256)
     return loaded
 
 
@@ -101,8 +102,8 @@ def recall_sha256(backbone: str, weights: str) -> str | None:
     try:
         if backbone.endswith(".keras"):
             return hash_file(backbone)
-        file = _weights_file(backbone, weights)
-        return None if file is None else recall("weights", _identity(backbone, file))
+        identity = _identity(backbone, weights)
+        return None if identity is None else recall("weights", identity)
     except (OSError, UnsafeFile):
         return None
 
@@ -126,8 +127,15 @@ def _weights_file(backbone: str, weights: str) -> Path | None:
     return files[0] if len(files) == 1 else None
 
 
-def _identity(backbone: str, file: Path) -> list[str | int]:
-    status = file.stat()
+def _identity(backbone: str, weights: str) -> list[str | int] | None:
+    """Return what tells the file from which weights would currently be loaded from others; None if there is not exactly one."""
+    file = _weights_file(backbone, weights)
+    try:
+        status = None if file is None else file.stat()
+    except OSError:
+        return None
+    if file is None or status is None:
+        return None
     times = (
         status.st_mtime_ns,
         status.st_ctime_ns,
@@ -146,16 +154,40 @@ def _load(
         _load_file(model, Path(weights))
         return Weights(f"file {Path(weights).name}", _check(model, backbone, expected, f"the file {weights}"))
     cached = cache_folder() / f"{backbone}-imagenet.weights.h5"
-    if cached.exists():
-        _load_file(model, cached)
-        return Weights("per-user cache", _check(model, backbone, expected, f"the cached file {cached}"))
+    if cached.exists() and (found := _load_cached(model, backbone, expected, cached)):
+        return found
     carrier = _carrier_file(backbone)
-    if carrier and not _in_keras_cache(backbone):
-        _load_onnx(model, carrier)
-        loaded = _check(model, backbone, expected, str(carrier))
+    if carrier is None or _in_keras_cache(backbone):
+        try:
+            return _load_keras(model, backbone, expected, download)
+        except WeightsError as error:
+            if carrier is None:
+                raise
+            log.warning(f"{error} The package is taken instead.")
+    assert carrier is not None
+    _load_onnx(model, carrier)
+    loaded = _check(model, backbone, expected, str(carrier))
+    with if_writable():
         _keep(model, cached)
-        return Weights(f"package {CARRIERS[backbone][0].replace('_', '-')}", loaded)
-    return _load_keras(model, backbone, expected, download)
+    return Weights(f"package {CARRIERS[backbone][0].replace('_', '-')}", loaded)
+
+
+def _load_cached(model: keras.Model, backbone: str, expected: str | None, path: Path) -> Weights | None:
+    """Load the weights in the per-user cache; None if the file is damaged, when it is gone without."""
+    try:
+        _load_file(model, path)
+    except (WeightsError, UnsafeFile) as error:
+        log.warning(
+            f"the cached file {path} is damaged ({error}) It is left out, and made again where that is possible."
+        )
+        return None
+    known = IMAGENET_SHA256.get(backbone)
+    if known is not None and expected == known != fingerprint_weights(model):
+        log.warning(
+            f"the cached file {path} does not hold the weights of {backbone}. It is left out, and made again where that is possible."
+        )
+        return None
+    return Weights("per-user cache", _check(model, backbone, expected, f"the cached file {path}"))
 
 
 def fingerprint_weights(model: keras.Model) -> str:

@@ -85,9 +85,11 @@ def _check_values(store: FeatureStore) -> Check:
                 progress.update(len(some))
     if damaged:
         return Check(
-            "values", False, f"{len(damaged)} rows fail their checksum, such as {damaged[0]}. Extract them again"
+            "values",
+            False,
+            f"{len(damaged)} rows fail their checksum or are not finite, such as {damaged[0]}. Extract them again",
         )
-    return Check("values", True, f"{len(store)} rows of {', '.join(store.layers)} match their checksums")
+    return Check("values", True, f"{len(store)} rows of {', '.join(store.layers)} match their checksums and are finite")
 
 
 def _damaged_rows(store: FeatureStore, layer: str, rows: np.ndarray) -> list[int]:

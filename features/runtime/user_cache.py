@@ -45,7 +45,7 @@ def recall(what: str, key: Any) -> Any:
 
 def remember(what: str, key: Any, value: Any) -> None:
     """Keep a value that took long to find, for this user and machine; key and value as JSON has them."""
-    with _if_writable(), written_whole(_note(what, key)) as path:
+    with if_writable(), written_whole(_note(what, key)) as path:
         path.write_text(json.dumps({"key": key, "value": value, "sha256": _digest(value)}, indent=1), encoding="utf-8")
 
 
@@ -84,7 +84,7 @@ def remember_bytes(what: str, key: Any, value: Iterable[Buffer], most: int) -> N
     folder, pieces, sha256 = cache_folder() / what, list(value), hashlib.sha256()
     for piece in pieces:
         sha256.update(piece)
-    with _if_writable():
+    with if_writable():
         # Not waiting for the disk: what a power cut leaves does not have the digest in its name.
         with (
             written_whole(folder / f"{_digest(key)}-{sha256.hexdigest()}", sync=False) as path,
@@ -113,7 +113,7 @@ def _forget(folder: Path, most: int) -> None:
 
 
 @contextmanager
-def _if_writable() -> Iterator[None]:
+def if_writable() -> Iterator[None]:
     """Go on without the cache, and say so once, where it cannot be written."""
     try:
         yield

@@ -288,12 +288,12 @@ class FeatureStore:
         return X
 
     def check(self, layer: str, rows: np.ndarray) -> None:
-        """Read the given rows and compare them with their digests.
+        """Read the given rows, compare them with their digests, and check that they are finite.
 
         Raises
         ------
         StoreError
-            If a row is damaged.
+            If a row is damaged or not finite.
         """
         reader, rows = self._reader(layer), self._numbers(rows)
         held = self.row_digests.get(layer)
@@ -304,6 +304,8 @@ class FeatureStore:
                 for row, each in zip(rows[span], values, strict=True):
                     if digest(each) != held[row].tobytes():
                         raise ValueError(f"row {row} does not match its digest")
+            if not np.isfinite(values).all():
+                raise ValueError("rows must be finite")
 
         self._run(layer, compare, spans(len(rows), reader.row_bytes))
 

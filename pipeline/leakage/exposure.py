@@ -123,7 +123,7 @@ def write_clusters(folder: Path, rows: Rows, found: NearCopies) -> None:
         table = csv.writer(file)
         table.writerow(["path", "label", *columns, NEAR_COPIES])
         for row, path in enumerate(rows.paths):
-            held = (texts[row] for texts in columns.values())  # as they are, since this file is read again
+            held = (text_cell(texts[row]) for texts in columns.values())
             table.writerow(
-                [path_cell(path), names[rows.labels[row]], *held, path_cell(rows.paths[found.clusters[row]])]
+                [path_cell(path), text_cell(names[rows.labels[row]]), *held, path_cell(rows.paths[found.clusters[row]])]
             )

@@ -13,6 +13,7 @@ from features.sources.lists.corrections import Corrections
 from ..evaluation.metrics import METRICS, Metric, find_metric
 from ..options import METRIC
 from ..runs.checksums import check_sums
+from ..runs.folders import find_store
 from ..runs.predictions import Predictions, load_predictions
 from ..training.fits.results import Result
 from ..training.relabelling import FILE as CORRECTIONS
@@ -57,6 +58,7 @@ def load_run(folder: Path) -> Run:
         if (folder / name).is_file():
             check_sums(folder, name)
             told = read_json(folder / name)
+            told |= {"store": str(find_store(told, folder))} if isinstance(told.get("store"), str) else {}
             predictions = load_predictions(folder)
             metric = metric_of(told, folder / name)
             return Run(folder, told, metric, told.get("heads") or _summary(predictions, metric), predictions)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,19 @@ RESULTS = (
     "lecture.json",
     "queue.json",
 )  # a folder that holds one of these may be overwritten
+
+
+def place_of(store: str | Path, folder: Path) -> dict[str, str]:
+    """Return what a run tells of where its store lies: the path as it was given, and as it is seen from the run's folder."""
+    return {"store": str(store), "store_from_run": os.path.relpath(Path(store).resolve(), folder.resolve())}
+
+
+def find_store(told: Mapping[str, Any], folder: Path) -> Path:
+    """Return where the store of a run lies: where it did, else where it is if both were moved together."""
+    path, beside = Path(told["store"]), told.get("store_from_run")
+    if not path.exists() and isinstance(beside, str) and (folder.resolve() / beside).exists():
+        return Path(os.path.normpath(folder.resolve() / beside))
+    return path
 
 
 def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
@@ -64,7 +78,7 @@ def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
-    """Return the contents of a trained head's ``run.json``.
+    """Return the contents of a trained head's ``run.json``, and as ``store`` where its store lies now; see `find_store`.
 
     Raises
     ------
@@ -82,7 +96,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     wrong = [name for name, kind in kinds.items() if not isinstance(run.get(name), kind)]
     if wrong:
         raise UnsafeFile(f"{path} must contain {', '.join(wrong)} as train-head writes them. Train the head again.")
-    return run
+    return run | {"store": str(find_store(run, path.parent))}
 
 
 def _no_head(folder: Path) -> RequestError:

@@ -23,7 +23,7 @@ from ..evaluation.metrics import METRICS, find_metric
 from ..evaluation.significance import NEEDS
 from ..heads.registry import HEADS, check_heads
 from ..options import CompareOptions
-from ..runs.folders import whole_folder
+from ..runs.folders import place_of, whole_folder
 from ..runs.frames import make_frame
 from ..runs.plots import interval_of, plot_comparison
 from ..runs.predictions import Predictions, save_predictions, write_tested
@@ -69,8 +69,8 @@ class Comparison:
         Head → why it could not be fitted; the other heads were compared without it.
     corrections : dict or None
         Which table of corrected labels was applied, and the best head's test figure before and after, with a paired test.
-    store, out : str
-        The store used, and the folder with the results.
+    store, store_from_run, out : str
+        The store used, the same as seen from the folder with the results, and that folder.
     rows : dict
         Split → class → number of images.
     repeats, seed : int
@@ -88,6 +88,7 @@ class Comparison:
     not_fitted: dict[str, str]
     corrections: dict[str, Any] | None
     store: str
+    store_from_run: str
     rows: dict[str, dict[str, int]]
     repeats: int
     seed: int
@@ -169,7 +170,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
         "slices": slices_of(best, fitted[best], rows, splits, metric),
         "not_fitted": not_fitted,
         "corrections": _measure_corrections(asked, best, group, splits, fitted[best], folder.parent / ".fits"),
-        "store": str(store),
+        **place_of(store, folder),
         "rows": rows.counts(),
         "repeats": repeats,
         "seed": asked.seed,

@@ -32,7 +32,7 @@ from ..evaluation.significance import effective_rows, wilson
 from ..heads.registry import check_heads, find_head
 from ..options import TrainHeadOptions
 from ..runs.feature_spec import Reading
-from ..runs.folders import whole_folder
+from ..runs.folders import place_of, whole_folder
 from ..runs.head_file import save_head
 from ..runs.learning_curves import check_tensorboard, log_history, write_history
 from ..runs.predictions import save_predictions, write_predictions
@@ -93,8 +93,8 @@ class TrainedHead:
     seed : int
     group : str or None
         The column that names each row's group; a group stayed on one side.
-    store, head_file, out : str
-        The store it was trained on, the head's file, and the folder of the run.
+    store, store_from_run, head_file, out : str
+        The store it was trained on, the same as seen from the run's folder, the head's file, and that folder.
     class_names : list of str
     rows : dict
         Split → class → number of images.
@@ -126,6 +126,7 @@ class TrainedHead:
     seed: int
     group: str | None
     store: str
+    store_from_run: str
     class_names: list[str]
     rows: dict[str, dict[str, int]]
     reading: dict[str, Any]
@@ -203,7 +204,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         "select": asked.select,
         "metric": asked.metric,
         "seed": asked.seed,
-        "store": str(store),
+        **place_of(store, folder),
         "class_names": list(rows.class_names),
         "rows": rows.counts(),
         "reading": Reading(features.read, features.views, find_head(head).views).to_json(),

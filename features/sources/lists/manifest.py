@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from ...errors import RequestError, SourceError, called, option
+from ...safefiles.csv_cells import plain_text
 from ...splits import SPLIT_NAMES, SPLITS
 from ..source import Source, make_source
 from .listed_files import ListedFiles
@@ -82,9 +83,9 @@ def source_of_table(kind: str, path: Path, table: Table, options: ListOptions = 
         _Line(
             number,
             texts[places["path"]],
-            texts[places["label"]].strip(),
+            plain_text(texts[places["label"]].strip()),
             texts[places["split"]].strip() if "split" in places else "",
-            {name: texts[place].strip() for place, name in further.items()},
+            {name: plain_text(texts[place].strip()) for place, name in further.items()},
         )
         for number, texts in table.lines
     ]
