@@ -105,6 +105,7 @@ CHILD = """
 import os, sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 import standin
+from features.runtime.user_cache import remember
 from pipeline.cli.commands import main
 
 standin.install()
@@ -128,6 +129,8 @@ os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 work(sys.argv[3])
+remember("notes", 1, 2)  # as real bases have it, of which the stand-in is none
+remember("notes", 2, 3)
 """
 
 

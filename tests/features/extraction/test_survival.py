@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -34,7 +35,7 @@ from features.images import contents
 from features.images.bounds import MAX_PIXELS
 from features.images.decoding import decode
 from features.safefiles.hdf5 import filters_of
-from features.store import parts, writer_lock
+from features.store import parts, schema, writer_lock
 from features.store.writer_lock import one_writer
 from pipeline.cli.commands import main
 
@@ -313,6 +314,26 @@ def test_verify_finds_what_checksums_cannot(tree, tmp_path, change):
     run(tree, tmp_path / "s.h5")
     checks = verify(rewrite(tmp_path / "s.h5", change))
     assert [check.held for check in checks] == [True, True, False]
+
+
+def test_verify_finds_values_that_are_not_finite_and_labels_of_no_class_do_not_open(tree, tmp_path):
+    """With right checksums, as a stranger's program may write them."""
+    run(tree, tmp_path / "s.h5")
+    for value in (np.nan, np.inf):
+        changed = rewrite(
+            tmp_path / "s.h5", lambda values, held, v=value: (np.where(values == values.max(), v, values), held)
+        )
+        (checked,) = verify(changed, rows=0)[:1]
+        assert checked.held is False and "are not finite, such as last" in checked.seen
+    for label in (-1, 2, 2**30):
+        path = Path(shutil.copy(tmp_path / "s.h5", tmp_path / "labels.h5"))
+        with h5py.File(path, "a") as file:
+            labels = file["rows/label"][()]
+            labels[3] = label
+            file["rows/label"][...] = labels
+            schema.write_attributes(file, json.loads(file.attrs["provenance"]))
+        with pytest.raises(StoreError, match="rows/label must be from 0 to 1"):
+            verify(path)
 
 
 def test_verify_reports_damage_and_changed_files(tree, tmp_path, stand_in, capsys):

@@ -52,6 +52,13 @@ def test_dialects_with_one_meaning_are_read_and_told(folder, text, encoding, not
     assert [each for each in source.notes if "no split" not in each] == ([note] if note else [])
 
 
+def test_an_apostrophe_before_a_formula_is_a_spreadsheets(folder):
+    """As our own tables, such as groups.csv, have it."""
+    source = read(folder, table("path,label,site", rows=[(path, f"'={label}", "'-1") for path, label in ROWS]))
+    assert source.class_names == ("=rings", "=stripes") and set(source.columns["site"]) == {"-1"}
+    assert read(folder, table(rows=[(path, f"'{label}") for path, label in ROWS])).class_names == ("'rings", "'stripes")
+
+
 def test_dev_is_val(folder):
     source = read(folder, table("path,label,split", rows=[(*row, ("train", "dev")[row[0] > "s"]) for row in ROWS]))
     assert source.counts()["val"] == {"rings": 0, "stripes": 6} and "the split dev is read as val" in source.notes

@@ -26,6 +26,7 @@ from features.errors import RequestError, SourceError, StoreError, UnreadableIma
 from pipeline.cli.commands import main
 from pipeline.deploy.shared_engine import _KEPT, SharedEngine
 from pipeline.deploy.watching import watch_folder
+from pipeline.reports.run_results import load_run
 
 
 @pytest.fixture
@@ -102,6 +103,24 @@ def test_stored_contents_are_read_and_a_closed_predictor_opens_again(run, made):
     assert (second.from_store, second.computed) == (0, 4) and len(made) == 1
     for path, row in chances(first).items():
         np.testing.assert_allclose(row, chances(second)[path], atol=1e-6)
+
+
+def test_a_store_that_was_moved_with_its_run_is_found(run, made, tmp_path):
+    """By its path as seen from the run; the one at its old place comes first."""
+    (tmp_path / "project/cache").mkdir(parents=True)
+    (tmp_path / "project/runs").mkdir()
+    os.chdir(tmp_path / "project")
+    shutil.move("../s.h5", "cache/s.h5")
+    pipeline.train_head("cache/s.h5", "nearest-mean", out="runs/a")
+    pipeline.compare("cache/s.h5", ["nearest-mean", "majority"], out="runs/b")
+    os.chdir(tmp_path)
+    shutil.move("project", "elsewhere")
+    moved = pipeline.predict("elsewhere/runs/a", "photos/test")
+    assert (moved.from_store, moved.computed) == (4, 0) and not made
+    assert load_run(tmp_path / "elsewhere/runs/b").told["store"] == str(tmp_path / "elsewhere/cache/s.h5")
+    shutil.move("elsewhere/cache", "away")
+    assert pipeline.predict("elsewhere/runs/a", "photos/test").computed == 4
+    assert load_run(tmp_path / "elsewhere/runs/b").told["store"] == "cache/s.h5"
 
 
 def test_what_is_no_image_is_refused_or_told(run):

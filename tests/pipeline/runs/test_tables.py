@@ -11,6 +11,8 @@ import pipeline
 from features.errors import RequestError
 from features.safefiles.csv_cells import path_cell, text_cell
 from features.store.schema import Rows
+from pipeline.data.near_copies import NearCopies
+from pipeline.leakage.exposure import write_clusters
 from pipeline.runs.predictions import load_predictions, save_predictions, write_predictions
 
 
@@ -27,6 +29,24 @@ def test_no_cell_begins_a_formula(begin, tmp_path):
     assert [row["label"] for row in table] == [f"'{names[0]}", "dog", "dog"]
     assert [row["predicted"] for row in table] == [f"'{names[0]}", "dog", f"'{names[0]}"]
     assert path_cell("a=b.jpg") == "a=b.jpg" and text_cell("cat-dog") == "cat-dog"
+
+
+def test_no_cell_of_groups_begins_a_formula(tmp_path):
+    y, splits = np.array([0, 1, 1]), np.array([0, 1, 2], np.uint8)
+    made = rows_of(y, splits, 2)
+    rows = Rows(
+        ("=a", "b"),
+        ("=1.jpg", "2.jpg", "3.jpg"),
+        y,
+        splits,
+        y,
+        made.views,
+        made.sha256,
+        columns={"site": ("+1", "@x", "y")},
+    )
+    write_clusters(tmp_path, rows, NearCopies(np.arange(3), None, 0.9))
+    lines = (tmp_path / "groups.csv").read_text().splitlines()
+    assert lines[1:] == ["./=1.jpg,'=a,'+1,./=1.jpg", "2.jpg,b,'@x,2.jpg", "3.jpg,b,y,3.jpg"]
 
 
 def test_predictions_decide_as_the_run_does(tiny_store, tmp_path):
