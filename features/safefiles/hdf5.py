@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from ..errors import UnsafeFile
+
+try:
+    import resource
+except ImportError:  # Windows has no such module
+    resource = None  # type: ignore[assignment]
 
 DEFLATE, LZ4, ZSTD = h5py.h5z.FILTER_DEFLATE, 32004, 32015  # HDF5's filter numbers
 _SHUFFLE, _FLETCHER32 = h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32
@@ -18,6 +25,8 @@ _TABLES = frozenset({DEFLATE, _SHUFFLE, _FLETCHER32})
 _LAYERS = frozenset(
     {(DEFLATE,), (LZ4,), (ZSTD,), (), (LZ4, _FLETCHER32), (ZSTD, _FLETCHER32), (DEFLATE, _FLETCHER32), (_FLETCHER32,)}
 )
+_MOST_TEXTS = 1 << 30  # bytes of memory
+_STATM, _LIMITED = Path("/proc/self/statm"), threading.Lock()
 _MAX_OBJECTS, _MAX_DEPTH = 50_000, 30  # of a file; the weights of the largest base have 3,000 and 5
 HEAD_BYTES = 18  # of a chunk are enough for `claimed_bytes`
 # What h5py, NumPy and this program raise while they read a damaged or hostile file.
@@ -76,6 +85,30 @@ def _links(file: h5py.File, where: str | Path) -> list[tuple[str, Any]]:
     if file.visititems_links(look):
         raise _unsafe(where, f"has more than {_MAX_OBJECTS:,} objects, or groups within {_MAX_DEPTH} others")
     return links
+
+
+@contextmanager
+def little_memory(where: str | Path) -> Iterator[None]:
+    """Refuse a file whose attributes take more than 1 GiB of memory while they are read: all texts of one may be the same long one.
+
+    HDF5 tells the sizes of texts only by reading them. The limit is this process's, for that moment, on systems that have one.
+    """
+    if resource is None or not _STATM.exists():
+        yield
+        return
+    with _LIMITED:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        bound = int(_STATM.read_text(encoding="ascii").split()[0]) * resource.getpagesize() + _MOST_TEXTS
+        bound = bound if soft == resource.RLIM_INFINITY else min(bound, soft)
+        resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+        try:
+            yield
+        except (MemoryError, OSError) as error:
+            if isinstance(error, OSError) and "memory allocation failed" not in str(error):
+                raise
+            raise _unsafe(where, f"has attributes that take more than {_MOST_TEXTS:,} bytes") from error
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def filters_of(data: h5py.Dataset) -> tuple[int, ...]:

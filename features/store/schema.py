@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 
 from ..errors import StoreError, command
+from ..safefiles.hdf5 import little_memory
 from ..splits import SPLITS, count_rows
 from .chunks import LayerReader, LayerWriter, digest, filter_options, stretches
 from .provenance import Provenance
@@ -295,7 +296,9 @@ def check_attributes(file: h5py.File, path: Path, remedy: str = REMEDY) -> None:
             f"{path} has format version {attributes['format_version']}; this program reads "
             f"{' and '.join(map(str, _VERSIONS))}. Update this program: git pull"
         )
-    if attributes["sha256"] != digest_attributes(file):
+    with little_memory(path):
+        found = digest_attributes(file)
+    if attributes["sha256"] != found:
         raise StoreError(f"{path} is damaged: its attributes do not match their checksum. {remedy}")
 
 
