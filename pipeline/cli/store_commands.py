@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from features.errors import RequestError, command
+from features.errors import RequestError, command, on_command_line
 from features.runtime.log import log
 
 from .answers import Answer
+from .messages import messages_on_stderr
+from .parser import PROGRAM
+
+if TYPE_CHECKING:
+    from features.extraction.verification import Check
 
 
 def _extract(
@@ -121,14 +128,28 @@ def _verify(store: str, **options: Any) -> Answer:
     from dataclasses import asdict
 
     from features.errors import StoreError
-    from features.extraction.verification import verify
+    from features.runtime.child_process import ChildEnded, call_in_child
 
-    checks = verify(store, **options)
+    try:
+        checks = call_in_child(_judge, log.level, store, options)
+    except ChildEnded as ended:
+        raise StoreError(
+            f"{store} must be read to its end; the process that read it ended {ended} before it was done. Delete it and extract it "
+            f"again, or restore a copy."
+        ) from ended
     failed = [check for check in checks if check.held is False]
     if failed:
         raise StoreError(f"{store} fails {len(failed)} of {len(checks)} checks. {failed[0].seen}")
     log.info(f"next     {command('compare', store=store)}")
     return {"store": store, "checks": [asdict(check) for check in checks]}, f"{store} is sound"
+
+
+def _judge(level: int, store: str, options: dict[str, Any]) -> list[Check]:
+    """Check a store in a process of its own, since a damaged file can crash or end whoever reads it."""
+    from features.extraction.verification import verify
+
+    with messages_on_stderr(level), on_command_line(PROGRAM), contextlib.redirect_stdout(sys.stderr):
+        return verify(store, **options)
 
 
 COMMANDS: dict[str, Callable[..., Answer]] = {

@@ -336,7 +336,7 @@ def test_verify_finds_values_that_are_not_finite_and_labels_of_no_class_do_not_o
             verify(path)
 
 
-def test_verify_reports_damage_and_changed_files(tree, tmp_path, stand_in, capsys):
+def test_verify_reports_damage_and_changed_files(tree, tmp_path, stand_in, capfd):
     run(tree, tmp_path / "s.h5")
     draw(tree / "train/red/train000.png", 77)
     with h5py.File(tmp_path / "s.h5") as file:
@@ -345,7 +345,7 @@ def test_verify_reports_damage_and_changed_files(tree, tmp_path, stand_in, capsy
     data[where] ^= 4
     (tmp_path / "s.h5").write_bytes(data)
     assert main(["verify", str(tmp_path / "s.h5"), "--rows", "0"]) == 1
-    told = capsys.readouterr().err
+    told = capfd.readouterr().err
     assert "rows fail their checksum" in told and "1 of 32 files changed" in told and "fails 2 of 3 checks" in told
     shutil.move(tree, tmp_path / "away")
     assert verify(tmp_path / "s.h5", rows=0)[1].held is None
