@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,8 +82,8 @@ class Unfailing:
 
 
 @contextmanager
-def whole_file(path: Path, folder: Path) -> Iterator[h5py.File]:
-    """Write an HDF5 file in `folder` that appears as `path` only when it is complete and on disk.
+def whole_file(path: Path, folder: Path, seal: Callable[[Path], None] | None = None) -> Iterator[h5py.File]:
+    """Write an HDF5 file in `folder` that appears as `path` only when it is complete and on disk; `seal` is called with it before.
 
     Raises
     ------
@@ -103,6 +103,11 @@ def whole_file(path: Path, folder: Path) -> Iterator[h5py.File]:
         if raw.error is not None:
             raise disk_error(raw.error, folder)
         _sync(name, folder)
+        if seal is not None:
+            try:
+                seal(name)
+            except OSError as error:
+                raise disk_error(error, folder) from error
     _sync(path.parent, path.parent)
 
 

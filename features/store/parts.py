@@ -6,6 +6,7 @@ with what is missing, an extended source costs only its new images, and copies o
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -22,6 +23,7 @@ from ..safefiles.hdf5 import DAMAGE
 from ..safefiles.json_files import parse_json
 from .atomic_file import sweep, whole_file
 from .chunks import LayerWriter
+from .index_seal import break_seals, is_sealed, seal_index
 from .part_index import PartFiles, open_part, reading
 from .provenance import Provenance, check_same
 from .reader import FeatureStore, parts_folder
@@ -178,7 +180,9 @@ class Parts:
             found = self._modern(found)
         with reading(found[0][0]), open_part(found[0][0]) as first:
             layers = {name: first["features"][name].shape[1:] for name in self.provenance.spec.layers}
-        with whole_file(self.path, self.folder) as file:
+        sealed = layout == "parts" or is_sealed(self.folder)  # one file must not seem to be another index than the last
+        seal = functools.partial(seal_index, folder=self.folder) if sealed else None
+        with whole_file(self.path, self.folder, seal) as file:
             if layout == "parts":
                 link(file, layers, self.provenance, found, self.path.parent)
                 digests = _gather_digests(found, list(layers))
@@ -192,6 +196,7 @@ class Parts:
             values = digest_values({layer: each for layer, (each, *_) in digests.items()}, list(layers))
             write_attributes(file, replace(self.provenance, values=values).to_json())
 
+        break_seals(self.folder, keep=self.path if layout == "parts" else None)
         for part in replaced:  # other parts may hold contents that an interrupted pass computed
             part.unlink(missing_ok=True)
 

@@ -21,6 +21,7 @@ from ..safefiles.json_files import parse_json
 from ..safefiles.regular_files import read_first
 from ..splits import SPLITS
 from .chunks import DIGEST_BYTES, DIRECT, RowReader, digest, in_threads, spans
+from .index_seal import check_seal
 from .part_index import Index
 from .provenance import Provenance
 from .schema import REMEDY, check_attributes, digest_values, open_layer, read_layer, read_rows, read_skipped, read_table
@@ -73,6 +74,7 @@ class FeatureStore:
             parts = " It is unfinished: run the same extract again." if parts_folder(self.path).exists() else ""
             raise StoreError(f"{path} is not there.{parts} Create it: {command('extract', out=path, data='SOURCE')}")
         _check_kind(self.path)
+        check_seal(self.path, parts_folder(self.path), REMEDY)
         try:
             # A finished store never changes in place, so readers need no lock and are never blocked.
             self._file = h5py.File(self.path, "r", locking=False)
