@@ -22,6 +22,7 @@ from ..engines.selection import Checked, begin_engine, make_checked, pick_engine
 from ..errors import option
 from ..images.image_spec import ImageSpec
 from ..pooling import check_pool, pools_of
+from ..runtime.atomic import make_folder
 from ..runtime.log import log
 from ..runtime.machine import memory_limit
 from ..store.atomic_file import free_space
@@ -233,7 +234,7 @@ def _pick_pool(
     if folder is None or not isinstance(contents, Sized):
         return "none"
     values = sum(math.prod(shape) for shape in base.layers.values()) * len(contents) * options.views
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     free, memory = free_space(folder) if disk is None else disk, memory_limit() if memory is None else memory
     on_disk, in_memory = 2 * values * np.dtype(options.dtype).itemsize, 4 * values
     if on_disk <= free and in_memory <= memory / 2:

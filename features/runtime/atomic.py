@@ -44,7 +44,7 @@ def written_whole(
         If it cannot be written, be it for a full disk, or a folder is there already; what was there before stays.
     """
     folder = folder or path.parent
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, sync)
     if prefix is None:
         prefix = f".{path.name}-"
         _sweep(folder, prefix)
@@ -142,6 +142,14 @@ def _exchange(new: Path, old: Path) -> None:
     os.replace(old, aside)
     os.replace(new, old)
     shutil.rmtree(aside)
+
+
+def make_folder(folder: Path, sync: bool = True) -> None:
+    """Make a folder and those above it, and wait until their names are on disk; else all that is written into them can be lost."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing if sync else ():
+        sync_path(each.parent)
 
 
 def sync_path(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -50,8 +51,10 @@ def _folder(load: Callable[[], Any] | None) -> Path:
             f"~/.keras/datasets), or name a folder of the images: {option('data')}"
         ) from error
     try:
-        with written_whole(folder, sync=False) as unfinished:  # syncing 60,000 files would take minutes
+        with written_whole(folder, sync=False) as unfinished:
             _write(unfinished, {"train": train, "test": test})
+            if hasattr(os, "sync"):  # not on Windows; all at once, since 60,000 files one by one would take minutes
+                os.sync()
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise

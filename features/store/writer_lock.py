@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import StoreError, UnsafeFile
-from ..runtime.atomic import flock
+from ..runtime.atomic import flock, make_folder
 from ..runtime.log import log
 from ..safefiles.json_files import read_json
 from .atomic_file import disk_error
@@ -52,7 +52,10 @@ def one_writer(folder: Path) -> Iterator[None]:
 def _take(lock: Path, told: Path) -> int | None:
     """Return the handle that holds the lock, or None if the file `told` itself is the lock."""
     while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            make_folder(lock.parent)
+        except OSError as error:
+            raise disk_error(error, lock.parent) from error
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             flock(handle)

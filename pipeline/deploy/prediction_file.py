@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from features.errors import RequestError, SourceError, called
-from features.runtime.atomic import sync_path
+from features.runtime.atomic import make_folder, sync_path
 from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.safefiles.csv_cells import path_cell
@@ -72,7 +72,7 @@ def predict_to(out: str | Path, images: Images, predictor: Predictor) -> Predict
         raise RequestError(f"{called('out')} must be a new file that ends in .csv; got {got}. Choose another name.")
     run = hash_file(predictor.trained.folder / "run.json")
     unfinished = path.with_name(f".{path.name}-{run[:16]}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     done = _done(unfinished, given)
     rest = {name: each for name, each in given.items() if _cell(name) not in done}
     if done:

@@ -22,6 +22,20 @@ def test_a_file_appears_once_it_is_written(tmp_path):
     assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
 
 
+def test_names_of_new_folders_are_on_disk_before_what_is_written_into_them(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())), sync(handle))
+    )
+    with written_whole(tmp_path / "a/b/file.txt") as new:
+        assert synced == [str(tmp_path / "a"), str(tmp_path)]
+        new.write_text("one")
+    assert synced[2:] == [str(new), str(tmp_path / "a/b")]
+    with written_whole(tmp_path / "a/b/other.txt") as new:
+        assert len(synced) == 4
+        new.write_text("two")
+
+
 def test_what_fails_leaves_what_was_there(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("one")
