@@ -24,7 +24,17 @@ from .chunks import DIGEST_BYTES, DIRECT, RowReader, digest, in_threads, spans
 from .index_seal import check_seal
 from .part_index import Index
 from .provenance import Provenance
-from .schema import REMEDY, check_attributes, digest_values, open_layer, read_layer, read_rows, read_skipped, read_table
+from .schema import (
+    REMEDY,
+    check_attributes,
+    digest_values,
+    open_layer,
+    read_layer,
+    read_rows,
+    read_skipped,
+    read_table,
+    read_text,
+)
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # an HDF5 file's first bytes
 
@@ -48,7 +58,7 @@ class FeatureStore:
     kinds : dict of str to str
         Layer → ``map``, ``tokens`` or ``vector``.
     format_version : int
-        1 or 2.
+        1 to 3.
     rows : Rows
     skipped : list of Skipped
         Files that were skipped, and why.
@@ -93,8 +103,8 @@ class FeatureStore:
         attributes = self._file.attrs
         check_attributes(self._file, self.path)
         self.format_version = int(attributes["format_version"])
-        self.provenance: dict[str, Any] = parse_json(attributes["provenance"], f"provenance of {self.path}")
-        told = parse_json(attributes.get("parts", "{}"), f"parts of {self.path}")
+        self.provenance: dict[str, Any] = parse_json(read_text(self._file, "provenance"), f"provenance of {self.path}")
+        told = parse_json(read_text(self._file, "parts") if "parts" in attributes else "{}", f"parts of {self.path}")
         held = {name: (each, None) if self.format_version == 1 else (each[0], each[1]) for name, each in told.items()}
         self.parts: dict[str, int] = {name: size for name, (size, _) in held.items()}
         # Parts are checked only when read, since there may be ten thousand.

@@ -5,7 +5,8 @@ Metadata uses HDF5's newer file format, whose headers and indices have checksums
 SHA-256. So damage raises an error instead of giving wrong numbers. ``/digests/rows/<layer>`` has a digest of each row's values,
 independent of compression, and the provenance's ``values`` is a digest of all of them.
 
-Format 1, which is still read, has ``fletcher32`` on features and rows, and the SHA-256 over the attributes only.
+Earlier formats are still read. Format 2 has attributes of variable length, which HDF5 keeps in a heap without a checksum: damage
+there was seen to hang it. Format 1 has ``fletcher32`` on features and rows, too, and the SHA-256 over the attributes only.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from ..splits import SPLITS, count_rows
 from .chunks import LayerReader, LayerWriter, digest, filter_options, stretches
 from .provenance import Provenance
 
-FORMAT, FORMAT_VERSION = "cached-features", 2
-_VERSIONS = (1, 2)  # readable versions
+FORMAT, FORMAT_VERSION = "cached-features", 3
+_VERSIONS = (1, 2, 3)  # readable versions
 REMEDY = "Delete it and extract it again, or restore a copy."
 SPLIT_TYPE = h5py.enum_dtype(SPLITS, basetype="u1")
 # Measured on average-pooled VGG16 vectors of 1 kB: smaller chunks scan more slowly, larger ones make random rows slower. A
@@ -186,7 +187,7 @@ def link(
     for path in files:
         with h5py.File(path, "r", locking=False) as part:
             lengths[path] = len(part["sha256"])
-            held[str(path.relative_to(folder))] = [path.stat().st_size, str(part.attrs["sha256"])]
+            held[str(path.relative_to(folder))] = [path.stat().st_size, read_text(part, "sha256")]
     for name, shape in layers.items():
         layout = h5py.VirtualLayout((len(places), *shape), made.spec.dtype)
         for first, last in stretches(rows + (of << 40)):
@@ -195,7 +196,7 @@ def link(
             source = h5py.VirtualSource(part, f"features/{name}", (lengths[path], *shape))
             layout[first:last] = source[rows[first] : rows[first] + last - first]
         _write_kind(file.create_virtual_dataset(f"features/{name}", layout), made)
-    file.attrs["parts"] = json.dumps(held)
+    write_text(file, "parts", json.dumps(held))
 
 
 def by_file(places: Sequence[tuple[Path, int]]) -> tuple[list[Path], np.ndarray, np.ndarray]:
@@ -216,7 +217,7 @@ def open_layer(file: h5py.File, layer: str, folder: Path) -> h5py.Dataset:
 def write_rows(file: h5py.File, rows: Rows) -> None:
     """Write ``/rows``."""
     group = file.create_group("rows")
-    group.attrs["class_names"] = list(rows.class_names)
+    group.attrs["class_names"] = _fixed(rows.class_names)
     for _, stored, values in rows.stored():
         dtype = stored["dtype"]
         if dtype is str:
@@ -239,7 +240,7 @@ def read_rows(file: h5py.File) -> Rows:
     columns = {name: _texts(file, f"rows/columns/{name}") for name in group.get("columns", {})}
     if any(len(texts) != len(held["paths"]) for texts in columns.values()):
         raise ValueError("columns must have one text per row")
-    rows = Rows(class_names=tuple(str(name) for name in group.attrs["class_names"]), **held, columns=columns)
+    rows = Rows(class_names=_class_names(file), **held, columns=columns)
     _check_numbers(rows)
     return rows
 
@@ -276,44 +277,62 @@ def write_attributes(file: h5py.File, provenance: Mapping[str, Any]) -> None:
     tables: list[str] = []
     file.visititems(lambda name, node: tables.append(name) if isinstance(node, h5py.Dataset) else None)
     digests = {name: digest(_bytes(file[name][()])).hex() for name in tables if not name.startswith("features/")}
-    file.attrs["digests"] = json.dumps(digests)
-    file.attrs["format"] = FORMAT
+    write_text(file, "digests", json.dumps(digests))
+    write_text(file, "format", FORMAT)
     file.attrs["format_version"] = FORMAT_VERSION
-    file.attrs["provenance"] = json.dumps(provenance, ensure_ascii=False, sort_keys=True)
+    write_text(file, "provenance", json.dumps(provenance, ensure_ascii=False, sort_keys=True))
     file.attrs["complete"] = True
-    file.attrs["sha256"] = digest_attributes(file)
+    write_text(file, "sha256", digest_attributes(file))
 
 
 def check_attributes(file: h5py.File, path: Path, remedy: str = REMEDY) -> None:
     """Raise StoreError unless a file is a store or a part of one, in a supported format, with intact attributes."""
     attributes = file.attrs
-    if attributes.get("format") != FORMAT:
+    if "format" not in attributes or read_text(file, "format") != FORMAT:
         raise StoreError(
             f"{path} is an HDF5 file, but not a feature store. Create one: {command('extract', data='SOURCE')}"
         )
     if attributes["format_version"] not in _VERSIONS:
         raise StoreError(
             f"{path} has format version {attributes['format_version']}; this program reads "
-            f"{' and '.join(map(str, _VERSIONS))}. Update this program: git pull"
+            f"{_VERSIONS[0]} to {_VERSIONS[-1]}. Update this program: git pull"
         )
     with little_memory(path):
         found = digest_attributes(file)
-    if attributes["sha256"] != found:
+    if read_text(file, "sha256") != found:
         raise StoreError(f"{path} is damaged: its attributes do not match their checksum. {remedy}")
 
 
 def digest_attributes(file: h5py.File) -> str:
     """Return the SHA-256 over attributes, since HDF5's own checksums do not cover their texts."""
-    kept = {name: str(value) for name, value in file.attrs.items() if name != "sha256"}
+    kept = {name: str(_decoded(value)) for name, value in file.attrs.items() if name != "sha256"}
     own = isinstance(file.get("rows", getlink=True), h5py.HardLink)  # a link to another file is not followed
-    names = [str(name) for name in file["rows"].attrs["class_names"]] if own else []
+    names = list(_class_names(file)) if own else []
     return hashlib.sha256(json.dumps([kept, names], sort_keys=True).encode()).hexdigest()
+
+
+def write_text(node: h5py.Group, name: str, text: str) -> None:
+    """Write an attribute as UTF-8 of fixed length, which HDF5's own checksum covers."""
+    node.attrs[name] = _fixed([text])[0]
+
+
+def read_text(node: h5py.Group, name: str) -> str:
+    """Read an attribute that is a text, of fixed length or, in earlier formats, of variable length."""
+    return str(_decoded(node.attrs[name]))
+
+
+def _decoded(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _class_names(file: h5py.File) -> tuple[str, ...]:
+    return tuple(str(_decoded(name)) for name in file["rows"].attrs["class_names"])
 
 
 def read_table(file: h5py.File, name: str) -> np.ndarray:
     """Return all values of a dataset other than features; raise ValueError if they do not match their digest."""
     values: np.ndarray = file[name][()]
-    if is_modern(file) and json.loads(file.attrs["digests"]).get(name) != digest(_bytes(values)).hex():
+    if is_modern(file) and json.loads(read_text(file, "digests")).get(name) != digest(_bytes(values)).hex():
         raise ValueError(f"{name} does not match its digest")
     return values
 

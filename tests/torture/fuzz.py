@@ -8,6 +8,7 @@ and image libraries, and seeds can be kept and repeated here.
 import argparse
 import json
 import logging
+import math
 import os
 import resource
 import select
@@ -27,7 +28,6 @@ from fuzzed_readers import READERS  # noqa: E402
 from fuzzing import BAD, GOOD  # noqa: E402
 
 MEMORY, SECONDS = 1 << 30, 60
-FRESH = 500  # mutations after which a reader starts anew
 
 
 def work(name, folder):
@@ -83,19 +83,20 @@ class Worker:
         return self._process.returncode
 
 
-def fuzz(name, seeds, place):
-    """Return how often each outcome was seen, and print what is bad."""
-    outcomes, worker, count = Counter(), None, 0
+def fuzz(name, seeds, place, seconds):
+    """Return how often each outcome was seen, and print what is bad; after a crash or a hang, a new process goes on."""
+    outcomes, worker, end = Counter(), None, time.monotonic() + seconds
     with open(place / "log.txt", "a") as log:
         for seed in seeds:
+            if time.monotonic() > end:
+                break
             if worker is None:
-                count += 1
-                worker = Worker(name, place / f"{name.replace(' ', '-')}-{count}", log)
+                worker = Worker(name, place / f"from-{seed}", log)
             outcome, what, said = worker.ask(seed)
             outcomes[outcome] += 1
             if outcome in BAD:
                 print(f"{name} {seed}: {outcome} by {what}: {said}", file=sys.stderr, flush=True)
-            if outcome in ("crash", "hang") or outcomes.total() % FRESH == 0:
+            if outcome in ("crash", "hang"):
                 worker.end()
                 worker = None
     if worker is not None:
@@ -108,6 +109,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=2000, help="mutations per reader")
     parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="at most, per reader")
     parser.add_argument("--readers", default="", help=f"of these, separated by semicolons: {'; '.join(READERS)}")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -121,7 +123,8 @@ def main():
     for name in chosen:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as place:
-            found = fuzz(name, range(options.first, options.first + options.times), Path(place))
+            seeds = range(options.first, options.first + options.times)
+            found = fuzz(name, seeds, Path(place), options.seconds)
         counts = " | ".join(str(found[each]) for each in (*GOOD, *BAD))
         print(f"| {name} | {counts} | {time.monotonic() - start:.0f} |", flush=True)
         total += found

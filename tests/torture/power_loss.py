@@ -147,7 +147,14 @@ def _export(place, number):
     if not base.exists():
         _images(data, 24)
         onnx_models.save(onnx_models.maps(), base)
-        extract(str(data), backbone=str(base), layers=("last",), out=place.parent / "own.h5", batch_size=8)
+        extract(
+            str(data),
+            backbone=str(base),
+            layers=("last",),
+            preprocess="rescale",
+            out=place.parent / "own.h5",
+            batch_size=8,
+        )
         for each in (1, 2):
             train_head(
                 place.parent / "own.h5", "logistic", out=place.parent / f"own{each}", settings={"C": (0.01 * each,)}

@@ -365,11 +365,11 @@ def test_layer_by_index_is_stored_by_name(tree, tmp_path):
         assert list(store.layers) == ["relu"]
 
 
-def test_the_file_is_format_2_for_plain_h5py(tree, tmp_path):
+def test_the_file_is_format_3_for_plain_h5py(tree, tmp_path):
     run(tree, tmp_path / "s.h5", dtype="float16", compression="none")
     with h5py.File(tmp_path / "s.h5") as file:
         assert (
-            file.attrs["format"] == "cached-features" and file.attrs["format_version"] == 2 and file.attrs["complete"]
+            file.attrs["format"] == b"cached-features" and file.attrs["format_version"] == 3 and file.attrs["complete"]
         )
         provenance = json.loads(file.attrs["provenance"])
         assert (
@@ -382,7 +382,7 @@ def test_the_file_is_format_2_for_plain_h5py(tree, tmp_path):
         values = b"".join(blake2b(row.tobytes(), digest_size=16).digest() for row in features[:])
         assert provenance["values"] == blake2b(values, digest_size=16).hexdigest()
         assert rows["path"].asstr()[0] == "test/blue/test000.png"
-        assert list(rows.attrs["class_names"]) == ["blue", "red"] and rows["label"].dtype == np.int32
+        assert list(rows.attrs["class_names"]) == [b"blue", b"red"] and rows["label"].dtype == np.int32
         assert h5py.check_enum_dtype(rows["split"].dtype) == {"train": 0, "val": 1, "test": 2}
         assert rows["view"].dtype == np.uint8 and rows["sha256"].shape == (32, 32)
 

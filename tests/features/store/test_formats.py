@@ -33,6 +33,8 @@ VALUES = {
     },
     "format2.h5": {"last": LAST},
     "format2-parts.h5": {"last": LAST},
+    "format3.h5": {"last": LAST},
+    "format3-parts.h5": {"last": LAST},
 }
 
 
@@ -63,13 +65,13 @@ def old(tmp_path, request):
     return tmp_path / request.param
 
 
-@pytest.mark.parametrize("old", [name for name in VALUES if name < "format2"], indirect=True)
+@pytest.mark.parametrize("old", [name for name in VALUES if name < "format3"], indirect=True)
 def test_upgrading_keeps_all_values_and_computes_nothing(old, said):
     assert upgrade_store(old) and not upgrade_store(old)
     with FeatureStore(old) as store:
-        assert store.format_version == 2 and store.made.compression == "gzip"
+        assert store.format_version == 3 and store.made.compression == "gzip"
     assert hashes(old) == VALUES[old.name] and verify(old, rows=0)[0].held
-    assert any("has format 1; it becomes format 2" in line for line in said)
+    assert any(f"has format {old.name[6]}; it becomes format 3" in line for line in said)
     code = f"import h5py; print(h5py.File({str(old)!r})['features/last'][0].sum() > 0)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
 
@@ -100,7 +102,7 @@ def test_upgrading_keeps_parts_that_the_store_does_not_use(old):
 
 
 @pytest.mark.parametrize("layout", ["file", "parts"])
-def test_a_store_of_format_1_grows_into_format_2(tmp_path, layout, said):
+def test_a_store_of_format_1_grows_into_format_3(tmp_path, layout, said):
     """Of images of today, so that the versions that are part of a spec are today's."""
     tree, path = draw_tree(tmp_path / "photos"), tmp_path / "s.h5"
     asked = {"backbone": "tiny", "batch_size": 8, "engine": "tensorflow", "layout": layout}
@@ -113,12 +115,12 @@ def test_a_store_of_format_1_grows_into_format_2(tmp_path, layout, said):
     assert extract(str(tree), out=path, **asked).computed == 1
     extract(str(tree), out=tmp_path / "new.h5", **asked)
     assert_same_stores(path, tmp_path / "new.h5")
-    assert any("has format 1; it becomes format 2" in line for line in said)
+    assert any("has format 1; it becomes format 3" in line for line in said)
     assert all(check.held for check in verify(path))
 
 
 def as_format_1(path):
-    """Take out of a store and its parts what format 2 added."""
+    """Take out of a store and its parts what later formats added."""
     for name in [*Path(f"{path}.parts").glob("part-*.h5"), path]:
         with h5py.File(name, "a", libver=("v110", "v110")) as file:
             provenance = json.loads(file.attrs["provenance"])
@@ -131,10 +133,19 @@ def as_format_1(path):
                 sizes = {part: (path.parent / part).stat().st_size for part in json.loads(file.attrs["parts"])}
                 file.attrs["parts"] = json.dumps(sizes)
             file.attrs["sha256"] = digest_attributes(file)
+    for seal in Path(f"{path}.parts").glob("index-*"):
+        seal.unlink()
+
+
+@pytest.mark.parametrize("name", ["format3.h5", "format3-parts.h5"])
+def test_no_text_is_where_hdf5_has_no_checksum(name):
+    """A signature of its global heap is there only for the references of an index, which has a seal."""
+    assert (b"GCOL" in (FORMATS / name).read_bytes()) == ("parts" in name)
+    assert all(b"GCOL" not in part.read_bytes() for part in (FORMATS / f"{name}.parts").glob("part-*.h5"))
 
 
 def test_plain_readers_need_nothing_of_ours(tmp_path):
-    store = FORMATS / "format2.h5"
+    store = FORMATS / "format3.h5"
     code = (
         "import sys, h5py, hashlib; file = h5py.File(sys.argv[1])\n"
         "assert not {'hdf5plugin', 'features'} & set(sys.modules)\n"
@@ -170,7 +181,7 @@ def test_a_machine_without_isal_writes_and_reads_the_same_format(tmp_path):
 
 
 def test_processes_that_are_forked_or_spawned_read_the_same(tmp_path):
-    with FeatureStore(FORMATS / "format2.h5") as store:
+    with FeatureStore(FORMATS / "format3.h5") as store:
         expected = store.read()
         reading, writing = os.pipe()
         child = os.fork()
@@ -185,5 +196,5 @@ def test_processes_that_are_forked_or_spawned_read_the_same(tmp_path):
 
 
 def test_filters_are_those_that_every_hdf5_has():
-    with h5py.File(FORMATS / "format2.h5") as file:
+    with h5py.File(FORMATS / "format3.h5") as file:
         assert filters_of(file["features/last"]) == (h5py.h5z.FILTER_DEFLATE,)

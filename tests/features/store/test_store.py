@@ -72,8 +72,8 @@ def test_what_is_no_store(tmp_path, tiny_store):
         FeatureStore(tmp_path / "other.h5")
     shutil.copy(tiny_store, tmp_path / "newer.h5")
     with h5py.File(tmp_path / "newer.h5", "a") as file:
-        file.attrs["format_version"] = 3
-    with pytest.raises(StoreError, match="format version 3; this program reads 1 and 2"):
+        file.attrs["format_version"] = 4
+    with pytest.raises(StoreError, match="format version 4; this program reads 1 to 3"):
         FeatureStore(tmp_path / "newer.h5")
 
 
@@ -163,7 +163,8 @@ def test_truncated_file_is_an_error(tmp_path, tiny_store):
 def test_changed_provenance_is_an_error(tmp_path, tiny_store):
     copy = shutil.copy(tiny_store, tmp_path / "edited.h5")
     with h5py.File(copy, "a") as file:
-        file.attrs["provenance"] = file.attrs["provenance"].replace('"image_size": 16', '"image_size": 17')
+        told = schema.read_text(file, "provenance")
+        schema.write_text(file, "provenance", told.replace('"image_size": 16', '"image_size": 17'))
     with pytest.raises(StoreError, match="attributes do not match"):
         FeatureStore(copy)
 
