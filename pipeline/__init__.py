@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-try:
-    from features import errors as errors
-except ImportError as error:
-    import features
+_found = find_spec("features")  # without running it
+if _found is None or not _found.origin or Path(_found.origin).parents[1] != Path(__file__).parents[1]:
+    _hidden = (
+        f"features must be the package that is installed beside {Path(__file__).parent}; got "
+        f"{_found and (_found.origin or next(iter(_found.submodule_search_locations or ()), None))}, which hides it. "
+        "Rename that, or type cached-features in place of python -m pipeline"
+    )
+    if sys.argv[0] == "-m":  # python -m pipeline
+        sys.exit(f"error    {_hidden}")
+    raise ImportError(_hidden)
 
-    raise ImportError(
-        f"the package features of cached-features is hidden by {getattr(features, '__file__', None) or features.__path__}. Rename "
-        f"that, or run from another folder: cached-features --help"
-    ) from error
-from . import options as options  # an option that is given to the wrong function is told its own
+from . import options as options  # noqa: E402  # an option that is given to the wrong function is told its own
 
 if TYPE_CHECKING:
     from .cli.serving.server import serve

@@ -147,6 +147,7 @@ def _fastest(names: list[str], make: Callable[[str], Checked], rate: Callable[[E
     for name in names:
         try:
             rates[name] = rate(make(name).engine)
+            log.info(f"         {name}: {rates[name]:.1f} images/s")
         except EngineError as error:
             log.warning(f"{error.__cause__ or error} It is skipped.")
     told = ", ".join(f"{name} {each:.1f}" for name, each in rates.items())

@@ -13,6 +13,7 @@ from ..errors import RequestError, SourceError, called, listed, option
 from ..images.contents import Content, distinct_contents, hash_files
 from ..images.survey import Survey
 from ..runtime.log import log
+from ..runtime.progress import Progress
 from ..sources.folder import describe_left_out
 from ..sources.lists.corrections import Corrections, usual_strata
 from ..sources.load import keep_copies_together
@@ -23,6 +24,7 @@ from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
 from .request import ExtractRequest, asked_settings, with_held
 
+_DELAY = 5  # seconds of reading files, after which progress is shown
 _FEW = 0.1  # of a store's images, which may leave it without being asked for
 
 
@@ -105,7 +107,8 @@ class Plan:
 def make_plan(source: Source, workers: int, survey: Survey | None = None) -> Plan:
     """Hash a source's files with `workers` threads, surveying them; drawn splits then keep copies of an image together."""
     files = [source.file(row) for row in range(len(source))]
-    keys = hash_files(files, workers, None if survey is None else survey.look)
+    with Progress(len(files), "files read", delay=_DELAY) as progress:
+        keys = hash_files(files, workers, None if survey is None else survey.look, progress.update)
     return Plan(keep_copies_together(source, keys), tuple(keys), tuple(distinct_contents(files, keys)))
 
 

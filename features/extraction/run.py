@@ -34,6 +34,7 @@ from .plan import Plan, check_classes, check_left, correct, find_finished, is_cu
 from .preparation import Prepared, prepare
 from .request import ExtractRequest, check_options, with_held
 
+_SAID = 1_000_000_000  # bytes of features, before compression, whose joining takes seconds
 _WORTH_ESTIMATING = 64  # batches, of which two are computed once more for the estimate
 
 
@@ -235,6 +236,8 @@ def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits,
         rows, skipped = plan.rows(asked.views, parts.skipped)
         _check_rows(rows, skipped, asked)
         if todo or not _is_current(asked, rows, skipped):
+            if prepared.row_bytes * len(rows) >= _SAID:
+                log.info(f"joining  parts as {asked.path}")
             parts.commit(rows, skipped, asked.layout)
         if asked.layout == "file":
             parts.remove()  # also parts left by a run that was killed between its commit and this line

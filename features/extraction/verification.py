@@ -110,7 +110,9 @@ def _check_source(store: FeatureStore) -> Check:
         return Check("source", None, str(error))
     if not root.is_dir():
         return Check("source", None, f"{root} cannot be reached")
-    found = hash_files([named_file(root, path) for path in store.rows.paths], workers=4)
+    files = [named_file(root, path) for path in store.rows.paths]
+    with Progress(len(files), "files") as progress:
+        found = hash_files(files, workers=4, done=progress.update)
     changed = [
         path for path, key, row in zip(store.rows.paths, found, store.rows.sha256, strict=True) if key != row.tobytes()
     ]

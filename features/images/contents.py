@@ -80,8 +80,16 @@ def distinct_contents(files: Sequence[Path], keys: Sequence[bytes | str]) -> lis
     return list(first.values())
 
 
-def hash_files(files: Sequence[Path], workers: int, look: Callable[[bytes], None] | None = None) -> list[bytes | str]:
-    """Return the SHA-256 of each file's bytes, or the reason why it cannot be read; threads call `look` with the bytes."""
+def hash_files(
+    files: Sequence[Path],
+    workers: int,
+    look: Callable[[bytes], None] | None = None,
+    done: Callable[[], object] = lambda: None,
+) -> list[bytes | str]:
+    """Return the SHA-256 of each file's bytes, or the reason why it cannot be read.
+
+    Threads call `look` with the bytes of a file; `done` is called after each file.
+    """
 
     def key(file: Path) -> bytes | str:
         try:
@@ -93,7 +101,11 @@ def hash_files(files: Sequence[Path], workers: int, look: Callable[[bytes], None
             return str(error)
 
     with ThreadPoolExecutor(workers) as pool:
-        return list(ahead(pool, key, files, 4 * workers))
+        keys = []
+        for each in ahead(pool, key, files, 4 * workers):
+            keys.append(each)
+            done()
+        return keys
 
 
 def ahead(

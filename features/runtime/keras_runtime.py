@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from .log import log
 from .machine import limit_cores
 
 _threads: int | None = None
@@ -32,7 +33,10 @@ def count_gpus() -> int:
 def import_keras() -> Any:
     """Import Keras on TensorFlow and find its devices; TensorFlow takes a GPU's memory as it needs it."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with contextlib.nullcontext() if "tensorflow" in sys.modules else quiet():
+    started = "tensorflow" in sys.modules
+    if not started:
+        log.info("start    TensorFlow, which takes a few seconds")
+    with contextlib.nullcontext() if started else quiet():
         import keras
         import tensorflow as tf
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 from typing import TextIO
@@ -36,7 +37,8 @@ class Progress(tqdm):
         # The logger's own level, not an inherited one: until it is set, messages are hidden but bars are shown.
         hidden = total == 0 or log.level > logging.INFO
         super().__init__(
-            total=total, unit=f" {unit}", mininterval=10 if self._lines else 0.2, file=sys.stderr, disable=hidden,
+            total=total, unit=f" {unit}", mininterval=10 if self._lines else 0.2, disable=hidden,
+            file=io.StringIO() if self._lines else sys.stderr,  # where tqdm ends the bar by a line of nothing
             bar_format=_LINE if self._lines else _BAR, delay=delay, leave=self._lines or not delay,
         )  # fmt: skip
 

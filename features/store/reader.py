@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import CachedFeaturesError, RequestError, StoreError, called, command, must_be_one_of, option
 from ..pooling import KINDS, check_pool, kind_of, pool_maps, pooled_shape
+from ..runtime.keras_runtime import import_keras
 from ..runtime.machine import memory_limit
 from ..safefiles.hdf5 import DAMAGE, check_own_values
 from ..safefiles.json_files import parse_json
@@ -391,6 +392,7 @@ class FeatureStore:
         split: str | None = None,
     ) -> Any:
         """Return a ``tf.data.Dataset`` of what `batches` yields: (X, labels), float32 and int32."""
+        import_keras()
         import tensorflow as tf
 
         shape = self.dataset(layer or list(self.layers)[-1]).shape[1:]

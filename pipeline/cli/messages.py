@@ -57,16 +57,25 @@ class _AboveBars(logging.StreamHandler[TextIO]):
 
 @contextlib.contextmanager
 def messages_on_stderr(level: int) -> Iterator[None]:
-    """Print the program's own messages of at least this level while a command runs; restore the logger afterwards."""
+    """Print the program's own messages of at least this level while a command runs; restore the loggers afterwards.
+
+    Of other libraries, only errors are printed, unless everything is: their warnings are about their own use.
+    """
     handler = _AboveBars(sys.stderr)
     handler.setFormatter(_Lines())
-    before = log.level, log.propagate
+    before, others = (log.level, log.propagate), logging.lastResort
+    if level > logging.DEBUG:
+        logging.captureWarnings(True)
+        logging.lastResort = logging.StreamHandler()
+        logging.lastResort.setLevel(logging.ERROR)
     log.addHandler(handler)
     log.setLevel(level)
     log.propagate = False
     try:
         yield
     finally:
+        logging.captureWarnings(False)
+        logging.lastResort = others
         log.removeHandler(handler)
         log.setLevel(before[0])
         log.propagate = before[1]

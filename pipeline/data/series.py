@@ -12,7 +12,7 @@ from scipy.special import bdtrc
 from .row_blocks import Matrix, Stored
 
 PLACES = 5  # images that are at most so many places apart in the list of their class stand together
-_MOST, _STRETCH = 5000, 250  # images looked at, in stretches of the list
+LOOKED_AT, _STRETCH = 5000, 250  # images at most, in stretches of the list
 _READ = 16  # images at once
 _P_VALUE, _EXCESS = 1e-6, 0.1  # for images to come in series
 
@@ -58,7 +58,7 @@ def find_series(X: Matrix, views: int, labels: np.ndarray, contents: np.ndarray,
     """
     once = np.unique(contents, axis=0, return_index=True)[1]
     order = np.array(sorted(once.tolist(), key=lambda row: (labels[row], _natural(paths[row]))), int)
-    most = min(_MOST, X.block_rows) if isinstance(X, Stored) else _MOST
+    most = min(LOOKED_AT, X.block_rows) if isinstance(X, Stored) else LOOKED_AT
     rows = np.concatenate([order[some] for some in _stretches(len(order), most)])
     parts = np.array_split(rows * views, -(-len(rows) // _READ))  # few at once, since whole maps are read to be pooled
     unit = _standardised(np.concatenate([X[part] for part in parts]))

@@ -124,6 +124,7 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
         written_whole(told_path) as unfinished_text,
         written_whole(path, replace=True) as unfinished,
     ):
+        log.info(f"writing  {path}, and reading it again to compare it with the run")
         _write(model, unfinished, form)
         parity = compare(unfinished, form, trained, images, rows, 1 if _takes_one(base) else BATCH)
         held = {"model": str(path), "format": form, "sha256": sums_of(unfinished)}

@@ -114,9 +114,9 @@ def budget(store: str | Path, heads: Sequence[str] | None = None, **options: Unp
         raise RequestError(f"{called('draws')} must be at least 2; got {draws}. Leave it out for {DRAWS}.")
     folder, metric = asked.folder("budget"), find_metric(asked.metric)
     with FeatureStore(store) as opened:
+        log.info(f"store    {store}: {describe_rows(asked.rows(opened), asked.views or opened.views)}")
         asked, provenance = with_groups(opened, asked), opened.provenance
         rows = asked.rows(opened)
-        log.info(f"store    {store}: {describe_rows(rows, asked.views or opened.views)}")
         steps, subsets = draw_subsets(rows, draws, asked.seed, asked.group)
         counts = [int(np.sum((each != SPLITS["test"]) & (each != LEFT_OUT))) for each in subsets]
         log.info(f"subsets  {len(subsets)} of train and val, of {min(counts)} to {counts[0]} images, in {draws} draws")

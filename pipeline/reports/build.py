@@ -247,7 +247,7 @@ def _from_store(run: Run, gallery: Gallery) -> dict[str, Any]:
         with FeatureStore(run.told["store"]) as store:
             asked = Request(store.path, **run.corrections)
             _check_same(store, run, asked)
-            log.info("features where the head looked, map, labels, near copies")
+            log.info("features a linear head is fitted again, which shows where it looked and which labels it doubts")
             ranked = [head["head"] for head in run.heads]
             head = refit(store, run.predictions, ranked, run.told["seed"], run.told["select"], run.corrections)
             layer = head.features.parts[0].layer

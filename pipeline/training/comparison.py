@@ -228,10 +228,10 @@ def _fit(
     fitted: dict[str, list[Result]] = {}
     failed: dict[str, RequestError] = {}
     with FeatureStore(asked.store) as opened:
+        log.info(f"store    {asked.store}: {describe_rows(asked.rows(opened), asked.views or opened.views)}")
         asked, provenance = with_groups(opened, asked, repeats), opened.provenance
         rows = asked.rows(opened)
         splits = draw_splits(rows, repeats, asked.seed, asked.group)
-        log.info(f"store    {asked.store}: {describe_rows(rows, asked.views or opened.views)}")
         warn_of_majority(rows, asked.metric)
         log.info(
             "splits   the store's own"

@@ -178,10 +178,11 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         check_level(level)
     folder = asked.folder(head)
     with FeatureStore(store) as opened:
-        features, asked = find_features(opened, head, asked), with_groups(opened, asked)
-        rows, provenance = asked.rows(opened), opened.provenance
+        features = find_features(opened, head, asked)
+        log.info(f"store    {store}: {describe_rows(asked.rows(opened), features.views)}")
+        asked, provenance = with_groups(opened, asked), opened.provenance
+        rows = asked.rows(opened)
         aim = Aim.of(options, rows.class_names, rows.labels[rows.splits != SPLITS["test"]])
-        log.info(f"store    {store}: {describe_rows(rows, features.views)}")
         warn_of_majority(rows, asked.metric)
         log.info(f"head     {head} on {describe_features(features, asked)}")
         result, fitted, read = _fit(opened, head, asked)

@@ -23,6 +23,7 @@ from .request import Request
 if TYPE_CHECKING:
     from ..heads.contract import Head
 
+_SAID = 100_000_000  # bytes of stored features whose reading takes seconds
 MAJORITY = 0.8  # share of a class above which accuracy says little of the others
 
 
@@ -84,7 +85,17 @@ def read_if_small(store: FeatureStore, found: Features, asked: Request) -> Featu
     """Return features of `features_of`, read into memory if they fit."""
     if not in_memory(found, asked):
         return found
-    return replace(found, X=_read(store, found.read, asked.stored(store, found.views)))
+    rows = asked.stored(store, found.views)
+    say_reading(store, found, len(rows))
+    return replace(found, X=_read(store, found.read, rows))
+
+
+def say_reading(store: FeatureStore, features: Features, rows: int) -> None:
+    """Log that so many rows are read, if that takes seconds."""
+    layers = [part.layer for part in features.parts]
+    held = rows * sum(store.dataset(layer).dtype.itemsize * math.prod(store.layers[layer]) for layer in layers)
+    if held >= _SAID:
+        log.info(f"reading  {rows} rows of {', '.join(layers)}, {held / 1e9:.1f} GB before compression")
 
 
 def is_by_products(store: FeatureStore, head: str, asked: Request) -> bool:

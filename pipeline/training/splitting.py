@@ -22,9 +22,9 @@ from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from ..data.near_copies import NearCopies, find_near_copies
-from ..data.series import PLACES, Series, find_series
+from ..data.series import LOOKED_AT, PLACES, Series, find_series
 from ..evaluation.held_out import MIN_REPEATS
-from .loading import features_of, read_if_small
+from .loading import features_of, read_if_small, say_reading
 from .request import Request
 
 _MOST = 5000  # images among which near-copies are looked for unasked, which takes a second
@@ -100,6 +100,7 @@ def near_copies_of(store: FeatureStore, asked: Request) -> NearCopies:
 def warn_of_series(store: FeatureStore, asked: Request) -> Series:
     """Warn if images that look alike stand together in the file list; return how many do, and how many would by chance."""
     rows, features = asked.rows(store), features_of(store, "avg", replace(asked, pool=None))
+    say_reading(store, features, min(len(rows), LOOKED_AT))
     series = find_series(features.X, features.views, rows.labels, rows.sha256, rows.paths)
     if series.found:
         log.warning(

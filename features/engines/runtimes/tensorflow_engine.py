@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import EngineError, option
+from ...runtime.keras_runtime import import_keras
 from ...runtime.machine import cores, gpu_in_sight
 from ...store.provenance import CPU, Device
 from ..frozen_graph import Frozen
@@ -36,6 +37,7 @@ class TensorFlowEngine:
     """
 
     def __init__(self, frozen: Frozen, precision: str = "float32", xla: bool = False, device: Device | None = None):
+        import_keras()
         import tensorflow as tf
 
         self._device = device or find_device()
@@ -68,6 +70,7 @@ def find_device() -> Device:
     """Return the device that TensorFlow uses; it is imported only where there may be a GPU."""
     if not gpu_in_sight():
         return CPU
+    import_keras()
     import tensorflow as tf
 
     gpus: list[Any] = tf.config.list_physical_devices("GPU")

@@ -9,6 +9,7 @@ import numpy as np
 
 from features.errors import command, option
 from features.pooling import pools_of, tokens_before
+from features.runtime.log import log
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
@@ -131,6 +132,7 @@ class Gallery:
         chosen = np.arange(len(X))
         if len(X) > self.points:
             chosen = np.sort(np.random.default_rng(seed).permutation(len(X))[: self.points])
+        log.info(f"map      {len(chosen)} images are placed by their features")
         maps, shares = project(X[chosen], seed)
         if not maps:
             return {"why": "The features do not vary in two directions."}
@@ -174,6 +176,7 @@ class Gallery:
             return {
                 "why": f"{len(X):,} images are too many to compare all pairs here: {command('audit', store='STORE.h5')}"
             }
+        log.info(f"copies   comparing all pairs of {len(X)} images")
         found = find_near_copies(X, self.rows.labels, self.rows.sha256)
         test, groups = self.split == SPLITS["test"], []
         for images in several(found):

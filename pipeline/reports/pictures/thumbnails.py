@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from PIL import Image
 from features.errors import UnreadableImage
 from features.images.decoding import decode, read_bytes
 from features.images.image_spec import ImageSpec
+from features.runtime.progress import Progress
 from features.sources.file_names import named_file
 from features.store.schema import Rows
 
@@ -52,10 +53,14 @@ class Thumbnails:
         Image.fromarray(pixels).save(file, "JPEG", quality=75 if side < 200 else 82, optimize=True)
         return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
-    def pixels(self, rows: Iterable[int], side: int) -> list[np.ndarray | None]:
+    def pixels(self, rows: Sequence[int], side: int) -> list[np.ndarray | None]:
         """Return the images of rows, (side, side, 3), uint8, decoded in parallel; None if unavailable."""
-        with ThreadPoolExecutor(4) as pool:
-            return list(pool.map(lambda row: self._decoded(int(row), side), rows))
+        found = []
+        with ThreadPoolExecutor(4) as pool, Progress(len(rows), "thumbnails") as progress:
+            for pixels in pool.map(lambda row: self._decoded(int(row), side), rows):
+                found.append(pixels)
+                progress.update()
+        return found
 
     def _decoded(self, row: int, side: int) -> np.ndarray | None:
         path = self._rows.paths[row]

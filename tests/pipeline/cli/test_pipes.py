@@ -56,3 +56,31 @@ def test_hints_name_the_console_script_however_it_was_started(tiny_store):
     command = [sys.executable, "-m", "pipeline", "inspect", str(tiny_store)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert f"next     cached-features compare --store {tiny_store}" in done.stderr
+
+
+@pytest.mark.parametrize("hiding", ["features.py", "features/__init__.py"])
+def test_a_features_of_ones_own_is_named_and_not_run(tmp_path, hiding):
+    """Of ``python -m`` and of a script, the current folder comes before installed packages."""
+    own = tmp_path / hiding
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("print('mine')\nerrors = 1\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def python(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    done = python("-m", "pipeline", "--help")
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and not done.stdout
+    assert line.startswith(f"error    features must be the package that is installed beside {ROOT / 'pipeline'}")
+    assert f"got {own}, which hides it." in line and line.endswith(
+        "type cached-features in place of python -m pipeline"
+    )
+    done = python("-c", "import pipeline")
+    assert f"ImportError: features must be the package that is installed beside {ROOT / 'pipeline'}" in done.stderr
+    assert f"got {own}, which hides it." in done.stderr and "mine" not in done.stdout
+    (tmp_path / "features").mkdir(exist_ok=True)
+    own.unlink()  # a folder without __init__.py hides nothing
+    assert python("-m", "pipeline", "--version").stdout.startswith("cached-features ")
