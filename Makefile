@@ -23,7 +23,7 @@ COMMA := ,
 SPACE := $(subst x,,x x)
 
 BIN := .venv/bin
-EXTRAS := demo,onnx,openvino,numba,dask,export,pandas,hdf5plugin,heic,dicom,serve,test,lint
+EXTRAS := demo,onnx,openvino,numba,dask,export,pandas,hdf5plugin,heic,dicom,serve,completion,test,lint
 PIPELINE := $(BIN)/cached-features
 RUNS = runs/$(basename $(notdir $(STORE)))
 

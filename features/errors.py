@@ -83,7 +83,9 @@ def called(name: str) -> str:
     """Return an option's name: ``image_size``, or ``--image-size`` on the command line."""
     if _program is None:
         return name
-    return "--set" if name == "settings" else f"--{name.replace('_', '-')}"
+    if name == "settings":
+        return "--set"
+    return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
 
 
 def option(name: str, value: Any = None) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from .log import log
 from .machine import limit_cores
 
+_LOUD = "TF_CPP_MIN_LOG_LEVEL" in os.environ  # by the user: tf2onnx sets it, too, once it is imported
 _threads: int | None = None
 
 
@@ -56,7 +57,7 @@ def quiet() -> Iterator[None]:
 
     Errors are raised, not written, so none is lost. Set ``TF_CPP_MIN_LOG_LEVEL`` to see it all.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if _LOUD:
         yield
         return
     sys.stdout.flush()

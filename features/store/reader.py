@@ -18,7 +18,7 @@ from ..pooling import KINDS, check_pool, kind_of, pool_maps, pooled_shape
 from ..runtime.keras_runtime import import_keras
 from ..runtime.machine import memory_limit
 from ..safefiles.hdf5 import DAMAGE, check_own_values
-from ..safefiles.json_files import parse_json
+from ..safefiles.json_files import parse_json, read_json
 from ..safefiles.regular_files import read_first
 from ..splits import SPLITS
 from .chunks import DIGEST_BYTES, DIRECT, RowReader, digest, in_threads, spans
@@ -409,11 +409,12 @@ def _check_kind(path: Path) -> None:
     RequestError
     """
     if path.is_dir():
-        is_run = any((path / name).is_file() for name in ("run.json", "compare.json", "probe.json", "audit.json"))
-        what = "a folder of results" if is_run else "a folder"
+        results = [path / f"{name}.json" for name in ("run", "compare", "probe", "audit", "budget")]
+        made = next((read_json(each).get("store") for each in results if each.is_file()), None)
+        what = "a folder of results" if made else "a folder"
         remedy = (
-            f"Its store is named in it: grep store {path}/*.json"
-            if is_run
+            f"They were made of {option('store', made)}"
+            if made
             else f"Of images, make a store first: {command('extract', data=str(path))}"
         )
         raise RequestError(f"{called('store')} must be a feature store, NAME.h5; got {path}, which is {what}. {remedy}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from features.errors import RequestError, command, must_be_one_of
@@ -60,8 +61,9 @@ def _compare(sort: str | None = None, details: bool = False, **options: Any) -> 
     from ..heads.registry import find_head
     from ..training.comparison import SORTS, compare, format_table
 
-    if "," in str(options["store"]):
-        return _compare_bases(sort, details, **options)
+    stores = stores_of(options["store"])
+    if len(stores) > 1:
+        return _compare_bases(sort, details, **{**options, "store": stores})
     if sort is not None and sort not in SORTS:  # before anything is fitted
         raise must_be_one_of("--sort", SORTS, sort)
     comparison = compare(**options)
@@ -79,15 +81,21 @@ def _compare(sort: str | None = None, details: bool = False, **options: Any) -> 
     return comparison.to_json(), table
 
 
-def _compare_bases(sort: str | None, details: bool, store: str, **options: Any) -> Answer:
+def stores_of(given: str | list[str]) -> list[str]:
+    """Return the stores that were named, separated by blanks or commas; a comma in the name of a file is none."""
+    named = [given] if isinstance(given, str) else given
+    split = ([each] if Path(each).exists() else each.split(",") for each in named)
+    return [each for those in split for each in those if each]
+
+
+def _compare_bases(sort: str | None, details: bool, store: list[str], **options: Any) -> Answer:
     from ..training.studies.base_comparison import compare_bases, format_bases
 
     given = {"--sort": sort, "--details": details, "--exclude": options.pop("exclude", None)}
     for flag, value in given.items():
         if value:
             raise RequestError(f"{flag} must go with one store; got several. Leave it out.")
-    stores = [each for each in store.split(",") if each]
-    found = compare_bases(stores, **options)
+    found = compare_bases(store, **options)
     log.info(f"next     {command('report', run=found.out)}")
     if found.take in found.stores:
         log.info(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
 from features._version import __version__
 from features.errors import RequestError, must_be_one_of, no_option
@@ -36,14 +38,34 @@ from ..options import (
 PROGRAM = "cached-features"
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise RequestError."""
+        wrong = re.fullmatch(r"argument (\S+): invalid (.+) value: (.+)", message)
+        if wrong:
+            kind = _KINDS.get(wrong[2], wrong[2])
+            message = f"{wrong[1]} must be {kind}; got {wrong[3]}"
+        raise RequestError(f"{message.removeprefix('argument ')}. See {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices and action.option_strings:
+            raise must_be_one_of(action.option_strings[0], action.choices, value)
+        super()._check_value(action, value)
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "list of float": "numbers, separated by commas"}
+
+
 class _Members:
-    """Reads the members of a list that are separated by commas."""
+    """Reads the members of a list that are separated by commas or blanks."""
 
     def __init__(self, kind: type):
         self.kind, self.__name__ = kind, f"list of {kind.__name__}"  # argparse names it in its error
 
     def __call__(self, text: str) -> tuple[Any, ...]:
-        return tuple(self.kind(each) for each in text.split(",") if each)
+        return tuple(self.kind(each) for each in re.split(r"[,\s]+", text) if each)
 
 
 class _Listed(argparse.Action):
@@ -52,6 +74,17 @@ class _Listed(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, given: Any, option: Any = None) -> None:
         held = getattr(namespace, self.dest) or ()
         setattr(namespace, self.dest, (*held, *(each for members in given for each in members)))
+
+
+class _Stores(argparse.Action):
+    """Keeps one store as it is, and several as a list: a store's name may hold a comma."""
+
+    def __call__(self, parser: Any, namespace: Any, given: Any, option: Any = None) -> None:
+        setattr(namespace, self.dest, _one_or_several(given))
+
+
+def _one_or_several(given: list[str]) -> str | list[str]:
+    return given[0] if len(given) == 1 else given
 
 
 class _Nothing(typing.TypedDict):
@@ -104,8 +137,10 @@ _DATA = _argument(
 _STORE = _argument("--store", "a finished feature store; also as the first argument", "STORE.h5")
 _STORES = _argument(
     "--store",
-    "a finished feature store, or several of the same images, separated by commas, to compare bases; also as the first argument",
+    "a finished feature store, or several of the same images to compare bases; also as the first argument",
     "STORE.h5[,STORE.h5]",
+    nargs="+",
+    action=_Stores,
 )
 _RUN = _argument("--run", "the folder of a trained head; also as the first argument", "RUN")
 _RESULTS = _argument(
@@ -209,6 +244,7 @@ COMMANDS = (
     ),
 )  # fmt: skip
 _OF_ALL = ("--json", "--quiet", "--verbose", "--help")
+_NAMES = {"--head": HEAD_NAMES, "--heads": ("all", *HEAD_NAMES), "--exclude": HEAD_NAMES}  # what a shell completes
 
 
 def read_arguments(arguments: Sequence[str] | None, prog: str) -> dict[str, Any]:
@@ -224,6 +260,8 @@ def read_arguments(arguments: Sequence[str] | None, prog: str) -> dict[str, Any]
     first = next((word for word in words if not word.startswith("-")), None)
     if first is not None and first not in names:
         raise must_be_one_of("command", names, first, f"See {prog} --help")
+    if first is not None and set(words[: words.index(first)]) <= {"--json", "--quiet", "--verbose"}:
+        words = [first, *(word for word in words if word != first)]
     parser = make_parser(prog)
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete  # the extra completion; only the shell sets this variable
@@ -256,11 +294,20 @@ def _take_subject(command: Command, options: argparse.Namespace, unknown: list[s
     if given is None and hasattr(options, "images") and options.images:  # predict RUN IMAGES
         given, options.images = options.images[0], options.images[1:]
     elif given is None and bare:
-        given, bare = (bare, []) if command.name == "report" else (bare[0], bare[1:])
+        if command.name == "report":
+            given, bare = bare, []
+        elif command.name == "compare":
+            given, bare = _one_or_several(bare), []
+        else:
+            given, *bare = bare
     if given is None and not wrong:
-        raise RequestError(
-            f"{command.name} must be given {_A[subject]}; got none. For example: {prog} {command.example}"
-        )
+        example = f"{prog} {command.example}"
+        for name, value in vars(options).items():  # compare --heads logistic cache/photos.h5
+            if isinstance(value, tuple) and len(value) > 1 and Path(str(value[-1])).exists():
+                example = (
+                    f"{value[-1]} was read as one of --{name}; put it first: {prog} {command.name} {value[-1]} ..."
+                )
+        raise RequestError(f"{command.name} must be given {_A[subject]}; got none. For example: {example}")
     setattr(options, subject, given)
     if bare and not wrong:
         raise RequestError(
@@ -275,7 +322,7 @@ _A = {"data": "a source", "store": "a store", "run": "a run"}
 
 def make_parser(prog: str = PROGRAM) -> argparse.ArgumentParser:
     """Return the parser of all commands; it stores the command's name as ``command``, None if none is given."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         description="Image classifiers from small labelled sets: cache a frozen base's features once, train heads in seconds.",
     )
@@ -297,7 +344,7 @@ def _add(commands: Any, command: Command, prog: str) -> None:
     )
     added.set_defaults(command=command.name, level=logging.INFO)
     for argument in command.arguments:
-        added.add_argument(argument.name, **argument.settings)
+        _complete(added.add_argument(argument.name, **argument.settings))
     groups: dict[str, Any] = {"options": added}
     for name, (kind, flag) in flags_of(command.options).items():
         if flag.group not in groups:
@@ -335,7 +382,14 @@ def _add_flag(group: Any, name: str, kind: Any, flag: Flag) -> None:
         settings |= {"action": action, "metavar": flag.metavar}
     else:
         settings |= {"type": first, "metavar": flag.metavar}
-    group.add_argument(_flag_name(name, flag), **settings)
+    _complete(group.add_argument(_flag_name(name, flag), **settings))
+
+
+def _complete(action: Any) -> None:
+    """Let a shell complete the names that an option takes."""
+    names = _NAMES.get(next(iter(action.option_strings), ""))
+    if names is not None:
+        action.completer = lambda **_: names
 
 
 def _flag_name(name: str, flag: Flag) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ def _predict(watch: str | None = None, out: str | None = None, **options: Any) -
     from ..deploy.prediction import format_predictions
     from ..deploy.predictor import predict
 
+    if watch is None:
+        _check_images("predict", options)
     if watch is not None and out is not None:
         raise RequestError("--out and --watch must go apart; got both. To keep what --watch prints: > FILE.csv")
     if watch is not None:
@@ -34,6 +36,14 @@ def _predict(watch: str | None = None, out: str | None = None, **options: Any) -
     kept = keep_options(options, ExportOptions)
     log.info(f"next     {command('export', run=predicted.run, out='model.keras', **kept)}")
     return predicted.to_json(), format_predictions(predicted)
+
+
+def _check_images(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a command without images before anything is loaded."""
+    if not options.get("images"):
+        raise RequestError(
+            f"images must be named; got none. For example: {command(name, 'photos/', run=options['run'])}"
+        )
 
 
 def _predict_to(out: str, images: Sequence[str], **options: Any) -> Answer:
@@ -91,6 +101,7 @@ def _next(replay: bool = False, **options: Any) -> Answer:
         raise RequestError(f"--{next(iter(own))} must go with --replay; got it without. Leave it out.")
     from ..labelling.label_queue import format_queue, label_next
 
+    _check_images("next", options)
     queue = label_next(**options)
     for path, reason in queue.skipped:
         log.info(f"skipped  {path}: {reason}")

@@ -6,15 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from features import __version__
 from features.errors import UnsafeFile
 from features.safefiles.regular_files import read_whole
 
 from ..evaluation.metrics import METRICS
-from ..runs.html_page import source_hash
+from ..runs.html_page import fill_page
 from .side_by_side import SideBySide
 
 _MAX_BYTES = 1 << 30  # of a page
@@ -22,58 +19,31 @@ MADE_BY = "Made by cached-features"  # in every page, of earlier versions too
 
 
 def render(report: dict[str, Any]) -> str:
-    """Return the page of a report as HTML.
-
-    All texts are escaped, and data for the script is JSON without ``<``. A Content-Security-Policy blocks the network and all
-    styles and scripts except the two whose hashes it names, whatever file and class names contain.
+    """Return the page of a report as HTML; see `fill_page`. Data for the script is JSON without ``<``.
 
     Parameters
     ----------
     report : dict
         Variables of the template ``report.html``; see `pipeline.reports.build.gather`.
     """
-    environment = _environment()
-    style = _source(environment, "report.css")
-    script = "\n".join(_source(environment, name) for name in ("report.js", "judging.js", "images.js", "map.js"))
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {source_hash(style)}; script-src {source_hash(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return environment.get_template("report.html").render(
-        **report, style=Markup(style), script=Markup(script), policy=policy, made_by=MADE_BY
-    )
+    scripts = ("report.js", "judging.js", "images.js", "map.js", "scrolling.js")
+    return fill_page(__package__, "report", {**report, "made_by": MADE_BY}, scripts=scripts, filters=_FILTERS)
 
 
 def render_runs(found: SideBySide) -> str:
     """Return the page of runs side by side as HTML; see `render`."""
-    return _render_plain("runs.html", found=found, metrics=METRICS)
+    return _fill_table("runs", found=found, metrics=METRICS)
 
 
 def render_bases(page: dict[str, Any]) -> str:
-    """Return the page of a comparison of bases as HTML; see `render` and `pipeline.reports.analysis.bases.gather_bases`."""
-    return _render_plain("bases.html", **page)
+    """Return the page of a comparison of bases as HTML; see `pipeline.reports.analysis.bases.gather_bases`."""
+    return _fill_table("bases", **page)
 
 
-def _render_plain(template: str, **variables: Any) -> str:
-    """Return a page without a script."""
-    environment = _environment()
-    style = _source(environment, "report.css")
-    policy = f"default-src 'none'; img-src data:; style-src {source_hash(style)}; base-uri 'none'; form-action 'none'"
-    return environment.get_template(template).render(
-        **variables, style=Markup(style), policy=policy, made_by=MADE_BY, version=__version__
-    )
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("pipeline.reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": figure, "percent": percent}
-    return environment
+def _fill_table(name: str, **variables: Any) -> str:
+    """Return a page whose only script is that of tables that scroll."""
+    told = {**variables, "made_by": MADE_BY, "version": __version__}
+    return fill_page(__package__, name, told, style="report.css", scripts=("scrolling.js",), filters=_FILTERS)
 
 
 def is_report(path: Path) -> bool:
@@ -94,6 +64,4 @@ def percent(value: float) -> str:
     return ">99 %" if 0.995 <= value < 1 else "<1 %" if 0 < value < 0.005 else f"{100 * value:.0f} %"
 
 
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+_FILTERS = {"figure": figure, "percent": percent}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -12,10 +13,20 @@ from PIL import Image
 QUALITY = 82
 
 
-def fill_page(package: str, name: str, variables: dict[str, Any], connect: str = "'none'") -> str:
-    """Return ``NAME.html`` of a package's templates, with ``NAME.css`` and ``NAME.js`` in it.
+def fill_page(
+    package: str,
+    name: str,
+    variables: Mapping[str, Any],
+    *,
+    style: str | None = None,
+    scripts: Sequence[str] | None = None,
+    filters: Mapping[str, Callable[..., str]] | None = None,
+    connect: str = "'none'",
+) -> str:
+    """Return ``NAME.html`` of a package's templates, which extends ``page.html``, with its style and scripts in it.
 
-    All texts are escaped, and a Content-Security-Policy blocks the network and all styles and scripts but these two.
+    All texts are escaped, and a Content-Security-Policy blocks the network and all styles and scripts but these, whatever the
+    variables contain.
 
     Parameters
     ----------
@@ -24,23 +35,35 @@ def fill_page(package: str, name: str, variables: dict[str, Any], connect: str =
     name : str
     variables : dict
         Of the template.
+    style : str, optional
+        The template of its style, after that of all pages; by default ``NAME.css``.
+    scripts : sequence of str, optional
+        Templates of its scripts; by default ``NAME.js``.
+    filters : dict, optional
+        Name → filter of the template's values.
     connect : str
         To where the script may connect, as the policy says it.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # imported late, since predictions show no page
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined  # late, since predictions show no page
     from markupsafe import Markup
 
-    loader = PackageLoader(package, "templates")
+    loader = ChoiceLoader([PackageLoader(each, "templates") for each in (package, __package__)])
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    style, script = (loader.get_source(environment, f"{name}.{end}")[0] for end in ("css", "js"))
+    environment.filters |= filters or {}
+
+    def joined(names: Iterable[str]) -> str:
+        return "\n".join(loader.get_source(environment, each)[0] for each in names)
+
+    styles = joined(("page.css", style or f"{name}.css"))
+    script = joined((f"{name}.js",) if scripts is None else scripts)
     policy = (
-        f"default-src 'none'; img-src data: blob:; style-src {source_hash(style)}; script-src {source_hash(script)}; "
+        f"default-src 'none'; img-src data: blob:; style-src {source_hash(styles)}; script-src {source_hash(script)}; "
         f"connect-src {connect}; base-uri 'none'; form-action 'none'"
     )
     return environment.get_template(f"{name}.html").render(
-        **variables, style=Markup(style), script=Markup(script), policy=policy
+        **variables, style=Markup(styles), script=Markup(script), policy=policy
     )
 
 

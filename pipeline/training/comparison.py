@@ -32,7 +32,7 @@ from .fits.results import Result
 from .loading import describe_rows, warn_of_majority
 from .relabelling import check_corrections, keep_corrections, measure_corrections
 from .request import Request
-from .splitting import draw_splits, with_groups
+from .splitting import check_repeats, draw_splits, with_groups
 from .summary import (
     best_first,
     compare_with_best,
@@ -154,7 +154,9 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     repeats = options.get("repeats", 1)
     asked = Request.of(store, options)
     check_corrections(asked, repeats)
-    names = _chosen(tuple(HEADS) if heads is None or tuple(heads) == ("all",) else heads, options.get("exclude") or ())
+    check_repeats(repeats)
+    named = [each for name in heads or ("all",) for each in (HEADS if name == "all" else (name,))]
+    names = _chosen(named, options.get("exclude") or ())
     check_heads(names, asked.settings)
     folder = asked.folder("compare")
     rows, provenance, splits, group, fitted, not_fitted = _fit(names, asked, repeats, folder.parent / ".fits")

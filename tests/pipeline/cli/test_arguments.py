@@ -2,16 +2,15 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, draw
+from conftest import draw
 
 import pipeline
 from features import FeatureStore, RequestError
 from pipeline.cli.commands import main
+from pipeline.cli.head_commands import stores_of
 from pipeline.cli.parser import make_parser, read_arguments
 from pipeline.heads.registry import HEADS, find_head
 from pipeline.options import HEAD_NAMES
@@ -53,12 +52,41 @@ def test_a_subject_is_given_once():
     ):
         read("compare", "--repeats", "3")
     with pytest.raises(RequestError, match=r"must be given one store, a\.h5, and else flags; got b\.h5, too"):
-        read("compare", "a.h5", "b.h5")
+        read("train-head", "a.h5", "b.h5")
     with pytest.raises(RequestError, match=r"compare has no option --sede\. Did you mean --seed"):
         read("compare", "--sede", "3")
 
 
-@pytest.mark.parametrize("words", [["logistic,knn"], ["logistic", "knn"], ["logistic,", "knn"]])
+def test_a_subject_that_a_list_has_swallowed_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.h5").touch()
+    with pytest.raises(
+        RequestError,
+        match=r"got none\. For example: s\.h5 was read as one of --heads; put it first: cached-features compare s\.h5",
+    ):
+        read("compare", "--heads", "logistic,knn", "s.h5")
+
+
+def test_several_stores_are_named_by_blanks_or_commas(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["a.h5", "b.h5"],
+        ["--store", "a.h5", "b.h5"],
+        ["a.h5,b.h5"],
+        ["--store", "a.h5,b.h5"],
+        ["a.h5,", "b.h5"],
+    ):
+        assert stores_of(read("compare", *words, "--heads", "knn")["store"]) == ["a.h5", "b.h5"]
+    (tmp_path / "cats, dogs.h5").touch()
+    assert stores_of(read("compare", "cats, dogs.h5")["store"]) == ["cats, dogs.h5"]
+
+
+@pytest.mark.parametrize("flag", ["--quiet", "--verbose", "--json"])
+def test_flags_of_all_commands_may_come_before_the_command(flag):
+    assert read(flag, "compare", "s.h5") == read("compare", "s.h5", flag)
+
+
+@pytest.mark.parametrize("words", [["logistic,knn"], ["logistic", "knn"], ["logistic,", "knn"], ["logistic knn"]])
 def test_lists_are_separated_by_commas_or_blanks(words):
     assert read("compare", "--store", "s.h5", "--heads", *words)["heads"] == ("logistic", "knn")
     assert read("compare", "--store", "s.h5", "--exclude", *words)["exclude"] == ("logistic", "knn")
@@ -141,7 +169,7 @@ def test_what_is_no_store_is_said_to_be_so(tiny_store, tmp_path, what, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     expected = {
         "images": "which is a folder. Of images, make a store first",
-        "run": "a folder of results",
+        "run": f"a folder of results. They were made of --store {tiny_store}",
         "model": "no HDF5",
     }
     assert "--store must be a feature store" in line and expected[what] in line and "errno" not in line
@@ -177,15 +205,6 @@ def test_scikit_learns_own_names_are_told_with_their_dots():
         find_head("GaussianNB")
     with pytest.raises(RequestError, match=r"sklearn\.ensemble\.RandomForestClassifier"):
         find_head("random-forest-classifier")
-
-
-def test_a_module_of_ones_own_that_hides_ours_is_named(tmp_path):
-    (tmp_path / "features.py").write_text("mine = True\n")
-    command = [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import pipeline"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert (
-        f"the package features of cached-features is hidden by {tmp_path / 'features.py'}. Rename that" in done.stderr
-    )
 
 
 def test_all_heads_are_named_in_one_word(tiny_store, tmp_path):

@@ -1,7 +1,7 @@
 "use strict";
 const one = (selector, root = document) => root.querySelector(selector);
 const drop = one("#drop"), input = one("#files"), answers = one("#answers"), status = one("#status");
-const most = Number(document.body.dataset.most);
+const most = Number(document.querySelector("main").dataset.most);
 let asked = 0, answered = 0;
 
 function term(list, name, value) {
