@@ -80,7 +80,8 @@ class _Stores(argparse.Action):
     """Keeps one store as it is, and several as a list: a store's name may hold a comma."""
 
     def __call__(self, parser: Any, namespace: Any, given: Any, option: Any = None) -> None:
-        setattr(namespace, self.dest, _one_or_several(given))
+        held = getattr(namespace, self.dest) or []
+        setattr(namespace, self.dest, _one_or_several([*([held] if isinstance(held, str) else held), *given]))
 
 
 def _one_or_several(given: list[str]) -> str | list[str]:
@@ -260,8 +261,9 @@ def read_arguments(arguments: Sequence[str] | None, prog: str) -> dict[str, Any]
     first = next((word for word in words if not word.startswith("-")), None)
     if first is not None and first not in names:
         raise must_be_one_of("command", names, first, f"See {prog} --help")
-    if first is not None and set(words[: words.index(first)]) <= {"--json", "--quiet", "--verbose"}:
-        words = [first, *(word for word in words if word != first)]
+    at = 0 if first is None else words.index(first)
+    if set(words[:at]) <= {"--json", "--quiet", "--verbose"}:  # flags of all commands may come first
+        words = [*words[at : at + 1], *words[:at], *words[at + 1 :]]
     parser = make_parser(prog)
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete  # the extra completion; only the shell sets this variable

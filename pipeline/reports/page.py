@@ -60,8 +60,9 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: float) -> str:
-    """Format a fraction in percent; only exact values become 0 % or 100 %."""
-    return ">99 %" if 0.995 <= value < 1 else "<1 %" if 0 < value < 0.005 else f"{100 * value:.0f} %"
+    """Format a fraction in percent, without a blank at which lines break; only exact values become 0 % or 100 %."""
+    rounded = ">99" if 0.995 <= value < 1 else "<1" if 0 < value < 0.005 else f"{100 * value:.0f}"
+    return f"{rounded}\u00a0%"
 
 
 _FILTERS = {"figure": figure, "percent": percent}

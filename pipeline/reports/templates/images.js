@@ -31,7 +31,7 @@ function element(name, options = {}, children = []) {
   return made;
 }
 const bdi = (text) => element("bdi", { textContent: text });
-const percent = (p) => p >= 0.995 && p < 1 ? ">99 %" : p > 0 && p < 0.005 ? "<1 %" : `${Math.round(100 * p)} %`;
+const percent = (p) => (p >= 0.995 && p < 1 ? ">99" : p > 0 && p < 0.005 ? "<1" : Math.round(100 * p)) + "\u00a0%"; // which no line breaks
 
 function pathOf(i) {
   const path = data.path[i];

@@ -75,6 +75,7 @@ def test_several_stores_are_named_by_blanks_or_commas(tmp_path, monkeypatch):
         ["a.h5,b.h5"],
         ["--store", "a.h5,b.h5"],
         ["a.h5,", "b.h5"],
+        ["--store", "a.h5", "--store", "b.h5"],
     ):
         assert stores_of(read("compare", *words, "--heads", "knn")["store"]) == ["a.h5", "b.h5"]
     (tmp_path / "cats, dogs.h5").touch()
@@ -84,6 +85,7 @@ def test_several_stores_are_named_by_blanks_or_commas(tmp_path, monkeypatch):
 @pytest.mark.parametrize("flag", ["--quiet", "--verbose", "--json"])
 def test_flags_of_all_commands_may_come_before_the_command(flag):
     assert read(flag, "compare", "s.h5") == read("compare", "s.h5", flag)
+    assert read(flag, "predict", "predict", "new")["run"] == "predict"  # a folder may have a command's name
 
 
 @pytest.mark.parametrize("words", [["logistic,knn"], ["logistic", "knn"], ["logistic,", "knn"], ["logistic knn"]])

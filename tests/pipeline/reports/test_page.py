@@ -267,3 +267,33 @@ def test_narrow_and_dark(page, scheme):
     finally:
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_class_names_never_break_inside_a_word(page):
+    """On a phone, with a name that the widest column cannot hold in one line. Last, since names on the page are replaced."""
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        broken = page.browser.execute_script(BROKEN, "Streifenhörnchen, Meerschweinchen und Siebenschläfer")
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert broken.pop("seen") > 20 and broken == {}
+
+
+# Gives all class names that are shown another text, and returns where a word of it stands on several lines.
+BROKEN = """
+const found = { seen: 0 };
+const names = [...document.querySelectorAll(".matrix bdi, .legend bdi, .classes bdi, .counts bdi, .said bdi, .dim bdi")];
+for (const name of names) name.textContent = arguments[0];
+for (const name of names.filter((each) => each.checkVisibility())) {
+  found.seen += 1;
+  for (const word of arguments[0].matchAll(/[^ ]+/g)) {
+    const range = document.createRange();
+    range.setStart(name.firstChild, word.index);
+    range.setEnd(name.firstChild, word.index + word[0].length);
+    const lines = new Set([...range.getClientRects()].map((each) => Math.round(each.top)));
+    if (lines.size > 1) found[name.closest("[class]").className + " " + name.closest("section").id] = word[0];
+  }
+}
+return found;
+"""
