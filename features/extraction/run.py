@@ -18,7 +18,7 @@ from ..images.survey import Survey
 from ..options import ExtractOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores, peak_memory
-from ..runtime.progress import Progress
+from ..runtime.progress import Progress, duration
 from ..sources.lists.corrections import Corrections
 from ..sources.load import check_splits
 from ..store.atomic_file import free_space
@@ -338,13 +338,7 @@ def _start_engine(prepared: Prepared[ExtractRequest], todo: int, limits: PassLim
         waiting = (2 * options.full_batch + options.workers) * options.side**2 * 3 + 3 * limits.part_bytes
         used = peak_memory()
         room = "" if used is None else f", {(used + waiting) / 1e9:.1f} GB of peak memory"
-        log.info(f"estimate {_duration(seconds)} for the pass{room}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+        log.info(f"estimate {duration(seconds)} for the pass{room}")
 
 
 def format_skipped(skipped: Sequence[Skipped]) -> list[str]:

@@ -50,6 +50,13 @@ class Progress(tqdm):
             print(msg or str(self), file=sys.stderr, flush=True)
 
 
+def duration(seconds: float) -> str:
+    """Return a time in words."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def above_bars(stream: TextIO) -> contextlib.AbstractContextManager[None]:
     """Return a context in which lines written to a terminal do not run into a bar drawn there."""
     return Progress.external_write_mode(stream) if stream.isatty() else contextlib.nullcontext()

@@ -148,6 +148,12 @@ class Sample:
         """All images, as a mask."""
         return np.ones(len(self.y), bool)
 
+    def only(self, images: np.ndarray) -> Sample:
+        """Return the images given by a mask."""
+        return replace(
+            self, features=self.features.only(images), y=self.y[images], val=self.val[images], folds=self.folds[images]
+        )
+
     def labels(self, images: np.ndarray) -> np.ndarray:
         """Return the class of each row, all views, of images given by a mask."""
         return np.repeat(self.y[images], self.features.views)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +13,9 @@ from joblib import Parallel, delayed
 from sklearn.svm import SVC
 
 from features.errors import RequestError, option
+from features.runtime.log import log
 from features.runtime.machine import cores, memory_limit
+from features.runtime.progress import duration
 
 from ...data.inner_products import gram, transposed
 from ...data.row_blocks import divided, select
@@ -23,7 +27,17 @@ from ..linear_head import LinearHead
 from ..settings import Choice, Grid, Output, Rating, combinations
 from .classifier import Svm, from_products, join_pairs
 
+_MANY, _SOME = 5000, 4000  # beyond so many images, settings are chosen on some of them
 MAX_WEIGHTS = 2_000_000_000  # bytes; files of larger heads would take more memory than most machines that predict have
+
+
+def stratified_mask(y: np.ndarray, folds: np.ndarray, most: int) -> np.ndarray:
+    """Return about `most` images as a mask, evenly of all classes and folds, of each at least one."""
+    order = np.lexsort((folds, y))
+    mask = np.zeros(len(y), bool)
+    mask[order[np.linspace(0, len(y) - 1, most).astype(int)]] = True
+    mask[np.unique(np.column_stack([y, folds]), axis=0, return_index=True)[1]] = True
+    return mask
 
 
 def _pair_weights(svc: SVC) -> np.ndarray:
@@ -81,7 +95,9 @@ class SvmSearch(CalibratedSearch):
         self._held: dict[str, np.ndarray] = {}
 
     def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
-        """Return the settings with the best metric on the images that the pairs score on."""
+        """Return the settings with the best metric on the images that the pairs score on, or on some of very many."""
+        if len(self.sample.y) > _MANY:
+            return self._choose_on_some(pairs, metric)
         judge, settings = ScoreJudge(self.sample, pairs, metric), combinations(self.grid)
         ratings: list[Rating] = []
         progress = self.progress(len(settings) * len(judge.jobs))
@@ -94,6 +110,21 @@ class SvmSearch(CalibratedSearch):
             )
         progress.close()
         return self._choose_by(judge, settings, ratings)
+
+    def _choose_on_some(self, pairs: Sequence[Pair], metric: str) -> Choice:
+        """Return the settings that are best on some of the images, as many of each class and fold as among all."""
+        few = stratified_mask(self.sample.y, self.sample.folds, _SOME)
+        some, n, start = self.sample.only(few), len(self.sample.y), time.perf_counter()
+        tried = math.prod(map(len, self.grid.values())) * len(pairs)
+        log.info(
+            f"svm      {n:,} images: settings are chosen on {len(some.y):,} of them, since each of {tried} fits takes the square "
+            "of their number; the head is fitted to all"
+        )
+        choice = type(self)(some, self.grid).choose([(fit[few], look[few]) for fit, look in pairs], metric)
+        seconds = (time.perf_counter() - start) / tried * (n / len(some.y)) ** 2
+        fits = 2 * (1 + len(np.unique(self.sample.folds)))
+        log.info(f"svm      {fits} fits to most of the images take about {duration(fits * seconds)}")
+        return choice
 
     def fit(self, settings: dict[str, Any], images: np.ndarray) -> Svm | LinearHead:
         """Return the head with the given settings, fitted to images given by a mask."""

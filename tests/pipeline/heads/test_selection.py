@@ -16,6 +16,7 @@ from pipeline.heads.calibration import Calibrator
 from pipeline.heads.logistic.search import Logistic
 from pipeline.heads.registry import HEADS, find_head
 from pipeline.heads.settings import best_of, least_accuracy
+from pipeline.heads.svm import search as svm_search
 from pipeline.options import MetricName
 
 ELSEWHERE = {
@@ -213,3 +214,33 @@ def test_calibration_needs_two_images_of_each_class_in_different_folds():
     y[0] = 1
     with pytest.raises(RequestError, match="at least 2 different training rows of each class"):
         Calibrator(Sample(sample.features, y, sample.val, sample.folds), sample.everything)
+
+
+@pytest.mark.parametrize("name", ["linear-svm", "rbf-svm"])
+def test_settings_of_very_many_images_are_chosen_on_some_of_them_and_said(name, monkeypatch, said):
+    head, sample = small(name), unequal(rows=300)
+    few = svm_search.stratified_mask(sample.y, sample.folds, 100)
+    some = sample.only(few)
+    expected = head.search(some, head.grid).choose(some.pairs("cv"))
+    monkeypatch.setattr(svm_search, "_MANY", 200)
+    monkeypatch.setattr(svm_search, "_SOME", 100)
+    search = head.search(sample, head.grid)
+    choice = search.choose(sample.pairs("cv"))
+    assert (choice.settings, choice.tried) == (expected.settings, expected.tried)
+    tried = 5 * len(choice.tried)
+    assert f"300 images: settings are chosen on {few.sum()} of them, since each of {tried} fits" in said[0]
+    assert "12 fits to most of the images take about" in said[1]
+    monkeypatch.undo()
+    fitted, again = (each.fit(choice.settings, sample.everything) for each in (search, head.search(sample, head.grid)))
+    X = sample.features.matrix
+    np.testing.assert_allclose(fitted.predict_proba(X), again.predict_proba(X), atol=1e-9)  # fitted to all of them
+
+
+def test_some_images_are_of_all_classes_and_folds_alike():
+    y, folds = np.repeat([0, 1, 2], [9000, 990, 10]), np.arange(10_000) % 5
+    few = svm_search.stratified_mask(y, folds, 4000)
+    assert [int((few & (y == label)).sum()) for label in range(3)] == pytest.approx([3600, 396, 6], abs=3)
+    assert {(label, fold) for label, fold in zip(y[few], folds[few], strict=True)} == {
+        (c, f) for c in range(3) for f in range(5)
+    }
+    assert np.bincount(folds[few]).max() - np.bincount(folds[few]).min() < 20
