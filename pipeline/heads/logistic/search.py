@@ -23,7 +23,7 @@ from ..settings import Choice, Grid, Judge, Output, Rating, best_of, combination
 from .newton import chances, solve
 from .svd_basis import Rotation, rotate
 
-_MANY = 5e7  # rows x features x classes: beyond it, a whole grid takes minutes in float64
+_MANY = 5e8  # rows x features x classes: some seconds for one fit in float64
 
 
 class Logistic(LinearHead):
@@ -157,7 +157,7 @@ class LogisticSearch(Search):
             return rotation
         log.info(
             f"logistic {rotation.rows.shape[0]} rows of {len(self._classes)} classes are fitted in float32, to within about "
-            "1e-5 of the optimum, since float64 would take three to five times as long"
+            "1e-5 of the optimum, since float64 would take five times as long"
         )
         return rotation.rounded()
 
