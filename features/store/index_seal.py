@@ -5,18 +5,18 @@ HDF5 keeps an index's references to its parts in a heap without a checksum; one 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from ..errors import StoreError
 from ..runtime.atomic import sync_path
+from ..safefiles.regular_files import hash_file
 
 _PREFIX = "index-"
 
 
 def seal_index(unfinished: Path, folder: Path) -> None:
     """Seal an index that is about to get its name; the seal of the one that it replaces stays valid until `break_seals`."""
-    (folder / f"{_PREFIX}{_sum(unfinished)}").touch()
+    (folder / f"{_PREFIX}{hash_file(unfinished)}").touch()
     sync_path(folder)
 
 
@@ -27,18 +27,13 @@ def is_sealed(folder: Path) -> bool:
 
 def check_seal(path: Path, folder: Path, remedy: str) -> None:
     """Raise StoreError if the parts in a folder have a seal of an index, but not of this one; earlier versions sealed none."""
-    if is_sealed(folder) and not (folder / f"{_PREFIX}{_sum(path)}").exists():
+    if is_sealed(folder) and not (folder / f"{_PREFIX}{hash_file(path)}").exists():
         raise StoreError(f"{path} is damaged: it is not the index that {folder} was sealed with. {remedy}")
 
 
 def break_seals(folder: Path, keep: Path | None = None) -> None:
     """Remove the seals in a folder, but for that of an index."""
-    kept = None if keep is None else f"{_PREFIX}{_sum(keep)}"
+    kept = None if keep is None else f"{_PREFIX}{hash_file(keep)}"
     for seal in folder.glob(f"{_PREFIX}*"):
         if seal.name != kept:
             seal.unlink(missing_ok=True)
-
-
-def _sum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,7 +21,7 @@ from ..errors import CachedFeaturesError, StoreError
 from ..safefiles.hdf5 import DAMAGE, check_own_values
 from ..safefiles.regular_files import check_regular
 from .chunks import LayerReader, RowReader, stretches
-from .schema import REMEDY, check_attributes, read_layer, read_text
+from .schema import REMEDY, check_attributes, get_text, read_layer
 
 _OPEN_FILES = 32  # parts kept open for the next read
 
@@ -152,7 +152,7 @@ class Index:
         name = path.relative_to(self._root).as_posix()
         self._check_size(name)
         part, (_, sha256) = open_part(path), self._held[name]
-        if sha256 is not None and read_text(part, "sha256") != sha256:
+        if sha256 is not None and get_text(part, "sha256") != sha256:
             part.close()
             raise StoreError(f"{path} is not the part of {self.path} that had this name. {REMEDY}")
         return part

@@ -34,17 +34,17 @@ from .schema import (
     by_file,
     create,
     digest_values,
+    get_text,
     is_modern,
     link,
     read_layer,
     read_table,
-    read_text,
+    set_text,
     write_attributes,
     write_digests,
     write_layer,
     write_rows,
     write_skipped,
-    write_text,
 )
 from .writer_lock import one_writer
 
@@ -145,7 +145,7 @@ class Parts:
             if not is_modern(file) or held.compression != self.provenance.compression:
                 self._outdated.add(part)
             self._add(part, read_table(file, "sha256"), read_table(file, "view"))
-            self.skipped.update((bytes.fromhex(key), reason) for key, reason in json.loads(read_text(file, "skipped")))
+            self.skipped.update((bytes.fromhex(key), reason) for key, reason in json.loads(get_text(file, "skipped")))
 
     def commit(self, rows: Rows, skipped: Sequence[Skipped], layout: str = "file") -> None:
         """Write the store of `rows` atomically under its final name.
@@ -248,7 +248,7 @@ def write_part(
         digests = {layer: write_layer(file, layer, values) for layer, values in features.items()}
         file["sha256"] = np.frombuffer(b"".join(key for key, _ in keys), np.uint8).reshape(-1, 32)
         file["view"] = np.array([view for _, view in keys], np.uint8)
-        write_text(file, "skipped", json.dumps(reasons))
+        set_text(file, "skipped", json.dumps(reasons))
         write_attributes(file, replace(provenance, values=digest_values(digests, list(digests))).to_json())
     return part
 
@@ -293,7 +293,7 @@ def held_provenance(path: Path) -> Provenance | None:
 def read_provenance(part: h5py.File, path: Path) -> Provenance:
     """Return a part's provenance; raise UnsafeFile if it is invalid."""
     where = f"provenance of {path}"
-    return Provenance.from_json(parse_json(read_text(part, "provenance"), where), where)
+    return Provenance.from_json(parse_json(get_text(part, "provenance"), where), where)
 
 
 Digests = dict[str, tuple[np.ndarray, ...]]  # layer → digests of its rows, and of its chunks if they are in the file

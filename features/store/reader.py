@@ -29,12 +29,12 @@ from .schema import (
     REMEDY,
     check_attributes,
     digest_values,
+    get_text,
     open_layer,
     read_layer,
     read_rows,
     read_skipped,
     read_table,
-    read_text,
 )
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # an HDF5 file's first bytes
@@ -104,8 +104,8 @@ class FeatureStore:
         attributes = self._file.attrs
         check_attributes(self._file, self.path)
         self.format_version = int(attributes["format_version"])
-        self.provenance: dict[str, Any] = parse_json(read_text(self._file, "provenance"), f"provenance of {self.path}")
-        told = parse_json(read_text(self._file, "parts") if "parts" in attributes else "{}", f"parts of {self.path}")
+        self.provenance: dict[str, Any] = parse_json(get_text(self._file, "provenance"), f"provenance of {self.path}")
+        told = parse_json(get_text(self._file, "parts") if "parts" in attributes else "{}", f"parts of {self.path}")
         held = {name: (each, None) if self.format_version == 1 else (each[0], each[1]) for name, each in told.items()}
         self.parts: dict[str, int] = {name: size for name, (size, _) in held.items()}
         # Parts are checked only when read, since there may be ten thousand.

@@ -30,6 +30,7 @@ from .provenance import Provenance
 
 FORMAT, FORMAT_VERSION = "cached-features", 3
 _VERSIONS = (1, 2, 3)  # readable versions
+_FIXED_SINCE = 3  # texts have fixed lengths
 REMEDY = "Delete it and extract it again, or restore a copy."
 SPLIT_TYPE = h5py.enum_dtype(SPLITS, basetype="u1")
 # Measured on average-pooled VGG16 vectors of 1 kB: smaller chunks scan more slowly, larger ones make random rows slower. A
@@ -187,7 +188,7 @@ def link(
     for path in files:
         with h5py.File(path, "r", locking=False) as part:
             lengths[path] = len(part["sha256"])
-            held[str(path.relative_to(folder))] = [path.stat().st_size, read_text(part, "sha256")]
+            held[str(path.relative_to(folder))] = [path.stat().st_size, get_text(part, "sha256")]
     for name, shape in layers.items():
         layout = h5py.VirtualLayout((len(places), *shape), made.spec.dtype)
         for first, last in stretches(rows + (of << 40)):
@@ -196,7 +197,7 @@ def link(
             source = h5py.VirtualSource(part, f"features/{name}", (lengths[path], *shape))
             layout[first:last] = source[rows[first] : rows[first] + last - first]
         _write_kind(file.create_virtual_dataset(f"features/{name}", layout), made)
-    write_text(file, "parts", json.dumps(held))
+    set_text(file, "parts", json.dumps(held))
 
 
 def by_file(places: Sequence[tuple[Path, int]]) -> tuple[list[Path], np.ndarray, np.ndarray]:
@@ -277,18 +278,18 @@ def write_attributes(file: h5py.File, provenance: Mapping[str, Any]) -> None:
     tables: list[str] = []
     file.visititems(lambda name, node: tables.append(name) if isinstance(node, h5py.Dataset) else None)
     digests = {name: digest(_bytes(file[name][()])).hex() for name in tables if not name.startswith("features/")}
-    write_text(file, "digests", json.dumps(digests))
-    write_text(file, "format", FORMAT)
+    set_text(file, "digests", json.dumps(digests))
+    set_text(file, "format", FORMAT)
     file.attrs["format_version"] = FORMAT_VERSION
-    write_text(file, "provenance", json.dumps(provenance, ensure_ascii=False, sort_keys=True))
+    set_text(file, "provenance", json.dumps(provenance, ensure_ascii=False, sort_keys=True))
     file.attrs["complete"] = True
-    write_text(file, "sha256", digest_attributes(file))
+    set_text(file, "sha256", digest_attributes(file))
 
 
 def check_attributes(file: h5py.File, path: Path, remedy: str = REMEDY) -> None:
     """Raise StoreError unless a file is a store or a part of one, in a supported format, with intact attributes."""
     attributes = file.attrs
-    if "format" not in attributes or read_text(file, "format") != FORMAT:
+    if "format" not in attributes or get_text(file, "format") != FORMAT:
         raise StoreError(
             f"{path} is an HDF5 file, but not a feature store. Create one: {command('extract', data='SOURCE')}"
         )
@@ -297,9 +298,14 @@ def check_attributes(file: h5py.File, path: Path, remedy: str = REMEDY) -> None:
             f"{path} has format version {attributes['format_version']}; this program reads "
             f"{_VERSIONS[0]} to {_VERSIONS[-1]}. Update this program: git pull"
         )
-    with little_memory(path):
+    if attributes["format_version"] < _FIXED_SINCE:
+        with little_memory(path):  # which also limits other threads, so only where sizes are not known before
+            found = digest_attributes(file)
+    elif _has_heap_texts(file):
+        raise StoreError(f"{path} is damaged: its texts must have fixed lengths. {remedy}")
+    else:
         found = digest_attributes(file)
-    if read_text(file, "sha256") != found:
+    if get_text(file, "sha256") != found:
         raise StoreError(f"{path} is damaged: its attributes do not match their checksum. {remedy}")
 
 
@@ -311,12 +317,23 @@ def digest_attributes(file: h5py.File) -> str:
     return hashlib.sha256(json.dumps([kept, names], sort_keys=True).encode()).hexdigest()
 
 
-def write_text(node: h5py.Group, name: str, text: str) -> None:
+def _has_heap_texts(file: h5py.File) -> bool:
+    """Return whether an attribute has a variable length, so that its size is told only by reading it."""
+    own = isinstance(file.get("rows", getlink=True), h5py.HardLink)
+    kinds = [
+        held.get_id(name).dtype for held in ([file.attrs, file["rows"].attrs] if own else [file.attrs]) for name in held
+    ]
+    return any(
+        h5py.check_vlen_dtype(each) or getattr(h5py.check_string_dtype(each), "length", 0) is None for each in kinds
+    )
+
+
+def set_text(node: h5py.Group, name: str, text: str) -> None:
     """Write an attribute as UTF-8 of fixed length, which HDF5's own checksum covers."""
     node.attrs[name] = _fixed([text])[0]
 
 
-def read_text(node: h5py.Group, name: str) -> str:
+def get_text(node: h5py.Group, name: str) -> str:
     """Read an attribute that is a text, of fixed length or, in earlier formats, of variable length."""
     return str(_decoded(node.attrs[name]))
 
@@ -332,7 +349,7 @@ def _class_names(file: h5py.File) -> tuple[str, ...]:
 def read_table(file: h5py.File, name: str) -> np.ndarray:
     """Return all values of a dataset other than features; raise ValueError if they do not match their digest."""
     values: np.ndarray = file[name][()]
-    if is_modern(file) and json.loads(read_text(file, "digests")).get(name) != digest(_bytes(values)).hex():
+    if is_modern(file) and json.loads(get_text(file, "digests")).get(name) != digest(_bytes(values)).hex():
         raise ValueError(f"{name} does not match its digest")
     return values
 

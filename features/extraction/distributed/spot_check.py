@@ -14,7 +14,7 @@ from ...images.image_spec import ImageSpec
 from ...images.views import make_view
 from ...store.part_index import open_part, reading
 from ...store.provenance import Provenance
-from ...store.schema import read_layer, read_table, read_text
+from ...store.schema import get_text, read_layer, read_table
 from ..recompute import forward
 from .compatibility import AGREE, distance
 from .worker import Work
@@ -52,7 +52,7 @@ class SpotCheck:
                 keys, numbers = read_table(file, "sha256"), read_table(file, "view")
                 row = np.flatnonzero((keys == np.frombuffer(content.sha256, np.uint8)).all(axis=1) & (numbers == view))
                 layers = {name: read_layer(file, name, part).read_rows(row) for name in spec.layers}
-                skipped = {key for key, _ in json.loads(read_text(file, "skipped"))}
+                skipped = {key for key, _ in json.loads(get_text(file, "skipped"))}
         except CachedFeaturesError as error:
             return str(error)
         image = content.image(self._images)

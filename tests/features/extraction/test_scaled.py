@@ -19,7 +19,9 @@ from features.extraction.verification import verify
 from features.images.contents import Content
 from features.images.decoding import decode
 from features.images.image_spec import ImageSpec
-from features.store.schema import digest_attributes
+from features.store import schema
+from features.store.index_seal import break_seals
+from features.store.reader import parts_folder
 
 RAW = {"preprocess": "rescale", "dtype": "float32"}  # so that a level of 255 is seen in the features
 
@@ -91,8 +93,9 @@ def forget_decode(path):
     with h5py.File(path, "a", libver=("v110", "v110")) as file:
         told = json.loads(file.attrs["provenance"])
         assert told.pop("decode") == "full"
-        file.attrs["provenance"] = json.dumps(told, sort_keys=True)
-        file.attrs["sha256"] = digest_attributes(file)
+        schema.set_text(file, "provenance", json.dumps(told, sort_keys=True))
+        schema.set_text(file, "sha256", schema.digest_attributes(file))
+    break_seals(parts_folder(path))
 
 
 @pytest.mark.parametrize("layout", ["file", "parts"])

@@ -23,7 +23,8 @@ from features.backbones.keras_base import build_base
 from features.errors import CachedFeaturesError, RequestError, StoreError, UnsafeFile
 from features.safefiles.npz import read_arrays, save_arrays
 from features.safefiles.trees import check_trees
-from features.store.schema import digest_attributes
+from features.store import schema
+from features.store.index_seal import break_seals
 from pipeline.deploy.predictor import predict
 from pipeline.runs.folders import read_run
 from pipeline.runs.head_file import load_head
@@ -248,7 +249,7 @@ def test_a_run_names_no_code_that_is_then_imported(runs, tmp_path, harmed, monke
     (tmp_path / "harmful.py").write_text(f"open({str(harmed)!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
     told = json.loads((runs / "logistic/run.json").read_text())
-    told |= {"head": "harmful.Head", "store": "gone.h5"}
+    told |= {"head": "harmful.Head", "store": "gone.h5", "store_from_run": "gone.h5"}
     told["provenance"] |= {"backbone": "harmful.Base"}
     folder = crafted(runs, tmp_path, "logistic", run_json=json.dumps(told))
     shutil.copy(next(Path(told["provenance"]["source"]["root"]).rglob("*.png")), tmp_path / "x.png")
@@ -264,7 +265,7 @@ def test_a_run_names_no_code_that_is_then_imported(runs, tmp_path, harmed, monke
     ],
 )  # fmt: skip
 def test_provenance_that_makes_no_sense(runs, tmp_path, harmed, changed):
-    told = json.loads((runs / "logistic/run.json").read_text()) | {"store": "gone.h5"}
+    told = json.loads((runs / "logistic/run.json").read_text()) | {"store": "gone.h5", "store_from_run": "gone.h5"}
     told["provenance"] |= changed
     folder = crafted(runs, tmp_path, "logistic", run_json=json.dumps(told))
     shutil.copy(next(Path(told["provenance"]["source"]["root"]).rglob("*.png")), tmp_path / "x.png")
@@ -319,7 +320,7 @@ def edited(tiny_store, tmp_path, edit):
     path = Path(shutil.copy(tiny_store, tmp_path / "edited.h5"))
     with h5py.File(path, "a") as file:
         edit(file)
-        file.attrs["sha256"] = digest_attributes(file)
+        schema.set_text(file, "sha256", schema.digest_attributes(file))
     return path
 
 
@@ -370,11 +371,11 @@ def _large_maps(file):
 
 
 def _deep_json(file):
-    file.attrs["provenance"] = "[" * 50_000
+    schema.set_text(file, "provenance", "[" * 50_000)
 
 
 def _part_outside(file):
-    file.attrs["parts"] = json.dumps({"../../etc/passwd": [1, "0" * 64]})
+    schema.set_text(file, "parts", json.dumps({"../../etc/passwd": [1, "0" * 64]}))
 
 
 def _other_chunks(file):
@@ -385,7 +386,7 @@ def _other_chunks(file):
 
 def _other_kinds(file):
     told = json.loads(file.attrs["provenance"])
-    file.attrs["provenance"] = json.dumps({**told, "kinds": [["last", "map"]]})
+    schema.set_text(file, "provenance", json.dumps({**told, "kinds": [["last", "map"]]}))
 
 
 EDITS = [
@@ -416,8 +417,9 @@ def test_parts_that_reach_out(tree, tmp_path):
         file.write(bytes(max(0, size - part.stat().st_size)))
     with h5py.File(path, "a") as file:
         held = {f"s.h5.parts/{part.name}": [part.stat().st_size, "0" * 64]}
-        file.attrs["parts"] = json.dumps(held)
-        file.attrs["sha256"] = digest_attributes(file)
+        schema.set_text(file, "parts", json.dumps(held))
+        schema.set_text(file, "sha256", schema.digest_attributes(file))
+    break_seals(part.parent)
     with FeatureStore(path) as store, pytest.raises(UnsafeFile, match="has a link"):
         store.read()
     assert len(before) == 32
