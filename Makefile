@@ -28,7 +28,7 @@ PIPELINE := $(BIN)/cached-features
 RUNS = runs/$(basename $(notdir $(STORE)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare backbones predict export next serve probe audit budget report lecture layers inspect verify bench bench-start bench-heads bench-store bench-growth bench-cluster test test-oldest coverage lint format pins clean
+.PHONY: help setup demo extract train-head compare backbones predict export next serve probe audit budget report lecture layers inspect verify bench bench-start bench-heads bench-store bench-growth bench-cluster test fuzz test-oldest coverage lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -123,6 +123,10 @@ bench-cluster: $(BIN)/.ready  ## two workers beside one process, an index of 10,
 # A process per logical core, each with one thread for BLAS: threads of several processes wait for each other.
 test: $(BIN)/.ready  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+# The table of tests/README.md: make fuzz OPTIONS='--times 2000'
+fuzz: $(BIN)/.ready  ## damage files of all kinds and read them: errors of ours, or the same values (minutes)
+	$(BIN)/python tests/torture/fuzz.py --times 200 $(OPTIONS)
 
 test-oldest: $(BIN)/.ready  ## run the quick tests with the oldest versions that setup.cfg allows
 	$(BIN)/python -m venv --clear .venv-oldest

@@ -63,4 +63,6 @@ class Trial:
 
 
 def _is_of_memory(error):
+    if "security limit exceeded" in str(error).lower():  # of libheif, which refuses before it allocates
+        return False
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in _OF_MEMORY)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from ..errors import UnsafeFile, WeightsError, called, missing_extra, option
+from ..errors import UnsafeFile, WeightsError, called, option
 from ..runtime.atomic import written_whole
 from ..runtime.log import log
 from ..runtime.user_cache import cache_folder, if_writable, recall, remember
-from ..safefiles.hdf5 import check_own_values
-from ..safefiles.npz import open_archive
+from ..safefiles.hdf5 import DAMAGE, check_own_values
+from ..safefiles.npz import open_archive, reading_archive
 from ..safefiles.onnx_files import read_onnx
 from ..safefiles.regular_files import hash_file
 
@@ -266,11 +266,11 @@ def _load_file(model: keras.Model, path: Path) -> None:
         else:
             with h5py.File(path, "r") as file:
                 check_own_values(file, path)
-        with warnings.catch_warnings():
+        with reading_archive(path), warnings.catch_warnings():
             warnings.simplefilter("error")  # Keras only warns if it leaves a layer unchanged
             model.load_weights(path)
-    except (ValueError, OSError, KeyError, UserWarning) as error:
-        reason = str(error).splitlines()[0][:200]
+    except (*DAMAGE, UserWarning) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise WeightsError(
             f"{path} does not fit the base of {model.name} ({reason}). Name a weights file without the top (notop)."
         ) from error
@@ -278,19 +278,21 @@ def _load_file(model: keras.Model, path: Path) -> None:
 
 def _load_onnx(model: keras.Model, path: Path) -> None:
     """Load convolutions by layer name from an ONNX file written by tf2onnx (kernels OIHW, biases squeezed)."""
-    if importlib.util.find_spec("onnx") is None:
-        raise missing_extra("onnx", "demo", f"reading {path.name}")
-    import onnx
+    file = read_onnx(path)
+    from onnx.numpy_helper import to_array
 
-    arrays = {array.name: array for array in read_onnx(path).model.graph.initializer}
+    arrays = {array.name: array for array in file.model.graph.initializer}
     for layer in model.layers:
         if not layer.weights:
             continue
         kernel = _only(arrays, f"/{layer.name}_1/", "convolution/ReadVariableOp:0", path)
         bias = _only(arrays, f"/{layer.name}_1/", "Squeeze:0", path)
-        layer.set_weights(
-            [onnx.numpy_helper.to_array(kernel).transpose(2, 3, 1, 0), onnx.numpy_helper.to_array(bias).reshape(-1)]
-        )
+        try:
+            layer.set_weights([to_array(kernel).transpose(2, 3, 1, 0), to_array(bias).reshape(-1)])
+        except (ValueError, TypeError) as error:
+            raise WeightsError(
+                f"{path} must hold the weights of {layer.name} in its shapes; {str(error)[:200]}. Name another file."
+            ) from error
 
 
 def _only(arrays: dict[str, Any], part: str, end: str, path: Path) -> Any:

@@ -196,7 +196,7 @@ def _reasons() -> Iterator[None]:
     except Exception as error:
         # Pillow's plugins raise whatever a broken file leads them to (SyntaxError, struct.error, IndexError, ...).
         # The file is reported and the pass goes on, so nothing is hidden.
-        raise UnreadableImage(f"broken: {type(error).__name__}: {error}") from error
+        raise UnreadableImage(f"broken: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _resize(image: Image.Image, spec: ImageSpec, box: Box | None = None) -> Image.Image:

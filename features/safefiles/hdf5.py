@@ -30,7 +30,7 @@ _STATM, _LIMITED = Path("/proc/self/statm"), threading.Lock()
 _MAX_OBJECTS, _MAX_DEPTH = 50_000, 30  # of a file; the weights of the largest base have 3,000 and 5
 HEAD_BYTES = 18  # of a chunk are enough for `claimed_bytes`
 # What h5py, NumPy and this program raise while they read a damaged or hostile file.
-DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, SystemError, TypeError, ValueError)
 # Deflate's largest expansion of one byte (RFC 1951: 258 bytes from 2 bits). Zstd exceeds it only on zeros.
 _RATIO = 1032
 

@@ -15,9 +15,9 @@ from typing import Any
 import h5py
 
 from ..errors import UnsafeFile
-from .hdf5 import check_own_values
+from .hdf5 import DAMAGE, check_own_values
 from .json_files import parse_json
-from .npz import open_archive
+from .npz import open_archive, reading_archive
 
 _MEMBERS = {"config.json", "metadata.json", "model.weights.h5"}
 # Layers that only compute on their inputs. Lambda, TFSMLayer, TorchModuleWrapper, JaxLayer and the like run code or open
@@ -148,7 +148,7 @@ def check_model_file(path: Path) -> dict[str, Any]:
     UnsafeFile
         If it contains anything but Keras' own layers and their weights.
     """
-    with open_archive(path) as archive:
+    with open_archive(path) as archive, reading_archive(path):
         others = set(archive.namelist()) - _MEMBERS
         if others or "config.json" not in archive.namelist():
             raise _unsafe(path, f"it holds {', '.join(sorted(others)) or 'no config.json'}")
@@ -159,7 +159,7 @@ def check_model_file(path: Path) -> dict[str, Any]:
                 with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
                     check_own_values(file, f"model.weights.h5 of {path}")
                     _check_widths(config, _sizes(file), path)
-            except (OSError, RuntimeError, KeyError) as error:
+            except DAMAGE as error:
                 raise _unsafe(path, f"its weights are damaged ({error})") from error
     return config
 

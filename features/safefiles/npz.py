@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -14,6 +17,19 @@ from ..errors import UnsafeFile
 from .regular_files import check_regular
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# What zipfile raises of damaged files beside ValueError: OSError of a seek before the start, EOFError and struct.error of an early end.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OSError)
+
+
+@contextmanager
+def reading_archive(path: str | Path) -> Iterator[None]:
+    """Raise UnsafeFile for what zipfile raises of a damaged file; that a file is missing or cannot be opened stays an OSError."""
+    try:
+        yield
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise UnsafeFile(f"{path} is damaged ({error}). Make it again, or restore a copy.") from error
 
 
 def open_archive(path: str | Path, unpacked: int = 0) -> zipfile.ZipFile:
@@ -29,11 +45,14 @@ def open_archive(path: str | Path, unpacked: int = 0) -> zipfile.ZipFile:
     """
     check_regular(path)
     try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise UnsafeFile(f"{path} must be a zip archive; {error}. Make it again, or restore a copy.") from error
+        with reading_archive(path):
+            archive = zipfile.ZipFile(path)
+    except (ValueError, UnsafeFile) as error:
+        reason = error.__cause__ or error
+        raise UnsafeFile(f"{path} must be a zip archive; {reason}. Make it again, or restore a copy.") from error
     try:
-        _check_members(archive, Path(path), unpacked)
+        with reading_archive(path):
+            _check_members(archive, Path(path), unpacked)
     except BaseException:
         archive.close()
         raise
@@ -86,9 +105,9 @@ def read_arrays(path: str | Path, unpacked: int = 0) -> dict[str, np.ndarray]:
     with open_archive(path, unpacked):
         pass
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with reading_archive(path), np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (ValueError, zipfile.BadZipFile) as error:
+    except ValueError as error:
         raise UnsafeFile(f"{path} is damaged ({error}). Make it again, or restore a copy.") from error
 
 

@@ -88,6 +88,7 @@ def read_onnx(path: Path) -> OnnxFile:
         raise _unsafe(
             path, f"is not an ONNX model ({str(error).splitlines()[0][:100] or type(error).__name__})"
         ) from error
+    _check_names(model, path)
     _check_operators(model, path)
     _check_values(model, path)
     outside = _read_external(model, path)
@@ -142,6 +143,18 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at + index + 1
     return 0, at
+
+
+def _check_names(model: onnx.ModelProto, path: Path) -> None:
+    """Check that all names are texts: protobuf gives those that are not UTF-8 as bytes."""
+    graph = model.graph
+    named = (*graph.initializer, *graph.input, *graph.output, *graph.value_info, *graph.node)
+    names = [each.name for each in named] + [each.domain for each in model.opset_import]
+    names += [text for each in model.metadata_props for text in (each.key, each.value)]
+    for node in graph.node:
+        names += [node.op_type, node.domain, *node.input, *node.output, *(each.name for each in node.attribute)]
+    if any(isinstance(name, bytes) for name in names):
+        raise _unsafe(path, "has names that are not UTF-8")
 
 
 def _check_operators(model: onnx.ModelProto, path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from features.errors import CachedFeaturesError, RequestError, UnsafeFile, command, option
 from features.safefiles.json_files import read_json
-from features.safefiles.npz import append_array, open_archive, read_arrays, save_arrays
+from features.safefiles.npz import append_array, open_archive, read_arrays, reading_archive, save_arrays
 from features.safefiles.trees import check_trees
 
 from ..data.row_blocks import whole_blocks
@@ -148,7 +148,8 @@ def _load_estimator(name: str, folder: Path, allow_joblib: bool) -> Any:
     with open_archive(folder / name):
         pass
     try:
-        estimator = skops.io.load(folder / name, trusted=list(TRUSTED))
+        with reading_archive(folder / name):
+            estimator = skops.io.load(folder / name, trusted=list(TRUSTED))
     except (UntrustedTypesFoundException, UnsupportedTypeException, RecursionError) as error:
         raise UnsafeFile(
             f"{folder / name} must contain only known types; {str(error)[:200]}. Train the head again, or save it with {option('joblib', True)}"
