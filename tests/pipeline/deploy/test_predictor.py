@@ -123,6 +123,13 @@ def test_a_store_that_was_moved_with_its_run_is_found(run, made, tmp_path):
     assert load_run(tmp_path / "elsewhere/runs/b").told["store"] == "cache/s.h5"
 
 
+def test_a_run_whose_store_is_a_pipe_is_used_without_it(run, said):
+    (run.parent / "s.h5").unlink()
+    os.mkfifo("s.h5")
+    assert pipeline.predict(run, "photos/test").computed == 4
+    assert any("s.h5 must be a regular file; it is a pipe" in line for line in said)
+
+
 def test_what_is_no_image_is_refused_or_told(run):
     (run.parent / "new/broken.png").write_bytes((run.parent / "new/0.png").read_bytes()[:200])
     with Image.open("new/broken.png") as broken, pipeline.Predictor(run) as predictor:

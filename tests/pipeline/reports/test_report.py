@@ -18,6 +18,7 @@ from sklearn.metrics import auc, average_precision_score, roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
 from features import FeatureStore, extract
+from features.errors import UnsafeFile
 from features.images.image_spec import ImageSpec
 from features.pooling import pool_maps
 from pipeline.cli.commands import main
@@ -335,3 +336,13 @@ def test_paths_are_links_where_the_page_lies_with_the_images(tiny_store, tmp_pat
     assert gather(run)["data"]["link"] is None
     assert gather(run, folder=root)["data"]["link"] == "./"
     assert gather(run, folder=root.parent)["data"]["link"] == f"./{root.name}/"
+
+
+@pytest.mark.parametrize("told", [{}, {"provenance": None}, {"layers": []}, {"layers": [{"accuracy": 1}]}])
+def test_a_neighbours_probe_that_is_none_is_one_clear_error(tiny_store, tmp_path, told):
+    train_head(tiny_store, "nearest-mean", out=tmp_path / "run")
+    made = json.loads((tmp_path / "run/run.json").read_text())["provenance"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/probe.json").write_text(json.dumps({"provenance": made, "metric": "accuracy"} | told))
+    with pytest.raises(UnsafeFile, match=r"probe\.json must be what probe writes; .* Run probe again, or delete it\."):
+        gather(load_run(tmp_path / "run"))
