@@ -55,7 +55,7 @@ def test_auto_leaves_out_a_precision_that_the_base_does_not_bear(gpu, monkeypatc
         monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], auto_on=()))
     assert pick_engine(None, whole, {"of": "this test"}, make) == "tensorflow"
     assert tried == ["tensorflow", "tensorflow-f16"]
-    assert said[1].startswith(
+    assert said[2].startswith(
         "warning  features of tensorflow-f16 must be within 1e-09 (relative) of those of tensorflow"
     )
 
