@@ -23,7 +23,7 @@ from .request import Request
 if TYPE_CHECKING:
     from ..heads.contract import Head
 
-_SAID = 100_000_000  # bytes of stored features whose reading takes seconds
+_SAID = 1_000_000_000  # bytes of stored features, before compression, whose reading takes seconds
 MAJORITY = 0.8  # share of a class above which accuracy says little of the others
 
 
