@@ -33,7 +33,7 @@ class Progress(tqdm):
 
     def __init__(self, total: int, unit: str, delay: float = 0.0):
         in_notebook = type(sys.stderr).__module__.startswith("ipykernel.")
-        self._lines = not (sys.stderr.isatty() or in_notebook)
+        self._lines, self._told = not (sys.stderr.isatty() or in_notebook), 0
         # The logger's own level, not an inherited one: until it is set, messages are hidden but bars are shown.
         hidden = total == 0 or log.level > logging.INFO
         super().__init__(
@@ -46,7 +46,8 @@ class Progress(tqdm):
         """Show the bar's state."""
         if not self._lines:
             super().display(msg, pos)
-        elif self.n:
+        elif self.n != self._told:
+            self._told = self.n
             print(msg or str(self), file=sys.stderr, flush=True)
 
 

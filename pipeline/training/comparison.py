@@ -161,6 +161,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     folder = asked.folder("compare")
     rows, provenance, splits, group, fitted, not_fitted = _fit(names, asked, repeats, folder.parent / ".fits")
     tested, metric = tested_rows(rows, splits, group), find_metric(asked.metric)
+    log.info(f"figures  intervals of {len(fitted)} heads, and tests against the best")
     results = [summarise(each, tested) for each in fitted.values()]
     compare_with_best(results, list(fitted.values()), tested, metric)
     for each in results:  # the size of a store that holds only these features

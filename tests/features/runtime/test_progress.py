@@ -39,6 +39,16 @@ def test_is_hidden_where_the_logger_is_quiet(level, capsys, chosen, shown):
     assert ("2/2 images" in capsys.readouterr().err) == shown
 
 
+def test_a_log_has_whole_lines_each_once_and_no_empty_one(capsys):
+    with Progress(3, "images") as progress:
+        for _ in range(3):
+            progress.update()
+            progress.refresh()
+            progress.refresh()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["1/3 images", "2/3 images", "3/3 images"]
+
+
 def test_a_message_stands_on_a_line_of_its_own_above_the_bar():
     stream = Terminal()
     with contextlib.redirect_stderr(stream), Progress(2, "images") as progress:
