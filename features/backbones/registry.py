@@ -151,6 +151,13 @@ def find_backbone(name: str) -> Backbone:
     )
 
 
+def library_of(name: str) -> str:
+    """Return the library of a backbone, ``keras`` or ``onnx``, by its name alone: its file need not be there any more."""
+    if name in BACKBONES:
+        return BACKBONES[name].library
+    return "onnx" if name.endswith(".onnx") or name.startswith(PREFIX) else "keras"
+
+
 def _find_timm(name: str) -> Backbone:
     facts = find_facts(name)
     return Backbone(

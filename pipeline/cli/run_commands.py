@@ -34,8 +34,17 @@ def _predict(watch: str | None = None, out: str | None = None, **options: Any) -
         log.info(f"skipped  {each['path']}: {each['reason']}")
     log.info(f"done     {len(predicted.predictions)} images predicted, {len(predicted.skipped)} skipped")
     kept = keep_options(options, ExportOptions)
-    log.info(f"next     {command('export', run=predicted.run, out='model.keras', **kept)}")
+    log.info(f"next     {command('export', run=predicted.run, out=_model_of(predicted.run), **kept)}")
     return predicted.to_json(), format_predictions(predicted)
+
+
+def _model_of(run: str) -> str:
+    """Return the name of a model as which a run can be exported; a base that is ONNX can be nothing else."""
+    from features.backbones.registry import library_of
+
+    from ..runs.folders import read_run
+
+    return f"model.{library_of(read_run(run)['provenance']['backbone'])}"
 
 
 def _check_images(name: str, options: Mapping[str, Any]) -> None:

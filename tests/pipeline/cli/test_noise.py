@@ -69,5 +69,7 @@ def test_libraries_are_not_heard(folder, tmp_path, engine, base, after):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stderr.splitlines() if not OURS.fullmatch(line)] == []
+    if after is USE:
+        assert "next     cached-features export --run r --out model.onnx" in done.stderr  # not .keras, which is refused
     answers = done.stdout.splitlines()
     assert len(answers) == len(commands) and all(isinstance(json.loads(answer), dict) for answer in answers)
