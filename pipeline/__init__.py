@@ -15,7 +15,7 @@ if _found is None or not _found.origin or Path(_found.origin).parents[1] != Path
         f"{_found and (_found.origin or next(iter(_found.submodule_search_locations or ()), None))}, which hides it. "
         "Rename that, or type cached-features in place of python -m pipeline"
     )
-    if sys.argv[0] == "-m":  # python -m pipeline
+    if sys.argv[:1] == ["-m"]:  # python -m pipeline
         sys.exit(f"error    {_hidden}")
     raise ImportError(_hidden)
 
