@@ -151,7 +151,7 @@ format: $(BIN)/.ready  ## rewrite the code in the project's style
 
 # Resolved and not installed, so that extras too large for setup have pins, too.
 pins: $(BIN)/.ready  ## resolve the newest versions, of all extras, into .ci/constraints.txt
-	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report .pins.json '.[$(EXTRAS),torch,completion]'
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report .pins.json '.[$(EXTRAS),torch]'
 	$(BIN)/python -c 'import json; \
 	    found = [each["metadata"] for each in json.load(open(".pins.json"))["install"] if not each["is_direct"]]; \
 	    found = [each for each in found if each["name"] not in ("setuptools", "wheel")]; \
