@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -19,6 +20,10 @@ from .regular_files import check_regular
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # What zipfile raises of damaged files beside ValueError: OSError of a seek before the start, EOFError and struct.error of an early end.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OSError)
+# What NumPy raises of a damaged header, which it reads as a Python literal.
+_HEADER_DAMAGE = (
+    ValueError, TypeError, LookupError, EOFError, SyntaxError, TokenError, zipfile.BadZipFile, RecursionError, MemoryError,
+)  # fmt: skip
 
 
 @contextmanager
@@ -84,7 +89,7 @@ def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) 
         with archive.open(member) as file:
             shape, _, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
             held = member.file_size - file.tell()
-    except (ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile, RecursionError, MemoryError) as error:
+    except _HEADER_DAMAGE as error:
         raise _unsafe(path, f"has no readable array {member.filename} ({str(error)[:100]})") from error
     if dtype.hasobject:
         raise _unsafe(path, f"holds Python objects, which can run code, in {member.filename}")
