@@ -68,10 +68,11 @@ def evaluation(run, split="test"):
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("head", sorted(HEADS))
 def test_equals_the_evaluation_row_by_row(trained, tmp_path, monkeypatch, head, stored):
-    monkeypatch.chdir(trained if stored else tmp_path)  # the run names its store by a relative path
-    check_predictions(
-        trained / head, predict(trained / head, [trained / "photos/test"]), from_store=16 if stored else 0
-    )
+    run = trained / head
+    if not stored:  # the run names its store by a path relative to itself, too
+        run = shutil.copytree(run, tmp_path / "moved" / head)
+    monkeypatch.chdir(trained if stored else tmp_path)
+    check_predictions(run, predict(run, [trained / "photos/test"]), from_store=16 if stored else 0)
 
 
 def check_predictions(run, predicted, from_store):
