@@ -12,7 +12,7 @@ IMAGES ?=
 MODEL ?= $(or $(RUN),$(RUNS)-$(HEAD)).keras
 # Further options of a command, such as OPTIONS='--image-size 180 --pool avg'
 OPTIONS ?=
-# make demo: as good on new modules as VGG16 at 160 pixels, in a seventh of the time; tests/README.md has the comparison
+# make demo: as good on new modules as VGG16 at 160 pixels, in a fifth of the time; tests/README.md has the comparison
 DEMO_BACKBONE ?= efficientnet_lite0
 DEMO_HEADS ?= logistic,rbf-svm,ridge,knn,nearest-mean,majority
 
