@@ -58,15 +58,19 @@ def count_in_keras(model: keras.Model) -> int | None:
     """Return the multiply-adds of a Keras model for one image; see `count_multiply_adds`."""
     total = 0
     for layer in getattr(model, "operations", model.layers):  # which hold operations that are no layers too
-        if hasattr(layer, "layers"):
-            found = count_in_keras(layer)
-        elif type(layer).__name__ in _PRODUCTS or len(layer._inbound_nodes) > 1:  # Keras has no public name for uses
-            found = None
-        else:
-            kernels = [math.prod(each.shape) for each in getattr(layer, "weights", ()) if len(each.shape) > 1]
-            known = not kernels or type(layer).__name__ in _BY_PLACE
-            found = math.prod(layer.output.shape[1:-1]) * sum(kernels) if known and kernels else 0 if known else None
+        found = count_in_keras(layer) if hasattr(layer, "layers") else _count_in_layer(layer)
         if found is None:
             return None
         total += found
     return total
+
+
+def _count_in_layer(layer: keras.Layer) -> int | None:
+    if type(layer).__name__ in _PRODUCTS or len(layer._inbound_nodes) > 1:  # Keras has no public name for uses
+        return None
+    kernels = [math.prod(each.shape) for each in getattr(layer, "weights", ()) if len(each.shape) > 1]
+    if not kernels:
+        return 0
+    if type(layer).__name__ not in _BY_PLACE or getattr(layer, "data_format", "channels_last") != "channels_last":
+        return None
+    return math.prod(layer.output.shape[1:-1]) * sum(kernels)

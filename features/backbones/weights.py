@@ -173,7 +173,7 @@ def _load(
 
 
 def _load_cached(model: keras.Model, backbone: str, expected: str | None, path: Path) -> Weights | None:
-    """Load the weights in the per-user cache; None if the file is damaged, when it is gone without."""
+    """Load the weights in the per-user cache; None, and a warning, if the file is damaged."""
     try:
         _load_file(model, path)
     except (WeightsError, UnsafeFile) as error:

@@ -41,11 +41,9 @@ def count_in_onnx(model: OnnxModel) -> int | None:
 
 
 def _convolution(node: onnx.NodeProto, shapes: Shapes) -> int:
-    return math.prod(shapes[node.output[0]][1]) * math.prod(shapes[node.input[1]][1][1:])
-
-
-def _transposed_convolution(node: onnx.NodeProto, shapes: Shapes) -> int:
-    return math.prod(shapes[node.input[0]][1]) * math.prod(shapes[node.input[1]][1][1:])
+    """Each place of the output takes a kernel; of a transposed convolution, each place of the input gives one."""
+    places = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
+    return math.prod(shapes[places][1]) * math.prod(shapes[node.input[1]][1][1:])
 
 
 def _product(node: onnx.NodeProto, shapes: Shapes) -> int:
@@ -53,4 +51,4 @@ def _product(node: onnx.NodeProto, shapes: Shapes) -> int:
     return math.prod(shapes[node.output[0]][1]) * shapes[node.input[0]][1][-2 if transposed else -1]
 
 
-_COUNTS = {"Conv": _convolution, "ConvTranspose": _transposed_convolution, "Gemm": _product, "MatMul": _product}
+_COUNTS = {"Conv": _convolution, "ConvTranspose": _convolution, "Gemm": _product, "MatMul": _product}

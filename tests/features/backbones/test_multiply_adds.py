@@ -55,5 +55,7 @@ def test_operations_of_unknown_cost_are_not_guessed(tmp_path):
     attended = keras.layers.MultiHeadAttention(2, 4)(rows, rows)
     assert count_in_keras(keras.Model(images, attended)) is None
     assert count_in_keras(keras.Model(images, keras.ops.matmul(rows, rows[:, :3]))) is None
+    first = keras.layers.Conv2D(2, 3, data_format="channels_first")
+    assert count_in_keras(keras.Model(images, first(keras.layers.Permute((3, 1, 2))(images)))) is None
     inner = keras.Sequential([keras.Input((64, 3)), keras.layers.Dense(5), keras.layers.Dense(2)])
     assert count_in_keras(keras.Model(images, inner(rows))) == 64 * (3 * 5 + 5 * 2)
