@@ -15,7 +15,7 @@ import features
 import pipeline
 from features.backbones.registry import BACKBONES
 from features.engines.registry import ENGINES
-from pipeline.cli.parser import make_parser
+from pipeline.cli.arguments.parser import make_parser
 from pipeline.evaluation.metrics import evaluate
 from pipeline.heads.registry import HEADS
 from pipeline.options import SELECT

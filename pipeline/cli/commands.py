@@ -15,8 +15,8 @@ from features.runtime.log import log
 
 from . import head_commands, run_commands, store_commands
 from .answers import Answer
+from .arguments.parser import PROGRAM, make_parser, read_arguments
 from .messages import messages_on_stderr, printable, printable_json
-from .parser import PROGRAM, make_parser, read_arguments
 
 _COMMANDS: dict[str, Callable[..., Answer | Iterator[Answer]]] = {
     **store_commands.COMMANDS,

@@ -12,8 +12,8 @@ from features.errors import RequestError, command, on_command_line
 from features.runtime.log import log
 
 from .answers import Answer
+from .arguments.parser import PROGRAM
 from .messages import messages_on_stderr
-from .parser import PROGRAM
 
 if TYPE_CHECKING:
     from features.extraction.verification import Check

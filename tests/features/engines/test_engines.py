@@ -20,7 +20,7 @@ from features.errors import EngineError, RequestError, StoreError
 from features.extraction.verification import verify
 from features.runtime.machine import cores
 from features.store.provenance import CPU, Device
-from pipeline.cli.parser import make_parser
+from pipeline.cli.arguments.parser import make_parser
 
 INSTALLED = [name for name in ENGINES if is_installed(name)]
 OF_KERAS = [name for name, kind in ENGINES.items() if "keras" in kind.runs]

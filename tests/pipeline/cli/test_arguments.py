@@ -9,9 +9,9 @@ from conftest import draw
 
 import pipeline
 from features import FeatureStore, RequestError
+from pipeline.cli.arguments.parser import make_parser, read_arguments
 from pipeline.cli.commands import main
 from pipeline.cli.head_commands import stores_of
-from pipeline.cli.parser import make_parser, read_arguments
 from pipeline.heads.registry import HEADS, find_head
 from pipeline.options import HEAD_NAMES
 

@@ -17,8 +17,8 @@ import features
 import pipeline
 from features import FeatureStore, RequestError
 from features.options import ExtractOptions, PlanOptions, flags_of
+from pipeline.cli.arguments.parser import make_parser
 from pipeline.cli.commands import main
-from pipeline.cli.parser import make_parser
 
 
 @pytest.fixture
