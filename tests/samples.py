@@ -9,6 +9,7 @@ from features.pooling import kind_of
 from features.store import schema
 from features.store.provenance import CPU, Augment, EngineSpec, FeatureSpec, Provenance
 from features.store.schema import Rows
+from pipeline.data.training_data import Features, Part, Sample
 
 
 def provenance_of(shapes, dtype="float16", compression="gzip"):
@@ -48,3 +49,9 @@ def blobs(n_classes, rows=30, features=12, seed=0):
     X = random.exponential(1.0, (len(y), features)).astype(np.float32)
     X[np.arange(len(y)), y] += 8
     return X, y, np.repeat([0, 1, 2], [len(y) // 2, len(y) // 4, len(y) - len(y) // 2 - len(y) // 4]).astype(np.uint8)
+
+
+def sample_of(X, y, folds=5):
+    """Return all rows as a sample of one layer, its first fold being val."""
+    number = np.arange(len(y)) // 2 % folds
+    return Sample(Features(X, (X.shape[1],), 1, (Part("layer", "avg"),)), y, number == 0, number)

@@ -9,15 +9,15 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from features.errors import RequestError, must_be_one_of, option
 
 from ..data.scaling import SCALES
+from .closed_form.models import Discriminants, Model, Ridge
+from .closed_form.search import ClosedFormSearch
 from .contract import Head, Settings
 from .dense.search import DenseSearch
 from .logistic.search import LogisticSearch
@@ -29,11 +29,14 @@ from .svm.voting import VoteSearch
 _EQUAL = ("none",)  # class weights: all rows count alike
 
 
-def _estimator(
-    make: Callable[..., Any], *, views: Literal["rows", "mean"] = "rows", linear: bool = False, **grid: tuple[Any, ...]
-) -> Head:
+def _estimator(make: Callable[..., Any], *, views: Literal["rows", "mean"] = "rows", **grid: tuple[Any, ...]) -> Head:
     """Return a scikit-learn classifier as a head; `grid` has values of its parameters and of ``scale``."""
-    return Head(EstimatorSearch, grid, views=views, linear=linear, arguments={"make": make})
+    return Head(EstimatorSearch, grid, views=views, arguments={"make": make})
+
+
+def _closed_form(model: type[Model], **grid: tuple[Any, ...]) -> Head:
+    """Return a linear model as a head; `grid` has values of its setting and of ``scale``."""
+    return Head(ClosedFormSearch, {**grid, "class_weight": _EQUAL}, linear=True, arguments={"model": model})
 
 
 def _dense(
@@ -61,14 +64,8 @@ HEADS = {
     "vote": Head(
         VoteSearch, {"scale": SCALES, "gamma": (0.3, 1.0, 3.0), "C": _C, "class_weight": _EQUAL}, views="mean"
     ),
-    "ridge": _estimator(
-        RidgeClassifier,
-        linear=True,
-        scale=SCALES,
-        alpha=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
-        class_weight=_EQUAL,
-    ),
-    "lda": _estimator(partial(LinearDiscriminantAnalysis, "lsqr"), linear=True, shrinkage=(0.01, 0.03, 0.1, 0.3, 0.6)),
+    "ridge": _closed_form(Ridge, scale=SCALES, alpha=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
+    "lda": _closed_form(Discriminants, shrinkage=(0.01, 0.03, 0.1, 0.3, 0.6)),
     "knn": _estimator(partial(KNeighborsClassifier, metric="cosine"), views="mean", n_neighbors=(1, 3, 5, 10, 20)),
     "nearest-mean": _estimator(NearestMean, scale=SCALES),
     "hist-gradient-boosting": _estimator(

@@ -153,6 +153,16 @@ def combinations(grid: Grid) -> list[dict[str, Any]]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
+def row_weights(y: np.ndarray, rows: np.ndarray, class_weight: str) -> np.ndarray:
+    """Return how much each row counts, (n_rows,): 0 outside the mask; balanced weights have mean 1, and equal sums by class."""
+    if class_weight == "none":
+        return rows.astype(np.float64)
+    _, of, counts = np.unique(y[rows], return_inverse=True, return_counts=True)
+    weights = np.zeros(len(y))
+    weights[rows] = (len(of) / len(counts) / counts)[of]
+    return weights
+
+
 def describe_settings(chosen: Sequence[dict[str, Any]], tried: Sequence[dict[str, Any]]) -> str:
     """Return the settings with several tried values as text; of several choices, each value, the most frequent first."""
     told = []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.special import expit, softmax
 
-from .svd_basis import Rotation
+from ...data.svd_basis import Rotation
 
 _NEWTON_STEPS, _CG_STEPS = 50, 100
 _NUMBERS = 1 << 20  # scores held in memory at once; further problems are solved afterwards

@@ -15,13 +15,13 @@ import numpy as np
 from features.runtime.log import log
 
 from ...data.scaling import measure
+from ...data.svd_basis import Rotation, rotate, rotate_features
 from ...data.training_data import Pair, Sample
 from ...options import METRIC
 from ..contract import Search
 from ..linear_head import LinearHead
-from ..settings import Choice, Grid, Judge, Output, Rating, best_of, combinations
+from ..settings import Choice, Grid, Judge, Output, Rating, best_of, combinations, row_weights
 from .newton import chances, solve
-from .svd_basis import Rotation, rotate
 
 _MANY = 5e8  # rows x features x classes: some seconds for one fit in float64
 
@@ -70,7 +70,7 @@ class Logistic(LinearHead):
         """Fit to some of a rotation's rows, given by a mask."""
         self.classes_ = np.unique(y[rows])
         targets = np.searchsorted(self.classes_, np.where(rows, y, self.classes_[0]))
-        counts = _row_weights(y, rows, self.class_weight)[:, None]
+        counts = row_weights(y, rows, self.class_weight)[:, None]
         weights = solve(rotation, targets, len(self.classes_), [self.C], counts)[0, :, 0]
         coefficients = rotation.back(weights[:-1])
         self.scale_ = rotation.scale
@@ -104,7 +104,7 @@ class LogisticSearch(Search):
         judge, views = Judge(self.sample, pairs, metric), self.sample.features.views
         kinds = self.grid.get("class_weight", ("none",))
         y, fits = np.repeat(self.sample.y, views), [np.repeat(fit, views) for fit, _ in pairs]
-        counts = np.column_stack([_row_weights(y, fit, kind) for kind in kinds for fit in fits])
+        counts = np.column_stack([row_weights(y, fit, kind) for kind in kinds for fit in fits])
         ratings: list[Rating] = []
         with self.progress(len(self.grid["scale"]) * len(self.grid["C"]) * counts.shape[1]) as progress:
             for scale in self.grid["scale"]:
@@ -143,11 +143,9 @@ class LogisticSearch(Search):
         return np.repeat(np.searchsorted(self._classes, self.sample.y), self.sample.features.views)
 
     def _rotated(self, scale: str) -> Rotation:
-        features = self.sample.features
         if scale not in self._rotations:
-            hows = features.together(scale, self.grid["scale"])
-            rotations = rotate(features.X, features.moments.mean, [features.scale(how) for how in hows])
-            self._rotations |= zip(hows, map(self._rounded, rotations), strict=True)
+            rotations = rotate_features(self.sample.features, scale, self.grid["scale"])
+            self._rotations |= {how: self._rounded(rotation) for how, rotation in rotations.items()}
         return self._rotations[scale]
 
     def _rounded(self, rotation: Rotation) -> Rotation:
@@ -166,13 +164,3 @@ def _both(scores: np.ndarray) -> np.ndarray:
     """Return probabilities of all classes, (n, n_classes), from scores, (n, k)."""
     found = chances(scores[:, None])[:, 0]
     return np.hstack([1 - found, found]) if found.shape[1] == 1 else found
-
-
-def _row_weights(y: np.ndarray, rows: np.ndarray, class_weight: str) -> np.ndarray:
-    """Return how much each row counts, (n_rows,): 0 outside the mask; balanced weights have mean 1, and equal sums by class."""
-    if class_weight == "none":
-        return rows.astype(np.float64)
-    _, of, counts = np.unique(y[rows], return_inverse=True, return_counts=True)
-    weights = np.zeros(len(y))
-    weights[rows] = (len(of) / len(counts) / counts)[of]
-    return weights

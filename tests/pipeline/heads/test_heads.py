@@ -5,16 +5,16 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from samples import blobs, provenance_of, rows_of, write_store
+from samples import blobs, provenance_of, rows_of, sample_of, write_store
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
 from features.errors import RequestError, StoreError
 from pipeline.data.scaling import measure_scale
-from pipeline.data.training_data import Features, Part, Sample
+from pipeline.data.svd_basis import rotate
+from pipeline.data.training_data import Features, Part
 from pipeline.heads.logistic import newton
 from pipeline.heads.logistic.search import Logistic, LogisticSearch
-from pipeline.heads.logistic.svd_basis import rotate
 from pipeline.heads.registry import HEADS, READ_AS, find_head
 from pipeline.heads.svm.search import SvmSearch
 from pipeline.runs.head_file import load_head, save_head
@@ -28,12 +28,6 @@ def fit_head(name, X, y, splits, n_classes, seed=0, views=1, select="cv", settin
     """Fit a head on one layer."""
     features = Features(X, (X.shape[1],), views, (Part("layer", "avg"),))
     return fit_features(name, features, rows_of(y, splits, n_classes), splits, seed, select, settings)[0]
-
-
-def sample_of(X, y, folds=5):
-    """Return all rows as a sample of one layer, its first fold being val."""
-    number = np.arange(len(y)) // 2 % folds
-    return Sample(Features(X, (X.shape[1],), 1, (Part("layer", "avg"),)), y, number == 0, number)
 
 
 @pytest.mark.parametrize("name", ALL)

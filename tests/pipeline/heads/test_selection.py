@@ -202,7 +202,7 @@ def test_heads_that_can_weight_classes_try_it_and_become_another_head(name):
 
 
 def test_all_heads_weight_classes_but_those_that_have_nothing_to_weight():
-    assert set(HEADS) - set(WEIGHTED) == {"knn", "lda", "nearest-mean", "majority"}
+    assert set(HEADS) - set(WEIGHTED) == {"knn", "nearest-mean", "majority"}
     with pytest.raises(RequestError, match="class_weight must be one of balanced, none; got 'equal'"):
         find_head("logistic", {"class_weight": ("equal",)})
     assert find_head("logistic", {"class_weight": (None,)}).grid["class_weight"] == ("none",)

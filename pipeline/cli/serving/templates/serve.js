@@ -15,7 +15,7 @@ function tell(card, found) {
   one(".chance", card).textContent = found.probability.toFixed(3);
   one(".unlike", card).hidden = !found.unlike;
   const list = one("dl", card);
-  if (found.set) term(list, "set", found.set.length ? found.set.join(", ") : "none of the classes");
+  if (found.set) term(list, "set", found.set.length ? found.set.join(", ") : "empty: typical of no class");
   if (found.novelty !== undefined) term(list, "novelty", found.novelty.toFixed(2));
   const chances = Object.entries(found.probabilities).sort((a, b) => b[1] - a[1]).slice(0, 5);
   for (const [name, chance] of chances) term(list, name, chance.toFixed(3));
@@ -23,6 +23,7 @@ function tell(card, found) {
     one(".heat", card).src = found.looked;
     one(".heat", card).hidden = false;
   }
+  one(".beside", card).hidden = !found.nearest?.length;
   for (const near of found.nearest ?? []) {
     const figure = document.createElement("figure"), image = document.createElement("img");
     const caption = document.createElement("figcaption");
@@ -38,6 +39,7 @@ async function ask(file) {
   one(".name", card).textContent = file.name;
   one(".photo", card).src = URL.createObjectURL(file);
   one(".photo", card).alt = file.name;
+  one(".photo", card).addEventListener("error", () => one(".photo", card).remove()); // not all that is read here can be shown by a browser
   answers.prepend(card);
   try {
     if (file.size > most) throw new Error(`the photo has more than ${most.toLocaleString("en")} bytes`);

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import eigh
 
-from ...data.inner_products import gram, transposed
-from ...data.row_blocks import Matrix, Stored
+from .inner_products import gram, transposed
+from .row_blocks import Matrix, Stored
+from .training_data import Features
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,14 @@ def rotate(X: Matrix, mean: np.ndarray, scales: Sequence[np.ndarray]) -> list[Ro
     if isinstance(X, Stored) or X.shape[0] < X.shape[1]:
         products = gram(X, mean, scales)
         return [_rotate_rows(X, mean, scale, products.pop(0)) for scale in scales]
-    return [_rotate_features(X, mean, scale) for scale in scales]
+    return [_rotate_columns(X, mean, scale) for scale in scales]
+
+
+def rotate_features(features: Features, scale: str, scales: Sequence[str]) -> dict[str, Rotation]:
+    """Return scale → rotation of a head's features, for one scale; for all of them where the rows are read from a store."""
+    hows = features.together(scale, scales)
+    rotations = rotate(features.X, features.moments.mean, [features.scale(how) for how in hows])
+    return dict(zip(hows, rotations, strict=True))
 
 
 def _rotate_rows(X: Matrix, mean: np.ndarray, scale: np.ndarray, products: np.ndarray) -> Rotation:
@@ -92,7 +100,7 @@ def _rotate_rows(X: Matrix, mean: np.ndarray, scale: np.ndarray, products: np.nd
     return Rotation(np.ascontiguousarray(basis * lengths), lengths, mean, scale, X, basis)
 
 
-def _rotate_features(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Rotation:
+def _rotate_columns(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Rotation:
     centred = (X - mean) / scale
     values, basis = eigh(centred.T @ centred, overwrite_a=True, driver="evd")
     kept = _kept(values, X)
