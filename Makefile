@@ -2,7 +2,9 @@
 PYTHON ?= python3
 DATA ?= elpv
 BACKBONE ?= vgg16
-STORE ?= cache/$(basename $(notdir $(abspath $(DATA))))-$(BACKBONE).h5
+# A folder's whole name, a file's without its ending
+SOURCE := $(if $(wildcard $(DATA)/.),$(notdir $(abspath $(DATA))),$(basename $(notdir $(abspath $(DATA)))))
+STORE ?= cache/$(SOURCE)-$(BACKBONE).h5
 HEAD ?= logistic
 HEADS ?= all
 REPEATS ?= 1
@@ -18,7 +20,7 @@ DEMO_HEADS ?= logistic,rbf-svm,ridge,knn,nearest-mean,majority
 
 # make backbones: those whose ImageNet weights come as packages
 BASES ?= efficientnet_lite0 efficientnet_lite2 squeezenet vgg16
-BASE_STORES = cache/$(basename $(notdir $(abspath $(DATA))))-avg
+BASE_STORES = cache/$(SOURCE)-avg
 COMMA := ,
 SPACE := $(subst x,,x x)
 

@@ -138,18 +138,26 @@ def _first_that_can(names: list[str], make: Callable[[str], Checked]) -> list[st
             refused.append(str(error.__cause__ or error).rstrip("."))
         else:
             return [name, f"{'; '.join(refused) or 'usually the fastest on a CPU'}; only longer passes time engines"]
-    raise EngineError(f"an engine must be able to run this base; {'; '.join(refused)}.")
+    raise _none_can(refused)
+
+
+def _none_can(refused: list[str]) -> EngineError:
+    return EngineError(f"an engine must be able to run this base; {'; '.join(refused)}.")
 
 
 def _fastest(names: list[str], make: Callable[[str], Checked], rate: Callable[[Engine], float]) -> list[str]:
     """Return the fastest engine, and what was measured; one engine is in memory at a time."""
     rates: dict[str, float] = {}
+    refused = []
     for name in names:
         try:
             rates[name] = rate(make(name).engine)
             log.info(f"         {name}: {rates[name]:.1f} images/s")
         except EngineError as error:
+            refused.append(str(error.__cause__ or error).rstrip("."))
             log.warning(f"{error.__cause__ or error} It is skipped.")
+    if not rates:
+        raise _none_can(refused)
     told = ", ".join(f"{name} {each:.1f}" for name, each in rates.items())
     return [max(rates, key=lambda name: rates[name]), f"the fastest when they were timed ({told} images/s)"]
 

@@ -15,7 +15,7 @@ from ..images.survey import Survey
 from ..runtime.log import log
 from ..runtime.progress import Progress
 from ..sources.folder import describe_left_out
-from ..sources.lists.corrections import Corrections, usual_strata
+from ..sources.lists.corrections import Corrections
 from ..sources.load import keep_copies_together
 from ..sources.source import Source
 from ..splits import SPLITS
@@ -126,15 +126,12 @@ def correct(plan: Plan, corrections: Corrections, of_test: bool) -> Plan:
         f"labels   {found.changed} changed, {len(plan.keys) - len(rows)} images dropped, {found.spared} of test left as they are, "
         f"{found.unknown} not in the source, by {corrections.path}"
     )
-    strata = np.where(
-        found.labels == source.labels, source.strata, usual_strata(source.labels, source.strata)[found.labels]
-    )
     corrected = replace(
         source,
         paths=tuple(source.paths[row] for row in rows),
         labels=found.labels[rows],
         splits=source.splits[rows],
-        strata=strata[rows].astype(source.strata.dtype),
+        strata=found.strata(source.labels, source.strata)[rows],
         columns={name: tuple(texts[row] for row in rows) for name, texts in source.columns.items()},
     )
     keys = [plan.keys[row] for row in rows]

@@ -21,7 +21,7 @@ from ..runtime.dask_cluster import check_cluster
 from ..runtime.machine import cores
 from ..sources.folder import FolderOptions
 from ..sources.lists.manifest import ListOptions
-from ..sources.load import load_source
+from ..sources.load import load_source, source_name
 from ..sources.source import Source
 from ..store.chunks import COMPRESSION
 from ..store.parts import LAYOUTS
@@ -235,9 +235,11 @@ class ExtractRequest(FeatureOptions):
         """Where the store will be."""
         if self.out is not None:
             return Path(self.out)
-        name = Path(self.data).resolve().stem if os.sep in self.data or Path(self.data).exists() else self.data
         base = Path(self.backbone.replace(":", "-"))  # a model of timm has dots in its name, and no extension
-        return Path("cache") / f"{name}-{base.stem if base.suffix in ('.keras', '.onnx') else base.name}.h5"
+        return (
+            Path("cache")
+            / f"{source_name(self.data)}-{base.stem if base.suffix in ('.keras', '.onnx') else base.name}.h5"
+        )
 
     @property
     def retries(self) -> bool:

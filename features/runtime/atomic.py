@@ -139,6 +139,8 @@ def _exchange(new: Path, old: Path) -> None:
         if rename and rename(at_cwd, os.fsencode(new), at_cwd, os.fsencode(old), exchange) == 0:
             return
     aside = old.with_name(f"{old.name}.replaced")  # a name that stays visible if the process is killed now
+    if aside.is_dir():  # one was killed there, and `old` has been written since
+        shutil.rmtree(aside)
     os.replace(old, aside)
     os.replace(new, old)
     shutil.rmtree(aside)

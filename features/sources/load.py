@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -32,6 +33,14 @@ _FRACTIONS = {
     "test": 0.25,  # of all rows, if the source has no test split
     "val": 0.20,  # of the remaining training rows, if the source has no val split
 }
+
+
+def source_name(data: str) -> str:
+    """Return what to call a source in names of files: a folder's whole name, a file's without its ending."""
+    path = Path(data).resolve()
+    if path.is_dir():
+        return path.name
+    return path.stem if os.sep in data or path.exists() else data
 
 
 def load_source(

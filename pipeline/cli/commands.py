@@ -23,7 +23,14 @@ _COMMANDS: dict[str, Callable[..., Answer | Iterator[Answer]]] = {
     **head_commands.COMMANDS,
     **run_commands.COMMANDS,
 }
-_RESUMED = ("extract", "compare", "probe", "audit")  # commands that keep parts or fits as they go
+_RESUMED = (
+    "extract",
+    "compare",
+    "probe",
+    "audit",
+    "budget",
+    "next",
+)  # commands that keep parts, fits or features as they go
 _BROKEN_PIPE = 128 + signal.SIGPIPE  # what a shell shows of a program that this signal ends
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from features.errors import RequestError, SourceError, called
-from features.runtime.atomic import make_folder, sync_path
+from features.runtime.atomic import flock, make_folder, sync_path
 from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.safefiles.csv_cells import path_cell
@@ -73,30 +73,55 @@ def predict_to(out: str | Path, images: Images, predictor: Predictor) -> Predict
     run = hash_file(predictor.trained.folder / "run.json")
     unfinished = path.with_name(f".{path.name}-{run[:16]}.part")
     make_folder(path.parent)
-    done = _done(unfinished, given)
-    rest = {name: each for name, each in given.items() if _cell(name) not in done}
-    if done:
-        log.info(f"resumed  {len(done)} of {len(given)} images were predicted before; {len(rest)} to go")
-    skipped: list[dict[str, str]] = []
-    rows = len(done)
-    with open(unfinished, "ab") as file, Progress(len(given), "images") as progress:
-        progress.update(len(done))
-        for block in _blocks(rest, max(_BLOCK, 4 * predictor.trained.made.batch_size)):
+    with open(unfinished, "ab") as file:
+        _lock(file, path)
+        done = _done(unfinished, given)
+        rest = {name: each for name, each in given.items() if _cell(name) not in done}
+        if done:
+            log.info(f"resumed  {len(done)} of {len(given)} images were predicted before; {len(rest)} to go")
+        rows, skipped = _write(file, rest, len(done), predictor)
+        if not rows:
+            unfinished.unlink()
+            raise SourceError(
+                f"images must be readable; none of {len(skipped)} is. The first is {skipped[0]['path']}: "
+                f"{skipped[0]['reason']}. Check the files."
+            )
+        if path.exists():
+            raise RequestError(
+                f"{path} must not appear meanwhile; it has. Move it away and run the same command again."
+            )
+        os.replace(unfinished, path)
+    sync_path(path.parent)
+    return PredictionFile(str(path), rows, len(done), skipped)
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Keep other commands from the file until it is closed, where the file system has locks."""
+    try:
+        flock(file.fileno())
+    except BlockingIOError:
+        raise RequestError(
+            f"{path} must not be in use; another command is writing it. Wait for it, or choose another {called('out')}"
+        ) from None
+    except OSError:
+        pass
+
+
+def _write(
+    file: BinaryIO, given: dict[str, Given], done: int, predictor: Predictor
+) -> tuple[int, list[dict[str, str]]]:
+    """Append the rows of images; return the number of all rows, and the unusable images."""
+    rows, skipped = done, list[dict[str, str]]()
+    with Progress(done + len(given), "images") as progress:
+        progress.update(done)
+        for block in _blocks(given, max(_BLOCK, 4 * predictor.trained.made.batch_size)):
             found = predictor.classify(block)
             if found.predictions:
                 _append(file, format_predictions(found, header=not rows))
             rows += len(found.predictions)
             skipped += found.skipped
             progress.update(len(block))
-    if not rows:
-        unfinished.unlink()
-        raise SourceError(
-            f"images must be readable; none of {len(skipped)} is. The first is {skipped[0]['path']}: "
-            f"{skipped[0]['reason']}. Check the files."
-        )
-    os.replace(unfinished, path)
-    sync_path(path.parent)
-    return PredictionFile(str(path), rows, len(done), skipped)
+    return rows, skipped
 
 
 def _append(file: BinaryIO, text: str) -> None:
@@ -109,18 +134,15 @@ def _append(file: BinaryIO, text: str) -> None:
 def _done(unfinished: Path, given: dict[str, Given]) -> set[str]:
     """Return the images, as the file names them, whose rows are in an unfinished file, without a last line that was cut short.
 
-    A file without rows that can be gone on with is removed.
+    A file without rows that can be gone on with is emptied.
     """
-    try:
-        held, written = read_whole(unfinished), unfinished.stat().st_mtime_ns
-    except FileNotFoundError:
-        return set()
+    held, written = read_whole(unfinished), unfinished.stat().st_mtime_ns
     whole = held[: held.rfind(b"\n") + 1]
     rows = list(csv.reader(io.StringIO(whole.decode("utf-8", "replace"), newline="")))
     done = {row[0] for row in rows[1:] if row}
     cells = {_cell(name): each for name, each in given.items()}
     if not done or not done <= cells.keys() or any(_is_newer(cells[each], written) for each in done):
-        unfinished.unlink()
+        os.truncate(unfinished, 0)
         return set()
     os.truncate(unfinished, len(whole))
     return done

@@ -23,7 +23,6 @@ from features.store.schema import Rows
 from ..evaluation.metrics import Metric, find_metric
 from ..heads.registry import check_heads
 from ..options import BudgetOptions
-from ..runs.folders import whole_folder
 from ..training.fits.fit_cache import Fits
 from ..training.fits.results import Result
 from ..training.loading import describe_rows
@@ -120,7 +119,7 @@ def budget(store: str | Path, heads: Sequence[str] | None = None, **options: Unp
         steps, subsets = draw_subsets(rows, draws, asked.seed, asked.group)
         counts = [int(np.sum((each != SPLITS["test"]) & (each != LEFT_OUT))) for each in subsets]
         log.info(f"subsets  {len(subsets)} of train and val, of {min(counts)} to {counts[0]} images, in {draws} draws")
-        fits = Fits(opened, rows, subsets, folder.parent / ".fits", asked.fresh)
+        fits = Fits(opened, rows, subsets, folder.path.parent / ".fits", asked.fresh)
         if asked.cluster is not None:
             fits.fill([(name, asked) for name in names])
         with Progress(len(names) * len(subsets), "fits") as progress:
@@ -135,11 +134,11 @@ def budget(store: str | Path, heads: Sequence[str] | None = None, **options: Unp
         "store": str(store),
         "provenance": provenance,
     }
-    with whole_folder(folder, asked.overwrite) as unfinished:
+    with folder.written() as unfinished:
         (unfinished / "budget.md").write_text(format_budget(told) + "\n", encoding="utf-8")
         (unfinished / "budget.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    log.info(f"written  {folder}/budget.md, budget.json")
-    return LabelBudget(**told, out=str(folder))
+    log.info(f"written  {folder.path}/budget.md, budget.json")
+    return LabelBudget(**told, out=str(folder.path))
 
 
 def draw_subsets(rows: Rows, draws: int, seed: int, group: str | None = None) -> tuple[list[int], list[np.ndarray]]:

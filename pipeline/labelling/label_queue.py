@@ -20,7 +20,7 @@ from features.safefiles.csv_cells import text_cell
 
 from ..deploy.prediction import Images, find_images
 from ..options import NextOptions
-from ..runs.folders import run_folder, whole_folder
+from ..runs.folders import ResultFolder
 from ..runs.trained_run import load_trained
 from .labelling_page import render_page
 from .queue import doubt, order_queue, typicality
@@ -123,13 +123,13 @@ def label_next(run: str | Path, images: Images, n: int = COUNT, **options: Unpac
             f"{run} must know its training images, as runs of this version do. Train it again: "
             f"{command('train-head', store=trained.store, head=trained.name)}"
         )
-    folder = run_folder(options.get("out"), f"{Path(run).name}-next", options.get("overwrite", False))
+    folder = ResultFolder(options.get("out"), f"{Path(run).name}-next", options.get("overwrite", False))
     files = [each for each in find_images(images).values() if isinstance(each, Path)]
     if not files:
         raise RequestError(
             "images must be files, so that they can be labelled; got images in memory. Name their paths."
         )
-    found = embed_files(trained, files, options.get("weights"), folder.parent / ".features", images_as.max_pixels)
+    found = embed_files(trained, files, options.get("weights"), folder.path.parent / ".features", images_as.max_pixels)
     chances, novelty = trained.probabilities(found.X), trained.unlike(found.X)
     assert novelty is not None
     unit = trained.novelty.unit_of(_averaged(found.X, trained.reading.views))
@@ -140,11 +140,11 @@ def label_next(run: str | Path, images: Images, n: int = COUNT, **options: Unpac
         images=len(found.files),
         queue=_queued(found, order, chances, novelty, typicality(unit), trained.class_names),
         skipped=[(str(file), reason) for file, reason in found.skipped],
-        out=str(folder),
+        out=str(folder.path),
     )
-    with whole_folder(folder, options.get("overwrite", False)) as unfinished:
+    with folder.written() as unfinished:
         _write(told, unfinished, images_as)
-    log.info(f"written  {folder}/queue.csv, queue.json, queue.html")
+    log.info(f"written  {folder.path}/queue.csv, queue.json, queue.html")
     return told
 
 

@@ -22,7 +22,6 @@ from ..data.near_copies import FALSE_PAIRS
 from ..evaluation.metrics import METRICS
 from ..heads.registry import check_heads
 from ..options import AuditOptions
-from ..runs.folders import whole_folder
 from ..runs.predictions import Predictions, load_predictions
 from ..training.fits.fit_cache import Fits
 from ..training.loading import describe_rows, features_of
@@ -128,7 +127,7 @@ def audit(store: str | Path, **options: Unpack[AuditOptions]) -> Audit:
         series = warn_of_series(opened, asked) if group is None else None
         found = near_copies_of(opened, asked)
         counts = count_clusters(found, rows, rows.splits)
-        kept = folder.parent / ".fits"
+        kept = folder.path.parent / ".fits"
         if predictions is None:
             predictions = _fit_on_own_split(opened, rows, head, replace(asked, group=own), kept)
         optimism = None
@@ -153,13 +152,13 @@ def audit(store: str | Path, **options: Unpack[AuditOptions]) -> Audit:
         "seed": asked.seed,
         "provenance": provenance,
     }
-    with whole_folder(folder, asked.overwrite) as unfinished:
+    with folder.written() as unfinished:
         text = json.dumps(audited, indent=2, ensure_ascii=False)
         (unfinished / "audit.json").write_text(text + "\n", encoding="utf-8")
         (unfinished / "audit.md").write_text(format_audit(audited) + "\n", encoding="utf-8")
         write_clusters(unfinished, rows, found)
-    log.info(f"written  {folder}/audit.md, audit.json, clusters.csv, pairs.csv, groups.csv")
-    return Audit(**audited, out=str(folder))
+    log.info(f"written  {folder.path}/audit.md, audit.json, clusters.csv, pairs.csv, groups.csv")
+    return Audit(**audited, out=str(folder.path))
 
 
 def _predictions_of(run: Path, rows: Rows) -> Predictions:

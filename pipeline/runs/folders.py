@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from features.errors import RequestError, UnsafeFile, called, command, option
-from features.runtime.atomic import written_whole
+from features.runtime.atomic import flock, make_folder, written_whole
 from features.safefiles.json_files import read_json
 
 from .checksums import check_sums, write_sums
@@ -39,42 +41,81 @@ def find_store(told: Mapping[str, Any], folder: Path) -> Path:
     return path
 
 
-def run_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
-    """Return the folder for a run; without `out`, an unused name below ``runs/``.
+class ResultFolder:
+    """A folder for results, whose name no other process or thread takes until it is written or this object is gone.
+
+    Parameters
+    ----------
+    out : str or Path, optional
+        By default, an unused name below ``runs/``.
+    name : str
+        That name, of which ``NAME-2`` and so on are the next.
+    overwrite : bool
+        Whether earlier results there are replaced.
+
+    Attributes
+    ----------
+    path : Path
 
     Raises
     ------
     RequestError
-        If `out` exists and may not be overwritten, or what would be overwritten is not a run.
+        If `out` exists and may not be overwritten, another process writes it, or what would be overwritten is not a run.
     """
-    if out is not None:
-        folder = Path(out)
-        if folder.exists() and not overwrite:
+
+    def __init__(self, out: str | Path | None, name: str, overwrite: bool):
+        self._overwrite = overwrite
+        for number in itertools.count(1):
+            self.path = Path(out) if out is not None else Path("runs") / (name if number == 1 else f"{name}-{number}")
+            free = not self.path.exists() or overwrite
+            if free and self._claim() and (overwrite or not self.path.exists()):  # it may be there since
+                break
+            if out is not None or overwrite:
+                raise RequestError(self._taken(free))
+        if self.path.exists() and not any((self.path / each).exists() for each in RESULTS):
             raise RequestError(
-                f"{called('out')} must be a new folder; {out} exists. Choose another, or replace it: {option('overwrite', True)}"
+                f"{self.path} must be an earlier run to be replaced; it is something else. Choose another {called('out')}"
             )
-    else:
-        folder, number = Path("runs") / name, 1
-        while folder.exists() and not overwrite:
-            number += 1
-            folder = Path("runs") / f"{name}-{number}"
-    if folder.exists() and not any((folder / each).exists() for each in RESULTS):
-        raise RequestError(
-            f"{folder} must be an earlier run to be replaced; it is something else. Choose another {called('out')}"
+
+    def _claim(self) -> bool:
+        """Lock the name until this object is gone; return whether it was free."""
+        make_folder(self.path.parent)
+        lock, held = self.path.with_name(f".{self.path.name}.lock"), False
+        while not held:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                flock(handle)
+            except BlockingIOError:
+                os.close(handle)
+                return False
+            except OSError:  # a file system without locks
+                pass
+            held = os.fstat(handle).st_nlink > 0  # else its holder has removed it since
+            if not held:
+                os.close(handle)
+        weakref.finalize(self, _release, lock, handle)
+        return True
+
+    def _taken(self, free: bool) -> str:
+        if free:
+            return f"{self.path} must not be in use; another command is writing it. Wait for it, or choose another {called('out')}"
+        return (
+            f"{called('out')} must be a new folder; {self.path} exists. Choose another, or replace it: "
+            f"{option('overwrite', True)}"
         )
-    return folder
+
+    @contextmanager
+    def written(self) -> Iterator[Path]:
+        """Yield a temporary folder to write into, which becomes `path` when complete, with the list of its files' checksums."""
+        with written_whole(self.path, replace=self._overwrite) as unfinished:
+            unfinished.mkdir()
+            yield unfinished
+            write_sums(unfinished)
 
 
-@contextmanager
-def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder to write into, which is renamed to `folder`, allowed by `run_folder`, when complete.
-
-    It then also holds the list of its files' checksums.
-    """
-    with written_whole(folder, replace=overwrite) as unfinished:
-        unfinished.mkdir()
-        yield unfinished
-        write_sums(unfinished)
+def _release(lock: Path, handle: int) -> None:
+    lock.unlink(missing_ok=True)
+    os.close(handle)
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ..evaluation.metrics import METRICS, find_metric
 from ..evaluation.significance import NEEDS
 from ..heads.registry import HEADS, check_heads
 from ..options import CompareOptions
-from ..runs.folders import place_of, whole_folder
+from ..runs.folders import place_of
 from ..runs.frames import make_frame
 from ..runs.plots import interval_of, plot_comparison
 from ..runs.predictions import Predictions, save_predictions, write_tested
@@ -159,7 +159,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     names = _chosen(named, options.get("exclude") or ())
     check_heads(names, asked.settings)
     folder = asked.folder("compare")
-    rows, provenance, splits, group, fitted, not_fitted = _fit(names, asked, repeats, folder.parent / ".fits")
+    rows, provenance, splits, group, fitted, not_fitted = _fit(names, asked, repeats, folder.path.parent / ".fits")
     tested, metric = tested_rows(rows, splits, group), find_metric(asked.metric)
     log.info(f"figures  intervals of {len(fitted)} heads, and tests against the best")
     results = [summarise(each, tested) for each in fitted.values()]
@@ -172,8 +172,8 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
         "heads": ranked,
         "slices": slices_of(best, fitted[best], rows, splits, metric),
         "not_fitted": not_fitted,
-        "corrections": _measure_corrections(asked, best, group, splits, fitted[best], folder.parent / ".fits"),
-        **place_of(store, folder),
+        "corrections": _measure_corrections(asked, best, group, splits, fitted[best], folder.path.parent / ".fits"),
+        **place_of(store, folder.path),
         "rows": rows.counts(),
         "repeats": repeats,
         "seed": asked.seed,
@@ -182,15 +182,17 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
         "test": names_of_tests(results),
         "provenance": provenance,
     }
-    with whole_folder(folder, asked.overwrite) as unfinished:
+    with folder.written() as unfinished:
         _write(comparison, unfinished)
         keep_corrections(asked, unfinished)
         told = {name: [each.told() for each in those] for name, those in fitted.items()}
         probabilities = {name: [each.probabilities for each in those] for name, those in fitted.items()}
         save_predictions(unfinished, rows, splits, told, probabilities)
         write_tested(unfinished / "predictions.csv", Predictions(rows, np.stack(splits), told, probabilities))
-    log.info(f"written  {folder}/compare.md, compare.csv, compare.json, compare.png, predictions.csv, predictions.npz")
-    return Comparison(**comparison, out=str(folder))
+    log.info(
+        f"written  {folder.path}/compare.md, compare.csv, compare.json, compare.png, predictions.csv, predictions.npz"
+    )
+    return Comparison(**comparison, out=str(folder.path))
 
 
 def _chosen(heads: Sequence[str], exclude: Sequence[str]) -> list[str]:

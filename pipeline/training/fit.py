@@ -32,7 +32,7 @@ from ..evaluation.significance import effective_rows, wilson
 from ..heads.registry import check_heads, find_head
 from ..options import TrainHeadOptions
 from ..runs.feature_spec import Reading
-from ..runs.folders import place_of, whole_folder
+from ..runs.folders import place_of
 from ..runs.head_file import save_head
 from ..runs.learning_curves import check_tensorboard, log_history, write_history
 from ..runs.predictions import save_predictions, write_predictions
@@ -189,7 +189,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         known = _know(read or features, rows, result, fitted)
         tested = result.probabilities[rows.splits == SPLITS["test"]]
         after = replace(result, probabilities=tested)
-        corrections = measure_corrections(opened, head, asked, [rows.splits], [after], folder.parent / ".fits")
+        corrections = measure_corrections(opened, head, asked, [rows.splits], [after], folder.path.parent / ".fits")
     point = None if aim is None else _choose_point(aim, rows, result, fitted)
     sets = None if level is None else _choose_sets(level, rows, result, fitted)
     run: dict[str, Any] = {
@@ -205,13 +205,13 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         "select": asked.select,
         "metric": asked.metric,
         "seed": asked.seed,
-        **place_of(store, folder),
+        **place_of(store, folder.path),
         "class_names": list(rows.class_names),
         "rows": rows.counts(),
         "reading": Reading(features.read, features.views, find_head(head).views).to_json(),
         "provenance": provenance,
     }
-    with whole_folder(folder, asked.overwrite) as unfinished:
+    with folder.written() as unfinished:
         known[0].save(unfinished)
         keep_corrections(asked, unfinished)
         run["head_file"] = save_head(fitted.estimator, unfinished, asked.joblib)
@@ -222,9 +222,9 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         if fitted.choice.history:
             write_history(unfinished, fitted.choice)
     if tensorboard is not None:
-        log_history(Path(tensorboard) / folder.name, fitted.estimator, fitted.choice)
-    log.info(f"run      {folder}")
-    return TrainedHead(**run, out=str(folder))
+        log_history(Path(tensorboard) / folder.path.name, fitted.estimator, fitted.choice)
+    log.info(f"run      {folder.path}")
+    return TrainedHead(**run, out=str(folder.path))
 
 
 def _fit(opened: FeatureStore, head: str, asked: Request) -> tuple[Result, Fitted, Features | None]:

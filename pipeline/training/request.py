@@ -12,13 +12,13 @@ import numpy as np
 from features.errors import RequestError, called, must_be_one_of
 from features.runtime.dask_cluster import check_cluster
 from features.runtime.machine import memory_limit
-from features.sources.lists.corrections import Corrected, Corrections, usual_strata
+from features.sources.lists.corrections import Corrected, Corrections
 from features.splits import NEAR_COPIES, SPLITS
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from ..options import METRIC, SELECT, MetricName, Select
-from ..runs.folders import run_folder
+from ..runs.folders import ResultFolder
 
 MAX_SEED = 2**32 - 1  # the largest that NumPy, scikit-learn and Keras accept
 
@@ -131,17 +131,16 @@ class Request:
         """Return a request that leads to the same decisions on a machine with different memory."""
         return replace(self, memory=self.memory_bytes / 1e9, cluster=None, skip_unfit=False)
 
-    def folder(self, what: str) -> Path:
+    def folder(self, what: str) -> ResultFolder:
         """Return the folder for results; refuse one that is in use."""
-        return run_folder(self.out, f"{Path(self.store).stem}-{what}", self.overwrite)
+        return ResultFolder(self.out, f"{Path(self.store).stem}-{what}", self.overwrite)
 
     def rows(self, store: FeatureStore) -> Rows:
         """Return the rows of a store's images, corrected, with the column of near-copies if these are the groups."""
         rows, corrected = store.rows.images(), self.corrected(store)
         if corrected is not None:
-            usual = usual_strata(rows.labels, rows.strata)
-            strata = np.where(corrected.labels == rows.labels, rows.strata, usual[corrected.labels])
-            rows = replace(rows, labels=corrected.labels, strata=strata.astype(rows.strata.dtype)).only(corrected.kept)
+            strata = corrected.strata(rows.labels, rows.strata)
+            rows = replace(rows, labels=corrected.labels, strata=strata).only(corrected.kept)
         return rows if self.clusters is None else replace(rows, columns={**rows.columns, NEAR_COPIES: self.clusters})
 
     def corrected(self, store: FeatureStore) -> Corrected | None:

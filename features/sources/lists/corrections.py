@@ -140,13 +140,12 @@ class Corrected(NamedTuple):
     spared: int
     unknown: int
 
-
-def usual_strata(labels: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Return the most frequent stratum of each class, (n_classes,), for images whose label is changed to it."""
-    found = np.zeros(int(labels.max()) + 1, strata.dtype)
-    for label in np.unique(labels):
-        found[label] = np.bincount(strata[labels == label]).argmax()
-    return found
+    def strata(self, labels: np.ndarray, strata: np.ndarray) -> np.ndarray:
+        """Return the strata of the images, which had these labels and strata; a changed one gets the usual stratum of its class."""
+        usual = np.zeros(int(max(labels.max(), self.labels.max())) + 1, strata.dtype)
+        for label in np.unique(labels):
+            usual[label] = np.bincount(strata[labels == label]).argmax()
+        return np.where(self.labels == labels, strata, usual[self.labels])
 
 
 def _read_line(where: str, key: str, old: str, verdict: str, new: str) -> tuple[bytes, Correction]:

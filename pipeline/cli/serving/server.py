@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from features.errors import RequestError, UnreadableImage, called, missing_extra
+from features.errors import CachedFeaturesError, RequestError, UnreadableImage, called, missing_extra
 from features.images.bounds import MAX_PIXELS
 from features.options import takes
 from features.runtime.log import log
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 HOST, PORT = "127.0.0.1", 8765
 MOST_BYTES = 32 << 20  # of an upload
-MOST_WAITING = 64  # requests at once; further ones are asked to come again
+MOST_WAITING = 64  # requests at once; further ones are asked to come again,
+MOST_HELD = 256 << 20  # and so are those that are being read when all uploads have so many bytes
 SECONDS = 30.0  # in which an upload must have arrived
+_BUSY = "too many requests at once; ask again"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 
@@ -61,8 +63,9 @@ def serve(run: str | Path, **options: Unpack[ServeOptions]) -> None:
         predictor.load()
         if host not in _LOOPBACK:
             log.warning(f"anyone who reaches {host}:{port} can use this server: it asks for no password.")
+        shown = f"[{host}]" if ":" in host else host
         log.info(
-            f"serves   http://{host}:{port}/ ({predictor.trained.name}, {', '.join(predictor.class_names)}). Ctrl-C ends it"
+            f"serves   http://{shown}:{port}/ ({predictor.trained.name}, {', '.join(predictor.class_names)}). Ctrl-C ends it"
         )
         uvicorn.run(
             make_app(predictor, host),
@@ -125,30 +128,58 @@ class _Uploads:
 
     def __init__(self, predictor: Predictor):
         self._predictor, self._room, self._waiting = predictor, asyncio.Semaphore(max(2, cores())), 0
+        self._held = 0  # bytes of all uploads
 
     async def predict(self, request: Request) -> Response:
         """Answer ``POST /predict``."""
         from starlette.concurrency import run_in_threadpool
         from starlette.responses import JSONResponse
 
-        if self._waiting >= MOST_WAITING:
-            return JSONResponse(
-                {"error": "too many requests at once; ask again"}, 503, {**_HEADERS, "Retry-After": "1"}
-            )
         self._waiting += 1
+        data, name = bytearray(), request.query_params.get("name", "image")[:200]
         try:
-            data = await _read_body(request)
-            name = request.query_params.get("name", "image")[:200]
+            if self._waiting > MOST_WAITING:
+                raise _Refused(503, _BUSY)
+            await self._read(request, data)
             details = request.query_params.get("details", "") in ("1", "true")
             async with self._room:
-                found = await run_in_threadpool(examine, self._predictor, data, name, details)
+                found = await run_in_threadpool(examine, self._predictor, bytes(data), name, details)
             return JSONResponse(found, headers=_HEADERS)
         except _Refused as error:
-            return JSONResponse({"error": str(error)}, error.status, _HEADERS)
+            again = {"Retry-After": "1"} if error.status == 503 else {}
+            return JSONResponse({"error": str(error)}, error.status, _HEADERS | again)
         except UnreadableImage as error:
             return JSONResponse({"error": f"the image cannot be used: {error}"}, 422, _HEADERS)
+        except CachedFeaturesError as error:
+            log.error(f"{name}: {error}")
+            return JSONResponse({"error": str(error)}, 500, _HEADERS)
         finally:
             self._waiting -= 1
+            self._held -= len(data)
+
+    async def _read(self, request: Request, data: bytearray) -> None:
+        """Append what is uploaded, at most `MOST_BYTES` and within `SECONDS`."""
+        too_large = _Refused(413, f"an image must have at most {MOST_BYTES:,} bytes; got more")
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise _Refused(
+                415, "the body must be the image's file itself; got a form. For instance: curl --data-binary @photo.jpg"
+            )
+        claimed = request.headers.get("content-length", "")
+        if claimed.isdecimal() and int(claimed) > MOST_BYTES:
+            raise too_large
+        try:
+            async with asyncio.timeout(SECONDS):
+                async for chunk in request.stream():
+                    self._held += len(chunk)
+                    data += chunk
+                    if len(data) > MOST_BYTES:
+                        raise too_large
+                    if self._held > MOST_HELD:
+                        raise _Refused(503, _BUSY)
+        except TimeoutError:
+            raise _Refused(408, f"an image must arrive within {SECONDS:.0f} s; it did not") from None
+        if not data:
+            raise _Refused(422, "the image must be the body of the request; got nothing")
 
 
 class _Refused(Exception):
@@ -163,30 +194,6 @@ class _Refused(Exception):
     def __init__(self, status: int, why: str):
         super().__init__(why)
         self.status = status
-
-
-async def _read_body(request: Request) -> bytes:
-    """Return what is uploaded, at most `MOST_BYTES` and within `SECONDS`."""
-    too_large = _Refused(413, f"an image must have at most {MOST_BYTES:,} bytes; got more")
-    if request.headers.get("content-type", "").startswith("multipart/"):
-        raise _Refused(
-            415, "the body must be the image's file itself; got a form. For instance: curl --data-binary @photo.jpg"
-        )
-    claimed = request.headers.get("content-length", "")
-    if claimed.isdecimal() and int(claimed) > MOST_BYTES:
-        raise too_large
-    data = bytearray()
-    try:
-        async with asyncio.timeout(SECONDS):
-            async for chunk in request.stream():
-                data += chunk
-                if len(data) > MOST_BYTES:
-                    raise too_large
-    except TimeoutError:
-        raise _Refused(408, f"an image must arrive within {SECONDS:.0f} s; it did not") from None
-    if not data:
-        raise _Refused(422, "the image must be the body of the request; got nothing")
-    return bytes(data)
 
 
 def _html(name: str, variables: dict[str, Any]) -> str:

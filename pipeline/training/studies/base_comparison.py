@@ -25,7 +25,6 @@ from ...data.training_data import Features
 from ...evaluation.metrics import find_metric
 from ...heads.registry import HEADS, check_heads
 from ...options import BasesOptions
-from ...runs.folders import whole_folder
 from ...runs.plots import interval_of
 from ..fits.fit_cache import Fits
 from ..fits.fitting import evaluate_test, fit_head
@@ -124,7 +123,7 @@ def compare_bases(
         _check_features(held, names, asked)
         rows = asked.rows(next(iter(held.values())))
         splits = draw_splits(rows, repeats, asked.seed, asked.group)
-        fitted = _fit_all(held, names, asked, rows, splits, folder.parent / ".fits")
+        fitted = _fit_all(held, names, asked, rows, splits, folder.path.parent / ".fits")
         costs = {name: measure_cost(each) for name, each in held.items()}
     tested, metric = tested_rows(rows, splits, asked.group), find_metric(asked.metric)
     table = [{"base": base, **summarise(each, tested), **cost_of(base, costs)} for (base, _), each in fitted.items()]
@@ -138,13 +137,13 @@ def compare_bases(
         metric=asked.metric,
         test=names_of_tests(table),
         take=_cheapest(table),
-        out=str(folder),
+        out=str(folder.path),
     )
-    with whole_folder(folder, asked.overwrite) as unfinished:
+    with folder.written() as unfinished:
         told = json.dumps(found.to_json(), indent=2, ensure_ascii=False)
         (unfinished / BASES).write_text(told + "\n", encoding="utf-8")
         (unfinished / "bases.md").write_text(format_bases(found) + "\n", encoding="utf-8")
-    log.info(f"written  {folder}/bases.md, {BASES}")
+    log.info(f"written  {folder.path}/bases.md, {BASES}")
     return found
 
 

@@ -18,7 +18,6 @@ from ...evaluation.held_out import HeldOut
 from ...evaluation.metrics import find_metric
 from ...heads.registry import check_heads
 from ...options import ProbeOptions
-from ...runs.folders import whole_folder
 from ...runs.plots import interval_of, plot_intervals
 from ..fits.fit_cache import Fits
 from ..fits.results import Result
@@ -112,7 +111,7 @@ def probe(store: str | Path, **options: Unpack[ProbeOptions]) -> LayerProbe:
         names = asked.layer.split(",") if asked.layer else list(opened.layers)
         for name in names:
             opened.dataset(name)  # raises for a layer that does not exist, which no other row makes up for
-        fits = Fits(opened, rows, splits, folder.parent / ".fits", asked.fresh)
+        fits = Fits(opened, rows, splits, folder.path.parent / ".fits", asked.fresh)
         tested = tested_rows(rows, splits, asked.group)
         fitted, results, not_fitted = _measure(opened, names, asked, fits, tested)
     compare_with_best(results, fitted, tested, metric)
@@ -127,14 +126,14 @@ def probe(store: str | Path, **options: Unpack[ProbeOptions]) -> LayerProbe:
         "metric": asked.metric,
         "provenance": provenance,
     }
-    with whole_folder(folder, asked.overwrite) as unfinished:
+    with folder.written() as unfinished:
         (unfinished / "probe.md").write_text(format_probe(probed) + "\n", encoding="utf-8")
         (unfinished / "probe.json").write_text(json.dumps(probed, indent=2) + "\n", encoding="utf-8")
         bars = [{**result, "head": result["layer"]} for result in results]
         figure = plot_intervals(bars, f"{Path(store).stem}: logistic regression by layer", asked.metric)
         figure.savefig(unfinished / "probe.png")
-    log.info(f"written  {folder}/probe.md, probe.json, probe.png")
-    return LayerProbe(**probed, out=str(folder))
+    log.info(f"written  {folder.path}/probe.md, probe.json, probe.png")
+    return LayerProbe(**probed, out=str(folder.path))
 
 
 def _measure(

@@ -22,6 +22,7 @@ from features.extraction.run import extract
 from features.images.bounds import MAX_PIXELS
 from features.options import takes
 from features.runtime.log import log
+from features.sources.load import source_name
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
@@ -31,7 +32,7 @@ from ...heads.dense.classifier import DenseHead
 from ...heads.dense.config import Recipe, Schedule
 from ...heads.dense.search import train_heads
 from ...options import LectureOptions
-from ...runs.folders import run_folder, whole_folder
+from ...runs.folders import ResultFolder
 from ...runs.plots import plot_curves
 from ..loading import read_features
 from ..request import Request, check_seed
@@ -80,13 +81,13 @@ def lecture(data: str | Path, **options: Unpack[LectureOptions]) -> dict[str, An
     repeats, seed, overwrite = options.get("repeats", 1), options.get("seed", 0), options.get("overwrite", False)
     check_repeats(repeats)
     check_seed(seed)
-    name = Path(data).resolve().name if Path(data).exists() else data
-    folder = run_folder(options.get("out"), f"{Path(name).stem}-lecture", overwrite)
+    name = source_name(str(data))
+    folder = ResultFolder(options.get("out"), f"{name}-lecture", overwrite)
     models, histories = [], {}
     for model in MODELS:
         log.info(f"model    {model.name}")
         try:
-            store = Path("cache") / f"{Path(name).stem}-lecture-{MODELS.index(model) + 1}.h5"
+            store = Path("cache") / f"{name}-lecture-{MODELS.index(model) + 1}.h5"
             extract(
                 data, backbone=model.backbone, layers=(model.layer,), preprocess=model.preprocess, resize=model.resize,
                 image_size=model.image_size, limit=options.get("limit"), seed=seed, out=store,
@@ -99,12 +100,12 @@ def lecture(data: str | Path, **options: Unpack[LectureOptions]) -> dict[str, An
         figures, histories[model.name] = _train(model, store, repeats, seed)
         models.append(figures)
     results = {"models": models, "data": data, "repeats": repeats, "seed": seed}
-    with whole_folder(folder, overwrite) as unfinished:
+    with folder.written() as unfinished:
         (unfinished / "lecture.md").write_text(format_lecture(results) + "\n", encoding="utf-8")
         (unfinished / "lecture.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         _write_curves(unfinished, histories)
-    log.info(f"written  {folder}/lecture.md, lecture.json, curves.csv, curves.png")
-    return {**results, "out": str(folder)}
+    log.info(f"written  {folder.path}/lecture.md, lecture.json, curves.csv, curves.png")
+    return {**results, "out": str(folder.path)}
 
 
 def format_lecture(results: dict[str, Any]) -> str:

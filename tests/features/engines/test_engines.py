@@ -162,6 +162,8 @@ def test_auto_takes_the_next_one_where_an_engine_cannot_run_the_base(installed, 
         EngineError, match="must be able to run this base; numba cannot; openvino cannot; tensorflow cannot"
     ):
         Choosing(refused=tuple(ENGINES)).pick("none")
+    with pytest.raises(EngineError, match=r"must be able to run this base; .*tensorflow cannot"):
+        Choosing({}, refused=tuple(ENGINES)).pick("none of many", 10_000 * cores())
 
 
 def test_auto_times_the_engines_where_the_pass_is_long_and_remembers_the_fastest(installed, said, monkeypatch):

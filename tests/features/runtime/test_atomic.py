@@ -116,6 +116,19 @@ def test_a_folder_that_is_replaced_again_and_again_is_there_at_any_moment(tmp_pa
     assert path.is_dir()
 
 
+def test_a_folder_is_replaced_where_two_names_cannot_be_exchanged(tmp_path, monkeypatch):
+    """As on other systems; the second time after a process was killed between its two renames, and the folder was written again."""
+    monkeypatch.setattr(sys, "platform", "other")
+    path, aside = tmp_path / "run", tmp_path / "run.replaced"
+    for number in range(3):
+        with written_whole(path, replace=True) as new:
+            new.mkdir()
+            (new / "number").write_text(str(number))
+        assert (path / "number").read_text() == str(number) and not aside.exists()
+        aside.mkdir()
+        (aside / "number").write_text("of the killed one")
+
+
 def test_a_disk_that_fills_up_names_the_path_and_leaves_what_was_there(small_disk):
     path = small_disk / "file.bin"
     path.write_bytes(b"one")

@@ -72,6 +72,7 @@ KNOWN = {
     ("pipeline/deploy/parity.py", "open_model", "import_onnxruntime().InferenceSession"): MADE,
     ("pipeline/deploy/parity.py", "open_model", "keras.saving.load_model"): MADE,
     ("pipeline/deploy/parity.py", "open_model", "tf.saved_model.load"): MADE,
+    ("pipeline/runs/folders.py", "ResultFolder._claim", "os.open"): "a lock, of which nothing is read",
     ("pipeline/runs/head_file.py", "_load_estimator", "joblib.load"): "the user has said that the pickle is their own",
     ("pipeline/runs/head_file.py", "_load_estimator", "skops.io.load"): CHECKED,
 }

@@ -13,7 +13,7 @@ from features.errors import CachedFeaturesError, SourceError
 from features.images.decoding import decode
 from features.images.image_spec import ImageSpec
 from features.sources.cifar10 import read_cifar10
-from features.sources.load import load_source
+from features.sources.load import load_source, source_name
 from features.splits import SPLITS, stratified_folds, stratified_split
 
 
@@ -216,3 +216,13 @@ def test_every_error_ends_in_a_remedy(tmp_path):
     with pytest.raises(CachedFeaturesError) as caught:
         load_source(str(tmp_path / "none"))
     assert str(caught.value).endswith(f"ls {tmp_path / 'none'}")
+
+
+def test_a_source_is_called_by_its_folder_or_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cells.2024").mkdir()
+    (tmp_path / "list.v2.csv").touch()
+    names = {
+        each: source_name(each) for each in ("cells.2024", "./cells.2024/", "list.v2.csv", "elpv", "gone/list.csv")
+    }
+    assert list(names.values()) == ["cells.2024", "cells.2024", "list.v2", "elpv", "list"]

@@ -16,7 +16,7 @@ from conftest import ROOT, draw
 
 import pipeline
 from features import FeatureStore
-from features.errors import RequestError, UnreadableImage
+from features.errors import RequestError, StoreError, UnreadableImage
 from pipeline.deploy.predictor import Predictor
 
 uvicorn = pytest.importorskip("uvicorn", reason="the extra serve is not installed")
@@ -109,10 +109,26 @@ def test_hostile_uploads_get_an_error_and_leave_nothing(run, served, monkeypatch
     status, headers, _ = ask(served, "/predict", png)
     assert status == 503 and headers["Retry-After"] == "1"
     monkeypatch.undo()
+    monkeypatch.setattr(server, "MOST_HELD", len(png) - 1)
+    for _ in range(2):  # what was refused is not held
+        assert ask(served, "/predict", png)[0] == 503
+    monkeypatch.setattr(server, "MOST_HELD", len(png))
+    assert ask(served, "/predict", png)[0] == 200
+    monkeypatch.undo()
     assert ask(served, "/predict", png, {"Host": "evil.example"})[0] == 400  # a name that leads here
     assert ask(served, "/../../etc/passwd")[0] == 404 and ask(served, "/predict")[0] == 405
     assert ask(served, "/predict?name=" + quote("<b>" * 100), png)[0] == 200
     assert sorted(run.rglob("*")) == before and list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_ours_is_told_and_logged(run, served, monkeypatch, said):
+    def fail(*_):
+        raise StoreError("features must be finite; got nan. Do this.")
+
+    monkeypatch.setattr(server, "examine", fail)
+    status, _, content = ask(served, "/predict?name=a.png", next((run / "new").iterdir()).read_bytes())
+    assert status == 500 and json.loads(content) == {"error": "features must be finite; got nan. Do this."}
+    assert said == ["error    a.png: features must be finite; got nan. Do this."]
 
 
 def test_a_thousand_requests_by_eight_clients_are_all_answered(run, served):

@@ -74,6 +74,25 @@ def blocks_of(given, size):
     return ({name: given[name] for name in names[first : first + size]} for first in range(0, len(names), size))
 
 
+def test_a_file_that_another_command_writes_is_refused_and_one_that_appears_is_kept(run, monkeypatch):
+    real, seen = prediction_file._append, []
+
+    def append(file, text):
+        with pytest.raises(RequestError, match=r"out\.csv must not be in use; another command is writing it"):
+            predict_to("out.csv", "new", other)
+        real(file, text)
+        Path("out.csv").write_text("mine")
+        seen.append(text)
+
+    monkeypatch.setattr(prediction_file, "_append", append)
+    with Predictor(run) as predictor, Predictor(run) as other:
+        with pytest.raises(RequestError, match=r"out\.csv must not appear meanwhile; it has\. Move it away"):
+            predict_to("out.csv", "new", predictor)
+        assert seen and Path("out.csv").read_text() == "mine"
+        Path("out.csv").unlink()
+        assert predict_to("out.csv", "new", other).resumed == 11
+
+
 @pytest.mark.parametrize("changed", ["image", "run", "images"])
 def test_rows_of_other_images_or_another_run_are_not_gone_on_with(run, monkeypatch, changed):
     monkeypatch.setattr(prediction_file, "_blocks", lambda given, size: blocks_of(given, 4))
