@@ -142,6 +142,8 @@ def _identify(data: bytes, most: int) -> Image.Image:
     """Return what ``Image.open`` does, without its warnings of images that are not too large for us."""
     for name in FORMATS:
         if name not in Image.OPEN:
+            Image.preinit()  # the usual formats; all others take a while to import
+        if name not in Image.OPEN:
             Image.init()
         factory, accept = Image.OPEN[name]
         found = accept is None or accept(data[:16])

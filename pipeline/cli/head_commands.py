@@ -59,7 +59,8 @@ def _score(name: str, value: float | None, interval: Sequence[float] | None) -> 
 
 def _compare(sort: str | None = None, details: bool = False, **options: Any) -> Answer:
     from ..heads.registry import find_head
-    from ..training.comparison import SORTS, compare, format_table
+    from ..training.comparison import compare
+    from ..training.comparison_table import SORTS, format_table
 
     stores = stores_of(options["store"])
     if len(stores) > 1:

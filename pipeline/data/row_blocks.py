@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from .parallel import spread
-
 _SPAN = 64  # consecutive rows read together: few enough to shuffle well, enough to read at full disk speed
 
 
@@ -99,6 +97,8 @@ def each_block(function: Callable[..., Any], X: Matrix, *arguments: Any) -> Iter
     if isinstance(X, np.ndarray):
         yield function(X, slice(0, len(X)), *arguments)
         return
+    from .parallel import spread  # joblib takes a tenth of a second to import, which predict does without
+
     firsts = range(0, len(X), X.block_rows)
     yield from spread(_on_block, ((function, X, first, *arguments) for first in firsts))
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, logit
 
 from features.errors import RequestError, option
 
@@ -47,7 +46,7 @@ class Sigmoids:
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Return probabilities, (n_samples, n_classes), from the scores that `decision_function` returns."""
-        chances = expit(scores.reshape(len(scores), -1) * self.slopes + self.offsets)
+        chances = np.exp(-np.logaddexp(0, -(scores.reshape(len(scores), -1) * self.slopes + self.offsets)))
         if chances.shape[1] == 1:
             return np.hstack([1 - chances, chances])
         return chances / np.maximum(chances.sum(axis=1, keepdims=True), 1e-300)
@@ -79,7 +78,7 @@ def _fit_sigmoids(scores: np.ndarray, positive: np.ndarray, views: int) -> tuple
     targets = np.where(positive, (p + 0.5) / (p + 1), 0.5 / (n + 1))
     apart = scores.mean(axis=0, where=positive) - scores.mean(axis=0, where=~positive)
     useful = apart > 1e-12 * np.abs(scores).max(axis=0)  # not where all scores are equal, and means differ by rounding
-    slopes, offsets = np.zeros(len(p)), logit(targets.mean(axis=0))
+    slopes, offsets = np.zeros(len(p)), np.log(targets.mean(axis=0)) - np.log1p(-targets.mean(axis=0))
     centre, spread = scores.mean(axis=0), np.where(useful, scores.std(axis=0), 1.0)
     for first in range(0, len(p), _COLUMNS):
         some = first + np.flatnonzero(useful[first : first + _COLUMNS])
@@ -95,6 +94,8 @@ def _descend(scores: np.ndarray, targets: np.ndarray, offsets: np.ndarray) -> tu
 
     Each column has two unknowns, so its curvature is a 2 x 2 matrix; steps are halved until the loss falls (Armijo's condition).
     """
+    from scipy.special import expit  # a third of a second to import, which predict does without
+
     slopes = np.zeros(len(offsets))
     margins = np.broadcast_to(offsets, scores.shape)
     losses = _losses(margins, targets)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import expit, softmax
 
 from features.runtime.keras_runtime import import_keras
 
@@ -50,7 +49,9 @@ class LinearHead(Classifier):
         scores = self.decision_function(X).astype(np.float64)
         if self.sigmoids_ is not None:
             return self.sigmoids_.probabilities(scores)
-        return np.column_stack([expit(-scores), expit(scores)]) if scores.ndim == 1 else softmax(scores, axis=1)
+        if scores.ndim == 1:
+            return np.exp(-np.logaddexp(0, np.column_stack([scores, -scores])))
+        return np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
 
     def coefficients(self, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Return coefficients, (n_features, n_classes), and intercepts, (n_classes,), both float64.

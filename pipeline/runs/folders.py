@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,8 +42,15 @@ def find_store(told: Mapping[str, Any], folder: Path) -> Path:
     return path
 
 
+_CLAIMS: dict[
+    Path, tuple[int, weakref.finalize[..., object]]
+] = {}  # lock → the thread that holds it, and what releases it
+
+
 class ResultFolder:
-    """A folder for results, whose name no other process or thread takes until it is written or this object is gone.
+    """A folder for results, whose name no other process or thread takes until this object is gone.
+
+    A thread that asks again for a name gets it: its earlier call has ended, even if a traceback still holds the object.
 
     Parameters
     ----------
@@ -80,7 +88,10 @@ class ResultFolder:
     def _claim(self) -> bool:
         """Lock the name until this object is gone; return whether it was free."""
         make_folder(self.path.parent)
-        lock, held = self.path.with_name(f".{self.path.name}.lock"), False
+        lock, held = self.path.absolute().with_name(f".{self.path.name}.lock"), False
+        thread, release = _CLAIMS.get(lock, (0, None))
+        if release is not None and thread == threading.get_ident():
+            release()
         while not held:
             handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
             try:
@@ -93,7 +104,7 @@ class ResultFolder:
             held = os.fstat(handle).st_nlink > 0  # else its holder has removed it since
             if not held:
                 os.close(handle)
-        weakref.finalize(self, _release, lock, handle)
+        _CLAIMS[lock] = threading.get_ident(), weakref.finalize(self, _release, lock, handle)
         return True
 
     def _taken(self, free: bool) -> str:
@@ -114,6 +125,7 @@ class ResultFolder:
 
 
 def _release(lock: Path, handle: int) -> None:
+    _CLAIMS.pop(lock, None)
     lock.unlink(missing_ok=True)
     os.close(handle)
 

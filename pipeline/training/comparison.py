@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,14 +18,14 @@ from features.runtime.progress import Progress
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from ..evaluation.metrics import METRICS, find_metric
-from ..evaluation.significance import NEEDS
+from ..evaluation.metrics import find_metric
 from ..heads.registry import HEADS, check_heads
 from ..options import CompareOptions
 from ..runs.folders import place_of
 from ..runs.frames import make_frame
-from ..runs.plots import interval_of, plot_comparison
+from ..runs.plots import plot_comparison
 from ..runs.predictions import Predictions, save_predictions, write_tested
+from .comparison_table import COLUMNS, format_table, table_rows
 from .fits.fit_cache import Fits
 from .fits.results import Result
 from .loading import describe_rows, warn_of_majority
@@ -39,20 +38,9 @@ from .summary import (
     names_of_tests,
     recommended,
     slices_of,
-    standing,
     summarise,
     tested_rows,
-    with_interval,
 )
-
-_COLUMNS = (
-    "head", "layer", "pool", "n_features", "chosen", "metric", "behind", "p_value",
-    *(f"{each.name}{end}" for each in METRICS for end in (("", "_low", "_high") if each.interval else ("",))),
-    "fit_seconds", "predict_seconds", "bytes_an_image", "not_fitted",
-)  # fmt: skip
-
-
-SORTS = ("head", *(each.name for each in METRICS), "fit_seconds", "predict_seconds")  # what a table can be sorted by
 
 
 @dataclass(frozen=True)
@@ -114,7 +102,7 @@ class Comparison:
 
     def to_frame(self) -> Any:
         """Return one row per head, best first, as a ``pandas.DataFrame`` with the columns of ``compare.csv``."""
-        return make_frame([{name: row.get(name) for name in _COLUMNS} for row in _table_rows(self.to_json())])
+        return make_frame([{name: row.get(name) for name in COLUMNS} for row in table_rows(self.to_json())])
 
     def _repr_markdown_(self) -> str:
         return format_table(self.to_json())
@@ -159,20 +147,22 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     names = _chosen(named, options.get("exclude") or ())
     check_heads(names, asked.settings)
     folder = asked.folder("compare")
-    rows, provenance, splits, group, fitted, not_fitted = _fit(names, asked, repeats, folder.path.parent / ".fits")
-    tested, metric = tested_rows(rows, splits, group), find_metric(asked.metric)
+    kept = folder.path.parent / ".fits"
+    found = _fit(names, asked, repeats, kept)
+    rows, splits, fitted = found.rows, found.splits, found.results
+    tested, metric = tested_rows(rows, splits, found.group), find_metric(asked.metric)
     log.info(f"figures  intervals of {len(fitted)} heads, and tests against the best")
     results = [summarise(each, tested) for each in fitted.values()]
     compare_with_best(results, list(fitted.values()), tested, metric)
     for each in results:  # the size of a store that holds only these features
-        each["bytes_an_image"] = each["n_features"] * each["views"] * np.dtype(provenance["dtype"]).itemsize
+        each["bytes_per_image"] = each["n_features"] * each["views"] * np.dtype(found.provenance["dtype"]).itemsize
     ranked = best_first(results, metric)
     best = ranked[0]["head"]
     comparison: dict[str, Any] = {
         "heads": ranked,
         "slices": slices_of(best, fitted[best], rows, splits, metric),
-        "not_fitted": not_fitted,
-        "corrections": _measure_corrections(asked, best, group, splits, fitted[best], folder.path.parent / ".fits"),
+        "not_fitted": found.not_fitted,
+        "corrections": _measure_corrections(asked, best, found.group, splits, fitted[best], kept),
         **place_of(store, folder.path),
         "rows": rows.counts(),
         "repeats": repeats,
@@ -180,7 +170,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
         "select": asked.select,
         "metric": asked.metric,
         "test": names_of_tests(results),
-        "provenance": provenance,
+        "provenance": found.provenance,
     }
     with folder.written() as unfinished:
         _write(comparison, unfinished)
@@ -217,13 +207,34 @@ def _measure_corrections(
         return measure_corrections(opened, best, grouped, splits, results, kept)
 
 
-def _fit(
-    names: Sequence[str],
-    asked: Request,
-    repeats: int,
-    kept: Path,
-) -> tuple[Rows, dict[str, Any], list[np.ndarray], str | None, dict[str, list[Result]], dict[str, str]]:
-    """Return a store's rows, provenance, splits, group, each head's result on each split, and why other heads have none.
+@dataclass(frozen=True)
+class _Fitted:
+    """Heads fitted on each split of a store's rows.
+
+    Attributes
+    ----------
+    rows : Rows
+    splits : list of ndarray
+    group : str or None
+        Column that names each row's group.
+    results : dict of str to list of Result
+        Head → its result on each split.
+    not_fitted : dict of str to str
+        Head → why it has none.
+    provenance : dict
+        Of the store.
+    """
+
+    rows: Rows
+    splits: list[np.ndarray]
+    group: str | None
+    results: dict[str, list[Result]]
+    not_fitted: dict[str, str]
+    provenance: dict[str, Any]
+
+
+def _fit(names: Sequence[str], asked: Request, repeats: int, kept: Path) -> _Fitted:
+    """Fit heads on each split of a store, or take their fits from those that are kept.
 
     Raises
     ------
@@ -262,82 +273,14 @@ def _fit(
         log.info(
             f"cached   {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To refit them: {option('fresh', True)}"
         )
-    return rows, provenance, splits, asked.group, fitted, not_fitted
-
-
-def format_table(comparison: dict[str, Any], sort: str | None = None) -> str:
-    """Return a comparison as a Markdown table; the metric by which heads are ranked comes first.
-
-    Parameters
-    ----------
-    comparison : dict
-        The content of ``compare.json``.
-    sort : str, optional
-        Order heads by this member of ``SORTS``, the best or quickest first, instead of by their rank.
-    """
-    metric, repeats = find_metric(comparison["metric"]), comparison["repeats"]
-    others = [each for each in METRICS if each.in_table and each != metric]
-    titles = ["head", "features", "chosen", f"{metric.title} [95 %]", "behind the best (p)"]
-    titles += [*(each.title for each in others), "fit s", "predict s"]
-    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
-    for head in _sorted(comparison["heads"], sort):
-        scores = " | ".join(with_interval(head[each.name], None, 1, each.digits) for each in others)
-        value = with_interval(head[metric.name], interval_of(head, metric.name), repeats, metric.digits)
-        lines.append(
-            f"| {head['head']} | {head['layer']} {head['pool']}, {head['n_features']} | {head['chosen'] or '-'} "
-            f"| {value} | {_behind(head, metric.digits)} | {scores} "
-            f"| {head['fit_seconds']:.2f} | {head['predict_seconds']:.3f} |"
-        )
-    for name, why in comparison["not_fitted"].items():
-        told = " ".join(why.split()).replace("|", r"\|")
-        lines.append(f"| {name} | not fitted: {told} |{' |' * (len(titles) - 2)}")
-    same = [head["head"] for head in comparison["heads"] if standing(head) == "same"]
-    if same:
-        best, test = comparison["heads"][0]["head"], comparison["test"]
-        lines += [
-            "",
-            f"Not distinguishable from {best} in {metric.name} ({test}, Holm, 5 %): {', '.join(same)}.",
-        ]
-    return "\n".join(lines)
-
-
-def _sorted(heads: Sequence[dict[str, Any]], by: str | None) -> Sequence[dict[str, Any]]:
-    if by is None:
-        return heads
-    if by not in SORTS:
-        raise must_be_one_of(called("sort"), SORTS, by)
-    sign = -1 if by in [each.name for each in METRICS if each.greater_is_better] else 1
-    if by == "head":
-        return sorted(heads, key=lambda head: str(head["head"]))
-    return sorted(heads, key=lambda head: math.inf if head[by] is None else sign * head[by])
-
-
-def _behind(head: dict[str, Any], digits: int) -> str:
-    if standing(head) == "best":
-        return "best"
-    if head["behind"] is None:
-        return "-"
-    if head["p_value"] is None:
-        return f"{head['behind']:.{digits}f} ({NEEDS})"
-    return f"{head['behind']:.{digits}f} ({'<0.001' if head['p_value'] < 0.001 else format(head['p_value'], '.3f')})"
+    return _Fitted(rows, splits, asked.group, fitted, not_fitted, provenance)
 
 
 def _write(comparison: dict[str, Any], folder: Path) -> None:
     (folder / "compare.md").write_text(format_table(comparison) + "\n", encoding="utf-8")
     (folder / "compare.json").write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     with open(folder / "compare.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
+        table = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         table.writeheader()
-        table.writerows(_table_rows(comparison))
+        table.writerows(table_rows(comparison))
     plot_comparison(comparison).savefig(folder / "compare.png")
-
-
-def _table_rows(comparison: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of ``compare.csv``: the heads, best first, then those that were not fitted."""
-    rows = []
-    for head in comparison["heads"]:
-        ends = {name: interval or (None, None) for name, interval in head["intervals"].items()}
-        lows = {f"{name}_low": low for name, (low, _) in ends.items()}
-        highs = {f"{name}_high": high for name, (_, high) in ends.items()}
-        rows.append({**head, **lows, **highs, "metric": comparison["metric"]})
-    return rows + [{"head": name, "not_fitted": why} for name, why in comparison["not_fitted"].items()]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -199,7 +199,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         "intervals": {name: None if math.isnan(ends[0]) else ends for name, ends in result.intervals.items()},
         "operating_point": point and point.to_json(),
         "sets": sets and sets.to_json(),
-        "novelty": known[1],
+        "novelty": known.told,
         "slices": slices_of(head, [after], rows, [rows.splits], find_metric(asked.metric)),
         "corrections": corrections,
         "select": asked.select,
@@ -212,7 +212,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         "provenance": provenance,
     }
     with folder.written() as unfinished:
-        known[0].save(unfinished)
+        known.novelty.save(unfinished)
         keep_corrections(asked, unfinished)
         run["head_file"] = save_head(fitted.estimator, unfinished, asked.joblib)
         (unfinished / "run.json").write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -242,8 +242,15 @@ def _fit(opened: FeatureStore, head: str, asked: Request) -> tuple[Result, Fitte
     return result, fitted, None
 
 
-def _know(features: Features, rows: Rows, result: Result, fitted: Fitted) -> tuple[Novelty, dict[str, Any]]:
-    """Return what tells images that are unlike all training images, and what ``run.json`` says of it."""
+class _Known(NamedTuple):
+    """What tells images that are unlike all training images, and what ``run.json`` says of it."""
+
+    novelty: Novelty
+    told: dict[str, Any]
+
+
+def _know(features: Features, rows: Rows, result: Result, fitted: Fitted) -> _Known:
+    """Calibrate novelty on train and val, and measure its false alarms on test."""
     test = rows.splits == SPLITS["test"]
     learn = np.flatnonzero(~test)
     some, units = thinned(np.arange(len(learn))), unit_numbers(side_keys(rows, result.group))
@@ -256,7 +263,7 @@ def _know(features: Features, rows: Rows, result: Result, fitted: Fitted) -> tup
     unlike = distances > 1
     rows_told = effective_rows(unlike, np.unique(units[test], return_inverse=True)[1])
     told = {"test": float(unlike.mean()), "interval": list(wilson(float(unlike.mean()), rows_told))}
-    return novelty, {**novelty.summary, **told}
+    return _Known(novelty, {**novelty.summary, **told})
 
 
 def _images(features: Features, images: np.ndarray) -> Iterator[np.ndarray]:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT
@@ -23,12 +25,21 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 def test_names_that_are_left_out_are_counted_on_from_those_in_use():
     """As of three commands that begin at once: none of them finds, at its end, that another took its name."""
-    one, two, three = (ResultFolder(None, "s-logistic", False) for _ in range(3))
-    for number, each in enumerate((three, one, two)):
-        write(each, str(number))
-    assert [each.path.name for each in (one, two, three)] == ["s-logistic", "s-logistic-2", "s-logistic-3"]
-    assert [each.path.joinpath("run.json").read_text() for each in (one, two, three)] == ["1", "2", "0"]
+    with ThreadPoolExecutor(3) as pool:
+        barrier = threading.Barrier(3)
+
+        def run(_):
+            barrier.wait()
+            folder = ResultFolder(None, "s-logistic", False)
+            barrier.wait()
+            write(folder, folder.path.name)
+            return folder.path
+
+        paths = sorted(pool.map(run, range(3)))
+    assert [path.name for path in paths] == ["s-logistic", "s-logistic-2", "s-logistic-3"]
+    assert [path.joinpath("run.json").read_text() for path in paths] == [path.name for path in paths]
     assert ResultFolder(None, "s-logistic", False).path.name == "s-logistic-4"
+    assert sorted(os.listdir("runs")) == [path.name for path in paths]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -56,10 +67,10 @@ def test_a_name_is_free_again_after_a_failure():
         with folder.written():
             raise ValueError
 
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError) as kept:  # as a notebook keeps the last error, with all that its frames hold
         fail()
-    assert os.listdir() == []
     write(ResultFolder("r", "", False))
+    assert kept.traceback and os.listdir() == ["r"]
     with pytest.raises(RequestError, match="out must be a new folder; r exists"):
         ResultFolder("r", "", False)
     write(ResultFolder("r", "", True), "new")

@@ -1,6 +1,8 @@
-"""Log loss on test rows with and without a temperature (Guo et al. 2017), fitted to out-of-fold probabilities of the chosen settings.
+"""Log loss on test rows without and with a recalibration that is fitted to out-of-fold probabilities of the chosen settings.
 
-python tests/bench/temperature.py --store cache/photos.h5 [--group module] [--head logistic] [--rows 60,200,0] [--draws 6]
+A temperature (Guo et al. 2017), and isotonic regression of each class against the others (Zadrozny & Elkan 2002).
+
+python tests/bench/recalibration.py --store cache/photos.h5 [--group module] [--head logistic] [--rows 60,200,0] [--draws 6]
 """
 
 import argparse
@@ -8,6 +10,7 @@ import argparse
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
+from sklearn.isotonic import IsotonicRegression
 
 from features import FeatureStore
 from features.splits import SPLITS
@@ -32,15 +35,28 @@ def fit_temperature(probabilities, y):
     return float(np.exp(minimize_scalar(loss, bounds=(LEAST, MOST), method="bounded").x))
 
 
+def isotonic(held, y, probabilities):
+    """Return probabilities, each class mapped by isotonic regression, at most as sure as one row in the number of rows allows."""
+    known = np.isfinite(held).all(axis=1)
+    held, y, least = held[known], y[known], 0.5 / (known.sum() + 1)
+    columns = range(held.shape[1])
+    maps = [
+        IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip").fit(held[:, c], y == c) for c in columns
+    ]
+    mapped = np.column_stack([each.predict(probabilities[:, c]) for c, each in zip(columns, maps, strict=True)])
+    return mapped / mapped.sum(axis=1, keepdims=True)
+
+
 def measure(head, features, rows, split, group):
-    """Return the temperature, and log loss and calibration error on test without and with it."""
+    """Return the temperature, and log loss and calibration error on test: without, with it, and with isotonic regression."""
     result, fitted = fit_head(head, features, rows, split, group=group)
     held = out_of_fold(fitted.search, fitted.choice.settings, len(rows.class_names))
     test, learn = split == SPLITS["test"], (split != SPLITS["test"]) & (split != LEFT_OUT)
     temperature, y = fit_temperature(held, rows.labels[learn]), rows.labels[test]
     plain = result.probabilities[test]
-    both = [evaluate(y, each) for each in (plain, softmax(np.log(np.maximum(plain, 1e-300)) / temperature, axis=1))]
-    return [temperature, *(each[name] for name in ("log_loss", "calibration_error") for each in both)]
+    by_temperature = softmax(np.log(np.maximum(plain, 1e-300)) / temperature, axis=1)
+    figures = [evaluate(y, each) for each in (plain, by_temperature, isotonic(held, rows.labels[learn], plain))]
+    return [temperature, *(each[name] for name in ("log_loss", "calibration_error") for each in figures)]
 
 
 if __name__ == "__main__":
@@ -54,7 +70,7 @@ if __name__ == "__main__":
     with FeatureStore(options.store) as store:
         asked = Request(store.path, group=options.group)
         rows, features = asked.rows(store), read_features(store, options.head, asked)
-    print("rows  temperatures  log loss without, with  calibration error without, with")
+    print("rows  temperatures  log loss without, by temperature, isotonic  calibration error of the same")
     for number in map(int, options.rows.split(",")):
         found = []
         for draw, split in enumerate(draw_splits(rows, options.draws, 0, options.group)):
@@ -65,7 +81,5 @@ if __name__ == "__main__":
         values = np.array(found)
         told = ", ".join(f"{each:.2f}" for each in sorted(values[:, 0]))
         means = values.mean(axis=0)
-        print(
-            f"{number or len(learn):4}  {told}  {means[1]:.4f}, {means[2]:.4f}  {means[3]:.4f}, {means[4]:.4f}",
-            flush=True,
-        )
+        losses, errors = (", ".join(f"{each:.4f}" for each in some) for some in (means[1:4], means[4:]))
+        print(f"{number or len(learn):4}  {told}  {losses}  {errors}", flush=True)
