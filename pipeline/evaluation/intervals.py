@@ -9,7 +9,7 @@ import numpy as np
 from .bootstrap import bootstrap_intervals
 from .held_out import MIN_REPEATS, HeldOut, unit_numbers
 from .metrics import METRICS, Metric, evaluate
-from .significance import corrected_half, correction, effective_rows, share_interval, wilson
+from .significance import agresti_coull, corrected_half, correction, effective_rows, share_interval
 
 Ends = tuple[float, float]
 
@@ -26,7 +26,7 @@ def intervals_of(
     probabilities : ndarray of shape (n_samples, n_classes)
         Rows sum to one.
     groups : sequence of length n_samples, optional
-        The group of each row. Wilson's interval is then of the effective number of rows, and the bootstrap draws whole groups.
+        The group of each row. Agresti and Coull's interval is then of the effective number of rows, and the bootstrap draws whole groups.
 
     Returns
     -------
@@ -35,9 +35,9 @@ def intervals_of(
     """
     values, drawn = evaluate(y, probabilities), bootstrap_intervals(y, probabilities, groups=groups)
     units = np.arange(len(y)) if groups is None else unit_numbers(groups)
-    shares = (each.name for each in METRICS if each.interval == "wilson")
+    shares = (each.name for each in METRICS if each.interval == "share")
     rows = effective_rows(probabilities.argmax(axis=1) == y, units)
-    return drawn | {name: wilson(values[name], rows) for name in shares}
+    return drawn | {name: agresti_coull(values[name], rows) for name in shares}
 
 
 def interval_of_mean(
@@ -73,7 +73,7 @@ def interval_of_mean(
     if len(values) < MIN_REPEATS or np.isnan(values).any():
         return None
     c = correction(tested)
-    if metric.interval == "wilson":
+    if metric.interval == "share":
         rows = [effective_rows(p.argmax(axis=1) == t.y, t.units) for t, p in zip(tested, probabilities, strict=True)]
         return share_interval(values, float(np.mean(rows)), c)
     own = np.array([ends for ends in intervals if not np.isnan(ends).any()])

@@ -28,8 +28,8 @@ class Metric:
     greater_is_better : bool
     digits : int
         Number of decimals shown.
-    interval : {'wilson', 'bootstrap'} or None
-        Method of its interval on one split: ``wilson`` for a share of rows, ``bootstrap`` for others; None if it has none.
+    interval : {'share', 'bootstrap'} or None
+        Method of its interval on one split: ``share`` for a share of rows, ``bootstrap`` for others; None if it has none.
     in_table : bool
         Whether it is a column of ``compare.md``; all other outputs contain every metric.
     ranks : bool
@@ -42,7 +42,7 @@ class Metric:
     help: str
     greater_is_better: bool = True
     digits: int = 3
-    interval: Literal["wilson", "bootstrap"] | None = "bootstrap"
+    interval: Literal["share", "bootstrap"] | None = "bootstrap"
     in_table: bool = True
     ranks: bool = False
 
@@ -128,7 +128,7 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
 
 # Heads are ranked by the first metric unless another is asked for.
 METRICS = (
-    Metric("accuracy", _accuracy, "accuracy", "fraction of test images classified correctly", interval="wilson"),
+    Metric("accuracy", _accuracy, "accuracy", "fraction of test images classified correctly", interval="share"),
     Metric("balanced_accuracy", _balanced_accuracy, "balanced", "mean recall of the classes", in_table=False),
     Metric("macro_f1", _macro_f1, "macro F1", "mean F1 of the classes"),
     Metric("roc_auc", _roc_auc, "ROC AUC", "area under the ROC curve", ranks=True),

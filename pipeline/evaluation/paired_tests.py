@@ -31,7 +31,7 @@ def p_value_of_split(metric: Metric, tested: HeldOut, one: np.ndarray, other: np
     p_value : float
         nan if the metric is undefined.
     """
-    if metric.interval == "wilson":
+    if metric.interval == "share":
         name = "an exact sign-flip test of whole groups" if tested.grouped else "McNemar's exact test"
         return name, flip_test(counts_apart(tested, one, other))
     if metric.name == "roc_auc" and one.shape[1] == 2 and not tested.grouped:

@@ -169,7 +169,7 @@ def _measure(
 
 
 def _p_value(metric: Metric, tested: HeldOut, probabilities: np.ndarray, mask: np.ndarray) -> float | None:
-    if metric.interval == "wilson" and not tested.grouped:
+    if metric.interval == "share" and not tested.grouped:
         right = probabilities.argmax(axis=1) == tested.y
         table = [[int(np.sum(right[some])), int(np.sum(~right[some]))] for some in (mask, ~mask)]
         return float(stats.fisher_exact(table).pvalue)

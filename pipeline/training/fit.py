@@ -28,7 +28,7 @@ from ..evaluation.decisions.novelty import Novelty, thinned
 from ..evaluation.decisions.operating_point import OperatingPoint
 from ..evaluation.held_out import unit_numbers
 from ..evaluation.metrics import find_metric
-from ..evaluation.significance import effective_rows, wilson
+from ..evaluation.significance import agresti_coull, effective_rows
 from ..heads.registry import check_heads, find_head
 from ..options import TrainHeadOptions
 from ..runs.feature_spec import Reading
@@ -262,7 +262,7 @@ def _know(features: Features, rows: Rows, result: Result, fitted: Fitted) -> _Kn
     distances = np.concatenate([novelty.of(each) for each in _images(features, np.flatnonzero(test))])
     unlike = distances > 1
     rows_told = effective_rows(unlike, np.unique(units[test], return_inverse=True)[1])
-    told = {"test": float(unlike.mean()), "interval": list(wilson(float(unlike.mean()), rows_told))}
+    told = {"test": float(unlike.mean()), "interval": list(agresti_coull(float(unlike.mean()), rows_told))}
     return _Known(novelty, {**novelty.summary, **told})
 
 

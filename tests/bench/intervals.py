@@ -20,11 +20,11 @@ from pipeline.evaluation.intervals import interval_of_mean, intervals_of
 from pipeline.evaluation.metrics import evaluate, find_metric
 from pipeline.evaluation.significance import (
     accuracy_interval,
+    agresti_coull,
     compare_pair,
     correction,
     effective_rows,
     share_interval,
-    wilson,
 )
 
 LEARN = 4  # rows to learn from, per test row
@@ -104,7 +104,7 @@ def grouped_coverage(random, accuracy, number, spread, repeats=1, times=1000):
         tests = [chosen[groups] for chosen in splits_of_groups(random, total, repeats)]
         shares = [float(right[test].mean()) for test in tests]
         if repeats == 1:
-            found = [wilson(shares[0], rows) for rows in (effective_rows(right, groups), len(right))]
+            found = [agresti_coull(shares[0], rows) for rows in (effective_rows(right, groups), len(right))]
         else:
             keys = [str(group) for group in groups]
             split = [np.where(test, 2, 0) for test in tests]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..held_out import unit_numbers
-from ..significance import effective_rows, wilson
+from ..significance import agresti_coull, effective_rows
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ClassFigures:
         Share of the rows predicted as the class that are of it, share of its rows that are predicted as it, and their harmonic
         mean; None if undefined.
     precision_interval, recall_interval : tuple of float or None
-        Wilson's 95 % intervals.
+        Agresti and Coull's 95 % intervals.
     """
 
     name: str
@@ -62,7 +62,7 @@ def figures_by_class(
         if not of.any():
             return None, None
         value, among = float(hits[of].mean()), np.unique(units[of], return_inverse=True)[1]
-        return value, wilson(value, effective_rows(hits[of], among))
+        return value, agresti_coull(value, effective_rows(hits[of], among))
 
     found = []
     for number, name in enumerate(names):

@@ -81,7 +81,7 @@ class ClassSets:
     def measured(
         self, y: np.ndarray, probabilities: np.ndarray, groups: Sequence[str | bytes] | None = None
     ) -> ClassSets:
-        """Return the same with the figures of test images; intervals are Wilson's, of groups of the effective number of rows."""
+        """Return the same with the figures of test images; intervals are Agresti and Coull's, of groups of the effective number of rows."""
         sets = self.hold(probabilities)
         covered, sizes = sets[np.arange(len(y)), y], sets.sum(axis=1)
         units = np.arange(len(y)) if groups is None else unit_numbers(groups)
@@ -142,8 +142,8 @@ def _least(probabilities: np.ndarray, units: np.ndarray, level: float) -> float:
 
 
 def _coverage(covered: np.ndarray, units: np.ndarray) -> dict[str, Any]:
-    from ..significance import effective_rows, wilson  # imports scipy.stats, which predictions need not wait for
+    from ..significance import agresti_coull, effective_rows  # imports scipy.stats, which predictions need not wait for
 
     share = float(covered.mean())
     rows = effective_rows(covered, np.unique(units, return_inverse=True)[1])
-    return {"images": len(covered), "coverage": share, "interval": list(wilson(share, rows))}
+    return {"images": len(covered), "coverage": share, "interval": list(agresti_coull(share, rows))}

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 from sklearn import metrics
 
 from features.errors import RequestError, UnsafeFile
@@ -14,6 +13,7 @@ from pipeline.evaluation.decisions.aim import DECIDED, Aim
 from pipeline.evaluation.decisions.by_class import figures_by_class
 from pipeline.evaluation.decisions.operating_point import OperatingPoint
 from pipeline.evaluation.decisions.thresholds import choose_threshold
+from pipeline.evaluation.significance import agresti_coull
 
 NAMES = ("functional", "defective")
 
@@ -26,7 +26,7 @@ def unequal(rows=400, share=0.1, seed=0):
     return positive, 1 / (1 + np.exp(-(2 * scores - 2 + math.log(share / (1 - share)))))
 
 
-def test_figures_by_class_are_scikit_learns_with_wilsons_intervals():
+def test_figures_by_class_are_scikit_learns_with_intervals_of_shares():
     random = np.random.default_rng(0)
     y, predicted = random.integers(0, 3, 90), random.integers(0, 3, 90)
     expected = metrics.precision_recall_fscore_support(y, predicted)
@@ -36,7 +36,7 @@ def test_figures_by_class_are_scikit_learns_with_wilsons_intervals():
         )
         hits = int(np.sum((y == number) & (predicted == number)))
         for ends, rows in ((found.recall_interval, found.support), (found.precision_interval, found.predicted)):
-            assert ends == pytest.approx(tuple(stats.binomtest(hits, rows).proportion_ci(method="wilson")), abs=1e-6)
+            assert ends == pytest.approx(agresti_coull(hits / rows, rows), abs=1e-9)
 
 
 def test_classes_without_rows_have_no_figures():
@@ -47,19 +47,14 @@ def test_classes_without_rows_have_no_figures():
 
 
 def test_intervals_by_class_count_groups():
-    """By hand: five groups, right or wrong as a whole, and half a group with a share of a half; see `effective_rows`.
+    """By hand: five groups, right or wrong as a whole: without one, the share changes by a quarter of its distance from the mean.
 
-    They tell as much as 5.286 rows; t(0.975, 4) = 2.776445 makes them 5.286 (1.959964 / 2.776445)^2.
+    They tell as much as p (1 - p) / v rows; t(0.975, 4) = 2.776445 takes the place of the normal distribution's quantile.
     """
     y, predicted = np.repeat([0, 1], 50), np.repeat([0, 1, 0, 1], [40, 10, 10, 40])
     first, _ = figures_by_class(y, predicted, "ab", [f"p{row // 10}" for row in range(100)])
-    p, z = 4.25 / 5.5, 1.959964
-    squares = 4 * (1 - p) ** 2 + p**2 + (p - 0.5) ** 2 / 2
-    n = p * (1 - p) / (4 / 5 * squares / 4.5**2) * (z / 2.776445) ** 2
-    half = z / (n + z**2) * math.sqrt(n * 0.8 * 0.2 + z**2 / 4)  # Wilson 1927
-    assert first.recall_interval == pytest.approx(
-        ((n * 0.8 + z**2 / 2) / (n + z**2) + np.array([-half, half])), abs=1e-5
-    )
+    n = 0.8 * 0.2 / (4 / 5 * (4 * 0.2**2 + 0.8**2) / 4**2) * (1.959964 / 2.776445) ** 2
+    assert first.recall_interval == pytest.approx(agresti_coull(0.8, n), abs=1e-5)
 
 
 @pytest.mark.parametrize("metric", DECIDED)

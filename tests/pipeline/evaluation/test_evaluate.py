@@ -18,7 +18,7 @@ from pipeline.evaluation.bootstrap import bootstrap_intervals
 from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.intervals import intervals_of
 from pipeline.evaluation.metrics import METRICS, evaluate, figures_of
-from pipeline.evaluation.significance import accuracy_interval, compare_pair, holm
+from pipeline.evaluation.significance import accuracy_interval, agresti_coull, compare_pair, holm
 from pipeline.evaluation.weighted_rows import WeightedRows
 from pipeline.heads.settings import best_of
 from pipeline.reports.figures import leaderboard
@@ -56,9 +56,27 @@ def test_one_class_only_has_no_auc():
     assert np.isnan(evaluate(np.zeros(3, int), np.full((3, 2), 0.5))["roc_auc"])
 
 
-def test_wilson_interval_of_newcombe():
-    # Newcombe 1998 (Statistics in Medicine 17), table I, method 3: 81 of 263 gives 0.2553 to 0.3662.
-    assert accuracy_interval([81 / 263], 1000, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+@pytest.mark.parametrize(
+    ("right", "rows", "low", "high"),
+    [
+        (81, 263, 0.2552207, 0.3662774),
+        (199, 200, 0.9693573, 1),
+        (200, 200, 0.9773146, 1),
+        (164, 200, 0.7605502, 0.8673888),
+    ],
+)
+def test_intervals_of_shares_are_statsmodels(right, rows, low, high):
+    # statsmodels 0.15.0: proportion_confint(right, rows, method="agresti_coull")
+    assert accuracy_interval([right / rows], 1000, rows) == pytest.approx((low, high), abs=1e-7)
+
+
+@pytest.mark.parametrize("rows", [50, 51, 75, 100, 200, 500, 2000])
+def test_intervals_hold_any_accuracy_often_enough(rows):
+    """Exactly, by the chance of each number of right rows."""
+    right = np.arange(rows + 1)
+    low, high = np.transpose([accuracy_interval([each / rows], 1000, rows) for each in right])
+    for accuracy in np.linspace(0.5, 0.995, 500):
+        assert stats.binom.pmf(right, rows, accuracy)[(low <= accuracy) & (accuracy <= high)].sum() > 0.93
 
 
 def test_corrected_interval_by_hand():
@@ -70,12 +88,9 @@ def test_corrected_interval_by_hand():
 
 
 def test_an_interval_over_repeats_is_never_narrower_than_its_rows_allow():
-    # Of 100 test rows and 5 splits, c = 1/5 + 1/3: Wilson's of a share of 187.5 rows, which binomtest gives for 188 and 187.
+    # Of 100 test rows and 5 splits, c = 1/5 + 1/3: the interval of a share of 187.5 rows.
     for share in (0.5, 1.0):
-        low, high = accuracy_interval([share] * 5, 300, 100)
-        around = [stats.binomtest(round(share * n), n).proportion_ci(method="wilson") for n in (188, 187)]
-        assert low == pytest.approx(np.mean([each.low for each in around]), abs=2e-3)
-        assert high == pytest.approx(np.mean([each.high for each in around]), abs=2e-3)
+        assert accuracy_interval([share] * 5, 300, 100) == pytest.approx(agresti_coull(share, 187.5), abs=1e-9)
 
 
 def test_two_repeats_give_neither_an_interval_nor_a_test():
@@ -256,8 +271,7 @@ def test_intervals_cover():
 def test_intervals_of_a_head_without_mistakes():
     y = np.tile([0, 1], 50)
     found = intervals_of(y, np.eye(2)[y] * 0.8 + 0.1)
-    # By hand: Wilson's of n right of n begins at n / (n + 1.959964^2).
-    assert found.pop("accuracy") == pytest.approx((0.9630065, 1), abs=1e-7)
+    assert found.pop("accuracy") == pytest.approx((0.9555879, 1), abs=1e-7)  # of 100 of 100, by statsmodels 0.15.0
     assert len(found) > 3 and np.isnan(list(found.values())).all()  # no draw of rows tells how much they vary
 
 
@@ -265,7 +279,7 @@ def test_without_mistakes_a_grouped_interval_is_of_as_many_rows_as_there_are_gro
     y, groups = np.tile([0, 1], 50), [f"p{row // 10}" for row in range(100)]
     low, high = intervals_of(y, np.eye(2)[y] * 0.8 + 0.1, groups)["accuracy"]
     rows = 10 * (1.959964 / 2.262157) ** 2  # t(0.975, 9) = 2.262157 in place of the normal distribution's quantile
-    assert (low, high) == pytest.approx((rows / (rows + 1.959964**2), 1), abs=1e-6)  # by hand, of all right
+    assert (low, high) == pytest.approx(agresti_coull(1.0, rows), abs=1e-6)
 
 
 def test_intervals_of_one_class_are_nan_where_two_are_needed():

@@ -105,14 +105,10 @@ def test_swaps_of_ranks_are_all_swaps_widened_by_a_degree_of_freedom():
 
 
 def test_effective_rows_by_hand():
-    """Four groups of two rows, all right or all wrong, and half a group with a share of a half: 3.25 of 4.5 groups.
-
-    Without one of 4.5 groups, the share changes by its distance from the mean, divided by 3.5.
-    """
-    right, groups, p = np.repeat([1, 1, 1, 0], 2).astype(bool), np.repeat(np.arange(4), 2), 3.25 / 4.5
-    squares = 3 * (1 - p) ** 2 + p**2 + (p - 0.5) ** 2 / 2
-    rows = p * (1 - p) / (3 / 4 * squares / 3.5**2)
-    assert rows == pytest.approx(4.213, abs=1e-3)
+    """Four groups of two rows, all right or all wrong: without one, the share changes by a third of its distance from the mean."""
+    right, groups, p = np.repeat([1, 1, 1, 0], 2).astype(bool), np.repeat(np.arange(4), 2), 0.75
+    rows = p * (1 - p) / (3 / 4 * (3 * (1 - p) ** 2 + p**2) / 3**2)
+    assert rows == pytest.approx(3)
     assert effective_rows(right, groups) == pytest.approx(rows * (1.959964 / 3.182446) ** 2, rel=1e-6)  # t(0.975, 3)
     assert effective_rows(right, np.arange(8)) == 8
 

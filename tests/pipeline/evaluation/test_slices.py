@@ -6,7 +6,7 @@ from scipy import stats
 
 from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.metrics import evaluate, find_metric
-from pipeline.evaluation.significance import holm, wilson
+from pipeline.evaluation.significance import agresti_coull, holm
 from pipeline.evaluation.slices import find_slices
 
 ACCURACY, LOSS = find_metric("accuracy"), find_metric("log_loss")
@@ -25,7 +25,7 @@ def by_name(found):
     return {(each.column, each.value): each for each in found.slices}
 
 
-def test_slices_of_accuracy_are_fishers_and_wilsons():
+def test_slices_of_accuracy_are_fishers_and_agrestis():
     """Sites of 40, 30 and 30 images, of which 20, 27 and 27 are right; two cameras."""
     site = np.repeat(["s", "t", "u"], (40, 30, 30))
     right = np.concatenate([np.arange(40) < 20, np.arange(30) < 27, np.arange(30) < 27])
@@ -41,7 +41,9 @@ def test_slices_of_accuracy_are_fishers_and_wilsons():
     assert named["camera", "x"].p_value == named["camera", "y"].p_value == pytest.approx(adjusted[3])
     assert found.tests == 4 and found.left_out == {} and found.slices[0] == named["site", "s"]
     worst = named["site", "s"]
-    assert (worst.rows, worst.metric, worst.rest) == (40, 0.5, 0.9) and worst.interval == pytest.approx(wilson(0.5, 40))
+    assert (worst.rows, worst.metric, worst.rest) == (40, 0.5, 0.9) and worst.interval == pytest.approx(
+        agresti_coull(0.5, 40)
+    )
     assert worst.p_value < 0.001
 
 

@@ -14,7 +14,7 @@ from features.splits import SPLITS
 from features.store.provenance import Origin
 from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part
-from pipeline.evaluation.significance import wilson
+from pipeline.evaluation.significance import agresti_coull
 from pipeline.reports.build import report
 from pipeline.training.fits.fitting import fit_head, take_sample
 from pipeline.training.request import Request
@@ -213,7 +213,7 @@ def test_a_grouped_comparison_has_the_intervals_of_whole_groups(write, tmp_path)
     with FeatureStore(path) as store:
         n_test = int(np.sum(store.rows.splits == SPLITS["test"]))
     assert head["accuracy_interval"] == list(run.intervals["accuracy"])
-    assert head["accuracy_interval"] != list(wilson(head["accuracy"], n_test))  # that of as many separate images
+    assert head["accuracy_interval"] != list(agresti_coull(head["accuracy"], n_test))  # that of as many separate images
 
 
 def test_a_fit_by_another_group_is_not_taken_from_the_cache(write, tmp_path):
