@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.neighbors import KNeighborsClassifier
 
 from features.errors import RequestError, must_be_one_of, option
 
@@ -22,7 +21,7 @@ from .contract import Head, Settings
 from .dense.search import DenseSearch
 from .logistic.search import LogisticSearch
 from .settings import CLASS_WEIGHTS, Grid
-from .sklearn_heads import EstimatorSearch, NearestMean, find_estimator
+from .sklearn_heads import EstimatorSearch, NearestMean, Neighbours, find_estimator
 from .svm.search import SvmSearch
 from .svm.voting import VoteSearch
 
@@ -66,7 +65,7 @@ HEADS = {
     ),
     "ridge": _closed_form(Ridge, scale=SCALES, alpha=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
     "lda": _closed_form(Discriminants, shrinkage=(0.01, 0.03, 0.1, 0.3, 0.6)),
-    "knn": _estimator(partial(KNeighborsClassifier, metric="cosine"), views="mean", n_neighbors=(1, 3, 5, 10, 20)),
+    "knn": _estimator(Neighbours, views="mean", n_neighbors=(1, 3, 5, 10, 20)),
     "nearest-mean": _estimator(NearestMean, scale=SCALES),
     "hist-gradient-boosting": _estimator(
         partial(HistGradientBoostingClassifier, early_stopping=False), views="mean", class_weight=_EQUAL

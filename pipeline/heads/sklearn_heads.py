@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, is_classifier
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import RidgeClassifier
+from sklearn.neighbors import KNeighborsClassifier
 
 from features.errors import RequestError, option
 
@@ -53,6 +54,22 @@ class NearestMean(ClassifierMixin, BaseEstimator):
         """Return the class of each row of X."""
         scores = self.decision_function(X)
         return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+
+
+class Neighbours(KNeighborsClassifier):
+    """Nearest neighbours by cosine distance, none of whose probabilities is 0, since one mistake would then cost any log loss.
+
+    One more neighbour is shared among the classes: the mean of a proportion under Perks' prior (Perks 1947, "Some observations on
+    inverse probability including a new indifference rule").
+    """
+
+    def __init__(self, n_neighbors: int = 5):
+        super().__init__(n_neighbors, metric="cosine")
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Return probabilities, (n_samples, n_classes)."""
+        k = self.n_neighbors
+        return (super().predict_proba(X) * k + 1 / len(self.classes_)) / (k + 1)
 
 
 class ScaledEstimator(Classifier):

@@ -23,9 +23,10 @@ from ..heads.linear_head import LinearHead
 from .checksums import check_sums
 
 ESTIMATORS = ("head.joblib", "head.skops")
-# Types of trees and networks, in addition to the public types of NumPy and scikit-learn that skops trusts by itself. Each
+# Types of trees and networks, and our own, in addition to the public types of NumPy and scikit-learn that skops trusts by itself. Each
 # contains only numbers.
 TRUSTED = (
+    "pipeline.heads.sklearn_heads.Neighbours",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",

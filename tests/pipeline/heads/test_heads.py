@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from samples import blobs, provenance_of, rows_of, sample_of, write_store
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
 from features.errors import RequestError, StoreError
@@ -301,6 +302,17 @@ def test_views_of_an_image_stay_in_one_fold_of_the_calibration_of_scores():
     splits = np.repeat([0, 1, 2], 40).astype(np.uint8)
     fitted = fit_head("ridge", np.repeat(X, 3, axis=0), y, splits, 2, views=3)
     assert fitted.test["log_loss"] < 0.9
+
+
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_neighbours_are_scikit_learns_with_one_more_that_is_of_all_classes(n_classes):
+    X, y, _ = blobs(n_classes)
+    sample = sample_of(X, y)
+    ours = HEADS["knn"].search(sample).fit({"n_neighbors": 3}, sample.everything).predict_proba(X)
+    theirs = KNeighborsClassifier(3, metric="cosine").fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(ours, (3 * theirs + 1 / n_classes) / 4, atol=1e-12)
+    np.testing.assert_allclose(ours.sum(axis=1), 1)
+    assert ours.min() >= 1 / (4 * n_classes)
 
 
 def test_a_scikit_learn_classifier_by_its_dotted_name():
