@@ -19,7 +19,7 @@ from ..options import PlanOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores
 from ..sources.source import Source
-from .forward import rows_a_part
+from .forward import rows_per_part
 from .preparation import prepare
 from .request import ExtractRequest, check_options
 
@@ -105,7 +105,7 @@ def estimate(source: Source, row_bytes: int, rate: float, options: ExtractReques
     images = options.images or len(source)
     sample = [source.file(int(row)) for row in np.linspace(0, len(source) - 1, min(_SAMPLE, len(source)))]
     file_bytes = float(np.mean([file.stat().st_size for file in sample if file.exists()] or [0]))
-    rows, part_rows = images * options.views, rows_a_part(row_bytes, options)
+    rows, part_rows = images * options.views, rows_per_part(row_bytes, options)
     per_second = {"read": rate / options.views * file_bytes, "write": rate * row_bytes, "parts": rate / part_rows}
     return Cost(
         images=images,

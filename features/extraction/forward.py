@@ -51,7 +51,7 @@ class PassLimits:
 USUAL_LIMITS = PassLimits()
 
 
-def rows_a_part(row_bytes: int, options: ExtractRequest) -> int:
+def rows_per_part(row_bytes: int, options: ExtractRequest) -> int:
     """Return the number of rows per part on a cluster, whole batches; it depends only on the request.
 
     Parameters

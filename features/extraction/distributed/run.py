@@ -29,7 +29,7 @@ from ...runtime.log import log
 from ...runtime.progress import Progress
 from ...runtime.versions import installed_versions
 from ...store.parts import Parts
-from ..forward import allowed_skips, rows_a_part, too_many_skipped
+from ..forward import allowed_skips, rows_per_part, too_many_skipped
 from ..request import ExtractRequest
 from .compatibility import Fitness, absolute
 from .spot_check import SpotCheck
@@ -68,7 +68,7 @@ def cut(todo: Work, row_bytes: int, options: ExtractRequest) -> list[Work]:
         Bytes of the features of one row.
     options : ExtractRequest
     """
-    step = rows_a_part(row_bytes, options) // options.views
+    step = rows_per_part(row_bytes, options) // options.views
     return [todo[first : first + step] for first in range(0, len(todo), step)]
 
 
