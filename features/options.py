@@ -53,6 +53,9 @@ class Flag:
 
 
 IMAGES, BASE, STORE, MACHINES = "images", "base", "store", "more machines"
+Pool = Literal["avg", "max", "avg+max", "cls", "cls+avg"]  # how maps or tokens become vectors, see `pooling`
+ExtractPool = Literal["none", Pool]  # before they are stored
+ReadPool = Literal["flatten", Pool]  # when stored features are read for a head
 
 
 class ExtractOptions(TypedDict, total=False):
@@ -205,7 +208,7 @@ class ExtractOptions(TypedDict, total=False):
     batch_size: Annotated[int | None, Flag("images per batch (default 16; found by trial on a GPU)", "N", BASE)]
     out: Annotated[str | Path | None, Flag("the store (default cache/SOURCE-BACKBONE.h5)", "NAME.h5", STORE)]
     pool: Annotated[
-        Literal["none", "avg", "max", "avg+max", "cls", "cls+avg"] | None,
+        ExtractPool | None,
         Flag("pool maps over space before storing them (default none, if they fit)", group=STORE),
     ]
     dtype: Annotated[Literal["float16", "float32"], Flag("stored precision (default float16)", group=STORE)]

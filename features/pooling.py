@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 
 from .errors import RequestError, called, must_be_one_of, option
+from .options import ExtractPool, ReadPool
 
 # What a layer gives for one image: (h, w, channels), (n_tokens, channels) or (channels,).
 KINDS = ("map", "tokens", "vector")
-POOLS = ("flatten", "avg", "max", "avg+max", "cls", "cls+avg")  # when stored features are read for a head
-EXTRACT_POOLS = ("none", "avg", "max", "avg+max", "cls", "cls+avg")  # before they are stored
+POOLS: tuple[str, ...] = get_args(ReadPool)
+EXTRACT_POOLS: tuple[str, ...] = get_args(ExtractPool)
 _MOST_BEFORE = 16  # class token and registers (Darcet et al., 2024: 4; DINOv3: 4)
 
 

@@ -45,8 +45,8 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         A key of ``BACKBONES``, or ``FILE.keras``.
     layer : str, optional
         Name or index; by default, the base's last feature map.
-    pool : {'avg', 'max', 'avg+max', 'flatten'}
-        How a feature map becomes a vector.
+    pool : {'avg', 'max', 'avg+max', 'cls', 'cls+avg', 'flatten'}
+        How a feature map or tokens become a vector, see `pool_maps`.
     image_size, preprocess, resize, decode, colour, background, range, weights, weights_sha256, dtype, batch_size, engine, max_pixels
         See ``FeatureOptions``.
     square : {'stretch', 'crop', 'pad'}

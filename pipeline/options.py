@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
-from features.options import OPTIONS_OF, Flag
+from features.options import OPTIONS_OF, Flag, ReadPool
 
 # Of ``HEADS``, which imports scikit-learn, and which a test compares with these.
 HEAD_NAMES = (
@@ -30,7 +30,7 @@ class TrainingOptions(TypedDict, total=False):
         Flag("stored layers (default: the last; probe: all); train-head and compare join them", "L[,L]", FEATURES),
     ]
     pool: Annotated[
-        Literal["flatten", "avg", "max", "avg+max", "cls", "cls+avg"] | None,
+        ReadPool | None,
         Flag("maps to vectors (default: the head's own)", group=FEATURES),
     ]
     views: Annotated[int | None, Flag("use the first N views of each image (default: all)", "N", FEATURES)]

@@ -41,7 +41,7 @@ class FeatureOptions:
         A key of ``BACKBONES``, ``FILE.keras``, ``FILE.onnx`` or ``timm:NAME``.
     layers : tuple of str
         Names or indices.
-    pool : {'none', 'avg', 'max', 'avg+max'}
+    pool : {'none', 'avg', 'max', 'avg+max', 'cls', 'cls+avg'}
         Pool before storing. Left out: what a store of this name has; else ``none``, or ``avg`` where whole maps would
         not fit into the free disk or into half of the memory.
     image_size : int

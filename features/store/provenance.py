@@ -102,7 +102,7 @@ class FeatureSpec:
     image_size : int
         Side in pixels.
     resize, preprocess : str
-    pool : {'none', 'avg', 'max', 'avg+max'}
+    pool : {'none', 'avg', 'max', 'avg+max', 'cls', 'cls+avg'}
         How maps were pooled before storing.
     augment : Augment
     dtype : {'float16', 'float32'}

@@ -252,7 +252,7 @@ class FeatureStore:
         ----------
         layer : str, optional
             By default, the last stored layer.
-        pool : {'flatten', 'avg', 'max', 'avg+max', 'cls'}
+        pool : {'flatten', 'avg', 'max', 'avg+max', 'cls', 'cls+avg'}
             How a map or tokens become a vector, see `pool_maps`; vectors take only ``flatten``, which leaves them unchanged.
         rows : ndarray of int, optional
             Row indices, in the order to read them; by default, all rows.

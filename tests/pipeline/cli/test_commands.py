@@ -376,11 +376,15 @@ def test_an_option_of_another_function_is_told_where_it_belongs():
 
 
 def test_choices_are_those_of_the_code():
+    from features import ConvFeatures, FeatureStore
+    from features.engines.frozen_graph import Frozen
+    from features.extraction.request import FeatureOptions
     from features.images.image_spec import COLOUR, DECODE, RESIZE_RULES
     from features.images.views import AUGMENT
     from features.pooling import EXTRACT_POOLS, POOLS
     from features.store.chunks import COMPRESSION
     from features.store.parts import LAYOUTS
+    from features.store.provenance import FeatureSpec
     from pipeline.options import TrainingOptions
 
     declared = {name: typing.get_args(kind) for name, (kind, _) in flags_of(ExtractOptions).items()}
@@ -389,6 +393,11 @@ def test_choices_are_those_of_the_code():
     assert typing.get_args(declared["compression"][0]) == COMPRESSION and declared["layout"] == LAYOUTS
     assert typing.get_args(declared["pool"][0]) == EXTRACT_POOLS
     assert typing.get_args(typing.get_args(flags_of(TrainingOptions)["pool"][0])[0]) == POOLS
+    for told in (FeatureOptions, FeatureSpec, Frozen):
+        assert f"    pool : {{{', '.join(map(repr, EXTRACT_POOLS))}}}\n" in told.__doc__
+    for told in (FeatureStore.read, ConvFeatures):
+        (line,) = re.findall(r" pool : {(.*)}\n", told.__doc__)
+        assert set(line.split(", ")) == set(map(repr, POOLS))
 
 
 def test_every_option_is_used(tiny_store):
