@@ -27,8 +27,11 @@ def kind_of(shape: Sequence[int]) -> str:
     return KINDS[-len(shape)]
 
 
-def check_pool(pool: str, kind: str, where: str) -> None:
-    """Raise RequestError unless features of this kind can be pooled this way; `where` is their store, for messages."""
+def check_pool(pool: str, kind: str, shape: Sequence[int], where: str) -> None:
+    """Raise RequestError unless features of this kind, and shape for one image, can be pooled this way.
+
+    `where` is their store or layer, for messages.
+    """
     if pool not in POOLS:
         raise must_be_one_of(called("pool"), POOLS, pool)
     if kind == "vector" and pool != "flatten":
@@ -39,6 +42,11 @@ def check_pool(pool: str, kind: str, where: str) -> None:
         raise RequestError(
             f"{called('pool')} must be avg, max, avg+max or flatten for a feature map; got {pool!r} for {where}, which takes the first of a "
             f"transformer's tokens. Use {option('pool', 'avg')}"
+        )
+    if "cls" in pools_of(pool) and not tokens_before(shape[0]):
+        raise RequestError(
+            f"{called('pool')} must be avg, max, avg+max or flatten for tokens without a class token; got {pool!r} for {where}, whose "
+            f"{shape[0]} tokens are all of patches. Use {option('pool', 'avg')}"
         )
 
 

@@ -190,7 +190,7 @@ def prepare(
     )
     if options.pool is not None and "cls" in pools_of(options.pool):
         for layer, kind in base.kinds.items():
-            check_pool(options.pool, kind, layer)
+            check_pool(options.pool, kind, base.layers[layer], layer)
     if options.pool is None:
         pool = held.spec.pool if held else _pick_pool(options, base, contents, folder, memory, disk)
         options = replace(options, pool=pool)

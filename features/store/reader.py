@@ -274,7 +274,7 @@ class FeatureStore:
         """
         name = layer or list(self.layers)[-1]
         reader = self._reader(name)
-        check_pool(pool, self.kinds[name], str(self.path))
+        check_pool(pool, self.kinds[name], reader.row_shape, str(self.path))
         rows = self._numbers(rows, split)
         shape = (len(rows), math.prod(pooled_shape(reader.row_shape, pool)))
         if memory is not None and not (isinstance(memory, Real) and memory > 0):

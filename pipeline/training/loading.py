@@ -140,7 +140,7 @@ def features_of(store: FeatureStore, pool: str, asked: Request) -> Features:
     for name in names:
         shape, kind = store.dataset(name).shape[1:], store.kinds[name]
         way = asked.pool or ("flatten" if kind == "vector" else pool)
-        check_pool(way, kind, str(store.path))
+        check_pool(way, kind, shape, str(store.path))
         parts.append(Part(name, store.provenance["pool"] if kind == "vector" else way, way))
         times = len(pools_of(parts[-1].pool))  # average and maximum count as two, since they are scaled separately
         widths += [math.prod(pooled_shape(shape, way)) // times] * times

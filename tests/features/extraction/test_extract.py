@@ -28,6 +28,7 @@ from features.images.views import make_view
 from features.runtime.keras_runtime import import_keras
 from features.runtime.log import log
 from features.store import parts
+from pipeline import train_head
 
 
 def run(data, out, limits=None, **options):
@@ -73,6 +74,22 @@ def test_tokens_are_kept_as_such_and_pooled_by_their_kind(tree, tmp_path):
             np.testing.assert_allclose(stored.read(), both, rtol=1e-5, atol=1e-6)
     with pytest.raises(RequestError, match="got 'cls' for last, which takes the first of a transformer's tokens"):
         extract(str(tree), backbone="tiny", out=tmp_path / "maps.h5", pool="cls")
+
+
+@pytest.mark.parametrize("pool", ["cls", "cls+avg"])
+def test_tokens_without_a_class_token_have_no_first_one_to_take(tree, tmp_path, pool):
+    tokens = {"backbone": "tiny_tokens", "batch_size": 8, "layers": ["flat"]}  # before the class token is put there
+    refused = (
+        "pool must be avg, max, avg.max or flatten for tokens without a class token; got .* whose 16 tokens are all"
+    )
+    with pytest.raises(RequestError, match=refused):
+        extract(str(tree), out=tmp_path / "cls.h5", pool=pool, **tokens)
+    assert not (tmp_path / "cls.h5").exists()
+    path = extract(str(tree), out=tmp_path / "all.h5", **tokens).path
+    with FeatureStore(path) as store, pytest.raises(RequestError, match=refused):
+        store.read(pool=pool)
+    with pytest.raises(RequestError, match=refused):
+        train_head(path, head="ridge", pool=pool, out=tmp_path / "run")
 
 
 @pytest.mark.parametrize("pool", ["avg", "max"])
