@@ -6,7 +6,7 @@ import difflib
 import functools
 import math
 from collections.abc import Callable, Iterator
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -378,10 +378,13 @@ class FeatureStore:
 
         X is float32, (n, n_features); labels are int32, (n,).
         """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
+            raise RequestError(
+                f"{called('batch_size')} must be a whole number of rows, at least 1; got {batch_size!r}. Leave it out for 256."
+            )
         rows = self._numbers(rows, split)
-        for start in range(0, len(rows), batch_size):
-            some = rows[start : start + batch_size]
-            yield self.read(layer, pool, some), self.rows.labels[some]
+        some = (rows[start : start + batch_size] for start in range(0, len(rows), int(batch_size)))
+        return ((self.read(layer, pool, each), self.rows.labels[each]) for each in some)
 
     def as_dataset(
         self,
@@ -392,12 +395,14 @@ class FeatureStore:
         split: str | None = None,
     ) -> Any:
         """Return a ``tf.data.Dataset`` of what `batches` yields: (X, labels), float32 and int32."""
+        rows = self._numbers(rows, split)
+        self.batches(batch_size, layer, pool, rows)  # refuses now what TensorFlow would report as an error of its own
         import_keras()
         import tensorflow as tf
 
         shape = self.dataset(layer or list(self.layers)[-1]).shape[1:]
         X, y = tf.TensorSpec((None, math.prod(pooled_shape(shape, pool)))), tf.TensorSpec((None,), tf.int32)
-        make = functools.partial(self.batches, batch_size, layer, pool, self._numbers(rows, split))
+        make = functools.partial(self.batches, batch_size, layer, pool, rows)
         return tf.data.Dataset.from_generator(make, output_signature=(X, y))
 
 

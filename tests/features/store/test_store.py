@@ -47,6 +47,15 @@ def test_batches_and_datasets_are_the_rows_in_order(tiny_store):
             np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), y)
 
 
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, "8", True, None])
+def test_a_batch_has_at_least_one_row(tiny_store, batch_size):
+    with FeatureStore(tiny_store) as store:
+        for read in (store.batches, store.as_dataset):
+            with pytest.raises(RequestError, match="batch_size must be a whole number of rows, at least 1; got"):
+                read(batch_size)  # at once, not at the first batch
+        assert [len(y) for _, y in store.batches(np.int64(30))] == [30, 2]
+
+
 def test_pooling_takes_averages_in_float32():
     maps = np.full((1, 16, 16, 1), 2049, np.float16)  # float16 would stop counting at 65504
     assert pool_maps(maps, "avg")[0, 0] == pytest.approx(float(np.float16(2049)))
