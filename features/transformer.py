@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -34,6 +35,7 @@ _NOTE = "transformer"  # of the per-user cache
 _READY_AT_ONCE = 2  # bases kept in memory
 Images = str | Path | Image.Image | np.ndarray | Sequence[str | Path | Image.Image | np.ndarray]
 _READY: dict[Any, tuple[Engine, Provenance]] = {}
+_MAKING = threading.Lock()  # held while a base is made and `_READY` changes
 
 
 class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -206,18 +208,37 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return cache_folder() / "features" if self.cache == "default" else Path(self.cache)
 
 
+class _InTurns:
+    """An engine that threads use one after the other."""
+
+    def __init__(self, engine: Engine):
+        self._engine, self._turn = engine, threading.Lock()
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """See `Engine`."""
+        with self._turn:
+            return self._engine.run(images)
+
+
 def _ready(options: FeatureOptions, contents: Sequence[Any]) -> tuple[Engine, Provenance]:
-    """Return the engine, checked on the first images, and its provenance; cached across the folds of a search."""
+    """Return the engine, checked on the first images, and its provenance; cached across the folds of a search, and their threads."""
     held = _READY.get((options, _identity(options)))
-    if held is None:
-        prepared = prepare(options, contents)
-        while len(_READY) >= _READY_AT_ONCE:
-            _READY.pop(next(iter(_READY)))
-        held = prepared.checked.engine, prepared.provenance
-        _READY[options, _identity(options)] = held  # the SHA-256 of weights is known once they have been loaded
-        noted = _noted(options)
-        if noted is not None:
-            remember(_NOTE, noted, prepared.provenance.to_json())
+    return _make_ready(options, contents) if held is None else held
+
+
+def _make_ready(options: FeatureOptions, contents: Sequence[Any]) -> tuple[Engine, Provenance]:
+    """Return what `_ready` does; made unless another thread made it meanwhile."""
+    with _MAKING:
+        held = _READY.get((options, _identity(options)))
+        if held is None:
+            prepared = prepare(options, contents)
+            while len(_READY) >= _READY_AT_ONCE:
+                _READY.pop(next(iter(_READY)))
+            held = _InTurns(prepared.checked.engine), prepared.provenance
+            _READY[options, _identity(options)] = held  # the SHA-256 of weights is known once they have been loaded
+            noted = _noted(options)
+            if noted is not None:
+                remember(_NOTE, noted, prepared.provenance.to_json())
     return held
 
 

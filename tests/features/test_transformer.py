@@ -1,11 +1,15 @@
 """Features for scikit-learn: what the store would hold, kept, and at home in its tools."""
 
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
+import standin
 from PIL import Image
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -16,6 +20,7 @@ from sklearn.utils import estimator_checks
 from features import ConvFeatures, FeatureStore, extract
 from features.engines.registry import ENGINES
 from features.errors import RequestError, SourceError
+from features.extraction.preparation import prepare
 from features.runtime.log import log
 
 
@@ -122,6 +127,40 @@ def test_what_was_computed_is_kept_by_its_content(files, tmp_path, monkeypatch):
     assert len(runs) >= count + 7
     make(tmp_path, **asked).set_params(cache=None).transform(files[0])
     assert len(runs) >= count + 14
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_threads_make_a_base_once_and_take_turns_at_it(files, monkeypatch):
+    rules, together, made, running, at_once = ("bilinear", "box", "lanczos"), threading.Barrier(9), [], [], []
+
+    class Watched(standin.StandInEngine):
+        def run(self, images):
+            running.append(self)
+            at_once.append(running.count(self))
+            time.sleep(0.002)  # for other threads to come
+            features = super().run(images)
+            running.remove(self)
+            return features
+
+    def prepare_slowly(options, contents):
+        made.append(options.resize)
+        time.sleep(0.05)
+        return prepare(options, contents)
+
+    monkeypatch.setitem(ENGINES, "stand-in", replace(standin.ENGINE, make=Watched))
+    monkeypatch.setattr("features.transformer._READY", {})
+    monkeypatch.setattr("features.transformer._READY_AT_ONCE", len(rules))
+    monkeypatch.setattr("features.transformer.prepare", prepare_slowly)
+
+    def transform(resize):
+        together.wait()
+        return ConvFeatures("tiny", resize=resize, batch_size=2, cache=None).transform(files[0])
+
+    with ThreadPoolExecutor(9) as pool:
+        found = list(pool.map(transform, rules * 3))
+    assert sorted(made) == sorted(rules) and max(at_once) == 1
+    for one, another in zip(found, found[3:], strict=False):
+        np.testing.assert_array_equal(one, another)
 
 
 def test_a_model_of_ones_own_that_is_saved_again_gives_new_features(files, tmp_path):
