@@ -155,6 +155,14 @@ def must_be_one_of(what: str, allowed: Iterable[str], got: str, remedy: str = ""
     return RequestError(f"{what} must be one of {', '.join(names)}; got {got!r}. {hint}".rstrip())
 
 
+def batch_too_large(device: str, count: int, side: int) -> EngineError:
+    """Return the error for a batch of so many images of this side that does not fit into a device's memory."""
+    return EngineError(
+        f"a batch must fit into the memory of {device}; {count} images of {side} px do not. "
+        f"Use smaller batches: {option('batch_size', max(1, count // 2))}"
+    )
+
+
 def missing_extra(package: str, extra: str, purpose: str) -> RequestError:
     """Return the error for an optional package that is not installed."""
     return RequestError(

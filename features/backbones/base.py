@@ -31,6 +31,9 @@ class Base:
         Only engines for this library can run the base.
     identity : mapping, optional
         What decides the base's features, JSON-serialisable; None if what is made of the base cannot be kept for later.
+    module : callable, optional
+        For a base of PyTorch, which is an ONNX model, too: returns a ``torch.nn.Module`` from float32 RGB in 0..255, (n, h, w, 3), to a
+        list of the output of each of `layers`, channels last. Its weights are random unless the argument is True.
     """
 
     build: Callable[[], Any]
@@ -40,6 +43,12 @@ class Base:
     weights: Weights
     library: str = "keras"
     identity: Mapping[str, Any] | None = None
+    module: Callable[[bool], Any] | None = None
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether its model is an `OnnxModel`."""
+        return self.library in ("onnx", "torch")
 
     @cached_property
     def model(self) -> Any:

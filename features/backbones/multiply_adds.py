@@ -51,7 +51,7 @@ def count_multiply_adds(base: Base) -> int | None:
 
 
 def _count(base: Base) -> int | None:
-    return count_in_onnx(base.build()) if base.library == "onnx" else count_in_keras(base.model)
+    return count_in_onnx(base.build()) if base.is_onnx else count_in_keras(base.model)
 
 
 def count_in_keras(model: keras.Model) -> int | None:

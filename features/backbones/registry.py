@@ -14,7 +14,8 @@ from .normalisation import PRESETS, Normalisation
 from .onnx.description import describe_file
 from .onnx.onnx_base import build_from_file
 from .onnx.packaged import PACKAGED, build_packaged
-from .onnx.timm_models import FEATURES, PREFIX, build_timm, find_facts, layers_of_timm, recall_fingerprint
+from .onnx.timm_facts import PREFIX, find_facts
+from .onnx.timm_models import FEATURES, build_timm, layers_of_timm, recall_fingerprint
 from .weights import recall_sha256
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Backbone:
     build : callable, optional
         For a library other than Keras: builds a `Base` from layers, image size, preprocessing, weights and their SHA-256.
     library : str
-        Only engines for this library can run it.
+        Only engines for this library can run it; see `Base`.
     shapes : callable, optional
         For a library other than Keras: returns layer → shape of its output for one image, of images of a side.
     sha256 : callable, optional
@@ -151,8 +152,8 @@ def find_backbone(name: str) -> Backbone:
     )
 
 
-def library_of(name: str) -> str:
-    """Return the library of a backbone, ``keras`` or ``onnx``, by its name alone: its file need not be there any more."""
+def format_of(name: str) -> str:
+    """Return the format of a backbone's model, ``keras`` or ``onnx``, by its name alone: its file need not be there any more."""
     if name in BACKBONES:
         return BACKBONES[name].library
     return "onnx" if name.endswith(".onnx") or name.startswith(PREFIX) else "keras"
@@ -161,7 +162,7 @@ def library_of(name: str) -> str:
 def _find_timm(name: str) -> Backbone:
     facts = find_facts(name)
     return Backbone(
-        "", name, FEATURES, facts.side, smallest=1, prepared=True, library="onnx", usual=facts.normalisation, fit=facts.fit,
+        "", name, FEATURES, facts.side, smallest=1, prepared=True, library="torch", usual=facts.normalisation, fit=facts.fit,
         build=partial(build_timm, name), shapes=partial(layers_of_timm, name), sha256=partial(recall_fingerprint, name),
     )  # fmt: skip
 

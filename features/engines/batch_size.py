@@ -12,7 +12,7 @@ from ..errors import EngineError
 from ..runtime.log import log
 from ..runtime.user_cache import recall, remember
 from .frozen_graph import Frozen
-from .registry import ENGINES, describe_engine, reference_of
+from .registry import ENGINES, considered, describe_engine
 
 USUAL = 16
 _LARGEST = 1024
@@ -31,8 +31,8 @@ def pick_batch_size(
     Parameters
     ----------
     asked : str
-        One of ``engines.CHOICES``. With ``auto``, the reference engine is timed, since the engine is chosen later by its
-        speed at this batch size.
+        One of ``engines.CHOICES``. With ``auto``, the first engine that it considers is timed, since the engine is chosen later by
+        its speed at this batch size.
     frozen : Frozen
     key : dict
         Identifies the base; see `pick_engine`.
@@ -41,7 +41,7 @@ def pick_batch_size(
     largest : int
         Largest batch size to try.
     """
-    name = reference_of(frozen.base.library) if asked == "auto" else asked
+    name = considered(frozen.base.library)[0] if asked == "auto" else asked
     if ENGINES[name].device().kind == "cpu":
         return USUAL
 

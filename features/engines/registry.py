@@ -11,12 +11,13 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import RequestError, missing_extra, must_be_one_of, option
+from ..errors import RequestError, called, missing_extra, must_be_one_of, option
 from ..store.provenance import CPU, Device, EngineSpec
 from .frozen_graph import Frozen
 from .runtimes.onnxruntime_engine import ONNXRuntimeEngine, find_onnx_device
 from .runtimes.openvino_engine import OpenVINOEngine
 from .runtimes.tensorflow_engine import TensorFlowEngine, find_device
+from .runtimes.torch_engine import TorchEngine, find_torch_device
 from .winograd import WinogradEngine
 
 
@@ -80,12 +81,24 @@ class EngineKind:
 _TF, _GPU = partial(EngineKind, module="tensorflow", extra="tensorflow", device=find_device), ("gpu",)
 _F16 = partial(TensorFlowEngine, precision="float16")
 _OPENVINO = partial(
-    EngineKind, module="openvino", extra="openvino", convert=OpenVINOEngine.convert, runs=("keras", "onnx")
+    EngineKind, module="openvino", extra="openvino", convert=OpenVINOEngine.convert, runs=("keras", "onnx", "torch")
 )
+# Compiling takes a minute, which timing would cost on a CPU, where others are faster anyway.
+_TORCH = partial(
+    EngineKind, module="torch", extra="torch", auto_on=_GPU, device=find_torch_device, runs=("torch",),
+    convert=TorchEngine.convert,
+)  # fmt: skip
+_TORCH_F16 = partial(TorchEngine, precision="float16")
 ENGINES = {
     "tensorflow": _TF(TensorFlowEngine, allowed=0.0, auto_on=("cpu", "gpu")),
     "onnxruntime": EngineKind(
-        ONNXRuntimeEngine, "onnxruntime", "onnx", 0.0, auto_on=("cpu", "gpu"), device=find_onnx_device, runs=("onnx",)
+        ONNXRuntimeEngine,
+        "onnxruntime",
+        "onnx",
+        0.0,
+        auto_on=("cpu", "gpu"),
+        device=find_onnx_device,
+        runs=("onnx", "torch"),
     ),
     "openvino": _OPENVINO(OpenVINOEngine, allowed=1e-5),
     # Winograd's transforms have larger rounding errors.
@@ -100,6 +113,10 @@ ENGINES = {
     # About as far from float32 as features stored in float16.
     "tensorflow-f16": _TF(_F16, allowed=2e-3, precision="float16", auto_on=_GPU),
     "tensorflow-f16-xla": _TF(partial(_F16, xla=True), allowed=2e-3, precision="float16", auto_on=_GPU),
+    "torch": _TORCH(TorchEngine, allowed=1e-5),
+    "torch-compiled": _TORCH(partial(TorchEngine, compiled=True), allowed=1e-5),
+    "torch-f16": _TORCH(_TORCH_F16, allowed=2e-3, precision="float16"),
+    "torch-f16-compiled": _TORCH(partial(_TORCH_F16, compiled=True), allowed=2e-3, precision="float16"),
 }
 CHOICES = ("auto", *ENGINES)
 
@@ -135,6 +152,21 @@ def reference_of(library: str) -> str:
 def engines_of(library: str) -> list[str]:
     """Return the engines that run bases of a library, the reference first."""
     return [name for name, kind in ENGINES.items() if library in kind.runs]
+
+
+def considered(library: str) -> list[str]:
+    """Return the engines that ``auto`` considers here for bases of a library, installed or not: those that use a GPU, if any does."""
+    found = {name: ENGINES[name].device().kind for name in engines_of(library)}
+    where = "gpu" if "gpu" in found.values() else "cpu"
+    return [name for name, kind in found.items() if kind == where and where in ENGINES[name].auto_on]
+
+
+def check_engine(name: str, library: str, of: str) -> None:
+    """Raise RequestError unless an engine, or ``auto``, runs bases of a library; `of` says for what, in messages."""
+    if name != "auto" and library not in ENGINES[name].runs:
+        raise RequestError(
+            f"{called('engine')} must be auto or one of {', '.join(engines_of(library))} for {of}; got {name}. Leave it out."
+        )
 
 
 def missing_engine(name: str, why: str = "") -> RequestError:

@@ -16,7 +16,7 @@ from ..runtime.machine import cores, processor
 from ..runtime.user_cache import recall, remember
 from .frozen_graph import Frozen
 from .ready_base import draw_probes, find_ready, keep_ready, make_ready
-from .registry import ENGINES, Engine, engine_version, engines_of, is_installed, missing_engine, reference_of
+from .registry import ENGINES, Engine, considered, engine_version, is_installed, missing_engine, reference_of
 
 _TIMED_SECONDS = 1.0  # of each engine
 # On a CPU, the first of these that can run a base is the fastest of them: our convolutions need a half to a fifth of the
@@ -90,11 +90,10 @@ def pick_engine(
         if not is_installed(held):
             raise missing_engine(held, ", which created this store and must extend it,")
         return held
-    reference = reference_of(frozen.base.library)
-    device = ENGINES[reference].device()
-    suitable = [name for name in engines_of(frozen.base.library) if device.kind in ENGINES[name].auto_on]
-    if suitable == [reference]:
-        return reference
+    suitable = considered(frozen.base.library)
+    if len(suitable) == 1:
+        return suitable[0]
+    device = ENGINES[suitable[0]].device()
     names = [name for name in suitable if is_installed(name)]
     timed = device.kind == "gpu" or _is_long(images, frozen.image_size)
     known = {
@@ -138,11 +137,13 @@ def _first_that_can(names: list[str], make: Callable[[str], Checked]) -> list[st
             refused.append(str(error.__cause__ or error).rstrip("."))
         else:
             return [name, f"{'; '.join(refused) or 'usually the fastest on a CPU'}; only longer passes time engines"]
-    raise _none_can(refused)
+    raise _none_can(names, refused)
 
 
-def _none_can(refused: list[str]) -> EngineError:
-    return EngineError(f"an engine must be able to run this base; {'; '.join(refused)}.")
+def _none_can(names: list[str], refused: list[str]) -> EngineError:
+    on_gpu = any(ENGINES[name].device().kind == "gpu" for name in names)
+    remedy = " On the CPU: CUDA_VISIBLE_DEVICES=-1" if on_gpu else ""
+    return EngineError(f"an engine must be able to run this base; {'; '.join(refused)}.{remedy}")
 
 
 def _fastest(names: list[str], make: Callable[[str], Checked], rate: Callable[[Engine], float]) -> list[str]:
@@ -157,7 +158,7 @@ def _fastest(names: list[str], make: Callable[[str], Checked], rate: Callable[[E
             refused.append(str(error.__cause__ or error).rstrip("."))
             log.warning(f"{error.__cause__ or error} It is skipped.")
     if not rates:
-        raise _none_can(refused)
+        raise _none_can(names, refused)
     told = ", ".join(f"{name} {each:.1f}" for name, each in rates.items())
     return [max(rates, key=lambda name: rates[name]), f"the fastest when they were timed ({told} images/s)"]
 
@@ -190,20 +191,28 @@ def make_checked(name: str, frozen: Frozen, batch: Callable[[], np.ndarray]) -> 
         If the features differ by more than is allowed, or the engine cannot run this base.
     """
     reference = reference_of(frozen.base.library)
-    try:
-        with _naming(name, reference):
-            if ENGINES[name].convert is not None:
-                return _make_from_ready(name, frozen)
-            engine = ENGINES[name].make(frozen)
-    except EngineError as error:
-        if error.__cause__ is not None:
-            raise
-        raise EngineError(f"{error} Use another: {option('engine', reference)}") from error
+    with _naming_another(reference), _naming(name, reference):
+        if ENGINES[name].convert is not None:
+            return _make_from_ready(name, frozen)
+        engine = ENGINES[name].make(frozen)
     if name == reference:
         return Checked(engine, 0.0, None)
     images = batch()
     found = engine.run(images)  # one after the other, since a GPU's memory may hold only one
-    return Checked(engine, _parity(name, found, ENGINES[reference].make(frozen).run(images), reference), "batch")
+    expected = ENGINES[reference].make(frozen).run(images)
+    with _naming_another(reference):
+        return Checked(engine, _parity(name, found, expected, reference), "batch")
+
+
+@contextmanager
+def _naming_another(reference: str) -> Iterator[None]:
+    """Let an EngineError, which then is the cause of the one that is raised, name an engine that can run the base."""
+    try:
+        yield
+    except EngineError as error:
+        if error.__cause__ is not None:
+            raise
+        raise EngineError(f"{error} Use another: {option('engine', reference)}") from error
 
 
 @contextmanager
@@ -250,7 +259,7 @@ def _parity(name: str, found: dict[str, np.ndarray], expected: dict[str, np.ndar
     if not parity <= allowed:  # also refuses NaN
         raise EngineError(
             f"features of {name} must be within {allowed:.0e} (relative) of those of {reference}; those of the layer {worst} are "
-            f"{parity:.1e} away. Use another: {option('engine', reference)}"
+            f"{parity:.1e} away."
         )
     return parity
 

@@ -17,7 +17,7 @@ from ..backbones.keras_base import find_base
 from ..backbones.registry import find_backbone
 from ..engines.batch_size import pick_batch_size
 from ..engines.frozen_graph import Frozen
-from ..engines.registry import ENGINES, Engine, describe_engine, is_installed, missing_engine
+from ..engines.registry import ENGINES, Engine, check_engine, describe_engine, is_installed, missing_engine
 from ..engines.selection import Checked, begin_engine, make_checked, pick_engine
 from ..errors import option
 from ..images.image_spec import ImageSpec
@@ -188,6 +188,7 @@ def prepare(
         options.weights,
         options.weights_sha256,
     )
+    check_engine(options.engine, base.library, f"the layers {', '.join(base.layers)} of {options.backbone}")
     if options.pool is not None and "cls" in pools_of(options.pool):
         for layer, kind in base.kinds.items():
             check_pool(options.pool, kind, base.layers[layer], layer)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..backbones.normalisation import make_normalisation
 from ..backbones.registry import check_request, find_backbone
 from ..engines.batch_size import USUAL
-from ..engines.registry import CHOICES, ENGINES, engines_of, is_installed, missing_engine
+from ..engines.registry import CHOICES, check_engine, is_installed, missing_engine
 from ..errors import RequestError, called, must_be_one_of, option
 from ..images.bounds import MAX_PIXELS
 from ..images.image_spec import ALL_BITS, SMOOTH, ImageSpec
@@ -292,12 +292,7 @@ def check_features(options: FeatureOptions) -> None:
         raise must_be_one_of(called("dtype"), DTYPES, options.dtype)
     if options.engine not in CHOICES:
         raise must_be_one_of(called("engine"), CHOICES, options.engine)
-    library = find_backbone(options.backbone).library
-    if options.engine != "auto" and library not in ENGINES[options.engine].runs:
-        raise RequestError(
-            f"{called('engine')} must be auto or one of {', '.join(engines_of(library))} for {options.backbone}; got "
-            f"{options.engine}. Leave it out."
-        )
+    check_engine(options.engine, find_backbone(options.backbone).library, options.backbone)
     if options.engine != "auto" and not is_installed(options.engine):
         raise missing_engine(options.engine)
     if options.pool is not None and options.pool not in EXTRACT_POOLS:

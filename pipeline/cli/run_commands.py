@@ -40,11 +40,11 @@ def _predict(watch: str | None = None, out: str | None = None, **options: Any) -
 
 def _model_of(run: str) -> str:
     """Return the name of a model as which a run can be exported; a base that is ONNX can be nothing else."""
-    from features.backbones.registry import library_of
+    from features.backbones.registry import format_of
 
     from ..runs.folders import read_run
 
-    return f"model.{library_of(read_run(run)['provenance']['backbone'])}"
+    return f"model.{format_of(read_run(run)['provenance']['backbone'])}"
 
 
 def _check_images(name: str, options: Mapping[str, Any]) -> None:

@@ -140,7 +140,7 @@ def export(run: str | Path, out: str | Path, **options: Unpack[ExportOptions]) -
 
 def _build(base: Base, trained: Trained, form: str, with_novelty: bool) -> tuple[Any, int]:
     """Return the model, of the base's library, and the number of its parameters."""
-    if base.library != "onnx":
+    if not base.is_onnx:
         model = build_model(base, trained, with_novelty)
         return model, model.count_params()
     if form != "onnx":
@@ -154,7 +154,7 @@ def _build(base: Base, trained: Trained, form: str, with_novelty: bool) -> tuple
 
 
 def _takes_one(base: Base) -> bool:
-    return base.library == "onnx" and base.identity is not None and base.identity["batch"] == 1
+    return base.is_onnx and base.identity is not None and base.identity["batch"] == 1
 
 
 def _describe(trained: Trained, base: Base, with_novelty: bool) -> dict[str, Any]:

@@ -1,15 +1,13 @@
-"""Models of timm as bases: loaded by timm, exported once to ONNX into the per-user cache, and run from there without PyTorch."""
+"""Models of timm as bases: loaded by timm, exported once to ONNX into the per-user cache, and run from there, or by PyTorch itself."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import importlib.util
-import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,84 +22,15 @@ from ..base import Base
 from ..normalisation import Normalisation
 from .description import Description, describe_model
 from .onnx_base import make_base
+from .timm_facts import PREFIX, find_facts
 
 if TYPE_CHECKING:
     import onnx
 
-PREFIX = "timm:"
 # What timm's forward_features and forward_head return, the latter before the classifier.
 FEATURES, POOLED = "features", "pooled"
 _OPSET = 18
 _MOST = 2 << 30  # bytes of exported models that are kept beside the newest
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What timm says of a model, apart from its weights.
-
-    Attributes
-    ----------
-    side : int
-        Of the images that it was trained on, in pixels.
-    normalisation : str
-        See `Normalisation.of`.
-    fit : {'crop', 'stretch'}
-        ``crop`` for a model that timm tests on the middle of images.
-    fixed : bool
-        Whether it must be built for the size of its images, as those with embedded positions must.
-    """
-
-    side: int
-    normalisation: str
-    fit: str
-    fixed: bool
-
-
-@functools.cache
-def find_facts(name: str) -> Facts:
-    """Return what timm says of ``timm:NAME``; without importing timm, once it was asked.
-
-    Raises
-    ------
-    RequestError
-        If timm has no such model, or is not installed.
-    """
-    for package in ("torch", "timm"):
-        if importlib.util.find_spec(package) is None:
-            raise missing_extra(package, "torch", f"the backbone {name}")
-    key = {"name": name, "timm": version("timm"), "source": own_source()}
-    held = recall("timm", key)
-    if held is None:
-        held = asdict(_ask(name.removeprefix(PREFIX)))
-        remember("timm", key, held)
-    return Facts(**held)
-
-
-def _ask(model: str) -> Facts:
-    import timm
-
-    # timm would also take names of folders and of hubs, such as hf-hub:NAME.
-    if not re.fullmatch(r"[\w.]+", model) or not timm.is_model(model):
-        near = difflib.get_close_matches(model, timm.list_models(), n=3, cutoff=0.3)
-        raise RequestError(
-            f"backbone must be a model of timm {version('timm')}; got {PREFIX}{model}. Nearest: "
-            f"{', '.join(PREFIX + each for each in near) or 'none'}. All: python -c 'import timm; print(timm.list_models())'"
-        )
-    try:
-        told = timm.get_pretrained_cfg(model, allow_unregistered=False)
-    except RuntimeError as error:
-        tags = [each for each in timm.list_models(pretrained=True) if each.split(".")[0] == model.split(".")[0]]
-        raise RequestError(
-            f"backbone must name weights that timm knows; got {PREFIX}{model}. Take one of: {', '.join(PREFIX + each for each in tags)}"
-        ) from error
-    channels, height, width = told.input_size
-    if channels != 3 or height != width:
-        raise RequestError(
-            f"backbone must take square RGB images; {PREFIX}{model} takes {channels}x{height}x{width}. Take another model."
-        )
-    normalisation = Normalisation(mean=tuple(told.mean), std=tuple(told.std))
-    fit = "crop" if told.crop_mode == "center" else "stretch"
-    return Facts(height, str(normalisation), fit, bool(told.fixed_input_size))
 
 
 def build_timm(
@@ -131,7 +60,13 @@ def build_timm(
             f"{option('weights_sha256', described.sha256)}"
         )
     origin = "timm's cache or download" if weights == "imagenet" else f"file {Path(weights).name}"
-    return make_base(described, lambda: _load(name, image_size, weights), layers, Normalisation.of(preprocess), origin)
+    normalisation = Normalisation.of(preprocess)
+    base = make_base(described, lambda: _load(name, image_size, weights), layers, normalisation, origin)
+    if not {*base.layers} <= {FEATURES, POOLED}:  # the others are tensors of the ONNX model alone
+        return base
+    module = functools.partial(_make_module, name, weights, described, list(base.layers), normalisation)
+    assert base.identity is not None
+    return replace(base, library="torch", module=module, identity={**base.identity, **_libraries()})
 
 
 def describe_timm(name: str, side: int, weights: str = "imagenet") -> Description:
@@ -168,8 +103,11 @@ def _key(name: str, side: int, weights: str) -> dict[str, Any]:
         identity = [
             str(Path(weights).resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino,
         ]  # fmt: skip
-    libraries = {each: version(each) for each in ("timm", "torch")}
-    return {"name": name, "side": side, "weights": identity, "source": own_source(), **libraries}
+    return {"name": name, "side": side, "weights": identity, "source": own_source(), **_libraries()}
+
+
+def _libraries() -> dict[str, str]:
+    return {each: version(each) for each in ("timm", "torch")}
 
 
 def _load(name: str, side: int, weights: str) -> onnx.ModelProto:
@@ -182,9 +120,8 @@ def _load(name: str, side: int, weights: str) -> onnx.ModelProto:
 def _export(name: str, side: int, weights: str) -> tuple[Description, onnx.ModelProto]:
     """Export a model to ONNX, and keep it with what it is."""
     log.info(f"export   {name} from PyTorch to ONNX, once for this size and these weights; this takes up to a minute")
-    key, model = _key(name, side, weights), _create(name, side, weights)
-    as_loaded = model if side == find_facts(name).side else _create(name, find_facts(name).side, weights)
-    sha256 = fingerprint(as_loaded)
+    key = _key(name, side, weights)
+    model, sha256 = _load_model(name, side, weights)
     proto, described = _convert(name, side, model, sha256)
     if _key(name, side, weights) != key:
         raise WeightsError(f"{weights} must not change while it is used; it has changed. Start again.")
@@ -192,6 +129,12 @@ def _export(name: str, side: int, weights: str) -> tuple[Description, onnx.Model
     remember("timm", key, asdict(described))
     remember("timm", _key(name, 0, weights), sha256)
     return described, proto
+
+
+def _load_model(name: str, side: int, weights: str) -> tuple[Any, str]:
+    """Return a model for images of this side, and the SHA-256 of its weights, which is over the model for its own size."""
+    model, own = _create(name, side, weights), find_facts(name).side
+    return model, fingerprint(model if side == own else _create(name, own, weights))
 
 
 def _create(name: str, side: int, weights: str | None) -> Any:
@@ -282,6 +225,43 @@ def _both(model: Any) -> Any:
             return features, self.model.forward_head(features, pre_logits=True)
 
     return Both().eval()
+
+
+def _make_module(
+    name: str, weights: str, described: Description, layers: Sequence[str], normalisation: Normalisation, loaded: bool
+) -> Any:
+    """Return a module from RGB in 0..255 to `layers`, of `FEATURES` and `POOLED`; see `Base.module`."""
+    import torch
+
+    if loaded:
+        model, sha256 = _load_model(name, described.side, weights)
+        if sha256 != described.sha256:
+            raise WeightsError(
+                f"weights of {name} must be those of the exported model, of SHA-256 {described.sha256}; got {sha256}. Name a file of "
+                f"them: {option('weights')}"
+            )
+    else:
+        model = _create(name, described.side, None)
+    tensors = {layer: described.tensors[layer] for layer in layers}
+
+    class Layers(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+            for each, values in zip(("factor", "summand"), normalisation.affine, strict=True):
+                self.register_buffer(each, torch.tensor(values, dtype=torch.float32), persistent=False)
+
+        def forward(self, images: Any) -> list[Any]:
+            pixels = images * self.factor + self.summand
+            found = {FEATURES: self.model.forward_features(pixels.permute(0, 3, 1, 2))}
+            if POOLED in tensors:
+                found[POOLED] = self.model.forward_head(found[FEATURES], pre_logits=True)
+            return [
+                found[layer].permute(0, 2, 3, 1) if each.kind == "map" and not each.channels_last else found[layer]
+                for layer, each in tensors.items()
+            ]
+
+    return Layers().eval()
 
 
 def _check_features(name: str, described: Description, model: Any) -> None:

@@ -40,7 +40,7 @@ class Joined:
 
 def piece_of(frozen: Frozen, on_cpu: bool = True) -> int:
     """Return how many images an engine computes at once: as many as an ONNX model fixes, else one per core or a GPU's batch."""
-    if frozen.base.library != "onnx" or frozen.base.identity is None:
+    if not frozen.base.is_onnx or frozen.base.identity is None:
         return 1
     return int(frozen.base.identity["batch"] or (1 if on_cpu else frozen.batch_size))
 

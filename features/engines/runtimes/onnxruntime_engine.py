@@ -42,12 +42,15 @@ class ONNXRuntimeEngine:
         joined = join_graph(frozen, piece)
         if on_cpu:  # each core computes images of its own; see `Lanes`
             options.intra_op_num_threads = options.inter_op_num_threads = 1
-        providers = ["CPUExecutionProvider"] if on_cpu else [_CUDA, "CPUExecutionProvider"]
+        exact = {"use_tf32": "0"}  # TF32 would round features by 1e-3
+        providers = ["CPUExecutionProvider"] if on_cpu else [(_CUDA, exact), "CPUExecutionProvider"]
         try:
             self._session = runtime.InferenceSession(joined.graph, options, providers=providers)
         except Exception as error:  # ONNX Runtime's errors have no class of their own
             raise _cannot_run(error) from error
-        if providers[0] not in self._session.get_providers():  # it goes on without a provider that it cannot load
+        if (
+            not on_cpu and _CUDA not in self._session.get_providers()
+        ):  # it goes on without a provider that it cannot load
             raise EngineError(
                 "ONNX Runtime cannot use the GPU that is here: CUDA or cuDNN of the versions that its package needs is not "
                 "installed. To run on the CPU: CUDA_VISIBLE_DEVICES=-1"

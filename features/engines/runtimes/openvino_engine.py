@@ -94,7 +94,7 @@ def _core() -> Any:
 
 def _graph(frozen: Frozen) -> tuple[bytes, str, list[str]]:
     """Return the base for one image, or as many as it takes, as a file's bytes, extension and names of outputs."""
-    if frozen.base.library == "onnx":
+    if frozen.base.is_onnx:
         joined = join_graph(frozen, piece_of(frozen))
         return joined.graph, "onnx", list(joined.outputs)
     single = frozen.of_batch(1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import EngineError, option
+from ...errors import EngineError, batch_too_large
 from ...runtime.keras_runtime import import_keras
 from ...runtime.machine import cores, gpu_in_sight
 from ...store.provenance import CPU, Device
@@ -56,11 +56,7 @@ class TensorFlowEngine:
         try:
             return self._frozen.named(self._lanes.run(images), len(images))
         except self._tf.errors.ResourceExhaustedError as error:
-            count, side = images.shape[:2]
-            raise EngineError(
-                f"a batch must fit into the memory of {self._device}; {count} images of {side} px do not. "
-                f"Use smaller batches: {option('batch_size', max(1, count // 2))}"
-            ) from error
+            raise batch_too_large(str(self._device), *images.shape[:2]) from error
 
     def _compute(self, images: np.ndarray) -> list[np.ndarray]:
         return [output.numpy() for output in self._function(self._tf.constant(images))]

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,6 +64,21 @@ def test_a_gpu_that_cannot_be_used_is_an_error_and_not_the_cpu(tmp_path, monkeyp
         warnings.simplefilter("ignore")  # ONNX Runtime warns, and goes on with the CPU
         with pytest.raises(EngineError, match=r"cannot use the GPU that is here.*CUDA_VISIBLE_DEVICES=-1"):
             ENGINES["onnxruntime"].make(frozen)
+
+
+def test_a_gpu_is_asked_for_whole_float32(tmp_path, monkeypatch):
+    path, asked = onnx_models.save(onnx_models.maps(), tmp_path / "own.onnx"), []
+    real = onnxruntime_engine.import_onnxruntime()
+
+    def start(graph, options, providers):
+        asked.extend(providers)
+        return SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+
+    runtime = SimpleNamespace(SessionOptions=real.SessionOptions, InferenceSession=start)
+    monkeypatch.setattr(onnxruntime_engine, "find_onnx_device", lambda: Device("gpu", "CUDA"))
+    monkeypatch.setattr(onnxruntime_engine, "import_onnxruntime", lambda: runtime)
+    ENGINES["onnxruntime"].make(Frozen(build_base(str(path), ["last"], SIDE, "none"), SIDE, 2))
+    assert asked == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
 @pytest.mark.parametrize("engine", ENGINES_OF_ONNX)
@@ -206,6 +222,10 @@ def test_values_beside_the_file_count(tmp_path):
         ({"scale": -1.0}, "scale must be above 0; got -1.0"),
         ({"preprocess": "half", "image_size": 32}, "image_size must be 16 for own.onnx; got 32"),
         ({"preprocess": "half", "engine": "tensorflow"}, "engine must be auto or one of onnxruntime, openvino"),
+        (
+            {"preprocess": "half", "engine": "torch"},
+            "engine must be auto or one of onnxruntime, .* for .*; got torch. Leave",
+        ),
         ({"preprocess": "half", "layers": ("lost",)}, "layer must be one of .* Did you mean 'last'"),
         ({"preprocess": "half", "weights": "other.h5"}, "weights must be left out"),
     ],

@@ -122,8 +122,9 @@ def test_an_engine_of_another_library_is_held_against_the_first_of_that_library(
 class Choosing:
     """What `pick_engine` makes, in order; engines in `refused` cannot run the base, and `rates` are their speeds."""
 
-    def __init__(self, rates=(), refused=()):
+    def __init__(self, rates=(), refused=(), library="keras"):
         self.rates, self.refused, self.made = dict(rates), refused, []
+        self.base = SimpleNamespace(image_size=224, base=SimpleNamespace(library=library))
 
     def pick(self, key, images=None, held=None):
         return pick_engine(
@@ -135,8 +136,6 @@ class Choosing:
         if name in self.refused:
             raise EngineError(f"{name} cannot run this base. Use another") from EngineError(f"{name} cannot.")
         return Checked(name, 0.0, None)
-
-    base = SimpleNamespace(image_size=224, base=SimpleNamespace(library="keras"))
 
 
 @pytest.fixture
@@ -201,6 +200,19 @@ def test_auto_times_the_engines_of_a_gpu_once(installed, monkeypatch):
     choosing = Choosing({name: number for number, name in enumerate(names)})
     assert [choosing.pick("gpu", 50), choosing.pick("gpu", 50)] == [names[-1]] * 2
     assert choosing.made == names
+
+
+def test_auto_runs_pytorch_on_a_gpu_alone_and_for_its_own_bases_alone(installed, monkeypatch, said):
+    assert Choosing(library="torch").pick("no gpu") == "openvino"
+    names = [name for name in ENGINES if name.startswith("torch")]
+    for name in names:  # on a GPU that ONNX Runtime cannot use
+        monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], device=lambda: Device("gpu", "X")))
+    choosing = Choosing({name: number for number, name in enumerate(names)}, library="torch")
+    assert (choosing.pick("gpu", 50), choosing.made) == ("torch-f16-compiled", names)
+    assert Choosing(library="onnx").pick("a layer of the ONNX model alone", 50) == "openvino"
+    with pytest.raises(EngineError, match=r"run this base; torch cannot; .*\. On the CPU: CUDA_VISIBLE_DEVICES=-1"):
+        Choosing(refused=names, library="torch").pick("none", 50)
+    assert "warning  torch cannot. It is skipped." in said
 
 
 def test_auto_says_which_engine_would_be_faster_if_it_were_installed(installed, said, monkeypatch):
