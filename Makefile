@@ -24,13 +24,15 @@ BASE_STORES = cache/$(SOURCE)-avg
 COMMA := ,
 SPACE := $(subst x,,x x)
 
+TORCH_TESTS := $(addprefix tests/features/,backbones/test_timm_models.py backbones/test_hub_models.py backbones/test_same_weights.py engines/test_torch_engine.py)
+
 BIN := .venv/bin
 EXTRAS := demo,onnx,openvino,numba,dask,export,pandas,hdf5plugin,heic,dicom,serve,completion,test,lint
 PIPELINE := $(BIN)/cached-features
 RUNS = runs/$(basename $(notdir $(STORE)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train-head compare backbones predict export next serve probe audit budget report lecture layers inspect verify bench bench-start bench-heads bench-store bench-growth bench-cluster test fuzz test-oldest coverage lint format pins clean
+.PHONY: help setup demo extract train-head compare backbones predict export next serve probe audit budget report lecture layers inspect verify bench bench-start bench-heads bench-store bench-growth bench-cluster test fuzz test-oldest test-torch coverage lint format pins clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -135,6 +137,12 @@ test-oldest: $(BIN)/.ready  ## run the quick tests with the oldest versions that
 	$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct --editable '.[test]'
 	.venv-oldest/bin/python -m pytest -m 'not real'
 
+# PyTorch is too large for setup: of Linux, pip takes the one for CUDA unless its configuration names PyTorch's index for CPUs.
+test-torch:  ## run the tests of models of PyTorch in an environment with the extra torch (about 1 GB; with CUDA, several)
+	$(PYTHON) -m venv --clear .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[torch,demo,openvino,export,test]'
+	OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -rs $(TORCH_TESTS)
+
 coverage: $(BIN)/.ready  ## run all tests and list the lines and branches that none reaches
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
@@ -161,5 +169,5 @@ pins: $(BIN)/.ready  ## resolve the newest versions, of all extras, into .ci/con
 	@rm .pins.json
 
 clean:  ## remove the virtual environment and tools' caches; stores and runs stay
-	rm -rf .venv .venv-oldest build *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-oldest .venv-torch build *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find features pipeline tests -name __pycache__ -exec rm -rf {} +

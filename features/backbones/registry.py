@@ -21,6 +21,7 @@ from .weights import recall_sha256
 if TYPE_CHECKING:
     from .base import Base
 
+_HUBS = ("torch.hub:", "torchhub:", "torch_hub:", "keras_hub:", "keras-hub:", "hf-hub:", "hf_hub:")
 LAST_MAP = "last-map"  # as a layer: a model's last feature map, or its last layer if it has none
 PREPROCESS = ("imagenet", "rescale", "none")
 
@@ -147,6 +148,12 @@ def find_backbone(name: str) -> Backbone:
         return _find_onnx(Path(name))
     if name.startswith(PREFIX):
         return _find_timm(name)
+    if name.lower().startswith(_HUBS):
+        raise RequestError(
+            f"backbone must be timm:NAME, FILE.onnx, FILE.keras or a name in features/README.md; got {name}, of a hub whose models bring "
+            f"code of their own, which is not run here. Export it in a script of yours (features/README.md, Models of hubs), then: "
+            f"{option('backbone', 'own.onnx')}"
+        )
     raise must_be_one_of(
         "backbone", BACKBONES, name, "Or name a model of timm, timm:NAME, or your own: FILE.onnx or FILE.keras"
     )

@@ -29,7 +29,7 @@ from pipeline.cli.commands import main
 from pipeline.reports.analysis.class_activation import activation_maps
 from pipeline.runs.trained_run import load_trained
 
-ENGINES_OF_ONNX = [each for each in ("onnxruntime", "openvino") if is_installed(each)]
+ENGINES_OF_TIMM = [each for each in ("onnxruntime", "openvino", "torch") if is_installed(each)]
 # Model, side in pixels, shape of its features: 5 x 5 patches behind a class token and 4 registers, and maps.
 MODELS = [
     ("vit_small_patch14_reg4_dinov2.lvd142m", 70, (30, 384)),
@@ -78,7 +78,7 @@ def test_features_are_those_of_pytorch(tmp_path, name, side, shape):
     assert [base.kinds[each] for each in layers] == ["tokens" if len(shape) == 2 else "map", "vector"][: len(layers)]
     images = draw_probes(side)
     expected, pooled = forward(model, images)
-    for engine in ENGINES_OF_ONNX:
+    for engine in ENGINES_OF_TIMM:
         found = ENGINES[engine].make(Frozen(base, side, len(images))).run(images)
         assert_close(found["features"], expected)
         if "pooled" in found:
