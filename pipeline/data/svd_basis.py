@@ -55,7 +55,9 @@ class Rotation:
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Return scores of all rows, (n, n_problems, k), for weights, (rank + 1, n_problems, k)."""
         flat = weights.reshape(len(weights), weights.shape[1] * weights.shape[2])
-        return (self.rows @ flat[:-1] + flat[-1]).reshape(-1, *weights.shape[1:])
+        scores = self.rows @ flat[:-1]
+        scores += flat[-1]
+        return scores.reshape(-1, *weights.shape[1:])
 
     def transposed(self, residuals: np.ndarray) -> np.ndarray:
         """Return the transpose of `scores`, applied to residuals, (n, n_problems, k): (rank + 1, n_problems, k)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -26,9 +28,9 @@ def solve(
     """Minimise ``C * sum(count * log loss) + |w|^2 / 2`` for several values of C and many sets of rows at once.
 
     For two classes, all values of C are solved at once as columns. For more, whose classes already fill the products,
-    values of C are solved in ascending order, each starting from the previous solution: for nearly separable classes, the
-    largest C would take ten times as long from zero. Each Newton step is solved by conjugate gradients with a diagonal
-    preconditioner, since the curvature is nearly diagonal in the singular basis.
+    values of C are solved in ascending order, each starting from where the two before it point to along log C: for nearly
+    separable classes, the largest C would take ten times as long from zero. Each Newton step is solved by conjugate gradients
+    with a diagonal preconditioner, since the curvature is nearly diagonal in the singular basis.
 
     Parameters
     ----------
@@ -49,6 +51,10 @@ def solve(
     weights : ndarray of shape (n_values, rank + 1, n_sets, k), of the rotation's precision
         The intercept is in the last row; k is 1 for two classes.
     """
+    used = counts.any(axis=1)
+    if not used.all():  # the rows of other folds, where each fold is solved by itself
+        some = replace(rotation, rows=rotation.rows[used])
+        return solve(some, targets[used], n_classes, values, counts[used], solved)
     k = 1 if n_classes == 2 else n_classes
     few = max(1, _NUMBERS // (len(targets) * (k if k > 1 else len(values))))
     if counts.shape[1] > few:
@@ -57,110 +63,149 @@ def solve(
     dtype = rotation.rows.dtype
     counts = counts.astype(dtype)
     one_hot = (targets[:, None] == (np.arange(k) if k > 1 else 1))[:, None].astype(dtype)  # (n, 1, k)
-    shape = len(rotation.lengths) + 1, counts.shape[1], k
     if k == 1:
-        together = np.zeros((shape[0], len(values) * shape[1], k), dtype)
-        _descend(rotation, one_hot, np.hstack([counts * value for value in values]), together)
-        solved(len(values) * shape[1])
-        return np.moveaxis(together.reshape(shape[0], len(values), *shape[1:]), 1, 0)
-    weights = np.zeros((len(values), *shape), dtype)
-    last = weights[0]
-    for number in np.argsort(values, kind="stable"):
-        weights[number] = last
-        last = weights[number]
-        _descend(rotation, one_hot, counts * values[number], last)
-        solved(shape[1])
-    return weights
+        costs = np.hstack([counts * value for value in values])
+        together = np.zeros((len(rotation.lengths) + 1, costs.shape[1], k), dtype)
+        _descend(rotation, one_hot, costs, together, np.zeros((*costs.shape, k), dtype))
+        solved(costs.shape[1])
+        return np.moveaxis(together.reshape(len(together), len(values), -1, k), 1, 0)
+    return _ascend(rotation, one_hot, counts, values, solved)
 
 
-def _descend(rotation: Rotation, one_hot: np.ndarray, costs: np.ndarray, weights: np.ndarray) -> None:
-    """Optimise weights, (rank + 1, n_sets, k), in place; `costs` is C times a row's count."""
-    scores, rounds = rotation.scores(weights), rotation.rows.dtype == np.float32
-    active = np.arange(weights.shape[1])
+def _ascend(
+    rotation: Rotation, one_hot: np.ndarray, counts: np.ndarray, values: Sequence[float], solved: Callable[[int], object]
+) -> np.ndarray:
+    """Return weights, (n_values, rank + 1, n_sets, k), solved for one value of C after the other."""
+    dtype, shape, found = counts.dtype, (counts.shape[1], one_hot.shape[2]), dict[float, np.ndarray]()
+    own = before = np.zeros((len(rotation.lengths) + 1, *shape), dtype)
+    scores = last = np.zeros((len(one_hot), *shape), dtype)
+    path = [*(_easier(min(values)) if dtype == np.float32 else ()), *sorted(set(values))]
+    steps = np.diff(np.log(path))
+    for place, value in enumerate(path):
+        ahead = dtype.type(steps[place - 1] / steps[place - 2] if place > 1 else 0)
+        own, before = own + ahead * (own - before), own
+        scores, last = scores + ahead * (scores - last), scores
+        _descend(rotation, one_hot, counts * dtype.type(value), own, scores)
+        if value in values:
+            found[value] = own
+            solved(shape[0])
+    return np.stack([found[value] for value in values])
+
+
+def _easier(value: float) -> list[float]:
+    """Return tenfold lower values of C down to 1, in ascending order; rounding stops the way from zero to a large one."""
+    return [value / 10**steps for steps in range(math.ceil(math.log10(max(value, 1))), 0, -1)]
+
+
+def _descend(
+    rotation: Rotation, one_hot: np.ndarray, costs: np.ndarray, weights: np.ndarray, scores: np.ndarray
+) -> None:
+    """Optimise weights, (rank + 1, n_sets, k), and their scores in place; `costs` is C times a row's count."""
+    active, rounds = np.arange(weights.shape[1]), rotation.rows.dtype == np.float32
+    P, losses = _judge(scores, costs, one_hot)
     for _ in range(_NEWTON_STEPS):
         W, S, A = weights[:, active], scores[:, active], costs[:, active, None]
-        P = chances(S)
         gradient = rotation.transposed(A * (P - one_hot))
         gradient[:-1] += W[:-1]
-        step = _newton_step(rotation, gradient, A, P)
-        moved = rotation.scores(step)
+        step, moved = _newton_step(rotation, gradient, A, P)
         decrement = -_dot(gradient, step)
-        losses = _losses(S, A, one_hot)
-        size = _step_size(W, S, A, one_hot, step, moved, decrement, losses)
+        solved = decrement <= (_SHARE * (losses + _dot(W[:-1], W[:-1]) / 2) if rounds else _DECREMENT)
+        size, P, losses = _go(W, S, costs[:, active], one_hot, step, moved, decrement, losses)
         weights[:, active] += size[:, None] * step
         scores[:, active] += size[:, None] * moved
-        active = active[decrement > (_SHARE * (losses + _dot(W[:-1], W[:-1]) / 2) if rounds else _DECREMENT)]
-        if not len(active):
+        if solved.all():
             break
+        if solved.any():
+            active, P, losses = active[~solved], P[:, ~solved], losses[~solved]
 
 
-def _newton_step(rotation: Rotation, gradient: np.ndarray, A: np.ndarray, P: np.ndarray) -> np.ndarray:
-    """Solve ``H step = -gradient`` for each problem by conjugate gradients."""
-    curvature = A * P * (1 - P)
-    mean = curvature.sum(axis=0).mean(axis=1) / len(A)  # (n_problems,)
+def _newton_step(
+    rotation: Rotation, gradient: np.ndarray, A: np.ndarray, P: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Solve ``H step = -gradient`` for each problem by conjugate gradients; return the step and its scores."""
+    AP = A * P
+    curvature = AP * (1 - P) if P.shape[2] == 1 else AP
+    total = AP.sum(axis=(0, 2)) - np.einsum("ipk,ipk->p", AP, P)
+    mean = total / (P.shape[2] * len(A))  # (n_problems,), of the curvature
     lengths = np.append(rotation.lengths, 0).astype(A.dtype)[:, None, None]
     tiny = np.finfo(A.dtype).tiny
     inverse = 1 / (mean[:, None] * lengths**2 + 1)
     inverse[-1] = 1 / np.maximum(mean * len(A), 1e-12)[:, None]
 
-    def curve(V: np.ndarray) -> np.ndarray:
-        Q = rotation.scores(V)
-        Q = curvature * Q if P.shape[2] == 1 else A * P * (Q - (P * Q).sum(axis=2, keepdims=True))
+    def curve(V: np.ndarray, Q: np.ndarray) -> np.ndarray:
+        """Return the curvature's product with a direction, (rank + 1, n_problems, k), whose scores are Q."""
+        Q = Q.copy() if P.shape[2] == 1 else Q - np.einsum("ipk,ipk->ip", P, Q)[:, :, None]
+        Q *= curvature
         product = rotation.transposed(Q)
         product[:-1] += V[:-1]
         return product
 
-    step, residual = np.zeros_like(gradient), -gradient
+    step, moved, residual = np.zeros_like(gradient), np.zeros_like(P), -gradient
     direction = inverse * residual
     squared = _dot(residual, direction)
     goal = 0.1 * squared  # a residual of about a third; more precision costs more than the next Newton step
-    rounding = 1e-20 * squared
+    rounding = (1e-20 if A.dtype == np.float64 else 1e-12) * squared
     for _ in range(_CG_STEPS):
-        curved = curve(direction)
+        moves = rotation.scores(direction)
+        curved = curve(direction, moves)
         # Solved problems continue with the others, but stop at rounding level, where further steps would diverge.
         size = np.where(squared > rounding, squared / np.maximum(_dot(direction, curved), tiny), 0.0).astype(A.dtype)
         step += size[:, None] * direction
+        moves *= size[:, None]
+        moved += moves
         residual -= size[:, None] * curved
         steep = inverse * residual
         before, squared = squared, _dot(residual, steep)
         if (squared <= goal).all():
             break
         direction = steep + (squared / np.maximum(before, tiny)).astype(A.dtype)[:, None] * direction
-    return step
+    return step, moved
 
 
-def _step_size(
+def _go(
     W: np.ndarray,
     S: np.ndarray,
-    A: np.ndarray,
+    costs: np.ndarray,
     one_hot: np.ndarray,
     step: np.ndarray,
     moved: np.ndarray,
     decrement: np.ndarray,
     losses: np.ndarray,
-) -> np.ndarray:
-    """Halve each problem's step until the objective decreases sufficiently (Armijo's condition)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Halve each problem's step until the objective decreases sufficiently (Armijo's condition).
+
+    Returns
+    -------
+    sizes : ndarray of shape (n_problems,)
+    P, losses : ndarray
+        As of `_judge`, after these steps.
+    """
     sizes = np.ones(len(decrement), S.dtype)
     straight, square = _dot(W[:-1], step[:-1]), _dot(step[:-1], step[:-1])
     # The tolerance keeps rounding of the summed losses from blocking the last steps.
     rounding = (1e-12 if S.dtype == np.float64 else 1e-6) * losses
     for _ in range(30):
-        change = _losses(S + sizes[:, None] * moved, A, one_hot) - losses + sizes * straight + sizes**2 * square / 2
+        P, found = _judge(S + sizes[:, None] * moved, costs, one_hot)
+        change = found - losses + sizes * straight + sizes**2 * square / 2
         enough = change <= -1e-4 * sizes * decrement + rounding
         if enough.all():
             break
         sizes = np.where(enough, sizes, sizes / 2)
-    return sizes
+    return sizes, P, found
 
 
-def _losses(S: np.ndarray, A: np.ndarray, one_hot: np.ndarray) -> np.ndarray:
-    """Return the weighted log loss of each problem."""
+def _judge(S: np.ndarray, costs: np.ndarray, one_hot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities from scores, both (n, n_problems, k), and each problem's weighted log loss."""
     if S.shape[2] == 1:
-        total = np.logaddexp(0, S)
+        P, total = expit(S), np.logaddexp(0, S)[:, :, 0]
     else:
         top = S.max(axis=2, keepdims=True)
-        total = top + np.log(np.exp(S - top).sum(axis=2, keepdims=True))
-    return (A * (total - (one_hot * S).sum(axis=2, keepdims=True))).sum(axis=(0, 2), dtype=np.float64)
+        P = np.exp(S - top)
+        sums = P.sum(axis=2, keepdims=True)
+        P /= sums
+        total = (top + np.log(sums))[:, :, 0]
+    losses = costs * (total - np.einsum("ik,ipk->ip", one_hot[:, 0], S))
+    return P, losses.sum(axis=0, dtype=np.float64)
 
 
 def chances(S: np.ndarray) -> np.ndarray:

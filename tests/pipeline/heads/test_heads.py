@@ -204,7 +204,8 @@ def test_a_problem_that_is_solved_at_once_bears_waiting_for_one_that_is_hard():
     chances = newton.chances(rotation.scores(weights))
     gradient = rotation.transposed(costs * (chances - np.eye(10)[y][:, None]))
     gradient[:-1] += weights[:-1]
-    together = newton._newton_step(rotation, gradient, costs, chances)
+    together, moved = newton._newton_step(rotation, gradient, costs, chances)
+    np.testing.assert_allclose(moved, rotation.scores(together), rtol=1e-9, atol=1e-9 * np.abs(moved).max())
     # With next to no loss the curvature is 1.
     np.testing.assert_allclose(together[:-1, :2], -gradient[:-1, :2], atol=1e-3 * np.abs(gradient[:-1, :2]).max())
     assert (np.einsum("ipk,ipk->p", gradient, together)[2:] < 0).all()
