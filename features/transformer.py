@@ -22,6 +22,7 @@ from .extraction.request import FeatureOptions, check_features
 from .images.bounds import MAX_PIXELS
 from .images.contents import Content, Pixels, hash_files
 from .images.decoding import upright
+from .images.fitting import FITS
 from .images.image_spec import ImageSpec
 from .options import ExtractOptions, flags_of, typed
 from .pooling import POOLS, pool_maps
@@ -39,20 +40,22 @@ _MAKING = threading.Lock()  # held while a base is made and `_READY` changes
 
 
 class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Features of images from a frozen convolutional base.
+    """Features of images from a frozen base.
 
     Parameters
     ----------
     backbone : str
-        A key of ``BACKBONES``, or ``FILE.keras``.
+        A key of ``BACKBONES``, a model of timm (``timm:NAME``), or one of your own: ``FILE.onnx`` or ``FILE.keras``.
     layer : str, optional
         Name or index; by default, the base's last feature map.
     pool : {'avg', 'max', 'avg+max', 'cls', 'cls+avg', 'flatten'}
         How a feature map or tokens become a vector, see `pool_maps`.
     image_size, preprocess, resize, decode, colour, background, range, weights, weights_sha256, dtype, batch_size, engine, max_pixels
-        See ``FeatureOptions``.
-    square : {'stretch', 'crop', 'pad'}
+        See ``FeatureOptions``. Left out, `range` is all 16 bits, since the bits in use over a source are not known here.
+    square : {'stretch', 'crop', 'pad'}, optional
         ``fit`` of ``FeatureOptions``, which is a transformer's method.
+    mean, std, scale, channels : optional
+        For ``FILE.onnx``, instead of `preprocess`: see ``FeatureOptions``.
     cache : path-like or None
         Folder in which features are cached by the SHA-256 of the image, in one store's parts per set of parameters that
         determine the features. By default the per-user cache; None disables caching.
@@ -100,7 +103,11 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         dtype: str = "float16",
         batch_size: int | None = None,
         engine: str = "auto",
-        square: str = "stretch",
+        square: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        scale: float | None = None,
+        channels: str | None = None,
         max_pixels: int = MAX_PIXELS,
         cache: str | Path | None = "default",
     ):
@@ -109,7 +116,8 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.colour, self.background, self.range = colour, background, range
         self.weights, self.weights_sha256 = weights, weights_sha256
         self.dtype, self.batch_size, self.engine = dtype, batch_size, engine
-        self.square, self.max_pixels, self.cache = square, max_pixels, cache
+        self.square, self.mean, self.std, self.scale, self.channels = square, mean, std, scale, channels
+        self.max_pixels, self.cache = max_pixels, cache
 
     def fit(self, X: Any, y: Any = None) -> ConvFeatures:
         """Check the parameters; there is nothing to fit."""
@@ -184,6 +192,7 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickled transformer; one of a version without a setting does as it did."""
         earlier = {"square" if name == "fit" else name: value for name, value in EARLIER.items()}
+        earlier |= dict.fromkeys(("mean", "std", "scale", "channels"))
         super().__setstate__({**earlier, "max_pixels": MAX_PIXELS, **state})
 
     def _options(self) -> FeatureOptions:
@@ -195,6 +204,8 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         layer, pool = asked.pop("layer"), asked.pop("pool")
         if pool not in POOLS:
             raise must_be_one_of("pool", POOLS, pool)
+        if self.square not in (None, *FITS):
+            raise must_be_one_of("square", FITS, self.square)
         return FeatureOptions(
             layers=None if layer is None else (str(layer),),
             fit=asked.pop("square"),

@@ -1,6 +1,7 @@
 """Features for scikit-learn: what the store would hold, kept, and at home in its tools."""
 
 import os
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import standin
+from conftest import draw_tree
 from PIL import Image
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -18,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks
 
 from features import ConvFeatures, FeatureStore, extract
+from features.backbones.registry import BACKBONES
 from features.engines.registry import ENGINES
 from features.errors import RequestError, SourceError
 from features.extraction.preparation import prepare
@@ -42,6 +45,54 @@ def test_says_how_many_images_it_has_kept(files, tmp_path, said):
     make(tmp_path).transform(files[0][:6])
     told = [line.split(" are in ")[0] for line in said if "cache  " in line]
     assert told == ["debug    cache    0 of 4 images", "debug    cache    4 of 6 images"]
+
+
+@pytest.mark.parametrize("asked", [None, "stretch", "pad"])
+def test_images_become_squares_as_in_a_store(tmp_path, monkeypatch, asked):
+    """By default as the backbone says: models of timm that are tested so take the middle."""
+    monkeypatch.setitem(BACKBONES, "tiny", replace(BACKBONES["tiny"], fit="crop"))
+    tree = draw_tree(tmp_path / "photos")
+    done = extract(str(tree), backbone="tiny", pool="avg", out=tmp_path / "s.h5", dtype="float32", fit=asked)
+    with FeatureStore(done.path) as store:
+        assert store.made.spec.fit == (asked or "crop")
+        given = {} if asked is None else {"square": asked}
+        found = make(tmp_path, dtype="float32", **given).transform([tree / path for path in store.rows.paths])
+        np.testing.assert_allclose(found, store.read(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_pickled_transformer_of_an_earlier_version_does_as_it_did():
+    old, kept = ConvFeatures(), ConvFeatures(square="stretch")
+    for name in ("square", "mean", "std", "scale", "channels"):
+        delattr(old, name)
+    assert pickle.loads(pickle.dumps(old)).get_params() == kept.get_params()
+    assert pickle.loads(pickle.dumps(kept)).square == "stretch"
+    assert pickle.loads(pickle.dumps(ConvFeatures())).square is None
+
+
+def test_an_onnx_model_has_its_own_normalisation(files, tmp_path):
+    onnx_models = pytest.importorskip("onnx_models", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    path = str(onnx_models.save(onnx_models.maps(), tmp_path / "own.onnx"))
+    asked = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1], "scale": 1 / 255, "channels": "bgr"}
+    done = extract(
+        str(files[0][0].parents[2]), backbone=path, pool="avg", out=tmp_path / "s.h5", dtype="float32", **asked
+    )
+    with FeatureStore(done.path) as store:
+        expected = dict(zip(store.rows.paths, store.read(), strict=True))
+    transformer = ConvFeatures(path, cache=tmp_path / "kept", dtype="float32", **asked)
+    found = clone(transformer).fit_transform(files[0])
+    root = files[0][0].parents[2]
+    np.testing.assert_allclose(
+        found, [expected[str(each.relative_to(root))] for each in files[0]], rtol=1e-5, atol=1e-6
+    )
+    other = ConvFeatures(path, cache=tmp_path / "kept", dtype="float32", **asked | {"channels": "rgb"}).transform(
+        files[0]
+    )
+    assert not np.allclose(other, found)
+    with pytest.raises(RequestError, match="mean must not go with preprocess"):
+        ConvFeatures(path, preprocess="imagenet", mean=[0.5]).fit([])
+    with pytest.raises(RequestError, match=r"mean must be left out for tiny"):
+        make(tmp_path, mean=(0.5, 0.5, 0.5)).fit([])
 
 
 @pytest.mark.parametrize("pool", ["avg", "max", "avg+max", "flatten"])
