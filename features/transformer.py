@@ -121,7 +121,7 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def fit(self, X: Any, y: Any = None) -> ConvFeatures:
         """Check the parameters; there is nothing to fit."""
-        check_features(self._options())
+        self._options()
         return self
 
     def transform(self, X: Images) -> np.ndarray:
@@ -142,7 +142,7 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         Raises
         ------
         RequestError
-            If X has another type or shape.
+            If X has another type or shape, or no image.
         SourceError
             If a file is not a readable image.
         """
@@ -196,6 +196,7 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         super().__setstate__({**earlier, "max_pixels": MAX_PIXELS, **state})
 
     def _options(self) -> FeatureOptions:
+        """Return the parameters as a record, checked."""
         asked: dict[str, Any] = self.get_params(deep=False)
         del asked["cache"]
         kinds = {name: kind for name, (kind, _) in flags_of(ExtractOptions).items()}
@@ -206,12 +207,14 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             raise must_be_one_of("pool", POOLS, pool)
         if self.square not in (None, *FITS):
             raise must_be_one_of("square", FITS, self.square)
-        return FeatureOptions(
+        options = FeatureOptions(
             layers=None if layer is None else (str(layer),),
             fit=asked.pop("square"),
             pool="none" if pool == "flatten" else pool,
             **asked,
         )
+        check_features(options)
+        return options
 
     def _folder(self) -> Path | None:
         if self.cache is None:
@@ -290,6 +293,8 @@ def _contents(X: Any, spec: ImageSpec) -> tuple[list[bytes], list[Any]]:
         listed = list(given)
     except TypeError:
         listed = [given]
+    if not listed:
+        raise RequestError("X must have at least 1 image; got none. Transform only where there are images.")
     files = [Path(each) for each in listed if isinstance(each, str | Path)]
     hashed = dict(zip(files, hash_files(files, cores()), strict=True))
     keys: list[bytes] = []
@@ -315,7 +320,13 @@ def _pixels(image: Any, given: Any, spec: ImageSpec) -> np.ndarray:
             return upright(image, spec)
         except UnreadableImage as error:
             raise SourceError(f"every image must be readable; {image}: {error}. Leave it out.") from error
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if (
+        not isinstance(image, np.ndarray)
+        or image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or not image.size
+    ):
         shape = f"{given.dtype}, {given.shape}" if isinstance(given, np.ndarray) else type(image).__name__
         raise RequestError(
             f"images must be paths, PIL.Image.Image or uint8 RGB arrays of shape (height, width, 3); got {shape}. Convert them."
@@ -324,4 +335,6 @@ def _pixels(image: Any, given: Any, spec: ImageSpec) -> np.ndarray:
 
 
 def _name(contents: Sequence[Any], key: bytes) -> str:
-    return next(str(each.file) for each in contents if isinstance(each, Content) and each.sha256 == key)
+    """Return the file, or the shape in memory, of the image with a key."""
+    (found,) = (each for each in contents if each.sha256 == key)
+    return str(found.file) if isinstance(found, Content) else f"an array of shape {found.pixels.shape}"

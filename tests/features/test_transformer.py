@@ -268,7 +268,7 @@ def test_bad_input_is_a_clear_error(files, tmp_path):
     for broken in (tmp_path / "broken.jpg", tmp_path / "gone.jpg"):
         with pytest.raises(SourceError, match="every image must be readable"):
             make(tmp_path).transform([files[0][0], broken])
-    for wrong in (np.zeros((3, 8)), np.zeros((2, 8, 8, 3)), [1, 2], 7):
+    for wrong in (np.zeros((3, 8)), np.zeros((2, 8, 8, 3)), [1, 2], 7, [np.zeros((0, 7, 3), np.uint8)]):
         with pytest.raises(RequestError, match="images must be"):
             make(tmp_path).transform(wrong)
     with pytest.raises(SourceError, match="every image must be readable; photos"):
@@ -278,3 +278,19 @@ def test_bad_input_is_a_clear_error(files, tmp_path):
             make(tmp_path, pool=pool).fit([])
     with pytest.raises(RequestError, match="layer must be one of conv"):
         make(tmp_path, layer="nothing").fit_transform(files[0][:2])
+
+
+def test_no_image_and_no_batch_are_refused_before_a_base_is_loaded(files, monkeypatch):
+    monkeypatch.setattr("features.transformer.prepare", lambda *_: pytest.fail("a base was loaded"))
+    for none in ([], (), np.zeros((0, 8, 8, 3), np.uint8)):
+        with pytest.raises(RequestError, match=r"^X must have at least 1 image; got none\."):
+            ConvFeatures("tiny", image_size=12, cache=None).transform(none)
+    with pytest.raises(RequestError, match="batch_size must be at least 1; got -1"):
+        ConvFeatures("tiny", batch_size=-1, cache=None).transform(files[0][:2])  # not fitted, as scikit-learn allows
+
+
+def test_an_image_that_cannot_be_used_is_named_whatever_holds_it(files, tmp_path, monkeypatch):
+    """None in memory is refused today; one that were would be named by its shape."""
+    monkeypatch.setattr("features.images.contents.Pixels.image", lambda *_: "too dark")
+    with pytest.raises(SourceError, match=r"every image must be readable; an array of shape \(9, 7, 3\): too dark\."):
+        make(tmp_path, image_size=12).transform([np.zeros((9, 7, 3), np.uint8)])
