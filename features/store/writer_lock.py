@@ -86,14 +86,36 @@ def _tell(told: Path) -> None:
 def _take_without_system(told: Path) -> None:
     """Create the file `told`, which must not exist unless a dead process on this host left it."""
     log.warning(f"{told.parent} is on a file system without locks; {told.name} replaces the lock")
-    holder = _holder(told)
-    if holder.get("host") == socket.gethostname() and not _alive(int(holder.get("process", 0))):
-        told.unlink(missing_ok=True)
+    if _is_left(told):
+        _remove_left(told)
     try:
         with open(told, "x", encoding="utf-8") as file:
             json.dump(_self(), file)
     except FileExistsError:
         raise _held(told, f"this file system has no locks; if that process is dead: rm {told}") from None
+
+
+def _remove_left(told: Path) -> None:
+    """Remove the file of a dead holder, and never that of another process which found it, too, and took over meanwhile.
+
+    Only the process that could create `claim` removes a file, and looks again before it does.
+    """
+    claim = told.with_suffix(".claim")
+    try:
+        os.close(os.open(claim, os.O_CREAT | os.O_EXCL, 0o644))
+    except FileExistsError:
+        raise _held(told, f"another process is taking over; if none is: rm {claim} {told}") from None
+    try:
+        if _is_left(told):
+            told.unlink(missing_ok=True)
+    finally:
+        claim.unlink(missing_ok=True)
+
+
+def _is_left(told: Path) -> bool:
+    """Return whether a process of this host that is dead left the file."""
+    holder = _holder(told)
+    return holder.get("host") == socket.gethostname() and not _alive(int(holder.get("process", 0)))
 
 
 def _self() -> dict[str, str | int]:
