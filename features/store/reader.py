@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
@@ -13,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import CachedFeaturesError, RequestError, StoreError, called, command, must_be_one_of, option
+from ..errors import CachedFeaturesError, RequestError, StoreError, UnsafeFile, called, command, must_be_one_of, option
 from ..pooling import KINDS, check_pool, kind_of, pool_maps, pooled_shape
 from ..runtime.keras_runtime import import_keras
 from ..runtime.machine import memory_limit
@@ -38,6 +40,7 @@ from .schema import (
 )
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # an HDF5 file's first bytes
+_LOOKED_AT = 20  # JSON files of a folder that is given for a store: results have fewer, images of others one each
 
 
 class FeatureStore:
@@ -414,8 +417,7 @@ def _check_kind(path: Path) -> None:
     RequestError
     """
     if path.is_dir():
-        results = [path / f"{name}.json" for name in ("run", "compare", "probe", "audit", "budget")]
-        made = next((read_json(each).get("store") for each in results if each.is_file()), None)
+        made = _find_named(path)
         what = "a folder of results" if made else "a folder"
         remedy = (
             f"They were made of {option('store', made)}"
@@ -429,6 +431,16 @@ def _check_kind(path: Path) -> None:
             f"{called('store')} must be a feature store, NAME.h5; got {path}, which is no HDF5 file. "
             f"Make a store of images: {command('extract', data='SOURCE')}"
         )
+
+
+def _find_named(folder: Path) -> str | None:
+    """Return the store that results name, of which a folder holds some as JSON; None if none does, as in a folder of images."""
+    for path in itertools.islice(sorted(folder.glob("*.json")), _LOOKED_AT):
+        with contextlib.suppress(OSError, UnsafeFile):
+            named = read_json(path).get("store")
+            if isinstance(named, str):
+                return named
+    return None
 
 
 def parts_folder(path: str | Path) -> Path:

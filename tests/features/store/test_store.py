@@ -56,6 +56,16 @@ def test_a_batch_has_at_least_one_row(tiny_store, batch_size):
         assert [len(y) for _, y in store.batches(np.int64(30))] == [30, 2]
 
 
+@pytest.mark.parametrize("name", ["run.json", "lecture.json", "queue.json", "of_a_later_version.json"])
+def test_a_folder_of_results_is_told_by_the_store_that_it_names(tmp_path, name):
+    (tmp_path / "another.json").write_text("[1, 2]")  # such as annotations of images
+    with pytest.raises(RequestError, match=r"which is a folder\. Of images, make a store first"):
+        FeatureStore(tmp_path)
+    (tmp_path / name).write_text('{"store": "cache/s.h5"}')
+    with pytest.raises(RequestError, match=r"which is a folder of results\. They were made of store='cache/s.h5'"):
+        FeatureStore(tmp_path)
+
+
 def test_pooling_takes_averages_in_float32():
     maps = np.full((1, 16, 16, 1), 2049, np.float16)  # float16 would stop counting at 65504
     assert pool_maps(maps, "avg")[0, 0] == pytest.approx(float(np.float16(2049)))
