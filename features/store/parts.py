@@ -22,7 +22,7 @@ from ..runtime.log import log
 from ..safefiles.hdf5 import DAMAGE
 from ..safefiles.json_files import parse_json
 from .atomic_file import sweep, whole_file
-from .chunks import LayerWriter
+from .chunks import LayerReader, LayerWriter, stretches
 from .index_seal import break_seals, is_sealed, seal_index
 from .part_index import PartFiles, open_part, reading
 from .provenance import Provenance, check_same
@@ -323,8 +323,16 @@ def _copy_maps(writers: Mapping[str, LayerWriter], paths: Sequence[Path], of: np
                     for target, row in zip(targets.tolist(), rows[targets].tolist(), strict=True):
                         writer.put(target, source.packed(row), held[row])
                 else:
-                    for target in targets.tolist():
-                        writer.write(target, source.read_rows(rows[target : target + 1]))
+                    _rewrite(writer, source, targets, rows[targets])
+
+
+def _rewrite(writer: LayerWriter, source: LayerReader, targets: np.ndarray, rows: np.ndarray) -> None:
+    """Write rows that are packed another way, row ``rows[i]`` of the source as row ``targets[i]``: in blocks, which threads compress."""
+    most = max(1, _BLOCK_BYTES // source.row_bytes)
+    for first, last in stretches(targets):
+        for start in range(first, last, most):
+            some = slice(start, min(start + most, last))
+            writer.write(int(targets[start]), source.read_rows(rows[some]))
 
 
 def _copy_values(layer: str, writer: LayerWriter, paths: Sequence[Path], of: np.ndarray, rows: np.ndarray) -> None:

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -22,9 +23,10 @@ from features.extraction.run import run_pass
 from features.pooling import pool_maps
 from features.runtime.machine import peak_memory
 from features.splits import SPLITS
-from features.store import schema
+from features.store import parts, schema
 from features.store.chunks import LayerReader, copy_values, filter_options
 from features.store.content_cache import ContentCache
+from features.store.parts import Parts
 
 
 def test_read_by_rows_equals_numpy(tiny_store):
@@ -64,6 +66,28 @@ def test_a_folder_of_results_is_told_by_the_store_that_it_names(tmp_path, name):
     (tmp_path / name).write_text('{"store": "cache/s.h5"}')
     with pytest.raises(RequestError, match=r"which is a folder of results\. They were made of store='cache/s.h5'"):
         FeatureStore(tmp_path)
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+@pytest.mark.parametrize("order", [np.arange(30), np.r_[20:30, 3, 0:3, 10:17, 4:10]], ids=["all", "some, moved"])
+def test_rows_that_are_compressed_another_way_stay_the_same(tmp_path, monkeypatch, order, compression):
+    if compression == "lz4":
+        pytest.importorskip("hdf5plugin", reason="the extra hdf5plugin is not installed")
+    shape, random = (7, 7, 512), np.random.default_rng(0)
+    X = np.maximum(random.normal(size=(30, *shape)), 0).astype(np.float16)
+    made = provenance_of({"maps": shape}, compression="gzip")
+    rows = rows_of(np.arange(30, dtype=np.int32) % 3, np.zeros(30, np.uint8), 3)
+    path = write_store(tmp_path / "s.h5", {"maps": X}, rows, made)
+    monkeypatch.setattr(parts, "_BLOCK_BYTES", 4 * X[0].nbytes)
+    asked = Parts(path, replace(made, compression=compression))
+    with h5py.File(path) as file:
+        assert file["features/maps"].chunks[0] == 1
+    moved = {name: getattr(rows, name)[order] for name in ("labels", "splits", "strata", "views", "sha256")}
+    asked.commit(replace(rows, paths=tuple(rows.paths[row] for row in order), **moved), ())
+    with FeatureStore(path) as store:
+        assert store.provenance["compression"] == compression
+        store.check("maps", np.arange(len(order)))
+        np.testing.assert_array_equal(store.dataset("maps")[:], X[order])
 
 
 def test_pooling_takes_averages_in_float32():
