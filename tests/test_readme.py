@@ -65,8 +65,9 @@ def test_examples_run_in_their_order(tmp_path, monkeypatch):
     (tmp_path / "drive").mkdir()
     scope = {"paths": files, "labels": [file.parent.name for file in files]}
     examples = [block for name in READMES for block in fenced(name, "python")]
-    assert len(examples) == 9
+    assert len(examples) == 10
     missing = [name for name in ("dask_jobqueue", "torch") if importlib.util.find_spec(name) is None]
+    examples = [block for block in examples if "torch.onnx.export" not in block]  # test_hub_models.py runs it
     examples = [
         block for block in examples if not any(f"import {name}" in block or f"from {name}" in block for name in missing)
     ]

@@ -1,6 +1,7 @@
 """Models of hubs: refused by name, and a base once they are exported by the lines that features/README.md gives."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ def test_the_lines_of_the_readme_make_a_base(tmp_path, monkeypatch):
     (lines,) = re.findall(r"```python\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
     made = {}
     torch.manual_seed(3)
-    exec(lines, made)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        exec(lines, made)
     backbone = find_backbone("own.onnx")
     images = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
     base = build_base("own.onnx", [backbone.layer], backbone.image_size, "imagenet")
