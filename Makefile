@@ -138,7 +138,7 @@ test-oldest: $(BIN)/.ready  ## run the quick tests with the oldest versions that
 	.venv-oldest/bin/python -m pytest -m 'not real'
 
 # PyTorch is too large for setup: of Linux, pip takes the one for CUDA unless its configuration names PyTorch's index for CPUs.
-test-torch:  ## run the tests of models of PyTorch in an environment with the extra torch (about 1 GB; with CUDA, several)
+test-torch:  ## run the tests of models of PyTorch in an environment with the extra torch (4 GB in all; more with CUDA)
 	$(PYTHON) -m venv --clear .venv-torch
 	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[torch,demo,openvino,export,test]'
 	OMP_NUM_THREADS=1 .venv-torch/bin/python -m pytest -rs $(TORCH_TESTS)
