@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from ..errors import UnsafeFile, WeightsError, called, option
 from ..runtime.atomic import written_whole
 from ..runtime.log import log
 from ..runtime.user_cache import cache_folder, if_writable, recall, remember
-from ..safefiles.hdf5 import DAMAGE, check_own_values
+from ..safefiles.hdf5 import DAMAGE, check_weights_file
 from ..safefiles.npz import open_archive, reading_archive
 from ..safefiles.onnx_files import read_onnx
 from ..safefiles.regular_files import hash_file
@@ -260,12 +259,11 @@ def _load_file(model: keras.Model, path: Path) -> None:
     if path.suffix == ".onnx":
         _load_onnx(model, path)
         return
+    if path.suffix == ".keras":
+        open_archive(path).close()
+    else:
+        check_weights_file(path)
     try:
-        if path.suffix == ".keras":
-            open_archive(path).close()
-        else:
-            with h5py.File(path, "r") as file:
-                check_own_values(file, path)
         with reading_archive(path), warnings.catch_warnings():
             warnings.simplefilter("error")  # Keras only warns if it leaves a layer unchanged
             model.load_weights(path)

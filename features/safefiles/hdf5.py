@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ _LAYERS = frozenset(
     {(DEFLATE,), (LZ4,), (ZSTD,), (), (LZ4, _FLETCHER32), (ZSTD, _FLETCHER32), (DEFLATE, _FLETCHER32), (_FLETCHER32,)}
 )
 _MOST_TEXTS = 1 << 30  # bytes of memory
+_MOST_SECONDS = 5  # of the processor, to read the texts of a file; those of the largest base take less than one
 _STATM, _LIMITED = Path("/proc/self/statm"), threading.Lock()
 _MAX_OBJECTS, _MAX_DEPTH = 50_000, 30  # of a file; the weights of the largest base have 3,000 and 5
 HEAD_BYTES = 18  # of a chunk are enough for `claimed_bytes`
@@ -33,6 +36,65 @@ HEAD_BYTES = 18  # of a chunk are enough for `claimed_bytes`
 DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, SystemError, TypeError, ValueError)
 # Deflate's largest expansion of one byte (RFC 1951: 258 bytes from 2 bits). Zstd exceeds it only on zeros.
 _RATIO = 1032
+
+
+# Reads all attributes of a file, and says so: HDF5 keeps their texts in heaps without checksums, where damage can make it
+# search for ever.
+_READ_TEXTS = f"""
+import sys, h5py
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_CPU, ({_MOST_SECONDS}, {_MOST_SECONDS}))
+    with open("/proc/self/statm") as used:
+        most = int(used.read().split()[0]) * resource.getpagesize() + {_MOST_TEXTS}
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+except (ImportError, OSError, ValueError):  # no such limits, or lower ones already
+    pass
+with h5py.File(sys.argv[1], "r") as file:
+    read = lambda name, node: [node.attrs[each] for each in node.attrs] and None
+    read("", file)
+    file.visititems(read)
+print("read")
+"""
+
+
+def check_weights_file(path: str | Path) -> None:
+    """Check an HDF5 file of weights before Keras reads it: `check_own_values`, and that reading its attributes comes to an end.
+
+    Attributes of variable size are read by another process first, whose time is limited.
+
+    Raises
+    ------
+    UnsafeFile
+        If a check fails.
+    """
+    try:
+        with little_memory(path), h5py.File(path, "r") as file:
+            check_own_values(file, path)
+            own = [file, *(file[name] for name, _ in _links(file, path))]
+            has_texts = any(node.attrs.get_id(name).dtype.hasobject for node in own for name in node.attrs)
+    except DAMAGE as error:
+        if isinstance(error, UnsafeFile):
+            raise
+        raise _damaged(path, " ".join(str(error).split())[:200]) from error
+    if has_texts:
+        _read_texts(path)
+
+
+def _read_texts(path: str | Path) -> None:
+    # -P: no module of the working directory is imported.
+    command = [sys.executable, "-P", "-c", _READ_TEXTS, str(path)]
+    try:
+        read = subprocess.run(command, capture_output=True, text=True, timeout=20 * _MOST_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise _damaged(path, f"reading its attributes took more than {20 * _MOST_SECONDS} s") from None
+    if read.stdout.strip() != "read":
+        last = read.stderr.strip().rpartition("\n")[2] or f"reading its attributes ended with status {read.returncode}"
+        raise _damaged(path, last[:200])
+
+
+def _damaged(path: str | Path, why: str) -> UnsafeFile:
+    return UnsafeFile(f"{path} must be an HDF5 file that can be read; it is damaged ({why}). Make it again, or restore a copy.")
 
 
 def check_own_values(
@@ -106,7 +168,7 @@ def little_memory(where: str | Path) -> Iterator[None]:
         except (MemoryError, OSError) as error:
             if isinstance(error, OSError) and "memory allocation failed" not in str(error):
                 raise
-            raise _unsafe(where, f"has attributes that take more than {_MOST_TEXTS:,} bytes") from error
+            raise _unsafe(where, f"has attributes that take more than {_MOST_TEXTS:,} bytes, or is damaged") from error
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 

@@ -66,7 +66,7 @@ def open_archive(path: str | Path, unpacked: int = 0) -> zipfile.ZipFile:
 
 def _check_members(archive: zipfile.ZipFile, path: Path, unpacked: int) -> None:
     members = archive.infolist()
-    claimed = sum(member.file_size for member in members)
+    claimed, held = (sum(getattr(member, each) for member in members) for each in ("file_size", "compress_size"))
     ways = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) if claimed <= unpacked else (zipfile.ZIP_STORED,)
     for member in members:
         name = PurePosixPath(member.filename)
@@ -76,8 +76,9 @@ def _check_members(archive: zipfile.ZipFile, path: Path, unpacked: int) -> None:
             raise _unsafe(path, f"is compressed or encrypted ({member.filename})")
     if len({member.filename for member in members}) < len(members):
         raise _unsafe(path, "names a member twice")
-    if claimed > max(path.stat().st_size, unpacked):
-        raise _unsafe(path, f"claims {claimed:,} bytes in a file of {path.stat().st_size:,}")
+    size = path.stat().st_size
+    if held > size or claimed > max(size, unpacked):
+        raise _unsafe(path, f"claims {max(held, claimed):,} bytes in a file of {size:,}")
     for member in members:
         if member.filename.endswith(".npy"):
             _check_array(archive, member, path)

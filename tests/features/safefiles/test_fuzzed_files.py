@@ -40,6 +40,18 @@ def without_bracket(data):
     return data.replace(b"), }", b"(, }", 1)
 
 
+def two_gigabytes_stored(data):
+    """Of a zip archive: its table says that a member takes 2 GB, of which so many values are not there."""
+    at = data.index(b"PK\x01\x02")
+    return data[: at + 20] + b"\xff\xff\xff\x7f" + data[at + 24 :]
+
+
+def free_space_of_nothing(data):
+    """Of HDF5's heap of texts: its free space is 0 bytes long, over which HDF5 steps for ever."""
+    at = data.index(b"GCOL") + 16
+    return data[:at] + bytes(16) + data[at + 16 :]
+
+
 def other_byte_in_the_middle(data):
     half = len(data) // 2
     return data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :]
@@ -53,6 +65,8 @@ FOUND = [
     ("weights .onnx", "weights.onnx", without_text),
     ("weights .keras", "w.keras", other_byte_in_the_middle),
     ("weights .weights.h5", "w.weights.h5", without_heap),
+    ("weights .h5", "w.h5", free_space_of_nothing),
+    ("model .keras", "own.keras", two_gigabytes_stored),
 ]
 
 

@@ -195,6 +195,34 @@ def test_logistic_is_scikit_learns_optimum_on_either_side_of_square():
             np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(scaled), atol=1e-3)
 
 
+def test_large_C_of_many_classes_is_reached_in_float32():
+    """Against the solution in float64, which is scikit-learn's; from zero, float32 overflowed here."""
+    random = np.random.default_rng(0)
+    y = np.tile(np.arange(30), 5)
+    X = np.maximum(random.normal(0, 0.35, (30, 64))[y] + random.normal(size=(150, 64)), 0).astype(np.float32)
+    (rotation,) = rotate(X, X.mean(axis=0, dtype=np.float64), [measure_scale(X, "layer", (64,))])
+    counts = np.ones((len(y), 1))
+    counts[::7] = 0
+    found, exact = (newton.solve(each, y, 30, [1e6], counts)[0] for each in (rotation.rounded(), rotation))
+    wrong = [1 - newton.chances(rotation.scores(each.astype(np.float64)))[np.arange(150), 0, y] for each in (found, exact)]
+    assert found.dtype == np.float32 and np.isfinite(found).all()
+    np.testing.assert_allclose(np.linalg.norm(found[:-1]), np.linalg.norm(exact[:-1]), rtol=0.01)
+    np.testing.assert_allclose(wrong[0], wrong[1], atol=0.01)
+
+
+def test_folds_that_are_solved_one_by_one_are_those_solved_together(monkeypatch):
+    X, y, _ = blobs(4, rows=30)
+    X += np.random.default_rng(1).normal(0, 4, X.shape).astype(np.float32)
+    (rotation,) = rotate(X, X.mean(axis=0, dtype=np.float64), [np.ones(X.shape[1], np.float32)])
+    counts = (np.arange(len(y))[:, None] % 5 != np.arange(5)).astype(np.float64)
+    values, told = [30.0, 0.3, 3.0], []
+    together = newton.solve(rotation, y, 4, values, counts)
+    monkeypatch.setattr(newton, "_NUMBERS", 1)
+    apart = newton.solve(rotation, y, 4, values, counts, told.append)
+    np.testing.assert_allclose(apart, together, atol=1e-3 * np.abs(together).max())
+    assert sum(told) == 15
+
+
 def test_a_problem_that_is_solved_at_once_bears_waiting_for_one_that_is_hard():
     random = np.random.default_rng(0)
     X, y = 30 * np.maximum(random.normal(size=(200, 900)), 0), random.integers(0, 10, 200)
