@@ -94,7 +94,9 @@ def _read_texts(path: str | Path) -> None:
 
 
 def _damaged(path: str | Path, why: str) -> UnsafeFile:
-    return UnsafeFile(f"{path} must be an HDF5 file that can be read; it is damaged ({why}). Make it again, or restore a copy.")
+    return UnsafeFile(
+        f"{path} must be an HDF5 file that can be read; it is damaged ({why}). Make it again, or restore a copy."
+    )
 
 
 def check_own_values(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from features.errors import RequestError, command, must_be_one_of
+from features.errors import RequestError, command, listed, must_be_one_of
 from features.options import ExtractOptions
 from features.runtime.log import log
 
@@ -33,7 +33,7 @@ def _train_head(details: bool = False, **options: Any) -> Answer:
         lines.append(f"{point}\ntest  {told}")
     if run.sets is not None:
         low, high = run.sets["test"]["interval"]
-        told = ", ".join(f"{each['name']} {each['coverage']:.3f}" for each in run.sets["test"]["by_class"])
+        told = listed([f"{each['name']} {each['coverage']:.3f}" for each in run.sets["test"]["by_class"]])
         lines.append(
             f"sets  hold the true class of {run.sets['test']['coverage']:.4f} [{low:.3f}, {high:.3f}] of test images "
             f"({told}), with {run.sets['test']['mean_size']:.2f} classes on average"

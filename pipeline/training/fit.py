@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
-from features.errors import called
+from features.errors import called, listed
 from features.options import takes
 from features.runtime.log import log
 from features.splits import SPLITS
@@ -283,7 +283,7 @@ def _choose_sets(level: float, rows: Rows, result: Result, fitted: Fitted) -> Cl
     )
     if sets.unbounded:
         log.warning(
-            f"{', '.join(sets.unbounded)} will be in every set: {called('conformal')} {level} needs at least "
+            f"{listed(sets.unbounded)} will be in every set: {called('conformal')} {level} needs at least "
             f"{math.ceil(level / (1 - level))} {'groups' if result.group else 'images'} of a class in train and val. Add images, "
             "or lower it."
         )

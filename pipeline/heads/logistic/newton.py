@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -73,13 +72,17 @@ def solve(
 
 
 def _ascend(
-    rotation: Rotation, one_hot: np.ndarray, counts: np.ndarray, values: Sequence[float], solved: Callable[[int], object]
+    rotation: Rotation,
+    one_hot: np.ndarray,
+    counts: np.ndarray,
+    values: Sequence[float],
+    solved: Callable[[int], object],
 ) -> np.ndarray:
     """Return weights, (n_values, rank + 1, n_sets, k), solved for one value of C after the other."""
     dtype, shape, found = counts.dtype, (counts.shape[1], one_hot.shape[2]), dict[float, np.ndarray]()
     own = before = np.zeros((len(rotation.lengths) + 1, *shape), dtype)
     scores = last = np.zeros((len(one_hot), *shape), dtype)
-    path = [*(_easier(min(values)) if dtype == np.float32 else ()), *sorted(set(values))]
+    path = sorted(set(values))
     steps = np.diff(np.log(path))
     for place, value in enumerate(path):
         ahead = dtype.type(steps[place - 1] / steps[place - 2] if place > 1 else 0)
@@ -90,11 +93,6 @@ def _ascend(
             found[value] = own
             solved(shape[0])
     return np.stack([found[value] for value in values])
-
-
-def _easier(value: float) -> list[float]:
-    """Return tenfold lower values of C down to 1, in ascending order; rounding stops the way from zero to a large one."""
-    return [value / 10**steps for steps in range(math.ceil(math.log10(max(value, 1))), 0, -1)]
 
 
 def _descend(
@@ -123,10 +121,9 @@ def _newton_step(
     rotation: Rotation, gradient: np.ndarray, A: np.ndarray, P: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Solve ``H step = -gradient`` for each problem by conjugate gradients; return the step and its scores."""
-    AP = A * P
-    curvature = AP * (1 - P) if P.shape[2] == 1 else AP
-    total = AP.sum(axis=(0, 2)) - np.einsum("ipk,ipk->p", AP, P)
-    mean = total / (P.shape[2] * len(A))  # (n_problems,), of the curvature
+    AP, others = A * P, 1 - P
+    mean = np.einsum("ipk,ipk->p", AP, others) / (P.shape[2] * len(A))  # (n_problems,), of the curvature
+    curvature = AP * others if P.shape[2] == 1 else AP
     lengths = np.append(rotation.lengths, 0).astype(A.dtype)[:, None, None]
     tiny = np.finfo(A.dtype).tiny
     inverse = 1 / (mean[:, None] * lengths**2 + 1)
@@ -149,7 +146,10 @@ def _newton_step(
         moves = rotation.scores(direction)
         curved = curve(direction, moves)
         # Solved problems continue with the others, but stop at rounding level, where further steps would diverge.
-        size = np.where(squared > rounding, squared / np.maximum(_dot(direction, curved), tiny), 0.0).astype(A.dtype)
+        bent = np.maximum(
+            _dot(direction, curved), _dot(direction[:-1], direction[:-1])
+        )  # which rounding may fall below
+        size = np.where(squared > rounding, squared / np.maximum(bent, tiny), 0.0).astype(A.dtype)
         step += size[:, None] * direction
         moves *= size[:, None]
         moved += moves

@@ -40,7 +40,11 @@ KNOWN = {
     ("features/safefiles/regular_files.py", "_opened", "os.fdopen"): "the guard itself",
     ("features/safefiles/npz.py", "open_archive", "zipfile.ZipFile"): CHECKED,
     ("features/safefiles/npz.py", "read_arrays", "np.load"): CHECKED,
-    ("features/safefiles/hdf5.py", "check_weights_file", "h5py.File"): "the guard itself; _load_file has checked that it is a file",
+    (
+        "features/safefiles/hdf5.py",
+        "check_weights_file",
+        "h5py.File",
+    ): "the guard itself; _load_file has checked that it is a file",
     ("features/safefiles/hdf5.py", "little_memory", "_STATM.read_text"): OWN,
     ("features/safefiles/keras_files.py", "check_model_file", "h5py.File"): "a member of an archive that was checked",
     ("features/safefiles/onnx_files.py", "read_onnx", "path.read_bytes"): CHECKED,
