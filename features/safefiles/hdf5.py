@@ -37,7 +37,6 @@ DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, S
 # Deflate's largest expansion of one byte (RFC 1951: 258 bytes from 2 bits). Zstd exceeds it only on zeros.
 _RATIO = 1032
 
-
 # Reads all attributes of a file, and says so: HDF5 keeps their texts in heaps without checksums, where damage can make it
 # search for ever.
 _READ_TEXTS = f"""
