@@ -108,7 +108,7 @@ def _descend(
         step, moved = _newton_step(rotation, gradient, A, P)
         decrement = -_dot(gradient, step)
         solved = decrement <= (_SHARE * (losses + _dot(W[:-1], W[:-1]) / 2) if rounds else _DECREMENT)
-        size, P, losses = _go(W, S, costs[:, active], one_hot, step, moved, decrement, losses)
+        size, P, losses = _line_search(W, S, costs[:, active], one_hot, step, moved, decrement, losses)
         weights[:, active] += size[:, None] * step
         scores[:, active] += size[:, None] * moved
         if solved.all():
@@ -162,7 +162,7 @@ def _newton_step(
     return step, moved
 
 
-def _go(
+def _line_search(
     W: np.ndarray,
     S: np.ndarray,
     costs: np.ndarray,
