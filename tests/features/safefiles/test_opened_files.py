@@ -56,6 +56,7 @@ KNOWN = {
     ("features/store/part_index.py", "open_part", "h5py.File"): CHECKED,
     ("features/store/schema.py", "link", "h5py.File"): "open_part has checked all parts before they are indexed",
     ("features/store/writer_lock.py", "_take", "os.open"): "a lock, of which nothing is read",
+    ("features/store/writer_lock.py", "_remove_left", "os.open"): "a new file, of which nothing is read",
     ("features/backbones/custom_model.py", "load_own", "keras.saving.load_model"): CHECKED,
     ("features/backbones/weights.py", "_load_file", "model.load_weights"): CHECKED,
     ("features/engines/runtimes/onnxruntime_engine.py", "ONNXRuntimeEngine.__init__", "runtime.InferenceSession"): MADE,
