@@ -162,21 +162,26 @@ def compute(
     depth = 2 * options.full_batch // options.views + options.workers
     with ThreadPoolExecutor(options.workers) as pool, ThreadPoolExecutor(1) as writer:
         buffer = Buffer(parts, engine, options, writer, stages, limits)
-        for sha256, views, seconds in ahead(pool, decode, todo, depth):
-            stages.starved += time.perf_counter() - asked
-            stages.decode += seconds
-            if isinstance(views, str):
-                buffer.skipped.append((sha256, views))
-                progress.update(options.views)
-                skipped.append(views)
-            else:
-                for view, image in views.items():
-                    buffer.add((sha256, view), image)
-                    progress.update()
-            if len(skipped) > allowed:
-                raise too_many_skipped(skipped, total, allowed)
-            asked = time.perf_counter()
-        buffer.flush()
+        try:
+            for sha256, views, seconds in ahead(pool, decode, todo, depth):
+                stages.starved += time.perf_counter() - asked
+                stages.decode += seconds
+                if isinstance(views, str):
+                    buffer.skipped.append((sha256, views))
+                    progress.update(options.views)
+                    skipped.append(views)
+                else:
+                    for view, image in views.items():
+                        buffer.add((sha256, view), image)
+                        progress.update()
+                if len(skipped) > allowed:
+                    raise too_many_skipped(skipped, total, allowed)
+                asked = time.perf_counter()
+            buffer.flush()
+        except KeyboardInterrupt:
+            if limits is not None:
+                buffer.keep()
+            raise
     return stages
 
 
@@ -225,6 +230,15 @@ class Buffer:
         if self.waiting:
             self._forward()
         if self.keys or self.skipped:
+            self._append()
+        self._wait()
+
+    def keep(self) -> None:
+        """Commit what is computed, after an interruption at any line; at most a batch is lost."""
+        rows = [len(next(iter(each.result().values()))) for each in self.features]
+        if sum(rows) > len(self.keys):  # interrupted before the keys of the last batch were added
+            self.features.pop()
+        if self.keys:
             self._append()
         self._wait()
 

@@ -86,7 +86,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         except KeyboardInterrupt:
             resumes = name in _RESUMED or (name == "predict" and options.get("out") is not None)
             told = (
-                "Committed work is kept; the same command resumes from there." if resumes else "Nothing of it is kept."
+                "What is computed so far is kept; the same command resumes from there."
+                if resumes
+                else "Nothing of it is kept."
             )
             log.error(told, extra={"word": "stopped"})
             return 130

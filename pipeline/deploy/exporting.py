@@ -145,7 +145,8 @@ def _build(base: Base, trained: Trained, form: str, with_novelty: bool) -> tuple
         return model, model.count_params()
     if form != "onnx":
         raise RequestError(
-            f"{called('out')} must end in .onnx for {trained.made.spec.backbone}, which is an ONNX model; got another format. Rename it."
+            f"{called('out')} must end in .onnx for {trained.made.spec.backbone}, which is an ONNX model; got the format {form}. "
+            f"Rename it: {option('out', 'MODEL.onnx')}"
         )
     from .graphs.onnx_model import build_onnx, count_values
 

@@ -45,8 +45,13 @@ def judge_folder(rated: Sequence[Rated], known: Novelty | None) -> tuple[int | N
 
 
 def tell_of_folder(predicted: Predicted, known: Novelty | None) -> None:
-    """Log how many images are unlike all training images, and warn of a folder that is not of their kind."""
-    count = len(predicted.predictions)
+    """Log how many images have an empty set or are unlike all training images, and warn of a folder that is not of their kind."""
+    count, empty = len(predicted.predictions), sum(each.classes == () for each in predicted.predictions)
+    if empty:
+        log.info(
+            f"empty    {empty} of {count} images have a set without a class: they are less typical of each class than "
+            f"{predicted.level:.0%} of the known images are of their own"
+        )
     if known is not None:
         log.info(f"unlike   {predicted.unlike} of {count} images are unlike all training images (novelty above 1)")
         if known.drift is None and count >= LEAST_FOLDER:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import RequestError, UnsafeFile, option
+from features.errors import RequestError, UnsafeFile, called, option
 from features.safefiles.csv_cells import path_cell, text_cell
 from features.safefiles.json_files import parse_json
 from features.safefiles.npz import read_arrays, save_arrays
@@ -93,6 +93,10 @@ def load_predictions(folder: Path) -> Predictions:
     UnsafeFile
         If it is not the file that was written with its run.
     """
+    if not folder.is_dir():
+        raise RequestError(
+            f"{called('run')} must be the folder of a run; {folder} is not there. Check: ls {folder.parent}"
+        )
     check_sums(folder, FILE)
     try:
         file = read_arrays(folder / FILE, _UNPACKED)

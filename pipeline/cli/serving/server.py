@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from features.errors import CachedFeaturesError, RequestError, UnreadableImage, called, missing_extra
+from features.errors import CachedFeaturesError, RequestError, UnreadableImage, called, missing_extra, option
 from features.images.bounds import MAX_PIXELS
 from features.options import takes
 from features.runtime.log import log
@@ -58,6 +60,7 @@ def serve(run: str | Path, **options: Unpack[ServeOptions]) -> None:
     host, port = options.get("host", HOST), options.get("port", PORT)
     if not 0 < port < 65536:
         raise RequestError(f"{called('port')} must be from 1 to 65535; got {port}. Leave it out for {PORT}.")
+    _check_free(host, port)
     limit = options.get("max_pixels", MAX_PIXELS)
     with Predictor(run, options.get("weights"), options.get("joblib", False), limit) as predictor:
         predictor.load()
@@ -76,6 +79,19 @@ def serve(run: str | Path, **options: Unpack[ServeOptions]) -> None:
             server_header=False,
         )
     log.info("done     the server has ended")
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise RequestError unless a server can listen there, before a head is loaded for it."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise RequestError(
+            f"{called('host')} and {called('port')} must be where a server can listen; {host}:{port} is not ({why}). Choose another: "
+            f"{option('port', port % 65535 + 1)}"
+        ) from None
 
 
 def make_app(predictor: Predictor, host: str = HOST) -> Starlette:

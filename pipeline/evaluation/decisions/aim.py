@@ -90,7 +90,8 @@ class Aim:
             raise must_be_one_of(called("positive"), class_names, positive)
         if way == "threshold":
             if options[way] not in DECIDED:
-                raise must_be_one_of(called(way), DECIDED, options[way])
+                remedy = f"It is chosen by that metric; for a share of your own: {option('sensitivity', 0.95)}"
+                raise must_be_one_of(called(way), DECIDED, options[way], remedy)
             return cls(way, positive, options[way])
         if not 0 < options[way] < 1:
             raise RequestError(
@@ -112,6 +113,6 @@ def _read_cost(text: str, class_names: Sequence[str]) -> tuple[str, None, float]
             if math.isfinite(cost) and cost > 0:
                 return miss, None, cost
     raise RequestError(
-        f"{called('cost')} must be like {one}:{other}=10, if an image of {one} that is predicted as {other} costs as much as ten "
-        f"of the opposite mistakes; got {text!r}. {option('cost', f'{one}:{other}=10')}"
+        f"{called('cost')} must be CLASS:OTHER=NUMBER above 0, where an image of CLASS that is predicted as OTHER costs as much as NUMBER "
+        f"of the opposite mistakes; got {text!r}. For example {option('cost', f'{one}:{other}=10')}"
     )

@@ -18,7 +18,7 @@ from features import FeatureStore, extract
 from features.backbones.weights import fingerprint_weights, recall_sha256
 from features.engines.registry import is_installed
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
-from features.extraction.forward import PassLimits, cast_features
+from features.extraction.forward import Buffer, PassLimits, cast_features
 from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
@@ -195,6 +195,26 @@ def test_killed_run_resumes_and_equals_an_uninterrupted_one(tree, tmp_path, monk
     assert run_in_small_parts(tree, tmp_path / "killed.h5").computed == 32 - 5 * survived
     assert_same_stores(tmp_path / "whole.h5", tmp_path / "killed.h5")
     assert not (tmp_path / "killed.h5.parts").exists()
+
+
+@pytest.mark.parametrize("done", [0, 1, 3])
+def test_an_interrupted_run_keeps_the_batches_that_are_computed(tree, tmp_path, monkeypatch, done):
+    """Ctrl-C long before the first part would have been written."""
+    run(tree, tmp_path / "whole.h5")
+    compute, left = Buffer._forward, [done]
+
+    def interrupted(self):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        compute(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Buffer, "_forward", interrupted)
+        run(tree, tmp_path / "s.h5")
+    assert not (tmp_path / "s.h5").exists()
+    assert run(tree, tmp_path / "s.h5").computed == 32 - 5 * done
+    assert_same_stores(tmp_path / "whole.h5", tmp_path / "s.h5")
 
 
 def test_growing_computes_new_contents_only_and_equals_a_fresh_run(tree, tmp_path):

@@ -185,5 +185,11 @@ def test_requests_that_cannot_be_served_are_refused(run, tmp_path):
         pipeline.serve(run / "run", port=0)
     with pytest.raises(RequestError, match="holds no trained head"):
         pipeline.serve(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            RequestError, match=rf"can listen; 127\.0\.0\.1:{port} is not \(Address already in use\).* port={port + 1}"
+        ):
+            pipeline.serve(run / "run", port=port)
     with Predictor(run / "run") as predictor, pytest.raises(UnreadableImage):
         predictor.examine(b"no image")

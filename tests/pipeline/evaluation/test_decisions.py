@@ -145,7 +145,7 @@ def test_aims_read_from_options():
         ({"specificity": math.nan}, "specificity must be between 0 and 1; got nan"),
         ({"threshold": "mcc", "positive": "broken"}, "positive must be one of defective, functional; got 'broken'"),
         ({"cost": "defective:functional=10", "positive": "defective"}, "positive must be left out with cost"),
-        *(({"cost": text}, "cost must be like functional:defective=10") for text in ("10", "defective:functional=-1",
+        *(({"cost": text}, "cost must be CLASS:OTHER=NUMBER above 0, .*For example cost=.functional:defective=10") for text in ("10", "defective:functional=-1",
           "defective:functional=inf", "defective:other=2", "defective:functional=ten")),
     ],
 )  # fmt: skip
