@@ -147,6 +147,12 @@ def listed(texts: Collection[str], most: int = 20) -> str:
     return shown if len(texts) <= most else f"{shown} and {len(texts) - most:,} more"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: ``1 image``, ``1,400 images``, ``2 classes``."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
 def must_be_one_of(what: str, allowed: Iterable[str], got: str, remedy: str = "") -> RequestError:
     """Return the error for a name outside a closed set, with the nearest name as the remedy."""
     names = sorted(allowed)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError
+from ..errors import EngineError, counted
 from ..runtime.log import log
 from ..runtime.user_cache import recall, remember
 from .frozen_graph import Frozen
@@ -53,7 +53,7 @@ def pick_batch_size(
     if size is None:
         size = find_batch_size(rate_of, largest)
         remember("batches", known, size)
-    log.info(f"batches  {size} images per batch are the fastest on this GPU")
+    log.info(f"batches  {counted(size, 'image')} per batch are the fastest on this GPU")
     return int(size)
 
 

@@ -20,7 +20,7 @@ from ..runtime.user_cache import recall_bytes, remember_bytes
 from .frozen_graph import Frozen
 from .registry import ENGINES, describe_engine, engine_version, reference_of
 
-PROBES = 2  # images; as many as an engine computes at once on two cores
+PROBES = 1  # images: each costs `predict` of one photo as much as the photo itself
 _KINDS = ("part/", "expected/")
 _ALIGNED = 64  # bytes
 _MOST = 1 << 30  # bytes of ready bases that are kept beside the newest
@@ -43,7 +43,7 @@ class ReadyBase:
 
 
 def draw_probes(side: int) -> np.ndarray:
-    """Return the images on which engines are checked, (PROBES, side, side, 3), uint8: waves of all lengths, and noise.
+    """Return the images on which engines are checked, (PROBES, side, side, 3), uint8: waves of all lengths with noise.
 
     They are computed with integers, so that they are the same everywhere.
     """
@@ -105,6 +105,7 @@ def _key(name: str, frozen: Frozen) -> dict[str, Any] | None:
         "engine": str(describe_engine(name)),
         "reference": engine_version(reference_of(frozen.base.library)),
         "processor": processor(),
+        "probes": PROBES,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..errors import counted
 from ..splits import SPLITS, join_keys
 from ..store.reader import FeatureStore
 from .plan import Plan
@@ -42,5 +43,7 @@ def keep_held_splits(plan: Plan, options: ExtractRequest) -> Plan:
     moved = int((splits != source.splits).sum())
     if not moved:
         return plan
-    note = f"kept {moved} images in the split that they, or what belongs to them, have in {options.path.name}"
+    note = (
+        f"kept {counted(moved, 'image')} in the split that they, or what belongs to them, have in {options.path.name}"
+    )
     return replace(plan, source=replace(source, splits=splits, notes=(*source.notes, note)))

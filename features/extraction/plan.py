@@ -9,7 +9,7 @@ from importlib.metadata import version
 import numpy as np
 
 from ..backbones.registry import find_sha256
-from ..errors import RequestError, SourceError, called, listed, option
+from ..errors import RequestError, SourceError, called, counted, listed, option
 from ..images.contents import Content, distinct_contents, hash_files
 from ..images.survey import Survey
 from ..runtime.log import log
@@ -82,7 +82,7 @@ class Plan:
         """Return lines of text: the number of rows per split and class, and images that occur more than once."""
         source = self.source
         lines = [
-            f"source   {source.kind}: {len(source)} images of {len(source.class_names)} classes below {source.root}"
+            f"source   {source.kind}: {counted(len(source), 'image')} of {counted(len(source.class_names), 'class')} below {source.root}"
         ]
         lines += [f"         {note}" for note in source.notes]
         lines += describe_left_out(source.left_out)
@@ -95,12 +95,14 @@ class Plan:
                 shared.setdefault(key, []).append(row)
         copies = [rows for rows in shared.values() if len(rows) > 1]
         if copies:
-            lines.append(f"copies   {len(copies)} images occur more than once; each is computed once")
+            lines.append(f"copies   {counted(len(copies), 'image')} occur more than once; each is computed once")
         for what, values in (("split", source.splits), ("class", source.labels)):
             across = [rows for rows in copies if len(set(values[rows])) > 1]
             if across:
                 example = ", ".join(source.paths[row] for row in across[0][:3])
-                lines.append(f"warning  {len(across)} images occur in more than one {what}, such as {example}")
+                lines.append(
+                    f"warning  {counted(len(across), 'image')} occur in more than one {what}, such as {example}"
+                )
         return lines
 
 
@@ -123,7 +125,7 @@ def correct(plan: Plan, corrections: Corrections, of_test: bool) -> Plan:
     found = corrections.apply(source.class_names, source.labels, sha256.reshape(-1, 32), protected)
     rows = np.flatnonzero(found.kept).tolist()
     log.info(
-        f"labels   {found.changed} changed, {len(plan.keys) - len(rows)} images dropped, {found.spared} of test left as they are, "
+        f"labels   {found.changed} changed, {counted(len(plan.keys) - len(rows), 'image')} dropped, {found.spared} of test left as they are, "
         f"{found.unknown} not in the source, by {corrections.path}"
     )
     corrected = replace(

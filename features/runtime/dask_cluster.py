@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import ClusterError, RequestError, called, missing_extra, option
+from ..errors import ClusterError, RequestError, called, counted, missing_extra, option
 from .log import log
 from .machine import cores
 from .versions import differences, installed_versions
@@ -176,7 +176,7 @@ def _check_versions(client: Any, skip_unfit: bool) -> set[str]:
             _, node, has[node] = found[name]
             threads[node] += worker["nthreads"]
     log.info(
-        f"cluster  {client.scheduler.address}: {len(found) - len(unfit)} workers, {sum(threads.values())} threads on {len(has)} machines"
+        f"cluster  {client.scheduler.address}: {counted(len(found) - len(unfit), 'worker')}, {counted(sum(threads.values()), 'thread')} on {counted(len(has), 'machine')}"
     )
     for node, count in threads.items():
         if count > has[node]:

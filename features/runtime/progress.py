@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .log import log
 
-_LINE = "{n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left"
+_LINE = "{desc}{n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left"
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
 
@@ -41,6 +41,14 @@ class Progress(tqdm):
             file=io.StringIO() if self._lines else sys.stderr,  # where tqdm ends the bar by a line of nothing
             bar_format=_LINE if self._lines else _BAR, delay=delay, leave=self._lines or not delay,
         )  # fmt: skip
+
+    def begin(self, what: str) -> None:
+        """Say what is being worked at: before the bar, or in a line of its own."""
+        if not self.disable:
+            self.set_description(what, refresh=not self._lines)
+            if self._lines:
+                self._told = self.n
+                print(f"{self.desc}{self.n}/{self.total}{self.unit}", file=sys.stderr, flush=True)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Show the bar's state."""

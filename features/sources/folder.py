@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import RequestError, SourceError, called, command, option
+from ..errors import RequestError, SourceError, called, command, counted, option
 from ..splits import SPLIT_NAMES, Row
 from .file_names import unicode_name
 from .source import Source, make_source, tell_reasons
@@ -145,7 +145,7 @@ def _take_splits(root: Path, parts: Mapping[str, Sequence[str]], splits: Mapping
         if name in unlabelled:
             count = sum(each[0] == name for each in parts.values())
             layout.notes.append(
-                f"{name}/ holds {count} images without a class, which predict reads: "
+                f"{name}/ holds {counted(count, 'image')} without a class, which predict reads: "
                 f"{command('predict', str(root / name), run='RUN')}"
             )
         elif name != split:
@@ -221,7 +221,7 @@ def _check_folders(root: Path, layout: _Layout, left: Sequence[tuple[str, str]])
             empty.setdefault(each[0], []).append((path, reason))
     for name, files in empty.items():
         raise SourceError(
-            f"{root} must have an image in every class folder; {name} has {len(files)} files and no image "
+            f"{root} must have an image in every class folder; {name} has {counted(len(files), 'file')} and no image "
             f"({'; '.join(tell_reasons(files))}). Move it away, or accept it: {option('allow_missing_classes', True)}"
         )
 
@@ -242,4 +242,4 @@ def _no_images(root: Path, left: Sequence[tuple[str, str]], rejected: Sequence[t
 def describe_left_out(left: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Yield lines that count files that are not read, by ending and reason."""
     if left:
-        yield f"left out {len(left)} files: {'; '.join(tell_reasons(left))}. All of them: {option('json', True)}"
+        yield f"left out {counted(len(left), 'file')}: {'; '.join(tell_reasons(left))}. All of them: {option('json', True)}"

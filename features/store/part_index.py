@@ -51,6 +51,10 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except CachedFeaturesError:
         raise
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{path} is not there, and holds rows of its store. Restore it, or run the same extract again."
+        ) from error
     except DAMAGE as error:
         raise StoreError(f"{path} is damaged ({error}). {_remedy(path)}") from error
 

@@ -15,7 +15,17 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import CachedFeaturesError, RequestError, StoreError, UnsafeFile, called, command, must_be_one_of, option
+from ..errors import (
+    CachedFeaturesError,
+    RequestError,
+    StoreError,
+    UnsafeFile,
+    called,
+    command,
+    counted,
+    must_be_one_of,
+    option,
+)
 from ..pooling import KINDS, check_pool, kind_of, pool_maps, pooled_shape
 from ..runtime.keras_runtime import import_keras
 from ..runtime.machine import memory_limit
@@ -150,7 +160,7 @@ class FeatureStore:
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in self.layers.items())
         spec = f"{self.provenance['backbone']} at {self.provenance['image_size']} px"
-        return f"<FeatureStore {self.path}: {len(self):,} rows of {len(self.class_names)} classes, {shapes} of {spec}>"
+        return f"<FeatureStore {self.path}: {counted(len(self), 'row')} of {counted(len(self.class_names), 'class')}, {shapes} of {spec}>"
 
     @property
     def class_names(self) -> tuple[str, ...]:

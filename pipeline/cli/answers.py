@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from features.options import flags_of
 
-Answer = tuple[dict[str, Any], str | None]  # a result as JSON and as text
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command answers with.
+
+    Attributes
+    ----------
+    result : dict
+        For ``--json``.
+    text : str or None
+        The same for people; None: nothing is printed.
+    after : tuple of str
+        What is said after it: the next command.
+    """
+
+    result: Mapping[str, Any]
+    text: str | None
+    after: tuple[str, ...] = ()
 
 
 def keep_options(given: Mapping[str, Any], of: type) -> dict[str, Any]:

@@ -70,9 +70,12 @@ def _run(arguments: Sequence[str] | None) -> int:
             out = sys.stdout
             with contextlib.redirect_stdout(sys.stderr):  # libraries print anywhere, but stdout is for results alone
                 answer = run(**{name: value for name, value in options.items() if value is not None})
-                for result, text in [answer] if isinstance(answer, tuple) else answer:
-                    if as_json or text is not None:
-                        print(printable_json(result) if as_json else printable(text or ""), file=out, flush=True)
+                for each in [answer] if isinstance(answer, Answer) else answer:
+                    if as_json or each.text is not None:
+                        told = printable_json(each.result) if as_json else printable(each.text or "")
+                        print(told, file=out, flush=True)
+                    for line in each.after:
+                        log.info(line)
         except CachedFeaturesError as error:
             log.error(str(error))
             return error.exit_status

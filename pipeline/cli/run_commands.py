@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
+import os
+import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from features.errors import RequestError, command, listed
+from features.errors import RequestError, command, counted, listed
 from features.runtime.log import log
 
 from ..options import ExportOptions
@@ -32,10 +35,10 @@ def _predict(watch: str | None = None, out: str | None = None, **options: Any) -
     predicted = predict(**options)
     for each in predicted.skipped:
         log.info(f"skipped  {each['path']}: {each['reason']}")
-    log.info(f"done     {len(predicted.predictions)} images predicted, {len(predicted.skipped)} skipped")
+    log.info(f"done     {counted(len(predicted.predictions), 'image')} predicted, {len(predicted.skipped)} skipped")
     kept = keep_options(options, ExportOptions)
-    log.info(f"next     {command('export', run=predicted.run, out=_model_of(predicted.run), **kept)}")
-    return predicted.to_json(), format_predictions(predicted)
+    following = command("export", run=predicted.run, out=_model_of(predicted.run), **kept)
+    return Answer(predicted.to_json(), format_predictions(predicted), (f"next     {following}",))
 
 
 def _model_of(run: str) -> str:
@@ -48,10 +51,20 @@ def _model_of(run: str) -> str:
 
 
 def _check_images(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse a command without images before anything is loaded."""
-    if not options.get("images"):
+    """Refuse a command without images, or with files that are not there, before anything is loaded."""
+    run, images = options["run"], options.get("images")
+    is_run = (Path(run) / "run.json").is_file()
+    if not images and Path(run).exists() and not is_run:
         raise RequestError(
-            f"images must be named; got none. For example: {command(name, 'photos/', run=options['run'])}"
+            f"images must be named after the run; got {run} alone. Put a run before it: {command(name, 'RUN', run)}"
+        )
+    if not images:
+        raise RequestError(f"images must be named; got none. For example: {command(name, 'photos/', run=run)}")
+    absent = [each for each in images if each != "-" and not glob.has_magic(each) and not os.path.lexists(each)]
+    if absent and is_run:
+        raise RequestError(
+            f"images must be files that are there; got {listed(absent, 3)}. "
+            f"Check: ls {shlex.quote(str(Path(absent[0]).parent))}"
         )
 
 
@@ -67,8 +80,8 @@ def _predict_to(out: str, images: Sequence[str], **options: Any) -> Answer:
         written = predict_to(out, images, predictor)
     for each in written.skipped:
         log.info(f"skipped  {each['path']}: {each['reason']}")
-    log.info(f"done     {written.predicted} images predicted, {len(written.skipped)} skipped")
-    return written.to_json(), written.path
+    log.info(f"done     {counted(written.predicted, 'image')} predicted, {len(written.skipped)} skipped")
+    return Answer(written.to_json(), written.path)
 
 
 def _watch(folder: str, images: Sequence[str], **options: Any) -> Iterator[Answer]:
@@ -86,13 +99,15 @@ def _watch(folder: str, images: Sequence[str], **options: Any) -> Iterator[Answe
         for some in batches:
             found = predictor.classify(find_images(some))
             for each in found.predictions:
-                yield each.to_json(), format_predictions(replace(found, predictions=[each]), header=not predicted)
+                yield Answer(
+                    each.to_json(), format_predictions(replace(found, predictions=[each]), header=not predicted)
+                )
                 predicted += 1
             for unusable in found.skipped:
                 log.info(f"skipped  {unusable['path']}: {unusable['reason']}")
-                yield unusable, None
+                yield Answer(unusable, None)
                 skipped += 1
-    log.info(f"done     {predicted} images predicted, {skipped} skipped")
+    log.info(f"done     {counted(predicted, 'image')} predicted, {skipped} skipped")
 
 
 def _next(replay: bool = False, **options: Any) -> Answer:
@@ -105,7 +120,7 @@ def _next(replay: bool = False, **options: Any) -> Answer:
         from ..labelling.replayed_queue import replay_queue
 
         replayed = replay_queue(options["run"], **own)
-        return replayed.to_json(), replayed.words
+        return Answer(replayed.to_json(), replayed.words)
     if own:
         raise RequestError(f"--{next(iter(own))} must go with --replay; got it without. Leave it out.")
     from ..labelling.label_queue import format_queue, label_next
@@ -114,29 +129,34 @@ def _next(replay: bool = False, **options: Any) -> Answer:
     queue = label_next(**options)
     for path, reason in queue.skipped:
         log.info(f"skipped  {path}: {reason}")
-    log.info(f"next     open {queue.out}/queue.html, label the images, and save labels.csv beside them; then")
-    log.info(f"         {command('extract', data='labels.csv')}")
-    return queue.to_json(), format_queue(queue.to_json())
+    after = (
+        f"next     open {queue.out}/queue.html, label the images, and save labels.csv beside them; then",
+        f"         {command('extract', data='labels.csv')}",
+    )
+    return Answer(queue.to_json(), format_queue(queue.to_json()), after)
 
 
 def _export(**options: Any) -> Answer:
     from ..deploy.exporting import export
 
+    if "out" not in options:
+        example = command("export", options["run"], _model_of(options["run"]))
+        raise RequestError(f"--out must be the model's name; got none. For example: {example}")
     exported = export(**options)
     load = {
         "keras": "import keras; keras.saving.load_model",
         "onnx": "import onnxruntime; onnxruntime.InferenceSession",
         "savedmodel": "import tensorflow; tensorflow.saved_model.load",
     }
-    log.info(f"next     python -c \"{load[exported.format]}('{exported.path}')\"")
-    return exported.to_json(), str(exported.path)
+    following = f"next     python -c \"{load[exported.format]}('{exported.path}')\""
+    return Answer(exported.to_json(), str(exported.path), (following,))
 
 
 def _serve(**options: Any) -> Answer:
     from .serving.server import serve
 
     serve(**options)
-    return {"run": options["run"]}, None
+    return Answer({"run": options["run"]}, None)
 
 
 COMMANDS: dict[str, Callable[..., Answer | Iterator[Answer]]] = {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.errors import RequestError, command, on_command_line
+from features.errors import RequestError, command, counted, on_command_line
 from features.runtime.log import log
 
 from .answers import Answer
@@ -28,15 +28,15 @@ def _extract(
     if plan_only:
         given: Any = {name: value for name, value in (("images", images), ("rate", rate)) if value is not None}
         cost = plan_cost(data, **options, **given)
-        log.info(f"next     the same without --plan-only: {command('extract', data=data, **options)}")
-        return cost.to_json(), f"{cost.hours[1]:.3g} h on one worker"
+        following = f"next     the same without --plan-only: {command('extract', data=data, **options)}"
+        return Answer(cost.to_json(), f"{cost.hours[1]:.3g} h on one worker", (following,))
     if images is not None or rate is not None:
         raise RequestError(
             "--images and --rate must go with --plan-only; got them without. For fewer images: --limit N"
         )
     done = extract(data, **options)
     if done.skipped:
-        log.info(f"skipped  {len(done.skipped)} files; the store lists them under /skipped")
+        log.info(f"skipped  {counted(len(done.skipped), 'file')}; the store lists them under /skipped")
         for line in format_skipped(done.skipped):
             log.info(line)
     if done.stages is not None:
@@ -44,11 +44,10 @@ def _extract(
         log.info(f"pass     {busy}, side by side; {done.stages.limit} was the limit")
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in done.seconds.items())
     rate_seen = f" ({done.computed / done.seconds['pass']:.1f} images/s in the pass)" if done.computed else ""
-    log.info(f"done     {done.rows} rows, {done.computed} computed{rate_seen}: {stages}")
+    log.info(f"done     {counted(done.rows, 'row')}, {done.computed} computed{rate_seen}: {stages}")
     if done.computed and "group" not in options:
         _warn_of_alike(done.path)
-    log.info(f"next     {command('compare', store=done.path)}")
-    return done.to_json(), str(done.path)
+    return Answer(done.to_json(), str(done.path), (f"next     {command('compare', store=done.path)}",))
 
 
 def _warn_of_alike(store: Path) -> None:
@@ -80,8 +79,9 @@ def _layers(backbone: str, image_size: int | None = None) -> Answer:
         default = next((name for name in reversed(shapes) if len(shapes[name]) == 3), list(shapes)[-1])
     default = list(shapes)[int(default)] if default.lstrip("-").isdigit() else default
     kept = {} if image_size is None else {"image_size": image_size}
-    log.info(f"next     {command('extract', data='SOURCE', backbone=backbone, layers=default, **kept)}")
-    return {"backbone": backbone, "default": default, "layers": shapes, "kinds": kinds}, "\n".join(lines)
+    following = command("extract", data="SOURCE", backbone=backbone, layers=default, **kept)
+    result = {"backbone": backbone, "default": default, "layers": shapes, "kinds": kinds}
+    return Answer(result, "\n".join(lines), (f"next     {following}",))
 
 
 def _inspect(store: str, upgrade: bool = False) -> Answer:
@@ -93,10 +93,9 @@ def _inspect(store: str, upgrade: bool = False) -> Answer:
         log.info(f"format   {store} has the current format already; nothing to do")
     with FeatureStore(store) as opened:
         described = opened.describe()
-    log.info(f"next     {command('compare', store=store)}")
     held, rows = {**EARLIER, **described["provenance"]}, described["rows"]
     lines = [
-        f"store    {store}: {sum(sum(each.values()) for each in rows.values())} rows, {described['bytes'] / 1e6:.1f} MB, "
+        f"store    {store}: {counted(sum(sum(each.values()) for each in rows.values()), 'row')}, {described['bytes'] / 1e6:.1f} MB, "
         f"format {described['format_version']}, compression {held['compression']}"
     ]
     for name, layer in described["layers"].items():
@@ -107,8 +106,8 @@ def _inspect(store: str, upgrade: bool = False) -> Answer:
         )
     for name, column in described["columns"].items():
         examples = ", ".join(repr(text[:40]) for text in column["examples"])
-        lines.append(f"column   {name}: {column['values']} different values, such as {examples}")
-    lines.append(f"skipped  {described['skipped']} files")
+        lines.append(f"column   {name}: {counted(column['values'], 'different value')}, such as {examples}")
+    lines.append(f"skipped  {counted(described['skipped'], 'file')}")
     told = (
         "source",
         "backbone",
@@ -121,7 +120,7 @@ def _inspect(store: str, upgrade: bool = False) -> Answer:
         "engine",
     )
     lines += [f"{name:<14} {held[name]}" for name in told]
-    return described, "\n".join(lines)
+    return Answer(described, "\n".join(lines), (f"next     {command('compare', store=store)}",))
 
 
 def _verify(store: str, **options: Any) -> Answer:
@@ -140,8 +139,8 @@ def _verify(store: str, **options: Any) -> Answer:
     failed = [check for check in checks if check.held is False]
     if failed:
         raise StoreError(f"{store} fails {len(failed)} of {len(checks)} checks. {failed[0].seen}")
-    log.info(f"next     {command('compare', store=store)}")
-    return {"store": store, "checks": [asdict(check) for check in checks]}, f"{store} is sound"
+    result = {"store": store, "checks": [asdict(check) for check in checks]}
+    return Answer(result, f"{store} is sound", (f"next     {command('compare', store=store)}",))
 
 
 def _judge(level: int, store: str, options: dict[str, Any]) -> list[Check]:

@@ -192,15 +192,13 @@ def _check_request(path: Path, card: Path, form: str, rows: int, overwrite: bool
         raise RequestError(
             f"{called('out')} must end in .keras or .onnx, or be a folder's name without an extension; got {path}. Rename it."
         )
+    is_model = (path / "saved_model.pb").exists() if form == "savedmodel" else path.is_file()
+    if path.exists() and not is_model:
+        raise RequestError(f"{called('out')} must be a new name; {path} exists and is no model. Choose another.")
     there = next((each for each in (path, card, Path(f"{path}.md")) if each.exists()), None)
     if there is not None and not overwrite:
         raise RequestError(
             f"{called('out')} must be a new name; {there} exists. Choose another, or replace it: {option('overwrite', True)}"
-        )
-    is_model = (path / "saved_model.pb").exists() if form == "savedmodel" else path.is_file()
-    if path.exists() and not is_model:
-        raise RequestError(
-            f"{path} must be an earlier model to be replaced; it is something else. Choose another {called('out')}"
         )
     if form == "onnx":
         for package in ("tf2onnx", "onnxruntime"):
@@ -213,14 +211,28 @@ def _write(model: Any, path: Path, form: str) -> None:
         warnings.simplefilter("ignore")  # tf2onnx's warnings about NumPy
         if not hasattr(model, "save"):  # an onnx.ModelProto
             path.write_bytes(model.SerializeToString())
+            _name_dimensions(path)
         elif form == "keras":
             model.save(path)
         else:
             model(np.zeros((1, 32, 32, 3), np.uint8))  # Keras exports only a model that has been called
             if form == "onnx":
                 _write_onnx(model, path)
+                _name_dimensions(path)
             else:
                 model.export(path, format="tf_saved_model", verbose=False)
+
+
+def _name_dimensions(path: Path) -> None:
+    """Name the free dimensions of an ONNX model, which converters number."""
+    import onnx
+
+    model = onnx.load(path)
+    for each in [*model.graph.input, *model.graph.output]:
+        for name, dimension in zip(("n", "height", "width"), each.type.tensor_type.shape.dim, strict=False):
+            if not dimension.HasField("dim_value"):
+                dimension.dim_param = name
+    onnx.save(model, path)
 
 
 def _write_onnx(model: Any, path: Path) -> None:

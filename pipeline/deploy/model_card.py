@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from features.errors import counted
+
 _FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "mcc", "log_loss", "calibration_error")
 _MARKS = re.compile(r"([\\`*_{}\[\]<>#|!~])")  # what Markdown, or HTML in it, would read as more than text
 
@@ -21,7 +23,15 @@ def format_card(card: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     run : dict
         The content of ``run.json``; runs of earlier versions lack some entries.
     """
-    parts = (_model(card, run), _data(run), _results(run), _decisions(card, run), _limits(card, run), _terms(card))
+    parts = (
+        _model(card, run),
+        _use(card),
+        _data(run),
+        _results(run),
+        _decisions(card, run),
+        _limits(card, run),
+        _terms(card),
+    )
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
@@ -35,7 +45,7 @@ def _model(card: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
     yield f"# {_text(Path(card['model']).name)}"
     yield ""
     yield (
-        f"An image classifier of {len(card['class_names'])} classes ({', '.join(map(_text, card['class_names']))}): the head "
+        f"An image classifier of {counted(len(card['class_names']), 'class')} ({', '.join(map(_text, card['class_names']))}): the head "
         f"`{card['head']}` on features of the frozen base {_text(made['backbone'])}, trained by cached-features."
     )
     yield ""
@@ -45,10 +55,48 @@ def _model(card: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
     yield f"- large JPEGs: {card['large_jpegs']}"
     parity = card["parity"]
     yield (
-        f"- compared with the run on {parity['rows']} images: {parity['same_class']} have the same class, probabilities differ by "
+        f"- compared with the run on {counted(parity['rows'], 'image')}: {parity['same_class']} have the same class, probabilities differ by "
         f"at most {parity['largest_difference']:.1e}"
     )
     yield f"- further: {_text(Path(card['model']).name)}.json has all settings, versions and checksums"
+
+
+_CALLS = {  # lines that load a model, and what calls it with images
+    "keras": ("import keras", "model = keras.saving.load_model({path!r})", "model(images)"),
+    "savedmodel": ("import tensorflow", "model = tensorflow.saved_model.load({path!r})", "model.serve(images)"),
+    "onnx": (
+        "import onnxruntime",
+        "model = onnxruntime.InferenceSession({path!r})",
+        'dict(zip([each.name for each in model.get_outputs()], model.run(None, {{"images": images}})))',
+    ),
+}
+
+
+def _use(card: Mapping[str, Any]) -> Iterator[str]:
+    """Yield code that classifies one photo."""
+    name, form, point = Path(card["model"]).name, card["format"], card["operating_point"]
+    library, load, call = (each.format(path=name) for each in _CALLS[form])
+    named = form == "onnx" or card["sets"] is not None or "novelty:" in card["output"]
+    yield "## Use"
+    yield ""
+    yield "```python"
+    yield "import json"
+    yield ""
+    yield from sorted((library, "import numpy"))
+    yield "from PIL import Image, ImageOps"
+    yield ""
+    yield load
+    yield f"names = json.load(open({name + '.json'!r}, encoding='utf-8'))['class_names']"
+    yield "image = ImageOps.exif_transpose(Image.open('photo.jpg')).convert('RGB')"
+    yield "images = numpy.asarray(image)[None]"
+    yield f"outputs = {call}"
+    yield f"probabilities = numpy.asarray(outputs{'[' + repr('probabilities') + ']' if named else ''})[0]"
+    if point is None:
+        yield "print(names[probabilities.argmax()], probabilities.max())"
+    else:
+        yield f"positive = probabilities[names.index({point['positive']!r})] >= {point['threshold']!r}"
+        yield f"print({point['positive']!r} if positive else {point['other']!r}, probabilities)"
+    yield "```"
 
 
 def _data(run: Mapping[str, Any]) -> Iterator[str]:
@@ -137,7 +185,7 @@ def _limits(card: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
         yield f"- Of {', '.join(map(_text, few))} there are fewer than 30 test images: their figures say little."
     corrections = run.get("corrections")
     if corrections:
-        yield f"- {corrections['changed']} labels were changed and {corrections['dropped']} images dropped before training."
+        yield f"- {counted(corrections['changed'], 'label')} changed and {counted(corrections['dropped'], 'image')} dropped before training."
 
 
 def _terms(card: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from features.engines.runtimes.onnxruntime_engine import import_onnxruntime
-from features.errors import ParityError, RequestError, UnreadableImage, command
+from features.errors import ParityError, RequestError, UnreadableImage, command, counted
 from features.images.decoding import decode_whole, is_reduced, read_bytes
 from features.images.image_spec import ImageSpec
 from features.runtime.keras_runtime import import_keras
@@ -117,7 +117,7 @@ def _count_sets(
     if (apart & ~near).any():
         raise ParityError(
             f"the model must give the same sets of classes as the run; it does not for {(apart & ~near).any(axis=1).sum()} "
-            f"of {len(apart)} images. Nothing was written; use {command('predict')}"
+            f"of {counted(len(apart), 'image')}. Nothing was written; use {command('predict')}"
         )
     return int(np.sum(~apart.any(axis=1)))
 

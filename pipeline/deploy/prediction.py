@@ -7,14 +7,14 @@ import glob
 import io
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
-from features.errors import RequestError, command
+from features.errors import RequestError, command, counted
 from features.images.formats import why_no_image
 from features.safefiles.csv_cells import path_cell, text_cell
 from features.sources.file_names import unicode_name
@@ -27,6 +27,7 @@ Images = str | Given | Iterable[str | Given]  # one name is one image, and not i
 
 
 SEPARATOR = " | "  # between the classes of a set in a table
+_SHOWN = 10  # predictions in a notebook
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Prediction:
         return told | {name: value for name, value in further.items() if value is not None}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Predicted:
     """The result of `predict`.
 
@@ -107,6 +108,13 @@ class Predicted:
         """Return a JSON-serialisable dict."""
         told = {each.name: getattr(self, each.name) for each in fields(self)}
         return {**told, "predictions": [each.to_json() for each in self.predictions]}
+
+    def __repr__(self) -> str:
+        first = format_predictions(replace(self, predictions=self.predictions[:_SHOWN]))
+        count = counted(len(self.predictions), "image")
+        return f"{count} predicted by {self.head} of {self.run}, {len(self.skipped)} skipped\n{first}" + (
+            "\n..." if len(self.predictions) > _SHOWN else ""
+        )
 
     def to_frame(self) -> Any:
         """Return one row per image as a ``pandas.DataFrame``: path, class, probability, margin, p(NAME) of every class."""

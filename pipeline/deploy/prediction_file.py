@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from features.errors import RequestError, SourceError, called
+from features.errors import RequestError, SourceError, called, counted
 from features.runtime.atomic import flock, make_folder, sync_path
 from features.runtime.log import log
 from features.runtime.progress import Progress
@@ -78,7 +78,7 @@ def predict_to(out: str | Path, images: Images, predictor: Predictor) -> Predict
         done = _done(unfinished, given)
         rest = {name: each for name, each in given.items() if _cell(name) not in done}
         if done:
-            log.info(f"resumed  {len(done)} of {len(given)} images were predicted before; {len(rest)} to go")
+            log.info(f"resumed  {len(done)} of {counted(len(given), 'image')} were predicted before; {len(rest)} to go")
         rows, skipped = _write(file, rest, len(done), predictor)
         if not rows:
             unfinished.unlink()

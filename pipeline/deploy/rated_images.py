@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from features.errors import counted
 from features.runtime.log import log
 
 from ..evaluation.decisions.drift import LEAST_FOLDER, P_VALUE
@@ -49,11 +50,13 @@ def tell_of_folder(predicted: Predicted, known: Novelty | None) -> None:
     count, empty = len(predicted.predictions), sum(each.classes == () for each in predicted.predictions)
     if empty:
         log.info(
-            f"empty    {empty} of {count} images have a set without a class: they are less typical of each class than "
+            f"empty    {empty} of {counted(count, 'image')} with a set without a class: less typical of each class than "
             f"{predicted.level:.0%} of the known images are of their own"
         )
     if known is not None:
-        log.info(f"unlike   {predicted.unlike} of {count} images are unlike all training images (novelty above 1)")
+        log.info(
+            f"unlike   {predicted.unlike} of {counted(count, 'image')} (novelty above 1: unlike all training images)"
+        )
         if known.drift is None and count >= LEAST_FOLDER:
             log.info("folder   of this run cannot be compared as a whole; a run trained today, on some 100 images, can")
     if predicted.drift is not None and predicted.drift < P_VALUE:

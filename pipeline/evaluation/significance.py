@@ -224,3 +224,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
     return [float(p) for p in adjusted]
+
+
+def with_interval(value: float | None, interval: Sequence[float] | None, repeats: int, digits: int = 3) -> str:
+    """Return a value for a table with its interval, or with what an interval would need."""
+    if value is None:
+        return "-"
+    told = f"{value:.{digits}f}"
+    if interval:
+        return f"{told} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+    return f"{told} ({NEEDS})" if 1 < repeats < MIN_REPEATS else told

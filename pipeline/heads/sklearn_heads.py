@@ -15,7 +15,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
-from features.errors import RequestError, option
+from features.errors import RequestError, counted, option
 
 from ..data.training_data import Pair, Sample
 from ..options import METRIC
@@ -168,7 +168,7 @@ class EstimatorSearch(CalibratedSearch):
             estimator = fit(images)
         except ValueError as error:
             raise RequestError(
-                f"this head cannot be fitted to {images.sum()} images: {error}. Add images, or use {option('head', 'logistic')}"
+                f"this head cannot be fitted to {counted(images.sum(), 'image')}: {error}. Add images, or use {option('head', 'logistic')}"
             ) from error
         sigmoids = self._calibrate(settings, images, score) if _gives_only_scores(estimator) else None
         return _as_linear(estimator, scale, sigmoids) or ScaledEstimator(estimator, scale, sigmoids)

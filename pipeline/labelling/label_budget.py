@@ -37,7 +37,7 @@ LEAST_UNITS = 5  # images, or groups, of the rarest class in a subset
 HARDLY = 0.005  # a gain from twice as many images that surely stays below is not worth the labels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelBudget:
     """The result of `budget`; a notebook displays its table.
 
@@ -73,8 +73,10 @@ class LabelBudget:
         """Return a JSON-serialisable dict."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
-    def _repr_markdown_(self) -> str:
+    def __repr__(self) -> str:
         return format_budget(self.to_json())
+
+    _repr_markdown_ = __repr__
 
 
 @takes(BudgetOptions)

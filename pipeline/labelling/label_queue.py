@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from features.errors import RequestError, called, command
+from features.errors import RequestError, called, command, counted
 from features.images.bounds import MAX_PIXELS
 from features.images.image_spec import ImageSpec
 from features.options import takes
@@ -56,7 +56,7 @@ class Queued:
     typicality: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelQueue:
     """The result of `label_next`.
 
@@ -83,6 +83,9 @@ class LabelQueue:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
         return asdict(self)
+
+    def __repr__(self) -> str:
+        return f"{self.out}/queue.html: {len(self.queue)} of {counted(self.images, 'image')}\n{format_queue(self.to_json())}"
 
 
 @takes(NextOptions)

@@ -38,7 +38,7 @@ LEVEL = 0.95
 Choose = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ReplayedQueue:
     """The result of `replay_queue`.
 
@@ -74,6 +74,9 @@ class ReplayedQueue:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
         return asdict(self)
+
+    def __repr__(self) -> str:
+        return self.words
 
 
 @takes(ReplayOptions)

@@ -31,7 +31,7 @@ from .exposure import count_clusters, with_and_without, write_clusters
 from .optimism import measure_optimism
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """The result of `audit`; a notebook displays its text.
 
@@ -80,8 +80,10 @@ class Audit:
         """Return a JSON-serialisable dict."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
-    def _repr_markdown_(self) -> str:
+    def __repr__(self) -> str:
         return format_audit(self.to_json())
+
+    _repr_markdown_ = __repr__
 
 
 @takes(AuditOptions)

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from features import __version__
-from features.errors import CachedFeaturesError, RequestError, UnsafeFile, called, option
+from features.errors import CachedFeaturesError, RequestError, UnsafeFile, called, counted, option
 from features.options import as_list, takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
@@ -139,7 +139,7 @@ def _report_runs(folders: Sequence[Path], out: str | Path | None) -> WrittenRepo
     for row in found.rows:
         log.info(
             f"run      {row['run']}: {row['head']}, {found.metric.words} {row[found.metric.name]:.{found.metric.digits}f} on "
-            f"{found.shared} images"
+            f"{counted(found.shared, 'image')}"
         )
     html = render_runs(found)
     with written_whole(path) as new:
@@ -189,11 +189,13 @@ def gather(
     made = Provenance.from_json(run.told["provenance"], str(run.folder))
     thumbnails = Thumbnails(Path(run.told["provenance"]["source"]["root"]), predictions.rows, made.spec.image_spec)
     gallery = Gallery(predictions, thumbnails, points)
-    log.info(f"run      {run.folder}: {len(heads)} heads, {len(predictions.rows)} images")
-    from_store = _from_store(run, gallery)
+    log.info(f"run      {run.folder}: {counted(len(heads), 'head')}, {counted(len(predictions.rows), 'image')}")
+    names = [head["head"] for head in heads]
+    shown = names.index(recommended(heads)["head"])
+    from_store = _from_store(run, gallery, names, names[shown])
     data, sheets = page_data(
         predictions,
-        [head["head"] for head in heads],
+        names,
         from_store["map"].get("rows", []),
         from_store["suspects"].get("found", []),
         thumbnails,
@@ -201,12 +203,13 @@ def gather(
     )
     head_charts = figures.head_charts(predictions, heads)
     page = {
-        "data": {**data, "at": from_store["map"].get("at", {}), "curves": head_charts["by_class"]},
+        "data": {**data, "shown": shown, "at": from_store["map"].get("at", {}), "curves": head_charts["by_class"]},
         "sheets": sheets,
         "title": Path(run.told["store"]).stem,
         "metric": run.metric,
         "leaderboard": figures.leaderboard(heads, run.metric),
         "verdict": _verdict(run),
+        "shown": shown,
         "time": figures.time_chart(heads, run.metric),
         "curves": head_charts,
         "details": [
@@ -240,7 +243,7 @@ def gather(
     return {**page, "missing": sorted(thumbnails.missing.items())}
 
 
-def _from_store(run: Run, gallery: Gallery) -> dict[str, Any]:
+def _from_store(run: Run, gallery: Gallery, ranked: Sequence[str], taken: str) -> dict[str, Any]:
     """Return what needs features: where the head looked, the map, likely label errors and near-duplicates."""
     names = ("attention", "map", "suspects", "near_copies", "closest")
     try:
@@ -248,15 +251,14 @@ def _from_store(run: Run, gallery: Gallery) -> dict[str, Any]:
             asked = Request(store.path, **run.corrections)
             _check_same(store, run, asked)
             log.info("features a linear head is fitted again, which shows where it looked and which labels it doubts")
-            ranked = [head["head"] for head in run.heads]
             head = refit(store, run.predictions, ranked, run.told["seed"], run.told["select"], run.corrections)
             layer = head.features.parts[0].layer
             first = asked.stored(store, 1)
             X = store.read(layer, "flatten" if store.kinds[layer] == "vector" else "avg", first)
             return {
-                "linear": _linear(run, head),
+                "linear": _linear(run, head, taken),
                 "attention": gallery.attention(store, head, first),
-                "map": {**gallery.map(X, ranked[0], run.told["seed"]), "layer": layer},
+                "map": {**gallery.map(X, run.told["seed"]), "layer": layer},
                 "suspects": gallery.suspects(head.out_of_fold),
                 "near_copies": gallery.near_copies(X),
                 "closest": gallery.closest(X),
@@ -276,17 +278,15 @@ def _check_same(store: FeatureStore, run: Run, asked: Request) -> None:
         )
 
 
-def _linear(run: Run, head: Any) -> dict[str, Any]:
+def _linear(run: Run, head: Any, taken: str) -> dict[str, Any]:
     """Return how well a refitted linear head agrees with the run."""
-    best = run.heads[0]["head"]
-    kept = run.predictions.probabilities[head.name if head.of_run else best][0]
+    kept = run.predictions.probabilities[head.name if head.of_run else taken][0]
     return {
         "name": head.name,
         "settings": head.settings,
         "of_run": head.of_run,
-        "best": best,
         "distance": float(np.abs(kept - head.probabilities).max()) if head.of_run else None,
-        "agrees": float(np.mean(run.predictions.probabilities[best][0].argmax(1) == head.probabilities.argmax(1))),
+        "agrees": float(np.mean(run.predictions.probabilities[taken][0].argmax(1) == head.probabilities.argmax(1))),
     }
 
 

@@ -125,7 +125,7 @@ def layer_chart(layers: Sequence[dict[str, Any]], metric: Metric) -> dict[str, A
 
 
 def slice_rows(told: dict[str, Any], metric: Metric) -> dict[str, Any]:
-    """Return the slices of a run's best head, with bars on a common axis; those that stand out come first."""
+    """Return the slices of a run's head to take, with bars on a common axis; those that stand out come first."""
     shown = [
         {**each, metric.name: each["metric"], "intervals": {metric.name: each["interval"]}} for each in told["slices"]
     ]

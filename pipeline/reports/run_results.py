@@ -62,8 +62,9 @@ def load_run(folder: Path) -> Run:
             predictions = load_predictions(folder)
             metric = metric_of(told, folder / name)
             return Run(folder, told, metric, told.get("heads") or _summary(predictions, metric), predictions)
+    there = "holds neither" if folder.exists() else "is not there"
     raise RequestError(
-        f"{called('run')} must be a folder with compare.json or run.json; got {folder}. "
+        f"{called('run')} must be a folder with compare.json or run.json; {folder} {there}. "
         f"Make one: {command('compare', store='STORE.h5')}"
     )
 

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from features.errors import RequestError, called, must_be_one_of, option
+from features.errors import RequestError, called, counted, must_be_one_of, option
 from features.options import takes
 from features.runtime.log import log
 from features.runtime.progress import Progress
@@ -43,7 +43,7 @@ from .summary import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """The result of `compare`; a notebook displays its table.
 
@@ -52,7 +52,7 @@ class Comparison:
     heads : list of dict
         Test metrics of each head, best first: ``head``, ``accuracy``, ``intervals``, ``behind``, ``p_value``, ...
     slices : dict or None
-        The best head by the values of each column of the store, with intervals and tests; see `Slices`.
+        The head to take by the values of each column of the store, with intervals and tests; see `Slices`.
     not_fitted : dict of str to str
         Head → why it could not be fitted; the other heads were compared without it.
     corrections : dict or None
@@ -104,8 +104,10 @@ class Comparison:
         """Return one row per head, best first, as a ``pandas.DataFrame`` with the columns of ``compare.csv``."""
         return make_frame([{name: row.get(name) for name in COLUMNS} for row in table_rows(self.to_json())])
 
-    def _repr_markdown_(self) -> str:
+    def __repr__(self) -> str:
         return format_table(self.to_json())
+
+    _repr_markdown_ = __repr__
 
 
 @takes(CompareOptions)
@@ -151,16 +153,16 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     found = _fit(names, asked, repeats, kept)
     rows, splits, fitted = found.rows, found.splits, found.results
     tested, metric = tested_rows(rows, splits, found.group), find_metric(asked.metric)
-    log.info(f"figures  intervals of {len(fitted)} heads, and tests against the best")
+    log.info(f"figures  intervals of {counted(len(fitted), 'head')}, and tests against the best")
     results = [summarise(each, tested) for each in fitted.values()]
     compare_with_best(results, list(fitted.values()), tested, metric)
     for each in results:  # the size of a store that holds only these features
         each["bytes_per_image"] = each["n_features"] * each["views"] * np.dtype(found.provenance["dtype"]).itemsize
     ranked = best_first(results, metric)
-    best = ranked[0]["head"]
+    best, taken = ranked[0]["head"], recommended(ranked)["head"]
     comparison: dict[str, Any] = {
         "heads": ranked,
-        "slices": slices_of(best, fitted[best], rows, splits, metric),
+        "slices": slices_of(taken, fitted[taken], rows, splits, metric),
         "not_fitted": found.not_fitted,
         "corrections": _measure_corrections(asked, best, found.group, splits, fitted[best], kept),
         **place_of(store, folder.path),
@@ -271,7 +273,7 @@ def _fit(names: Sequence[str], asked: Request, repeats: int, kept: Path) -> _Fit
         log.warning(f"{name} was not fitted: {why}")
     if fits.loaded:
         log.info(
-            f"cached   {fits.loaded} of {len(names) * repeats} fits are from earlier runs. To refit them: {option('fresh', True)}"
+            f"cached   {fits.loaded} of {counted(len(names) * repeats, 'fit')} are from earlier runs. To refit them: {option('fresh', True)}"
         )
     return _Fitted(rows, splits, asked.group, fitted, not_fitted, provenance)
 

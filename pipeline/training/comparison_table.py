@@ -9,9 +9,9 @@ from typing import Any
 from features.errors import called, must_be_one_of
 
 from ..evaluation.metrics import METRICS, find_metric
-from ..evaluation.significance import NEEDS
+from ..evaluation.significance import NEEDS, with_interval
 from ..runs.plots import interval_of
-from .summary import standing, with_interval
+from .summary import standing
 
 COLUMNS = (
     "head", "layer", "pool", "n_features", "chosen", "metric", "behind", "p_value",

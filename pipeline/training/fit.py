@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
@@ -38,6 +38,7 @@ from ..runs.learning_curves import check_tensorboard, log_history, write_history
 from ..runs.predictions import save_predictions, write_predictions
 from .fits.fitting import Fitted, fit_head, fit_stored, groups_among
 from .fits.results import Result
+from .fits.trained_head import TrainedHead
 from .loading import (
     describe_features,
     describe_rows,
@@ -52,91 +53,6 @@ from .splitting import side_keys, with_groups
 from .summary import slices_of
 
 _BYTES = 1 << 18  # of features read at once for novelty
-
-
-@dataclass(frozen=True)
-class TrainedHead:
-    """The result of ``train_head``: the content of ``run.json``, and where it is.
-
-    Attributes
-    ----------
-    head, layer, pool : str
-    parts : list of (str, str, str)
-        What `layer` and `pool` say for people; see `Part`.
-    views, n_features : int
-    settings : dict
-        Chosen within train and val.
-    tried : list of dict
-        Settings that were tried, each with its score.
-    val, test : dict of str to float or None
-        Metric → value; None if undefined.
-    intervals : dict of str to tuple or None
-        Metric → 95 % interval of its test value.
-    by_class : list of dict
-        Test figures of each class; see `ClassFigures`.
-    operating_point : dict or None
-        From which probability on an image is predicted as the positive class; see `OperatingPoint`. `test`, `intervals` and
-        `by_class` are of the likeliest class, whatever the operating point.
-    sets : dict or None
-        Which classes may be the true one of an image; see `ClassSets`.
-    novelty : dict
-        From which distance to the nearest training image on an image is unlike all of them (``threshold``), for which share of
-        the training ``images`` (``rate``), and the share of test images that are (``test``), with its 95 % ``interval``.
-    slices : dict or None
-        The head by the values of each column of the store, with intervals and tests; see `Slices`.
-    corrections : dict or None
-        Which table of corrected labels was applied, to how many images, and the test figure before and after, with a paired test.
-    fit_seconds, predict_seconds : float
-    select : {'cv', 'val'}
-    metric : str
-        By which settings were chosen.
-    seed : int
-    group : str or None
-        The column that names each row's group; a group stayed on one side.
-    store, store_from_run, head_file, out : str
-        The store it was trained on, the same as seen from the run's folder, the head's file, and that folder.
-    class_names : list of str
-    rows : dict
-        Split → class → number of images.
-    reading, provenance : dict
-        How the head's input is made from features, and how the features were made.
-    """
-
-    head: str
-    layer: str
-    pool: str
-    parts: Sequence[Sequence[str]]
-    views: int
-    n_features: int
-    settings: dict[str, Any]
-    tried: list[dict[str, Any]]
-    val: dict[str, float | None]
-    test: dict[str, float | None]
-    intervals: dict[str, tuple[float, float] | None]
-    by_class: list[dict[str, Any]]
-    operating_point: dict[str, Any] | None
-    sets: dict[str, Any] | None
-    novelty: dict[str, Any]
-    slices: dict[str, Any] | None
-    corrections: dict[str, Any] | None
-    fit_seconds: float
-    predict_seconds: float
-    select: str
-    metric: str
-    seed: int
-    group: str | None
-    store: str
-    store_from_run: str
-    class_names: list[str]
-    rows: dict[str, dict[str, int]]
-    reading: dict[str, Any]
-    provenance: dict[str, Any]
-    head_file: str
-    out: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-serialisable dict."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 @takes(TrainHeadOptions)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.errors import RequestError, StoreError, called, listed, option
+from features.errors import RequestError, StoreError, called, counted, listed, option
 from features.pooling import check_pool, pooled_shape, pools_of
 from features.runtime.log import log
 from features.store.reader import FeatureStore
@@ -95,7 +95,7 @@ def say_reading(store: FeatureStore, features: Features, rows: int) -> None:
     layers = [part.layer for part in features.parts]
     held = rows * sum(store.dataset(layer).dtype.itemsize * math.prod(store.layers[layer]) for layer in layers)
     if held >= _SAID:
-        log.info(f"reading  {rows} rows of {', '.join(layers)}, {held / 1e9:.1f} GB before compression")
+        log.info(f"reading  {counted(rows, 'row')} of {', '.join(layers)}, {held / 1e9:.1f} GB before compression")
 
 
 def is_by_products(store: FeatureStore, head: str, asked: Request) -> bool:
@@ -161,7 +161,7 @@ def _check_streamed(X: Matrix, head: str, asked: Request) -> None:
     streams, (rows, n_features) = _head(head).searcher.streams, X.shape
     needed = (
         f"features must fit into {asked.memory_bytes / 1e9:.2g} GB; {head} needs {4 * rows * n_features / 1e9:.2g} GB "
-        f"for {rows} rows of {n_features}"
+        f"for {counted(rows, 'row')} of {n_features}"
     )
     if streams == "no":
         from ..heads.registry import HEADS
@@ -212,7 +212,7 @@ def _head(name: str) -> Head:
 def describe_rows(rows: Rows, views: int) -> str:
     """Return a line that describes the images of a store."""
     times = f", {views} views each" if views > 1 else ""
-    return f"{len(rows)} images{times}, classes {listed(rows.class_names)}"
+    return f"{counted(len(rows), 'image')}{times}, classes {listed(rows.class_names)}"
 
 
 def warn_of_majority(rows: Rows, metric: str) -> None:

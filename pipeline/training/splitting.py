@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from features.errors import RequestError, called, command, option
+from features.errors import RequestError, called, command, counted, option
 from features.runtime.log import log
 from features.splits import (
     NEAR_COPIES,
@@ -55,12 +55,28 @@ def with_groups(store: FeatureStore, asked: Request, repeats: int = 1) -> Reques
     if group == NEAR_COPIES and group not in store.rows.columns:
         asked = replace(asked, clusters=names_of(near_copies_of(store, asked), asked.rows(store)))
     rows = asked.rows(store)
+    if not rows.columns:
+        raise _no_columns(store, group)
     groups = groups_of(rows.columns, group)
     if repeats == 1:
         each = group if asked.clusters is None else "cluster of near-copies"
         check_unbroken(groups, rows.splits, each, f"the splits of {store.path}", _mend(group, asked))
     log.info(f"groups   {len(set(groups))} of {group}; each stays on one side of splits and folds")
     return replace(asked, group=group)
+
+
+def _no_columns(store: FeatureStore, group: str) -> RequestError:
+    """Return the error for a group where a store has no columns, with the command that gives it one."""
+    made, remedy = store.made, "Name one in a CSV file of its source."
+    if made.origin is not None:
+        again = command(
+            "extract", data=made.origin.data, backbone=made.spec.backbone, out=store.path, column={group: ("PATTERN",)}
+        )
+        remedy = (
+            f"Take one from the paths, such as {store.rows.paths[0]}, by a regular expression whose first group is it; with the "
+            f"other options as they were, nothing is computed again: {again}"
+        )
+    return RequestError(f"{called('group')} must be a column; got {group!r}, and {store.path} has none. {remedy}")
 
 
 def _mend(group: str, asked: Request) -> str:
@@ -80,7 +96,7 @@ def _warn_of_copies(rows: Rows, keys: list[str | bytes]) -> None:
     for name, different, count in zip(rows.class_names, units, images, strict=True):
         if different < min(len(SPLITS), count):
             log.warning(
-                f"{name} has {count} images but only {different} different: copies stay in one split, so the class is not in "
+                f"{name} has {counted(count, 'image')} but only {different} different: copies stay in one split, so the class is not in "
                 f"every one of the drawn splits. Add images, or leave out the class."
             )
 
@@ -93,7 +109,7 @@ def names_of(found: NearCopies, rows: Rows) -> tuple[str, ...]:
 def near_copies_of(store: FeatureStore, asked: Request) -> NearCopies:
     """Find the near-copies among a store's images, by the layers, pooling and views of a request; maps are averaged."""
     rows, features = asked.rows(store), read_if_small(store, features_of(store, "avg", asked), asked).averaged()
-    log.info(f"copies   comparing all pairs of {len(rows)} images by {features.layer}, {features.pool}")
+    log.info(f"copies   comparing all pairs of {counted(len(rows), 'image')} by {features.layer}, {features.pool}")
     return find_near_copies(features.X, rows.labels, rows.sha256)
 
 

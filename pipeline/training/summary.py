@@ -12,10 +12,10 @@ from features.splits import SPLITS
 from features.store.schema import Rows
 
 from ..evaluation.decisions.by_class import pooled
-from ..evaluation.held_out import MIN_REPEATS, HeldOut
+from ..evaluation.held_out import HeldOut
 from ..evaluation.intervals import interval_of_mean
 from ..evaluation.metrics import METRICS, Metric
-from ..evaluation.significance import NEEDS, compare_pair, holm
+from ..evaluation.significance import compare_pair, holm
 from ..evaluation.slices import find_slices
 from ..heads.settings import describe_settings
 from ..runs.predictions import Predictions
@@ -148,16 +148,6 @@ def recommended(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return kind, summary["fit_seconds"]
 
     return min(equal, key=effort)
-
-
-def with_interval(value: float | None, interval: Sequence[float] | None, repeats: int, digits: int = 3) -> str:
-    """Return a value for a table with its interval, or with what an interval would need."""
-    if value is None:
-        return "-"
-    told = f"{value:.{digits}f}"
-    if interval:
-        return f"{told} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
-    return f"{told} ({NEEDS})" if 1 < repeats < MIN_REPEATS else told
 
 
 def compare_with_best(

@@ -35,6 +35,8 @@ PREDICT, EXTRACT, FIRST, AGAIN = "predict", "extract", "first", "again"
 KERAS, TORCH, LECTURE = "Keras script", "PyTorch script", "the lecture's loop"
 SIDE, TRAINED_ON = 224, 60  # pixels; images that the head of `predict` learns from
 SECONDS_BETWEEN_LOOKS = 0.05
+# Compiled sources are kept, as those of installed packages are.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 ONE_BY_KERAS = """
 import sys, keras, numpy as np
@@ -270,7 +272,7 @@ def clock(command, environment):
         start = time.perf_counter()
         process = subprocess.Popen(
             [str(each) for each in command], stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **environment},
+            env={**_ENVIRONMENT, "TF_CPP_MIN_LOG_LEVEL": "2", **environment},
         )  # fmt: skip
         peak, ended = [0], threading.Event()
         watching = threading.Thread(target=watch_memory, args=(process.pid, peak, ended))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ...engines.registry import Engine
-from ...errors import ClusterError
+from ...errors import ClusterError, counted
 from ...images.contents import Content
 from ...runtime.dask_cluster import GO_ON, addresses, cluster_lost, open_client, patience, scheduler_there, settle_unfit
 from ...runtime.keras_runtime import count_gpus
@@ -283,7 +283,9 @@ class Run:
         return ClusterError(f"{self._name(task)} failed: {type(error).__name__}: {error}. {GO_ON}")
 
     def _name(self, task: Task) -> str:
-        return f"part {task.number + 1} of {self._count} ({len(task.work)} images from {task.work[0][0].file})"
+        return (
+            f"part {task.number + 1} of {self._count} ({counted(len(task.work), 'image')} from {task.work[0][0].file})"
+        )
 
     def _look_after_workers(self) -> None:
         """Detect that the scheduler, all workers, or all workers that may compute a part are gone."""

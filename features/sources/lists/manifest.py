@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from ...errors import RequestError, SourceError, called, option
+from ...errors import RequestError, SourceError, called, counted, option
 from ...safefiles.csv_cells import plain_text
 from ...splits import SPLIT_NAMES, SPLITS
 from ..source import Source, make_source
@@ -223,7 +223,7 @@ def _find_files(path: Path, lines: Sequence[_Line], files: ListedFiles) -> list[
         examples = "; ".join(f"line {line.number}: {files.path_of(line.path)}" for line in absent[:3])
         pattern = option("path_pattern", files.guess_pattern(absent[0].path) or "FOLDER/{}.jpg")
         raise SourceError(
-            f"{path} names {len(absent)} files that are not there, looked for below {path.parent}: {examples}"
+            f"{path} names {counted(len(absent), 'absent file')}, looked for below {path.parent}: {examples}"
             f"{' ...' if len(absent) > 3 else ''}. Paths are relative to the CSV's folder; correct or delete these lines, "
             f"or say where files lie: {pattern}"
         )

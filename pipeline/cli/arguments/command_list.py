@@ -155,7 +155,7 @@ COMMANDS = (
     Command(
         "export", "make one model of base and head, from pixels to probabilities",
         "export --run runs/photos-vgg16-logistic --out photos.keras",
-        (_RUN, _argument("--out", "NAME.keras, NAME.onnx, or a folder for TensorFlow's SavedModel", "NAME", required=True)),
+        (_RUN, _argument("--out", "NAME.keras, NAME.onnx, or a folder for TensorFlow's SavedModel; also after the run", "NAME")),
         ExportOptions,
     ),
     Command(

@@ -103,6 +103,8 @@ def _take_subject(command: Command, options: argparse.Namespace, unknown: list[s
             given, bare = one_or_several(bare), []
         else:
             given, *bare = bare
+    if command.name == "export" and bare and options.out is None:  # export RUN photos.onnx
+        options.out, *bare = bare
     if given is None and not wrong:
         example = f"{prog} {command.example}"
         for name, value in vars(options).items():  # compare --heads logistic cache/photos.h5
@@ -185,7 +187,8 @@ def _add_flag(group: Any, name: str, kind: Any, flag: Flag) -> None:
         settings |= {"action": action, "metavar": flag.metavar}
     else:
         settings |= {"type": first, "metavar": flag.metavar}
-    _complete(group.add_argument(flag_name(name, flag), **settings))
+    names = [flag_name(name, flag)] + ["--layers"] * (name == "layer")  # as extract calls it
+    _complete(group.add_argument(*names, **settings))
 
 
 def _complete(action: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 
 from features.errors import RequestError, called, must_be_one_of, option
+from features.runtime.log import log
 
 from ...options import Threshold
 
@@ -86,6 +87,8 @@ class Aim:
         if positive is None:
             numbers = np.bincount(labels, minlength=2)
             positive = class_names[0 if numbers[0] < numbers[1] else 1]
+            rarer = "the rarer class" if numbers[0] != numbers[1] else "one of two equally frequent classes"
+            log.info(f"positive {positive}, {rarer} of train and val. To choose: {option('positive', 'CLASS')}")
         if positive not in class_names:
             raise must_be_one_of(called("positive"), class_names, positive)
         if way == "threshold":

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from features.errors import called
+from features.errors import called, counted
 from features.runtime.log import log
 
 from ..metrics import find_metric
@@ -87,7 +87,7 @@ def _ranked(aim: Aim, positive: np.ndarray, chances: np.ndarray) -> float:
     if not len(enough):
         needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(aim.value))
         log.warning(
-            f"{called(aim.way)} {aim.value:g} needs at least {needed} images of its class in train and val; got {n}. All of them "
+            f"{called(aim.way)} {aim.value:g} needs at least {counted(needed, 'image')} of its class in train and val; got {n}. All of them "
             f"are on the right side of the threshold, which reaches it with a confidence of only {1 - aim.value**n:.2f}"
         )
     edge = float(wanted[enough[0] if len(enough) else -1])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import RequestError, option
+from features.errors import RequestError, counted, option
 
 from ...data.svd_basis import Rotation, rotate_features
 from ...data.training_data import Pair, Sample
@@ -69,7 +69,7 @@ class ClosedFormSearch(CalibratedSearch):
                 return LinearHead(model.classes, *model.solve(settings[name]))
             except ValueError as error:
                 raise RequestError(
-                    f"{name} must have a solution for {some.sum()} images; got {settings[name]:g}: {error}. "
+                    f"{name} must have a solution for {counted(some.sum(), 'image')}; got {settings[name]:g}: {error}. "
                     f"For example {option('settings', {name: 0.1})}"
                 ) from error
 

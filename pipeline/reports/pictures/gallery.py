@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import command, option
+from features.errors import command, counted, option
 from features.pooling import pools_of, tokens_before
 from features.runtime.log import log
 from features.splits import SPLITS
@@ -127,12 +127,14 @@ class Gallery:
             groups.append({"kind": kind, "cards": cards})
         return {"groups": groups, "cells": f"{shape[0]} × {shape[1]}", "layer": layers[0], "pool": head.features.pool}
 
-    def map(self, X: np.ndarray, best: str, seed: int) -> dict[str, Any]:
+    def map(self, X: np.ndarray, seed: int) -> dict[str, Any]:
         """Return positions of images on maps of their features X, (n_images, n_features)."""
         chosen = np.arange(len(X))
         if len(X) > self.points:
             chosen = np.sort(np.random.default_rng(seed).permutation(len(X))[: self.points])
-        log.info(f"map      {len(chosen)} images are placed by their features")
+        log.info(
+            f"map      {counted(len(chosen), 'image')} are placed by their features: t-SNE, which takes up to a minute"
+        )
         maps, shares = project(X[chosen], seed)
         if not maps:
             return {"why": "The features do not vary in two directions."}
@@ -146,7 +148,6 @@ class Gallery:
             "neighbours": NEIGHBOURS,
             "all": len(X),
             "size": (MAP_WIDTH, MAP_HEIGHT),
-            "best": best,
         }
 
     def suspects(self, probabilities: np.ndarray) -> dict[str, Any]:
@@ -176,7 +177,7 @@ class Gallery:
             return {
                 "why": f"{len(X):,} images are too many to compare all pairs here: {command('audit', store='STORE.h5')}"
             }
-        log.info(f"copies   comparing all pairs of {len(X)} images")
+        log.info(f"copies   comparing all pairs of {counted(len(X), 'image')}")
         found = find_near_copies(X, self.rows.labels, self.rows.sha256)
         test, groups = self.split == SPLITS["test"], []
         for images in several(found):

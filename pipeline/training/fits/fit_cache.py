@@ -112,6 +112,8 @@ class Fits:
                 self.loaded += 1
                 log.debug(f"kept     {head}: {self._path(key)}")
             if result is None:
+                if read is None:
+                    progress.begin(head)
                 read = read or read_features(self._store, head, asked)
                 result, _ = fit_head(
                     head, read, self._rows, split, asked.seed, asked.select, asked.settings, asked.group, asked.metric

@@ -23,6 +23,7 @@ from features.store.schema import Rows
 
 from ...data.training_data import Features
 from ...evaluation.metrics import find_metric
+from ...evaluation.significance import with_interval
 from ...heads.registry import HEADS, check_heads
 from ...options import BasesOptions
 from ...runs.plots import interval_of
@@ -32,7 +33,7 @@ from ..fits.results import Result
 from ..loading import find_features, read_features
 from ..request import Request
 from ..splitting import draw_splits, with_groups
-from ..summary import best_first, compare_with_best, names_of_tests, standing, summarise, tested_rows, with_interval
+from ..summary import best_first, compare_with_best, names_of_tests, standing, summarise, tested_rows
 from .base_cost import cost_of, measure_cost
 
 BASES = "bases.json"
@@ -40,7 +41,7 @@ JOINED, VOTE = "joined", "vote"  # of all bases: their features side by side, an
 _USUAL_HEADS = ("logistic",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BaseComparison:
     """The result of `compare_bases`.
 
@@ -74,6 +75,11 @@ class BaseComparison:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def __repr__(self) -> str:
+        return format_bases(self)
+
+    _repr_markdown_ = __repr__
 
 
 @takes(BasesOptions)

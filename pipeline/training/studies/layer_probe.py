@@ -16,6 +16,7 @@ from features.store.reader import FeatureStore
 
 from ...evaluation.held_out import HeldOut
 from ...evaluation.metrics import find_metric
+from ...evaluation.significance import with_interval
 from ...heads.registry import check_heads
 from ...options import ProbeOptions
 from ...runs.plots import interval_of, plot_intervals
@@ -24,12 +25,12 @@ from ..fits.results import Result
 from ..loading import describe_rows
 from ..request import Request
 from ..splitting import draw_splits, with_groups
-from ..summary import compare_with_best, rank, summarise, tested_rows, with_interval
+from ..summary import compare_with_best, rank, summarise, tested_rows
 
 _HEAD = "logistic"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerProbe:
     """The result of `probe`; a notebook displays its table.
 
@@ -65,8 +66,10 @@ class LayerProbe:
         """Return a JSON-serialisable dict."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
-    def _repr_markdown_(self) -> str:
+    def __repr__(self) -> str:
         return format_probe(self.to_json())
+
+    _repr_markdown_ = __repr__
 
 
 @takes(ProbeOptions)

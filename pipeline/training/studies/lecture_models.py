@@ -27,7 +27,7 @@ from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
 from ...data.training_data import Features
-from ...evaluation.significance import accuracy_interval
+from ...evaluation.significance import accuracy_interval, with_interval
 from ...heads.dense.classifier import DenseHead
 from ...heads.dense.config import Recipe, Schedule
 from ...heads.dense.search import train_heads
@@ -37,7 +37,6 @@ from ...runs.plots import plot_curves
 from ..loading import read_features
 from ..request import Request, check_seed
 from ..splitting import check_repeats, draw_splits
-from ..summary import with_interval
 
 EPOCHS, BATCH, STEPS, VAL_STEPS = 30, 20, 10, 50
 

@@ -81,7 +81,7 @@ def test_a_class_folder_without_an_image_is_named(tmp_path):
     (root / "c").mkdir()
     (root / "c/0.txt").write_text("text")
     with pytest.raises(
-        SourceError, match=r"c has 1 files and no image \(1 of .txt: no image\)\. Move it away, or accept"
+        SourceError, match=r"c has 1 file and no image \(1 of .txt: no image\)\. Move it away, or accept"
     ):
         load_source(str(root))
     assert load_source(str(root), allow_missing_classes=True).class_names == ("a", "b")
@@ -245,4 +245,4 @@ def test_the_command_line_lists_what_is_left_out(tmp_path, stand_in, capsys):
     assert main(["extract", "--data", str(root), "--out", str(tmp_path / "s.h5"), "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["left_out"] == [{"path": "a/0.txt", "reason": "no image"}]
-    assert "left out 1 files: 1 of .txt: no image" in err
+    assert "left out 1 file: 1 of .txt: no image" in err

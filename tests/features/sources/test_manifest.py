@@ -127,7 +127,7 @@ def test_a_name_without_ending_that_means_two_files_is_an_error(folder):
 
 
 def test_a_text_too_long_for_a_name_is_no_file(folder):
-    with pytest.raises(SourceError, match=r"names 1 files that are not there.*line 14: xxx"):
+    with pytest.raises(SourceError, match=r"names 1 absent file, .*line 14: xxx"):
         read(folder, table(rows=[*ROWS, ("x" * 300, "rings")]))
     with pytest.raises(SourceError, match="path and label missing from"):
         read(folder, table("x" * 300 + ",y"))

@@ -164,7 +164,7 @@ def test_two_repeats_are_shown_without_intervals_and_tests(tiny_store, here, cap
         (["exract", "--data", "photos"], 2, "command must be one of audit, budget, compare, "),
         (["exract", "--data", "photos"], 2, "; got 'exract'. Did you mean 'extract'?"),
         (["compare", "--store", "s.h5", "--backbone", "x"], 2, "no option --backbone. It belongs to extract."),
-        (["compare", "--store", "s.h5", "--layers", "x"], 2, "It belongs to extract. Did you mean --layer?"),
+        (["train-head", "--store", "s.h5", "--heads", "x"], 2, "It belongs to compare, budget. Did you mean --head?"),
         (["compare", "--store", "s.h5", "--sede=1"], 2, "compare has no option --sede. Did you mean --seed?"),
         (["compare", "--store", "s.h5", "--quite"], 2, "compare has no option --quite. Did you mean --quiet?"),
         (["extract", "--data", "photos", "--workers", "0"], 2, "--workers must be at least 1; got 0."),
@@ -183,7 +183,12 @@ def test_two_repeats_are_shown_without_intervals_and_tests(tiny_store, here, cap
         (["compare", "s.h5", "--metric"], 2, "--metric: expected one argument. See cached-features compare --help"),
         (["compare", "s.h5", "--quiet", "--verbose"], 2, "--verbose: not allowed with argument --quiet. See"),
         (["compare", "s.h5", "--repeats", "0"], 2, "--repeats must be at least 1; got 0."),
-        (["export", "runs/r"], 2, "the following arguments are required: --out. See cached-features export --help"),
+        (["export", "runs/r"], 2, "runs/r holds no trained head."),
+        (
+            ["predict", "photos"],
+            2,
+            "images must be named after the run; got photos alone. Put a run before it: cached-features",
+        ),
         (
             ["predict", "runs/r"],
             2,

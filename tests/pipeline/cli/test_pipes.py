@@ -33,7 +33,8 @@ def test_a_reader_that_stops_ends_a_command_as_it_ends_others(tiny_store, argume
 
 
 def test_messages_that_nobody_reads_end_a_command_too(tiny_store):
-    assert run_into_closed("stderr", "inspect", str(tiny_store)) == (141, "")
+    status, told = run_into_closed("stderr", "inspect", str(tiny_store))  # which says the next command last
+    assert status == 141 and told.startswith("store ")
     assert run_into_closed("stderr", "inspect", "none.h5") == (141, "")
 
 

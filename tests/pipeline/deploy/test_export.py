@@ -130,6 +130,7 @@ FORMS = {"m.keras": "keras", "m": "savedmodel", "m.onnx": "onnx"}
 def test_every_form_gives_what_the_run_gives_on_all_rows(trained, tmp_path, name, capsys):
     if name.endswith(".onnx"):
         pytest.importorskip("tf2onnx", reason="the extra export is not installed")
+        onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
     assert (
         main(["export", "--run", str(trained / "rbf-svm"), "--out", str(tmp_path / name), "--rows", "0", "--json"]) == 0
     )
@@ -141,6 +142,10 @@ def test_every_form_gives_what_the_run_gives_on_all_rows(trained, tmp_path, name
     )
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     assert {Path(each).name: found for each, found in card["sha256"].items()} == sums
+    if name.endswith(".onnx"):
+        session = onnxruntime.InferenceSession(tmp_path / name)
+        shapes = [each.shape for each in (*session.get_inputs(), *session.get_outputs())]
+        assert shapes == [["n", "height", "width", 3], ["n", 2]]
     parity = card["parity"]
     # ONNX's converter takes the rounding to float16 out.
     bound = 5e-3 if name.endswith(".onnx") else 1e-3
@@ -197,6 +202,10 @@ def test_sets_and_novelty_are_further_outputs_and_those_of_the_run(with_sets, ti
         and new.novelty > 0.1
     )
     text = (tmp_path / f"{name}.md").read_text()
+    Image.open(files[3]).save(tmp_path / "photo.jpg", "PNG")
+    code = text.partition("```python\n")[2].partition("```")[0]
+    alone = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert alone.stdout.split()[0] == predicted.predictions[3].class_name, alone.stderr[-2000:]
     assert "Sets of classes hold the true one with probability 0.6" in text and "| blue | 8 | 4 | 4 |" in text
     assert "So does the model in this file, where its output `novelty` is above 1" in text
 
@@ -291,7 +300,7 @@ def test_what_is_no_model_is_not_replaced(trained, tmp_path):
     (tmp_path / "thesis").write_text("important")
     (tmp_path / "m.keras").mkdir()
     for name in ("mine", "thesis", "m.keras"):
-        with pytest.raises(RequestError, match="it is something else"):
+        with pytest.raises(RequestError, match="exists and is no model"):
             export(trained / "rbf-svm", tmp_path / name, overwrite=True)
     assert (tmp_path / "thesis").read_text() == "important"
     (tmp_path / "n.keras.json").write_text("important")

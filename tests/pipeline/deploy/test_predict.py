@@ -120,7 +120,7 @@ def test_new_files_are_computed_stored_contents_are_read_and_bad_ones_told(train
     (new / "notes.txt").write_text("no image by its name")
     (new / ".hidden.png").write_bytes(b"")
     Path(os.fsdecode(bytes(new) + b"/odd-\xff.jpg")).write_bytes(b"no image, and a name that is not UTF-8")
-    assert main(["predict", "--run", "logistic", str(new), "gone.png", "--json"]) == 0
+    assert main(["predict", "--run", "logistic", str(new), "--json"]) == 0
     told = capsys.readouterr()
     predicted = json.loads(told.out)
     assert [each["path"].split("new/")[1] for each in predicted["predictions"]] == [
@@ -128,11 +128,17 @@ def test_new_files_are_computed_stored_contents_are_read_and_bad_ones_told(train
     ]  # fmt: skip
     assert (predicted["from_store"], predicted["computed"]) == (1, 2)
     assert [each["path"].split("/")[-1] for each in predicted["skipped"]] == [
-        "broken.jpg", "odd-\\xff.jpg", "gone.png",
+        "broken.jpg", "odd-\\xff.jpg",
     ]  # fmt: skip
     assert "no image in one of the formats" in told.err and "of which 1 are in s.h5" in told.err
     copy, _, _, one = predicted["predictions"]
     assert copy["probabilities"] == one["probabilities"]
+    assert main(["predict", "--run", "logistic", str(new), "gone.png"]) == 2  # before anything is computed
+    assert "images must be files that are there; got gone.png. Check: ls ." in capsys.readouterr().err
+    (skipped,) = predict(
+        "logistic", [new / "one.png", "gone.png"]
+    ).skipped  # a list in Python may be older than the files
+    assert skipped["path"] == "gone.png" and "No such file" in skipped["reason"]
 
 
 def test_names_patterns_and_standard_input(trained, tmp_path, monkeypatch, capsys):
