@@ -95,14 +95,17 @@ class Plan:
                 shared.setdefault(key, []).append(row)
         copies = [rows for rows in shared.values() if len(rows) > 1]
         if copies:
-            lines.append(f"copies   {counted(len(copies), 'image')} occur more than once; each is computed once")
+            lines.append(f"copies   of {counted(len(copies), 'image')}, by content; each image is computed once")
+        remedies = {
+            "split": f"Figures of this split are too good: remove one of each, or draw splits: {option('repeats', 5)} of compare",
+            "class": "At most one of the labels is right: remove the other files",
+        }
         for what, values in (("split", source.splits), ("class", source.labels)):
             across = [rows for rows in copies if len(set(values[rows])) > 1]
             if across:
                 example = ", ".join(source.paths[row] for row in across[0][:3])
-                lines.append(
-                    f"warning  {counted(len(across), 'image')} occur in more than one {what}, such as {example}"
-                )
+                count = counted(len(across), "image")
+                lines.append(f"warning  copies in more than one {what}: {count}, such as {example}. {remedies[what]}")
         return lines
 
 

@@ -137,10 +137,13 @@ def make_source(
 def tell_reasons(files: Iterable[tuple[str, str]]) -> list[str]:
     """Return texts that count files by ending and reason, the most frequent first, such as ``8 of .txt: no image``."""
     counts = Counter((PurePosixPath(path).suffix or "no ending", reason) for path, reason in files)
-    return [
-        f"{count} {'without ending' if ending == 'no ending' else f'of {ending}'}: {reason}"
-        for (ending, reason), count in counts.most_common()
-    ]
+
+    def kind(ending: str, reason: str) -> str:
+        if ending != "no ending":
+            return f" of {ending}"
+        return "" if reason.endswith("folder") else " without ending"
+
+    return [f"{count}{kind(*each)}: {each[1]}" for each, count in counts.most_common()]
 
 
 def _warn_of_like_names(names: Iterable[str]) -> Iterator[str]:

@@ -151,7 +151,7 @@ def test_every_form_gives_what_the_run_gives_on_all_rows(trained, tmp_path, name
     bound = 5e-3 if name.endswith(".onnx") else 1e-3
     assert parity["rows"] == parity["same_class"] == 32 and parity["largest_difference"] < bound
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, f"{name}.json", f"{name}.md"])
-    assert main(["export", "--run", str(trained / "rbf-svm"), "--out", str(tmp_path / name)]) == 2
+    assert main(["export", str(trained / "rbf-svm"), str(tmp_path / name)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main(["export", "--run", str(trained / "rbf-svm"), "--out", str(tmp_path / name), "--overwrite"]) == 0
 
