@@ -203,7 +203,7 @@ def gather(
     )
     head_charts = figures.head_charts(predictions, heads)
     page = {
-        "data": {**data, "shown": shown, "at": from_store["map"].get("at", {}), "curves": head_charts["by_class"]},
+        "data": {**data, "at": from_store["map"].get("at", {}), "curves": head_charts["by_class"]},
         "sheets": sheets,
         "title": Path(run.told["store"]).stem,
         "metric": run.metric,

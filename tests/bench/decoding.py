@@ -35,7 +35,8 @@ def main():
     parser.add_argument("--data", required=True, help="a source of photos; see features/README.md")
     parser.add_argument("--photos", type=int, default=6, help="of each kind; with --extract, of both together")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--extract", action="store_true", help="time extract instead, VGG16 at 224 px")
+    parser.add_argument("--extract", action="store_true", help="time extract instead, at 224 px")
+    parser.add_argument("--backbone", default="vgg16", help="of extract")
     parser.add_argument("--engine", default="auto", help="of extract")
     parser.add_argument("--run", help="a head on VGG16's block5_pool, whose probabilities are compared after --extract")
     options = parser.parse_args()
@@ -117,6 +118,10 @@ def time_extract(files, options):
                 Path(folder, "photos"),
                 "--decode",
                 how,
+                "--backbone",
+                options.backbone,
+                "--image-size",
+                "224",
                 "--engine",
                 options.engine,
                 "--out",

@@ -3,7 +3,7 @@ function openMap(canvas) {
   const WIDTH = Number(canvas.dataset.width), HEIGHT = Number(canvas.dataset.height), RADIUS = 5;
   const context = canvas.getContext("2d"), tip = one("#tip"), here = one("#here"), picture = one("#tip-image");
   const shapes = [0, 1, 2, 3].map((each) => new Path2D(one(`#s${each}`).getAttribute("d")));
-  const ofTested = new Map(data.tested.map((i, k) => [i, k])), head = data.heads[data.shown];
+  const ofTested = new Map(data.tested.map((i, k) => [i, k])), head = data.heads[one("#detail").dataset.shown];
   const points = data.points.map((i, k) => ({ i, label: data.label[i], predicted: ofTested.has(i) ? head.predicted[ofTested.get(i)] : null }));
   const isWrong = (point) => point.predicted !== null && point.predicted !== point.label;
   const classes = new Set();

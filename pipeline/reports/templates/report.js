@@ -22,7 +22,7 @@ function sortBy(button) {
 for (const button of all("#heads thead button")) button.addEventListener("click", () => sortBy(button));
 
 // Who wants to know which head is looked at.
-let picked = data.shown;
+let picked = Number(one("#detail").dataset.shown);
 const onPick = [];
 // What is shown below each doubted image: functions of {i, label, other, chance, given, sha256}; judging.js adds one.
 const belowDoubts = [];
@@ -46,10 +46,10 @@ function pick(number) {
 const select = one("#pick");
 if (select) {
   select.addEventListener("change", () => pick(select.value));
-  select.value = String(data.shown); // browsers keep a choice over a reload
+  select.value = String(picked); // browsers keep a choice over a reload
 }
 for (const link of all("[data-pick]")) link.addEventListener("click", () => pick(link.dataset.pick));
-pick(data.shown);
+pick(picked);
 
 const heat = one("#heat");
 if (heat) {
