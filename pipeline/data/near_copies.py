@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +11,12 @@ import numpy as np
 from .row_blocks import Matrix
 from .whitening import whiten
 
-FALSE_PAIRS = 0.01  # per 1,000 images, among those that cannot be copies; see `Likeness.threshold`
-_LOOKED = 4096  # most images by which the threshold is set
+# Images of at least this likeness are near-copies. Of planted copies, at least 95 in 100 reach it, and of other pairs at most one
+# per 1,000 images, whichever of the packaged bases made the features; see the lab book.
+THRESHOLD = 0.53
+_LOOKED = 4096  # most images among which crowds are looked for
 _CROWD = 0.01  # an image's crowd: the hundredth part of those looked at that is most like it,
-_LEAST_CROWD = 20  # but no fewer images
-_FAR = 0.1  # of the file list: images closer to each other may be of one series
+_LEAST_CROWD, _LEAST_SHARE = 20, 0.2  # but no fewer images than 20, or a fifth of those looked at, if that is less
 _BLOCK = 4096  # rows per block of products: 64 MiB
 
 
@@ -29,9 +29,9 @@ class Likeness:
     unit : ndarray of shape (n_images, n_components), float32
         See `whiten`.
     crowd : ndarray of shape (n_images,), float32
-        The cosine with the last of an image's crowd, that hundredth of the images (at least 20) which is most like it. Some
-        images are like many others: the mean of both images' crowds is subtracted, as cross-domain similarity local scaling
-        does (Conneau et al. 2018, "Word translation without parallel data").
+        The cosine with the last of an image's crowd, that hundredth of the images which is most like it: at least 20 of
+        them, or a fifth of all. Some images are like many others: the mean of both images' crowds is subtracted, as cross-domain
+        similarity local scaling does (Conneau et al. 2018, "Word translation without parallel data").
     """
 
     unit: np.ndarray
@@ -42,7 +42,8 @@ class Likeness:
         """Return the likeness of images by their features, (n_images, n_features)."""
         unit = whiten(X)
         looked = _spaced(len(unit))
-        place = min(len(looked) - 1, max(_LEAST_CROWD, round(_CROWD * len(looked))))
+        least = min(_LEAST_CROWD, int(_LEAST_SHARE * len(looked)))
+        place = max(1, least, round(_CROWD * len(looked)))
         crowd = np.empty(len(unit), np.float32)
         for some in _blocks(len(unit)):
             cosines = unit[some] @ unit[looked].T
@@ -61,36 +62,6 @@ class Likeness:
         half, one = -self.crowd[:, None] / 2, np.ones((len(self.unit), 1), np.float32)
         return np.hstack([self.unit, half, one]), np.hstack([self.unit, one, half])
 
-    def threshold(self, labels: np.ndarray) -> float:
-        """Return the likeness above which images count as near-copies.
-
-        It is set so that images that cannot be copies would give `FALSE_PAIRS` pairs per 1,000 images. These strangers are
-        images of another class, at least a tenth of the file list away. The likeness of an image's nearest stranger is taken
-        to have an exponential tail, whose scale is that from the 90th to the 99th percentile. Strangers beyond the largest of a
-        million by a Gumbel distribution with the same lower quartile and median are left out: they are copies with another label. Images of one class are more alike than strangers
-        (two dogs behind a fence), so more of their pairs are false: up to one per 1,000 images where that was counted, which
-        is why the rate among strangers is a hundredth of that.
-
-        Parameters
-        ----------
-        labels : ndarray of shape (n_images,), int
-            In the order of the file list.
-        """
-        looked, n = _spaced(len(labels)), len(labels)
-        nearest, candidates = np.full(len(looked), -np.inf), np.zeros(len(looked))
-        for some in _blocks(n):
-            alike = self.between(looked, some)
-            stranger = (labels[looked][:, None] != labels[some]) & (abs(looked[:, None] - some) >= _FAR * n)
-            np.maximum(nearest, np.where(stranger, alike, -np.inf).max(axis=1), out=nearest)
-            candidates += stranger.sum(axis=1)
-        nearest = nearest[candidates > 0]
-        quarter, middle = np.quantile(nearest, (0.25, 0.5))  # of up to a third of copies, they are nearly unmoved
-        gumbel = -np.log(-np.log([0.25, 0.5, 1 - 1e-6]))  # quantiles of the largest of many
-        beyond = middle + (middle - quarter) / (gumbel[1] - gumbel[0]) * (gumbel[2] - gumbel[1])
-        upper, top = np.quantile(nearest[nearest <= beyond], (0.9, 0.99))
-        rate = 2 * FALSE_PAIRS / 1000 * candidates[candidates > 0].mean() / n  # a pair is near for both of its images
-        return float(top + (top - upper) / math.log(10) * math.log(0.01 / rate))
-
 
 @dataclass(frozen=True)
 class NearCopies:
@@ -102,13 +73,10 @@ class NearCopies:
         The first image of each image's cluster: two images share it if they are near-copies or byte for byte the same,
         directly or through other images.
     likeness : Likeness
-    threshold : float
-        Images of at least this likeness are near-copies.
     """
 
     clusters: np.ndarray
     likeness: Likeness
-    threshold: float
 
     def nearest(self, of: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return for each of some images the most alike of others and how alike it is, within the same cluster.
@@ -139,39 +107,36 @@ class NearCopies:
         return images, alike
 
 
-def find_near_copies(X: Matrix, labels: np.ndarray, contents: np.ndarray) -> NearCopies:
+def find_near_copies(X: Matrix, contents: np.ndarray) -> NearCopies:
     """Find clusters of near-copies by the likeness of all pairs of images, block by block.
 
     Parameters
     ----------
     X : ndarray or Stored of shape (n_images, n_features)
-    labels : ndarray of shape (n_images,), int
-        In the order of the file list.
     contents : ndarray of shape (n_images, 32), uint8
         SHA-256 of each image's file.
     """
     from scipy.sparse import coo_array  # takes a while to import
     from scipy.sparse.csgraph import connected_components
 
-    likeness, n = Likeness.of(X), len(labels)
-    threshold = likeness.threshold(labels)
+    likeness, n = Likeness.of(X), len(X)
     _, clusters = np.unique(contents, axis=0, return_inverse=True)
     clusters = clusters.ravel()
     for some in _blocks(n):
         pairs = []
         for first in range(some[0], n, _BLOCK):
             others = np.arange(first, min(first + _BLOCK, n))
-            one, two = np.nonzero(likeness.between(some, others) >= threshold)
+            one, two = np.nonzero(likeness.between(some, others) >= THRESHOLD)
             pairs.append((clusters[some[one]], clusters[others[two]]))
         one, two = (np.concatenate(each) for each in zip(*pairs, strict=True))
         graph = coo_array((np.ones(len(one), bool), (one, two)), (n, n))
         clusters = connected_components(graph, directed=False)[1][clusters]
     _, firsts, numbers = np.unique(clusters, return_index=True, return_inverse=True)
-    return NearCopies(firsts[numbers], likeness, threshold)
+    return NearCopies(firsts[numbers], likeness)
 
 
 def _spaced(n: int) -> np.ndarray:
-    """Return images in equal steps through the file list by which the threshold is set."""
+    """Return images in equal steps through the file list among which crowds are looked for."""
     return np.unique(np.linspace(0, n - 1, min(n, _LOOKED)).astype(int))
 
 

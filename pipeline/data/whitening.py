@@ -8,8 +8,7 @@ import numpy as np
 
 from .row_blocks import Matrix, Stored
 
-DIMENSIONS = 256  # kept of the whitened features
-_SHRINKAGE = 0.1  # added to each variance, as a share of their mean
+DIMENSIONS = 512  # kept of the whitened features
 _WIDEST, _PROJECTED = 2048, 1024  # wider features are first projected at random onto this many
 _ROWS = 4096  # at once, in float64
 
@@ -19,7 +18,8 @@ def whiten(X: Matrix) -> np.ndarray:
 
     Without it, the cosine of any two photos of cats is high, because few components hold most of the variance. Whitening makes
     the cosine depend on all of them (Jégou & Chum 2012, "Negative evidences and co-occurences in image retrieval: the benefit
-    of PCA and whitening"). Variances are shrunk, so that components of noise are not blown up.
+    of PCA and whitening"). The mean of the components' variances is added to each, so that components of noise are not blown up.
+    Of n rows at most n - 1 components are kept, and without that mean n rows would all be at right angles, copies included.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def whiten(X: Matrix) -> np.ndarray:
     Returns
     -------
     unit : ndarray of shape (n_rows, n_components), float32
-        At most `DIMENSIONS` components. A row that equals the mean is zero.
+        At most `DIMENSIONS` components, and n_rows - 1. A row that equals the mean is zero.
     """
     width, project = X.shape[1], None
     step = min(_ROWS, X.block_rows) if isinstance(X, Stored) else _ROWS
@@ -50,8 +50,9 @@ def whiten(X: Matrix) -> np.ndarray:
         products += some.T @ some
     mean = total / len(X)
     variances, components = np.linalg.eigh(products / len(X) - np.outer(mean, mean))
-    kept = slice(None, -DIMENSIONS - 1, -1)  # largest first
-    spread = np.sqrt(np.maximum(variances[kept], 0) + _SHRINKAGE * max(variances.mean(), np.finfo(float).tiny))
+    kept = slice(None, -min(DIMENSIONS, max(len(X) - 1, 1)) - 1, -1)  # largest first
+    held = np.maximum(variances[kept], 0)
+    spread = np.sqrt(held + max(held.mean(), np.finfo(float).tiny))
     turned = components[:, kept] / spread
     unit = np.empty((len(X), turned.shape[1]), np.float32)
     for first, some in chunks():

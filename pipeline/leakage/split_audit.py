@@ -18,7 +18,7 @@ from features.splits import NEAR_COPIES, groups_of
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from ..data.near_copies import FALSE_PAIRS
+from ..data.near_copies import THRESHOLD
 from ..evaluation.metrics import METRICS
 from ..heads.registry import check_heads
 from ..options import AuditOptions
@@ -43,8 +43,6 @@ class Audit:
         ``test_images_exposed``.
     threshold : float
         The likeness from which images count as near-copies; see `pipeline.data.near_copies.Likeness`.
-    false_pairs : float
-        Pairs per 1,000 images that the threshold would let through among images that cannot be copies.
     figures : dict
         Head → its test metrics on ``all`` test images, on those ``without`` a near-copy in training, and on the ``exposed``
         others; see `with_and_without`.
@@ -63,7 +61,6 @@ class Audit:
 
     counts: dict[str, int]
     threshold: float
-    false_pairs: float
     figures: dict[str, dict[str, Any]]
     optimism: dict[str, Any] | None
     series: dict[str, float] | None
@@ -138,8 +135,7 @@ def audit(store: str | Path, **options: Unpack[AuditOptions]) -> Audit:
             optimism = measure_optimism(opened, asked.rows(opened), head, asked, repeats, kept)
     audited: dict[str, Any] = {
         "counts": counts,
-        "threshold": found.threshold,
-        "false_pairs": FALSE_PAIRS,
+        "threshold": THRESHOLD,
         "figures": {
             name: with_and_without(rows.labels, list(predictions.splits), each, found)
             for name, each in predictions.probabilities.items()

@@ -110,7 +110,7 @@ def near_copies_of(store: FeatureStore, asked: Request) -> NearCopies:
     """Find the near-copies among a store's images, by the layers, pooling and views of a request; maps are averaged."""
     rows, features = asked.rows(store), read_if_small(store, features_of(store, "avg", asked), asked).averaged()
     log.info(f"copies   comparing all pairs of {counted(len(rows), 'image')} by {features.layer}, {features.pool}")
-    return find_near_copies(features.X, rows.labels, rows.sha256)
+    return find_near_copies(features.X, rows.sha256)
 
 
 def warn_of_series(store: FeatureStore, asked: Request) -> Series:

@@ -28,7 +28,7 @@ SERIES = 6  # images of each object
 def found_by(clusters):
     """Return clusters as found, with a likeness that nobody asks for."""
     nothing = Likeness(np.zeros((len(clusters), 1), np.float32), np.zeros(len(clusters), np.float32))
-    return NearCopies(np.array(clusters), nothing, 0.5)
+    return NearCopies(np.array(clusters), nothing)
 
 
 def write_objects(path, seed=0, objects=40, spread=0.15):

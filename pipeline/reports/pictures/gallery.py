@@ -178,7 +178,7 @@ class Gallery:
                 "why": f"{len(X):,} images are too many to compare all pairs here: {command('audit', store='STORE.h5')}"
             }
         log.info(f"copies   comparing all pairs of {counted(len(X), 'image')}")
-        found = find_near_copies(X, self.rows.labels, self.rows.sha256)
+        found = find_near_copies(X, self.rows.sha256)
         test, groups = self.split == SPLITS["test"], []
         for images in several(found):
             tested, others = images[test[images]], images[~test[images]]

@@ -44,7 +44,7 @@ def test_no_cell_of_groups_begins_a_formula(tmp_path):
         made.sha256,
         columns={"site": ("+1", "@x", "y")},
     )
-    write_clusters(tmp_path, rows, NearCopies(np.arange(3), None, 0.9))
+    write_clusters(tmp_path, rows, NearCopies(np.arange(3), None))
     lines = (tmp_path / "groups.csv").read_text().splitlines()
     assert lines[1:] == ["./=1.jpg,'=a,'+1,./=1.jpg", "2.jpg,b,'@x,2.jpg", "3.jpg,b,y,3.jpg"]
 
