@@ -91,14 +91,12 @@ def _probe(**options: Any) -> Answer:
 
 
 def _audit(**options: Any) -> Answer:
-    from features.splits import NEAR_COPIES
-
     from ..leakage.split_audit import audit
 
     audited = audit(**options)
     kept = keep_options(options, CompareOptions)
-    if audited.counts["across_splits"]:
-        kept = {"group": NEAR_COPIES, **kept}
+    if audited.group is not None:
+        kept = {"group": audited.group, **kept}
     following = command("compare", store=audited.store, **{**kept, "repeats": 5})
     return Answer(audited.to_json(), repr(audited), (f"next     {following}",))
 

@@ -78,6 +78,10 @@ class NearCopies:
     clusters: np.ndarray
     likeness: Likeness
 
+    def exposed(self, test: np.ndarray) -> np.ndarray:
+        """Return which of the images in a mask have a near-copy outside it, (n_images,), bool."""
+        return test & np.isin(self.clusters, self.clusters[~test])
+
     def nearest(self, of: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return for each of some images the most alike of others and how alike it is, within the same cluster.
 

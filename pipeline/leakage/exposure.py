@@ -21,12 +21,6 @@ from ..evaluation.metrics import METRICS, evaluate
 _SPLITS = {code: name for name, code in SPLITS.items()}
 
 
-def exposed_images(found: NearCopies, split: np.ndarray) -> np.ndarray:
-    """Return the test images that have a near-copy in train or val, as a mask."""
-    test = split == SPLITS["test"]
-    return test & np.isin(found.clusters, found.clusters[~test])
-
-
 def several(found: NearCopies) -> list[np.ndarray]:
     """Return the images of each cluster that has more than one, the largest cluster first."""
     order = np.argsort(found.clusters, kind="stable")
@@ -47,7 +41,7 @@ def count_clusters(found: NearCopies, rows: Rows, split: np.ndarray) -> dict[str
         "across_splits": sum(len(set(split[each])) > 1 for each in clusters),
         "across_labels": sum(len(set(rows.labels[each])) > 1 for each in clusters),
         "test_images": int(test.sum()),
-        "test_images_exposed": int(exposed_images(found, split).sum()),
+        "test_images_exposed": int(found.exposed(test).sum()),
     }
 
 
@@ -73,7 +67,7 @@ def with_and_without(
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"all": [], "without": [], "exposed": []}
     for split, given in zip(splits, probabilities, strict=True):
         test = split == SPLITS["test"]
-        exposed = exposed_images(found, split)[test]
+        exposed = found.exposed(test)[test]
         for name, some in (("all", np.ones(len(exposed), bool)), ("without", ~exposed), ("exposed", exposed)):
             if some.any():
                 parts[name].append((labels[test][some], given[some]))
@@ -111,7 +105,7 @@ def write_clusters(folder: Path, rows: Rows, found: NearCopies) -> None:
         for number, images in enumerate(clusters, start=1):
             for row, other, alike in zip(images.tolist(), *found.nearest(images, images), strict=True):
                 table.writerow([number, *told(row), path_cell(rows.paths[other]), f"{alike:.3f}"])
-    exposed = np.flatnonzero(exposed_images(found, split))
+    exposed = np.flatnonzero(found.exposed(split == SPLITS["test"]))
     nearest, likeness = found.nearest(exposed, np.flatnonzero(split != SPLITS["test"]))
     with open(folder / "pairs.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,7 +18,6 @@ from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from ..data.near_copies import THRESHOLD
-from ..evaluation.metrics import METRICS
 from ..heads.registry import check_heads
 from ..options import AuditOptions
 from ..runs.predictions import Predictions, load_predictions
@@ -27,6 +25,7 @@ from ..training.fits.fit_cache import Fits
 from ..training.loading import describe_rows, features_of
 from ..training.request import Request
 from ..training.splitting import names_of, near_copies_of, warn_of_series
+from .audit_text import format_audit
 from .exposure import count_clusters, with_and_without, write_clusters
 from .optimism import measure_optimism
 
@@ -52,8 +51,11 @@ class Audit:
     series : dict or None
         How many images stand by their nearest neighbour in the list, and how many would by chance; see `Series`. None if the
         store has groups or one was asked for.
-    layer, pool, head, store, out : str
-        The features by which near-copies were found; the head of `optimism`; the store, and the folder with the results.
+    group : str or None
+        What to keep on one side of splits: the column that was asked for or that the store was extracted with, else `NEAR_COPIES`
+        if clusters are in several splits.
+    layer, pool, head, metric, store, out : str
+        The head of `optimism`, its features, and the metric of the text; the store, and the folder with the results.
     views, seed : int
     provenance : dict
         Of the store.
@@ -64,10 +66,12 @@ class Audit:
     figures: dict[str, dict[str, Any]]
     optimism: dict[str, Any] | None
     series: dict[str, float] | None
+    group: str | None
     layer: str
     pool: str
     views: int
     head: str
+    metric: str
     store: str
     seed: int
     provenance: dict[str, Any]
@@ -142,10 +146,12 @@ def audit(store: str | Path, **options: Unpack[AuditOptions]) -> Audit:
         },
         "optimism": optimism,
         "series": None if series is None else asdict(series),
+        "group": group or (NEAR_COPIES if counts["across_splits"] else None),
         "layer": features.layer,
         "pool": features.pool,
         "views": features.views,
         "head": head,
+        "metric": asked.metric,
         "store": str(store),
         "seed": asked.seed,
         "provenance": provenance,
@@ -182,57 +188,3 @@ def _fit_on_own_split(store: FeatureStore, rows: Rows, head: str, asked: Request
     with Progress(1, "fits") as progress:
         result = Fits(store, rows, [rows.splits], kept, asked.fresh).of(head, asked, progress)[0]
     return Predictions(rows, rows.splits[None], {head: [result.told()]}, {head: [result.probabilities]})
-
-
-def format_audit(audited: dict[str, Any]) -> str:
-    """Return an audit as Markdown: what was found, and the figures with and without it."""
-    counts, optimism = audited["counts"], audited["optimism"]
-    lines = [
-        f"Clusters of near-copies: {counts['clusters']}, with {counts['images_in_clusters']} of {counts['images']} images; the "
-        f"largest has {counts['largest']}. In several splits: {counts['across_splits']}; under several labels: "
-        f"{counts['across_labels']}; with byte copies: {counts['with_byte_copies']}.",
-        f"Test images with a near-copy in train or val: {counts['test_images_exposed']} of {counts['test_images']}.",
-        "",
-        *_figure_lines(audited["figures"]),
-    ]
-    if optimism is not None:
-        lines += ["", *_optimism_lines(optimism, audited["head"])]
-    return "\n".join(lines)
-
-
-def _figure_lines(figures: dict[str, dict[str, Any]]) -> list[str]:
-    shown = [each for each in METRICS if each.in_table]
-    lines = [
-        f"| head | test images | number | {' | '.join(each.title for each in shown)} |",
-        f"|{'---|' * (3 + len(shown))}",
-    ]
-    titles = {"all": "all", "without": "without near-copies in training", "exposed": "with near-copies in training"}
-    for head, parts in figures.items():
-        for name, title in titles.items():
-            held = parts[name]
-            if held is not None and not (name == "without" and parts["exposed"] is None):
-                told = " | ".join(_told(held[each.name], held["intervals"].get(each.name)) for each in shown)
-                lines.append(f"| {head} | {title} | {held['images']} | {told} |")
-    return lines
-
-
-def _optimism_lines(optimism: dict[str, Any], head: str) -> list[str]:
-    lines = [
-        f"{head}, {optimism['folds']} folds drawn image by image, and keeping {optimism['groups']} groups "
-        f"({optimism['group']}) whole:",
-        "",
-        "| metric | image by image | whole groups | difference [95 %] |",
-        "|---|---|---|---|",
-    ]
-    for each in METRICS:
-        if each.in_table and each.name in optimism:
-            held = optimism[each.name]
-            difference = _told(held["difference"], held["interval"])
-            lines.append(f"| {each.title} | {held['random']:.3f} | {held['grouped']:.3f} | {difference} |")
-    return lines
-
-
-def _told(value: float | None, interval: Sequence[float] | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

@@ -260,7 +260,7 @@ def _from_store(run: Run, gallery: Gallery, ranked: Sequence[str], taken: str) -
                 "attention": gallery.attention(store, head, first),
                 "map": {**gallery.map(X, run.told["seed"]), "layer": layer},
                 "suspects": gallery.suspects(head.out_of_fold),
-                "near_copies": gallery.near_copies(X),
+                "near_copies": gallery.near_copies(store, asked),
                 "closest": gallery.closest(X),
             }
     except CachedFeaturesError as error:

@@ -107,8 +107,12 @@ def names_of(found: NearCopies, rows: Rows) -> tuple[str, ...]:
 
 
 def near_copies_of(store: FeatureStore, asked: Request) -> NearCopies:
-    """Find the near-copies among a store's images, by the layers, pooling and views of a request; maps are averaged."""
-    rows, features = asked.rows(store), read_if_small(store, features_of(store, "avg", asked), asked).averaged()
+    """Find the near-copies among a store's images, by the images themselves in its last layer, maps averaged.
+
+    They do not depend on the features that a request names, so that all commands find the same ones.
+    """
+    asked = replace(asked, layer=None, pool=None, views=1)
+    rows, features = asked.rows(store), read_if_small(store, features_of(store, "avg", asked), asked)
     log.info(f"copies   comparing all pairs of {counted(len(rows), 'image')} by {features.layer}, {features.pool}")
     return find_near_copies(features.X, rows.sha256)
 
@@ -132,8 +136,8 @@ def warn_of_near_copies(store: FeatureStore, asked: Request) -> int:
     rows = store.rows.images()
     if len(rows) > _MOST:
         return 0
-    clusters, test = near_copies_of(store, asked).clusters, rows.splits == SPLITS["test"]
-    exposed = int((test & np.isin(clusters, clusters[~test])).sum())
+    test = rows.splits == SPLITS["test"]
+    exposed = int(near_copies_of(store, asked).exposed(test).sum())
     if exposed:
         log.warning(
             f"{exposed} of {test.sum()} test images have a near-copy in train or val, an image whose features are nearly equal. Keep "

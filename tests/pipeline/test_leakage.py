@@ -15,11 +15,15 @@ import pipeline
 from features import RequestError, extract
 from features.splits import NEAR_COPIES, SPLITS
 from features.store.provenance import Origin
+from features.store.reader import FeatureStore
 from pipeline.cli.commands import main
 from pipeline.data.near_copies import Likeness, NearCopies
-from pipeline.evaluation.metrics import evaluate
-from pipeline.leakage.exposure import count_clusters, exposed_images, several, with_and_without
+from pipeline.evaluation.metrics import METRICS, evaluate
+from pipeline.leakage.audit_text import format_audit
+from pipeline.leakage.exposure import count_clusters, several, with_and_without
 from pipeline.leakage.optimism import compare_ways
+from pipeline.training.request import Request
+from pipeline.training.splitting import warn_of_near_copies
 
 SETTINGS = {"C": (1.0,)}
 SERIES = 6  # images of each object
@@ -52,7 +56,7 @@ def write_objects(path, seed=0, objects=40, spread=0.15):
 def test_a_test_image_is_exposed_by_a_cluster_that_reaches_into_train_or_val():
     splits = np.array([SPLITS[name] for name in ("test", "train", "test", "test", "val", "test", "train")])
     found = found_by([0, 0, 2, 2, 4, 4, 6])
-    assert exposed_images(found, splits).tolist() == [True, False, False, False, False, True, False]
+    assert found.exposed(splits == SPLITS["test"]).tolist() == [True, False, False, False, False, True, False]
     rows = rows_of(np.array([0, 0, 1, 1, 0, 1, 1], np.int32), splits.astype(np.uint8), 2)
     rows.sha256[3] = rows.sha256[2]
     assert [each.tolist() for each in several(found)] == [[0, 1], [2, 3], [4, 5]]
@@ -148,6 +152,71 @@ def test_an_audit_of_a_comparison_shows_its_heads_and_fits_none(tmp_path, capsys
         pipeline.audit(tmp_path / "s.h5", repeats=-1)
     with pytest.raises(RequestError, match="group must be one of object; got 'objekt'"):
         pipeline.audit(tmp_path / "s.h5", group="objekt")
+
+
+def test_an_audit_tells_in_sentences_what_it_found_and_what_to_do():
+    figures = {
+        name: {"images": n, "intervals": {}, **dict.fromkeys([each.name for each in METRICS], value)}
+        for name, n, value in (("all", 200, 0.95), ("without", 193, 0.94), ("exposed", 7, 1.0))
+    }
+    counts = {
+        "images": 1400, "clusters": 12, "images_in_clusters": 30, "largest": 4, "with_byte_copies": 1, "across_splits": 5,
+        "across_labels": 2, "test_images": 200, "test_images_exposed": 7,
+    }  # fmt: skip
+    told = {
+        "counts": counts,
+        "figures": {"logistic": figures},
+        "optimism": None,
+        "metric": "accuracy",
+        "head": "logistic",
+    }
+    told |= {"group": NEAR_COPIES, "store": "s.h5"}
+    sentences = format_audit(told).split("\n\n")[0].split("\n")
+    assert sentences == [
+        "12 clusters of near-copies hold 30 of 1,400 images, the largest 4: re-encoded or resized files, crops, mirror images, "
+        "frames of a burst.",
+        "In 1 cluster, a file occurs more than once.",
+        "In 2 clusters, images have different labels, not all of which can be right: see clusters.csv.",
+        "5 clusters stand on two sides of the split: 7 of 200 test images have a near-copy in train or val.",
+        "Without such images, accuracy of logistic on test is 0.940; with them, 0.950.",
+        "For figures of images unlike those learned from, keep near-copies on one side: pipeline.compare(store='s.h5', "
+        "group='near-copies', repeats=5)",
+    ]
+    grouped = {"difference": 0.05, "random": 0.95, "grouped": 0.9, "interval": [0.01, 0.09]}
+    flattered = {"group": "object", "groups": 40, "folds": 5, "repeats": 1, "accuracy": grouped}
+    assert (
+        "On groups (object) that it has not seen, accuracy of logistic is 0.900, not 0.950 as image by image: a difference of "
+        "0.050 [0.010, 0.090], beyond what chance gives."
+    ) in format_audit({**told, "optimism": flattered})
+    nothing = dict.fromkeys(counts, 0) | {"images": 1400, "test_images": 200, "largest": 1}
+    assert format_audit({**told, "counts": nothing, "group": None}).split("\n")[:2] == [
+        "No image has a near-copy among the 1,400 images.",
+        "The split needs no change for near-copies.",
+    ]
+
+
+def test_extract_audit_report_and_compare_find_the_same_near_copies(tmp_path, caplog):
+    """Whatever layer or pooling a run has; the report of one split counts as the line of extract does."""
+    random, classes = np.random.default_rng(0), np.arange(240, dtype=np.int32) % 2
+    rows = rows_of(classes, random.permutation(np.resize(np.array([0, 0, 1, 2], np.uint8), 240)), 2)
+    first, last = random.exponential(1, (240, 4, 4, 8)), random.exponential(1, (240, 96))
+    last[200:] = last[:40] + 0.05 * random.standard_normal((40, 96))  # in the first layer, they are no copies
+    features = {"first": first.astype(np.float16), "last": last.astype(np.float16)}
+    made = replace(provenance_of({"first": (4, 4, 8), "last": (96,)}), origin=Origin("folder", "photos", "/photos"))
+    write_store(tmp_path / "s.h5", features, rows, made)
+    found = pipeline.audit(tmp_path / "s.h5", layer=["first"], repeats=0, settings=SETTINGS, out=tmp_path / "a").counts
+    exposed = found["test_images_exposed"]
+    assert found["clusters"] == 40 and 0 < exposed < 60
+    with FeatureStore(tmp_path / "s.h5") as store:
+        assert warn_of_near_copies(store, Request(tmp_path / "s.h5")) == exposed
+    pipeline.compare(
+        tmp_path / "s.h5", ["logistic"], layer=["first"], pool="max", settings=SETTINGS, out=tmp_path / "c"
+    )
+    assert f"{exposed} of 60 test images have a near-copy in train or val" in page_of(tmp_path / "c")
+    with caplog.at_level(logging.INFO):
+        asked = {"layer": ["first"], "group": NEAR_COPIES, "repeats": 3}
+        pipeline.compare(tmp_path / "s.h5", ["majority"], **asked, out=tmp_path / "d")
+    assert "groups   200 of near-copies" in caplog.text
 
 
 def test_near_copies_are_groups_of_a_comparison(tmp_path):

@@ -13,10 +13,11 @@ from features.runtime.log import log
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
-from ...data.near_copies import find_near_copies
 from ...data.whitening import DIMENSIONS
-from ...leakage.exposure import exposed_images, several, with_and_without
+from ...leakage.exposure import several, with_and_without
 from ...runs.predictions import Predictions
+from ...training.request import Request
+from ...training.splitting import near_copies_of
 from ..analysis import class_activation
 from ..analysis.label_issues import closest, copies, expected_errors, label_errors
 from ..analysis.projection import EMBEDDED, NEIGHBOURS, project
@@ -171,14 +172,12 @@ class Gallery:
         groups = copies(self.rows, self.split)
         return {"groups": [[self.card(row) for row in group[:4]] for group in groups[:COPIES]], "count": len(groups)}
 
-    def near_copies(self, X: np.ndarray) -> dict[str, Any]:
+    def near_copies(self, store: FeatureStore, asked: Request) -> dict[str, Any]:
         """Return clusters of near-copies across the split, and each head's figures with and without them."""
-        if float(len(X)) ** 2 / 2 * DIMENSIONS > PRODUCTS:
-            return {
-                "why": f"{len(X):,} images are too many to compare all pairs here: {command('audit', store='STORE.h5')}"
-            }
-        log.info(f"copies   comparing all pairs of {counted(len(X), 'image')}")
-        found = find_near_copies(X, self.rows.sha256)
+        n = len(self.rows)
+        if float(n) ** 2 / 2 * DIMENSIONS > PRODUCTS:
+            return {"why": f"{n:,} images are too many to compare all pairs here: {command('audit', store=store.path)}"}
+        found = near_copies_of(store, asked)
         test, groups = self.split == SPLITS["test"], []
         for images in several(found):
             tested, others = images[test[images]], images[~test[images]]
@@ -188,7 +187,7 @@ class Gallery:
         return {
             "groups": groups[:COPIES],
             "count": len(groups),
-            "exposed": int(exposed_images(found, self.split).sum()),
+            "exposed": int(found.exposed(test).sum()),
             "tested": int(test.sum()),
             "figures": {head: with_and_without(self.rows.labels, splits, each, found) for head, each in of.items()},
         }

@@ -24,18 +24,17 @@ def contents(n):
 
 
 def planted(n, times, width=128, seed=0):
-    """Return features, labels and the original of each image; the last `times` are the first ones, nearly."""
+    """Return features and the original of each image; the last `times` are the first ones, nearly."""
     random = np.random.default_rng(seed + 1)
     X, original = correlated(n, width, seed), np.arange(n)
     original[n - times :] = np.arange(times)
     X[n - times :] = X[:times] + 0.05 * X.std(axis=0) * random.standard_normal((times, width))
-    labels = random.integers(0, 3, n)
-    return X, labels[original], original
+    return X, original
 
 
 @pytest.mark.parametrize(("n", "times"), [(300, 40), (300, 0), (5000, 200)])
 def test_planted_copies_are_found_and_no_others(n, times):
-    X, labels, original = planted(n, times)
+    X, original = planted(n, times)
     found = find_near_copies(X, contents(n))
     np.testing.assert_array_equal(found.clusters, original)  # in one block of products, and in two
 
@@ -51,15 +50,25 @@ def test_most_images_may_be_copies_in_one_list_of_series():
     np.testing.assert_array_equal(found.clusters, np.repeat(np.arange(0, 128, 8), 8))
 
 
-def test_copies_under_another_label_do_not_hide_themselves():
-    """They are strangers by their label, by which the threshold is set: here, every fifth image."""
-    X, labels, original = planted(600, 60)
-    labels[-60:] = (labels[-60:] + 1) % 3
-    np.testing.assert_array_equal(find_near_copies(X, contents(600)).clusters, original)
+@pytest.mark.parametrize("n", [20, 40, 80, 160, 320])
+def test_copies_are_found_in_sets_with_fewer_images_than_features(n):
+    """As many directions as images would put all of them at right angles, copies included."""
+    X, original = planted(n, max(2, n // 10), width=512)
+    np.testing.assert_array_equal(find_near_copies(X, contents(n)).clusters, original)
+
+
+@pytest.mark.parametrize("n", [600, 1400])
+def test_images_of_one_sort_are_no_near_copies(n):
+    """Sorts of eight, as the dogs of a breed: far more alike than others, far less than copies, which are found among them."""
+    random = np.random.default_rng(5)
+    X = 0.7 * np.repeat(correlated(n // 8 + 1), 8, axis=0)[:n] + correlated(n, seed=1)
+    X[-40:] = X[:40] + 0.15 * X.std(axis=0) * random.standard_normal((40, 128))
+    original = np.r_[: n - 40, :40]
+    np.testing.assert_array_equal(find_near_copies(X, contents(n)).clusters, original)
 
 
 def test_byte_copies_share_a_cluster_whatever_their_features_and_join_others():
-    X, labels, original = planted(300, 1)
+    X, original = planted(300, 1)
     sha256 = contents(300)
     sha256[[7, 299]] = sha256[100]
     expected = original.copy()
@@ -68,7 +77,7 @@ def test_byte_copies_share_a_cluster_whatever_their_features_and_join_others():
 
 
 def test_the_nearest_is_looked_for_in_an_images_own_cluster():
-    X, labels, _ = planted(300, 40)
+    X, _ = planted(300, 40)
     found = find_near_copies(X, contents(300))
     images, likeness = found.nearest(np.array([0, 260, 100]), np.arange(300))
     assert images.tolist() == [260, 0, -1]
@@ -79,7 +88,7 @@ def test_the_nearest_is_looked_for_in_an_images_own_cluster():
 
 def test_likeness_is_the_cosine_of_whitened_rows_less_what_is_usual_around_them():
     """By its definition; in so few rows an image's crowd is the twenty most like it."""
-    X, labels, _ = planted(100, 5)
+    X, _ = planted(100, 5)
     found = find_near_copies(X, contents(100)).likeness
     unit = whiten(X)
     cosines = unit @ unit.T - 9 * np.eye(100)
@@ -106,7 +115,7 @@ def test_a_stored_matrix_is_whitened_as_one_in_memory():
 
 
 def test_wide_features_are_projected_and_copies_still_found():
-    X, labels, original = planted(200, 20, width=2500)
+    X, original = planted(200, 20, width=2500)
     found = find_near_copies(X, contents(200))
     assert found.likeness.unit.shape == (200, 199)
     np.testing.assert_array_equal(found.clusters, original)
