@@ -166,7 +166,7 @@ class Predictor:
             If the base's weights are missing or different.
         """
         predicted = self.classify(find_images(images), logging.INFO)
-        tell_of_folder(predicted, self.trained.novelty)
+        tell_of_folder(predicted, self.trained)
         if not predicted.predictions:
             first = predicted.skipped[0]
             raise SourceError(
@@ -190,7 +190,8 @@ class Predictor:
             if isinstance(key, bytes) and key in rated
         ]
         sets = self.trained.sets
-        unlike, drift = judge_folder(list(rated.values()), self.trained.novelty)
+        named = {key: name for name, key in reversed(keys.items()) if key in rated}
+        unlike, drift = judge_folder(list(rated.values()), [named[key] for key in rated], self.trained)
         return Predicted(
             run=str(self.trained.folder),
             head=self.trained.name,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
 
 from features.errors import counted
 from features.runtime.log import log
+from features.splits import NEAR_COPIES
 
 from ..evaluation.decisions.drift import LEAST_FOLDER, P_VALUE
-from ..evaluation.decisions.novelty import Novelty
+from ..runs.trained_run import Trained
 from .prediction import Predicted
 
 _SAME = 1e-3  # novelty up to which an image is a training image itself
@@ -25,28 +27,43 @@ class Rated(NamedTuple):
     place: np.ndarray | None
 
 
-def judge_folder(rated: Sequence[Rated], known: Novelty | None) -> tuple[int | None, float | None]:
+def judge_folder(rated: Sequence[Rated], names: Sequence[str], trained: Trained) -> tuple[int | None, float | None]:
     """Return how many images are unlike all training images, and the p-value for all of them being of their kind.
 
     Parameters
     ----------
     rated : sequence of Rated
-    known : Novelty or None
-        What the run knows of its training images.
+    names : sequence of str
+        The path of each image.
+    trained : Trained
+        The run, which may know its training images.
     """
+    known = trained.novelty
     if known is None:
         return None, None
     novelty = np.array([each.novelty for each in rated], float)
-    new = [each for each in rated if each.novelty is not None and each.novelty > _SAME]
+    new = np.flatnonzero(novelty > _SAME).tolist()
     p_value = None
     if known.drift is not None and new:
-        places = np.stack([each.place for each in new if each.place is not None])
-        p_value = known.drift.p_value(places, np.array([each.chances.argmax() for each in new]))
+        places = np.stack([place for each in new if (place := rated[each].place) is not None])
+        predicted = np.array([rated[each].chances.argmax() for each in new])
+        folders = [_folder_of(names[each]) for each in new] if _has_groups(trained) else None
+        p_value = known.drift.p_value(places, predicted, folders)
     return int(np.sum(novelty > 1)), p_value
 
 
-def tell_of_folder(predicted: Predicted, known: Novelty | None) -> None:
+def _has_groups(trained: Trained) -> bool:
+    """Return whether a column named each training image's group, so that a folder of new images is one, too."""
+    return trained.group not in (None, NEAR_COPIES)
+
+
+def _folder_of(name: str) -> str:
+    return str(PurePath(name).parent)
+
+
+def tell_of_folder(predicted: Predicted, trained: Trained) -> None:
     """Log how many images have an empty set or are unlike all training images, and warn of a folder that is not of their kind."""
+    known = trained.novelty
     count, empty = len(predicted.predictions), sum(each.classes == () for each in predicted.predictions)
     if empty:
         log.info(
@@ -59,6 +76,9 @@ def tell_of_folder(predicted: Predicted, known: Novelty | None) -> None:
         )
         if known.drift is None and count >= LEAST_FOLDER:
             log.info("folder   of this run cannot be compared as a whole; a run trained today, on some 100 images, can")
+    folders = len({_folder_of(each.path) for each in predicted.predictions}) if _has_groups(trained) else 0
+    if predicted.drift is not None and folders > 1:
+        log.info(f"folders  each of {folders} counts as one {trained.group} of its own, as a whole")
     if predicted.drift is not None and predicted.drift < P_VALUE:
         p = "< 0.001" if predicted.drift < 0.001 else f"{predicted.drift:.3f}"
         log.warning(

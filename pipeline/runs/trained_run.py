@@ -48,6 +48,8 @@ class Trained:
         Which classes may be the true one of an image.
     novelty : Novelty or None
         How unlike all training images an image is; runs of earlier versions do not know.
+    group : str or None
+        The column that named each training image's group, or ``near-copies``.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class Trained:
     point: OperatingPoint | None = None
     sets: ClassSets | None = None
     novelty: Novelty | None = None
+    group: str | None = None
 
     def unlike(self, X: np.ndarray) -> np.ndarray | None:
         """Return how unlike all training images are images, (n_images,), by the features that `reading` returns."""
@@ -121,6 +124,7 @@ def load_trained(folder: str | Path, allow_joblib: bool = False) -> Trained:
         point=_read_point(told, f"{folder}/run.json"),
         sets=told.get("sets") and ClassSets.from_json(told["sets"], names, f"{folder}/run.json"),
         novelty=Novelty.load(Path(folder), told.get("n_features")),
+        group=told.get("group"),
     )
 
 

@@ -26,10 +26,7 @@ class DrawnFits:
         self.head = find_head(head)
         if self.head.views == "mean":
             self.features = self.features.averaged()
-        sample = self._sample(self.rows.splits) if group is None else None
         self.settings = None
-        if sample is not None:
-            self.settings = self.head.search(sample).choose(sample.pairs("cv")).settings
 
     def _sample(self, split):
         learn, val = split != SPLITS["test"], split == SPLITS["val"]
@@ -38,8 +35,9 @@ class DrawnFits:
     def fit(self, split):
         sample, n_classes = self._sample(split), len(self.rows.class_names)
         search = self.head.search(sample)
-        if self.settings is None:  # the store's own split breaks groups
-            self.settings = search.choose(sample.pairs("cv")).settings
+        if self.settings is None:
+            own = sample if self.group else self._sample(self.rows.splits)  # the store's own split may break groups
+            self.settings = self.head.search(own).choose(own.pairs("cv")).settings
         estimator = search.fit(self.settings, np.ones(len(sample.y), bool))
         tested = all_classes(estimator, self.features, split == SPLITS["test"], n_classes)
         return estimator, tested, out_of_fold(search, self.settings, n_classes)

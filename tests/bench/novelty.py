@@ -6,8 +6,8 @@ Over drawn splits: the area under the ROC curve between test images and all imag
 beyond a threshold at 1 % (of training images among each other), for scores that are chosen from: the cosine distance to the nearest
 training images (1, 5, 10), Mahalanobis' distance to the nearest class mean (Lee et al. 2018) and to the mean of all, with a shrunk
 covariance (Ledoit & Wolf), and the largest probability. The store's own split, for changed copies of its test images (`changed.py`): the
-share that is unlike, and of folders drawn from them the share that is called drifted; and the same of folders of test images that nothing
-was done to, each of another split.
+share that is unlike, and of folders drawn from them the number that is called drifted; and the same of folders of test images that nothing
+was done to, each of another split. With groups, also if each group has a folder of its own, and of one new group alone.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
 from features.splits import SPLITS
-from pipeline.evaluation.decisions.drift import P_VALUE
+from pipeline.evaluation.decisions.drift import LEAST_FOLDER, P_VALUE
 from pipeline.evaluation.decisions.novelty import Novelty
 from pipeline.evaluation.held_out import unit_numbers
 from pipeline.training.splitting import draw_splits, side_keys
@@ -53,7 +53,8 @@ def mahalanobis(by_class):
             else train.mean(axis=0)[None]
         )
         places = np.searchsorted(np.unique(y), y) if by_class else np.zeros(len(y), int)
-        precision = LedoitWolf(assume_centered=True).fit(train - means[places]).precision_
+        spread = LedoitWolf(store_precision=False, assume_centered=True).fit(train - means[places])
+        precision = np.linalg.inv(spread.covariance_)  # of full rank by its shrinkage
 
         def score(X):
             return np.min([np.sum((X - mean) @ precision * (X - mean), axis=1) for mean in means], axis=0)
@@ -112,34 +113,48 @@ def folders(given):
         estimator, _, chances = fits.fit(split)
         return estimator, Novelty.calibrate([features.of(learn)], units[learn], chances.argmax(axis=1))
 
-    def drift(estimator, known, X):
+    def drift(estimator, known, X, units=None):
         predicted = estimator.predict_proba(X).argmax(axis=1)
-        return known.drift.p_value(known.drift.of(known.unit_of(X), predicted), predicted)
+        return known.drift.p_value(known.drift.of(known.unit_of(X), predicted), predicted, units)
+
+    def say(words, p):
+        p = np.array(p)
+        print(
+            f"    {words}: {np.sum(p < P_VALUE)} of {len(p)} folders drifted, median p {np.median(p):.3f}", flush=True
+        )
 
     estimator, known = known_by(rows.splits)
     for path in given.changed:
         others = DrawnFits(path)
         changed, held = others.rows, others.features
         names = np.array([name.split("/")[0] for name in changed.paths])
+        of = units[[int(name.split("/")[1].split(".")[0]) for name in changed.paths]]  # files are named by the row
         for kind in np.unique(names):
-            X = held.matrix[names == kind]
+            X, groups = held.matrix[names == kind], of[names == kind]
             right = np.mean(estimator.predict_proba(X).argmax(axis=1) == changed.labels[names == kind])
             print(f"  {kind}: {np.mean(known.of(X) > 1):.1%} unlike, accuracy {right:.3f}")
             for n in (*SIZES, len(X)):
-                p = np.array([drift(estimator, known, X[some]) for some in picks(len(X), n)])
-                print(f"    {n} of {len(X)} images: drifted {np.mean(p < P_VALUE):.0%}, median p {np.median(p):.3f}")
-    p = {n: [] for n in SIZES}
+                say(f"{n} of {len(X)} images", [drift(estimator, known, X[some]) for some in picks(len(X), n)])
+                if fits.group:
+                    p = [drift(estimator, known, X[some], groups[some]) for some in picks(len(X), n)]
+                    say(f"{n} of {len(X)} images, a folder for each of the {len(np.unique(groups))} groups", p)
+    p, grouped, alone = {n: [] for n in SIZES}, {n: [] for n in SIZES}, []
     for number, split in enumerate(draw_splits(rows, given.splits, 100, fits.group)):
         estimator, known = known_by(split)
-        X = features.of(split == SPLITS["test"])
+        X, groups = features.of(split == SPLITS["test"]), units[split == SPLITS["test"]]
         order = np.random.default_rng(number).permutation(len(X))
         for n in SIZES:
             p[n].append(drift(estimator, known, X[order[:n]]))
-    for n, each in p.items():
-        print(
-            f"  untouched: {np.sum(np.array(each) < P_VALUE)} of {len(each)} folders of {n} test images, each of another split, are "
-            f"called drifted; median p {np.median(each):.3f}"
-        )
+            grouped[n].append(drift(estimator, known, X[order[:n]], groups[order[:n]]))
+        sizes = np.bincount(groups)
+        alone += [drift(estimator, known, X[groups == each]) for each in np.flatnonzero(sizes >= LEAST_FOLDER)]
+    print("  untouched test images, each folder of another split")
+    for n in SIZES:
+        say(f"{n} images", p[n])
+        if fits.group:
+            say(f"{n} images, a folder for each group", grouped[n])
+    if fits.group:
+        say("one group alone", alone)
 
 
 def picks(n, size):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,23 +69,28 @@ class Drift:
         """Return new images by their features and predicted classes along the directions, (n_images, n_directions)."""
         return (X - self.means[self._known(predicted)]) @ self.directions.T
 
-    def p_value(self, places: np.ndarray, predicted: np.ndarray) -> float | None:
+    def p_value(self, places: np.ndarray, predicted: np.ndarray, folders: Sequence[str] | None = None) -> float | None:
         """Return the p-value for images being of the kind of the training images; None if they are too few.
 
         The squared distance of their mean to that of the training images (Hotelling's statistic, with independent directions) is
         ranked among those of folders as large that are drawn from the training images, whole groups together. Each image is seen
-        from the mean of its predicted class, so other shares of classes are no drift.
+        from the mean of its predicted class, so other shares of classes are no drift. If it is not known which of them are of one
+        group, they may all be of few, so the folders drawn are of as few groups as can be.
 
         Parameters
         ----------
         places : ndarray of shape (n_images, n_directions)
             Of `of`. Training images themselves must be left out.
         predicted : ndarray of shape (n_images,), int
+        folders : sequence of str, optional
+            The folder of each image. If there are several, each is one group; see `_by_groups`.
         """
         held = len(self.places)
         n = min(len(places), held // 2)
         if n < LEAST_FOLDER:
             return None
+        if folders is not None and len(set(folders)) > 1:
+            return self._by_groups(places, np.unique(folders, return_inverse=True)[1])
         apart = places.mean(axis=0) - self.places.mean(axis=0)
         classes, share = np.unique(self._known(predicted), return_counts=True)
         own = 1 / len(places) + np.sum((share / len(places)) ** 2 / self.counts[classes])  # variance of one image: 1
@@ -94,6 +99,23 @@ class Drift:
         inside = np.array([self.places[each].sum(axis=0) for each in drawn[:, :n]])
         found = ((inside / n - (total - inside) / (held - n)) ** 2).sum(axis=1) / (1 / n + 1 / (held - n))
         return float((1 + np.sum(found >= np.sum(apart**2) / own)) / (1 + _FOLDERS))
+
+    def _by_groups(self, places: np.ndarray, groups: np.ndarray) -> float:
+        """Return the p-value for new groups being of the kind of the training groups: a permutation test by whole groups.
+
+        Each group counts by its mean, a training group by as many images as new ones have on average. The squared distance of the
+        mean of new groups to that of training groups is ranked among those after groups have changed sides.
+        """
+        random, count = np.random.default_rng(0), int(groups.max()) + 1
+        own = _group_means(self.places, self.units, round(len(places) / count), random)
+        both = np.concatenate([_group_means(places, groups, len(places), random), own])
+        drawn = random.random((_FOLDERS, len(both)), np.float32).argpartition(count - 1, axis=1)[:, :count]
+        new = np.zeros((1 + _FOLDERS, len(both)), np.float32)
+        new[0, :count] = 1
+        np.put_along_axis(new[1:], drawn, 1, axis=1)
+        inside = new @ both
+        found = ((inside / count - (both.sum(axis=0) - inside) / len(own)) ** 2).sum(axis=1)
+        return float((1 + np.sum(found[1:] >= found[0] * (1 - 1e-6))) / (1 + _FOLDERS))
 
     def _known(self, predicted: np.ndarray) -> np.ndarray:
         return np.minimum(predicted, len(self.means) - 1)
@@ -131,6 +153,14 @@ def _class_means(X: np.ndarray, predicted: np.ndarray, n_classes: int) -> tuple[
     of = [predicted == each for each in range(n_classes)] + [np.ones(len(X), bool)]
     of = [each if each.any() else of[-1] for each in of]
     return np.array([X[each].mean(axis=0) for each in of], np.float32), np.array([each.sum() for each in of])
+
+
+def _group_means(places: np.ndarray, groups: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+    """Return the mean of each group, of at most so many of its rows, drawn at random, (n_groups, n_directions)."""
+    order = random.permutation(len(groups))
+    order = order[np.argsort(groups[order], kind="stable")]
+    ends = np.cumsum(np.unique(groups, return_counts=True)[1])[:-1]
+    return np.array([places[rows[:most]].mean(axis=0) for rows in np.split(order, ends)], np.float32)
 
 
 def _components(X: np.ndarray) -> np.ndarray:

@@ -23,8 +23,8 @@ def kind(random, n, d=40, centre=0):
     return X.astype(np.float32), y
 
 
-def drift_of(known, X, predicted):
-    return known.drift.p_value(known.drift.of(known.unit_of(X), predicted), predicted)
+def drift_of(known, X, predicted, folders=None):
+    return known.drift.p_value(known.drift.of(known.unit_of(X), predicted), predicted, folders)
 
 
 @pytest.mark.parametrize("d", [40, 5000])
@@ -93,6 +93,23 @@ def test_folders_are_compared_with_whole_groups():
         known = Novelty.calibrate([X[learn]], units[learn], y[learn])
         p[name] = [drift_of(known, X[groups == each], y[groups == each]) for each in range(35, 45)]
     assert np.median(p["rows"]) < 0.01 and np.mean(np.array(p["groups"]) < 0.01) <= 0.1
+
+
+def test_folders_that_are_groups_tell_a_change_that_hides_behind_the_difference_of_groups():
+    p = {name: [] for name in ("same", "changed", "unknown")}
+    for seed in range(8):
+        random = np.random.default_rng([7, seed])
+        groups = np.repeat(np.arange(60), 20)
+        X, y = kind(random, 1200)
+        X += np.repeat(random.exponential(0.5, (60, 40)), 20, axis=0).astype(np.float32)
+        learn, new = groups < 40, np.arange(800, 1200, 10)  # two images of each new group
+        known, folders = Novelty.calibrate([X[learn]], groups[learn], y[learn]), [f"new/{each}" for each in groups[new]]
+        p["same"].append(drift_of(known, X[new], y[new], folders))
+        changed = X[new] + 0.4 * (np.arange(40) >= 20).astype(np.float32)
+        p["changed"].append(drift_of(known, changed, y[new], folders))
+        p["unknown"].append(drift_of(known, changed, y[new], ["new"] * len(new)))
+    assert np.mean(np.array(p["same"]) < 0.01) <= 0.2 and np.median(p["same"]) > 0.2
+    assert np.mean(np.array(p["changed"]) < 0.01) >= 0.9 and np.mean(np.array(p["unknown"]) < 0.01) <= 0.1
 
 
 def test_a_run_keeps_what_it_knows_and_refuses_another(tmp_path):
