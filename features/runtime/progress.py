@@ -6,14 +6,26 @@ import contextlib
 import io
 import logging
 import sys
-from typing import TextIO
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
 from .log import log
 
-_LINE = "{desc}{n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left"
-_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+_LINE = "{desc}{n:.0f}/{total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left"
+_BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+_SHARE_LINE = "{percentage:.0f} % of {total_fmt}{unit}, {remaining} left"
+_SHARE_BAR = "{l_bar}{bar}| of {total_fmt}{unit} [{elapsed}<{remaining}]"
+
+# Called with the share of one piece of work that was done since; all shares sum up to 1.
+Tell = Callable[[float], object]
+T = TypeVar("T")
+
+
+def untold(share: float) -> None:
+    """Tell nobody."""
 
 
 class Progress(tqdm):
@@ -31,6 +43,8 @@ class Progress(tqdm):
         Seconds before which nothing is shown, for work that is usually short and inside other work; its bar disappears.
     """
 
+    _form = _LINE, _BAR
+
     def __init__(self, total: int, unit: str, delay: float = 0.0):
         in_notebook = type(sys.stderr).__module__.startswith("ipykernel.")
         self._lines, self._told = not (sys.stderr.isatty() or in_notebook), 0
@@ -39,7 +53,7 @@ class Progress(tqdm):
         super().__init__(
             total=total, unit=f" {unit}", mininterval=10 if self._lines else 0.2, disable=hidden,
             file=io.StringIO() if self._lines else sys.stderr,  # where tqdm ends the bar by a line of nothing
-            bar_format=_LINE if self._lines else _BAR, delay=delay, leave=self._lines or not delay,
+            bar_format=self._form[not self._lines], delay=delay, leave=self._lines or not delay,
         )  # fmt: skip
 
     def begin(self, what: str) -> None:
@@ -57,6 +71,22 @@ class Progress(tqdm):
         elif self.n != self._told:
             self._told = self.n
             print(msg or str(self), file=sys.stderr, flush=True)
+
+
+class Shares(Progress):
+    """Progress of a few long pieces of work, of which each tells by shares how far it is."""
+
+    _form = _SHARE_LINE, _SHARE_BAR
+
+    def each(self, pieces: Sequence[T]) -> Iterator[tuple[T, Tell]]:
+        """Yield each piece, and what it tells its shares; it is done when the next one is asked for."""
+        for number, piece in enumerate(pieces, start=1):
+            yield piece, untold if self.disable else partial(self._tell, number)
+            self._tell(number, 1)
+
+    def _tell(self, number: int, share: float) -> None:
+        if number - self.n > 1e-9:  # shares sum up to 1 except for rounding
+            self.update(min(share, number - self.n))
 
 
 def duration(seconds: float) -> str:

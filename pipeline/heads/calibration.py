@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from features.errors import RequestError, option
+from features.runtime.progress import Tell
 
 from ..data.training_data import Pair, Sample
 from .contract import Search
@@ -214,13 +215,24 @@ class CalibratedSearch(Search):
         return choice
 
     def _calibrate(
-        self, settings: dict[str, Any], images: np.ndarray, score: Callable[[np.ndarray, np.ndarray], np.ndarray]
+        self,
+        settings: dict[str, Any],
+        images: np.ndarray,
+        score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        tell: Tell,
     ) -> Sigmoids:
         """Return sigmoids for the images in a mask.
 
-        ``score(fit, look)`` fits a head to the images in the mask `fit` and returns its scores of those in `look`.
+        ``score(fit, look)`` fits a head to the images in the mask `fit` and returns its scores of those in `look`. The head of the
+        run was fitted before, and is told as one fit more.
         """
         if self._kept and self._kept[2] and settings == self._kept[0] and np.array_equal(images, self._kept[1]):
             return self._kept[2]
         calibrator = Calibrator(self.sample, images)
-        return calibrator.fit([score(fit, look) for fit, look in calibrator.pairs])
+        share = 1 / (len(calibrator.pairs) + 1)
+        tell(share)
+        scores = []
+        for fit, look in calibrator.pairs:
+            scores.append(score(fit, look))
+            tell(share)
+        return calibrator.fit(scores)

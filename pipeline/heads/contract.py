@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from features.runtime.progress import Progress
+from features.runtime.progress import Progress, Shares, Tell, untold
 
 from ..data.training_data import Pair, Sample
 from ..options import METRIC
@@ -22,7 +22,7 @@ from .settings import Choice, Grid
 if TYPE_CHECKING:
     import keras
 
-DELAY = 10  # seconds after which a search shows its progress
+DELAY = 10  # seconds after which a search, or a fit, shows its progress
 Settings = Mapping[str, tuple[Any, ...]]
 
 
@@ -130,9 +130,13 @@ class Search(ABC):
     def warm_up(cls) -> None:
         """Import slow modules before timing starts."""
 
-    def progress(self, total: int) -> Progress:
-        """Return the progress of a search that fits so many heads, shown if it takes long."""
-        return Progress(total, f"heads of {len(self.sample.y)} images", delay=DELAY)
+    def progress(self, total: int, what: str = "heads") -> Progress:
+        """Return the progress of a search that fits so many heads, or trains so many epochs, shown if it takes long."""
+        return Progress(total, f"{what} of {len(self.sample.y)} images", delay=DELAY)
+
+    def fits(self, total: int, what: str) -> Shares:
+        """Return the progress of so many fits with chosen settings, shown if they take long."""
+        return Shares(total, f"{what} of {len(self.sample.y)} images", delay=DELAY)
 
     @abstractmethod
     def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
@@ -142,8 +146,8 @@ class Search(ABC):
         """
 
     @abstractmethod
-    def fit(self, settings: dict[str, Any], images: np.ndarray) -> Classifier:
-        """Return the head with the given settings, fitted to images given by a mask."""
+    def fit(self, settings: dict[str, Any], images: np.ndarray, tell: Tell = untold) -> Classifier:
+        """Return the head with the given settings, fitted to images given by a mask; a fit that may take long tells its shares."""
 
 
 @dataclass(frozen=True)

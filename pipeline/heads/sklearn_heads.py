@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from features.errors import RequestError, counted, option
+from features.runtime.progress import Tell, untold
 
 from ..data.training_data import Pair, Sample
 from ..options import METRIC
@@ -25,6 +28,7 @@ from .linear_head import LinearHead
 from .settings import Choice, Grid, Judge, Output, Rating, best_of, combinations
 
 Make = Callable[..., Any]
+_GLANCE = 1  # seconds between looks at how far an estimator is
 
 
 class NearestMean(ClassifierMixin, BaseEstimator):
@@ -147,7 +151,7 @@ class EstimatorSearch(CalibratedSearch):
             return self._choose_by(judge, settings, ratings)
         return best_of(settings, ratings, metric, judge.rows)
 
-    def fit(self, settings: dict[str, Any], images: np.ndarray) -> ScaledEstimator | LinearHead:
+    def fit(self, settings: dict[str, Any], images: np.ndarray, tell: Tell = untold) -> ScaledEstimator | LinearHead:
         """Return the head with the given settings, fitted to images given by a mask.
 
         Raises
@@ -158,19 +162,21 @@ class EstimatorSearch(CalibratedSearch):
         sample = self.sample
         scale = sample.features.scale(settings.get("scale", "layer"))
 
-        def fit(some: np.ndarray) -> Any:
-            return self._estimator(settings).fit(sample.features.of(some) / scale, sample.labels(some))
+        def fit(some: np.ndarray, tell: Tell = untold) -> Any:
+            estimator = self._estimator(settings)
+            with _rounds_told(estimator, tell):
+                return estimator.fit(sample.features.of(some) / scale, sample.labels(some))
 
         def score(some: np.ndarray, look: np.ndarray) -> np.ndarray:
             return fit(some).decision_function(sample.features.of(look) / scale)
 
         try:
-            estimator = fit(images)
+            estimator = fit(images, untold if _gives_only_scores(self._estimator(settings)) else tell)
         except ValueError as error:
             raise RequestError(
                 f"this head cannot be fitted to {counted(images.sum(), 'image')}: {error}. Add images, or use {option('head', 'logistic')}"
             ) from error
-        sigmoids = self._calibrate(settings, images, score) if _gives_only_scores(estimator) else None
+        sigmoids = self._calibrate(settings, images, score, tell) if _gives_only_scores(estimator) else None
         return _as_linear(estimator, scale, sigmoids) or ScaledEstimator(estimator, scale, sigmoids)
 
     def _estimator(self, settings: dict[str, Any]) -> Any:
@@ -183,6 +189,32 @@ class EstimatorSearch(CalibratedSearch):
             if "random_state" in estimator.get_params()
             else estimator
         )
+
+
+@contextmanager
+def _rounds_told(estimator: Any, tell: Tell) -> Iterator[None]:
+    """Tell how far an estimator is that counts its rounds while it is fitted, as boosting does; a thread looks at it."""
+    rounds = estimator.get_params().get("max_iter")
+    if tell is untold or not rounds:
+        yield
+        return
+    ended, told = Event(), 0
+
+    def look() -> None:
+        nonlocal told
+        while not ended.wait(_GLANCE):
+            done = getattr(estimator, "n_iter_", 0)
+            if isinstance(done, int) and done > told:
+                told, new = done, done - told
+                tell(new / rounds)
+
+    thread = Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _as_linear(estimator: Any, scale: np.ndarray, sigmoids: Sigmoids | None) -> LinearHead | None:

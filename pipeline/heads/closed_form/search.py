@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from features.errors import RequestError, counted, option
+from features.runtime.progress import Tell, untold
 
 from ...data.svd_basis import Rotation, rotate_features
 from ...data.training_data import Pair, Sample
@@ -49,7 +50,7 @@ class ClosedFormSearch(CalibratedSearch):
             return self._choose_by(judge, settings, ratings)
         return best_of(settings, ratings, metric, judge.rows)
 
-    def fit(self, settings: dict[str, Any], images: np.ndarray) -> LinearHead:
+    def fit(self, settings: dict[str, Any], images: np.ndarray, tell: Tell = untold) -> LinearHead:
         """Return the head with the given settings, fitted to images given by a mask.
 
         Raises
@@ -79,7 +80,7 @@ class ClosedFormSearch(CalibratedSearch):
         turned = fit(images)
         coefficients = rotation.back(turned.coef_)
         intercept = turned.intercept_ - rotation.mean @ coefficients
-        sigmoids = None if self._model.gives_chances else self._calibrate(settings, images, score)
+        sigmoids = None if self._model.gives_chances else self._calibrate(settings, images, score, tell)
         return LinearHead(turned.classes_, coefficients.astype(np.float32), intercept, sigmoids)
 
     def _outputs(self, scale: str, pairs: Sequence[Pair]) -> Iterator[Output | None]:

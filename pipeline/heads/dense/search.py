@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from features.runtime.keras_runtime import import_keras
+from features.runtime.progress import Tell, untold
 
 from ...data.row_blocks import Matrix, align, blocks, shuffled_blocks
 from ...data.training_data import Pair, Sample
@@ -55,6 +56,7 @@ def train_heads(
     fit: np.ndarray,
     look: np.ndarray | None = None,
     watch: Watch | None = None,
+    tell: Tell = untold,
 ) -> list[Trained]:
     """Train several heads on the same batches.
 
@@ -70,6 +72,8 @@ def train_heads(
     watch : callable, optional
         ``watch(probabilities)`` returns columns of the history for the probabilities of the validation rows, by name, and a sort
         key; the epoch with the greatest key is the best. By default, the one with the lowest validation loss.
+    tell : callable, optional
+        Called with the share of the epochs, after each of them.
 
     Returns
     -------
@@ -95,6 +99,7 @@ def train_heads(
             seen = next(look_order)
             looked, keys = _look(bank.look(blocks(X, seen)), targets[seen], watch)
             figures |= looked
+        tell(1 / schedule.epochs)
         for name, values in figures.items():
             for history, value in zip(histories, values, strict=True):
                 history.setdefault(name, []).append(None if value is None else float(value))
@@ -181,10 +186,12 @@ class DenseSearch(Search):
             return {columns[name]: value for name, value in rating.items()}, rank(rating, metric)
 
         tried, trained = [], []
-        for schedule in combinations({name: values for name, values in self.grid.items() if name not in _RECIPE}):
-            recipes = combinations({name: values for name, values in self.grid.items() if name in _RECIPE})
-            trained += self._train(recipes, schedule, fit, look, watch)
-            tried += [{**recipe, **schedule} for recipe in recipes]
+        recipes = combinations({name: values for name, values in self.grid.items() if name in _RECIPE})
+        schedules = combinations({name: values for name, values in self.grid.items() if name not in _RECIPE})
+        with self.fits(len(schedules), "training" if len(schedules) == 1 else "trainings") as progress:
+            for schedule, tell in progress.each(schedules):
+                trained += self._train(recipes, schedule, fit, tell, look, watch)
+                tried += [{**recipe, **schedule} for recipe in recipes]
         ratings = [
             [
                 dict(zip(columns, values, strict=True))
@@ -204,13 +211,13 @@ class DenseSearch(Search):
         ]
         return Choice(choice.settings, epochs, chosen.history)
 
-    def fit(self, settings: dict[str, Any], images: np.ndarray) -> DenseHead:
+    def fit(self, settings: dict[str, Any], images: np.ndarray, tell: Tell = untold) -> DenseHead:
         """Return the head with the given settings, fitted to images given by a mask."""
         if self._watched and np.array_equal(images, ~self.sample.val) and settings == self._watched[0]:
             return self._watched[1]
         recipe = {name: value for name, value in settings.items() if name in _RECIPE}
         schedule = {name: value for name, value in settings.items() if name not in _RECIPE}
-        (trained,) = self._train([recipe], schedule, images)
+        (trained,) = self._train([recipe], schedule, images, tell)
         return self._head(trained, images)
 
     def _train(
@@ -218,6 +225,7 @@ class DenseSearch(Search):
         recipes: list[dict[str, Any]],
         schedule: dict[str, Any],
         fit: np.ndarray,
+        tell: Tell,
         look: np.ndarray | None = None,
         watch: Watch | None = None,
     ) -> list[Trained]:
@@ -231,6 +239,7 @@ class DenseSearch(Search):
             sample.features.places(fit),
             None if look is None else sample.features.places(look),
             watch,
+            tell,
         )
 
     def _head(self, trained: Trained, fit: np.ndarray) -> DenseHead:

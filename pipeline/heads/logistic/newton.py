@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from scipy.special import expit, softmax
+
+from features.runtime.progress import Tell, untold
 
 from ...data.svd_basis import Rotation
 
@@ -22,7 +24,7 @@ def solve(
     n_classes: int,
     values: Sequence[float],
     counts: np.ndarray,
-    solved: Callable[[int], object] = lambda number: None,
+    tell: Tell = untold,
 ) -> np.ndarray:
     """Minimise ``C * sum(count * log loss) + |w|^2 / 2`` for several values of C and many sets of rows at once.
 
@@ -42,8 +44,8 @@ def solve(
         Values of C, above 0.
     counts : ndarray of shape (n_samples, n_sets), float64
         How much each row counts in each set; 0 for rows outside.
-    solved : callable, optional
-        Called with the number of problems that have been solved since.
+    tell : callable, optional
+        Called with the share of a problem, or of several, that was solved since; see `_share`.
 
     Returns
     -------
@@ -53,22 +55,21 @@ def solve(
     used = counts.any(axis=1)
     if not used.all():  # the rows of other folds, where each fold is solved by itself
         some = replace(rotation, rows=rotation.rows[used])
-        return solve(some, targets[used], n_classes, values, counts[used], solved)
+        return solve(some, targets[used], n_classes, values, counts[used], tell)
     k = 1 if n_classes == 2 else n_classes
     few = max(1, _NUMBERS // (len(targets) * (k if k > 1 else len(values))))
     if counts.shape[1] > few:
         parts = [counts[:, first : first + few] for first in range(0, counts.shape[1], few)]
-        return np.concatenate([solve(rotation, targets, n_classes, values, part, solved) for part in parts], axis=2)
+        return np.concatenate([solve(rotation, targets, n_classes, values, part, tell) for part in parts], axis=2)
     dtype = rotation.rows.dtype
     counts = counts.astype(dtype)
     one_hot = (targets[:, None] == (np.arange(k) if k > 1 else 1))[:, None].astype(dtype)  # (n, 1, k)
     if k == 1:
         costs = np.hstack([counts * value for value in values])
         together = np.zeros((len(rotation.lengths) + 1, costs.shape[1], k), dtype)
-        _descend(rotation, one_hot, costs, together, np.zeros((*costs.shape, k), dtype))
-        solved(costs.shape[1])
+        _descend(rotation, one_hot, costs, together, np.zeros((*costs.shape, k), dtype), tell)
         return np.moveaxis(together.reshape(len(together), len(values), -1, k), 1, 0)
-    return _ascend(rotation, one_hot, counts, values, solved)
+    return _ascend(rotation, one_hot, counts, values, tell)
 
 
 def _ascend(
@@ -76,7 +77,7 @@ def _ascend(
     one_hot: np.ndarray,
     counts: np.ndarray,
     values: Sequence[float],
-    solved: Callable[[int], object],
+    tell: Tell,
 ) -> np.ndarray:
     """Return weights, (n_values, rank + 1, n_sets, k), solved for one value of C after the other."""
     dtype, shape, found = counts.dtype, (counts.shape[1], one_hot.shape[2]), dict[float, np.ndarray]()
@@ -88,26 +89,29 @@ def _ascend(
         ahead = dtype.type(steps[place - 1] / steps[place - 2] if place > 1 else 0)
         own, before = own + ahead * (own - before), own
         scores, last = scores + ahead * (scores - last), scores
-        _descend(rotation, one_hot, counts * dtype.type(value), own, scores)
-        if value in values:
-            found[value] = own
-            solved(shape[0])
+        _descend(rotation, one_hot, counts * dtype.type(value), own, scores, tell)
+        found[value] = own
     return np.stack([found[value] for value in values])
 
 
 def _descend(
-    rotation: Rotation, one_hot: np.ndarray, costs: np.ndarray, weights: np.ndarray, scores: np.ndarray
+    rotation: Rotation, one_hot: np.ndarray, costs: np.ndarray, weights: np.ndarray, scores: np.ndarray, tell: Tell
 ) -> None:
     """Optimise weights, (rank + 1, n_sets, k), and their scores in place; `costs` is C times a row's count."""
     active, rounds = np.arange(weights.shape[1]), rotation.rows.dtype == np.float32
     P, losses = _judge(scores, costs, one_hot)
+    first, told = np.zeros(len(active)), np.zeros(len(active))
     for _ in range(_NEWTON_STEPS):
         W, S, A = weights[:, active], scores[:, active], costs[:, active, None]
         gradient = rotation.transposed(A * (P - one_hot))
         gradient[:-1] += W[:-1]
         step, moved = _newton_step(rotation, gradient, A, P)
         decrement = -_dot(gradient, step)
-        solved = decrement <= (_SHARE * (losses + _dot(W[:-1], W[:-1]) / 2) if rounds else _DECREMENT)
+        goal = _SHARE * (losses + _dot(W[:-1], W[:-1]) / 2) if rounds else np.full(len(active), _DECREMENT)
+        solved = decrement <= goal
+        first[active] = np.maximum(first[active], decrement)
+        before, told[active] = told.sum(), np.maximum(told[active], _share(first[active], decrement, goal))
+        tell(told.sum() - before)
         size, P, losses = _line_search(W, S, costs[:, active], one_hot, step, moved, decrement, losses)
         weights[:, active] += size[:, None] * step
         scores[:, active] += size[:, None] * moved
@@ -115,6 +119,18 @@ def _descend(
             break
         if solved.any():
             active, P, losses = active[~solved], P[:, ~solved], losses[~solved]
+    tell(len(told) - told.sum())  # of those that _NEWTON_STEPS did not suffice for
+
+
+def _share(first: np.ndarray, decrement: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Return how much of the way from the first decrement to the goal is done, from 0 to 1.
+
+    On a scale of logarithms, on which steps are about equal, since conjugate gradients stop at a share of the residual.
+    """
+    tiny = np.finfo(np.float64).tiny
+    whole = np.log(np.maximum(first, tiny) / np.maximum(goal, tiny))
+    done = np.log(np.maximum(first, tiny) / np.maximum(decrement, tiny))
+    return np.where(decrement <= goal, 1.0, np.clip(done / np.maximum(whole, tiny), 0, 1))
 
 
 def _newton_step(

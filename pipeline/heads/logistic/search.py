@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from features.runtime.log import log
+from features.runtime.progress import Tell, untold
 
 from ...data.scaling import measure
 from ...data.svd_basis import Rotation, rotate, rotate_features
@@ -66,12 +67,12 @@ class Logistic(LinearHead):
         (rotation,) = rotate(X, moments.mean, [moments.scale(self.scale, self.widths or (X.shape[1],))])
         return self._take(rotation, y, np.ones(len(y), bool))
 
-    def _take(self, rotation: Rotation, y: np.ndarray, rows: np.ndarray) -> Logistic:
+    def _take(self, rotation: Rotation, y: np.ndarray, rows: np.ndarray, tell: Tell = untold) -> Logistic:
         """Fit to some of a rotation's rows, given by a mask."""
         self.classes_ = np.unique(y[rows])
         targets = np.searchsorted(self.classes_, np.where(rows, y, self.classes_[0]))
         counts = row_weights(y, rows, self.class_weight)[:, None]
-        weights = solve(rotation, targets, len(self.classes_), [self.C], counts)[0, :, 0]
+        weights = solve(rotation, targets, len(self.classes_), [self.C], counts, tell)[0, :, 0]
         coefficients = rotation.back(weights[:-1])
         self.scale_ = rotation.scale
         self.intercept_ = weights[-1] - rotation.mean @ coefficients
@@ -124,7 +125,7 @@ class LogisticSearch(Search):
             for of_kind in columns
         ]
 
-    def fit(self, settings: dict[str, Any], images: np.ndarray) -> Logistic:
+    def fit(self, settings: dict[str, Any], images: np.ndarray, tell: Tell = untold) -> Logistic:
         """Return the head with the given settings, fitted to images given by a mask."""
         sample = self.sample
         head = Logistic(settings["C"], settings["scale"], sample.features.widths, settings.get("class_weight", "none"))
@@ -132,6 +133,7 @@ class LogisticSearch(Search):
             self._rotated(settings["scale"]),
             np.repeat(sample.y, sample.features.views),
             np.repeat(images, sample.features.views),
+            tell,
         )
 
     @cached_property

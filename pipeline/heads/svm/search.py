@@ -15,7 +15,7 @@ from sklearn.svm import SVC
 from features.errors import RequestError, option
 from features.runtime.log import log
 from features.runtime.machine import cores, memory_limit
-from features.runtime.progress import duration
+from features.runtime.progress import Tell, duration, untold
 
 from ...data.inner_products import gram, transposed
 from ...data.row_blocks import divided, select
@@ -126,14 +126,16 @@ class SvmSearch(CalibratedSearch):
         log.info(f"svm      {fits} fits to most of the images take about {duration(fits * seconds)}")
         return choice
 
-    def fit(self, settings: dict[str, Any], images: np.ndarray) -> Svm | LinearHead:
+    def fit(self, settings: dict[str, Any], images: np.ndarray, tell: Tell = untold) -> Svm | LinearHead:
         """Return the head with the given settings, fitted to images given by a mask."""
         features, gamma, y = self.sample.features, settings.get("gamma"), self.sample.y
         scale = features.scale(settings["scale"])
         kernel = self._kernel(settings["scale"], gamma)
 
         svc = _fit(kernel, y, settings, images)
-        sigmoids = self._calibrate(settings, images, lambda fit, look: self._look(kernel, settings, (fit, look))[1])
+        sigmoids = self._calibrate(
+            settings, images, lambda fit, look: self._look(kernel, settings, (fit, look))[1], tell
+        )
         support, weights = select(features.X, np.flatnonzero(images)[svc.support_]), _pair_weights(svc)
         if gamma is None and len(svc.classes_) == 2:
             coefficients = transposed(support, np.zeros(len(scale)), scale, weights) / scale[:, None]

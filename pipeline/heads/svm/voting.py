@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from features.runtime.keras_runtime import import_keras
+from features.runtime.progress import Tell, untold
 
 from ...data.training_data import Features, Pair, Sample
 from ...options import METRIC
@@ -121,10 +122,14 @@ class VoteSearch(Search):
             [{"member": name, **each} for name, choice in chosen.items() for each in choice.tried],
         )
 
-    def fit(self, settings: dict[str, Any], images: np.ndarray) -> Vote:
+    def fit(self, settings: dict[str, Any], images: np.ndarray, tell: Tell = untold) -> Vote:
         """Return the head with the given settings, fitted to images given by a mask."""
+
+        def tell_part(share: float) -> None:
+            tell(share / len(self._members))
+
         members = [
-            Member(self._search(name).fit(settings[name], images), *columns)
+            Member(self._search(name).fit(settings[name], images, tell_part), *columns)
             for name, (_, _, columns) in self._members.items()
         ]
         return Vote(members[0].head.classes_, members)

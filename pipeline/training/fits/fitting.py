@@ -111,8 +111,11 @@ def fit_head(
         started = time.perf_counter()
         search = head.search(sample, _grid(head, features, metric, settings))
         choice = search.choose(sample.pairs(select), metric)
-        watcher = search.fit(choice.settings, ~sample.val)
-        estimator = search.fit(choice.settings, sample.everything)
+        with search.fits(2, "final fits") as progress:
+            watcher, estimator = (
+                search.fit(choice.settings, images, tell)
+                for images, tell in progress.each([~sample.val, sample.everything])
+            )
         fitted = time.perf_counter()
         probabilities = np.full((len(rows), n_classes), np.nan)
         probabilities[test] = all_classes(estimator, features, test, n_classes)

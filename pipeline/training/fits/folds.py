@@ -33,10 +33,12 @@ def out_of_fold(search: Search, settings: dict[str, Any], n_classes: int) -> np.
     """
     sample = search.sample
     probabilities = np.full((len(sample.y), n_classes), np.nan)
-    for fit, look in sample.split(sample.everything):
-        try:
-            estimator = search.fit(settings, fit)
-            probabilities[look] = all_classes(estimator, sample.features, look, n_classes)
-        except (RequestError, ValueError):  # these rows are too few for it; scikit-learn's heads raise ValueError
-            continue
+    pairs = sample.split(sample.everything)
+    with search.fits(len(pairs), "fits to the other folds") as progress:
+        for (fit, look), tell in progress.each(pairs):
+            try:
+                estimator = search.fit(settings, fit, tell)
+                probabilities[look] = all_classes(estimator, sample.features, look, n_classes)
+            except (RequestError, ValueError):  # these rows are too few for it; scikit-learn's heads raise ValueError
+                continue
     return probabilities

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from features.runtime.log import log
-from features.runtime.progress import Progress, above_bars
+from features.runtime.progress import Progress, Shares, above_bars, untold
 
 
 class Terminal(io.StringIO):
@@ -58,3 +58,26 @@ def test_a_message_stands_on_a_line_of_its_own_above_the_bar():
         progress.update()
     message, bar = stream.lines()
     assert message == "a message" and "2/2" in bar
+
+
+def test_shares_of_each_piece_add_up_to_it_whatever_it_tells(monkeypatch, capsys):
+    """One that tells its shares, one that tells too much by rounding, and one that tells nothing."""
+    shown = []
+    with Shares(3, "fits") as progress:
+        for told, tell in progress.each([(0.25, 0.25), (0.5, 0.5 + 1e-12), ()]):
+            for share in told:
+                tell(share)
+                shown.append(progress.n)
+        assert progress.n == 3
+    assert shown == [0.25, 0.5, 1.5, 2]
+    progress = Shares(3, "fits")
+    progress.update(1.5)
+    progress.refresh()
+    progress.close()
+    assert "50 % of 3 fits, " in capsys.readouterr().err
+
+
+def test_nobody_is_told_where_the_logger_is_quiet(level):
+    level(logging.WARNING)
+    with Shares(1, "fits") as progress:
+        assert [tell for _, tell in progress.each(["piece"])] == [untold]

@@ -218,7 +218,7 @@ def test_folds_that_are_solved_one_by_one_are_those_solved_together(monkeypatch)
     monkeypatch.setattr(newton, "_NUMBERS", 1)
     apart = newton.solve(rotation, y, 4, values, counts, told.append)
     np.testing.assert_allclose(apart, together, atol=1e-3 * np.abs(together).max())
-    assert sum(told) == 15
+    assert sum(told) == pytest.approx(15)
 
 
 def test_a_problem_that_is_solved_at_once_bears_waiting_for_one_that_is_hard():
@@ -404,3 +404,49 @@ def test_a_long_search_tells_how_many_heads_it_has_fitted(monkeypatch, capsys):
     for head, total in (("nearest-mean", 2 * 5), ("logistic", 2 * 9 * 5), ("linear-svm", 2 * 7 * 5)):
         fit_head(head, X, y, splits, 2)
         assert f"{total}/{total} heads of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "head", ["logistic", "dense", "mlp", "linear-svm", "rbf-svm", "vote", "ridge", "hist-gradient-boosting"]
+)
+def test_a_fit_tells_its_shares_and_is_the_same_as_one_that_tells_nobody(monkeypatch, head):
+    monkeypatch.setattr("pipeline.heads.sklearn_heads._GLANCE", 0.01)
+    X, y, _ = blobs(3)
+    search, told = find_head(head).search(sample_of(X, y)), []
+    chosen = {name: values[0] for name, values in search.grid.items()}
+    if head == "vote":
+        chosen = dict.fromkeys(search._members, chosen)
+    quiet, heard = search.fit(chosen, y < 3), search.fit(chosen, y < 3, told.append)
+    np.testing.assert_array_equal(heard.predict_proba(X), quiet.predict_proba(X))
+    assert len(told) > 2 and min(told) >= 0
+    assert 0.5 < sum(told) < 1 + 1e-9
+
+
+def test_a_logistic_fit_is_told_as_half_done_when_about_half_of_its_steps_are(monkeypatch):
+    """Steps in the logarithm of what a step promises are about equal, so the shares say how long a fit still takes."""
+    X, y, _ = blobs(3, rows=200)
+    for C in (1.0, 300.0):
+        told = []
+        find_head("logistic").search(sample_of(X, y)).fit({"C": C, "scale": "layer"}, y < 3, told.append)
+        assert sum(told) == pytest.approx(1)
+        assert 0.25 < sum(told[: len(told) // 2]) < 0.75
+
+
+def test_long_final_fits_and_those_of_the_folds_tell_how_far_they_are(monkeypatch, capsys):
+    """In whole lines; short ones tell nothing."""
+    X, y, splits = blobs(2)
+    features = Features(X, (X.shape[1],), 1, (Part("layer", "avg"),))
+
+    def told():
+        _, fitted = fit_features("logistic", features, rows_of(y, splits, 2), splits)
+        fitted.finished(2)
+        return capsys.readouterr().err.splitlines()
+
+    assert not told()
+    monkeypatch.setattr("pipeline.heads.contract.DELAY", 0)
+    shares = [line.partition(",")[0] for line in told() if " % of " in line]
+    final, folds = ([each for each in shares if what in each] for what in ("2 final fits", "5 fits to the other folds"))
+    assert [final[-1], folds[-1]] == [
+        "100 % of 2 final fits of 45 images",
+        "100 % of 5 fits to the other folds of 45 images",
+    ]
