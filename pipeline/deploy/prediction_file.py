@@ -90,6 +90,7 @@ def predict_to(out: str | Path, images: Images, predictor: Predictor) -> Predict
             raise RequestError(
                 f"{path} must not appear meanwhile; it has. Move it away and run the same command again."
             )
+        os.fsync(file.fileno())  # it may have been cut to whole lines, after which only unusable images were left
         os.replace(unfinished, path)
     sync_path(path.parent)
     return PredictionFile(str(path), rows, len(done), skipped)

@@ -112,11 +112,12 @@ def report(run: str | Path | Sequence[str | Path], **options: Unpack[ReportOptio
     html = render(page)
     with written_whole(path) as new:
         new.write_text(html, encoding="utf-8")
+        labels.unlink(
+            missing_ok=True
+        )  # belongs to an earlier page: this one is without a table before it is beside another's
     known = "found" in page["suspects"]
     if known:
         write_suspects(labels, opened.predictions.rows, opened.predictions.splits[0], page["suspects"]["found"])
-    else:
-        labels.unlink(missing_ok=True)  # belongs to an earlier report, which this page replaces
     left_out = {
         name: page[name]["why"]
         for name in ("attention", "map", "suspects", "near_copies", "closest")

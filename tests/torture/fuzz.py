@@ -6,6 +6,7 @@ and image libraries, and seeds can be kept and repeated here.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import math
@@ -84,9 +85,13 @@ class Worker:
 
 
 def fuzz(name, seeds, place, seconds):
-    """Return how often each outcome was seen, and print what is bad; after a crash or a hang, a new process goes on."""
+    """Return how often each outcome was seen, and print what is bad; after a crash or a hang, a new process goes on.
+
+    Ctrl-C ends the reader at hand, not the others.
+    """
     outcomes, worker, end = Counter(), None, time.monotonic() + seconds
-    with open(place / "log.txt", "a") as log:
+    # Suppressed, so that the table has what was seen until then.
+    with open(place / "log.txt", "a") as log, contextlib.suppress(KeyboardInterrupt):
         for seed in seeds:
             if time.monotonic() > end:
                 break

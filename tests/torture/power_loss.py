@@ -137,50 +137,104 @@ def _remembered(place):
     return
 
 
-def _export(place, number):
+def _own_runs(place, base):
+    """Make two runs on a base of one's own, `base` being its file."""
+    from features import extract
+    from pipeline import train_head
+
+    data, store = place.parent / "images150", place.parent / "own.h5"
+    if store.exists():
+        return
+    _images(data, 150)
+    extract(
+        str(data), backbone=str(base), layers=("last",), preprocess="rescale", out=store, image_size=16, batch_size=8
+    )
+    for each in (1, 2):
+        train_head(store, "logistic", out=place.parent / f"own{each}", settings={"C": (0.01 * each,)})
+
+
+def _onnx_runs(place):
     import onnx_models
 
-    from features import extract
-    from pipeline import export, train_head
-
-    base, data = place.parent / "own.onnx", place.parent / "images24"
+    base = place.parent / "own.onnx"
     if not base.exists():
-        _images(data, 24)
         onnx_models.save(onnx_models.maps(), base)
-        extract(
-            str(data),
-            backbone=str(base),
-            layers=("last",),
-            preprocess="rescale",
-            out=place.parent / "own.h5",
-            batch_size=8,
-        )
-        for each in (1, 2):
-            train_head(
-                place.parent / "own.h5", "logistic", out=place.parent / f"own{each}", settings={"C": (0.01 * each,)}
-            )
+    _own_runs(place, base)
+
+
+def _keras_runs(place):
+    import tiny
+
+    base = place.parent / "own.keras"
+    if not base.exists():
+        tiny.Tiny(None, False, (16, 16, 3)).save(base)
+    _own_runs(place, base)
+
+
+def _export(place, number):
+    from pipeline import export
+
+    _onnx_runs(place)
     export(place.parent / f"own{number}", place / "models/m.onnx", overwrite=True, rows=2)
 
 
-def _exported(place):
-    """A model alone is not wrong, and a card without its model neither; together they must be of one export."""
-    model, card = place / "models/m.onnx", place / "models/m.onnx.json"
-    if not model.exists():
+def _export_keras(place, number):
+    from pipeline import export
+
+    _keras_runs(place)
+    export(place.parent / f"own{number}", place / "models/m.keras", overwrite=True, rows=2)
+
+
+def _report(place, number):
+    from pipeline import report
+
+    _onnx_runs(place)
+    report(place.parent / f"own{number}", out=place / "pages/p.html")
+
+
+def _predict(place, number):
+    """Go on with what is there, as a user does; a file that is there whole is done."""
+    from pipeline import Predictor
+    from pipeline.deploy.prediction_file import predict_to
+
+    _onnx_runs(place)
+    if not (place / "found/p.csv").exists():
+        with Predictor(place.parent / f"own{number}") as predictor:
+            predict_to(place / "found/p.csv", place.parent / "images150", predictor)
+
+
+_BELONGS = {}  # SHA-256 of a file → those of the files that belong to it; first those of whole results
+
+
+def _together(place, name, *others):
+    """Return the SHA-256 of a file. Alone it is not wrong, but what lies beside it must belong to it."""
+    if not (place / name).exists():
         return None
-    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
-    if card.exists():
-        assert json.loads(card.read_text())["sha256"] == {"m.onnx": sha256}
+    sha256, *beside = (
+        hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+        for path in (place / each for each in (name, *others))
+    )
+    for found, own in zip(beside, _BELONGS.setdefault(sha256, beside), strict=True):
+        assert found in (None, own), f"{name} lies beside what belongs to another"
     return sha256
+
+
+def _exported(name):
+    return lambda place: _together(place / "models", name, f"{name}.json", f"{name}.md")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A command, given a number, and what it leaves: ``make(place, before)`` is done, ``make(place, after)`` recorded."""
+    """A command, given a number, and what it leaves: ``make(place, before)`` is done, ``make(place, after)`` recorded.
+
+    Of states that differ in what is unfinished and `hidden`, each is tried where the command goes on with that.
+    """
 
     make: object
     read: object
     before: object
     after: object
+    hidden: bool = False
 
 
 TRIALS = {
@@ -191,7 +245,10 @@ TRIALS = {
     "first run": Trial(_train, _run, None, 1),
     "comparison": Trial(_compare, _comparison, 0, 1),
     "cache": Trial(_remember, _remembered, 1, 2),
-    "export": Trial(_export, _exported, 1, 2),
+    "export": Trial(_export, _exported("m.onnx"), 1, 2),
+    "export of keras": Trial(_export_keras, _exported("m.keras"), 1, 2),
+    "report": Trial(_report, lambda place: _together(place / "pages", "p.html", "p-doubted-labels.csv"), 1, 2),
+    "predictions": Trial(_predict, lambda place: _together(place / "found", "p.csv"), None, 1, hidden=True),
 }
 
 
@@ -223,7 +280,8 @@ def lose_power(name, place, every):
         outcomes["calls"] += 1
         for policy in POLICIES:
             state = disk.state(policy)
-            key = hashlib.sha256(repr(sorted(_shown(state).items())).encode()).digest()
+            told = state if trial.hidden else _shown(state)
+            key = hashlib.sha256(repr(sorted(told.items())).encode()).digest()
             if key not in seen:
                 seen[key] = state
                 judge(
@@ -263,7 +321,9 @@ def judge(name, trial, state, place, allowed, when, outcomes, every):
         return
     if outcomes["states"] % every == 0:
         trial.make(folder, trial.after)
-        trial.read(folder)
+        again = trial.read(folder)
+        assert again is not None or name == "cache"
+        assert not trial.hidden or again in allowed - {None}, "what was gone on with is not what is made at once"
         outcomes["gone on with"] += 1
 
 
