@@ -13,7 +13,9 @@ from features.backbones.keras_base import build_base
 from features.engines.registry import is_installed
 
 # A word of ours and what it tells, its continuation, or progress.
-OURS = re.compile(r"([a-z]{2,8} *(?<=^.{8}) \S.*|         \S.*|([\w.-]+: )?(\d+/\d+|\d+ % of \d+) [a-z0-9 ]+(, .*left)?)")
+OURS = re.compile(
+    r"([a-z]{2,8} *(?<=^.{8}) \S.*|         \S.*|([\w.-]+: )?(\d+/\d+|\d+ % of \d+) [a-z0-9 ]+(, .*left)?)"
+)
 CHILD = """
 import json, sys
 from pipeline.cli.commands import main
