@@ -49,6 +49,20 @@ def test_a_log_has_whole_lines_each_once_and_no_empty_one(capsys):
     assert [line.split(",")[0] for line in lines] == ["1/3 images", "2/3 images", "3/3 images"]
 
 
+def test_a_log_names_each_piece_as_it_begins(level, capsys):
+    level(logging.INFO)
+    with Progress(2, "fits") as progress:
+        for name in ("logistic", "knn"):
+            progress.begin(name)
+            progress.update()
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert (first, second) == ("logistic: 0/2 fits", "knn: 1/2 fits")
+    level(logging.WARNING)
+    with Progress(2, "fits") as progress:
+        progress.begin("logistic")
+    assert not capsys.readouterr().err
+
+
 def test_a_message_stands_on_a_line_of_its_own_above_the_bar():
     stream = Terminal()
     with contextlib.redirect_stderr(stream), Progress(2, "images") as progress:

@@ -88,6 +88,14 @@ def test_sorts_by_click_and_by_key(page):
     assert column(page.browser, 0) == ["knn", "logistic", "majority"]
 
 
+def test_details_the_head_to_take_until_another_is_picked(page):
+    page.browser.refresh()
+    (told,) = page.browser.find_elements("css selector", "#pick option:checked")
+    assert page.browser.find_element("css selector", "h1 .nowrap").text == told.text
+    (visible,) = (each for each in page.browser.find_elements("css selector", ".panel") if each.is_displayed())
+    assert visible.get_attribute("data-head") == told.get_attribute("value")
+
+
 def test_shows_the_head_that_is_picked(page):
     page.browser.execute_script("arguments[0].click()", page.browser.find_element("css selector", "tr[data-row='1'] a"))
     visible = [each.is_displayed() for each in page.browser.find_elements("css selector", ".panel")]

@@ -1,6 +1,7 @@
 """Groups from a source to its store, and from there to every split and fold of heads."""
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -204,6 +205,19 @@ def test_heads_take_the_group_of_the_store_or_the_one_asked_for(write, tmp_path,
     assert "groups   10 of patient" in told and "--group patient" in told.partition("next")[2]
     assert main(["compare", "--store", str(plain), "--group", "patent", "--repeats", "2"]) == 2
     assert "--group must be one of patient; got 'patent'" in capsys.readouterr().err
+
+
+def test_a_store_without_columns_names_the_command_that_gives_it_one(tree, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["extract", str(tree), "--backbone", "tiny", "--out", "s.h5"]) == 0
+    capsys.readouterr()
+    assert main(["compare", "s.h5", "--heads", "majority", "--group", "series"]) == 2
+    (line,) = (each for each in capsys.readouterr().err.splitlines() if each.startswith("error"))
+    asked = line.rpartition("nothing is computed again: cached-features ")[2]
+    assert main([each.replace("PATTERN", r"(\d+)\.png") for each in shlex.split(asked)]) == 0
+    assert "0 of 32 images to compute" in capsys.readouterr().err
+    assert main(["compare", "s.h5", "--heads", "majority", "--group", "series", "--repeats", "3"]) == 0
+    assert "groups   8 of series" in capsys.readouterr().err
 
 
 def test_a_grouped_comparison_has_the_intervals_of_whole_groups(write, tmp_path):

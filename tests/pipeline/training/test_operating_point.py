@@ -47,7 +47,7 @@ def test_a_run_keeps_its_point_and_the_command_line_tells_it(tmp_path, capsys, m
     told = json.loads((tmp_path / "r/run.json").read_text())["operating_point"]
     assert told["positive"] == "0" and told["chosen_for"] == "sensitivity 0.8"
     assert f"0 from probability {told['threshold']:.6g} on, else 1 (chosen for sensitivity 0.8)" in said.out
-    assert f"sensitivity {told['test']['sensitivity']:.4f} [" in said.out
+    assert f"| sensitivity | {told['test']['sensitivity']:.3f} [" in said.out
     point, chances = load_trained("r").point, np.array([[0.999, 0.001], [0.0, 1.0]])
     assert point.to_json() == {**told, "test": point.test} and list(load_trained("r").decide(chances)) == [0, 1]
     assert main([*given, "--overwrite", "--sensitivity", "0.8", "--threshold", "mcc"]) == 2
