@@ -30,9 +30,10 @@ def _clusters(counts: dict[str, int]) -> list[str]:
     n = counts["clusters"]
     if not n:
         return [f"No image has a near-copy among the {counts['images']:,} images."]
+    largest = f", the largest {counts['largest']}" if n > 1 else ""
     lines = [
         f"{_number(n, 'cluster of near-copies holds', 'clusters of near-copies hold')} {counts['images_in_clusters']:,} of "
-        f"{counts['images']:,} images, the largest {counts['largest']}: re-encoded or resized files, crops, mirror images, "
+        f"{counts['images']:,} images{largest}: re-encoded or resized files, crops, mirror images, "
         f"frames of a burst."
     ]
     if counts["with_byte_copies"]:

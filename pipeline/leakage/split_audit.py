@@ -22,7 +22,7 @@ from ..heads.registry import check_heads
 from ..options import AuditOptions
 from ..runs.predictions import Predictions, load_predictions
 from ..training.fits.fit_cache import Fits
-from ..training.loading import describe_rows, features_of
+from ..training.loading import describe_rows, find_features
 from ..training.request import Request
 from ..training.splitting import names_of, near_copies_of, warn_of_series
 from .audit_text import format_audit
@@ -120,7 +120,7 @@ def audit(store: str | Path, **options: Unpack[AuditOptions]) -> Audit:
         raise RequestError(f"{called('repeats')} must be at least 0; got {repeats}. Leave it out for 1.")
     folder, run = asked.folder("audit"), options.get("run")
     with FeatureStore(store) as opened:
-        rows, provenance, features = opened.rows.images(), opened.provenance, features_of(opened, "avg", asked)
+        rows, provenance, features = opened.rows.images(), opened.provenance, find_features(opened, head, asked)
         predictions = None if run is None else _predictions_of(Path(run), rows)
         log.info(f"store    {store}: {describe_rows(rows, features.views)}")
         own = None if opened.made.origin is None else opened.made.origin.group
