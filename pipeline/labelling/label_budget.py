@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,10 +16,9 @@ from features.errors import RequestError, called
 from features.options import takes
 from features.runtime.log import log
 from features.runtime.progress import Progress
-from features.splits import SPLITS, stratified_split
 from features.store.reader import FeatureStore
-from features.store.schema import Rows
 
+from ..evaluation.held_out import MIN_REPEATS
 from ..evaluation.metrics import Metric, find_metric
 from ..heads.registry import check_heads
 from ..options import BudgetOptions
@@ -27,13 +26,12 @@ from ..training.fits.fit_cache import Fits
 from ..training.fits.results import Result
 from ..training.loading import describe_rows
 from ..training.request import Request
-from ..training.splitting import LEFT_OUT, side_keys, with_groups
+from ..training.splitting import check_repeats, draw_splits, with_groups
 from .power_law import LEVEL, PowerLaw
+from .subsets import Subsets
 
-HEADS, DRAWS = ("logistic",), 5  # defaults
+HEADS, DRAWS, DRAWS_OF_SPLIT = ("logistic",), 5, 2  # defaults; the last with drawn splits
 TIMES = (2, 4)  # how many times as many images the curve is continued to
-SIZES, STEP = 8, math.sqrt(2)  # sizes of subsets: each the STEPth part of the next larger one
-LEAST_UNITS = 5  # images, or groups, of the rarest class in a subset
 HARDLY = 0.005  # a gain from twice as many images that surely stays below is not worth the labels
 
 
@@ -46,12 +44,13 @@ class LabelBudget:
     heads : list of dict
         For each head: ``points`` (number of training ``images`` and the test ``values`` of each draw), ``curve`` (images, value,
         low, high), ``more`` (for 2 and 4 times as many images: ``images``, ``value``, ``interval``, ``gain``, ``gain_interval``)
-        and ``words``. Intervals are of 90 %: that of a value is for one fit, tested on these test images; that of a gain is for
-        new images.
+        and ``words``. Intervals are of 90 %: that of a value is for one fit per split, tested on its test images; that of a gain is
+        for new images.
     metric : str
     images : int
         Number of images in train and val.
-    draws, seed : int
+    draws, seed, repeats : int
+        Draws of subsets per split, and how many splits were drawn; 1: the store's own.
     group : str or None
     store, out : str
         The store used, and the folder with the results.
@@ -64,6 +63,7 @@ class LabelBudget:
     images: int
     draws: int
     seed: int
+    repeats: int
     group: str | None
     store: str
     provenance: dict[str, Any]
@@ -98,8 +98,8 @@ def budget(store: str | Path, heads: Sequence[str] | None = None, **options: Unp
     Raises
     ------
     RequestError
-        If a head, a layer or a setting does not exist, `out` exists already, there are fewer than 2 draws, or too few images
-        for subsets.
+        If a head, a layer or a setting does not exist, `out` exists already, there are fewer than 2 draws of the store's own split, or
+        too few images for subsets.
     StoreError
         If the store is missing or damaged.
 
@@ -108,30 +108,40 @@ def budget(store: str | Path, heads: Sequence[str] | None = None, **options: Unp
     >>> found = pipeline.budget("cache/photos.h5", ["logistic", "rbf-svm"])   # doctest: +SKIP
     >>> print(found.heads[0]["words"])   # doctest: +SKIP
     """
-    draws, asked = options.get("draws", DRAWS), Request.of(store, options)
+    repeats, asked = options.get("repeats", 1), Request.of(store, options)
+    check_repeats(repeats)
+    draws, least = options.get("draws", DRAWS if repeats == 1 else DRAWS_OF_SPLIT), 2 if repeats == 1 else 1
     names = list(dict.fromkeys(heads or HEADS))
     check_heads(names, asked.settings)
-    if draws < 2:
-        raise RequestError(f"{called('draws')} must be at least 2; got {draws}. Leave it out for {DRAWS}.")
+    if draws < least:
+        raise RequestError(
+            f"{called('draws')} must be at least {least}; got {draws}. Leave it out for the usual number."
+        )
     folder, metric = asked.folder("budget"), find_metric(asked.metric)
     with FeatureStore(store) as opened:
         log.info(f"store    {store}: {describe_rows(asked.rows(opened), asked.views or opened.views)}")
-        asked, provenance = with_groups(opened, asked), opened.provenance
+        asked, provenance = with_groups(opened, asked, repeats), opened.provenance
         rows = asked.rows(opened)
-        steps, subsets = draw_subsets(rows, draws, asked.seed, asked.group)
-        counts = [int(np.sum((each != SPLITS["test"]) & (each != LEFT_OUT))) for each in subsets]
-        log.info(f"subsets  {len(subsets)} of train and val, of {min(counts)} to {counts[0]} images, in {draws} draws")
-        fits = Fits(opened, rows, subsets, folder.path.parent / ".fits", asked.fresh)
+        # Two splits are enough here, of which `draw_splits` warns.
+        splits = draw_splits(rows, repeats if repeats == 1 else max(repeats, MIN_REPEATS), asked.seed, asked.group)
+        each_split = [replace(rows, splits=split) for split in splits[:repeats]]
+        drawn = Subsets.of(each_split, draws, asked.seed, asked.group)
+        log.info(
+            f"subsets  {len(drawn.splits)} of train and val, of {min(drawn.counts)} to {drawn.images} images, in {draws} draws"
+            + (f" of each of {repeats} splits" if repeats > 1 else "")
+        )
+        fits = Fits(opened, rows, drawn.splits, folder.path.parent / ".fits", asked.fresh)
         if asked.cluster is not None:
             fits.fill([(name, asked) for name in names])
-        with Progress(len(names) * len(subsets), "fits") as progress:
-            found = [_head(name, steps, counts, fits.of(name, asked, progress), metric) for name in names]
+        with Progress(len(names) * len(drawn.splits), "fits") as progress:
+            found = [_head(name, drawn, fits.of(name, asked, progress), metric) for name in names]
     told: dict[str, Any] = {
         "heads": found,
         "metric": metric.name,
-        "images": counts[0],
+        "images": drawn.images,
         "draws": draws,
         "seed": asked.seed,
+        "repeats": repeats,
         "group": asked.group,
         "store": str(store),
         "provenance": provenance,
@@ -143,69 +153,20 @@ def budget(store: str | Path, heads: Sequence[str] | None = None, **options: Unp
     return LabelBudget(**told, out=str(folder.path))
 
 
-def draw_subsets(rows: Rows, draws: int, seed: int, group: str | None = None) -> tuple[list[int], list[np.ndarray]]:
-    """Return splits whose train and val are nested stratified subsets of the store's: first all of it, then draw by draw.
-
-    Groups, and copies of an image, are in a subset as a whole. Test stays as it is; what is in no subset is `LEFT_OUT`. Subsets get
-    smaller as long as each class is in train, and any in val, which may end sooner where groups are large.
-
-    Returns
-    -------
-    steps : list of int
-        How often each subset was made smaller: 0 for all of train and val.
-    splits : list of ndarray of shape (n_images,), uint8
-
-    Raises
-    ------
-    RequestError
-        If there are too few images for three sizes.
-    """
-    learn = np.flatnonzero((rows.splits != SPLITS["test"]) & (rows.splits != LEFT_OUT))
-    keys, strata = side_keys(rows, group), rows.strata * 2 + (rows.splits == SPLITS["val"])
-    units = [len({keys[row] for row in learn[rows.labels[learn] == label]}) for label in np.unique(rows.labels[learn])]
-    sizes = 1 + min(SIZES - 1, int(math.log(max(1.0, min(units) / LEAST_UNITS), STEP)))
-    steps, subsets = [0], [rows.splits]
-    for number in range(seed, seed + draws):
-        kept = learn
-        for size in range(1, sizes):
-            share = len(learn) / STEP**size / len(kept)
-            kept = kept[stratified_split(strata[kept], [keys[row] for row in kept], share, number * SIZES + size)]
-            split = np.where(rows.splits == SPLITS["test"], rows.splits, LEFT_OUT).astype(np.uint8)
-            split[kept] = rows.splits[kept]
-            if not _can_be_fitted(rows.labels, split):
-                break
-            steps.append(size)
-            subsets.append(split)
-    if len(set(steps)) < 3:
-        raise RequestError(
-            f"each class must have at least {2 * LEAST_UNITS} {'groups' if group else 'different images'} in train and val to "
-            f"look at subsets of them, both in train and in val; one has {min(units)}. Add images."
-        )
-    return steps, subsets
-
-
-def _can_be_fitted(labels: np.ndarray, split: np.ndarray) -> bool:
-    """Return whether each class is in train, and any in val."""
-    train, val = (split == SPLITS[name] for name in ("train", "val"))
-    return bool(val.any()) and len(np.unique(labels[train])) == len(np.unique(labels[split != LEFT_OUT]))
-
-
-def _head(
-    name: str, steps: Sequence[int], counts: Sequence[int], results: Sequence[Result], metric: Metric
-) -> dict[str, Any]:
+def _head(name: str, drawn: Subsets, results: Sequence[Result], metric: Metric) -> dict[str, Any]:
     """Return what is told of one head; see `LabelBudget`."""
     values = np.array([each.test[metric.name] for each in results])
     if np.isnan(values).any():
         raise RequestError(
             f"{metric.name} must be defined on the test images; it is not for {name}. Take another {called('metric')}"
         )
-    by_step = [np.flatnonzero(np.array(steps) == step).tolist() for step in sorted(set(steps), reverse=True)]
-    sizes = np.array([np.mean([counts[each] for each in those]) for those in by_step])
-    law = PowerLaw(sizes, tuple(_error(metric, values[those]) for those in by_step))
+    law, whole = law_of(drawn, metric, values), np.flatnonzero(drawn.steps == 0)
+    sizes = law.sizes
     points = [
-        {"images": float(size), "values": values[those].tolist()} for size, those in zip(sizes, by_step, strict=True)
+        {"images": float(size), "values": values[those].tolist()}
+        for size, those in zip(sizes, drawn.by_step, strict=True)
     ]
-    now, relative = counts[0], _relative_error(metric, results[0])
+    now, relative = drawn.images, float(np.mean([_relative_error(metric, results[each]) for each in whole.tolist()]))
     curve = [
         {"images": float(n), **_told(metric, law.at(n))} for n in np.geomspace(sizes[0], max(TIMES) * now, 40).round(1)
     ]
@@ -221,8 +182,23 @@ def _head(
                 "gain_interval": [low, high],
             }
         )
-    told = {"head": name, "points": points, "now": float(values[0]), "curve": curve, "more": more}
-    return {**told, "words": _words(name, metric, now, told)}
+    told = {"head": name, "points": points, "now": float(values[whole].mean()), "curve": curve, "more": more}
+    return {**told, "words": _words(name, metric, now, told, len(whole))}
+
+
+def law_of(drawn: Subsets, metric: Metric, values: np.ndarray) -> PowerLaw:
+    """Return the power law through a metric's values, (n_subsets,), that tells the mean of one fit per split."""
+    errors = _leveled(_error(metric, values), drawn)
+    sizes = np.array([drawn.counts[those].mean() for those in drawn.by_step])
+    return PowerLaw(sizes, tuple(errors[those] for those in drawn.by_step), len(np.unique(drawn.repeats)))
+
+
+def _leveled(errors: np.ndarray, drawn: Subsets) -> np.ndarray:
+    """Return errors less what is their split's own at all sizes alike, since its test images are easier or harder than others'."""
+    splits = [drawn.repeats == number for number in np.unique(drawn.repeats)]
+    common = set.intersection(*(set(drawn.steps[own].tolist()) for own in splits))
+    means = np.array([[errors[own & (drawn.steps == step)].mean() for step in sorted(common)] for own in splits])
+    return errors - (means - means.mean(axis=0)).mean(axis=1)[drawn.repeats]
 
 
 def _error(metric: Metric, values: np.ndarray) -> np.ndarray:
@@ -244,7 +220,7 @@ def _relative_error(metric: Metric, result: Result) -> float:
     return min(1.0, (high - low) / 2 / float(ndtri(0.975)) / error)
 
 
-def _words(name: str, metric: Metric, now: int, told: dict[str, Any]) -> str:
+def _words(name: str, metric: Metric, now: int, told: dict[str, Any], repeats: int) -> str:
     """Return what more images would bring, in words."""
     unit, factor = ("points", 100) if metric.greater_is_better else ("less", 1)
     parts = []
@@ -253,7 +229,8 @@ def _words(name: str, metric: Metric, now: int, told: dict[str, Any]) -> str:
         sign, digits = ("+", 1) if metric.greater_is_better else ("", 3)
         gain = f"{sign}{factor * each['gain']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {unit}"
         parts.append(f"{each['images'] - now:,} more labels would bring {gain} of {metric.words}")
-    said = f"{name} has {metric.words} {told['now']:.{metric.digits}f} with {now:,} training images. "
+    mean = f", on average over {repeats} splits," if repeats > 1 else ""
+    said = f"{name} has {metric.words} {told['now']:.{metric.digits}f}{mean} with {now:,} training images. "
     if told["more"][0]["gain_interval"][1] < HARDLY:
         said += "More images of the same kind will hardly help: "
     return f"{said}{parts[0]}, {parts[1]}."

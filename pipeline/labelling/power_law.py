@@ -33,10 +33,13 @@ class PowerLaw:
         Numbers of training images, ascending.
     errors : tuple of ndarray
         The errors of the fits to each number of images, one per draw.
+    fits : int
+        How many fits the error that is told is the mean of.
     """
 
     sizes: np.ndarray
     errors: tuple[np.ndarray, ...]
+    fits: int = 1
 
     @cached_property
     def means(self) -> np.ndarray:
@@ -74,11 +77,11 @@ class PowerLaw:
         return (np.asarray(n, float) / middle) ** -b[:, None]
 
     def at(self, n: float) -> tuple[float, float, float]:
-        """Return the error to expect of one fit to n images, and its 90 % interval: (mean, low, high)."""
+        """Return the mean error to expect of `fits` fits to n images, and its 90 % interval: (mean, low, high)."""
         b, floor, p, a, variance = self._posterior
         x = self._x(np.array([n]), b)[:, 0]
         mean = floor + a * x
-        low, high = _quantiles(mean, np.sqrt(variance * x**2 + (self.spread * mean) ** 2), p)
+        low, high = _quantiles(mean, np.sqrt(variance * x**2 + (self.spread * mean) ** 2 / self.fits), p)
         return float(p @ mean), max(0.0, low), high
 
     def gain(self, n: float, more: float, relative: float = 0.0) -> tuple[float, float, float]:

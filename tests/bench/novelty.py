@@ -133,7 +133,7 @@ def folders(given):
             X, groups = held.matrix[names == kind], of[names == kind]
             right = np.mean(estimator.predict_proba(X).argmax(axis=1) == changed.labels[names == kind])
             print(f"  {kind}: {np.mean(known.of(X) > 1):.1%} unlike, accuracy {right:.3f}")
-            for n in (*SIZES, len(X)):
+            for n in sorted({*SIZES, len(X)}):
                 say(f"{n} of {len(X)} images", [drift(estimator, known, X[some]) for some in picks(len(X), n)])
                 if fits.group:
                     p = [drift(estimator, known, X[some], groups[some]) for some in picks(len(X), n)]

@@ -49,6 +49,7 @@ def _laid_out(told: dict[str, Any], name: str) -> dict[str, Any]:
         "metric": metric.words,
         "images": told["images"],
         "draws": told["draws"],
+        "repeats": told.get("repeats", 1),  # files of earlier versions have none
         "group": told["group"],
         "folder": name,
     }

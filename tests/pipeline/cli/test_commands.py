@@ -375,7 +375,7 @@ def test_an_option_of_another_function_is_told_where_it_belongs():
         pipeline.compare("s.h5", layers=["last"])
     with pytest.raises(
         RequestError,
-        match=r"extract has no option repeats\. It belongs to audit, compare, compare_bases, probe, lecture\.$",
+        match=r"extract has no option repeats\. It belongs to audit, budget, compare, compare_bases, probe, lecture\.$",
     ):
         features.extract("photos", repeats=5)
 

@@ -10,8 +10,10 @@ import pipeline
 from features.errors import RequestError
 from features.splits import SPLITS
 from pipeline.cli.commands import main
-from pipeline.labelling.label_budget import draw_subsets
+from pipeline.evaluation.metrics import find_metric
+from pipeline.labelling.label_budget import law_of
 from pipeline.labelling.power_law import PowerLaw
+from pipeline.labelling.subsets import Subsets, draw_subsets
 from pipeline.training.splitting import LEFT_OUT
 
 
@@ -87,6 +89,32 @@ def test_an_interval_holds_the_next_error_nine_times_in_ten():
     assert 0.85 <= hits / times <= 0.96
 
 
+def drawn_errors(random, splits, draws, spread=0.05, apart=0.05):
+    """Return subsets, their errors by a law, of splits that differ as much as `apart`, and the law."""
+    steps = np.concatenate([[0], np.tile(np.arange(1, 8), draws)])
+    counts = np.round(1600 / np.sqrt(2) ** steps).astype(int)
+    law = lambda n: 0.1 + 0.3 * (np.asarray(n) / 100) ** -0.7  # noqa: E731
+    own = random.normal(0, apart, splits)
+    errors = np.concatenate([law(counts) * random.normal(1, spread, len(steps)) + each for each in own])
+    numbers = np.repeat(np.arange(splits), len(steps))
+    return Subsets([], np.tile(steps, splits), np.tile(counts, splits), numbers), errors, lambda n: law(n) + own.mean()
+
+
+def test_the_mean_over_splits_is_told_though_splits_differ():
+    random, hits, widths = np.random.default_rng(6), 0, []
+    for _ in range(200):
+        drawn, errors, law = drawn_errors(random, 5, 2)
+        told = law_of(drawn, find_metric("accuracy"), 1 - errors)
+        _, low, high = told.at(3200)
+        seen = law(3200) + 0.126 * random.normal(0, 0.05 / np.sqrt(5))  # without its split, the error is 0.126
+        hits += low <= seen <= high
+        widths.append(high - low)
+    assert 165 <= hits <= 195 and np.mean(widths) < 0.03
+    drawn, errors, _ = drawn_errors(random, 1, 5)
+    one = law_of(drawn, find_metric("accuracy"), 1 - errors)
+    assert one.fits == 1 and all(map(np.allclose, one.errors, [errors[each] for each in drawn.by_step]))
+
+
 def test_the_command_tells_in_words_and_reuses_fits(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store_of(tmp_path / "s.h5")
@@ -102,6 +130,17 @@ def test_the_command_tells_in_words_and_reuses_fits(tmp_path, capsys, monkeypatc
     assert "will hardly help" in told["heads"][1]["words"]  # the majority of equal classes
     again = pipeline.budget("s.h5", ["nearest-mean", "majority"], draws=3, out="runs/c")
     assert again.heads == told["heads"] and "nearest-mean" in again._repr_markdown_()
+
+
+def test_splits_are_drawn_if_asked(tmp_path):
+    store_of(tmp_path / "s.h5")
+    found = pipeline.budget(tmp_path / "s.h5", ["nearest-mean"], repeats=3, draws=1, out=tmp_path / "r")
+    head = found.heads[0]
+    assert found.repeats == 3 and "on average over 3 splits" in head["words"] and head["points"][-1]["images"] == 250
+    assert all(len(each["values"]) == 3 for each in head["points"]) and len(set(head["points"][-1]["values"])) > 1
+    assert head["now"] == pytest.approx(np.mean(head["points"][-1]["values"]))
+    with pytest.raises(RequestError, match="draws must be at least 1; got 0"):
+        pipeline.budget(tmp_path / "s.h5", repeats=3, draws=0, out=tmp_path / "b")
 
 
 def test_too_few_images_or_draws_are_refused(tmp_path):
