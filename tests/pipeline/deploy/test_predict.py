@@ -231,26 +231,26 @@ def test_a_run_without_what_its_head_reads(trained, tmp_path):
             predict(folder, [trained / "photos/test"])
 
 
-@pytest.mark.parametrize("group", [None, "patient"])
-def test_a_folder_of_new_images_is_a_group_if_the_run_has_groups(tmp_path, tiny, monkeypatch, said, group):
+def test_a_folder_of_new_images_is_a_group_if_the_run_has_groups(tmp_path, tiny, monkeypatch, said):
     monkeypatch.chdir(tmp_path)
-    lines = [("path", "label", "patient")]
+    lines = [("path", "label", "split", "patient")]
     for number in range(160):
-        colour = ((20, 20, 120), (120, 20, 20))[number % 2]
+        name, colour = (("blue", (20, 20, 120)), ("red", (120, 20, 20)))[number % 2]
         draw(tmp_path / f"photos/{number}.png", number, colour)
-        lines.append((f"{number}.png", ("blue", "red")[number % 2], f"p{number // 5}"))
+        split = "train" if number < 130 else "val" if number < 145 else "test"
+        lines.append((f"{number}.png", name, split, f"p{number // 5}"))
         if number < 40:
-            draw(tmp_path / f"new/{number // 4}/{number}.png", 1000 + number, colour)
-            shutil.copy(tmp_path / f"new/{number // 4}/{number}.png", draw(tmp_path / f"flat/{number}.png", 0))
+            image = draw(tmp_path / f"new/{number // 4}/{number}.png", 1000 + number, colour)
+            shutil.copy(image, draw(tmp_path / f"flat/{number}.png", 0))
     with open("photos/photos.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(lines)
-    extract("photos/photos.csv", backbone="tiny", out="s.h5", **({"group": group} if group else {}))
-    pipeline.train_head("s.h5", "nearest-mean", out="r")
-    several, one = (predict("r", [name]) for name in ("new", "flat"))
-    counted = [line for line in said if line.startswith("folders ")]
-    if group is None:
-        assert several.drift == one.drift and not counted
-    else:
-        assert several.drift != one.drift and counted == [
-            "folders  each of 10 counts as one patient of its own, as a whole"
-        ]
+    extract("photos/photos.csv", backbone="tiny", out="s.h5")
+    for group in (None, "patient"):
+        run = pipeline.train_head("s.h5", "nearest-mean", group=group, out=f"r{group}").out
+        several, one = (predict(run, [name]) for name in ("new", "flat"))
+        counted = [line for line in said if line.startswith("folders ")]
+        if group is None:
+            assert several.drift == one.drift and not counted
+        else:
+            assert several.drift != one.drift
+            assert counted == ["folders  each of 10 counts as one patient of its own, as a whole"]
