@@ -80,7 +80,8 @@ def find_slices(
 
     Each slice is tested against the rest: shares of rows by Fisher's exact test; other metrics, and all metrics of rows in
     groups, by a permutation test, in which rows or whole groups change sides at random. If a group has rows on both sides, the
-    difference is divided by its bootstrap standard error over groups instead (Student's t).
+    difference is divided by its bootstrap standard error over groups instead (Student's t, with the degrees of freedom of the
+    effective number of groups on the side that has fewer).
 
     Parameters
     ----------
@@ -193,8 +194,12 @@ def _p_value(metric: Metric, tested: HeldOut, probabilities: np.ndarray, mask: n
         return None
     if nested:
         return float((1 + np.sum(np.abs(values) >= found - 1e-12)) / (1 + len(values)))
-    units = effective_units(tested.units)
-    return float(2 * stats.t.sf(found / np.std(values, ddof=1), max(units - 1, 1)))
+    # Of few groups, draws vary too little (see `tail_of`), and it is the side with fewer that the difference is known by.
+    freedom = min(effective_units(tested.units[side]) for side in (mask, ~mask)) - 1
+    if freedom < 1e-9:
+        return None
+    error = np.std(values, ddof=1) * math.sqrt((freedom + 1) / freedom)
+    return float(2 * stats.t.sf(found / error, freedom))
 
 
 def _differences(

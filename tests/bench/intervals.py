@@ -4,7 +4,7 @@ Rows are right or wrong with a chance that is the accuracy, and splits are drawn
 `steady` 1 a row is right in every split or in none; below, the share 1 - steady is drawn again for each split. Rows of a group
 share a normal random effect on the log-odds, or on the score, of standard deviation `spread`; groups have six to 18 rows.
 
-    python tests/bench/intervals.py [--times 1000] [shares groups pairs few_groups metrics]
+    python tests/bench/intervals.py [--times 1000] [shares groups pairs few_groups metrics slices]
 """
 
 import argparse
@@ -26,6 +26,7 @@ from pipeline.evaluation.significance import (
     effective_rows,
     share_interval,
 )
+from pipeline.evaluation.slices import find_slices
 
 LEARN = 4  # rows to learn from, per test row
 ACCURACY = find_metric("accuracy")
@@ -179,6 +180,25 @@ def metric_coverage(random, names, n_test, repeats, share=0.3, number=None, spre
     return dict(zip(names, covered / times, strict=True))
 
 
+def slice_rejection(random, names, number, spread, reach, share=0.3, times=1000):
+    """Return name → share with p below 0.05 of slices that are like the rest; they have rows of the share `reach` of the groups."""
+    rejected, defined = np.zeros(len(names)), np.zeros(len(names))
+    for _ in range(times):
+        groups = groups_of(random, number)
+        y = (random.random(len(groups)) < share).astype(int)
+        common = spread * random.normal(size=number)[groups] + random.normal(size=len(y))
+        p = scores(random, y, groups, spread, 1.0, common)
+        chances = random.beta(1, 2, number) if reach == 1 else np.where(np.arange(number) < reach * number, 0.5, 0.0)
+        inside = random.random(len(groups)) < chances[groups]
+        tested = HeldOut(y, groups, LEARN * number, True)
+        for place, name in enumerate(names):
+            found = find_slices(find_metric(name), tested, p, {"side": np.where(inside, "in", "out").tolist()}).slices
+            values = [each.p_value for each in found if each.p_value is not None]
+            defined[place] += bool(values)
+            rejected[place] += bool(values) and values[0] < 0.05
+    return dict(zip(names, rejected / np.maximum(defined, 1), strict=True))
+
+
 def shares(random, times):
     """Print coverage of accuracies and rejection of equal heads, without groups."""
     print("repeats  test rows  steady  accuracy: coverage                   discordant: rejected")
@@ -240,7 +260,17 @@ def metrics(random, times):
         print(f"{repeats:7}  {f'{number} groups' if number else f'{n_test} rows':19}  {told}", flush=True)
 
 
-PARTS = {each.__name__: each for each in (shares, groups, pairs, few_groups, metrics)}
+def slices(random, times):
+    """Print how often slices that are like the rest are told apart, where groups have rows on both sides."""
+    print("test groups  spread  metric: rejected")
+    for number, spread in itertools.product((6, 12, 40), (0.5, 1.0, 2.0)):
+        found = slice_rejection(random, ("accuracy", "macro_f1", "log_loss"), number, spread, times=times // 4)
+        print(
+            f"{number:11}  {spread:6}  " + "  ".join(f"{name}: {rate:.3f}" for name, rate in found.items()), flush=True
+        )
+
+
+PARTS = {each.__name__: each for each in (shares, groups, pairs, few_groups, metrics, slices)}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
