@@ -89,8 +89,8 @@ class Predicted:
     unlike : int or None
         How many images are unlike all training images.
     drift : float or None
-        The p-value for all images together being of the kind of the training images (see `Drift.p_value`); None for fewer than 20
-        new ones, and for runs of earlier versions.
+        The p-value for all images together being of the kind of the training images (see `Drift.p_value`); of a run with groups, each of
+        several folders is one group. None for fewer than 20 new images, and for runs of earlier versions.
     """
 
     run: str

@@ -76,9 +76,10 @@ def tell_of_folder(predicted: Predicted, trained: Trained) -> None:
         )
         if known.drift is None and count >= LEAST_FOLDER:
             log.info("folder   of this run cannot be compared as a whole; a run trained today, on some 100 images, can")
-    folders = len({_folder_of(each.path) for each in predicted.predictions}) if _has_groups(trained) else 0
-    if predicted.drift is not None and folders > 1:
-        log.info(f"folders  each of {folders} counts as one {trained.group} of its own, as a whole")
+    new = [each for each in predicted.predictions if each.novelty is not None and each.novelty > _SAME]
+    folders = {_folder_of(each.path) for each in new} if _has_groups(trained) else ()
+    if predicted.drift is not None and len(folders) > 1:
+        log.info(f"folders  each of {len(folders)} counts as one {trained.group} of its own, as a whole")
     if predicted.drift is not None and predicted.drift < P_VALUE:
         p = "< 0.001" if predicted.drift < 0.001 else f"{predicted.drift:.3f}"
         log.warning(

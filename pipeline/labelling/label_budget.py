@@ -166,6 +166,7 @@ def _head(name: str, drawn: Subsets, results: Sequence[Result], metric: Metric) 
         {"images": float(size), "values": values[those].tolist()}
         for size, those in zip(sizes, drawn.by_step, strict=True)
     ]
+    # Test images of several splits overlap, so a gain is taken to be known as well as on those of one.
     now, relative = drawn.images, float(np.mean([_relative_error(metric, results[each]) for each in whole.tolist()]))
     curve = [
         {"images": float(n), **_told(metric, law.at(n))} for n in np.geomspace(sizes[0], max(TIMES) * now, 40).round(1)
