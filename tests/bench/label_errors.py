@@ -66,13 +66,16 @@ def main():
     parser.add_argument("--store", action="append", required=True)
     parser.add_argument("--head", default="logistic")
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument(
+        "--share", type=float, action="append", help="of labels that are changed (default 0.05 and 0.1)"
+    )
     given = parser.parse_args()
     try:
         from cleanlab.rank import get_label_quality_scores
     except ImportError:
         sys.exit("cleanlab must be installed for the comparison. Install it: pip install cleanlab")
     for path in given.store:
-        for share in (0.05, 0.1):
+        for share in given.share or (0.05, 0.1):
             heads, started = {}, time.perf_counter()
             for name in ("before", "corrected", "without errors"):
                 heads[name] = DrawnFits(path, given.head)
