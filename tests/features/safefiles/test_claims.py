@@ -13,6 +13,8 @@ import pytest
 from conftest import ROOT
 from samples import blobs, provenance_of, rows_of, write_store
 
+from features.errors import UnsafeFile
+from features.safefiles.hdf5 import little_memory
 from features.store.schema import digest_attributes, set_text
 
 SECONDS = 60
@@ -166,3 +168,16 @@ def test_json_takes_little_more_than_its_file(tmp_path):
     with open(tmp_path / "probe.json", "a") as file:
         file.write(" " * 4096)
     assert outcome("json", tmp_path / "probe.json").startswith("UnsafeFile: JSON must be at most 16,777,216 bytes")
+
+
+@pytest.mark.parametrize("kind", [OSError, RuntimeError, KeyError])
+def test_memory_that_hdf5_does_not_get_is_a_claim_whatever_h5py_makes_of_it(kind):
+    """As seen in weights whose blocks were swapped: h5py's kind of error depends on what it was at."""
+    said = "Link visitation failed (memory allocation failed for on disk image buffer)"
+    with (
+        pytest.raises(UnsafeFile, match="has attributes that take more than 1,073,741,824 bytes, or"),
+        little_memory("w"),
+    ):
+        raise kind(said)
+    with pytest.raises(kind, match="bad symbol table"), little_memory("w"):
+        raise kind("Link visitation failed (bad symbol table node signature)")
