@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,8 +18,10 @@ from ..images.contents import Content, ahead
 from ..images.views import make_view
 from ..runtime.progress import Progress
 from ..store.parts import Key, Parts
-from .plan import Plan
 from .request import ExtractRequest
+
+if TYPE_CHECKING:
+    from .plan import Plan  # imports all sources, which predictions do without
 
 PART_IMAGES = 512  # most images per part on a cluster: under a minute of work at ten images per second
 _ROUNDS_TO_INFINITY = 65520.0  # smallest value that float16 rounds to infinity

@@ -12,7 +12,6 @@ from ...runtime.machine import cores
 from ..frozen_graph import Frozen
 from .graph import CHANNELS, MOST_CHANNELS, Convolution, Pool, Sum
 from .graph_file import from_arrays, to_arrays
-from .read_keras import read_layers
 
 _KINDS = {Convolution: "convolutions to", Pool: "pools of", Sum: "sums of"}
 
@@ -51,6 +50,7 @@ class WinogradEngine:
             If the base has unsupported layers, or the processor has no AVX2.
         """
         from .loops import registers  # noqa: F401  # refuses the processor
+        from .read_keras import read_layers  # for a base that is not ready
 
         graph = read_layers(frozen.base.model)
         for of in graph.operations:

@@ -53,6 +53,21 @@ def test_modules_of_ones_own_neither_break_the_console_script_nor_are_run(tiny_s
     assert "next     cached-features predict --run r IMAGES" in done.stderr
 
 
+def test_a_process_with_tensorflow_ends_as_any_other():
+    """TensorFlow is a stand-in, since what it frees at the end is left to the system."""
+    code = (
+        "import atexit, sys; sys.modules['tensorflow'] = sys; atexit.register(print, 'at exit');"
+        "sys.argv = ['cached-features', *sys.argv[1:]]; from pipeline.__main__ import run; run()"
+    )
+    for arguments, status, told in (
+        (["inspect", "none.h5"], 1, "at exit\n"),
+        (["--version"], 0, "at exit\n"),
+        (["predict"], 2, "at exit\n"),
+    ):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stdout[-len(told) :]) == (status, told)
+
+
 def test_hints_name_the_console_script_however_it_was_started(tiny_store):
     command = [sys.executable, "-m", "pipeline", "inspect", str(tiny_store)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
