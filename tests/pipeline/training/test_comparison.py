@@ -130,12 +130,12 @@ def test_a_layer_that_cannot_be_fitted_is_a_row_of_the_probe(tmp_path):
         pipeline.probe(path, layer="a,c", out=tmp_path / "q")
 
 
-def test_the_best_heads_slices_are_kept_and_shown(store, tmp_path):
+def test_the_slices_of_the_head_to_take_are_kept_and_shown(store, tmp_path):
     for repeats, group in ((1, None), (3, "patient")):
         out = tmp_path / f"c{repeats}"
         found = pipeline.compare(store, HEADS, repeats=repeats, group=group, metric="macro_f1", out=out)
         told = json.loads((out / "compare.json").read_text(encoding="utf-8"))["slices"]
-        assert told == json.loads(json.dumps(found.slices)) and told["head"] == found.best["head"]
+        assert told == json.loads(json.dumps(found.slices)) and told["head"] == found.recommended["head"]
         assert {each["value"] for each in told["slices"]} == {"x", "y"} and told["tests"] == 1
         tested = [row for row, sides in enumerate(np.transpose(load_predictions(out).splits)) if 2 in sides]
         assert sum(each["rows"] for each in told["slices"]) == len(tested)
