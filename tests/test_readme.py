@@ -61,7 +61,7 @@ def test_examples_run_in_their_order(tmp_path, monkeypatch):
         monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], module="not_installed"))
     monkeypatch.chdir(tmp_path)
     files = sorted(draw_tree(tmp_path / "photos").rglob("*.png"))
-    draw(tmp_path / "new/chelsea.png", 77)
+    draw(tmp_path / "new/photo.jpg", 77)
     (tmp_path / "drive").mkdir()
     scope = {"paths": files, "labels": [file.parent.name for file in files]}
     examples = [block for name in READMES for block in fenced(name, "python")]

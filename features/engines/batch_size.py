@@ -53,7 +53,7 @@ def pick_batch_size(
     if size is None:
         size = find_batch_size(rate_of, largest)
         remember("batches", known, size)
-    log.info(f"batches  {counted(size, 'image')} per batch are the fastest on this GPU")
+    log.info(f"batches  of {counted(size, 'image')}, the fastest on this GPU")
     return int(size)
 
 

@@ -87,7 +87,7 @@ def _check_values(store: FeatureStore) -> Check:
         return Check(
             "values",
             False,
-            f"{counted(len(damaged), 'row')} fail their checksum or are not finite, such as {damaged[0]}. Extract them again",
+            f"{counted(len(damaged), 'row')} without the right checksum or finite values, such as {damaged[0]}. Extract them again",
         )
     return Check("values", True, f"{len(store)} rows of {', '.join(store.layers)} match their checksums and are finite")
 
@@ -140,7 +140,7 @@ def _check_computed(store: FeatureStore, rows: int, seed: int, max_pixels: int) 
     except CachedFeaturesError as error:
         return Check("computed", False, f"cannot be computed again: {error}")
     worst = max(distances, key=lambda row: distances[row])
-    seen = f"{counted(len(distances), 'row')} computed again differ by at most {distances[worst]:.1e} (relative; allowed {TOLERANCE:.0e})"
+    seen = f"{counted(len(distances), 'row')} computed again, which differ by at most {distances[worst]:.1e} (relative; allowed {TOLERANCE:.0e})"
     if distances[worst] > TOLERANCE:
         wrong = sum(distance > TOLERANCE for distance in distances.values())
         seen += f"; {wrong} by more, the worst {store.rows.paths[worst]}. Extract to another file: {option('out')}"

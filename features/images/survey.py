@@ -69,7 +69,7 @@ class Survey:
     def describe(self) -> Iterator[str]:
         """Yield what one should know, as text."""
         if self.deep and self._values:
-            yield f"{counted(self.deep, 'image')} hold values of more than 8 bits, the largest {self.largest}: read as {self.range}"
+            yield f"{counted(self.deep, 'image')} with values of more than 8 bits, the largest {self.largest}: read as {self.range}"
         if self.cut:
             yield f"{self.cut} colour PNGs have 16 bits per channel, of which the highest eight are read"
         if self.paged:

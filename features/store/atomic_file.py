@@ -88,14 +88,16 @@ def whole_file(path: Path, folder: Path, seal: Callable[[Path], None] | None = N
     Raises
     ------
     StoreError
-        If the disk is full or fails; an earlier file at `path` stays unchanged.
+        If the disk is full or fails, or HDF5 does; an earlier file at `path` stays unchanged.
     """
     with written_whole(path, folder=folder, prefix=UNFINISHED, sync=False) as name:
         raw = Unfailing(str(name))
         try:
             with h5py.File(raw, "w", libver=_LIBVER) as file:
                 yield file
-        except Exception:
+        except Exception as error:
+            if raw.error is None and isinstance(error, RuntimeError):  # how h5py raises what HDF5 does not explain
+                raise StoreError(f"{path} cannot be written: {error}. Run the same command again.") from error
             if raw.error is None:
                 raise
         finally:

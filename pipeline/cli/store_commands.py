@@ -44,7 +44,7 @@ def _extract(
         log.info(f"pass     {busy}, side by side; {done.stages.limit} was the limit")
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in done.seconds.items())
     rate_seen = f" ({done.computed / done.seconds['pass']:.1f} images/s in the pass)" if done.computed else ""
-    log.info(f"done     {counted(done.rows, 'row')}, {done.computed} computed{rate_seen}: {stages}")
+    log.info(f"done     {counted(done.rows, 'row')}, {done.computed:,} computed{rate_seen}: {stages}")
     if done.computed and "group" not in options:
         _warn_of_alike(done.path)
     return Answer(done.to_json(), str(done.path), (f"next     {command('compare', store=done.path)}",))

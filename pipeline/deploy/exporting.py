@@ -211,16 +211,16 @@ def _write(model: Any, path: Path, form: str) -> None:
         warnings.simplefilter("ignore")  # tf2onnx's warnings about NumPy
         if not hasattr(model, "save"):  # an onnx.ModelProto
             path.write_bytes(model.SerializeToString())
-            _name_dimensions(path)
         elif form == "keras":
             model.save(path)
         else:
             model(np.zeros((1, 32, 32, 3), np.uint8))  # Keras exports only a model that has been called
             if form == "onnx":
                 _write_onnx(model, path)
-                _name_dimensions(path)
             else:
                 model.export(path, format="tf_saved_model", verbose=False)
+    if form == "onnx":
+        _name_dimensions(path)
 
 
 def _name_dimensions(path: Path) -> None:
@@ -228,8 +228,9 @@ def _name_dimensions(path: Path) -> None:
     import onnx
 
     model = onnx.load(path)
-    for each in [*model.graph.input, *model.graph.output]:
-        for name, dimension in zip(("n", "height", "width"), each.type.tensor_type.shape.dim, strict=False):
+    named = [(model.graph.input, ("n", "height", "width")), (model.graph.output, ("n",))]
+    for each, names in ((value, names) for values, names in named for value in values):
+        for name, dimension in zip(names, each.type.tensor_type.shape.dim, strict=False):
             if not dimension.HasField("dim_value"):
                 dimension.dim_param = name
     onnx.save(model, path)

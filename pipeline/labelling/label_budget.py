@@ -110,13 +110,12 @@ def budget(store: str | Path, heads: Sequence[str] | None = None, **options: Unp
     """
     repeats, asked = options.get("repeats", 1), Request.of(store, options)
     check_repeats(repeats)
-    draws, least = options.get("draws", DRAWS if repeats == 1 else DRAWS_OF_SPLIT), 2 if repeats == 1 else 1
+    usual, least = (DRAWS, 2) if repeats == 1 else (DRAWS_OF_SPLIT, 1)
+    draws = options.get("draws", usual)
     names = list(dict.fromkeys(heads or HEADS))
     check_heads(names, asked.settings)
     if draws < least:
-        raise RequestError(
-            f"{called('draws')} must be at least {least}; got {draws}. Leave it out for the usual number."
-        )
+        raise RequestError(f"{called('draws')} must be at least {least}; got {draws}. Leave it out for {usual}.")
     folder, metric = asked.folder("budget"), find_metric(asked.metric)
     with FeatureStore(store) as opened:
         log.info(f"store    {store}: {describe_rows(asked.rows(opened), asked.views or opened.views)}")

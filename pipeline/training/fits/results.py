@@ -1,4 +1,4 @@
-"""The result of fitting a head on one split."""
+"""What a head is once it is fitted, and its result on one split."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Result:
-    """The result of fitting a head on one split.
+class FittedHead:
+    """Which head was fitted to which features, and with which settings.
 
     Attributes
     ----------
@@ -22,7 +22,25 @@ class Result:
     settings : dict
         Chosen within train and val.
     tried : list of dict
-        See `Choice`.
+        Settings that were tried, each with its score; see `Choice`.
+    """
+
+    head: str
+    layer: str
+    pool: str
+    parts: Sequence[Sequence[str]]
+    views: int
+    n_features: int
+    settings: dict[str, Any]
+    tried: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Result(FittedHead):
+    """The result of fitting a head on one split, beside what `FittedHead` says.
+
+    Attributes
+    ----------
     val, test : dict
         See `evaluate`.
     intervals : dict of str to tuple
@@ -39,14 +57,6 @@ class Result:
         Test figures of each class; see `ClassFigures`. Results of earlier versions have none.
     """
 
-    head: str
-    layer: str
-    pool: str
-    parts: Sequence[Sequence[str]]
-    views: int
-    n_features: int
-    settings: dict[str, Any]
-    tried: list[dict[str, Any]]
     val: dict[str, float]
     test: dict[str, float]
     intervals: dict[str, tuple[float, float]]

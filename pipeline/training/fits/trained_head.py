@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,22 +12,17 @@ from ...evaluation.decisions.operating_point import OperatingPoint
 from ...evaluation.metrics import METRICS
 from ...evaluation.significance import with_interval
 from ...heads.settings import describe_settings
+from .results import FittedHead
 
 
 @dataclass(frozen=True, repr=False)
-class TrainedHead:
+class TrainedHead(FittedHead):
     """The result of `train_head`: the content of ``run.json``, and where it is; a notebook displays its figures.
 
     Attributes
     ----------
-    head, layer, pool : str
-    parts : list of (str, str, str)
-        What `layer` and `pool` say for people; see `Part`.
-    views, n_features : int
-    settings : dict
-        Chosen within train and val.
-    tried : list of dict
-        Settings that were tried, each with its score.
+    head, layer, pool, parts, views, n_features, settings, tried
+        See `FittedHead`.
     val, test : dict of str to float or None
         Metric → value; None if undefined.
     intervals : dict of str to tuple or None
@@ -62,14 +57,6 @@ class TrainedHead:
         How the head's input is made from features, and how the features were made.
     """
 
-    head: str
-    layer: str
-    pool: str
-    parts: Sequence[Sequence[str]]
-    views: int
-    n_features: int
-    settings: dict[str, Any]
-    tried: list[dict[str, Any]]
     val: dict[str, float | None]
     test: dict[str, float | None]
     intervals: dict[str, tuple[float, float] | None]

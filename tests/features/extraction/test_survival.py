@@ -36,6 +36,7 @@ from features.images.bounds import MAX_PIXELS
 from features.images.decoding import decode
 from features.safefiles.hdf5 import filters_of
 from features.store import parts, schema, writer_lock
+from features.store.part_index import open_part, reading
 from features.store.writer_lock import one_writer
 from pipeline.cli.commands import main
 
@@ -238,6 +239,9 @@ def test_missing_or_damaged_part_is_an_error_at_open(tree, tmp_path, stand_in):
     part.unlink()
     with pytest.raises(StoreError, match=rf"lacks its part .*{part.name}"):
         FeatureStore(tmp_path / "s.h5")
+    absent = pytest.raises(StoreError, match=rf"{part.name} is not there, and holds rows of its store\. Restore it")
+    with absent, reading(part), open_part(part):
+        pass
 
 
 @pytest.mark.parametrize("compression", ["lz4", "zstd", "gzip", "none"])
@@ -324,7 +328,7 @@ def test_verify_finds_values_that_are_not_finite_and_labels_of_no_class_do_not_o
             tmp_path / "s.h5", lambda values, held, v=value: (np.where(values == values.max(), v, values), held)
         )
         (checked,) = verify(changed, rows=0)[:1]
-        assert checked.held is False and "are not finite, such as last" in checked.seen
+        assert checked.held is False and "or finite values, such as last" in checked.seen
     for label in (-1, 2, 2**30):
         path = Path(shutil.copy(tmp_path / "s.h5", tmp_path / "labels.h5"))
         with h5py.File(path, "a") as file:
@@ -346,7 +350,9 @@ def test_verify_reports_damage_and_changed_files(tree, tmp_path, stand_in, capfd
     (tmp_path / "s.h5").write_bytes(data)
     assert main(["verify", str(tmp_path / "s.h5"), "--rows", "0"]) == 1
     told = capfd.readouterr().err
-    assert "rows fail their checksum" in told and "1 of 32 files changed" in told and "fails 2 of 3 checks" in told
+    assert (
+        "rows without the right checksum" in told and "1 of 32 files changed" in told and "fails 2 of 3 checks" in told
+    )
     shutil.move(tree, tmp_path / "away")
     assert verify(tmp_path / "s.h5", rows=0)[1].held is None
 

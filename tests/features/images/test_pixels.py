@@ -130,7 +130,7 @@ def test_a_survey_finds_the_bits_in_use_and_what_is_not_read():
     survey.look(saved(flat(1, "L"), "TIFF", save_all=True, append_images=[flat(2, "L")]))
     assert (survey.deep, survey.largest, survey.range, survey.paged) == (2, 3000, "12-bit", 1)
     told = "; ".join(survey.describe())
-    assert "2 images hold values of more than 8 bits, the largest 3000: read as 12-bit" in told
+    assert "2 images with values of more than 8 bits, the largest 3000: read as 12-bit" in told
     assert "1 TIFFs have several pages, of which the first is read" in told
 
 

@@ -229,7 +229,7 @@ def test_bits_in_use_become_the_range_of_the_store_and_are_kept(tmp_path, stand_
     for number in range(8):
         save(number, 4096)
     extract(str(tmp_path / "deep"), out=tmp_path / "s.h5")
-    assert any("8 images hold values of more than 8 bits" in line and "12-bit" in line for line in said)
+    assert any("8 images with values of more than 8 bits" in line and "12-bit" in line for line in said)
     save(8, 1000)
     assert extract(str(tmp_path / "deep"), out=tmp_path / "s.h5").computed == 1
     save(9, 60000)

@@ -24,6 +24,7 @@ from features.pooling import pool_maps
 from features.runtime.machine import peak_memory
 from features.splits import SPLITS
 from features.store import parts, schema
+from features.store.atomic_file import whole_file
 from features.store.chunks import LayerReader, copy_values, filter_options
 from features.store.content_cache import ContentCache
 from features.store.parts import Parts
@@ -520,3 +521,10 @@ def test_a_chunk_that_claims_another_size_is_not_given_to_hdf5(tmp_path, compres
         data.id.write_direct_chunk((1, 0), claim)
         with pytest.raises(ValueError, match=r"chunk 1 .* claims another size|not an? |without its size"):
             LayerReader(data, tmp_path, None).read(np.arange(3), values)
+
+
+def test_what_hdf5_does_not_explain_is_one_line_and_leaves_nothing(tmp_path):
+    told = r"s\.h5 cannot be written: Unspecified error in H5Dwrite_chunk.*\. Run the same command again"
+    with pytest.raises(StoreError, match=told), whole_file(tmp_path / "s.h5", tmp_path):
+        raise RuntimeError("Unspecified error in H5Dwrite_chunk (return value <0)")
+    assert not list(tmp_path.iterdir())

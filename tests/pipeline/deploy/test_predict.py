@@ -139,6 +139,11 @@ def test_new_files_are_computed_stored_contents_are_read_and_bad_ones_told(train
         "logistic", [new / "one.png", "gone.png"]
     ).skipped  # a list in Python may be older than the files
     assert skipped["path"] == "gone.png" and "No such file" in skipped["reason"]
+    shown = repr(predict("logistic", new / "one.png")).splitlines()
+    assert shown[:2] == [
+        "1 image predicted by logistic of logistic, 0 skipped",
+        "path,class,probability,margin,novelty,p(blue),p(red)",
+    ]
 
 
 def test_names_patterns_and_standard_input(trained, tmp_path, monkeypatch, capsys):
