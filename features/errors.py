@@ -104,7 +104,9 @@ def option(name: str, value: Any = None) -> str:
         return f"{name}=..." if value is None else f"{name}={value!r}"
     flag = called(name)
     if isinstance(value, Mapping):
-        given = (f"{setting}={','.join(map(str, values))}" for setting, values in value.items())
+        given = (
+            f"{name}={told if isinstance(told, str) else ','.join(map(str, told))}" for name, told in value.items()
+        )
         return " ".join(f"{flag} {shlex.quote(each)}" for each in given)
     if value is None or value is True:
         return flag

@@ -10,6 +10,7 @@ import numpy as np
 
 from features.splits import SPLITS
 
+from ..evaluation.significance import with_interval
 from ..runs.predictions import Predictions, load_predictions
 
 _MOST = 20  # classes of a matrix
@@ -45,11 +46,5 @@ def _classes(head: str, by_class: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield f"{head}: figures of each class on test images, with 95 % intervals"
     yield f"{'class'.ljust(first)}  images  {'precision':<22}  {'recall':<22}  F1"
     for row in by_class:
-        ends = [_figure(row[name], row[f"{name}_interval"]).ljust(22) for name in ("precision", "recall")]
-        yield f"{row['name'].ljust(first)}  {row['support']:>6}  {'  '.join(ends)}  {_figure(row['f1'], None)}"
-
-
-def _figure(value: float | None, interval: Sequence[float] | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+        ends = [with_interval(row[name], row[f"{name}_interval"]).ljust(22) for name in ("precision", "recall")]
+        yield f"{row['name'].ljust(first)}  {row['support']:>6}  {'  '.join(ends)}  {with_interval(row['f1'], None)}"

@@ -226,7 +226,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def with_interval(value: float | None, interval: Sequence[float] | None, repeats: int, digits: int = 3) -> str:
+def with_interval(value: float | None, interval: Sequence[float] | None, repeats: int = 1, digits: int = 3) -> str:
     """Return a value for a table with its interval, or with what an interval would need."""
     if value is None:
         return "-"

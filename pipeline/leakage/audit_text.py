@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from features.errors import command
+from features.errors import command, counted
 
 from ..evaluation.metrics import METRICS, Metric, find_metric
+from ..evaluation.significance import with_interval
 
 _MANY = 3  # heads whose figures are told in words; of more, the table tells
 
@@ -32,15 +32,15 @@ def _clusters(counts: dict[str, int]) -> list[str]:
         return [f"No image has a near-copy among the {counts['images']:,} images."]
     largest = f", the largest {counts['largest']}" if n > 1 else ""
     lines = [
-        f"{_number(n, 'cluster of near-copies holds', 'clusters of near-copies hold')} {counts['images_in_clusters']:,} of "
+        f"{counted(n, 'cluster')} of near-copies with {counts['images_in_clusters']:,} of "
         f"{counts['images']:,} images{largest}: re-encoded or resized files, crops, mirror images, "
         f"frames of a burst."
     ]
     if counts["with_byte_copies"]:
-        lines.append(f"In {_number(counts['with_byte_copies'], 'cluster', 'clusters')}, a file occurs more than once.")
+        lines.append(f"In {counted(counts['with_byte_copies'], 'cluster')}, a file occurs more than once.")
     if counts["across_labels"]:
         lines.append(
-            f"In {_number(counts['across_labels'], 'cluster', 'clusters')}, images have different labels, not all of which can be right: see "
+            f"In {counted(counts['across_labels'], 'cluster')}, images have different labels, not all of which can be right: see "
             f"clusters.csv."
         )
     return lines
@@ -52,7 +52,7 @@ def _sides(counts: dict[str, int]) -> list[str]:
         return ["None stands on two sides of the split."] if counts["clusters"] else []
     exposed, tested = counts["test_images_exposed"], counts["test_images"]
     return [
-        f"{_number(counts['across_splits'], 'cluster stands', 'clusters stand')} on two sides of the split: {exposed:,} of {_number(tested, 'test image', 'test images')} "
+        f"On two sides of the split: {counted(counts['across_splits'], 'cluster')}. {exposed:,} of {counted(tested, 'test image')} "
         f"{'has' if exposed == 1 else 'have'} a near-copy in train or val."
     ]
 
@@ -77,7 +77,7 @@ def _flattery(optimism: dict[str, Any], head: str, metric: Metric) -> str:
     beyond = "beyond" if low > 0 or high < 0 else "within"
     return (
         f"On groups ({optimism['group']}) that it has not seen, {metric.words} of {head} is {held['grouped']:.{metric.digits}f}, not "
-        f"{held['random']:.{metric.digits}f} as image by image: a difference of {_told(held['difference'], held['interval'])}, "
+        f"{held['random']:.{metric.digits}f} as image by image: a difference of {with_interval(held['difference'], held['interval'])}, "
         f"{beyond} what chance gives."
     )
 
@@ -91,10 +91,6 @@ def _advice(audited: dict[str, Any]) -> str:
     return f"For figures of images unlike those learned from, keep {group} on one side: {asked}"
 
 
-def _number(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
-
-
 def _figure_lines(figures: dict[str, dict[str, Any]]) -> list[str]:
     shown = [each for each in METRICS if each.in_table]
     lines = [
@@ -106,7 +102,7 @@ def _figure_lines(figures: dict[str, dict[str, Any]]) -> list[str]:
         for name, title in titles.items():
             held = parts[name]
             if held is not None and not (name == "without" and parts["exposed"] is None):
-                told = " | ".join(_told(held[each.name], held["intervals"].get(each.name)) for each in shown)
+                told = " | ".join(with_interval(held[each.name], held["intervals"].get(each.name)) for each in shown)
                 lines.append(f"| {head} | {title} | {held['images']} | {told} |")
     return lines
 
@@ -122,12 +118,6 @@ def _optimism_lines(optimism: dict[str, Any], head: str) -> list[str]:
     for each in METRICS:
         if each.in_table and each.name in optimism:
             held = optimism[each.name]
-            difference = _told(held["difference"], held["interval"])
+            difference = with_interval(held["difference"], held["interval"])
             lines.append(f"| {each.title} | {held['random']:.3f} | {held['grouped']:.3f} | {difference} |")
     return lines
-
-
-def _told(value: float | None, interval: Sequence[float] | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

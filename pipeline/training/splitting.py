@@ -70,7 +70,7 @@ def _no_columns(store: FeatureStore, group: str) -> RequestError:
     made, remedy = store.made, "Name one in a CSV file of its source."
     if made.origin is not None:
         again = command(
-            "extract", data=made.origin.data, backbone=made.spec.backbone, out=store.path, column={group: ("PATTERN",)}
+            "extract", data=made.origin.data, backbone=made.spec.backbone, out=store.path, column={group: "PATTERN"}
         )
         remedy = (
             f"Take one from the paths, such as {store.rows.paths[0]}, by a regular expression whose first group is it; with the "

@@ -173,11 +173,11 @@ def test_an_audit_tells_in_sentences_what_it_found_and_what_to_do():
     told |= {"group": NEAR_COPIES, "store": "s.h5"}
     sentences = format_audit(told).split("\n\n")[0].split("\n")
     assert sentences == [
-        "12 clusters of near-copies hold 30 of 1,400 images, the largest 4: re-encoded or resized files, crops, mirror images, "
+        "12 clusters of near-copies with 30 of 1,400 images, the largest 4: re-encoded or resized files, crops, mirror images, "
         "frames of a burst.",
         "In 1 cluster, a file occurs more than once.",
         "In 2 clusters, images have different labels, not all of which can be right: see clusters.csv.",
-        "5 clusters stand on two sides of the split: 7 of 200 test images have a near-copy in train or val.",
+        "On two sides of the split: 5 clusters. 7 of 200 test images have a near-copy in train or val.",
         "Without such images, accuracy of logistic on test is 0.940; with them, 0.950.",
         "For figures of images unlike those learned from, keep near-copies on one side: pipeline.compare(store='s.h5', "
         "group='near-copies', repeats=5)",

@@ -100,12 +100,12 @@ def _lines(run: TrainedHead) -> Iterator[str]:
     for each in known:
         val, test = run.val.get(each.name), run.test[each.name]
         ends = run.intervals.get(each.name)
-        yield f"| {each.words} | {with_interval(val, None, 1)} | {with_interval(test, ends, 1)} |"
+        yield f"| {each.words} | {with_interval(val, None)} | {with_interval(test, ends)} |"
     if run.operating_point is not None:
         point = OperatingPoint(**run.operating_point)
         yield from ("", f"{point}:", "", "| decided so | test [95 %] |", "|---|---|")
         for name, ends in point.test["intervals"].items():
-            yield f"| {_words(name)} | {with_interval(point.test[name], ends, 1)} |"
+            yield f"| {_words(name)} | {with_interval(point.test[name], ends)} |"
     if run.sets is not None:
         test = run.sets["test"]
         low, high = test["interval"]

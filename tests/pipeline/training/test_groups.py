@@ -218,6 +218,9 @@ def test_a_store_without_columns_names_the_command_that_gives_it_one(tree, tmp_p
     assert "0 of 32 images to compute" in capsys.readouterr().err
     assert main(["compare", "s.h5", "--heads", "majority", "--group", "series", "--repeats", "3"]) == 0
     assert "groups   8 of series" in capsys.readouterr().err
+    extract(tree, backbone="tiny", out="plain.h5")
+    with pytest.raises(RequestError, match=r"features\.extract\(.*column=\{'series': 'PATTERN'\}\)"):
+        pipeline.compare("plain.h5", "majority", group="series")
 
 
 def test_a_grouped_comparison_has_the_intervals_of_whole_groups(write, tmp_path):
