@@ -75,11 +75,13 @@ def _locked_folder(parent: Path, prefix: str) -> Iterator[Path]:
         try:
             handle = os.open(place.name, os.O_RDONLY)
         except FileNotFoundError:  # swept before it was locked
+            place.cleanup()
             continue
         except OSError:  # Windows opens no folders
             handle = None
         try:
             if handle is not None and not _try_lock(handle):
+                place.cleanup()
                 continue
             with place:
                 yield Path(place.name)

@@ -2,14 +2,17 @@
 
 import contextlib
 import errno
+import gc
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
+from features.runtime import atomic
 from features.runtime.atomic import written_whole
 from features.runtime.user_cache import cache_folder
 
@@ -143,3 +146,26 @@ def test_the_cache_lies_where_the_system_keeps_caches(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "cached-features"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert not sys.platform.startswith("linux") or cache_folder() == Path.home() / ".cache/cached-features"
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "before it is locked"])
+def test_a_folder_that_another_process_sweeps_is_made_again_without_a_word(tmp_path, monkeypatch, when):
+    owner, name = (atomic.os, "open") if when == "before it is opened" else (atomic, "_try_lock")
+    made, real = [], getattr(owner, name)
+
+    def swept_first(*given):
+        (found,) = tmp_path.glob(".s.txt-*")
+        made.append(found)
+        if len(made) == 1:
+            found.rmdir()
+        return real(*given)
+
+    monkeypatch.setattr(owner, name, swept_first)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with written_whole(tmp_path / "s.txt", sync=False) as new:
+            monkeypatch.undo()
+            new.write_text("whole")
+        gc.collect()
+    assert not said and (tmp_path / "s.txt").read_text() == "whole" and made[0] != made[1]
+    assert [each.name for each in tmp_path.iterdir()] == ["s.txt"]
