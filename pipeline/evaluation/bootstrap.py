@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from .held_out import effective_units, unit_numbers
-from .metrics import METRICS, figures_of
+from .held_out import effective_units
+from .metrics import METRICS, Metric, figures_of
 from .weighted_rows import WeightedRows
 
 NUMBERS = 1 << 22  # weights held in memory at once
@@ -20,7 +20,8 @@ def bootstrap_intervals(
     probabilities: np.ndarray,
     seed: int = 0,
     draws: int | None = None,
-    groups: Sequence[str | bytes] | None = None,
+    units: np.ndarray | None = None,
+    metrics: Sequence[Metric] = METRICS,
 ) -> dict[str, tuple[float, float]]:
     """Return 95 % bootstrap intervals of metrics: expanded percentiles (Hesterberg 2015).
 
@@ -34,37 +35,39 @@ def bootstrap_intervals(
         The same seed draws the same rows.
     draws : int, optional
         Number of resamples; by default 1,000, or 200 for more than 5,000 rows.
-    groups : sequence of length n_samples, optional
-        The group of each row. Whole groups are drawn, since rows of a group are alike (the cluster bootstrap: Davison and
-        Hinkley 1997, section 3.8); by default, single rows.
+    units : ndarray of shape (n_samples,), int, optional
+        The group of each row, numbered from 0. Whole groups are drawn, since rows of a group are alike (the cluster bootstrap: Davison
+        and Hinkley 1997, section 3.8); by default, single rows.
+    metrics : sequence of Metric
 
     Returns
     -------
     intervals : dict
-        Name → (low, high) of each of `METRICS` that has an interval. A draw that lacks one of the classes in `y`
+        Name → (low, high) of each of them that has an interval. A draw that lacks one of the classes in `y`
         counts for every metric that is defined on it. nan if the metric is undefined, there is one group, or the metric is
         the same in all draws (for example because the head makes no mistakes), since resampling then does not show how much
         it varies.
     """
     random, n = np.random.default_rng(seed), len(y)
-    of_row = np.arange(n) if groups is None else unit_numbers(groups)
-    units = int(of_row.max(initial=-1)) + 1
-    tail = tail_of(effective_units(of_row)) if units > 1 else math.nan
+    of_row = np.arange(n) if units is None else units
+    n_units = int(of_row.max(initial=-1)) + 1
+    tail = tail_of(effective_units(of_row)) if n_units > 1 else math.nan
+    metrics = [each for each in metrics if each.interval]
     draws = draws or (1000 if n <= 5000 else 200)
     step = max(1, NUMBERS // max(n, 1))
     drawn: dict[str, list[np.ndarray]] = {}
     for first in range(0, draws, step):
         # How often each group is drawn, (draws, n_groups).
-        weights = random.multinomial(units, np.full(units, 1 / units), min(step, draws - first)).astype(np.float64)
-        rows = WeightedRows(y, probabilities, weights[:, of_row])
-        for name, values in figures_of((each for each in METRICS if each.interval), rows).items():
+        times = random.multinomial(n_units, np.full(n_units, 1 / n_units), min(step, draws - first))
+        rows = WeightedRows(y, probabilities, times.astype(np.float64)[:, of_row])
+        for name, values in figures_of(metrics, rows).items():
             drawn.setdefault(name, []).append(values)
     found = {}
     for name, parts in drawn.items():
         values = np.concatenate(parts)
         values = values[np.isfinite(values)]
         varies = len(values) and np.ptp(values) > 1e-12  # smaller differences are rounding errors of a constant
-        low, high = np.quantile(values, (tail, 1 - tail)) if varies and units > 1 else (np.nan, np.nan)
+        low, high = np.quantile(values, (tail, 1 - tail)) if varies and n_units > 1 else (np.nan, np.nan)
         found[name] = float(low), float(high)
     return found
 

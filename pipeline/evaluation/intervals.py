@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from .bootstrap import bootstrap_intervals
-from .held_out import MIN_REPEATS, HeldOut, unit_numbers
-from .metrics import METRICS, Metric, evaluate
+from .held_out import MIN_REPEATS, HeldOut
+from .metrics import METRICS, Metric, value_of
 from .significance import agresti_coull, corrected_half, correction, effective_rows, share_interval
 
 Ends = tuple[float, float]
 
 
 def intervals_of(
-    y: np.ndarray, probabilities: np.ndarray, groups: Sequence[str | bytes] | None = None
+    y: np.ndarray, probabilities: np.ndarray, units: np.ndarray | None = None, metrics: Sequence[Metric] = METRICS
 ) -> dict[str, Ends]:
     """Return 95 % intervals of metrics, each by the method that the table of metrics names.
 
@@ -25,19 +25,23 @@ def intervals_of(
         Indices of the true classes.
     probabilities : ndarray of shape (n_samples, n_classes)
         Rows sum to one.
-    groups : sequence of length n_samples, optional
-        The group of each row. Agresti and Coull's interval is then of the effective number of rows, and the bootstrap draws whole groups.
+    units : ndarray of shape (n_samples,), int, optional
+        The group of each row, numbered from 0. Agresti and Coull's interval is then of the effective number of rows, and the bootstrap
+        draws whole groups. By default, each row is a group.
+    metrics : sequence of Metric
 
     Returns
     -------
     intervals : dict
-        Name → (low, high) of each of `METRICS` that has an interval; nan if undefined.
+        Name → (low, high) of each of them that has an interval; nan if undefined.
     """
-    values, drawn = evaluate(y, probabilities), bootstrap_intervals(y, probabilities, groups=groups)
-    units = np.arange(len(y)) if groups is None else unit_numbers(groups)
-    shares = (each.name for each in METRICS if each.interval == "share")
+    units = np.arange(len(y)) if units is None else units
     rows = effective_rows(probabilities.argmax(axis=1) == y, units)
-    return drawn | {name: agresti_coull(values[name], rows) for name in shares}
+    shares = {m.name: agresti_coull(value_of(m, y, probabilities), rows) for m in metrics if m.interval == "share"}
+    drawn = bootstrap_intervals(
+        y, probabilities, units=units, metrics=[m for m in metrics if m.interval == "bootstrap"]
+    )
+    return shares | drawn
 
 
 def interval_of_mean(

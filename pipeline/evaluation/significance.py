@@ -30,7 +30,7 @@ def agresti_coull(share: float, n: float) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def effective_rows(right: np.ndarray, units: np.ndarray) -> float:
+def effective_rows(right: np.ndarray, units: np.ndarray, quantile: float = 0.975) -> float:
     """Return the number of independent rows whose share would be known as well as that of rows in groups.
 
     Korn and Graubard 1998, "Confidence intervals for proportions with small expected number of positive counts estimated from
@@ -43,6 +43,8 @@ def effective_rows(right: np.ndarray, units: np.ndarray) -> float:
     right : ndarray of shape (n_rows,), bool
     units : ndarray of shape (n_rows,), int
         The group of each row, numbered from 0.
+    quantile : float
+        Of the normal distribution, at which an interval ends.
 
     Returns
     -------
@@ -59,7 +61,7 @@ def effective_rows(right: np.ndarray, units: np.ndarray) -> float:
     variance = (len(sizes) - 1) / len(sizes) * float(without @ without)
     groups = effective_units(units)
     rows = min(n, p * (1 - p) / variance) if variance > 1e-12 else groups
-    return float(rows * (_Z / stats.t.ppf(0.975, groups - 1)) ** 2)
+    return float(rows * (stats.norm.ppf(quantile) / stats.t.ppf(quantile, groups - 1)) ** 2)
 
 
 def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) -> tuple[float, float] | None:

@@ -127,9 +127,10 @@ def _values_of(texts: np.ndarray) -> tuple[np.ndarray | None, str]:
     numbers = _numbers_of(texts)
     if numbers is not None and len(names) > MOST_NUMBERS:
         edges = np.unique(np.quantile(numbers, np.arange(1, BINS) / BINS))
-        ends = [-math.inf, *edges, math.inf]
-        told = [f"{low:g} to {high:g}".replace("-inf to ", "up to ") for low, high in itertools.pairwise(ends)]
-        told[-1] = f"above {edges[-1]:g}"
+        # With fewer digits, edges of long numbers, such as dates, would read alike, and their bins would be one.
+        digits = next(n for n in range(6, 18) if len({f"{edge:.{n}g}" for edge in edges}) == len(edges))
+        ends = [f"{edge:.{digits}g}" for edge in edges]
+        told = [f"up to {ends[0]}", *map(" to ".join, itertools.pairwise(ends)), f"above {ends[-1]}"]
         return np.array(told, object)[np.searchsorted(edges, numbers)], ""
     if 2 * len(names) > len(texts):
         return None, f"it has {len(names)} different values on {len(texts)} test images"
@@ -155,8 +156,8 @@ def _measure(
     """Return a slice, and the p-value against the rest of the rows before any adjustment, None if undefined."""
     value, rest = (value_of(metric, tested.y[some], probabilities[some]) for some in (mask, ~mask))
     units = tested.units[mask]
-    ends = intervals_of(tested.y[mask], probabilities[mask], [str(unit) for unit in units] if tested.grouped else None)
-    interval = ends[metric.name]
+    among = np.unique(units, return_inverse=True)[1]
+    interval = intervals_of(tested.y[mask], probabilities[mask], among, [metric])[metric.name]
     p_value = _p_value(metric, tested, probabilities, mask)
     return Slice(
         *name,

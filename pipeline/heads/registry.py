@@ -117,6 +117,11 @@ def _dotted(name: str) -> str | None:
     return None
 
 
+def expand_heads(names: Sequence[str]) -> list[str]:
+    """Return each name once, with those of all heads of the registry in the place of ``all``."""
+    return list(dict.fromkeys(each for name in names for each in (HEADS if name == "all" else (name,))))
+
+
 def check_heads(names: Sequence[str], settings: Settings) -> None:
     """Refuse heads that do not exist, and settings that none of the heads has.
 

@@ -20,7 +20,7 @@ from features.store.reader import FeatureStore
 
 from ..evaluation.held_out import MIN_REPEATS
 from ..evaluation.metrics import Metric, find_metric
-from ..heads.registry import check_heads
+from ..heads.registry import check_heads, expand_heads
 from ..options import BudgetOptions
 from ..training.fits.fit_cache import Fits
 from ..training.fits.results import Result
@@ -112,7 +112,7 @@ def budget(store: str | Path, heads: Sequence[str] | None = None, **options: Unp
     check_repeats(repeats)
     usual, least = (DRAWS, 2) if repeats == 1 else (DRAWS_OF_SPLIT, 1)
     draws = options.get("draws", usual)
-    names = list(dict.fromkeys(heads or HEADS))
+    names = expand_heads(heads or HEADS)
     check_heads(names, asked.settings)
     if draws < least:
         raise RequestError(f"{called('draws')} must be at least {least}; got {draws}. Leave it out for {usual}.")
@@ -130,8 +130,7 @@ def budget(store: str | Path, heads: Sequence[str] | None = None, **options: Unp
             + (f" of each of {repeats} splits" if repeats > 1 else "")
         )
         fits = Fits(opened, rows, drawn.splits, folder.path.parent / ".fits", asked.fresh)
-        if asked.cluster is not None:
-            fits.fill([(name, asked) for name in names])
+        fits.fill([(name, asked) for name in names])
         with Progress(len(names) * len(drawn.splits), "fits") as progress:
             found = [_head(name, drawn, fits.of(name, asked, progress), metric) for name in names]
     told: dict[str, Any] = {

@@ -46,7 +46,11 @@ def count_clusters(found: NearCopies, rows: Rows, split: np.ndarray) -> dict[str
 
 
 def with_and_without(
-    labels: np.ndarray, splits: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], found: NearCopies
+    labels: np.ndarray,
+    splits: Sequence[np.ndarray],
+    probabilities: Sequence[np.ndarray],
+    found: NearCopies,
+    units: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return a head's test metrics on all test images, on those without a near-copy in training, and on the others.
 
@@ -57,6 +61,8 @@ def with_and_without(
     probabilities : sequence of ndarray of shape (n_test, n_classes)
         Of the test images of each split.
     found : NearCopies
+    units : ndarray of shape (n_images,), int, optional
+        The group of each image, which intervals count; by default, they count images.
 
     Returns
     -------
@@ -64,24 +70,26 @@ def with_and_without(
         ``all``, ``without`` and ``exposed``: each the number of ``images``, the metrics, each the mean over splits that have such
         images, None where undefined, and their 95 % ``intervals`` if there is one split. None if no split has such images.
     """
-    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"all": [], "without": [], "exposed": []}
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {"all": [], "without": [], "exposed": []}
+    units = np.arange(len(labels)) if units is None else units
     for split, given in zip(splits, probabilities, strict=True):
         test = split == SPLITS["test"]
         exposed = found.exposed(test)[test]
         for name, some in (("all", np.ones(len(exposed), bool)), ("without", ~exposed), ("exposed", exposed)):
             if some.any():
-                parts[name].append((labels[test][some], given[some]))
+                among = np.unique(units[test][some], return_inverse=True)[1]
+                parts[name].append((labels[test][some], given[some], among))
     return {name: _figures(held) for name, held in parts.items()}
 
 
-def _figures(parts: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any] | None:
+def _figures(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, Any] | None:
     if not parts:
         return None
-    scores = [evaluate(y, given) for y, given in parts]
+    scores = [evaluate(y, given) for y, given, _ in parts]
     intervals = intervals_of(*parts[0]) if len(parts) == 1 else {}
     means = {each.name: float(np.mean([score[each.name] for score in scores])) for each in METRICS}
     return {
-        "images": sum(len(y) for y, _ in parts),
+        "images": sum(len(y) for y, *_ in parts),
         **{name: None if math.isnan(value) else value for name, value in means.items()},
         "intervals": {name: list(ends) for name, ends in intervals.items() if not math.isnan(ends[0])},
     }

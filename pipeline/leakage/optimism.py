@@ -72,8 +72,7 @@ def measure_optimism(
                 splits = list(_fold_splits(rows, side_keys(rows, column), seed))
                 request = replace(asked, group=column, clusters=asked.clusters if column else None)
                 fits = Fits(store, rows, splits, kept, asked.fresh)
-                if request.cluster is not None:
-                    fits.fill([(head, request)])
+                fits.fill([(head, request)])
                 probabilities = np.empty((len(rows), len(rows.class_names)))
                 for split, result in zip(splits, fits.of(head, request, progress), strict=True):
                     probabilities[split == SPLITS["test"]] = result.probabilities

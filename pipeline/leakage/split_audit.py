@@ -24,7 +24,7 @@ from ..runs.predictions import Predictions, load_predictions
 from ..training.fits.fit_cache import Fits
 from ..training.loading import describe_rows, find_features
 from ..training.request import Request
-from ..training.splitting import names_of, near_copies_of, warn_of_series
+from ..training.splitting import names_of, near_copies_of, units_among, warn_of_series
 from .audit_text import format_audit
 from .exposure import count_clusters, with_and_without, write_clusters
 from .optimism import measure_optimism
@@ -133,6 +133,7 @@ def audit(store: str | Path, **options: Unpack[AuditOptions]) -> Audit:
         kept = folder.path.parent / ".fits"
         if predictions is None:
             predictions = _fit_on_own_split(opened, rows, head, replace(asked, group=own), kept)
+        units = found.clusters if group == NEAR_COPIES else units_among(rows, np.ones(len(rows), bool), group)
         optimism = None
         if repeats and (group or counts["clusters"]):
             asked = replace(asked, group=group or NEAR_COPIES, clusters=names_of(found, rows))
@@ -141,7 +142,7 @@ def audit(store: str | Path, **options: Unpack[AuditOptions]) -> Audit:
         "counts": counts,
         "threshold": THRESHOLD,
         "figures": {
-            name: with_and_without(rows.labels, list(predictions.splits), each, found)
+            name: with_and_without(rows.labels, list(predictions.splits), each, found, units)
             for name, each in predictions.probabilities.items()
         },
         "optimism": optimism,
@@ -185,6 +186,8 @@ def _predictions_of(run: Path, rows: Rows) -> Predictions:
 
 def _fit_on_own_split(store: FeatureStore, rows: Rows, head: str, asked: Request, kept: Path) -> Predictions:
     """Fit a head on the store's own split, and return its predictions of the test images."""
+    fits = Fits(store, rows, [rows.splits], kept, asked.fresh)
+    fits.fill([(head, asked)])
     with Progress(1, "fits") as progress:
-        result = Fits(store, rows, [rows.splits], kept, asked.fresh).of(head, asked, progress)[0]
+        result = fits.of(head, asked, progress)[0]
     return Predictions(rows, rows.splits[None], {head: [result.told()]}, {head: [result.probabilities]})

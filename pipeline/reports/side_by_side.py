@@ -131,7 +131,7 @@ def _rank(
     adjusted = dict(zip(known, holm(list(known.values())), strict=True))
     rows = []
     for number in order:
-        ends = intervals_of(y, probabilities[number], groups).get(metric.name)
+        ends = intervals_of(y, probabilities[number], units, [metric]).get(metric.name)
         pair = pairs.get(number)
         rows.append(
             {

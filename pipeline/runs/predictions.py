@@ -49,6 +49,11 @@ class Predictions:
     told: dict[str, list[dict[str, Any]]]
     probabilities: dict[str, list[np.ndarray]]
 
+    @property
+    def group(self) -> str | None:
+        """The column that names each row's group; runs of earlier versions, and those without groups, have none."""
+        return next((each.get("group") for (each, *_) in self.told.values()), None)
+
     def pairs(self, head: str) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return (labels, probabilities) of the test rows of each split."""
         tests = self.splits == SPLITS["test"]

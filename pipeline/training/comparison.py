@@ -19,7 +19,7 @@ from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from ..evaluation.metrics import find_metric
-from ..heads.registry import HEADS, check_heads
+from ..heads.registry import check_heads, expand_heads
 from ..options import CompareOptions
 from ..runs.folders import place_of
 from ..runs.frames import make_frame
@@ -145,8 +145,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     asked = Request.of(store, options)
     check_corrections(asked, repeats)
     check_repeats(repeats)
-    named = [each for name in heads or ("all",) for each in (HEADS if name == "all" else (name,))]
-    names = _chosen(named, options.get("exclude") or ())
+    names = _chosen(expand_heads(heads or ("all",)), options.get("exclude") or ())
     check_heads(names, asked.settings)
     folder = asked.folder("compare")
     kept = folder.path.parent / ".fits"
@@ -189,13 +188,12 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
 
 def _chosen(heads: Sequence[str], exclude: Sequence[str]) -> list[str]:
     """Return the heads without those that are left out."""
-    names = list(dict.fromkeys(heads))
     for name in exclude:
-        if name not in names:
-            raise must_be_one_of(called("exclude"), names, name)
-    left = [name for name in names if name not in exclude]
+        if name not in heads:
+            raise must_be_one_of(called("exclude"), heads, name)
+    left = [name for name in heads if name not in exclude]
     if not left:
-        raise RequestError(f"{called('exclude')} must leave a head; got all of {', '.join(names)}. Leave one in.")
+        raise RequestError(f"{called('exclude')} must leave a head; got all of {', '.join(heads)}. Leave one in.")
     return left
 
 
@@ -257,8 +255,7 @@ def _fit(names: Sequence[str], asked: Request, repeats: int, kept: Path) -> _Fit
             else f"splits   {repeats} random stratified splits, seeds from {asked.seed}, instead of the store's own"
         )
         fits = Fits(opened, rows, splits, kept, asked.fresh)
-        if asked.cluster is not None:
-            fits.fill([(name, asked) for name in names])
+        fits.fill([(name, asked) for name in names])
         with Progress(len(names) * repeats, "fits") as progress:
             for number, name in enumerate(names, start=1):
                 try:

@@ -23,7 +23,7 @@ from ..data.parallel import on_cluster, spread
 from ..data.store_ref import Place
 from ..data.training_data import Features
 from ..evaluation.decisions.aim import Aim
-from ..evaluation.decisions.class_sets import ClassSets, check_level
+from ..evaluation.decisions.class_sets import ClassSets, check_level, units_needed
 from ..evaluation.decisions.novelty import Novelty, thinned
 from ..evaluation.decisions.operating_point import OperatingPoint
 from ..evaluation.held_out import unit_numbers
@@ -36,7 +36,7 @@ from ..runs.folders import place_of
 from ..runs.head_file import save_head
 from ..runs.learning_curves import check_tensorboard, log_history, write_history
 from ..runs.predictions import save_predictions, write_predictions
-from .fits.fitting import Fitted, fit_head, fit_stored, groups_among
+from .fits.fitting import Fitted, fit_head, fit_stored
 from .fits.results import Result
 from .fits.trained_head import TrainedHead
 from .loading import (
@@ -49,7 +49,7 @@ from .loading import (
 )
 from .relabelling import keep_corrections, measure_corrections
 from .request import Request
-from .splitting import side_keys, with_groups
+from .splitting import side_keys, units_among, with_groups
 from .summary import slices_of
 
 _BYTES = 1 << 18  # of features read at once for novelty
@@ -149,9 +149,7 @@ def _fit(opened: FeatureStore, head: str, asked: Request) -> tuple[Result, Fitte
     with on_cluster(asked.cluster, asked.skip_unfit):
         if asked.cluster is None or is_by_products(opened, head, asked):
             whole = read_features(opened, head, asked)
-            result, fitted = fit_head(
-                head, whole, rows, rows.splits, asked.seed, asked.select, asked.settings, asked.group, asked.metric
-            )
+            result, fitted = fit_head(head, whole, rows, rows.splits, asked.fitting)
             return result, fitted.finished(len(rows.class_names)), whole
         call = Place.of(opened), head, asked.for_any_machine(), rows.splits, True
         ((result, fitted),) = spread(fit_stored, [call])
@@ -195,24 +193,24 @@ def _choose_sets(level: float, rows: Rows, result: Result, fitted: Fitted) -> Cl
     """Return sets calibrated on out-of-fold probabilities of train and val, with their figures on test."""
     test, names = rows.splits == SPLITS["test"], rows.class_names
     sets = ClassSets.calibrate(
-        level, rows.labels[~test], fitted.out_of_fold, names, groups_among(rows, ~test, result.group)
+        level, rows.labels[~test], fitted.out_of_fold, names, units_among(rows, ~test, result.group)
     )
     if sets.unbounded:
         log.warning(
             f"{listed(sets.unbounded)} will be in every set: {called('conformal')} {level} needs at least "
-            f"{math.ceil(level / (1 - level))} {'groups' if result.group else 'images'} of a class in train and val. Add images, "
+            f"{units_needed(level)} {'groups' if result.group else 'images'} of a class in train and val. Add images, "
             "or lower it."
         )
-    return sets.measured(rows.labels[test], result.probabilities[test], groups_among(rows, test, result.group))
+    return sets.measured(rows.labels[test], result.probabilities[test], units_among(rows, test, result.group))
 
 
 def _choose_point(aim: Aim, rows: Rows, result: Result, fitted: Fitted) -> OperatingPoint:
     """Return the operating point, chosen on out-of-fold probabilities of train and val, with its figures on test."""
-    test = rows.splits == SPLITS["test"]
-    point = OperatingPoint.choose(aim, rows.labels[~test], fitted.out_of_fold, rows.class_names)
+    test, names = rows.splits == SPLITS["test"], rows.class_names
+    learned, tested = (units_among(rows, some, result.group) for some in (~test, test))
+    point = OperatingPoint.choose(aim, rows.labels[~test], fitted.out_of_fold, names, learned)
     log.info(f"decides  {point}")
-    groups = groups_among(rows, test, result.group)
-    return point.measured(rows.labels[test], result.probabilities[test], rows.class_names, groups)
+    return point.measured(rows.labels[test], result.probabilities[test], names, tested)
 
 
 def _without_nan(scores: dict[str, float]) -> dict[str, float | None]:

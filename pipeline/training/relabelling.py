@@ -20,7 +20,7 @@ from features.store.schema import Rows
 
 from ..evaluation.held_out import HeldOut
 from ..evaluation.intervals import interval_of_mean, intervals_of
-from ..evaluation.metrics import find_metric, value_of
+from ..evaluation.metrics import Metric, find_metric, value_of
 from ..evaluation.significance import compare_pair
 from .fits.fit_cache import Fits
 from .fits.results import Result
@@ -66,7 +66,9 @@ def measure_corrections(
     plain = replace(asked, corrections=None, corrections_test=False, clusters=None)
     plain = plain if asked.clusters is None else with_groups(store, plain, len(splits))
     earlier, rows = plain.rows(store), asked.rows(store)
-    fits = Fits(store, earlier, [_of_all(each, earlier, corrected.kept, len(splits)) for each in splits], kept)
+    fits = Fits(
+        store, earlier, [_of_all(each, earlier, corrected.kept, len(splits)) for each in splits], kept, asked.fresh
+    )
     before = fits.of(head, plain, Progress(0, "fits"))
     told = {
         "file": asked.corrections.path,
@@ -100,7 +102,7 @@ def _compared(
 
     def figure(probabilities: Sequence[np.ndarray]) -> dict[str, Any]:
         values = [value_of(metric, each.y, p) for each, p in zip(tested, probabilities, strict=True)]
-        ends = [_ends(metric.name, each, p) for each, p in zip(tested, probabilities, strict=True)]
+        ends = [_ends(metric, each, p) for each, p in zip(tested, probabilities, strict=True)]
         value = float(np.mean(values))
         return {
             "value": None if math.isnan(value) else value,
@@ -118,9 +120,8 @@ def _compared(
     }
 
 
-def _ends(metric: str, tested: HeldOut, probabilities: np.ndarray) -> tuple[float, float]:
-    groups = [str(unit) for unit in tested.units] if tested.grouped else None
-    return intervals_of(tested.y, probabilities, groups)[metric]
+def _ends(metric: Metric, tested: HeldOut, probabilities: np.ndarray) -> tuple[float, float]:
+    return intervals_of(tested.y, probabilities, tested.units, [metric])[metric.name]
 
 
 def describe_corrections(told: dict[str, Any]) -> str:

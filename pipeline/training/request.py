@@ -24,6 +24,35 @@ MAX_SEED = 2**32 - 1  # the largest that NumPy, scikit-learn and Keras accept
 
 
 @dataclass(frozen=True)
+class Fitting:
+    """How a head's settings are chosen on one split, and how it is fitted.
+
+    Attributes
+    ----------
+    seed : int
+        Of the head's random start and of the folds.
+    select : {'cv', 'val'}
+        How settings are chosen: by five-fold cross-validation within train and val, or by fitting on train and evaluating
+        on val. A Dense head's settings and epoch are always chosen on val.
+    settings : dict of str to tuple
+        See `find_head`.
+    group : str, optional
+        Column that names each row's group; a group shares a fold.
+    metric : str
+        Of `METRICS`; by which settings are chosen. By other metrics than accuracy and log loss, class weights are chosen, too.
+    """
+
+    seed: int = 0
+    select: str = SELECT
+    settings: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    group: str | None = None
+    metric: str = METRIC
+
+
+USUAL = Fitting()
+
+
+@dataclass(frozen=True)
 class Request:
     """Which features of which store to use, how, and where results go.
 
@@ -119,6 +148,11 @@ class Request:
                 f"{called('corrections_test')} must go with {called('corrections')}; got it alone. Name a file."
             )
         return cls(store, **given)
+
+    @property
+    def fitting(self) -> Fitting:
+        """How heads are fitted, wherever their features come from."""
+        return Fitting(self.seed, self.select, self.settings, self.group, self.metric)
 
     @property
     def memory_bytes(self) -> float:

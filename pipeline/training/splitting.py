@@ -23,7 +23,7 @@ from features.store.schema import Rows
 
 from ..data.near_copies import NearCopies, find_near_copies
 from ..data.series import LOOKED_AT, PLACES, Series, find_series
-from ..evaluation.held_out import MIN_REPEATS
+from ..evaluation.held_out import MIN_REPEATS, unit_numbers
 from .loading import features_of, read_if_small, say_reading
 from .request import Request
 
@@ -151,6 +151,13 @@ def side_keys(rows: Rows, group: str | None) -> list[str | bytes]:
     """Return one key per image; copies and images of one group share it and stay on one side. See `join_keys`."""
     contents = [key.tobytes() for key in rows.sha256]
     return join_keys(contents) if group is None else join_keys(groups_of(rows.columns, group), contents)
+
+
+def units_among(rows: Rows, images: np.ndarray, group: str | None) -> np.ndarray | None:
+    """Return the group of each of the images given by a mask, numbered from 0, or None without groups."""
+    if group is None:
+        return None
+    return unit_numbers([key for key, chosen in zip(side_keys(rows, group), images, strict=True) if chosen])
 
 
 def draw_splits(rows: Rows, repeats: int, seed: int, group: str | None = None) -> list[np.ndarray]:

@@ -15,8 +15,7 @@ from drawn_fits import DrawnFits
 
 from features.splits import SPLITS
 from pipeline.evaluation.decisions.class_sets import ClassSets
-from pipeline.training.fits.fitting import groups_among
-from pipeline.training.splitting import draw_splits
+from pipeline.training.splitting import draw_splits, units_among
 
 LEVELS = (0.8, 0.9, 0.95)
 
@@ -35,9 +34,9 @@ def main():
         for split in draw_splits(rows, given.splits, 0, fits.group):
             test = split == SPLITS["test"]
             _, p, chances = fits.fit(split)
-            y, groups = rows.labels[test], groups_among(rows, ~test, fits.group)
+            y, units = rows.labels[test], units_among(rows, ~test, fits.group)
             for level in LEVELS:
-                sets = ClassSets.calibrate(level, rows.labels[~test], chances, rows.class_names, groups)
+                sets = ClassSets.calibrate(level, rows.labels[~test], chances, rows.class_names, units)
                 held = sets.hold(p)
                 covered = held[np.arange(len(y)), y]
                 of_class = [covered[y == label].mean() for label in range(len(rows.class_names))]

@@ -164,10 +164,7 @@ def metric_coverage(random, names, n_test, repeats, share=0.3, number=None, spre
         keys = [str(group) for group in groups] if number else None
         tested = [HeldOut.of(y, each, keys) for each in split]
         pairs = [(y[each == 2], p[each == 2]) for each in split]
-        own = [
-            intervals_of(*pair, keys and [key for key, side in zip(keys, each, strict=True) if side == 2])
-            for pair, each in zip(pairs, split, strict=True)
-        ]
+        own = [intervals_of(*pair, each.units) for pair, each in zip(pairs, tested, strict=True)]
         for place, name in enumerate(names):
             ends = interval_of_mean(
                 find_metric(name),

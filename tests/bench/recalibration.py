@@ -18,7 +18,7 @@ from pipeline.evaluation.metrics import evaluate
 from pipeline.training.fits.fitting import fit_head
 from pipeline.training.fits.folds import out_of_fold
 from pipeline.training.loading import read_features
-from pipeline.training.request import Request
+from pipeline.training.request import Fitting, Request
 from pipeline.training.splitting import LEFT_OUT, draw_splits
 
 LEAST, MOST = np.log(1 / 8), np.log(50)
@@ -49,7 +49,7 @@ def isotonic(held, y, probabilities):
 
 def measure(head, features, rows, split, group):
     """Return the temperature, and log loss and calibration error on test: without, with it, and with isotonic regression."""
-    result, fitted = fit_head(head, features, rows, split, group=group)
+    result, fitted = fit_head(head, features, rows, split, Fitting(group=group))
     held = out_of_fold(fitted.search, fitted.choice.settings, len(rows.class_names))
     test, learn = split == SPLITS["test"], (split != SPLITS["test"]) & (split != LEFT_OUT)
     temperature, y = fit_temperature(held, rows.labels[learn]), rows.labels[test]

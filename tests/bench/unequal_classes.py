@@ -20,7 +20,7 @@ from pipeline.evaluation.metrics import figures_of, find_metric
 from pipeline.evaluation.weighted_rows import WeightedRows
 from pipeline.training.fits.fitting import fit_head
 from pipeline.training.loading import read_features
-from pipeline.training.request import Request
+from pipeline.training.request import Fitting, Request
 
 SHOWN = ("balanced_accuracy", "accuracy", "average_precision")
 QUICK = {"scale": ("layer",), "C": (10.0, 100.0), "alpha": (0.1, 1.0), "gamma": (1.0,)}
@@ -70,9 +70,8 @@ def run(options):
             kept, some = pick(rows, y, splits)
             mask = np.isin(np.arange(len(rows)), kept)
             settings = QUICK if options.sensitivity else {}
-            result, fitted = fit_head(
-                options.head, features.only(mask), some, some.splits, draw, settings=settings, metric=options.metric
-            )
+            how = Fitting(draw, settings=settings, metric=options.metric)
+            result, fitted = fit_head(options.head, features.only(mask), some, some.splits, how)
             chances = fitted.finished(2).out_of_fold
             aim = Aim("threshold", "rare", "balanced_accuracy")
             if options.sensitivity:
@@ -83,7 +82,7 @@ def run(options):
                 test[rare[np.sum(~test & (some.labels == 1)) // 2 :]] = False
             point = OperatingPoint.choose(aim, some.labels[some.splits != SPLITS["test"]], chances, some.class_names)
             yield (
-                point.measured(some.labels[test], result.probabilities[test], some.class_names, None),
+                point.measured(some.labels[test], result.probabilities[test], some.class_names),
                 some.labels[test],
                 result.probabilities[test],
             )

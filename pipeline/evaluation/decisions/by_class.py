@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..held_out import unit_numbers
 from ..significance import agresti_coull, effective_rows
 
 
@@ -43,7 +42,7 @@ class ClassFigures:
 
 
 def figures_by_class(
-    y: np.ndarray, predicted: np.ndarray, names: Sequence[str], groups: Sequence[str | bytes] | None = None
+    y: np.ndarray, predicted: np.ndarray, names: Sequence[str], units: np.ndarray | None = None
 ) -> list[ClassFigures]:
     """Return the figures of each class, in the order of `names`.
 
@@ -53,10 +52,10 @@ def figures_by_class(
         Indices of the true and of the predicted classes.
     names : sequence of str
         Names of the classes.
-    groups : sequence of length n_samples, optional
-        The group of each row. Intervals are then of the effective number of rows; see `effective_rows`.
+    units : ndarray of shape (n_samples,), int, optional
+        The group of each row, numbered from 0. Intervals are then of the effective number of rows; see `effective_rows`.
     """
-    units = np.arange(len(y)) if groups is None else unit_numbers(groups)
+    units = np.arange(len(y)) if units is None else units
 
     def share(hits: np.ndarray, of: np.ndarray) -> tuple[float | None, tuple[float, float] | None]:
         if not of.any():

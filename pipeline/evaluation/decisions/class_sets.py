@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from features.errors import RequestError, UnsafeFile, called
 
-from ..held_out import unit_numbers
+_ROUNDING = 1e-9  # of sums and ratios of shares
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class ClassSets:
         Class → the probability from which on it is in the set; 0 for a class with too few images to exclude it from any set.
     images : dict of str to int
         Class → number of images that this was set by.
+    unbounded : list of str
+        The classes that are in every set, since they have too few images; see `units_needed`.
     test : dict
         Of the test images: ``coverage`` with its 95 % ``interval``, ``by_class`` (the same for each class), ``mean_size``, and
         the shares of ``empty`` sets and of those with ``one`` class.
@@ -36,6 +39,7 @@ class ClassSets:
     level: float
     least: dict[str, float]
     images: dict[str, int]
+    unbounded: list[str] = field(default_factory=list)
     test: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -45,7 +49,7 @@ class ClassSets:
         y: np.ndarray,
         probabilities: np.ndarray,
         class_names: Sequence[str],
-        groups: Sequence[str | bytes] | None = None,
+        units: np.ndarray | None = None,
     ) -> ClassSets:
         """Set the probabilities by images that the head was not fitted on.
 
@@ -63,28 +67,29 @@ class ClassSets:
         probabilities : ndarray of shape (n_samples, n_classes)
             Out of fold; rows of nan are ignored.
         class_names : sequence of str
-        groups : sequence of length n_samples, optional
+        units : ndarray of shape (n_samples,), int, optional
+            The group of each row; by default, each row is a group.
         """
         known = np.isfinite(probabilities).all(axis=1)
-        units = np.arange(len(y)) if groups is None else unit_numbers(groups)
-        least, images = {}, {}
+        units = np.arange(len(y)) if units is None else units
+        least, images, unbounded = {}, {}, []
         for label, name in enumerate(class_names):
             own = np.flatnonzero(known & (y == label))
             least[name] = _least(probabilities[own, label], units[own], level)
             images[name] = len(own)
-        return cls(level, least, images)
+            if len(np.unique(units[own])) < units_needed(level):
+                unbounded.append(name)
+        return cls(level, least, images, unbounded)
 
     def hold(self, probabilities: np.ndarray) -> np.ndarray:
         """Return which classes are in each set, (n_samples, n_classes), bool."""
         return probabilities >= np.array(list(self.least.values()))
 
-    def measured(
-        self, y: np.ndarray, probabilities: np.ndarray, groups: Sequence[str | bytes] | None = None
-    ) -> ClassSets:
+    def measured(self, y: np.ndarray, probabilities: np.ndarray, units: np.ndarray | None = None) -> ClassSets:
         """Return the same with the figures of test images; intervals are Agresti and Coull's, of groups of the effective number of rows."""
         sets = self.hold(probabilities)
         covered, sizes = sets[np.arange(len(y)), y], sets.sum(axis=1)
-        units = np.arange(len(y)) if groups is None else unit_numbers(groups)
+        units = np.arange(len(y)) if units is None else units
         names = [(name, y == label) for label, name in enumerate(self.least)]
         test = {
             **_coverage(covered, units),
@@ -94,11 +99,6 @@ class ClassSets:
             "one": float(np.mean(sizes == 1)),
         }
         return replace(self, test=test)
-
-    @property
-    def unbounded(self) -> list[str]:
-        """The classes that are in every set, since they have too few images."""
-        return [name for name, least in self.least.items() if least == 0]
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
@@ -130,6 +130,11 @@ def check_level(level: float) -> None:
         raise RequestError(f"{called('conformal')} must be at least 0.5 and below 1; got {level}. For instance 0.9.")
 
 
+def units_needed(level: float) -> int:
+    """Return how many images of a class, or groups, some of a class's images can be kept out of sets with: n / (n + 1) >= level."""
+    return math.ceil(level / (1 - level) - _ROUNDING)
+
+
 def _least(probabilities: np.ndarray, units: np.ndarray, level: float) -> float:
     """Return the probability that a new image of a class exceeds with probability `level`; 0 if the images are too few."""
     if not len(probabilities):
@@ -137,7 +142,7 @@ def _least(probabilities: np.ndarray, units: np.ndarray, level: float) -> float:
     _, of_row, counts = np.unique(units, return_inverse=True, return_counts=True)
     weights = 1 / counts[of_row] / (len(counts) + 1)  # of the new image: one part
     order = np.argsort(-probabilities, kind="stable")
-    enough = np.flatnonzero(np.cumsum(weights[order]) >= level - 1e-9)
+    enough = np.flatnonzero(np.cumsum(weights[order]) >= level - _ROUNDING)
     return float(probabilities[order[enough[0]]]) if len(enough) else 0.0
 
 

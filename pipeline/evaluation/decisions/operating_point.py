@@ -12,7 +12,7 @@ import numpy as np
 from features.errors import RequestError, UnsafeFile, called
 
 from ..intervals import intervals_of
-from ..metrics import evaluate
+from ..metrics import evaluate, find_metric
 from .aim import DECIDED, Aim
 from .by_class import ClassFigures, figures_by_class
 from .thresholds import choose_threshold
@@ -47,7 +47,14 @@ class OperatingPoint:
         return f"{self.positive} from probability {self.threshold:.6g} on, else {self.other} (chosen for {self.chosen_for})"
 
     @classmethod
-    def choose(cls, aim: Aim, y: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> OperatingPoint:
+    def choose(
+        cls,
+        aim: Aim,
+        y: np.ndarray,
+        probabilities: np.ndarray,
+        class_names: Sequence[str],
+        units: np.ndarray | None = None,
+    ) -> OperatingPoint:
         """Choose the threshold on out-of-fold probabilities.
 
         Parameters
@@ -56,6 +63,9 @@ class OperatingPoint:
         y : ndarray of shape (n_samples,), int
         probabilities : ndarray of shape (n_samples, 2)
             Of heads that were not fitted to the row; nan where there is none.
+        class_names : sequence of str
+        units : ndarray of shape (n_samples,), int, optional
+            The group of each row; by default, each row is a group.
 
         Raises
         ------
@@ -63,13 +73,13 @@ class OperatingPoint:
             If one of the classes has no row with probabilities.
         """
         known = np.isfinite(probabilities).all(axis=1)
-        y, probabilities = y[known], probabilities[known]
+        y, probabilities, units = y[known], probabilities[known], None if units is None else units[known]
         if len(np.unique(y)) < 2:
             raise RequestError(
                 f"{called(aim.way)} needs out-of-fold probabilities of both classes; the folds gave those of one. Add images."
             )
         number = class_names.index(aim.positive)
-        threshold = choose_threshold(aim, y == number, probabilities[:, number])
+        threshold = choose_threshold(aim, y == number, probabilities[:, number], units)
         point = cls(aim.positive, class_names[1 - number], threshold, str(aim))
         return replace(point, out_of_fold=point.measure(y, probabilities, class_names))
 
@@ -93,12 +103,12 @@ class OperatingPoint:
         }
 
     def measured(
-        self, y: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], groups: Sequence[str | bytes] | None
+        self, y: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], units: np.ndarray | None = None
     ) -> OperatingPoint:
         """Return the same point with the figures of test rows, and their intervals; see `intervals_of`."""
         predicted = self.decide(probabilities, class_names)
-        positive, other = self._both(figures_by_class(y, predicted, class_names, groups))
-        drawn = intervals_of(y, np.eye(2)[predicted], groups)
+        positive, other = self._both(figures_by_class(y, predicted, class_names, units))
+        drawn = intervals_of(y, np.eye(2)[predicted], units, [find_metric(name) for name in DECIDED])
         intervals = {
             "sensitivity": positive.recall_interval,
             "specificity": other.recall_interval,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,13 +12,14 @@ from features.errors import called, counted
 from features.runtime.log import log
 
 from ..metrics import find_metric
+from ..significance import effective_rows
 from ..weighted_rows import WeightedRows
 from .aim import Aim
 
 CONFIDENCE = 0.9  # with which a sensitivity or specificity is reached on new rows
 
 
-def choose_threshold(aim: Aim, positive: np.ndarray, chances: np.ndarray) -> float:
+def choose_threshold(aim: Aim, positive: np.ndarray, chances: np.ndarray, units: np.ndarray | None = None) -> float:
     """Return the probability from which on rows are predicted as positive.
 
     Parameters
@@ -26,13 +28,16 @@ def choose_threshold(aim: Aim, positive: np.ndarray, chances: np.ndarray) -> flo
     positive : ndarray of shape (n_samples,), bool
     chances : ndarray of shape (n_samples,)
         Probabilities of the positive class.
+    units : ndarray of shape (n_samples,), int, optional
+        The group of each row, by which a sensitivity or specificity is known; by default, each row is a group.
 
     Notes
     -----
     A sensitivity is that of new rows, and is reached with a confidence of `CONFIDENCE`: if the threshold is the k-th highest
     probability of n positive rows, the share of all positive rows at or above it has the distribution Beta(k, n + 1 - k), whatever
     the distribution of probabilities (Wilks 1941, "Determination of sample sizes for setting tolerance limits"). The smallest k
-    is taken whose Beta distribution lies above the sensitivity with this confidence; likewise for a specificity.
+    is taken whose Beta distribution lies above the sensitivity with this confidence; likewise for a specificity. With groups, n is the
+    effective number of rows whose share k / n of all is as well known (Korn & Graubard 1998; see `effective_rows`).
 
     For a metric or a cost, all thresholds between two neighbouring probabilities decide alike. Among the best ones the threshold
     is that which would be best if probabilities were true, if it is one of them: the share of positives for balanced accuracy,
@@ -40,7 +45,7 @@ def choose_threshold(aim: Aim, positive: np.ndarray, chances: np.ndarray) -> flo
     is the middle of the nearest gap.
     """
     if aim.way in ("sensitivity", "specificity"):
-        return _ranked(aim, positive, chances)
+        return _ranked(aim, positive, chances, units)
     edges = np.concatenate([[0.0], np.unique(chances), [1.0]])
     counts = np.stack([_at_least(chances[side], edges[1:]) for side in (positive, ~positive)], axis=1)
     totals = positive.sum(), (~positive).sum()
@@ -77,18 +82,37 @@ def _metric_of_counts(metric: str, counts: np.ndarray, totals: tuple[int, int]) 
         return find_metric(metric).of(WeightedRows(y, np.eye(2)[predicted], weights))
 
 
-def _ranked(aim: Aim, positive: np.ndarray, chances: np.ndarray) -> float:
+def _ranked(aim: Aim, positive: np.ndarray, chances: np.ndarray, units: np.ndarray | None) -> float:
     """Return the threshold for a sensitivity or specificity; see `choose_threshold`."""
     assert aim.value is not None
-    wanted = np.sort(chances[positive])[::-1] if aim.way == "sensitivity" else np.sort(chances[~positive])
-    n = len(wanted)
-    k = np.arange(1, n + 1)
-    enough = np.flatnonzero(stats.beta.ppf(1 - CONFIDENCE, k, n + 1 - k) >= aim.value)
-    if not len(enough):
-        needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(aim.value))
-        log.warning(
-            f"{called(aim.way)} {aim.value:g} needs at least {counted(needed, 'image')} of its class in train and val; got {n}. All of them "
-            f"are on the right side of the threshold, which reaches it with a confidence of only {1 - aim.value**n:.2f}"
-        )
-    edge = float(wanted[enough[0] if len(enough) else -1])
-    return edge if aim.way == "sensitivity" else float(np.nextafter(edge, np.inf))
+    sign = 1 if aim.way == "sensitivity" else -1
+    own = np.flatnonzero(positive == (sign == 1))
+    own = own[np.argsort(-sign * chances[own], kind="stable")]  # the surest first
+    among = np.arange(len(own)) if units is None else np.unique(units[own], return_inverse=True)[1]
+    fewest = max(1, math.floor(aim.value * len(own)))
+    k = next((k for k in range(fewest, len(own) + 1) if _reached(k, among) >= aim.value), None)
+    if k is None:
+        k = len(own)
+        _warn_of_few(aim, among, "image" if units is None else "group")
+    edge = float(chances[own[k - 1]])
+    return edge if sign == 1 else float(np.nextafter(edge, np.inf))
+
+
+def _reached(k: int, units: np.ndarray) -> float:
+    """Return the share of new rows that is reached with a confidence of `CONFIDENCE` if the first k of these rows are right."""
+    share, rows = k / len(units), effective_rows(np.arange(len(units)) < k, units, CONFIDENCE)
+    return float(stats.beta.ppf(1 - CONFIDENCE, rows * share, rows * (1 - share) + 1)) if rows else 0.0
+
+
+def _warn_of_few(aim: Aim, units: np.ndarray, unit: str) -> None:
+    """Warn that there are too few rows, or groups, of a class."""
+    assert aim.value is not None
+    rows = 1 if unit == "image" else 2
+    fewest = max(2, math.ceil(math.log(1 - CONFIDENCE) / math.log(aim.value)))
+    needed = next(n for n in itertools.count(fewest) if _reached(rows * n, np.repeat(np.arange(n), rows)) >= aim.value)
+    got = int(units.max()) + 1
+    confidence = 1 - aim.value ** effective_rows(np.ones(len(units), bool), units, CONFIDENCE)
+    log.warning(
+        f"{called(aim.way)} {aim.value:g} needs at least {counted(needed, unit)} of its class in train and val; got {got}. All "
+        f"images of the class are on the right side of the threshold, which reaches it with a confidence of only {confidence:.2f}"
+    )

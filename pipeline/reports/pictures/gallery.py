@@ -17,7 +17,7 @@ from ...data.whitening import DIMENSIONS
 from ...leakage.exposure import several, with_and_without
 from ...runs.predictions import Predictions
 from ...training.request import Request
-from ...training.splitting import near_copies_of
+from ...training.splitting import near_copies_of, units_among
 from ..analysis import class_activation
 from ..analysis.label_issues import closest, copies, expected_errors, label_errors
 from ..analysis.projection import EMBEDDED, NEIGHBOURS, project
@@ -184,12 +184,15 @@ class Gallery:
             if len(tested) and len(others):
                 groups.append([self.card(int(row)) for row in (*tested[:2], *others[:2])])
         splits, of = list(self.predictions.splits), self.predictions.probabilities
+        units = units_among(self.rows, np.ones(n, bool), self.predictions.group)
         return {
             "groups": groups[:COPIES],
             "count": len(groups),
             "exposed": int(found.exposed(test).sum()),
             "tested": int(test.sum()),
-            "figures": {head: with_and_without(self.rows.labels, splits, each, found) for head, each in of.items()},
+            "figures": {
+                head: with_and_without(self.rows.labels, splits, each, found, units) for head, each in of.items()
+            },
         }
 
     def closest(self, X: np.ndarray) -> dict[str, Any]:

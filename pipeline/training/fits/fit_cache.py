@@ -66,10 +66,13 @@ class Fits:
         self.loaded = 0
 
     def fill(self, wanted: Sequence[tuple[str, Request]]) -> None:
-        """Compute on the cluster all uncached fits of some heads on every split; `of` then returns them.
+        """Compute on the cluster, if there is one, all uncached fits of some heads on every split; `of` then returns them.
 
         Heads fitted from inner products are fitted here, one after the other; the cluster computes the products.
         """
+        _, first = wanted[0]
+        if first.cluster is None:
+            return
         calls: list[tuple[Any, ...]] = []
         here: list[tuple[Any, ...]] = []
         for head, asked in wanted:
@@ -82,10 +85,9 @@ class Fits:
                     fits.append((key, self._place, head, asked.for_any_machine(), split))
         if not (calls or here):
             return
-        _, asked = wanted[0]
         with (
             Progress(len(calls) + len(here), "fits") as progress,
-            on_cluster(asked.cluster, asked.skip_unfit),
+            on_cluster(first.cluster, first.skip_unfit),
         ):
             made = itertools.chain(spread(_fit, calls, ordered=False), itertools.starmap(_fit, here))
             for key, result in made:
@@ -115,10 +117,7 @@ class Fits:
                 if read is None:
                     progress.begin(head)
                 read = read or read_features(self._store, head, asked)
-                result, _ = fit_head(
-                    head, read, self._rows, split, asked.seed, asked.select, asked.settings, asked.group, asked.metric
-                )
-                result = _of_test(result, split)
+                result = of_test(fit_head(head, read, self._rows, split, asked.fitting)[0], split)
                 self._keep(key, result)
             results.append(result)
             progress.update()
@@ -163,12 +162,12 @@ class Fits:
 def _fit(key: str, place: Place, head: str, asked: Request, split: np.ndarray) -> tuple[str, Result | RequestError]:
     """Return the key of a fit and its result, reduced to the test rows, or why the head cannot be fitted."""
     try:
-        return key, _of_test(fit_stored(place, head, asked, split)[0], split)
+        return key, of_test(fit_stored(place, head, asked, split)[0], split)
     except RequestError as error:  # returned, because raising it in a worker would end the other fits
         return key, error
 
 
-def _of_test(result: Result, split: np.ndarray) -> Result:
+def of_test(result: Result, split: np.ndarray) -> Result:
     """Return a result with only the probabilities of the test rows."""
     return replace(result, probabilities=result.probabilities[split == SPLITS["test"]])
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,14 @@ from ...data.training_data import Features, Sample
 from ...evaluation.decisions.by_class import figures_by_class
 from ...evaluation.intervals import intervals_of
 from ...evaluation.metrics import evaluate
-from ...heads.contract import Classifier, Head, Search, Settings
+from ...heads.contract import Classifier, Head, Search
 from ...heads.registry import find_head
 from ...heads.settings import CLASS_WEIGHTS, TIES, Choice, Grid
-from ...options import METRIC, SELECT
+from ...options import METRIC
 from ...runs.feature_spec import all_classes
 from ..loading import read_once
-from ..request import Request
-from ..splitting import LEFT_OUT, side_keys
+from ..request import USUAL, Fitting, Request
+from ..splitting import LEFT_OUT, side_keys, units_among
 from .folds import out_of_fold
 from .results import Result
 
@@ -66,11 +65,7 @@ def fit_head(
     features: Features,
     rows: Rows,
     splits: np.ndarray,
-    seed: int = 0,
-    select: str = SELECT,
-    settings: Settings = MappingProxyType({}),
-    group: str | None = None,
-    metric: str = METRIC,
+    how: Fitting = USUAL,
 ) -> tuple[Result, Fitted]:
     """Choose a head's settings within train and val, fit it on both, and evaluate it once on test.
 
@@ -83,34 +78,25 @@ def fit_head(
         One per image.
     splits : ndarray of shape (n_images,)
         Values of ``SPLITS``, or `LEFT_OUT`.
-    seed : int
-    select : {'cv', 'val'}
-        How settings are chosen: by five-fold cross-validation within train and val, or by fitting on train and evaluating
-        on val. A Dense head's settings and epoch are always chosen on val.
-    settings : dict of str to tuple
-        See `find_head`.
-    group : str, optional
-        Column that names each row's group; a group shares a fold.
-    metric : str
-        Of `METRICS`; by which settings are chosen. By other metrics than accuracy and log loss, class weights are chosen, too.
+    how : Fitting
 
     Raises
     ------
     RequestError
         If the head cannot be fitted to these images; the message names the head.
     """
-    head, views_given = find_head(name, settings), features.views
+    head, views_given = find_head(name, how.settings), features.views
     if head.views == "mean":
         features = features.averaged()
     _check_sides(rows.labels, splits)
     val, test, n_classes = splits == SPLITS["val"], splits == SPLITS["test"], len(rows.class_names)
     learn = ~test & (splits != LEFT_OUT)
-    sample = take_sample(features, rows, learn, val, seed, group)
+    sample = take_sample(features, rows, learn, val, how.seed, how.group)
     with _naming(name):
         head.searcher.warm_up()
         started = time.perf_counter()
-        search = head.search(sample, _grid(head, features, metric, settings))
-        choice = search.choose(sample.pairs(select), metric)
+        search = head.search(sample, _grid(head, features, how))
+        choice = search.choose(sample.pairs(how.select), how.metric)
         with search.fits(2, "final fits") as progress:
             watcher, estimator = (
                 search.fit(choice.settings, images, tell)
@@ -135,8 +121,8 @@ def fit_head(
         predict_seconds=predicted - fitted,
         probabilities=probabilities,
         history=choice.history,
-        group=group,
-        **evaluate_test(rows, test, probabilities[test], group),
+        group=how.group,
+        **evaluate_test(rows, test, probabilities[test], how.group),
     )
     return result, Fitted(estimator, choice, search, np.full((len(sample.y), n_classes), np.nan))
 
@@ -151,20 +137,13 @@ def _check_sides(labels: np.ndarray, splits: np.ndarray) -> None:
 
 def evaluate_test(rows: Rows, test: np.ndarray, probabilities: np.ndarray, group: str | None) -> dict[str, Any]:
     """Return the metrics of the test rows, their intervals, and the figures of each class."""
-    y, groups = rows.labels[test], groups_among(rows, test, group)
-    by_class = figures_by_class(y, probabilities.argmax(axis=1), rows.class_names, groups)
+    y, units = rows.labels[test], units_among(rows, test, group)
+    by_class = figures_by_class(y, probabilities.argmax(axis=1), rows.class_names, units)
     return {
         "test": evaluate(y, probabilities),
-        "intervals": intervals_of(y, probabilities, groups),
+        "intervals": intervals_of(y, probabilities, units),
         "by_class": [each.to_json() for each in by_class],
     }
-
-
-def groups_among(rows: Rows, images: np.ndarray, group: str | None) -> list[str | bytes] | None:
-    """Return the group of each of the images given by a mask, or None without groups."""
-    if group is None:
-        return None
-    return [key for key, chosen in zip(side_keys(rows, group), images, strict=True) if chosen]
 
 
 @contextmanager
@@ -198,7 +177,7 @@ def take_sample(
     return Sample(features.only(images), rows.labels[images], val[images], folds, seed)
 
 
-def _grid(head: Head, features: Features, metric: str, settings: Settings) -> Grid:
+def _grid(head: Head, features: Features, how: Fitting) -> Grid:
     """Return the settings to try.
 
     If there is one layer, scale ``all`` means the same as the layer's scale, and is tried as that. Balanced class weights double the
@@ -207,7 +186,7 @@ def _grid(head: Head, features: Features, metric: str, settings: Settings) -> Gr
     grid = dict(head.grid)
     if "scale" in grid and len(features.widths) == 1:
         grid["scale"] = tuple(dict.fromkeys("layer" if each == "all" else each for each in grid["scale"]))
-    if "class_weight" in grid and "class_weight" not in settings and metric not in (METRIC, TIES):
+    if "class_weight" in grid and "class_weight" not in how.settings and how.metric not in (METRIC, TIES):
         grid["class_weight"] = CLASS_WEIGHTS
     return grid
 
@@ -217,7 +196,5 @@ def fit_stored(
 ) -> tuple[Result, Fitted]:
     """Fit a head on a store opened by its path, in this or another process, with `folds` out of fold too; see `fit_head`."""
     rows, features = read_once(place, head, asked)
-    result, fitted = fit_head(
-        head, features, rows, splits, asked.seed, asked.select, asked.settings, asked.group, asked.metric
-    )
+    result, fitted = fit_head(head, features, rows, splits, asked.fitting)
     return result, fitted.finished(len(rows.class_names) if folds else None)

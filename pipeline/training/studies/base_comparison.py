@@ -24,10 +24,10 @@ from features.store.schema import Rows
 from ...data.training_data import Features
 from ...evaluation.metrics import find_metric
 from ...evaluation.significance import with_interval
-from ...heads.registry import HEADS, check_heads
+from ...heads.registry import check_heads, expand_heads
 from ...options import BasesOptions
 from ...runs.plots import interval_of
-from ..fits.fit_cache import Fits
+from ..fits.fit_cache import Fits, of_test
 from ..fits.fitting import evaluate_test, fit_head
 from ..fits.results import Result
 from ..loading import find_features, read_features
@@ -111,7 +111,7 @@ def compare_bases(
     --------
     >>> pipeline.compare_bases(["cache/photos-vgg16.h5", "cache/photos-squeezenet.h5"]).take   # doctest: +SKIP
     """
-    repeats, names = options.get("repeats", 1), list(HEADS if tuple(heads or ()) == ("all",) else heads or _USUAL_HEADS)
+    repeats, names = options.get("repeats", 1), expand_heads(heads or _USUAL_HEADS)
     if len(stores) < 2 or len({Path(store).resolve() for store in stores}) < len(stores):
         raise RequestError(
             f"{called('store')} must name at least two different stores; got {', '.join(map(str, stores))}. Name another one."
@@ -202,11 +202,16 @@ def _fit_all(
 ) -> dict[tuple[str, str], list[Result]]:
     """Return (base, head) → its result on each split: of each base, of all joined, and of the vote over bases."""
     fitted: dict[tuple[str, str], list[Result]] = {}
+    fits_of = {base: Fits(store, rows, splits, kept, asked.fresh) for base, store in held.items()}
+    requests = {base: replace(asked, store=store.path) for base, store in held.items()}
+    for base, fits in fits_of.items():
+        fits.fill([(head, requests[base]) for head in names])
+    if asked.cluster is not None:
+        log.info("fits     of the bases on the cluster; of their joined features, which no store holds, here")
     with Progress((len(held) + 1) * len(names) * len(splits), "fits") as progress:
-        for base, store in held.items():
-            fits = Fits(store, rows, splits, kept, asked.fresh)
+        for base, fits in fits_of.items():
             for head in names:
-                fitted[base, head] = fits.of(head, replace(asked, store=store.path), progress)
+                fitted[base, head] = fits.of(head, requests[base], progress)
         for head in names:
             fitted[JOINED, head] = _fit_joined(head, held, asked, rows, splits, progress)
     for head in names:
@@ -238,10 +243,7 @@ def _fit_joined(
     )
     results = []
     for split in splits:
-        made = fit_head(
-            head, features, rows, split, asked.seed, asked.select, asked.settings, asked.group, asked.metric
-        )[0]
-        results.append(replace(made, probabilities=made.probabilities[split == SPLITS["test"]]))
+        results.append(of_test(fit_head(head, features, rows, split, asked.fitting)[0], split))
         progress.update()
     return results
 

@@ -157,8 +157,7 @@ def _measure(
         is_vector = store.kinds.get(layer.split(",")[0]) == "vector"
         return replace(asked, layer=layer, pool=asked.pool if is_vector else asked.pool or "avg+max")
 
-    if asked.cluster is not None:
-        fits.fill([(_HEAD, of_layer(name)) for name in names])
+    fits.fill([(_HEAD, of_layer(name)) for name in names])
     with Progress((len(names) + (len(names) > 1)) * len(tested), "fits") as progress:
 
         def measure(number: int, layer: str) -> None:

@@ -6,7 +6,7 @@ from samples import provenance_of, rows_of, write_store
 
 import pipeline
 from features.errors import RequestError, UnsafeFile
-from pipeline.evaluation.decisions.class_sets import ClassSets
+from pipeline.evaluation.decisions.class_sets import ClassSets, units_needed
 
 NAMES = ("a", "b", "c")
 
@@ -42,6 +42,21 @@ def test_the_threshold_is_the_order_statistic():
     ]
 
 
+@pytest.mark.parametrize(("level", "needed"), [(0.5, 1), (0.8, 4), (0.9, 9), (0.95, 19), (0.99, 99)])
+def test_as_many_images_as_are_asked_for_are_enough_and_one_fewer_is_not(level, needed):
+    """By hand: the least of n images is below a new one with a chance of n / (n + 1)."""
+    assert units_needed(level) == needed
+    chances = np.column_stack([np.linspace(0.5, 0.9, needed)] * 2)
+    assert ClassSets.calibrate(level, np.zeros(needed, int), chances, NAMES[:2]).least["a"] == 0.5
+    fewer = ClassSets.calibrate(level, np.zeros(needed - 1, int), chances[1:], NAMES[:2])
+    assert fewer.least["a"] == 0 and fewer.unbounded == ["a", "b"]
+
+
+def test_a_head_that_gives_exact_zeros_has_images_enough():
+    sets = ClassSets.calibrate(0.9, np.repeat([0, 1], 20), np.tile([[0.0, 1.0]], (40, 1)), NAMES[:2])
+    assert sets.least["a"] == 0 and sets.unbounded == []
+
+
 def test_new_groups_are_covered_where_rows_alone_would_not():
     random, of_groups, of_rows = np.random.default_rng(1), [], []
 
@@ -53,7 +68,7 @@ def test_new_groups_are_covered_where_rows_alone_would_not():
     for _ in range(200):
         p, groups = grouped(15)
         y, new = np.zeros(len(p), int), grouped(20)[0]
-        for found, given in ((of_groups, [str(group) for group in groups]), (of_rows, None)):
+        for found, given in ((of_groups, groups), (of_rows, None)):
             found.append(ClassSets.calibrate(0.9, y, p, NAMES[:2], given).hold(new)[:, 0].mean())
     assert np.mean(of_groups) > 0.895 > np.mean(of_rows)
 

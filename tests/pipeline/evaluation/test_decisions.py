@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics
 
 from features.errors import RequestError, UnsafeFile
@@ -52,7 +53,7 @@ def test_intervals_by_class_count_groups():
     They tell as much as p (1 - p) / v rows; t(0.975, 4) = 2.776445 takes the place of the normal distribution's quantile.
     """
     y, predicted = np.repeat([0, 1], 50), np.repeat([0, 1, 0, 1], [40, 10, 10, 40])
-    first, _ = figures_by_class(y, predicted, "ab", [f"p{row // 10}" for row in range(100)])
+    first, _ = figures_by_class(y, predicted, "ab", np.arange(100) // 10)
     n = 0.8 * 0.2 / (4 / 5 * (4 * 0.2**2 + 0.8**2) / 4**2) * (1.959964 / 2.776445) ** 2
     assert first.recall_interval == pytest.approx(agresti_coull(0.8, n), abs=1e-5)
 
@@ -122,6 +123,27 @@ def test_too_few_rows_for_a_share_are_said(caplog):
     assert "a confidence of only 0.23" in caplog.text  # 1 - 0.95^5
 
 
+def test_with_groups_a_share_is_reached_for_new_groups_and_by_rows_it_falls_short():
+    """Groups of 20 rows whose scores share a normal effect as large as the rows' own; the share beyond a threshold is exact."""
+    random, aim, reached = np.random.default_rng(0), Aim("sensitivity", "defective", value=0.8), {"groups": 0, "rows": 0}
+    groups = np.repeat(np.arange(40), 20)
+    for _ in range(200):
+        chances = stats.norm.cdf(random.normal(size=40)[groups] + random.normal(size=len(groups)))
+        for name, units in (("groups", groups), ("rows", None)):
+            threshold = choose_threshold(aim, np.ones(len(groups), bool), chances, units)
+            reached[name] += stats.norm.sf(stats.norm.ppf(threshold) / math.sqrt(2)) >= 0.8
+    assert 0.86 <= reached["groups"] / 200 <= 0.97 and reached["rows"] / 200 < 0.8, reached
+
+
+def test_too_few_groups_for_a_share_are_said(caplog):
+    positive, chances, units = np.repeat([True, False], [60, 50]), np.linspace(0.9, 0.01, 110), np.arange(110) // 20
+    with caplog.at_level(logging.WARNING, "cached_features"):
+        threshold = choose_threshold(Aim("sensitivity", "defective", value=0.95), positive, chances, units)
+    assert threshold == chances[59]
+    # Of 46 groups, 46 (1.281552 / t(0.9, 45) = 1.300649)^2 = 44.7 rows are one too few: 0.95^44.7 is above a tenth.
+    assert "needs at least 47 groups of its class in train and val; got 3" in caplog.text
+
+
 def test_aims_read_from_options():
     labels = np.array([0, 0, 0, 1])
     assert Aim.of({}, NAMES, labels) is None
@@ -173,7 +195,7 @@ def test_a_point_decides_is_measured_and_is_read_again():
     assert told["sensitivity"] == metrics.recall_score(y, said, pos_label=0)
     assert told["specificity"] == metrics.recall_score(y, said, pos_label=1)
     assert told["precision"] == metrics.precision_score(y, said, pos_label=0)
-    measured = point.measured(y, probabilities, names, None)
+    measured = point.measured(y, probabilities, names)
     assert {**measured.test, "intervals": 0} == {**told, "intervals": 0}
     assert all(low <= measured.test[name] <= high for name, (low, high) in measured.test["intervals"].items())
     read = OperatingPoint.from_json(json.loads(json.dumps(measured.to_json())), names, "run.json")

@@ -276,7 +276,7 @@ def test_intervals_of_a_head_without_mistakes():
 
 
 def test_without_mistakes_a_grouped_interval_is_of_as_many_rows_as_there_are_groups():
-    y, groups = np.tile([0, 1], 50), [f"p{row // 10}" for row in range(100)]
+    y, groups = np.tile([0, 1], 50), np.arange(100) // 10
     low, high = intervals_of(y, np.eye(2)[y] * 0.8 + 0.1, groups)["accuracy"]
     rows = 10 * (1.959964 / 2.262157) ** 2  # t(0.975, 9) = 2.262157 in place of the normal distribution's quantile
     assert (low, high) == pytest.approx(agresti_coull(1.0, rows), abs=1e-6)
@@ -296,12 +296,12 @@ def test_a_head_has_the_same_interval_of_accuracy_in_train_head_and_compare(tiny
 def test_bootstrap_of_groups_covers_where_rows_of_a_group_are_alike():
     """Of 300 simulated test sets: 40 groups of five rows, all of which are right, or all wrong."""
     random, inside = np.random.default_rng(1), {"groups": 0, "rows": 0}
-    groups = [f"p{row // 5}" for row in range(200)]
+    groups = np.arange(200) // 5
     for _ in range(300):
         y, right = random.integers(0, 2, 200), np.repeat(random.random(40) < 0.8, 5)
         probabilities = np.eye(2)[np.where(right, y, 1 - y)]
         for name, given in (("groups", groups), ("rows", None)):
-            low, high = bootstrap_intervals(y, probabilities, draws=300, groups=given)["accuracy"]
+            low, high = bootstrap_intervals(y, probabilities, draws=300, units=given)["accuracy"]
             inside[name] += low <= 0.8 <= high
     assert 0.88 <= inside["groups"] / 300 <= 0.98 and inside["rows"] / 300 < 0.7, inside
 

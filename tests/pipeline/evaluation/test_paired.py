@@ -149,7 +149,7 @@ def test_an_interval_over_repeats_holds_the_shrunk_intervals_of_its_splits():
 
 
 def test_a_single_group_says_nothing():
-    y, same = np.arange(6) % 2, ["p"] * 6
+    y, same = np.arange(6) % 2, np.zeros(6, int)
     found = intervals_of(y, np.tile([0.4, 0.6], (6, 1)), same)
     assert found.pop("accuracy") == pytest.approx((0, 1), abs=1e-9) and np.isnan(list(found.values())).all()
 

@@ -59,6 +59,15 @@ def test_slices_of_another_metric_have_its_values():
         assert each.interval[0] < each.metric < each.interval[1] and each.p_value < 0.01
 
 
+def test_bins_of_long_numbers_do_not_read_alike():
+    """Days as eight digits: six would give the two middle bins one name, and make them one slice."""
+    rows, p = outcomes(np.arange(80) % 5 > 0)
+    found = by_name(find_slices(ACCURACY, rows, p, {"day": [str(20230100 + row // 3) for row in range(80)]}))
+    assert {value: each.rows for (_, value), each in found.items()} == {
+        "up to 20230106": 21, "20230106 to 20230113": 21, "20230113 to 20230119": 18, "above 20230119": 20,
+    }  # fmt: skip
+
+
 def test_columns_that_say_nothing_are_left_out_and_numbers_are_cut_into_bins():
     rows, p = outcomes(np.arange(80) % 5 > 0)
     columns = {

@@ -21,6 +21,7 @@ from pipeline.heads.svm.search import SvmSearch
 from pipeline.runs.head_file import load_head, save_head
 from pipeline.training.fit import train_head
 from pipeline.training.fits.fitting import fit_head as fit_features
+from pipeline.training.request import Fitting
 
 ALL = sorted(HEADS)
 
@@ -28,7 +29,7 @@ ALL = sorted(HEADS)
 def fit_head(name, X, y, splits, n_classes, seed=0, views=1, select="cv", settings=MappingProxyType({})):
     """Fit a head on one layer."""
     features = Features(X, (X.shape[1],), views, (Part("layer", "avg"),))
-    return fit_features(name, features, rows_of(y, splits, n_classes), splits, seed, select, settings)[0]
+    return fit_features(name, features, rows_of(y, splits, n_classes), splits, Fitting(seed, select, settings))[0]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -16,6 +16,7 @@ from pipeline import compare_bases, report
 from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part
 from pipeline.training.fits.fitting import fit_head
+from pipeline.training.request import Fitting
 from pipeline.training.studies.base_comparison import format_bases
 
 
@@ -70,7 +71,7 @@ def test_joined_and_voted_figures_are_those_of_their_definitions(stores, tmp_pat
     for each in X:
         features = Features(each, (each.shape[1],), 1, (Part("last", "none"),))
         settings = {"C": (1.0,), "scale": ("feature",)}
-        made = fit_head("logistic", features, rows, rows.splits, settings=settings)[0]
+        made = fit_head("logistic", features, rows, rows.splits, Fitting(settings=settings))[0]
         probabilities.append(made.probabilities[test])
     mean = np.mean(probabilities, axis=0)
     assert by["vote"] == accuracy_score(rows.labels[test], mean.argmax(axis=1))

@@ -17,6 +17,7 @@ from pipeline.reports.build import gather
 from pipeline.reports.page import render
 from pipeline.reports.run_results import load_run
 from pipeline.runs.predictions import load_predictions
+from pipeline.training.splitting import units_among
 
 
 def made(shapes):
@@ -99,8 +100,8 @@ def test_groups_are_what_intervals_and_tests_count(store, tmp_path):
     assert widths[0] != widths[1]
     kept = load_predictions(tmp_path / "c")
     for split, (y, p) in zip(kept.splits, kept.pairs("logistic"), strict=True):
-        keys = [name for name, side in zip(kept.rows.columns["patient"], split, strict=True) if side == 2]
-        assert intervals_of(y, p, keys)["log_loss"] != intervals_of(y, p)["log_loss"]
+        units = units_among(kept.rows, split == 2, "patient")
+        assert intervals_of(y, p, units)["log_loss"] != intervals_of(y, p)["log_loss"]
 
 
 def test_a_probe_compares_layers_by_the_metric(store, tmp_path):

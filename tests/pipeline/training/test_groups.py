@@ -18,7 +18,7 @@ from pipeline.data.training_data import Features, Part
 from pipeline.evaluation.significance import agresti_coull
 from pipeline.reports.build import report
 from pipeline.training.fits.fitting import fit_head, take_sample
-from pipeline.training.request import Request
+from pipeline.training.request import Fitting, Request
 from pipeline.training.splitting import draw_splits, with_groups
 
 
@@ -81,7 +81,7 @@ def test_a_head_is_calibrated_on_whole_groups(seed):
     split = draw_splits(rows, 2, seed, "patient")[0]
     features = Watched(**vars(features_of(rows)))
     learn = np.flatnonzero(split != SPLITS["test"])
-    fit_head("nearest-mean", features, rows, split, seed, group="patient")
+    fit_head("nearest-mean", features, rows, split, Fitting(seed, group="patient"))
     pairs = [mask for mask in masks if len(mask) == len(learn)]
     assert len(pairs) > 5
     for mask in pairs:

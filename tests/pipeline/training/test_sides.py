@@ -14,6 +14,7 @@ from pipeline.data.training_data import Features, Part
 from pipeline.heads.registry import find_head
 from pipeline.training.fits.fitting import fit_head, take_sample
 from pipeline.training.fits.folds import out_of_fold
+from pipeline.training.request import Fitting
 from pipeline.training.splitting import draw_splits
 
 SEEDS = range(12)
@@ -136,7 +137,7 @@ def test_every_mask_that_a_head_asks_for_keeps_units_whole(head):
     split = draw_splits(rows, 2, 3, "patient")[0]
     features = features_of(rows, Watched)
     settings = {"epochs": (2,)} if head == "dense" else {}
-    result, _ = fit_head(head, features, rows, split, 3, settings=settings, group="patient")
+    result, _ = fit_head(head, features, rows, split, Fitting(3, settings=settings, group="patient"))
     learn = split != SPLITS["test"]
     sample = take_sample(features, rows, learn, split == SPLITS["val"], 3, "patient")
     out_of_fold(find_head(head).search(sample), result.settings, len(rows.class_names))
