@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import RequestError, SourceError, called, command, counted, option
+from ..errors import RequestError, SourceError, called, command, counted, listed, option
 from ..splits import SPLIT_NAMES, Row
 from .file_names import unicode_name
 from .source import Source, make_source, tell_reasons
@@ -62,7 +62,7 @@ def read_folder(root: Path, options: FolderOptions = NO_FOLDER_OPTIONS, allow_mi
     RequestError
         If the pattern is no regular expression.
     SourceError
-        If it mixes layouts, holds no images, or images of only one class, or a class folder holds files but no image.
+        If it mixes layouts or gives a split to some images only, holds no images, or images of only one class, or a class folder holds files but no image.
     """
     tree = Tree(root, options.follow_links)
     images: dict[str, str] = {}  # path as text → as the file system has it
@@ -97,15 +97,37 @@ def _by_folders(root: Path, images: Iterable[str]) -> _Layout:
         raise SourceError(
             f"{root} must hold a folder per class; {' and '.join(tops)} hold images without one. {_guess_pattern(parts)}"
         )
-    elif parts and all(len(each) > 2 and each[1].lower() in SPLIT_NAMES for each in parts.values()):
-        layout.notes.append("splits are read from the folders below the classes")
-        for path, each in parts.items():
-            layout.add(path, each[0], SPLIT_NAMES[each[1].lower()], each[2:-1])
     else:
         _check_wrapped(root, parts)
+        given = _given_splits(root, parts, 1)
+        if given:
+            layout.notes.append("splits are read from the folders below the classes")
         for path, each in parts.items():
-            layout.add(path, each[0], None, each[1:-1])
+            layout.add(path, each[0], given.get(path), each[2 if given else 1 : -1])
     return layout
+
+
+def _given_splits(root: Path, images: Iterable[str], depth: int) -> dict[str, str]:
+    """Return the split that each image's folder at this depth names; nothing unless all do.
+
+    Raises
+    ------
+    SourceError
+        If some are in val or test and others in no split: images of test must not go to train without a word. A folder ``train``
+        alone may be anything, such as a class of vehicles.
+    """
+    folders = {path: path.split("/")[: depth + 1] for path in images if path.count("/") > depth}
+    given = {path: SPLIT_NAMES[each[-1].lower()] for path, each in folders.items() if each[-1].lower() in SPLIT_NAMES}
+    others = sorted(set(images) - given.keys())
+    if not others:
+        return given
+    held_out = sorted({"/".join(folders[path]) for path, split in given.items() if split != "train"})
+    if held_out:
+        raise SourceError(
+            f"{root} must have a split for all images or for none; it mixes {listed(held_out, 3)} with {counted(len(others), 'image')} in "
+            f"no split, such as {others[0]}. Move them into a split or away; or, if these folders are no splits, rename them."
+        )
+    return {}
 
 
 def _check_split_folders(root: Path, tops: Sequence[str], splits: Mapping[str, str]) -> None:
@@ -153,7 +175,7 @@ def _take_splits(root: Path, parts: Mapping[str, Sequence[str]], splits: Mapping
 
 
 def _by_pattern(root: Path, images: Iterable[str], pattern: str) -> _Layout:
-    """Return the layout in which a pattern gives classes, and the first folder the split, if all are splits."""
+    """Return the layout in which a pattern gives classes, and the first folders the splits, if they are splits."""
     try:
         searched = re.compile(pattern)
     except re.error as error:
@@ -161,24 +183,22 @@ def _by_pattern(root: Path, images: Iterable[str], pattern: str) -> _Layout:
             f"{called('label_pattern')} must be a regular expression; got {pattern!r} ({error}). Such as '([a-z]+)[.]' for "
             f"train/cat.0.jpg"
         ) from error
-    layout, found = _Layout(), {path: searched.search(path) for path in images}
-    tops = {path.split("/")[0] if "/" in path else "" for path in found}
-    are_splits = all(top.lower() in SPLIT_NAMES for top in tops)
-    matched = {path.split("/")[0] for path, match in found.items() if match}
-    for path, match in found.items():
-        top = path.split("/")[0]
-        split = SPLIT_NAMES[top.lower()] if are_splits else None
-        if match:
-            layout.add(path, match[min(1, searched.groups)] or "", split)
-        elif are_splits and top not in matched:
+    layout, given = _Layout(), _given_splits(root, images, 0)
+    found = {path: searched.search(path) for path in images}
+    names = {path: match[min(1, searched.groups)] if match else None for path, match in found.items()}
+    matched = {path.split("/")[0] for path, name in names.items() if name}
+    other = []
+    for path, name in names.items():
+        if name:
+            layout.add(path, name, given.get(path))
+        elif given and path.split("/")[0] not in matched:
             layout.left_out.append((path, _UNLABELLED))
-    other = [
-        path for path, match in found.items() if not match and not (are_splits and path.split("/")[0] not in matched)
-    ]
+        else:
+            other.append(path)
     if other:
         raise SourceError(
-            f"{called('label_pattern')} must match every path; {pattern!r} does not match {len(other)} of {len(found)}, such as "
-            f"{', '.join(sorted(other)[:3])}. Correct it; it is searched for in the path below {root}"
+            f"{called('label_pattern')} must match every path; {pattern!r} does not match {len(other)} of {len(names)}, or has no text in "
+            f"its first group, such as {', '.join(sorted(other)[:3])}. Correct it; it is searched for in the path below {root}"
         )
     return layout
 

@@ -76,6 +76,39 @@ def test_splits_below_classes_are_splits(tmp_path):
     assert any("splits are read from the folders below the classes" in note for note in source.notes)
 
 
+@pytest.mark.parametrize("stray", ["a/7.png", "a/other/7.png"])
+def test_an_image_in_no_split_does_not_undo_the_splits_below_classes(tmp_path, stray):
+    root = fill(tmp_path / "photos", "a/train", "a/Test", "b/train", "b/Test")
+    draw(root / stray, 7)
+    with pytest.raises(
+        SourceError, match=rf"mixes a/Test, b/Test with 1 image in no split, such as {stray}\. Move them into"
+    ):
+        load_source(str(root))
+    (root / stray).rename(root / "a/train/7.png")
+    assert load_source(str(root)).counts()["test"] == {"a": 4, "b": 4}
+
+
+@pytest.mark.parametrize("stray", ["cat.7.png", "other/cat.7.png"])
+def test_an_image_in_no_split_does_not_undo_the_splits_beside_a_pattern(tmp_path, stray):
+    root = tmp_path / "photos"
+    for number in range(16):
+        draw(root / f"{'train' if number % 4 else 'val'}/{'cat' if number % 8 < 4 else 'dog'}.{number}.png", number)
+    named = FolderOptions(label_pattern="(cat|dog)")
+    assert load_source(str(root), folder=named).counts()["val"] == {"cat": 2, "dog": 2}
+    draw(root / stray, 77)
+    with pytest.raises(SourceError, match=rf"mixes val with 1 image in no split, such as {stray}"):
+        load_source(str(root), folder=named)
+
+
+@pytest.mark.parametrize("folders", [("land/train", "land/car", "sea"), ("train", "car")])
+def test_a_train_may_be_a_vehicle(tmp_path, folders):
+    root = fill(tmp_path / "photos", *folders)
+    source = load_source(str(root))
+    assert counts(source) == ({"land": 8, "sea": 4} if "sea" in folders else {"car": 4, "train": 4})
+    by_pattern = load_source(str(root), folder=FolderOptions(label_pattern="[a-z]+"))
+    assert by_pattern.class_names == source.class_names and by_pattern.drawn == source.drawn == ("test", "val")
+
+
 def test_a_class_folder_without_an_image_is_named(tmp_path):
     root = fill(tmp_path / "photos", "a", "b")
     (root / "c").mkdir()
@@ -130,8 +163,11 @@ def test_a_pattern_must_match_but_for_a_whole_unlabelled_split(tmp_path):
     source = load_source(str(root), folder=named)
     assert counts(source) == {"cat": 4, "dog": 4} and len(source.left_out) == 8
     draw(root / "train/9.png", 99)
-    with pytest.raises(SourceError, match=r"does not match 1 of 17, such as train/9\.png"):
+    with pytest.raises(SourceError, match=r"does not match 1 of 17, .* such as train/9\.png"):
         load_source(str(root), folder=named)
+    for pattern in ("(cat)|(dog)", "(d?)"):  # whose first group is not in all matches, or empty
+        with pytest.raises(SourceError, match=r"or has no text in its first group, such as train/"):
+            load_source(str(root), folder=FolderOptions(label_pattern=pattern))
     with pytest.raises(RequestError, match="must be a regular expression"):
         load_source(str(root), folder=FolderOptions(label_pattern="("))
     (root / "m.csv").write_text("path,label\ntrain/9.png,cat\n")
