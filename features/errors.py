@@ -68,6 +68,10 @@ class UnreadableImage(CachedFeaturesError):
     """A file is not a usable image; the message is the reason stored in ``/skipped``."""
 
 
+class UnreadableNow(UnreadableImage):
+    """A file cannot be read now, or there is no memory to decode it: nothing to be kept about its content."""
+
+
 @contextlib.contextmanager
 def on_command_line(program: str) -> Iterator[None]:
     """Let messages name this program's flags and commands while a command runs."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..engines.registry import Engine, current_engine
-from ..errors import CachedFeaturesError, UnsafeFile
+from ..errors import CachedFeaturesError, SourceError, UnsafeFile
 from ..images.bounds import MAX_PIXELS
 from ..images.contents import ahead
 from ..images.views import check_views, make_view
@@ -151,7 +151,10 @@ def decode_batches(
     wanted = replace(spec.image_spec, max_pixels=max_pixels)
 
     def decode(content: Images) -> tuple[bytes, np.ndarray | str]:
-        image = content.image(wanted)
+        try:
+            image = content.image(wanted)
+        except SourceError as error:  # nothing of it is kept
+            return content.sha256, str(error)
         if isinstance(image, str):
             return content.sha256, image
         copies = [make_view(image, spec.augment.name, view, content.sha256, made.seed) for view in range(views)]

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from ..errors import SourceError, UnreadableImage
+from ..errors import SourceError, UnreadableImage, UnreadableNow
 from .decoding import RESIZE, decode, read_bytes
 from .fitting import resize_to_square
 from .image_spec import ImageSpec
@@ -30,18 +30,20 @@ class Content:
     file: Path
 
     def image(self, spec: ImageSpec) -> np.ndarray | str:
-        """Return the decoded image, (size, size, 3), uint8, or the reason why it cannot be used.
+        """Return the decoded image, (size, size, 3), uint8, or the reason why this content cannot be used.
 
         Raises
         ------
         SourceError
-            If the file no longer has this content.
+            If the file no longer has this content, or cannot be read or decoded now.
         """
         try:
             data = read_bytes(self.file)
             if hashlib.sha256(data).digest() != self.sha256:
                 raise SourceError(f"{self.file} changed during the pass. Run the same command again; nothing is lost.")
             return decode(data, spec)
+        except UnreadableNow as error:
+            raise SourceError(f"{self.file}: {error}. Run the same command again; nothing is lost.") from error
         except UnreadableImage as error:
             return str(error)
 

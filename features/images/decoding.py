@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ..errors import UnreadableImage
+from ..errors import UnreadableImage, UnreadableNow
 from .bounds import MAX_PIXELS, PillowLimit, Room, check_content, check_size
 from .colour import to_srgb
 from .dicom import read_dicom
@@ -54,20 +54,20 @@ def read_bytes(path: str | Path) -> bytes:
 
     Raises
     ------
-    UnreadableImage
+    UnreadableNow
         If there is no regular file of at most 1 GiB; pipes, sockets and devices are never opened.
     """
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
-            raise UnreadableImage("not a regular file")
+            raise UnreadableNow("not a regular file")
         if status.st_size > MAX_BYTES:
-            raise UnreadableImage(f"{status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
+            raise UnreadableNow(f"{status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
         with open(path, "rb") as file:
             return file.read(status.st_size)  # no more, since some files of /proc say that they are empty and never end
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UnreadableImage(f"cannot be read: {reason}") from error
+        raise UnreadableNow(f"cannot be read: {reason}") from error
 
 
 def decode(data: bytes, spec: ImageSpec) -> np.ndarray:
@@ -195,6 +195,8 @@ def _reasons() -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         raise UnreadableImage(f"no image in one of the formats {', '.join(FORMATS)}, HEIC or DICOM") from error
+    except MemoryError as error:
+        raise UnreadableNow("no memory to decode it") from error
     except Exception as error:
         # Pillow's plugins raise whatever a broken file leads them to (SyntaxError, struct.error, IndexError, ...).
         # The file is reported and the pass goes on, so nothing is hidden.

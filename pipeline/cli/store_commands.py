@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.errors import RequestError, command, counted, on_command_line
+from features.errors import RequestError, command, counted, on_command_line, option
 from features.runtime.log import log
 
 from .answers import Answer
@@ -36,7 +36,10 @@ def _extract(
         )
     done = extract(data, **options)
     if done.skipped:
-        log.info(f"skipped  {counted(len(done.skipped), 'file')}; the store lists them under /skipped")
+        log.info(
+            f"skipped  {counted(len(done.skipped), 'file')}; the store lists them under /skipped. "
+            f"Once they can be used: {option('retry_skipped', True)}"
+        )
         for line in format_skipped(done.skipped):
             log.info(line)
     if done.stages is not None:

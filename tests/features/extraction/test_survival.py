@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import standin
 from conftest import ROOT, assert_same_stores, draw, draw_tree, rewrite
-from PIL import Image
+from PIL import Image, ImageFile
 
 from features import FeatureStore
 from features.errors import SourceError, StoreError
@@ -33,7 +33,7 @@ from features.extraction.run import run_pass
 from features.extraction.verification import verify
 from features.images import contents
 from features.images.bounds import MAX_PIXELS
-from features.images.decoding import decode
+from features.images.decoding import decode, read_bytes
 from features.safefiles.hdf5 import filters_of
 from features.store import parts, schema, writer_lock
 from features.store.part_index import open_part, reading
@@ -265,9 +265,40 @@ def test_copies_and_grown_sources_cost_forward_passes_for_new_contents_only(tree
     assert len(standin.calls) == 3
 
 
-def test_skipped_files_are_remembered_and_retried_when_asked(tree, tmp_path, stand_in, monkeypatch):
+def test_a_file_that_fails_for_a_moment_during_the_pass_is_not_skipped_for_good(tree, tmp_path, stand_in, monkeypatch):
+    file = tree / "val/red/odd.png"
+    Image.new("RGB", (30, 31), "red").save(file)
+    reads, load = [], ImageFile.ImageFile.load
+
+    def read(path):
+        reads.extend([path] if path == file else [])
+        return read_bytes(tmp_path / "gone" if path == file and len(reads) == 2 else path)  # the first is for the hash
+
+    def lacking_memory(image):
+        if image.size == (30, 31):
+            raise MemoryError
+        return load(image)
+
+    monkeypatch.setattr(contents, "read_bytes", read)
+    with pytest.raises(
+        SourceError, match=r"odd\.png: cannot be read: No such file or directory\. Run the same command"
+    ):
+        run(tree, tmp_path / "s.h5")
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(SourceError, match=r"odd\.png: no memory to decode it\. Run the"),
+    ):
+        patch.setattr(ImageFile.ImageFile, "load", lacking_memory)
+        run(tree, tmp_path / "s.h5")
+    done = run(tree, tmp_path / "s.h5")
+    assert (done.rows, done.skipped) == (33, [])
+
+
+def test_skipped_files_are_remembered_and_retried_when_asked(tree, tmp_path, stand_in, monkeypatch, capsys):
     (tree / "train/red/odd.png").write_bytes(b"not yet readable")
     run(tree, tmp_path / "s.h5")
+    assert main(["extract", str(tree), "--out", str(tmp_path / "s.h5"), "--backbone", "tiny"]) == 0
+    assert "under /skipped. Once they can be used: --retry-skipped" in capsys.readouterr().err
     monkeypatch.setattr(
         "features.images.contents.decode",
         lambda data, *rest: np.zeros((16, 16, 3), np.uint8) if data[:3] == b"not" else decode(data, *rest),

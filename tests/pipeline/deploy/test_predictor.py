@@ -23,6 +23,7 @@ from samples import provenance_of
 import pipeline
 from features import extract
 from features.errors import RequestError, SourceError, StoreError, UnreadableImage
+from features.images.contents import hash_files
 from pipeline.cli.commands import main
 from pipeline.deploy.shared_engine import _KEPT, SharedEngine
 from pipeline.deploy.watching import watch_folder
@@ -103,6 +104,18 @@ def test_stored_contents_are_read_and_a_closed_predictor_opens_again(run, made):
     assert (second.from_store, second.computed) == (0, 4) and len(made) == 1
     for path, row in chances(first).items():
         np.testing.assert_allclose(row, chances(second)[path], atol=1e-6)
+
+
+def test_a_file_that_goes_away_under_a_prediction_is_one_unusable_image(run, monkeypatch):
+    def hashed(files, workers):
+        keys = hash_files(files, workers)
+        (run.parent / "new/1.png").unlink()
+        return keys
+
+    monkeypatch.setattr("pipeline.deploy.predictor.hash_files", hashed)
+    found = pipeline.predict(run, "new")
+    assert len(found.predictions) == 3 and [each["path"] for each in found.skipped] == ["new/1.png"]
+    assert "1.png: cannot be read: No such file" in found.skipped[0]["reason"]
 
 
 def test_a_store_that_was_moved_with_its_run_is_found(run, made, tmp_path):
