@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,11 @@ from ..errors import RequestError, UnreadableImage, called, option
 MAX_PIXELS = 250_000_000  # unless another number is asked for; phones take photos of 200 million
 MAX_SIDE = 65_535  # JPEG's own limit; resizing a single row or column of millions of pixels takes gigabytes
 MAX_SCANS = 100  # progressive JPEGs have about ten, and each is as much work as the whole image
-_SOS = b"\xff\xda"  # start of scan; within a scan, FF is followed by 00 or by a restart marker (ITU-T T.81, B.1.1.5)
+_MAX_SEGMENTS = 100_000  # of a JPEG with many scans; the largest profile takes 255
+_SOS, _EOI = b"\xff\xda", b"\xff\xd9"  # start of scan, end of image
+# Markers that begin a segment with its length, and the end (ITU-T T.81, B.1.1). What follows a scan begins with FF 00, or another
+# marker, where no image data begin; reserved markers are passed over as libjpeg does when it looks for the next one.
+_SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 
 
 def check_max_pixels(most: int) -> None:
@@ -49,8 +54,22 @@ def check_content(data: bytes, most: int) -> None:
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":  # Pillow allocates a WebP's canvas when it opens the file
         check_size(*_webp_size(data), most)
-    if data[:2] == b"\xff\xd8" and data.count(_SOS) > MAX_SCANS:
-        raise UnreadableImage(f"a JPEG of {data.count(_SOS):,} scans; at most {MAX_SCANS} are read")
+    if data[:2] == b"\xff\xd8" and data.count(_SOS) > MAX_SCANS:  # which may stand within segments, or behind the end
+        _check_scans(data)
+
+
+def _check_scans(data: bytes) -> None:
+    """Refuse a JPEG of many scans, up to its end: videos, further images and noise stand behind that of a phone's photo."""
+    at, scans = 2, 0
+    for _ in range(_MAX_SEGMENTS):
+        found = _SEGMENT.search(data, at)
+        if found is None or found[0] == _EOI:
+            return
+        scans += found[0] == _SOS
+        if scans > MAX_SCANS:
+            raise UnreadableImage(f"a JPEG of more than {MAX_SCANS} scans")
+        at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
+    raise UnreadableImage(f"a JPEG of more than {_MAX_SEGMENTS:,} segments")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

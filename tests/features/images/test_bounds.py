@@ -81,8 +81,29 @@ def test_many_scans_are_refused_and_those_of_a_progressive_photo_read():
     again = data[last:-2]  # the last scan, which refines coefficients once more
     assert 5 < data.count(b"\xff\xda") < 20 and first < last
     assert decode_whole(data, ImageSpec(8)).shape == PHOTO.shape
-    with pytest.raises(UnreadableImage, match=r"a JPEG of 3,01\d scans; at most 100 are read"):
-        decode(data[:-2] + again * 3000 + data[-2:], ImageSpec(8))
+    for before in (
+        b"",
+        b"\xff\x02\xff\xff",
+        b"\xff\xff",
+    ):  # a reserved marker has no length; any marker may begin with several FF
+        with pytest.raises(UnreadableImage, match="a JPEG of more than 100 scans"):
+            decode(data[:-2] + before + again * 3000 + data[-2:], ImageSpec(8))
+    with pytest.raises(UnreadableImage, match="a JPEG of more than 100,000 segments"):
+        decode(data[:-2] + b"\xff\xfe\0\x02" * 200_000 + again * 200, ImageSpec(8))
+
+
+def test_scans_in_segments_and_behind_the_end_are_no_scans_of_a_photo():
+    """As thumbnails, a phone's video behind its photo, and whatever a camera adds."""
+    data, more = saved("JPEG"), np.random.default_rng(0).bytes(20_000_000)
+    assert more.count(b"\xff\xda") > 200
+    segment = b"\xff\xe5" + (60_002).to_bytes(2) + b"\xff\xda" * 30_000
+    for changed in (
+        data + more,
+        data + data * 200,
+        data[:2] + segment + data[2:],
+        data[:2] + segment + data[2:] + more,
+    ):
+        assert (decode_whole(changed, ImageSpec(8)) == decode_whole(data, ImageSpec(8))).all()
 
 
 def test_a_photo_of_two_hundred_megapixels_is_read():
