@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from importlib.metadata import version
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..runtime.progress import Progress
 from ..sources.folder import describe_left_out
 from ..sources.lists.corrections import Corrections
 from ..sources.load import keep_copies_together
-from ..sources.source import Source
+from ..sources.source import Source, warn_of_like_names
 from ..splits import SPLITS
 from ..store.provenance import Provenance
 from ..store.reader import FeatureStore, parts_folder
@@ -78,6 +79,15 @@ class Plan:
         )
         return rows, sorted(skipped)
 
+    @cached_property
+    def copies(self) -> list[list[int]]:
+        """The rows of each image that occurs more than once."""
+        shared: dict[bytes, list[int]] = {}
+        for row, key in enumerate(self.keys):
+            if isinstance(key, bytes):
+                shared.setdefault(key, []).append(row)
+        return [rows for rows in shared.values() if len(rows) > 1]
+
     def describe(self) -> list[str]:
         """Return lines of text: the number of rows per split and class, and images that occur more than once."""
         source = self.source
@@ -89,24 +99,24 @@ class Plan:
         for split, classes in source.counts().items():
             counts = listed([f"{name} {count}" for name, count in classes.items()])
             lines.append(f"{split:<8} {sum(classes.values())}: {counts}")
-        shared: dict[bytes, list[int]] = {}
-        for row, key in enumerate(self.keys):
-            if isinstance(key, bytes):
-                shared.setdefault(key, []).append(row)
-        copies = [rows for rows in shared.values() if len(rows) > 1]
-        if copies:
-            lines.append(f"copies   of {counted(len(copies), 'image')}, by content; each image is computed once")
+        if self.copies:
+            lines.append(f"copies   of {counted(len(self.copies), 'image')}, by content; each image is computed once")
+        return lines
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what is likely to be wrong: class names that look alike, and copies in more than one split or class."""
+        source = self.source
+        yield from warn_of_like_names(source.class_names)
         remedies = {
             "split": f"Figures of this split are too good: remove one of each, or draw splits: {option('repeats', 5)} of compare",
             "class": "At most one of the labels is right: remove the other files",
         }
         for what, values in (("split", source.splits), ("class", source.labels)):
-            across = [rows for rows in copies if len(set(values[rows])) > 1]
+            across = [rows for rows in self.copies if len(set(values[rows])) > 1]
             if across:
                 example = ", ".join(source.paths[row] for row in across[0][:3])
                 count = counted(len(across), "image")
-                lines.append(f"warning  copies in more than one {what}: {count}, such as {example}. {remedies[what]}")
-        return lines
+                yield f"copies in more than one {what}: {count}, such as {example}. {remedies[what]}"
 
 
 def make_plan(source: Source, workers: int, survey: Survey | None = None) -> Plan:

@@ -151,6 +151,8 @@ def run_pass(
     source = plan.source
     for line in (*plan.describe(), *(f"images   {told}" for told in survey.describe())):
         log.info(line)
+    for line in plan.warnings():
+        log.warning(line)
     asked = _decide_images(asked, held, survey)
     finished = find_finished(asked, plan)
     if finished is not None:

@@ -129,7 +129,7 @@ def make_source(
         strata=np.array([numbers[key] for key in keys], np.int32),
         rejected=tuple(sorted(rejected)),
         left_out=tuple(sorted(left_out)),
-        notes=(*notes, *_warn_of_like_names(names)),
+        notes=tuple(notes),
         columns={name: tuple(texts[path] for path, _, _ in rows) for name, texts in (columns or {}).items()},
     )
 
@@ -146,7 +146,7 @@ def tell_reasons(files: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{count}{kind(*each)}: {each[1]}" for each, count in counts.most_common()]
 
 
-def _warn_of_like_names(names: Iterable[str]) -> Iterator[str]:
+def warn_of_like_names(names: Iterable[str]) -> Iterator[str]:
     """Yield a warning for class names that differ only in letter case, blanks or Unicode form."""
     alike: dict[str, list[str]] = {}
     for name in names:
@@ -154,6 +154,6 @@ def _warn_of_like_names(names: Iterable[str]) -> Iterator[str]:
     for group in alike.values():
         if len(group) > 1:
             yield (
-                f"warning: {' and '.join(map(repr, group))} are {len(group)} classes, though they differ in letter case, "
-                f"blanks or Unicode form only"
+                f"{' and '.join(map(repr, group))} are {len(group)} classes, though they differ in letter case, blanks or Unicode form "
+                f"only"
             )

@@ -275,6 +275,17 @@ def test_bits_in_use_become_the_range_of_the_store_and_are_kept(tmp_path, stand_
         assert store.made.spec.range == "12-bit"
 
 
+def test_warnings_are_not_quiet(tmp_path, stand_in, capsys):
+    root = fill(tmp_path / "photos", "train/cat", "train/Cat", "test/cat", "test/Cat")
+    shutil.copy(root / "train/cat/0.png", root / "test/cat/copy.png")
+    shutil.copy(root / "train/cat/1.png", root / "train/Cat/copy.png")
+    assert main(["extract", "--data", str(root), "--out", str(tmp_path / "s.h5"), "--quiet"]) == 0
+    err = capsys.readouterr().err
+    assert "warning  'Cat' and 'cat' are 2 classes, though" in err
+    assert "warning  copies in more than one split: 1 image, such as test/cat/copy.png, train/cat/0.png. " in err
+    assert "warning  copies in more than one class: 1 image, such as train/Cat/copy.png, train/cat/1.png. " in err
+
+
 def test_the_command_line_lists_what_is_left_out(tmp_path, stand_in, capsys):
     root = fill(tmp_path / "photos", "a", "b")
     (root / "a/0.txt").write_text("text")

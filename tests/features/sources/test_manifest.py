@@ -9,6 +9,7 @@ from conftest import draw
 from features.errors import CachedFeaturesError, RequestError, SourceError, on_command_line
 from features.sources.lists.manifest import ListOptions
 from features.sources.load import load_source
+from features.sources.source import warn_of_like_names
 
 ROWS = [(f"{label}/{number}.png", label) for label in ("rings", "stripes") for number in range(6)]
 
@@ -137,8 +138,8 @@ def test_labels_that_differ_in_case_or_blanks_only_are_warned_of(folder):
     rows = [(path, ("Two  words", "two words", "rings")[number % 3]) for number, (path, _) in enumerate(ROWS)]
     source = read(folder, table(rows=rows))
     assert len(source.class_names) == 3
-    (warning,) = (note for note in source.notes if note.startswith("warning"))
-    assert warning.startswith("warning: 'Two  words' and 'two words' are 2 classes, ")
+    (warning,) = warn_of_like_names(source.class_names)
+    assert warning.startswith("'Two  words' and 'two words' are 2 classes, ")
 
 
 def test_few_numbers_as_classes_are_no_measures(folder):
