@@ -285,7 +285,7 @@ class _Clock:
 
 
 def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractRequest) -> None:
-    total = len(rows) + len(skipped)
+    total = len(rows) // options.views + len(skipped)
     allowed = allowed_skips(total, options)
     if len(skipped) > allowed:
         raise too_many_skipped((each.reason for each in skipped), total, allowed)

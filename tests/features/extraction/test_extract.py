@@ -157,6 +157,13 @@ def test_too_many_broken_files_stop_the_run(tree, tmp_path):
     assert not (tmp_path / "s.h5").exists()
 
 
+def test_the_limit_on_broken_files_counts_files_and_not_views(tree, tmp_path, stand_in):
+    for number in range(6):
+        (tree / f"train/red/{number}.jpg").symlink_to("none.jpg")
+    with pytest.raises(SourceError, match="at most 5 of 38"):
+        run(tree, tmp_path / "s.h5", views=8, augment="dihedral")
+
+
 def test_class_without_a_readable_image_is_an_error_before_the_pass(tree, tmp_path):
     for split in ("train", "val", "test"):
         (tree / split / "green").mkdir()
