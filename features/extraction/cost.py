@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -12,13 +14,14 @@ from typing import Any, Unpack
 import numpy as np
 
 from ..engines.registry import Engine
-from ..errors import option
+from ..errors import UnreadableImage, option
 from ..images.contents import Content
 from ..images.decoding import read_bytes
 from ..options import PlanOptions, takes
 from ..runtime.log import log
 from ..runtime.machine import cores
 from ..sources.source import Source
+from ..store.parts import held_provenance
 from .forward import rows_per_part
 from .preparation import prepare
 from .request import ExtractRequest, check_options
@@ -137,6 +140,13 @@ def _bytes(count: float) -> str:
     return ""
 
 
+def _contents(source: Source) -> Iterator[Content]:
+    """Yield the contents of a source, one file after the other; those that cannot be read are left out, as a pass does."""
+    for file in map(source.file, range(len(source))):
+        with contextlib.suppress(UnreadableImage):
+            yield Content(hashlib.sha256(read_bytes(file)).digest(), file)
+
+
 @takes(PlanOptions)
 def plan_cost(data: str | Path, **options: Unpack[PlanOptions]) -> Cost:
     """Estimate the cost of `extract` on 1, 8 and 64 workers from a few timed batches, without creating a store.
@@ -161,8 +171,8 @@ def plan_cost(data: str | Path, **options: Unpack[PlanOptions]) -> Cost:
     asked = ExtractRequest.of(data, options)
     check_options(asked)
     source = asked.source()
-    few = (Content(hashlib.sha256(read_bytes(file)).digest(), file) for file in map(source.file, range(len(source))))
-    prepared, rate = prepare(asked, few), asked.rate
+    held, images = held_provenance(asked.path), len(source)
+    prepared, rate = prepare(asked, _contents(source), held, images=images, folder=asked.path.parent), asked.rate
     if rate is None:
         batch = prepared.batch
         log.info(f"engine   {prepared.engine}, batches of {len(batch)}")

@@ -22,12 +22,11 @@ from ..engines.selection import Checked, begin_engine, make_checked, pick_engine
 from ..errors import option
 from ..images.image_spec import ImageSpec
 from ..pooling import check_pool, pools_of
-from ..runtime.atomic import make_folder
 from ..runtime.log import log
 from ..runtime.machine import memory_limit
 from ..store.atomic_file import free_space
 from ..store.provenance import EngineSpec, FeatureSpec, Provenance
-from .request import FeatureOptions, Options, asked_settings
+from .request import ExtractRequest, FeatureOptions, Options, asked_settings
 
 
 class Images(Protocol):
@@ -56,6 +55,8 @@ class Prepared(Generic[Options]):
         The base for batches of this size.
     contents : iterable of Content
         The images of the first batch.
+    images : int, optional
+        How many images there are; None if unknown.
     held : EngineSpec, optional
         The engine that computed the features that already exist.
     told : dict
@@ -68,6 +69,7 @@ class Prepared(Generic[Options]):
     base: Base
     graph: Frozen
     contents: Iterable[Images]
+    images: int | None = None
     held: EngineSpec | None = None
     told: dict[str, Any] = field(default_factory=dict)
     made: dict[str, Checked] = field(default_factory=dict, repr=False)
@@ -90,7 +92,7 @@ class Prepared(Generic[Options]):
         asked = self.options.engine
         if asked != "auto":
             return describe_engine(asked)
-        images = len(self.contents) * self.options.views if isinstance(self.contents, Sized) else None
+        images = None if self.images is None else self.images * self.options.views
         return describe_engine(pick_engine(held, self.graph, _key(self.options, self.base), self._make, images))
 
     @property
@@ -148,6 +150,7 @@ def prepare(
     contents: Iterable[Images],
     held: Provenance | None = None,
     *,
+    images: int | None = None,
     folder: Path | None = None,
     memory: float | None = None,
     disk: float | None = None,
@@ -160,9 +163,11 @@ def prepare(
     ----------
     options : FeatureOptions
     contents : iterable of Content
-        The images; all of them if `pool` is left out.
+        The first images, or all of them.
     held : Provenance, optional
         Provenance of existing features that will be extended; it fills in what the request leaves out.
+    images : int, optional
+        How many images there are; if left out, as many as `contents` has, if these have a length.
     folder : Path, optional
         Folder for the features. Maps that would not fit there or in memory are pooled; None keeps whole maps.
     memory, disk : float, optional
@@ -179,6 +184,8 @@ def prepare(
     WeightsError
         If the weights cannot be found or have another SHA-256.
     """
+    if images is None and isinstance(contents, Sized):
+        images = len(contents)
     begin_engine(options.engine, find_backbone(options.backbone).library)
     base = find_base(
         options.backbone,
@@ -193,14 +200,14 @@ def prepare(
         for layer, kind in base.kinds.items():
             check_pool(options.pool, kind, base.layers[layer], layer)
     if options.pool is None:
-        pool = held.spec.pool if held else _pick_pool(options, base, contents, folder, memory, disk)
+        pool = held.spec.pool if held else _pick_pool(options, base, images, folder, memory, disk)
         options = replace(options, pool=pool)
     graph = Frozen(base, options.side, options.full_batch, options.pool or "none")
     if options.batch_size is None:
         size = held.batch_size if held else pick_batch(options.engine, graph, _key(options, base))
         graph = graph if size == options.full_batch else graph.of_batch(size)
         options = replace(options, batch_size=size)
-    return Prepared(options, base, graph, contents, held.spec.engine if held else None, told)
+    return Prepared(options, base, graph, contents, images, held.spec.engine if held else None, told)
 
 
 def first_batch(contents: Iterable[Images], options: FeatureOptions) -> np.ndarray:
@@ -226,18 +233,21 @@ def _key(options: FeatureOptions, base: Base) -> dict[str, Any]:
 def _pick_pool(
     options: FeatureOptions,
     base: Base,
-    contents: Iterable[Images],
+    images: int | None,
     folder: Path | None,
     memory: float | None,
     disk: float | None,
 ) -> str:
     """Return ``none`` if whole maps fit on disk and into memory, otherwise ``avg``."""
-    if folder is None or not isinstance(contents, Sized):
+    if folder is None or images is None:
         return "none"
-    values = sum(math.prod(shape) for shape in base.layers.values()) * len(contents) * options.views
-    make_folder(folder)
-    free, memory = free_space(folder) if disk is None else disk, memory_limit() if memory is None else memory
-    on_disk, in_memory = 2 * values * np.dtype(options.dtype).itemsize, 4 * values
+    values = sum(math.prod(shape) for shape in base.layers.values()) * images * options.views
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+    free, memory = free_space(there) if disk is None else disk, memory_limit() if memory is None else memory
+    copies = (
+        1 if isinstance(options, ExtractRequest) and options.layout == "parts" else 2
+    )  # parts, and one file of them
+    on_disk, in_memory = copies * values * np.dtype(options.dtype).itemsize, 4 * values
     if on_disk <= free and in_memory <= memory / 2:
         return "none"
     log.info(

@@ -170,6 +170,7 @@ def run_pass(
         asked,
         plan.contents,
         held,
+        images=len(source),
         folder=asked.path.parent,
         memory=limits.memory,
         disk=limits.disk,
@@ -305,7 +306,8 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractRequest) -> 
 def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits: PassLimits) -> None:
     """Log what will be done; raise StoreError if the disk cannot hold it."""
     options, weights, row_bytes = prepared.options, prepared.base.weights, prepared.row_bytes
-    whole, parts = row_bytes * len(plan.contents) * options.views, row_bytes * todo
+    kept = options.layout == "parts"
+    whole, parts = 0 if kept else row_bytes * len(plan.source) * options.views, row_bytes * todo
     free = free_space(parts_folder(options.path)) if limits.disk is None else limits.disk
     room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not report its free space"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in prepared.graph.layers.items())
@@ -316,12 +318,15 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
     log.info(
         f"store    {options.path}: {todo} of {len(plan.contents) * options.views} images to compute, {options.dtype}, {prepared.provenance.compression}"
     )
-    log.info(f"disk     at most {whole / 1e6:.0f} MB, and {parts / 1e6:.0f} MB more while parts are joined; {room}")
+    needed = "in parts" if kept else f"as one file, and {parts / 1e6:.0f} MB more while parts are joined"
+    log.info(f"disk     at most {(whole or parts) / 1e6:.0f} MB {needed}; {room}")
     # Sizes are without compression, whose effect is known only afterwards.
     if todo and whole + parts > free:
+        fits = not kept and parts <= free and not options.path.exists()  # one file cannot become parts
+        keep = f"keep it in parts: {option('layout', 'parts')}, " if fits else ""
         raise StoreError(
             f"{options.path.parent} has {free / 1e6:.0f} MB free; the store and its parts need up to "
-            f"{(whole + parts) / 1e6:.0f} MB. Free some, use {called('out')} on another disk, or store less: {option('pool', 'avg')}"
+            f"{(whole + parts) / 1e6:.0f} MB. Free some, use {called('out')} on another disk, {keep}or store less: {option('pool', 'avg')}"
         )
 
 

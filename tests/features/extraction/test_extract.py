@@ -14,7 +14,7 @@ import pytest
 import tiny as tiny_base
 from conftest import assert_same_stores, draw, draw_tree
 
-from features import FeatureStore, extract
+from features import FeatureStore, extract, plan_cost
 from features.backbones.weights import fingerprint_weights, recall_sha256
 from features.engines.registry import is_installed
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
@@ -371,6 +371,23 @@ def test_maps_that_would_not_fit_are_pooled_and_it_is_said(tree, tmp_path, said)
     assert run(tree, tmp_path / "s.h5").computed == 0  # the store's own pooling is asked for again
     with FeatureStore(tmp_path / "s.h5") as store:
         assert store.layers == {"last": (6,)}
+
+
+def test_a_plan_is_of_the_pass_that_would_run(tree, tmp_path, stand_in, monkeypatch, said):
+    asked = {"backbone": "tiny", "out": tmp_path / "new/s.h5"}
+    with monkeypatch.context() as patch:
+        patch.setattr("features.extraction.preparation.memory_limit", lambda: 10_000)
+        cost = plan_cost(str(tree), rate=5.0, images=64, **asked)
+        assert any(line.startswith("pool     avg: whole maps would take") for line in said)
+        assert cost.store_bytes == 64 * 96 * 2 and not (tmp_path / "new").exists()
+        with FeatureStore(extract(str(tree), **asked).path) as store:
+            assert store.layers == {"maps": (96,)}
+    assert plan_cost(str(tree), rate=5.0, **asked).store_bytes == 32 * 96 * 2  # as the store that is there
+
+
+def test_a_plan_goes_on_without_files_that_cannot_be_read(tree, tmp_path, stand_in):
+    (tree / "test/blue/aaa.jpg").symlink_to("none.jpg")
+    assert plan_cost(str(tree), backbone="tiny", out=tmp_path / "s.h5").rate > 0
 
 
 @pytest.mark.parametrize(("augment", "views"), [("hflip", 2), ("dihedral", 8), ("lecture", 4)])

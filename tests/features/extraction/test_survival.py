@@ -75,6 +75,23 @@ def test_disk_that_is_too_small_is_refused_before_the_pass(tree, small_disk, sta
     assert not (small_disk / "s.h5.parts").exists()
 
 
+def test_parts_that_stay_need_no_room_for_one_file_of_them(tree, tmp_path, stand_in):
+    """Of 32 images with 3,072 bytes of features each."""
+    some = PassLimits(disk=100_000)
+    with pytest.raises(StoreError, match=r"on another disk, keep it in parts: layout='parts', or store less"):
+        run(tree, tmp_path / "s.h5", some, pool="none")
+    assert run(tree, tmp_path / "s.h5", some, layout="parts").rows == 32
+    with FeatureStore(tmp_path / "s.h5") as store:
+        assert store.layers == {"maps": standin.SHAPE}
+
+
+def test_one_file_needs_room_for_each_copy_of_an_image(tree, tmp_path, stand_in):
+    for number in range(32):
+        shutil.copy(tree / "train/red/train000.png", tree / f"train/red/copy{number}.png")
+    with pytest.raises(StoreError, match="the store and its parts need up to"):
+        run(tree, tmp_path / "s.h5", PassLimits(disk=200_000), pool="none")
+
+
 def test_a_disk_without_a_free_byte_is_a_clear_error_and_nothing_is_left(tree, small_disk, stand_in):
     with contextlib.suppress(OSError), open(small_disk / "other", "wb", buffering=0) as filler:
         while True:
