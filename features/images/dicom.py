@@ -11,6 +11,15 @@ from PIL import Image
 from ..errors import UnreadableImage
 from .bounds import check_size
 
+_GREYS = ("MONOCHROME1", "MONOCHROME2")
+_COLOURS = (
+    "RGB",
+    "YBR_FULL",
+    "YBR_FULL_422",
+    "YBR_ICT",
+    "YBR_RCT",
+)  # which pydicom gives as RGB, the others of 8 bits only
+
 
 def read_dicom(data: bytes, most: int) -> Image.Image:
     """Return the first frame of a DICOM file of at most so many pixels: RGB, or float values whose ``info`` tells what becomes black and white.
@@ -18,22 +27,35 @@ def read_dicom(data: bytes, most: int) -> Image.Image:
     Raises
     ------
     UnreadableImage
-        If the file holds no pixels, or more than are read.
+        If the file holds no pixels, more than are read, or colours that are not known.
     """
     import pydicom
-    from pydicom.pixels import apply_modality_lut, pixel_array
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
     held = pydicom.dcmread(io.BytesIO(data))
     if "PixelData" not in held:
         raise UnreadableImage("a DICOM file without pixels")
     check_size(int(held.Columns), int(held.Rows), most)
-    pixels = np.asarray(pixel_array(held, index=0))
-    if pixels.ndim == 3:
-        return Image.fromarray(pixels.astype(np.uint8))
+    pixels, kind = np.asarray(pixel_array(held, index=0)), str(held.PhotometricInterpretation)
+    if kind == "PALETTE COLOR":
+        bits = int(held.RedPaletteColorLookupTableDescriptor[2])
+        return Image.fromarray(_to_8_bits(apply_color_lut(pixels, held)[..., :3], bits))
+    if kind in _COLOURS and (kind == "RGB" or held.BitsStored == 8):
+        return Image.fromarray(_to_8_bits(pixels, int(held.BitsStored)))
+    if kind not in _GREYS or pixels.ndim != 2:
+        raise UnreadableImage(f"a DICOM file whose colours are {kind} of {held.BitsStored} bits, which are not read")
     image = Image.fromarray(np.asarray(apply_modality_lut(pixels, held), np.float32))
     image.info["window"] = _window(held)
-    image.info["inverted"] = held.PhotometricInterpretation == "MONOCHROME1"
+    image.info["inverted"] = kind == "MONOCHROME1"
     return image
+
+
+def _to_8_bits(colours: np.ndarray, bits: int) -> np.ndarray:
+    """Return colours of so many bits as uint8."""
+    most = (1 << bits) - 1
+    if colours.dtype.kind != "u" or colours.max() > most:
+        raise UnreadableImage(f"a DICOM file with colours outside 0 to {most}, as its {bits} bits have it")
+    return np.rint(colours * (255 / most)).astype(np.uint8)
 
 
 def _window(held: Any) -> tuple[float, float]:

@@ -176,25 +176,62 @@ def test_heic_is_read_with_pillow_heif():
         decode(HEIC, ImageSpec(SIDE))
 
 
-def test_dicom_is_shown_in_the_window_of_the_file():
+def dicom(values, kind, bits, **fields):
+    """Return a DICOM file's bytes."""
     pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
-    values = np.linspace(0, 2000, SIDE * SIDE).astype(np.uint16).reshape(SIDE, SIDE)
     meta = FileMetaDataset()
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, "1.2.840.10008.5.1.4.1.1.2"
     meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
     held = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    held.Rows, held.Columns, held.SamplesPerPixel, held.PhotometricInterpretation = SIDE, SIDE, 1, "MONOCHROME2"
-    held.BitsAllocated, held.BitsStored, held.HighBit, held.PixelRepresentation = 16, 12, 11, 0
-    held.RescaleSlope, held.RescaleIntercept, held.WindowCenter, held.WindowWidth = 1, -1000, [0.5, 9], [1001, 9]
+    held.Rows, held.Columns, held.SamplesPerPixel = SIDE, SIDE, 1 if values.ndim == 2 else 3
+    held.PhotometricInterpretation, held.PlanarConfiguration, held.PixelRepresentation = kind, 0, 0
+    held.BitsAllocated, held.BitsStored, held.HighBit = 8 * values.itemsize, bits, bits - 1
+    for name, value in fields.items():
+        setattr(held, name, value)
     held.PixelData = values.tobytes()
     file = io.BytesIO()
     held.save_as(file, enforce_file_format=True)
     assert format_of(file.getvalue()[:HEAD]) == "DICOM"
-    found = decode(file.getvalue(), ImageSpec(SIDE))[..., 0]
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_colours_of_dicom_are_scaled_by_their_bits(bits):
+    values = (
+        np.random.default_rng(0).integers(0, 1 << bits, (SIDE, SIDE, 3)).astype(np.uint8 if bits == 8 else np.uint16)
+    )
+    expected = np.rint(values / (2**bits - 1) * 255)
+    np.testing.assert_array_equal(decode(dicom(values, "RGB", bits), ImageSpec(SIDE)), expected)
+    if bits > 8:
+        with pytest.raises(UnreadableImage, match=f"colours are YBR_FULL of {bits} bits, which are not read"):
+            decode(dicom(values, "YBR_FULL", bits), ImageSpec(SIDE))
+        with pytest.raises(UnreadableImage, match="colours outside 0 to 511, as its 9 bits have it"):
+            decode(dicom(values, "RGB", 9), ImageSpec(SIDE))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_palette_of_dicom_is_looked_up(bits):
+    random = np.random.default_rng(0)
+    palette = random.integers(0, 1 << bits, (256, 3)).astype(np.uint8 if bits == 8 else np.uint16)
+    colours = {}
+    for name, values in zip(("Red", "Green", "Blue"), palette.T, strict=True):
+        colours[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, bits]
+        colours[f"{name}PaletteColorLookupTableData"] = values.tobytes()
+    places = random.integers(0, 256, (SIDE, SIDE)).astype(np.uint8)
+    found = decode(dicom(places, "PALETTE COLOR", 8, **colours), ImageSpec(SIDE))
+    np.testing.assert_array_equal(found, np.rint(palette[places] / (2**bits - 1) * 255))
+
+
+def test_dicom_is_shown_in_the_window_of_the_file():
+    values = np.linspace(0, 2000, SIDE * SIDE).astype(np.uint16).reshape(SIDE, SIDE)
+    window = {"RescaleSlope": 1, "RescaleIntercept": -1000, "WindowCenter": [0.5, 9], "WindowWidth": [1001, 9]}
+    data = dicom(values, "MONOCHROME2", 12, **window)
+    found = decode(data, ImageSpec(SIDE))[..., 0]
+    np.testing.assert_array_equal(found, decode(data, ImageSpec(SIDE, range="12-bit"))[..., 0])
     units = values.astype(float) - 1000  # black at -500 and white at 500, by the window
     np.testing.assert_array_equal(found, np.rint((units.clip(-500, 500) + 500) / 1000 * 255))
-    named = decode(file.getvalue(), ImageSpec(SIDE, range="-1000:1000"))[..., 0]
+    named = decode(data, ImageSpec(SIDE, range="-1000:1000"))[..., 0]
     np.testing.assert_array_equal(named, np.rint((units + 1000) / 2000 * 255))
