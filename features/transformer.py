@@ -58,7 +58,7 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         For ``FILE.onnx``, instead of `preprocess`: see ``FeatureOptions``.
     cache : path-like or None
         Folder in which features are cached by the SHA-256 of the image, in one store's parts per set of parameters that
-        determine the features. By default the per-user cache; None disables caching.
+        determine the features. By default ``features`` in the per-user cache; None disables caching. It grows without limit.
 
     Raises
     ------
