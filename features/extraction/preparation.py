@@ -244,10 +244,8 @@ def _pick_pool(
     values = sum(math.prod(shape) for shape in base.layers.values()) * images * options.views
     there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
     free, memory = free_space(there) if disk is None else disk, memory_limit() if memory is None else memory
-    copies = (
-        1 if isinstance(options, ExtractRequest) and options.layout == "parts" else 2
-    )  # parts, and one file of them
-    on_disk, in_memory = copies * values * np.dtype(options.dtype).itemsize, 4 * values
+    kept = isinstance(options, ExtractRequest) and options.layout == "parts"  # else parts and one file of them
+    on_disk, in_memory = (1 if kept else 2) * values * np.dtype(options.dtype).itemsize, 4 * values
     if on_disk <= free and in_memory <= memory / 2:
         return "none"
     log.info(

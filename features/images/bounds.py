@@ -16,8 +16,8 @@ MAX_SIDE = 65_535  # JPEG's own limit; resizing a single row or column of millio
 MAX_SCANS = 100  # progressive JPEGs have about ten, and each is as much work as the whole image
 _MAX_SEGMENTS = 100_000  # of a JPEG with many scans; the largest profile takes 255
 _SOS, _EOI = b"\xff\xda", b"\xff\xd9"  # start of scan, end of image
-# Markers that begin a segment with its length, and the end (ITU-T T.81, B.1.1). What follows a scan begins with FF 00, or another
-# marker, where no image data begin; reserved markers are passed over as libjpeg does when it looks for the next one.
+# Markers that begin a segment, which says its length, and the end (ITU-T T.81, B.1.1). Without FF 00 and restarts, which stand within
+# the data of a scan, and reserved markers, which libjpeg passes over when it looks for the next one.
 _SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 
 

@@ -12,13 +12,8 @@ from ..errors import UnreadableImage
 from .bounds import check_size
 
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
-_COLOURS = (
-    "RGB",
-    "YBR_FULL",
-    "YBR_FULL_422",
-    "YBR_ICT",
-    "YBR_RCT",
-)  # which pydicom gives as RGB, the others of 8 bits only
+# Which pydicom gives as RGB, all but RGB itself of 8 bits only.
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
 def read_dicom(data: bytes, most: int) -> Image.Image:

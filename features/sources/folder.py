@@ -62,7 +62,8 @@ def read_folder(root: Path, options: FolderOptions = NO_FOLDER_OPTIONS, allow_mi
     RequestError
         If the pattern is no regular expression.
     SourceError
-        If it mixes layouts or gives a split to some images only, holds no images, or images of only one class, or a class folder holds files but no image.
+        If it mixes layouts or gives only some images a split, holds no images, or images of only one class, or a class folder holds
+        files but no image.
     """
     tree = Tree(root, options.follow_links)
     images: dict[str, str] = {}  # path as text → as the file system has it
