@@ -12,8 +12,7 @@ from ..errors import UnreadableImage
 from .bounds import check_size
 
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
-# Which pydicom gives as RGB, all but RGB itself of 8 bits only.
-_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # which pydicom gives as RGB
 
 
 def read_dicom(data: bytes, most: int) -> Image.Image:
@@ -35,10 +34,10 @@ def read_dicom(data: bytes, most: int) -> Image.Image:
     if kind == "PALETTE COLOR":
         bits = int(held.RedPaletteColorLookupTableDescriptor[2])
         return Image.fromarray(_to_8_bits(apply_color_lut(pixels, held)[..., :3], bits))
-    if kind in _COLOURS and (kind == "RGB" or held.BitsStored == 8):
+    if kind in _COLOURS:
         return Image.fromarray(_to_8_bits(pixels, int(held.BitsStored)))
     if kind not in _GREYS or pixels.ndim != 2:
-        raise UnreadableImage(f"a DICOM file whose colours are {kind} of {held.BitsStored} bits, which are not read")
+        raise UnreadableImage(f"a DICOM file of {kind}, which is not read")
     image = Image.fromarray(np.asarray(apply_modality_lut(pixels, held), np.float32))
     image.info["window"] = _window(held)
     image.info["inverted"] = kind == "MONOCHROME1"

@@ -192,7 +192,7 @@ def _by_pattern(root: Path, images: Iterable[str], pattern: str) -> _Layout:
     for path, name in names.items():
         if name:
             layout.add(path, name, given.get(path))
-        elif given and path.split("/")[0] not in matched:
+        elif given.get(path, "train") != "train" and path.split("/")[0] not in matched:
             layout.left_out.append((path, _UNLABELLED))
         else:
             other.append(path)
