@@ -82,7 +82,7 @@ def test_parts_that_stay_need_no_room_for_one_file_of_them(tree, tmp_path, stand
         run(tree, tmp_path / "s.h5", some, pool="none")
     assert run(tree, tmp_path / "s.h5", some, layout="parts").rows == 32
     with FeatureStore(tmp_path / "s.h5") as store:
-        assert store.layers == {"maps": standin.SHAPE}
+        assert store.made.spec.pool == "none"
 
 
 def test_one_file_needs_room_for_each_copy_of_an_image(tree, tmp_path, stand_in):
