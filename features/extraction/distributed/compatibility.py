@@ -9,23 +9,26 @@ from typing import Any
 
 import numpy as np
 
+from ...engines.registry import Engine
 from ...errors import option
 from ...images.contents import Content
 from ...runtime.dask_cluster import addresses, cluster_lost
 from ..request import ExtractRequest
-from .worker import Job, Looked, digest_batch, look
+from .worker import Job, Looked, digest_batch, first_features, look
 
 AGREE = 1e-3  # largest relative distance between the features of two machines, about the precision of float16
 _LOOKS = 4  # images of the client's first batch that a worker decodes and computes
 
 
 class Fitness:
-    """Checks workers against the client's first batch, and records the fit ones.
+    """Checks workers against what the client makes of its first images, and records the fit ones.
 
     Parameters
     ----------
     client : distributed.Client
     job : Job
+    engine : Engine
+        The client's.
     batch : ndarray of shape (batch_size, image_size, image_size, 3), uint8
         The client's first batch.
     contents : sequence of Content
@@ -38,14 +41,16 @@ class Fitness:
     fit : dict of str to Looked
         Address of a fit worker → its result.
     apart : float
-        Largest relative distance of a worker's features of the first image from those of the first worker.
+        Largest relative distance of a fit worker's features of the first image from the client's.
     """
 
-    def __init__(self, client: Any, job: Job, batch: np.ndarray, contents: Sequence[Content], unfit: set[str]):
+    def __init__(
+        self, client: Any, job: Job, engine: Engine, batch: np.ndarray, contents: Sequence[Content], unfit: set[str]
+    ):
         self._client, self._job, self._few = client, job, _few(contents, batch, job.options)
         expected = np.zeros_like(batch)
         expected[: len(self._few)] = batch[: len(self._few)]
-        self._images = digest_batch(expected)
+        self._images, self._features = digest_batch(expected), first_features(engine, expected)
         self.fit: dict[str, Looked] = {}
         self.apart = 0.0
         self._asked = unfit
@@ -92,7 +97,7 @@ class Fitness:
         return why
 
     def _differs(self, name: str, seen: Looked) -> str:
-        """Return how a worker differs from the client or from the fit workers; empty if it does not."""
+        """Return how a worker differs from the client, or which fit worker has its device; empty if it is fit."""
         if seen.images != self._images:
             return "it decodes the first images to different pixels. Install the client's build of Pillow there."
         for other, had in self.fit.items():
@@ -100,14 +105,12 @@ class Fitness:
                 return (
                     f"it shares {seen.device} with {other}. Start one worker per GPU: features/README.md, More machines"
                 )
-        first = next(iter(self.fit.items()), None)
-        if first is None:
-            return ""
-        apart = distance(first[1].features, seen.features)
-        if apart > AGREE:
+        apart = distance(self._features, seen.features)
+        if not apart <= AGREE:  # also of nan
             return (
-                f"features of the first image must agree between workers to {AGREE:.0e} (relative); those of {first[0]} are "
-                f"{apart:.1e} away. Use machines of one kind, or another engine: {option('engine', 'tensorflow')}"
+                f"features of the first image must be those that the client computes to {AGREE:.0e} (relative); they are "
+                f"{apart:.1e} away. Run client and workers on machines of one kind, or use another engine: "
+                f"{option('engine', 'tensorflow')}"
             )
         self.apart = max(self.apart, apart)
         return ""
@@ -129,8 +132,6 @@ def absolute(content: Content) -> Content:
     return replace(content, file=content.file.absolute())
 
 
-def distance(one: np.ndarray | None, other: np.ndarray | None) -> float:
-    """Return the relative distance between two arrays of features; 0 if one of them is not there."""
-    if one is None or other is None:
-        return 0.0
+def distance(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the relative distance of features from others."""
     return float(np.linalg.norm(other - one)) / max(float(np.linalg.norm(one)), 1e-12)

@@ -83,7 +83,7 @@ def pass_on_cluster(
     parts : Parts
         The caller holds the writer lock.
     engine : Engine
-        The client's, which computes a row of each part again.
+        The client's, which computes an image of the first batch and a row of each part, too.
     batch : ndarray of shape (batch_size, image_size, image_size, 3), uint8
         The client's first batch, which workers must decode to the same pixels.
     contents : sequence of Content
@@ -101,9 +101,9 @@ def pass_on_cluster(
         job = Job(f"run-{secrets.token_hex(8)}", folder, parts.provenance, options, installed_versions())
         (folder / job.run).touch()
         try:
-            fitness = Fitness(client, job, batch, contents, unfit)
+            fitness = Fitness(client, job, engine, batch, contents, unfit)
             settle_unfit(fitness.check(), len(fitness.fit), options.skip_unfit)
-            apart = f"features of the first image are at most {fitness.apart:.1e} apart (relative)"
+            apart = f"features of the first image are at most {fitness.apart:.1e} from the client's (relative)"
             log.info(f"workers  {len(fitness.fit)} are fit; {apart}")
             check = SpotCheck(engine, parts.provenance, options.image_spec)
             yield lambda works, total: Run(client, job, parts, total, fitness, check).finish(works)

@@ -7,7 +7,7 @@ import os
 import platform
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ class Job:
         Of the store; it has everything an engine needs.
     options : ExtractRequest
     versions : dict of str to str
-        The client's; see `features.runtime.versions.versions`.
+        The client's; see `installed_versions`.
     """
 
     run: str
@@ -80,7 +80,7 @@ class Looked:
     why: str = ""
     device: str = ""
     images: str = ""
-    features: np.ndarray | None = None
+    features: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 def look(job: Job, contents: list[Content]) -> Looked:
@@ -91,11 +91,15 @@ def look(job: Job, contents: list[Content]) -> Looked:
     try:
         batch = first_batch(contents, job.options)
         with _lock:
-            values = _load(job).run(batch)
-        first = np.concatenate([each[0].ravel() for each in values.values()])
-        return Looked("", _device(job), digest_batch(batch), first.astype(np.float32))
+            first = first_features(_load(job), batch)
+        return Looked("", _device(job), digest_batch(batch), first)
     except (CachedFeaturesError, OSError) as error:
         return Looked(str(error))
+
+
+def first_features(engine: Engine, batch: np.ndarray) -> np.ndarray:
+    """Return an engine's features of the first image of a batch, those of all layers in one vector."""
+    return np.concatenate([each[0].ravel() for each in engine.run(batch).values()]).astype(np.float32)
 
 
 def digest_batch(batch: np.ndarray) -> str:

@@ -279,27 +279,33 @@ def test_each_process_of_this_machine_gets_a_gpu(monkeypatch):
         _local_cluster(distributed, 3, gpus=2).__enter__()
 
 
+BATCH = np.zeros((2, 4, 4, 3), np.uint8)
+FIT = Looked("", "GPU 0 of a", digest_batch(BATCH), np.ones(4, np.float32))
+
+
+def said_by_workers(told):
+    """The check of workers whose results are made up: {address: Looked}."""
+    client = SimpleNamespace(
+        scheduler_info=lambda n_workers: {"workers": told},
+        submit=lambda what, *rest, workers, **how: SimpleNamespace(status="finished", result=lambda: told[workers[0]]),
+    )
+    engine = SimpleNamespace(run=lambda batch: {"maps": np.ones((len(batch), 2, 2), np.float32)})
+    return Fitness(client, SimpleNamespace(options=ExtractRequest("x")), engine, BATCH, [], set())
+
+
 @pytest.mark.parametrize(
     ("second", "why"),
     [
         ({"device": "GPU 0 of a"}, "shares GPU 0 of a with"),
         ({"images": "other"}, "decodes the first images to different pixels"),
-        ({"features": np.ones(4, np.float32) * 1.01}, "must agree between workers to 1e-03"),
+        ({"features": np.full(4, 1.01, np.float32)}, "must be those that the client computes to 1e-03"),
+        ({"features": np.full(4, np.nan, np.float32)}, "must be those that the client computes to 1e-03"),
         ({"why": "it lacks a thing."}, "it lacks a thing"),
     ],
 )
 def test_workers_that_see_other_things_are_refused_or_left_out(second, why, said):
-    """What workers say is made up here."""
-    batch = np.zeros((2, 4, 4, 3), np.uint8)
-    one = Looked("", "GPU 0 of a", digest_batch(batch), np.ones(4, np.float32))
-    other = replace(one, **{"device": "GPU 1 of a", **second})
-    told = {"tcp://a": one, "tcp://b": other, "tcp://c": replace(one, device="GPU 2 of a")}
-    client = SimpleNamespace(
-        scheduler_info=lambda n_workers: {"workers": told},
-        submit=lambda what, *rest, workers, **how: SimpleNamespace(status="finished", result=lambda: told[workers[0]]),
-    )
-    job = SimpleNamespace(options=ExtractRequest("x"))
-    fitness = Fitness(client, job, batch, [], set())
+    other = replace(FIT, **{"device": "GPU 1 of a", **second})
+    fitness = said_by_workers({"tcp://a": FIT, "tcp://b": other, "tcp://c": replace(FIT, device="GPU 2 of a")})
     bad = fitness.check()
     assert bad.keys() == {"tcp://b"} and fitness.fit.keys() == {"tcp://a", "tcp://c"}
     with pytest.raises(ClusterError, match=f"worker tcp://b is not fit: .*{why}.*skip_unfit=True"):
@@ -308,6 +314,12 @@ def test_workers_that_see_other_things_are_refused_or_left_out(second, why, said
         settle_unfit(bad, 0, True)  # nobody is left
     assert not said and settle_unfit(bad, 2, True) == {"tcp://b"}
     assert re.fullmatch(f"warning  worker tcp://b is skipped: .*{why}.*", said[0])
+
+
+def test_workers_that_agree_with_one_another_and_not_with_the_client_are_refused():
+    far = replace(FIT, features=FIT.features * np.float32(1.01))
+    fitness = said_by_workers({"tcp://a": far, "tcp://b": replace(far, device="GPU 1 of a")})
+    assert fitness.check().keys() == {"tcp://a", "tcp://b"} and not fitness.fit
 
 
 def test_parts_are_cut_by_what_is_lacking_alone():
