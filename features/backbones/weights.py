@@ -21,7 +21,7 @@ from ..runtime.user_cache import cache_folder, if_writable, recall, remember
 from ..safefiles.hdf5 import DAMAGE, check_weights_file
 from ..safefiles.npz import open_archive, reading_archive
 from ..safefiles.onnx_files import read_onnx
-from ..safefiles.regular_files import hash_file
+from ..safefiles.regular_files import hash_file, is_out_of_reach
 
 if TYPE_CHECKING:
     import keras
@@ -268,6 +268,8 @@ def _load_file(model: keras.Model, path: Path) -> None:
             warnings.simplefilter("error")  # Keras only warns if it leaves a layer unchanged
             model.load_weights(path)
     except (*DAMAGE, UserWarning) as error:
+        if is_out_of_reach(error):
+            raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise WeightsError(
             f"{path} does not fit the base of {model.name} ({reason}). Name a weights file without the top (notop)."

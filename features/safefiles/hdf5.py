@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 
 from ..errors import UnsafeFile
+from .regular_files import is_out_of_reach
 
 try:
     import resource
@@ -66,6 +67,8 @@ def check_weights_file(path: str | Path) -> None:
     ------
     UnsafeFile
         If a check fails.
+    OSError
+        If the system cannot read the file.
     """
     try:
         with little_memory(path), h5py.File(path, "r") as file:
@@ -73,7 +76,7 @@ def check_weights_file(path: str | Path) -> None:
             own = [file, *(file[name] for name, _ in _links(file, path))]
             has_texts = any(node.attrs.get_id(name).dtype.hasobject for node in own for name in node.attrs)
     except DAMAGE as error:
-        if isinstance(error, UnsafeFile):
+        if isinstance(error, UnsafeFile) or is_out_of_reach(error):
             raise
         raise _damaged(path, " ".join(str(error).split())[:200]) from error
     if has_texts:

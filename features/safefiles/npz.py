@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 
 from ..errors import UnsafeFile
-from .regular_files import check_regular
+from .regular_files import check_regular, is_out_of_reach
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # What zipfile raises of damaged files beside ValueError: OSError of a seek before the start, EOFError and struct.error of an early end.
@@ -28,11 +28,11 @@ _HEADER_DAMAGE = (
 
 @contextmanager
 def reading_archive(path: str | Path) -> Iterator[None]:
-    """Raise UnsafeFile for what zipfile raises of a damaged file; that a file is missing or cannot be opened stays an OSError."""
+    """Raise UnsafeFile for what zipfile raises of a damaged file; that a file is missing or cannot be read stays an OSError."""
     try:
         yield
     except _DAMAGE as error:
-        if isinstance(error, OSError) and error.filename is not None:
+        if is_out_of_reach(error) or (isinstance(error, OSError) and error.filename is not None):
             raise
         raise UnsafeFile(f"{path} is damaged ({error}). Make it again, or restore a copy.") from error
 

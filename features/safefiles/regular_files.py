@@ -6,6 +6,7 @@ but say that they hold nothing, or 128 TB.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -18,6 +19,16 @@ from ..errors import UnsafeFile
 
 MAX_BYTES = 1 << 36  # of a file that is read to its end, such as a head with all its training rows
 _CHUNK = 1 << 20
+# What the system says when it could not read a file: no permission, too many open files, no memory, a disk or network that fails.
+_SYSTEM = (
+    errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ESTALE,
+    errno.ENOTCONN, errno.ECONNRESET, errno.ETIMEDOUT,
+)  # fmt: skip
+
+
+def is_out_of_reach(error: BaseException | None) -> bool:
+    """Return whether an error says that the system could not read a file, which may be whole, instead of damage in it."""
+    return isinstance(error, OSError) and error.errno in _SYSTEM
 
 
 def check_regular(path: str | Path) -> None:

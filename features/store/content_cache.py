@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import StoreError, UnsafeFile
 from ..runtime.log import log
+from ..safefiles.regular_files import is_out_of_reach
 from .atomic_file import sweep
 from .part_index import open_part, reading
 from .parts import Key, read_provenance, write_part
@@ -41,12 +42,15 @@ class ContentCache:
     def read(self, layer: str, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
         """Return the cached features of contents: SHA-256 → features of one row, in the stored dtype.
 
-        A damaged part is said and removed; its features are computed again.
+        A damaged part is said and removed, one that the system cannot read is said; their features are computed again.
         """
         found: dict[bytes, np.ndarray] = {}
         wanted = set(keys)
         for path in self._parts():
-            found |= self._held(path, layer, wanted)
+            try:
+                found |= self._held(path, layer, wanted)
+            except (StoreError, UnsafeFile) as error:
+                log.warning(f"{error} What this part of the cache holds is computed again.")
         if self._path is not None:
             log.debug(f"cache    {len(found)} of {len(wanted)} images are in {parts_folder(self._path)}")
         return found
@@ -65,8 +69,11 @@ class ContentCache:
             self._write(folder, layer, made)
             while few := self._alike():
                 merged: dict[bytes, np.ndarray] = {}
-                for path in few:
-                    merged |= self._held(path, layer)
+                try:
+                    for path in few:
+                        merged |= self._held(path, layer)
+                except (StoreError, UnsafeFile):
+                    return  # another time
                 new = self._write(folder, layer, merged) if merged else None
                 for path in few:
                     if path != new:
@@ -89,7 +96,13 @@ class ContentCache:
         return next((paths for paths in of_size.values() if len(paths) >= _MERGED), [])
 
     def _held(self, path: Path, layer: str, wanted: Container[bytes] | None = None) -> dict[bytes, np.ndarray]:
-        """Return the features in a part, of all contents or of those that are wanted; a damaged part holds none."""
+        """Return the features in a part, of all contents or of those that are wanted; a damaged part holds none.
+
+        Raises
+        ------
+        StoreError
+            If the system cannot read it.
+        """
         try:
             with reading(path), open_part(path) as part:
                 if read_provenance(part, path).spec != self._made.spec:
@@ -98,6 +111,8 @@ class ContentCache:
                 rows = [row for row, key in enumerate(held) if wanted is None or key in wanted]
                 values = read_layer(part, layer, path).read_rows(np.array(rows, int))
         except (StoreError, UnsafeFile) as error:
+            if is_out_of_reach(error.__cause__):
+                raise
             if path.exists():  # another process may have merged it
                 log.warning(f"{error} This part of the cache is removed, and computed again.")
                 path.unlink(missing_ok=True)

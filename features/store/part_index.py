@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import CachedFeaturesError, StoreError
 from ..safefiles.hdf5 import DAMAGE, check_own_values
-from ..safefiles.regular_files import check_regular
+from ..safefiles.regular_files import check_regular, is_out_of_reach
 from .chunks import LayerReader, RowReader, stretches
 from .schema import REMEDY, check_attributes, get_text, read_layer
 
@@ -46,7 +46,7 @@ def open_part(path: Path) -> h5py.File:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Raise StoreError, naming the file, if a part or an earlier store turns out to be damaged or missing."""
+    """Raise StoreError, naming the file, if a part or an earlier store turns out to be damaged, missing or out of reach."""
     try:
         yield
     except CachedFeaturesError:
@@ -56,7 +56,14 @@ def reading(path: Path) -> Iterator[None]:
             f"{path} is not there, and holds rows of its store. Restore it, or run the same extract again."
         ) from error
     except DAMAGE as error:
-        raise StoreError(f"{path} is damaged ({error}). {_remedy(path)}") from error
+        raise fault(path, error, f"{path} is damaged ({error}). {_remedy(path)}") from error
+
+
+def fault(path: Path, error: Exception, damage: str) -> StoreError:
+    """Return the error for a file that cannot be read: as damaged, unless the system could not read it."""
+    if is_out_of_reach(error):
+        damage = f"{path} cannot be read ({error}). It may be whole, and nothing was removed: run the same command once it can be read."
+    return StoreError(damage)
 
 
 def _remedy(path: Path) -> str:
@@ -166,7 +173,7 @@ class Index:
         try:
             found = part.stat().st_size
         except OSError as error:
-            raise StoreError(f"{self.path} lacks its part {part} ({error.strerror}). {REMEDY}") from error
+            raise fault(part, error, f"{self.path} lacks its part {part} ({error.strerror}). {REMEDY}") from error
         if found != size:
             raise StoreError(f"{part} is damaged: {found} bytes instead of {size}. {REMEDY}")
 

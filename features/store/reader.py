@@ -35,7 +35,7 @@ from ..safefiles.regular_files import read_first
 from ..splits import SPLITS
 from .chunks import DIGEST_BYTES, DIRECT, RowReader, digest, in_threads, spans
 from .index_seal import check_seal
-from .part_index import Index
+from .part_index import Index, fault
 from .provenance import Provenance
 from .schema import (
     REMEDY,
@@ -82,7 +82,7 @@ class FeatureStore:
     Raises
     ------
     StoreError
-        If the store or one of its parts is missing, incomplete or damaged.
+        If the store or one of its parts is missing, incomplete, damaged or cannot be read.
     UnsafeFile
         If the file refers to other files, or claims to hold more than it does.
 
@@ -140,7 +140,7 @@ class FeatureStore:
             self._readers |= {name: read_layer(self._file, name, self.path) for name in self.layers}
 
     def _damaged(self, error: Exception) -> StoreError:
-        return StoreError(f"{self.path} cannot be read as a feature store ({error}). {REMEDY}")
+        return fault(self.path, error, f"{self.path} cannot be read as a feature store ({error}). {REMEDY}")
 
     def __enter__(self) -> FeatureStore:
         return self
@@ -347,7 +347,7 @@ class FeatureStore:
         except DAMAGE as error:
             self._check_open()  # another thread may have closed it meanwhile
             reason = f"values of /features/{layer} fail their checksum ({error})"
-            raise StoreError(f"{self.path} is damaged: {reason}. {REMEDY}") from error
+            raise fault(self.path, error, f"{self.path} is damaged: {reason}. {REMEDY}") from error
 
     def _reader(self, layer: str) -> RowReader:
         reader = self._readers.get(layer)

@@ -1,5 +1,6 @@
 """The store: written equals read, and damage is an error."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from features.extraction.run import run_pass
 from features.pooling import pool_maps
 from features.runtime.machine import peak_memory
 from features.splits import SPLITS
-from features.store import parts, schema
+from features.store import content_cache, parts, schema
 from features.store.atomic_file import whole_file
 from features.store.chunks import LayerReader, copy_values, filter_options
 from features.store.content_cache import ContentCache
@@ -483,6 +485,62 @@ def test_a_damaged_part_of_the_cache_is_said_and_computed_again(tmp_path, stand_
         flip_chunk(part)
         assert cache.read("fc", [bytes(32)]) == {} and not part.exists()
     assert sum("is damaged" in line and line.endswith("removed, and computed again.") for line in said) == 2
+
+
+@contextmanager
+def few_files(more=0):
+    """Let this process open so many files more, and no further one."""
+    resource = pytest.importorskip("resource")
+    usual, free = resource.getrlimit(resource.RLIMIT_NOFILE), os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_a_store_that_cannot_be_read_is_not_called_damaged(tmp_path, tree, stand_in, monkeypatch, number):
+    def fails(*_):
+        raise OSError(number, os.strerror(number))
+
+    for layout in ("file", "parts"):
+        path = tmp_path / f"{layout}.h5"
+        extract(str(tree), backbone="tiny", out=path, layout=layout)
+        with FeatureStore(path) as store, monkeypatch.context() as disk:
+            disk.setattr(os, "pread", fails)
+            with pytest.raises(
+                StoreError, match=rf"{path} cannot be read \(.*{os.strerror(number)}\)\. It may be whole"
+            ):
+                store.read()
+
+
+def test_parts_that_cannot_be_opened_are_not_called_damaged(tmp_path, tree, stand_in):
+    path = tmp_path / "s.h5"
+    extract(str(tree), backbone="tiny", out=path, layout="parts")
+    unread = pytest.raises(StoreError, match=r"cannot be read \(.*part-.*Too many open files.*\)\. It may be whole")
+    with FeatureStore(path) as store, few_files(), unread:
+        store.read()
+
+
+def test_parts_of_the_cache_that_cannot_be_read_stay(tmp_path, stand_in, said, monkeypatch):
+    cache = ContentCache(tmp_path, provenance_of({"fc": (12,)}, "float32"))
+
+    def keep(number):
+        cache.keep("fc", {bytes([number] * 32): np.ones(12, np.float32)})
+
+    for number in range(3):
+        keep(number)
+    parts = set(tmp_path.glob("*.parts/part-*.h5"))
+    with few_files(1):
+        assert cache.read("fc", [bytes(32)]) == {}
+    assert sum("Too many open files" in line and line.endswith("is computed again.") for line in said) == 3
+    with monkeypatch.context() as disk:
+        disk.setattr(content_cache, "read_table", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "a disk")))
+        keep(3)  # the fourth, with which they would become one
+    assert parts < set(tmp_path.glob("*.parts/part-*.h5"))
+    assert len(cache.read("fc", [bytes([number] * 32) for number in range(4)])) == 4
 
 
 def test_images_that_come_one_by_one_are_in_a_few_parts(tmp_path, stand_in):
