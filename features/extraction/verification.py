@@ -15,6 +15,7 @@ from ..images.decoding import decode, read_bytes
 from ..images.views import make_view
 from ..runtime.log import log
 from ..runtime.progress import Progress
+from ..safefiles.regular_files import is_out_of_reach
 from ..sources.file_names import named_file
 from ..store.reader import FeatureStore
 from .recompute import rebuild_engine
@@ -77,12 +78,15 @@ def verify(path: str | Path, rows: int = 16, seed: int = 0, max_pixels: int = MA
 def _check_values(store: FeatureStore) -> Check:
     """Read everything; rows and attributes were read, against their checksums, when the store was opened."""
     damaged: list[str] = []
-    with Progress(len(store) * len(store.layers), "rows") as progress:
-        for layer in store.layers:
-            for start in range(0, len(store), 256):
-                some = np.arange(start, min(start + 256, len(store)))
-                damaged += [f"{layer} {row}" for row in _damaged_rows(store, layer, some)]
-                progress.update(len(some))
+    try:
+        with Progress(len(store) * len(store.layers), "rows") as progress:
+            for layer in store.layers:
+                for start in range(0, len(store), 256):
+                    some = np.arange(start, min(start + 256, len(store)))
+                    damaged += [f"{layer} {row}" for row in _damaged_rows(store, layer, some)]
+                    progress.update(len(some))
+    except StoreError as error:
+        return Check("values", False, str(error))
     if damaged:
         return Check(
             "values",
@@ -95,7 +99,9 @@ def _check_values(store: FeatureStore) -> Check:
 def _damaged_rows(store: FeatureStore, layer: str, rows: np.ndarray) -> list[int]:
     try:
         store.check(layer, rows)
-    except StoreError:
+    except StoreError as error:
+        if is_out_of_reach(error.__cause__):
+            raise
         if len(rows) == 1:
             return [int(rows[0])]
         half = len(rows) // 2
@@ -110,29 +116,29 @@ def _check_source(store: FeatureStore) -> Check:
         return Check("source", None, str(error))
     if not root.is_dir():
         return Check("source", None, f"{root} cannot be reached")
-    files = [named_file(root, path) for path in store.rows.paths]
+    rows = store.rows.images()  # a file has a row per view
+    files = [named_file(root, path) for path in rows.paths]
     with Progress(len(files), "files") as progress:
         found = hash_files(files, workers=4, done=progress.update)
-    changed = [
-        path for path, key, row in zip(store.rows.paths, found, store.rows.sha256, strict=True) if key != row.tobytes()
-    ]
+    changed = [path for path, key, held in zip(rows.paths, found, rows.sha256, strict=True) if key != held.tobytes()]
     if changed:
-        seen = f"{len(changed)} of {len(store)} files changed or are gone, such as {changed[0]}. Run the same extract again"
+        seen = f"{len(changed)} of {len(files)} files changed or are gone, such as {changed[0]}. Run the same extract again"
         return Check("source", False, seen)
-    return Check("source", True, f"{len(store)} files below {root} have the hashes of their rows")
+    return Check("source", True, f"{len(files)} files below {root} have the hashes of their rows")
 
 
 def _check_computed(store: FeatureStore, rows: int, seed: int, max_pixels: int) -> Check:
     chosen = np.sort(np.random.default_rng(seed).permutation(len(store))[:rows])
+    decoded, unread = dict[int, np.ndarray](), list[str]()
     try:
-        decoded = {row: _image(store, row, max_pixels) for row in chosen.tolist()}
-    except UnreadableImage as error:
-        return Check("computed", None, f"a file of the source {error}")
-    except CachedFeaturesError as error:
-        return Check("computed", False, f"cannot be computed again: {error}")
-    if not decoded:
-        return Check("computed", None, "no rows asked for")
-    try:
+        for row in chosen.tolist():
+            try:
+                decoded[row] = _image(store, row, max_pixels)
+            except UnreadableImage as error:
+                unread.append(f"{store.rows.paths[row]} ({error})")
+        left = f"{counted(len(unread), 'row')} without a readable image, such as {unread[0]}" if unread else "no rows asked for"
+        if not decoded:
+            return Check("computed", None, left)
         name = store.made.spec.engine.name
         if name in ENGINES and not is_installed(name):
             return Check("computed", None, str(missing_engine(name)))
@@ -141,6 +147,8 @@ def _check_computed(store: FeatureStore, rows: int, seed: int, max_pixels: int) 
         return Check("computed", False, f"cannot be computed again: {error}")
     worst = max(distances, key=lambda row: distances[row])
     seen = f"{counted(len(distances), 'row')} computed again, which differ by at most {distances[worst]:.1e} (relative; allowed {TOLERANCE:.0e})"
+    if unread:
+        seen += f"; {left}"
     if distances[worst] > TOLERANCE:
         wrong = sum(distance > TOLERANCE for distance in distances.values())
         seen += f"; {wrong} by more, the worst {store.rows.paths[worst]}. Extract to another file: {option('out')}"

@@ -344,6 +344,25 @@ def test_verify_computes_no_rows_of_images_above_the_limit(tree, tmp_path):
     assert seen.held is None and "max_pixels=" in seen.seen
 
 
+def test_verify_counts_files_and_computes_the_rows_that_can_be_read(tree, tmp_path, stand_in):
+    run(tree, tmp_path / "s.h5", views=2, augment="hflip")
+    (tree / "train/red/train000.png").unlink()
+    _, source, computed = verify(tmp_path / "s.h5", rows=64)
+    assert source.seen.startswith("1 of 32 files changed or are gone, such as train/red/train000.png")
+    assert computed.held and computed.seen.startswith("62 rows computed again")
+    assert "; 2 rows without a readable image, such as train/red/train000.png (cannot be read: No such file" in computed.seen
+
+
+def test_verify_says_of_a_store_that_cannot_be_read_no_damage(tree, tmp_path, stand_in, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    run(tree, tmp_path / "s.h5")
+    monkeypatch.setattr(os, "pread", fails)
+    values = verify(tmp_path / "s.h5", rows=0)[0]
+    assert values.held is False and "cannot be read ([Errno 5] Input/output error). It may be whole" in values.seen
+
+
 def test_verify_a_sound_store(tree, tmp_path):
     run(tree, tmp_path / "s.h5")
     checks = verify(tmp_path / "s.h5")
