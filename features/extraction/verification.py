@@ -136,7 +136,11 @@ def _check_computed(store: FeatureStore, rows: int, seed: int, max_pixels: int) 
                 decoded[row] = _image(store, row, max_pixels)
             except UnreadableImage as error:
                 unread.append(f"{store.rows.paths[row]} ({error})")
-        left = f"{counted(len(unread), 'row')} without a readable image, such as {unread[0]}" if unread else "no rows asked for"
+        left = (
+            f"{counted(len(unread), 'row')} without a readable image, such as {unread[0]}"
+            if unread
+            else "no rows asked for"
+        )
         if not decoded:
             return Check("computed", None, left)
         name = store.made.spec.engine.name

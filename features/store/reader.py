@@ -285,9 +285,7 @@ class FeatureStore:
         RequestError
             If there is no such layer, pooling, row or split.
         """
-        name = layer or list(self.layers)[-1]
-        reader = self._reader(name)
-        check_pool(pool, self.kinds[name], reader.row_shape, str(self.path))
+        name, reader = self._pooled(layer, pool)
         rows = self._numbers(rows, split)
         shape = (len(rows), math.prod(pooled_shape(reader.row_shape, pool)))
         if memory is not None and not (isinstance(memory, Real) and memory > 0):
@@ -349,6 +347,13 @@ class FeatureStore:
             reason = f"values of /features/{layer} fail their checksum ({error})"
             raise fault(self.path, error, f"{self.path} is damaged: {reason}. {REMEDY}") from error
 
+    def _pooled(self, layer: str | None, pool: str) -> tuple[str, RowReader]:
+        """Return the name and reader of a layer, by default the last, which must allow this pooling."""
+        name = layer or list(self.layers)[-1]
+        reader = self._reader(name)
+        check_pool(pool, self.kinds[name], reader.row_shape, str(self.path))
+        return name, reader
+
     def _reader(self, layer: str) -> RowReader:
         reader = self._readers.get(layer)
         if reader is None:
@@ -387,17 +392,18 @@ class FeatureStore:
         rows: np.ndarray | None = None,
         split: str | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (X, labels) of `batch_size` rows at a time, for stores larger than memory; see `read`.
+        """Yield (X, labels) of `batch_size` rows at a time, for stores larger than memory; see `read`, also for errors.
 
-        X is float32, (n, n_features); labels are int32, (n,).
+        X is float32, (n, n_features); labels are int32, (n,). What is not allowed is refused at once, not at the first batch.
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
             raise RequestError(
                 f"{called('batch_size')} must be a whole number of rows, at least 1; got {batch_size!r}. Leave it out for 256."
             )
+        name, _ = self._pooled(layer, pool)
         rows = self._numbers(rows, split)
         some = (rows[start : start + batch_size] for start in range(0, len(rows), int(batch_size)))
-        return ((self.read(layer, pool, each), self.rows.labels[each]) for each in some)
+        return ((self.read(name, pool, each), self.rows.labels[each]) for each in some)
 
     def as_dataset(
         self,
@@ -413,8 +419,8 @@ class FeatureStore:
         import_keras()
         import tensorflow as tf
 
-        shape = self.dataset(layer or list(self.layers)[-1]).shape[1:]
-        X, y = tf.TensorSpec((None, math.prod(pooled_shape(shape, pool)))), tf.TensorSpec((None,), tf.int32)
+        _, reader = self._pooled(layer, pool)
+        X, y = tf.TensorSpec((None, math.prod(pooled_shape(reader.row_shape, pool)))), tf.TensorSpec((None,), tf.int32)
         make = functools.partial(self.batches, batch_size, layer, pool, rows)
         return tf.data.Dataset.from_generator(make, output_signature=(X, y))
 

@@ -350,7 +350,10 @@ def test_verify_counts_files_and_computes_the_rows_that_can_be_read(tree, tmp_pa
     _, source, computed = verify(tmp_path / "s.h5", rows=64)
     assert source.seen.startswith("1 of 32 files changed or are gone, such as train/red/train000.png")
     assert computed.held and computed.seen.startswith("62 rows computed again")
-    assert "; 2 rows without a readable image, such as train/red/train000.png (cannot be read: No such file" in computed.seen
+    assert (
+        "; 2 rows without a readable image, such as train/red/train000.png (cannot be read: No such file"
+        in computed.seen
+    )
 
 
 def test_verify_says_of_a_store_that_cannot_be_read_no_damage(tree, tmp_path, stand_in, monkeypatch):

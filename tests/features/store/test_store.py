@@ -57,8 +57,24 @@ def test_a_batch_has_at_least_one_row(tiny_store, batch_size):
     with FeatureStore(tiny_store) as store:
         for read in (store.batches, store.as_dataset):
             with pytest.raises(RequestError, match="batch_size must be a whole number of rows, at least 1; got"):
-                read(batch_size)  # at once, not at the first batch
+                read(batch_size)
         assert [len(y) for _, y in store.batches(np.int64(30))] == [30, 2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"layer": "lost"}, "layer of .* must be one of those stored: .*; got 'lost'"),
+        ({"pool": "cls"}, "pool .* got 'cls'"),
+        ({"rows": [0.5]}, "rows must be whole numbers"),
+        ({"split": "training"}, "split must be one of"),
+    ],
+)
+def test_batches_that_are_not_allowed_are_refused_before_the_first(tiny_store, asked, told):
+    with FeatureStore(tiny_store) as store:
+        for read in (store.batches, store.as_dataset):
+            with pytest.raises(RequestError, match=told):
+                read(**asked)
 
 
 @pytest.mark.parametrize("name", ["run.json", "lecture.json", "queue.json", "of_a_later_version.json"])
