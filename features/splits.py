@@ -317,10 +317,10 @@ def count_units(labels: np.ndarray, keys: Sequence[str | bytes], classes: int) -
 
 def count_rows(class_names: Sequence[str], labels: np.ndarray, splits: np.ndarray) -> dict[str, dict[str, int]]:
     """Return the number of rows per split and class: ``{split: {class name: rows}}``."""
-    return {
-        split: {name: int(np.sum((splits == code) & (labels == label))) for label, name in enumerate(class_names)}
-        for split, code in SPLITS.items()
-    }
+    held = splits < len(SPLITS)  # not those that are to be drawn
+    counts = np.zeros((len(SPLITS), len(class_names)), int)
+    np.add.at(counts, (splits[held], labels[held]), 1)
+    return {split: dict(zip(class_names, counts[code].tolist(), strict=True)) for split, code in SPLITS.items()}
 
 
 def rank_keys(seed: int, keys: Sequence[str | bytes]) -> np.ndarray:

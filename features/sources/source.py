@@ -117,6 +117,7 @@ def make_source(
         raise SourceError(
             f"{root} holds only one class ({names[0]!r}); a classifier needs two. Sort the images into one folder per class."
         )
+    labels = {name: label for label, name in enumerate(names)}
     keys = [(name, (strata or {}).get(path, "")) for path, name, _ in rows]
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
     return Source(
@@ -124,7 +125,7 @@ def make_source(
         root=root,
         class_names=names,
         paths=tuple(path for path, _, _ in rows),
-        labels=np.array([names.index(name) for _, name, _ in rows], np.int32),
+        labels=np.array([labels[name] for _, name, _ in rows], np.int32),
         splits=np.array([255 if split is None else SPLITS[split] for _, _, split in rows], np.uint8),
         strata=np.array([numbers[key] for key in keys], np.int32),
         rejected=tuple(sorted(rejected)),

@@ -153,9 +153,13 @@ class FeatureStore:
 
     def __getitem__(self, index: int | slice | np.ndarray) -> tuple[np.ndarray, Any]:
         """Return (features, label) of one row, or of several: the last layer, float32, in its stored shape, and int32 labels."""
-        rows = np.arange(len(self))[index]
-        maps = self.read(rows=np.atleast_1d(rows)).reshape(-1, *list(self.layers.values())[-1])
-        return (maps, self.rows.labels[rows]) if np.ndim(rows) else (maps[0], self.rows.labels[rows])
+        shape = list(self.layers.values())[-1]
+        if isinstance(index, slice) or np.ndim(index):
+            rows = np.arange(len(self))[index]
+            return self.read(rows=rows).reshape(-1, *shape), self.rows.labels[rows]
+        row = range(len(self))[index]
+        # Without a look at the memory: training reads one row after the other.
+        return self.read(rows=np.array([row]), memory=math.inf).reshape(shape), self.rows.labels[row]
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in self.layers.items())

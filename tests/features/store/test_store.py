@@ -25,7 +25,7 @@ from features.extraction.run import run_pass
 from features.pooling import pool_maps
 from features.runtime.machine import peak_memory
 from features.splits import SPLITS
-from features.store import content_cache, parts, schema
+from features.store import content_cache, parts, reader, schema
 from features.store.atomic_file import whole_file
 from features.store.chunks import LayerReader, copy_values, filter_options
 from features.store.content_cache import ContentCache
@@ -287,7 +287,7 @@ def test_rows_of_a_split(tiny_store):
             store.read(split="train", rows=[0])
 
 
-def test_a_store_is_a_sequence_of_features_and_labels(tiny_store):
+def test_a_store_is_a_sequence_of_features_and_labels(tiny_store, monkeypatch):
     with FeatureStore(tiny_store) as store:
         maps = store.dataset("last")[:].astype(np.float32)
         X, y = store[3]
@@ -298,6 +298,12 @@ def test_a_store_is_a_sequence_of_features_and_labels(tiny_store):
         np.testing.assert_array_equal(y, store.rows.labels[-3:])
         X, _ = store[store.rows.labels == 1]
         np.testing.assert_array_equal(X, maps[store.rows.labels == 1])
+        with monkeypatch.context() as machine:
+            machine.setattr(reader, "memory_limit", lambda: pytest.fail("looked at for one row"))
+            for row in (-1, np.int64(31)):
+                np.testing.assert_array_equal(store[row][0], maps[31])
+        with pytest.raises(IndexError):
+            store[-33]
         assert sum(1 for _ in store) == 32  # ends by IndexError, as sequences do
         told = repr(store)
         assert told.startswith(f"<FeatureStore {tiny_store}: 32 rows of 2 classes, last 3x3x6 of tiny at 16 px")
