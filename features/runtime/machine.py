@@ -20,7 +20,7 @@ _core_limit = math.inf
 
 
 def memory_limit(root: Path = _ROOT) -> float:
-    """Return the bytes of memory that this process may use.
+    """Return the bytes of memory that this process may use if no other does, so that it is the same on each call.
 
     Parameters
     ----------

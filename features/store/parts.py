@@ -265,6 +265,8 @@ def upgrade_store(path: str | Path) -> bool:
     ------
     StoreError
         If it does not exist, is damaged or being written, or the disk is full or fails.
+    RequestError, UnsafeFile
+        See `FeatureStore`.
     """
     path = Path(path)
     with one_writer(parts_folder(path)), FeatureStore(path) as store:

@@ -83,6 +83,8 @@ class FeatureStore:
     ------
     StoreError
         If the store or one of its parts is missing, incomplete, damaged or cannot be read.
+    RequestError
+        If it is something else: a folder, or a file that is no HDF5 file.
     UnsafeFile
         If the file refers to other files, or claims to hold more than it does.
 
@@ -274,7 +276,7 @@ class FeatureStore:
         rows : ndarray of int, optional
             Row indices, in the order to read them; by default, all rows.
         memory : float, optional
-            Bytes that the matrix may take; by default, the memory available to this process.
+            Bytes that the matrix may take; by default, all that this machine or its control group (cgroup) has, free or not.
         split : {'train', 'val', 'test'}, optional
             Read the rows of this split, in order; not together with `rows`.
 
@@ -294,7 +296,7 @@ class FeatureStore:
         shape = (len(rows), math.prod(pooled_shape(reader.row_shape, pool)))
         if memory is not None and not (isinstance(memory, Real) and memory > 0):
             raise RequestError(
-                f"{called('memory')} must be bytes above 0; got {memory!r}. Leave it out for what is free."
+                f"{called('memory')} must be bytes above 0; got {memory!r}. Leave it out for all that this machine has."
             )
         needed, room = 4 * math.prod(shape), memory_limit() if memory is None else memory
         if needed > room:

@@ -34,7 +34,7 @@ def gram(X: Matrix, mean: np.ndarray, scales: Sequence[np.ndarray], memory: floa
     scales : sequence of ndarray of shape (n_features,)
         The centred rows are divided by each of these.
     memory : float, optional
-        Bytes; the products of a stored matrix may take half of it. By default, the memory available to this process.
+        Bytes; the products of a stored matrix may take half of it. By default, all that this machine has.
 
     Returns
     -------
