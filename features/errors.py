@@ -122,10 +122,15 @@ def command(name: str, *arguments: str, **options: Any) -> str:
     """Return a call of a public function, ``pipeline.compare(store='s.h5')``, or the equivalent command."""
     if _program is not None:
         words = [option(each, value) for each, value in options.items()]
-        return " ".join([_program, name, *words, *arguments])
+        return " ".join([_program, name, *words, *map(shlex.quote, arguments)])
     stage = "features" if name == "extract" else "pipeline"
     given = [option(each, value) for each, value in options.items()]
     return f"{stage}.{name.replace('-', '_')}({', '.join([*map(repr, arguments), *given])})"
+
+
+def in_result(name: str) -> str:
+    """Return where a field of a function's result is found: ``left_out of the result``, or ``--json`` on the command line."""
+    return f"{name} of the result" if _program is None else "--json"
 
 
 def no_option(of: str, name: str, known: Mapping[str, Collection[str]]) -> RequestError:

@@ -374,7 +374,11 @@ def _in_words(kind: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(repr, parts))
     if origin is Mapping:
-        return "a dict of lists, such as {'C': (1, 10)}"
+        return (
+            "a dict of strings, such as {'patient': 'p[0-9]+'}"
+            if parts[1] is str
+            else "a dict of lists, such as {'C': (1, 10)}"
+        )
     if origin is not None and len(get_args(parts[0])) > 2:  # of what it may be alone, too
         return "a list of these"
     if origin is not None:

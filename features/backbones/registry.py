@@ -139,7 +139,7 @@ def find_backbone(name: str) -> Backbone:
     if name.endswith((".h5", ".hdf5")) and Path(name).is_file():
         new = str(Path(name).with_suffix(".keras"))
         raise RequestError(
-            f"backbone must be a file of Keras' own format, .keras; got {name}. Convert it, if it is your own: "
+            f"{called('backbone')} must be a file of Keras' own format, .keras; got {name}. Convert it, if it is your own: "
             f"python -c 'import keras; keras.saving.load_model({name!r}, compile=False).save({new!r})'"
         )
     if name.endswith(".keras"):
@@ -150,12 +150,12 @@ def find_backbone(name: str) -> Backbone:
         return _find_timm(name)
     if name.lower().startswith(_HUBS):
         raise RequestError(
-            f"backbone must be timm:NAME, FILE.onnx, FILE.keras or a name in features/README.md; got {name}, of a hub whose models bring "
+            f"{called('backbone')} must be timm:NAME, FILE.onnx, FILE.keras or a name in features/README.md; got {name}, of a hub whose models bring "
             f"code of their own, which is not run here. Export it in a script of yours (features/README.md, Models of hubs), then: "
             f"{option('backbone', 'own.onnx')}"
         )
     raise must_be_one_of(
-        "backbone", BACKBONES, name, "Or name a model of timm, timm:NAME, or your own: FILE.onnx or FILE.keras"
+        called("backbone"), BACKBONES, name, "Or name a model of timm, timm:NAME, or your own: FILE.onnx or FILE.keras"
     )
 
 

@@ -40,11 +40,14 @@ class Plan:
         SHA-256 of each row's file, or the reason why the file cannot be read.
     contents : tuple of Content
         Distinct contents, in the order of their first rows.
+    dropped : frozenset of bytes or str
+        Keys of images that corrections drop.
     """
 
     source: Source
     keys: tuple[bytes | str, ...]
     contents: tuple[Content, ...]
+    dropped: frozenset[bytes | str] = frozenset()
 
     def rows(self, views: int, reasons: Mapping[bytes, str]) -> tuple[Rows, list[Skipped]]:
         """Return the rows of the store, with the views of an image in consecutive rows, and the skipped files.
@@ -151,7 +154,8 @@ def correct(plan: Plan, corrections: Corrections, of_test: bool) -> Plan:
     )
     keys = [plan.keys[row] for row in rows]
     left = set(keys)
-    return Plan(corrected, tuple(keys), tuple(each for each in plan.contents if each.sha256 in left))
+    contents = tuple(each for each in plan.contents if each.sha256 in left)
+    return Plan(corrected, tuple(keys), contents, frozenset(plan.keys) - left)
 
 
 def check_classes(plan: Plan, options: ExtractRequest) -> None:
@@ -175,6 +179,8 @@ def check_classes(plan: Plan, options: ExtractRequest) -> None:
 def check_left(plan: Plan, options: ExtractRequest) -> None:
     """Tell which images of an existing store are not in the source any more; more than a tenth must be asked for.
 
+    Those that corrections drop are asked for, and were told.
+
     Raises
     ------
     RequestError
@@ -184,7 +190,7 @@ def check_left(plan: Plan, options: ExtractRequest) -> None:
         return
     with FeatureStore(options.path) as store:
         held = store.rows.images()
-    kept = set(plan.keys)
+    kept = {*plan.keys, *plan.dropped}
     left = [path for path, sha256 in zip(held.paths, held.sha256, strict=True) if sha256.tobytes() not in kept]
     if not left:
         return

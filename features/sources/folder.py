@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import RequestError, SourceError, called, command, counted, listed, option
+from ..errors import RequestError, SourceError, called, command, counted, in_result, listed, option
 from ..splits import SPLIT_NAMES, Row
 from .file_names import unicode_name
 from .source import Source, make_source, tell_reasons
@@ -169,7 +169,7 @@ def _take_splits(root: Path, parts: Mapping[str, Sequence[str]], splits: Mapping
             count = sum(each[0] == name for each in parts.values())
             layout.notes.append(
                 f"{name}/ holds {counted(count, 'image')} without a class, which predict reads: "
-                f"{command('predict', str(root / name), run='RUN')}"
+                f"{command('predict', 'RUN', str(root / name))}"
             )
         elif name != split:
             layout.notes.append(f"the folder {name} is read as {split}")
@@ -263,4 +263,4 @@ def _no_images(root: Path, left: Sequence[tuple[str, str]], rejected: Sequence[t
 def describe_left_out(left: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Yield lines that count files that are not read, by ending and reason."""
     if left:
-        yield f"left out {counted(len(left), 'file')}: {'; '.join(tell_reasons(left))}. All of them: {option('json', True)}"
+        yield f"left out {counted(len(left), 'file')}: {'; '.join(tell_reasons(left))}. All of them: {in_result('left_out')}"

@@ -23,7 +23,9 @@ def compile_patterns(column: Mapping[str, str]) -> Patterns:
     patterns = {}
     for name, pattern in column.items():
         if name in ("", ".") or "/" in name:
-            raise RequestError(f"column must have a name without '/', such as patient; got {name!r}. Rename it.")
+            raise RequestError(
+                f"{called('column')} must have a name without '/', such as patient; got {name!r}. Rename it."
+            )
         try:
             patterns[name] = re.compile(pattern)
         except re.error as error:
@@ -54,7 +56,7 @@ def add_columns(source: Source, patterns: Patterns) -> Source:
         other = [path for path, text in zip(source.paths, texts, strict=True) if text is None]
         if other:
             raise SourceError(
-                f"column {name} must match every path; {pattern.pattern!r} does not match "
+                f"{called('column')} {name} must match every path; {pattern.pattern!r} does not match "
                 f"{'any' if len(other) == len(source) else len(other)} of {len(source)}, such as {', '.join(other[:3])}. "
                 f"Correct the pattern, which is searched for in the path below {source.root}"
             )

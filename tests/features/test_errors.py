@@ -2,9 +2,13 @@
 
 import inspect
 
+import pytest
+
 import features
 from features import errors
+from features.backbones.registry import find_backbone
 from features.errors import called, command, on_command_line, option
+from features.sources.path_columns import compile_patterns
 
 
 def test_all_errors_are_public_and_derive_from_one():
@@ -29,8 +33,22 @@ def test_remedies_name_arguments_or_flags():
     assert called("image_size") == "image_size"
 
 
+@pytest.mark.parametrize(
+    ("refuse", "name"),
+    [
+        (lambda: find_backbone("vgg"), "--backbone"),
+        (lambda: find_backbone("torch.hub:x"), "--backbone"),
+        (lambda: compile_patterns({"a/b": "x"}), "--column"),
+    ],
+)
+def test_errors_name_flags_on_the_command_line(refuse, name):
+    with on_command_line("cached-features"), pytest.raises(errors.RequestError, match=f"^{name} must "):
+        refuse()
+
+
 def test_a_remedy_can_be_pasted_into_a_shell():
     with on_command_line("cached-features"):
+        assert command("predict", "RUN", "my photos") == "cached-features predict RUN 'my photos'"
         assert option("layers", ("-2", "relu")) == "--layers=-2,relu"  # a word with a dash would be taken for a flag
         assert option("seed", -1) == "--seed=-1"
         assert option("settings", {"kernel": ("a b",)}) == "--set 'kernel=a b'"

@@ -34,6 +34,7 @@ from pipeline.options import CompareOptions
         ({"resize": ["box"]}, r"resize must be one of "),
         ({"out": 5}, r"out must be a path; got 5\."),
         ({"weights": 5}, r"weights must be a path; got 5\."),
+        ({"column": "p[0-9]+"}, r"column must be a dict of strings, such as \{'patient': 'p\[0-9\]\+'\}; got 'p"),
     ],
 )
 def test_an_option_of_extract_of_another_type_is_refused(option, message):

@@ -9,7 +9,7 @@ import re
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
-from ...errors import RequestError, missing_extra
+from ...errors import RequestError, called, missing_extra
 from ...runtime.user_cache import recall, remember
 from ...runtime.versions import own_source
 from ..normalisation import Normalisation
@@ -66,7 +66,7 @@ def _ask(model: str) -> Facts:
     if not re.fullmatch(r"[\w.]+", model) or not timm.is_model(model):
         near = difflib.get_close_matches(model, timm.list_models(), n=3, cutoff=0.3)
         raise RequestError(
-            f"backbone must be a model of timm {version('timm')}; got {PREFIX}{model}. Nearest: "
+            f"{called('backbone')} must be a model of timm {version('timm')}; got {PREFIX}{model}. Nearest: "
             f"{', '.join(PREFIX + each for each in near) or 'none'}. All: python -c 'import timm; print(timm.list_models())'"
         )
     try:
@@ -74,12 +74,12 @@ def _ask(model: str) -> Facts:
     except RuntimeError as error:
         tags = [each for each in timm.list_models(pretrained=True) if each.split(".")[0] == model.split(".")[0]]
         raise RequestError(
-            f"backbone must name weights that timm knows; got {PREFIX}{model}. Take one of: {', '.join(PREFIX + each for each in tags)}"
+            f"{called('backbone')} must name weights that timm knows; got {PREFIX}{model}. Take one of: {', '.join(PREFIX + each for each in tags)}"
         ) from error
     channels, height, width = told.input_size
     if channels != 3 or height != width:
         raise RequestError(
-            f"backbone must take square RGB images; {PREFIX}{model} takes {channels}x{height}x{width}. Take another model."
+            f"{called('backbone')} must take square RGB images; {PREFIX}{model} takes {channels}x{height}x{width}. Take another model."
         )
     normalisation = Normalisation(mean=tuple(told.mean), std=tuple(told.std))
     fit = "crop" if told.crop_mode == "center" else "stretch"

@@ -74,7 +74,7 @@ def source_of_table(kind: str, path: Path, table: Table, options: ListOptions = 
     """
     if options.path_pattern is not None and options.path_pattern.count("{}") != 1:
         raise RequestError(
-            f"path-pattern must hold {{}} once, for what the CSV says; got {options.path_pattern!r}. "
+            f"{called('path_pattern')} must hold {{}} once, for what the CSV says; got {options.path_pattern!r}. "
             f"Such as {option('path_pattern', 'train/{}.jpg')}"
         )
     places = _find_columns(path, table, options)

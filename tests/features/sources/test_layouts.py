@@ -8,7 +8,7 @@ import pytest
 from conftest import draw
 
 from features import FeatureStore, extract
-from features.errors import RequestError, SourceError
+from features.errors import RequestError, SourceError, on_command_line
 from features.extraction.verification import verify
 from features.sources.folder import FolderOptions
 from features.sources.load import load_source
@@ -56,6 +56,7 @@ def test_formats_that_need_a_package_are_counted_by_ending_and_reason(tmp_path, 
     assert {each["path"] for each in done.to_json()["left_out"]} == {f"a/{number}.HEIC" for number in range(3)}
     line = next(line for line in said if line.startswith("left out"))
     assert "3 files: 3 of .HEIC: HEIC, which needs the package pillow-heif" in line
+    assert line.endswith(" All of them: left_out of the result")
 
 
 def test_deeper_folders_are_of_the_class_and_their_names_a_column(tmp_path):
@@ -125,10 +126,13 @@ def test_a_class_folder_without_an_image_is_named(tmp_path):
 
 @pytest.mark.parametrize("below", ["", "unlabelled"])
 def test_a_test_folder_without_classes_is_left_to_predict(tmp_path, below):
-    root = fill(tmp_path / "photos", "train/a", "train/b", f"test/{below}".rstrip("/"))
+    root = fill(tmp_path / "my photos", "train/a", "train/b", f"test/{below}".rstrip("/"))
     source = load_source(str(root))
     assert counts(source) == {"a": 4, "b": 4} and len(source.left_out) == 4
-    assert any(note.startswith("test/ holds 4 images without a class, which predict reads") for note in source.notes)
+    told = "test/ holds 4 images without a class, which predict reads: "
+    assert f"{told}pipeline.predict('RUN', '{root}/test')" in source.notes
+    with on_command_line("cached-features"):
+        assert f"{told}cached-features predict RUN '{root}/test'" in load_source(str(root)).notes
 
 
 def test_two_new_classes_in_test_are_no_unlabelled_images(tmp_path):
@@ -292,4 +296,4 @@ def test_the_command_line_lists_what_is_left_out(tmp_path, stand_in, capsys):
     assert main(["extract", "--data", str(root), "--out", str(tmp_path / "s.h5"), "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["left_out"] == [{"path": "a/0.txt", "reason": "no image"}]
-    assert "left out 1 file: 1 of .txt: no image" in err
+    assert "left out 1 file: 1 of .txt: no image. All of them: --json\n" in err

@@ -93,7 +93,7 @@ def test_other_headers_are_named_by_options_and_the_error_gives_the_line(folder)
     source = read(folder, text, path_column="id", label_column="class", path_pattern="./{}.png")
     assert source.paths == tuple(path for path, _ in ROWS) and source.class_names == ("rings", "stripes")
     assert source.columns == {"Number": tuple(path.split("/")[1] for path, _ in ROWS)}
-    with pytest.raises(RequestError, match="path-pattern must hold"):
+    with pytest.raises(RequestError, match="path_pattern must hold"):
         read(folder, text, path_column="id", label_column="Class", path_pattern="train/")
     with pytest.raises(RequestError, match="label_column must go with a CSV file"):
         load_source(str(folder), options=ListOptions(label_column="Class"))

@@ -150,18 +150,20 @@ def test_an_empty_table_changes_nothing(tmp_path):
     assert told["changed"] == told["dropped"] == told["gain"] == 0 and told["p_value"] == 1
 
 
-def test_extract_corrects_a_source_without_computing_again(tree, tmp_path):
+def test_extract_corrects_a_source_without_computing_again(tree, tmp_path, said):
     first = extract(str(tree), backbone="tiny", out=tmp_path / "s.h5", batch_size=8)
     with FeatureStore(first.path) as opened:
         rows = opened.rows
     learn, test = np.flatnonzero(rows.splits == 0), np.flatnonzero(rows.splits == 2)
     with open(tmp_path / "c.csv", "w") as file:
         file.write("sha256,old,verdict,new\n")
-        for row, verdict in ((learn[0], "drop,"), (learn[1], "change,red"), (test[0], "change,red")):
+        dropped = [(row, "drop,") for row in (learn[0], *learn[2:6])]  # more than a tenth of all
+        for row, verdict in (*dropped, (learn[1], "change,red"), (test[0], "change,red")):
             file.write(f"{rows.sha256[row].tobytes().hex()},{rows.class_names[rows.labels[row]]},{verdict}\n")
     options = {"backbone": "tiny", "out": tmp_path / "s.h5", "batch_size": 8, "corrections": tmp_path / "c.csv"}
     again = extract(str(tree), **options)
-    assert again.computed == 0 and again.rows == first.rows - 1
+    assert again.computed == 0 and again.rows == first.rows - 5
+    assert any("5 images dropped" in line for line in said) and not any("are not in" in line for line in said)
     with FeatureStore(again.path) as opened:
         held = dict(zip(opened.rows.paths, opened.rows.labels.tolist(), strict=True))
     assert rows.paths[learn[0]] not in held and held[rows.paths[learn[1]]] == 1 and held[rows.paths[test[0]]] == 0
