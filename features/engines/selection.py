@@ -84,7 +84,7 @@ def pick_engine(
     Raises
     ------
     RequestError
-        If the store's engine is not installed.
+        If the store's engine is not installed, or none that is suitable.
     """
     if held is not None:
         if not is_installed(held):
@@ -95,6 +95,8 @@ def pick_engine(
         return suitable[0]
     device = ENGINES[suitable[0]].device()
     names = [name for name in suitable if is_installed(name)]
+    if not names:
+        raise missing_engine(suitable[0])
     timed = device.kind == "gpu" or _is_long(images, frozen.image_size)
     known = {
         "base": key,

@@ -145,6 +145,14 @@ def installed(monkeypatch):
         monkeypatch.setitem(ENGINES, name, replace(kind, module="numpy", device=lambda: CPU))
 
 
+def test_auto_without_an_engine_names_a_package(installed, monkeypatch):
+    for name, kind in list(ENGINES.items()):
+        monkeypatch.setitem(ENGINES, name, replace(kind, module="not_there"))
+    for images in (None, 10**9):
+        with pytest.raises(RequestError, match="needs the package not_there, which is not installed"):
+            Choosing().pick("none", images)
+
+
 def test_auto_takes_the_usually_fastest_for_a_short_pass_and_times_no_other(installed, said):
     choosing = Choosing()
     assert [choosing.pick("short", images) for images in (None, 50, 50)] == ["numba"] * 3
