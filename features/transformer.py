@@ -28,6 +28,7 @@ from .options import ExtractOptions, flags_of, typed
 from .pooling import POOLS, pool_maps
 from .runtime.machine import cores
 from .runtime.user_cache import cache_folder, recall, remember
+from .safefiles.regular_files import identify_file
 from .store.content_cache import ContentCache
 from .store.provenance import EARLIER, Provenance
 
@@ -280,9 +281,8 @@ def _noted(options: FeatureOptions) -> list[Any] | None:
 
 def _identity(options: FeatureOptions) -> tuple[Any, ...]:
     """Return what tells the user's own model and weights from others that were under the same names."""
-    files = [Path(name).stat() for name in (options.backbone, options.weights) if Path(name).is_file()]
-    stamps = [(each.st_size, each.st_mtime_ns, each.st_ctime_ns, each.st_ino) for each in files]
-    return (find_sha256(options.backbone, options.weights), *stamps)
+    files = [tuple(identify_file(name)) for name in (options.backbone, options.weights) if Path(name).is_file()]
+    return (find_sha256(options.backbone, options.weights), *files)
 
 
 def _contents(X: Any, spec: ImageSpec) -> tuple[list[bytes], list[Any]]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError, WeightsError, called, option
-from ..runtime.keras_runtime import import_keras
+from ..runtime.keras_runtime import import_keras, leaves
 from ..safefiles.keras_files import check_model_file
 from ..safefiles.regular_files import hash_file
 from .weights import Weights
@@ -94,7 +93,7 @@ def _bare(model: keras.Model, side: int) -> keras.Model:
     frozen; and only of images of a known size do all layers have outputs of known shapes.
     """
     images = model.inputs[0]
-    if images.shape[1] is not None and not any(map(_is_random, _leaves(model))):
+    if images.shape[1] is not None and not any(map(_is_random, leaves(model))):
         return model
     keras = import_keras()
 
@@ -105,7 +104,7 @@ def _bare(model: keras.Model, side: int) -> keras.Model:
 
     inputs = keras.Input((side, side, 3), dtype=images.dtype, name=images.name)
     made = keras.models.clone_model(model, inputs, clone_function=copy, recursive=True)
-    for old, new in zip(_leaves(model), _leaves(made), strict=True):
+    for old, new in zip(leaves(model), leaves(made), strict=True):
         if not _is_random(old):
             new.set_weights(old.get_weights())
     return made
@@ -115,8 +114,3 @@ def _is_random(layer: Any) -> bool:
     """Return whether a layer changes images at random in training, and not at all otherwise."""
     name = type(layer).__name__
     return (name.startswith("Random") and name != "RandomCrop") or name in ("AugMix", "CutMix", "MixUp", "RandAugment")
-
-
-def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
-    for layer in model.layers:
-        yield from _leaves(layer) if hasattr(layer, "layers") else (layer,)

@@ -21,7 +21,7 @@ from ..runtime.user_cache import cache_folder, if_writable, recall, remember
 from ..safefiles.hdf5 import DAMAGE, check_weights_file
 from ..safefiles.npz import open_archive, reading_archive
 from ..safefiles.onnx_files import read_onnx
-from ..safefiles.regular_files import hash_file, is_out_of_reach
+from ..safefiles.regular_files import hash_file, identify_file, is_out_of_reach
 
 if TYPE_CHECKING:
     import keras
@@ -130,16 +130,9 @@ def _identity(backbone: str, weights: str) -> list[str | int] | None:
     """Return what tells the file from which weights would currently be loaded from others; None if there is not exactly one."""
     file = _weights_file(backbone, weights)
     try:
-        status = None if file is None else file.stat()
+        return None if file is None else [backbone, *identify_file(file)]
     except OSError:
         return None
-    if file is None or status is None:
-        return None
-    times = (
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )  # the latter changes with every write and cannot be set by a program
-    return [backbone, str(file.resolve()), status.st_size, *times, status.st_ino]
 
 
 def _load(

@@ -31,7 +31,7 @@ def pick_batch_size(
     Parameters
     ----------
     asked : str
-        One of ``engines.CHOICES``. With ``auto``, the first engine that it considers is timed, since the engine is chosen later by
+        One of ``CHOICES``. With ``auto``, the first engine that it considers is timed, since the engine is chosen later by
         its speed at this batch size.
     frozen : Frozen
     key : dict

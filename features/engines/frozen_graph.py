@@ -11,7 +11,7 @@ import numpy as np
 
 from ..backbones.base import Base
 from ..pooling import pooled_shape, pools_of, tokens_before
-from ..runtime.keras_runtime import import_keras, quiet
+from ..runtime.keras_runtime import import_keras, leaves, quiet
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _forward(frozen: Frozen, images: Any) -> list[Any]:
 @contextmanager
 def _computing_in(model: Any, precision: str) -> Iterator[None]:
     """Temporarily make a model's layers compute in another precision; its weights are unchanged."""
-    layers = list(_leaves(model)) if precision != "float32" else []
+    layers = list(leaves(model)) if precision != "float32" else []
     kept = [layer.dtype_policy for layer in layers]
     for layer in layers:
         layer.dtype_policy = f"mixed_{precision}"
@@ -137,8 +137,3 @@ def _computing_in(model: Any, precision: str) -> Iterator[None]:
     finally:
         for layer, policy in zip(layers, kept, strict=True):
             layer.dtype_policy = policy
-
-
-def _leaves(model: Any) -> Iterator[Any]:
-    for layer in model.layers:
-        yield from _leaves(layer) if hasattr(layer, "layers") else (layer,)

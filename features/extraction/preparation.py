@@ -29,7 +29,7 @@ from ..store.provenance import EngineSpec, FeatureSpec, Provenance
 from .request import ExtractRequest, FeatureOptions, Options, asked_settings
 
 
-class Images(Protocol):
+class Decodable(Protocol):
     """An image that can be decoded, such as a `Content` or `Pixels`."""
 
     @property
@@ -68,7 +68,7 @@ class Prepared(Generic[Options]):
     options: Options
     base: Base
     graph: Frozen
-    contents: Iterable[Images]
+    contents: Iterable[Decodable]
     images: int | None = None
     held: EngineSpec | None = None
     told: dict[str, Any] = field(default_factory=dict)
@@ -147,7 +147,7 @@ class Prepared(Generic[Options]):
 
 def prepare(
     options: Options,
-    contents: Iterable[Images],
+    contents: Iterable[Decodable],
     held: Provenance | None = None,
     *,
     images: int | None = None,
@@ -210,7 +210,7 @@ def prepare(
     return Prepared(options, base, graph, contents, images, held.spec.engine if held else None, told)
 
 
-def first_batch(contents: Iterable[Images], options: FeatureOptions) -> np.ndarray:
+def first_batch(contents: Iterable[Decodable], options: FeatureOptions) -> np.ndarray:
     """Return the first batch of readable images, padded with zeros, (batch_size, image_size, image_size, 3), uint8."""
     batch = np.zeros((options.full_batch, options.side, options.side, 3), np.uint8)
     decoded = (content.image(options.image_spec) for content in contents)

@@ -18,7 +18,7 @@ from ..images.contents import ahead
 from ..images.views import check_views, make_view
 from ..store.provenance import Provenance
 from .forward import cast_features
-from .preparation import Images, Prepared, prepare
+from .preparation import Decodable, Prepared, prepare
 from .request import FeatureOptions
 
 
@@ -108,7 +108,7 @@ def _described() -> Iterator[None]:
 
 
 def embed(
-    contents: Sequence[Images],
+    contents: Sequence[Decodable],
     made: Provenance,
     engine: Engine,
     views: int,
@@ -135,7 +135,7 @@ def embed(
 
 
 def decode_batches(
-    contents: Sequence[Images], made: Provenance, views: int, workers: int, max_pixels: int = MAX_PIXELS
+    contents: Sequence[Decodable], made: Provenance, views: int, workers: int, max_pixels: int = MAX_PIXELS
 ) -> Iterator[tuple[list[bytes], np.ndarray, dict[bytes, str]]]:
     """Yield decoded contents, in order and ahead of their use, a batch of contents at a time; see `embed`.
 
@@ -150,7 +150,7 @@ def decode_batches(
     spec, size = made.spec, made.batch_size
     wanted = replace(spec.image_spec, max_pixels=max_pixels)
 
-    def decode(content: Images) -> tuple[bytes, np.ndarray | str]:
+    def decode(content: Decodable) -> tuple[bytes, np.ndarray | str]:
         try:
             image = content.image(wanted)
         except SourceError as error:  # nothing of it is kept

@@ -25,7 +25,7 @@ from ..sources.load import load_source, source_name
 from ..sources.source import Source
 from ..store.chunks import COMPRESSION
 from ..store.parts import LAYOUTS
-from ..store.provenance import DTYPES, EARLIER, MAX_BATCH, MAX_SIDE, Augment, FeatureSpec
+from ..store.provenance import DTYPES, EARLIER, MAX_BATCH, MAX_IMAGE_SIZE, Augment, FeatureSpec
 
 COLOUR, BACKGROUND = "srgb", "white"  # the defaults of new features
 MAX_IMAGES = 1e15  # of an estimate, and per second; beyond it, arithmetic of floats overflows
@@ -51,15 +51,15 @@ class FeatureOptions:
     mean, std, scale, channels : optional
         Instead of `preprocess`, for an ONNX model; see `make_normalisation`.
     resize : str
-        A key of ``images.RESIZE``.
+        A key of ``RESIZE``.
     decode : {'scaled', 'full'}
-        A member of ``images.DECODE``. If left out: that of a store with this name; else ``scaled``, where `resize` allows it.
+        A member of ``DECODE``. If left out: that of a store with this name; else ``scaled``, where `resize` allows it.
     colour, background, range, fit : str
         See `ImageSpec`. If left out: those of a store with this name; else ``srgb``, ``white``, the bits in use over the source,
         and ``stretch``, but ``crop`` for models of timm that are tested so.
     dtype : {'float16', 'float32'}
     engine : str
-        What runs the base, one of ``engines.CHOICES``. ``auto``: what a store of this name was made with; else the
+        What runs the base, one of ``CHOICES``. ``auto``: what a store of this name was made with; else the
         fastest of those that are installed and for this device, which are timed once.
     batch_size : int
         Images per batch. If left out: that of a store with this name; else 16 on a CPU, and on a GPU the fastest size.
@@ -298,9 +298,9 @@ def check_features(options: FeatureOptions) -> None:
     if options.pool is not None and options.pool not in EXTRACT_POOLS:
         raise must_be_one_of(called("pool"), EXTRACT_POOLS, options.pool)
     check_views(options.views, options.augment)
-    if options.side > MAX_SIDE:
+    if options.side > MAX_IMAGE_SIZE:
         raise RequestError(
-            f"{called('image_size')} must be at most {MAX_SIDE}; got {options.side}. Leave it out for the base's own."
+            f"{called('image_size')} must be at most {MAX_IMAGE_SIZE}; got {options.side}. Leave it out for the base's own."
         )
     if options.batch_size is not None and not 1 <= options.batch_size <= MAX_BATCH:
         bounds = "at least 1" if options.batch_size < 1 else f"at most {MAX_BATCH}"

@@ -51,6 +51,12 @@ def import_keras() -> Any:
     return keras
 
 
+def leaves(model: Any) -> Iterator[Any]:
+    """Yield a Keras model's layers, those of the models in it instead of these."""
+    for layer in model.layers:
+        yield from leaves(layer) if hasattr(layer, "layers") else (layer,)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence what C++ libraries write at start, which none of their log levels can.

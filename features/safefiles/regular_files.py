@@ -75,6 +75,20 @@ def hash_file(path: str | Path, most: int = MAX_BYTES) -> str:
     return digest.hexdigest()
 
 
+def identify_file(path: str | Path) -> list[str | int]:
+    """Return what tells a file from others, and from itself before it was written: its path, size, times and inode.
+
+    The second of the times changes with every write, and no program can set it.
+
+    Raises
+    ------
+    OSError
+        If there is no such file.
+    """
+    status = Path(path).stat()
+    return [str(Path(path).resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
     """Yield a regular file, opened without waiting, and its size."""

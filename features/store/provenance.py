@@ -19,7 +19,7 @@ from ..images.image_spec import ImageSpec
 from ..pooling import EXTRACT_POOLS, KINDS
 
 DTYPES = ("float16", "float32")
-MAX_SIDE, MAX_BATCH, MAX_VIEWS = 4096, 4096, 256  # larger values in a request or file are treated as errors
+MAX_IMAGE_SIZE, MAX_BATCH, MAX_VIEWS = 4096, 4096, 256  # larger values in a request or file are treated as errors
 _ENGINE = re.compile(r"(\S+) ([^,]+), (cpu|gpu)(?: (.+))?, (\w+)")
 _AUGMENT = re.compile(r"(\w+)(?:, seed (-?\d+))?")
 
@@ -309,7 +309,7 @@ def _read_spec(told: Any) -> FeatureSpec:
         backbone=_take(told, "backbone", str),
         layers=_texts(told, "layers"),
         weights_sha256=_take(told, "weights_sha256", str),
-        image_size=_number(told, "image_size", MAX_SIDE),
+        image_size=_number(told, "image_size", MAX_IMAGE_SIZE),
         resize=_take(told, "resize", str),
         preprocess=_take(told, "preprocess", str),
         pool=_take(told, "pool", str),

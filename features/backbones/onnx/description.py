@@ -11,6 +11,7 @@ from ...errors import RequestError, called
 from ...runtime.user_cache import recall, remember
 from ...runtime.versions import own_source
 from ...safefiles.onnx_files import read_onnx
+from ...safefiles.regular_files import identify_file
 from .tensors import Input, Tensor, default_layer, find_input, find_tensors, fix_input
 
 if TYPE_CHECKING:
@@ -86,20 +87,15 @@ def describe_file(path: Path, side: int | None = None) -> Description:
         See `read_onnx` and `describe_model`.
     """
     try:
-        key = {"file": _identity(path), "side": side, "source": own_source()}
+        key = {"file": identify_file(path), "side": side, "source": own_source()}
         held = recall("onnx", key)
-        if held is not None and all(_identity(Path(each[0])) == each for each in held["outside"]):
+        if held is not None and all(identify_file(Path(each[0])) == each for each in held["outside"]):
             return Description.from_json(held["description"])
     except OSError:
         key = None
     file = read_onnx(path)
     described = describe_model(file.model, file.sha256, side, path.name)
     if key is not None:
-        outside = [_identity(each) for each in file.outside]
+        outside = [identify_file(each) for each in file.outside]
         remember("onnx", key, {"description": asdict(described), "outside": outside})
     return described
-
-
-def _identity(file: Path) -> list[str | int]:
-    status = file.stat()
-    return [str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

@@ -18,6 +18,7 @@ from ...runtime.log import log
 from ...runtime.user_cache import recall, recall_bytes, remember, remember_bytes
 from ...runtime.versions import own_source
 from ...safefiles.onnx_files import import_onnx
+from ...safefiles.regular_files import identify_file
 from ..base import Base
 from ..normalisation import Normalisation
 from .description import Description, describe_model
@@ -95,14 +96,11 @@ def _key(name: str, side: int, weights: str) -> dict[str, Any]:
     identity: Any = weights
     if weights != "imagenet":
         try:
-            status = Path(weights).stat()
+            identity = identify_file(weights)
         except OSError as error:
             raise WeightsError(
                 f"{called('weights')} must be 'imagenet' or a file; {weights} is not there. Check: ls {Path(weights).parent}"
             ) from error
-        identity = [
-            str(Path(weights).resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino,
-        ]  # fmt: skip
     return {"name": name, "side": side, "weights": identity, "source": own_source(), **_libraries()}
 
 

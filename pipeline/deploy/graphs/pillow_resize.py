@@ -32,7 +32,7 @@ def resize_as_pillow(images: keras.KerasTensor, size: int, rule: str, fit: str =
     size : int
         Side of the square, in pixels.
     rule : str
-        A key of ``images.RESIZE``.
+        A key of ``RESIZE``.
     fit : str
         A member of ``FITS``.
 
