@@ -256,7 +256,9 @@ def _to_levels(image: Image.Image, spec: ImageSpec) -> np.ndarray:
         return (values >> (bits - 8)).astype(np.uint8)
     values = np.asarray(image.convert("I") if image.mode.startswith("I;16") else image, np.float64)
     if ends is None and image.mode == "I":
-        raise UnreadableImage("32-bit integer pixels have no agreed range; the option range, LOW:HIGH, names it")
+        raise UnreadableImage(
+            "signed or 32-bit integer pixels have no agreed range; the option range, LOW:HIGH, names it"
+        )
     low, high = ends or (0.0, 1.0)
     if not np.isfinite(values).all() or (ends is None and (values.min() < low or values.max() > high)):
         raise UnreadableImage("float pixels outside 0..1 have no agreed range; the option range, LOW:HIGH, names it")

@@ -32,7 +32,7 @@ class Survey:
     deep, largest : int
         Images of more than 8 bits, and their largest value.
     cut : int
-        Colour PNGs of 16 bits, of which Pillow reads the highest eight.
+        PNGs of 16 bits in colour, or grey with transparency, of which Pillow reads the highest eight.
     paged : int
         TIFFs of several pages.
     """
@@ -46,15 +46,15 @@ class Survey:
         kind = format_of(data[:HEAD])
         if kind not in _DEEP or (kind == "PNG" and data[24:25] != b"\x10"):  # its bit depth; 16
             return
-        deep, largest, pages = False, 0, 1
-        with (
-            contextlib.suppress(UnreadableImage),
-            opened(data, self._max_pixels) as image,
-        ):  # the pass tells why it cannot be read
-            deep, pages = image.mode.startswith("I;16"), getattr(image, "n_frames", 1) if kind == "TIFF" else 1
-            if deep and self._values:
-                with contextlib.suppress(Exception):  # the same: whatever a plugin raises for a broken file
-                    largest = int(np.asarray(image.convert("I")).max())
+        largest = 0
+        try:
+            with opened(data, self._max_pixels) as image:
+                deep, pages = image.mode.startswith("I;16"), getattr(image, "n_frames", 1) if kind == "TIFF" else 1
+                if deep and self._values:
+                    with contextlib.suppress(Exception):  # as below: whatever a plugin raises for a broken file
+                        largest = int(np.asarray(image.convert("I")).max())
+        except UnreadableImage:
+            return  # the pass tells why
         with self._lock:
             self.deep += deep
             self.largest = max(self.largest, largest)
@@ -71,6 +71,6 @@ class Survey:
         if self.deep and self._values:
             yield f"{counted(self.deep, 'image')} with values of more than 8 bits, the largest {self.largest}: read as {self.range}"
         if self.cut:
-            yield f"{self.cut} colour PNGs have 16 bits per channel, of which the highest eight are read"
+            yield f"{self.cut} PNGs in colour or with transparency have 16 bits per channel, of which the highest eight are read"
         if self.paged:
             yield f"{self.paged} TIFFs have several pages, of which the first is read"

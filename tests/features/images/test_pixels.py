@@ -1,6 +1,8 @@
 """Colours, transparency and values of more than 8 bits, and formats that endings do not tell."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -108,6 +110,11 @@ def test_floats_and_long_integers_are_read_where_their_range_is_named():
         assert (decode(data, ImageSpec(SIDE, range="0:1000")) == 128).all()
         with pytest.raises(UnreadableImage, match="no agreed range; the option range"):
             decode(data, ImageSpec(SIDE))
+    signed = saved(
+        Image.fromarray(np.full((SIDE, SIDE), 500, np.uint16)), "TIFF", tiffinfo={339: 2}
+    )  # SampleFormat, TIFF 6.0
+    with pytest.raises(UnreadableImage, match="signed or 32-bit integer pixels"):
+        decode(signed, ImageSpec(SIDE))
 
 
 @pytest.mark.parametrize(
@@ -122,6 +129,21 @@ def test_settings_that_mean_nothing_are_refused(name, value, needs):
         ImageSpec(SIDE, **{name: value}).check()
 
 
+def deep_png(channels, colour):
+    """A PNG of one pixel and 16 bits per channel (PNG, third edition, 11.2); its colour type says what the channels are."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1 + 2 * channels)))
+        + chunk(b"IEND", b"")
+    )
+
+
 def test_a_survey_finds_the_bits_in_use_and_what_is_not_read():
     survey = Survey(values=True)
     grey = [Image.fromarray(np.full((4, 4), value, np.uint16)) for value in (90, 3000)]
@@ -129,7 +151,12 @@ def test_a_survey_finds_the_bits_in_use_and_what_is_not_read():
         survey.look(data)
     survey.look(saved(flat(1, "L"), "TIFF", save_all=True, append_images=[flat(2, "L")]))
     assert (survey.deep, survey.largest, survey.range, survey.paged) == (2, 3000, "12-bit", 1)
+    for channels, colour in ((3, 2), (2, 4), (4, 6)):
+        survey.look(deep_png(channels, colour))
+    survey.look(deep_png(3, 2)[:30])
+    assert (survey.deep, survey.cut) == (2, 3)
     told = "; ".join(survey.describe())
+    assert "3 PNGs in colour or with transparency have 16 bits per channel, of which the highest eight" in told
     assert "2 images with values of more than 8 bits, the largest 3000: read as 12-bit" in told
     assert "1 TIFFs have several pages, of which the first is read" in told
 
