@@ -165,12 +165,12 @@ def _load(
 
 
 def _load_cached(model: keras.Model, backbone: str, expected: str | None, path: Path) -> Weights | None:
-    """Load the weights in the per-user cache; None, and a warning, if the file is damaged."""
+    """Load the weights in the per-user cache; None, and a warning, if the file is damaged or cannot be read."""
     try:
         _load_file(model, path)
-    except (WeightsError, UnsafeFile) as error:
+    except (OSError, WeightsError, UnsafeFile) as error:
         log.warning(
-            f"the cached file {path} is damaged ({error}) It is left out, and made again where that is possible."
+            f"the cached file {path} cannot be used ({error}) It is left out, and made again where that is possible."
         )
         return None
     known = IMAGENET_SHA256.get(backbone)

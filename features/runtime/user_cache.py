@@ -53,9 +53,13 @@ def recall_bytes(what: str, key: Any) -> mmap.mmap | None:
     """Return what `remember_bytes` was given under this key, mapped into memory; None if it is not there, or damaged, when it is removed."""
     digest = _digest(key)
     for path in sorted((cache_folder() / what).glob(f"{digest}-*")):
-        # Another process may have removed it, and an empty file cannot be mapped.
-        with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
-            found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        found = None
+        try:
+            with open(path, "rb") as file, contextlib.suppress(ValueError):  # an empty file cannot be mapped
+                found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError:  # another process has removed it, or the system cannot read it now
+            continue
+        if found is not None:
             if path.name == f"{digest}-{hashlib.sha256(found).hexdigest()}":
                 with contextlib.suppress(OSError):  # a cache that can only be read
                     os.utime(path)

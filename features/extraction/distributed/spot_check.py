@@ -12,6 +12,7 @@ from ...engines.registry import Engine
 from ...errors import CachedFeaturesError
 from ...images.image_spec import ImageSpec
 from ...images.views import make_view
+from ...safefiles.regular_files import is_out_of_reach
 from ...store.part_index import open_part, reading
 from ...store.provenance import Provenance
 from ...store.schema import get_text, read_layer, read_table
@@ -44,6 +45,11 @@ class SpotCheck:
         part : Path
         work : list of (Content, list of int)
             What the part is to hold, as sent to the worker.
+
+        Raises
+        ------
+        StoreError
+            If the system cannot read the part.
         """
         content, views = self._random.choice(work)
         view, spec = self._random.choice(views), self._made.spec
@@ -54,6 +60,8 @@ class SpotCheck:
                 layers = {name: read_layer(file, name, part).read_rows(row) for name in spec.layers}
                 skipped = {key for key, _ in json.loads(get_text(file, "skipped"))}
         except CachedFeaturesError as error:
+            if is_out_of_reach(error.__cause__):  # by the client, which says nothing of the worker
+                raise
             return str(error)
         image = content.image(self._images)
         if isinstance(image, str):  # the file may have gone since

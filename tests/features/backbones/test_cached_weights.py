@@ -1,5 +1,6 @@
 """Weights in the per-user cache: damage is a miss and heals, and what was replaced while it was read is not believed."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -50,6 +51,17 @@ def test_a_damaged_cached_file_is_left_out_and_made_again(packaged, damage, said
     assert loaded.origin == "package a-package" and loaded.sha256 == weights.IMAGENET_SHA256["small"]
     assert len(said) == 1 and "is left out, and made again" in said[0]
     assert weights.load_weights(small(), "small").origin == "per-user cache" and len(said) == 1
+
+
+def test_a_cached_file_that_cannot_be_read_is_left_out_and_not_called_damaged(packaged, monkeypatch, said):
+    weights.load_weights(small(), "small")
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(weights, "check_weights_file", refused)
+    assert weights.load_weights(small(), "small").origin == "package a-package"
+    assert len(said) == 1 and "cannot be used ([Errno 13]" in said[0] and "damaged" not in said[0]
 
 
 def test_a_damaged_cached_file_that_nothing_replaces_names_the_ways(packaged, monkeypatch, said):

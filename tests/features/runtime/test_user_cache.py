@@ -1,5 +1,6 @@
 """What is kept for a user is whole, or not used; and a cache that cannot be written is said once."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from features.runtime import user_cache
 from features.runtime.user_cache import cache_folder, recall, recall_bytes, remember, remember_bytes
 
 KEY, MANY = {"of": "this test", "shape": (1, 2)}, 1 << 30
@@ -57,6 +59,16 @@ def test_damaged_bytes_are_removed_and_made_again(damage):
     assert held() is None and not file.exists()
     remember_bytes("some", KEY, [b"again"], MANY)
     assert held() == b"again"
+
+
+def test_bytes_that_cannot_be_read_now_are_not_removed(monkeypatch):
+    remember_bytes("some", KEY, [b"value"], MANY)
+    with monkeypatch.context() as system:
+        system.setattr(
+            user_cache.mmap, "mmap", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOMEM, "no memory"))
+        )
+        assert held() is None
+    assert held() == b"value"
 
 
 def test_what_was_not_used_for_the_longest_time_is_removed():

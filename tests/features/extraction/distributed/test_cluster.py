@@ -3,6 +3,7 @@
 The long trials, dozens of kills, are in tests/torture/cluster.py.
 """
 
+import errno
 import json
 import logging
 import math
@@ -26,9 +27,11 @@ from machines import Cable, Machines
 from torture.store import child
 
 from features import extract
-from features.errors import ClusterError, RequestError, SourceError
+from features.errors import ClusterError, RequestError, SourceError, StoreError
+from features.extraction.distributed import spot_check
 from features.extraction.distributed.compatibility import Fitness
 from features.extraction.distributed.run import cut
+from features.extraction.distributed.spot_check import SpotCheck
 from features.extraction.distributed.worker import Looked, digest_batch
 from features.extraction.forward import USUAL_LIMITS, PassLimits
 from features.extraction.request import ExtractRequest, check_options
@@ -196,6 +199,16 @@ def test_a_worker_that_goes_wrong_after_its_first_check_is_named_and_its_part_ma
     )
     assert len({re.search(r"worker (tcp://\S+):", line)[1] for line in wrong}) == 1
     assert_same_stores(tmp_path / "one.h5", tmp_path / "s.h5")
+
+
+def test_a_part_that_the_client_cannot_read_is_no_fault_of_its_worker(monkeypatch):
+    def refused(path):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(spot_check, "open_part", refused)
+    check = SpotCheck(None, SimpleNamespace(spec=None), None)
+    with pytest.raises(StoreError, match=r"part-1.h5 cannot be read .*Stale file handle.* nothing was removed"):
+        check.fault(Path("part-1.h5"), [(Content(bytes(32), Path("x")), [0])])
 
 
 def test_workers_that_join_late_are_looked_at_before_they_get_parts(tree, tmp_path, stand_in, slow, other_pillow, said):
