@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,11 +25,15 @@ _SYSTEM = (
     errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ESTALE,
     errno.ENOTCONN, errno.ECONNRESET, errno.ETIMEDOUT,
 )  # fmt: skip
+_TOLD = re.compile(r"errno = (\d+)")  # by HDF5, whatever kind of error h5py makes of it
 
 
 def is_out_of_reach(error: BaseException | None) -> bool:
     """Return whether an error says that the system could not read a file, which may be whole, instead of damage in it."""
-    return isinstance(error, OSError) and error.errno in _SYSTEM
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _SYSTEM
+    told = _TOLD.search(str(error))
+    return told is not None and int(told[1]) in _SYSTEM
 
 
 def check_regular(path: str | Path) -> None:

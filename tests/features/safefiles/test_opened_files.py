@@ -1,6 +1,7 @@
 """Every place that opens a file for reading is known, and is guarded or has a reason why it need not be."""
 
 import ast
+import errno
 import os
 import socket
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from features.errors import UnsafeFile
-from features.safefiles.regular_files import check_regular, hash_file, read_first, read_whole
+from features.safefiles.regular_files import check_regular, hash_file, is_out_of_reach, read_first, read_whole
 
 ROOT = Path(__file__).parents[3]
 
@@ -177,3 +178,19 @@ def test_files_of_proc_are_not_read_beyond_what_they_say():
     if os.access("/proc/kcore", os.R_OK):
         with pytest.raises(UnsafeFile, match="must have at most"):
             read_whole("/proc/kcore")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), True),
+        (KeyError("Unable to open object (file read failed: errno = 5, error message = 'Input/output error')"), True),
+        (OSError("Unable to open file (truncated file: eof = 96)"), False),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), False),
+        (OSError(errno.EINVAL, "Invalid argument"), False),  # of a damaged offset
+        (ValueError("chunk 0 does not match its digest"), False),
+        (None, False),
+    ],
+)
+def test_what_the_system_could_not_read_is_told_from_damage(error, expected):
+    assert is_out_of_reach(error) == expected
