@@ -125,7 +125,11 @@ def test_too_few_rows_for_a_share_are_said(caplog):
 
 def test_with_groups_a_share_is_reached_for_new_groups_and_by_rows_it_falls_short():
     """Groups of 20 rows whose scores share a normal effect as large as the rows' own; the share beyond a threshold is exact."""
-    random, aim, reached = np.random.default_rng(0), Aim("sensitivity", "defective", value=0.8), {"groups": 0, "rows": 0}
+    random, aim, reached = (
+        np.random.default_rng(0),
+        Aim("sensitivity", "defective", value=0.8),
+        {"groups": 0, "rows": 0},
+    )
     groups = np.repeat(np.arange(40), 20)
     for _ in range(200):
         chances = stats.norm.cdf(random.normal(size=40)[groups] + random.normal(size=len(groups)))
