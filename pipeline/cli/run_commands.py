@@ -72,11 +72,10 @@ def _predict_to(out: str, images: Sequence[str], **options: Any) -> Answer:
     """Write predictions to a file as they are computed."""
     from ..deploy.prediction_file import predict_to
     from ..deploy.predictor import Predictor
+    from ..deploy.rated_images import tell_of_head
 
     with Predictor(**options) as predictor:
-        log.info(
-            f"head     {predictor.trained.name} of {predictor.trained.folder}, classes {listed(predictor.class_names)}"
-        )
+        tell_of_head(predictor.trained)
         written = predict_to(out, images, predictor)
     for each in written.skipped:
         log.info(f"skipped  {each['path']}: {each['reason']}")
@@ -97,7 +96,7 @@ def _watch(folder: str, images: Sequence[str], **options: Any) -> Iterator[Answe
         log.info(f"watch    {folder}: what appears there is classified. Ctrl-C ends it")
         batches: Iterator[Sequence[str | Path]] = itertools.chain([images] if images else [], appearing)
         for some in batches:
-            found = predictor.classify(find_images(some))
+            found = predictor.classify(find_images(some)).predicted
             for each in found.predictions:
                 yield Answer(
                     each.to_json(), format_predictions(replace(found, predictions=[each]), header=not predicted)

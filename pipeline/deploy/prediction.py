@@ -6,7 +6,7 @@ import csv
 import glob
 import io
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from features.errors import RequestError, command, counted
+from features.errors import RequestError, SourceError, command, counted
 from features.images.formats import why_no_image
 from features.safefiles.csv_cells import path_cell, text_cell
 from features.sources.file_names import unicode_name
@@ -87,7 +87,7 @@ class Predicted:
     level : float or None
         Probability with which each set holds the true class, if the run has sets.
     unlike : int or None
-        How many images are unlike all training images.
+        How many of the predictions are of images unlike all training images.
     drift : float or None
         The p-value for all images together being of the kind of the training images (see `Drift.p_value`); of a run with groups, each of
         several folders is one group. None for fewer than 20 new images, and for runs of earlier versions.
@@ -170,6 +170,14 @@ def find_images(images: Images) -> dict[str, Given]:
     if not found:
         raise RequestError(f"images must be named; got none. For example: {command('predict', 'photos/', run='RUN')}")
     return found
+
+
+def none_readable(skipped: Sequence[dict[str, str]]) -> SourceError:
+    """Return the error for images none of which can be used, by their ``path`` and ``reason``."""
+    first = skipped[0]
+    return SourceError(
+        f"images must be readable; none of {len(skipped)} is. The first is {first['path']}: {first['reason']}. Check the files."
+    )
 
 
 def _lines(name: str) -> Iterable[str]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from features.errors import RequestError, SourceError, called, counted
+from features.errors import RequestError, called, counted
 from features.runtime.atomic import flock, make_folder, sync_path
 from features.runtime.log import log
 from features.runtime.progress import Progress
@@ -18,8 +18,9 @@ from features.safefiles.csv_cells import path_cell
 from features.safefiles.regular_files import hash_file, read_whole
 from features.sources.file_names import unicode_name
 
-from .prediction import Given, Images, find_images, format_predictions
+from .prediction import Given, Images, find_images, format_predictions, none_readable
 from .predictor import Predictor
+from .rated_images import Folder
 
 _BLOCK = 64  # the fewest images after which rows are written
 
@@ -35,12 +36,18 @@ class PredictionFile:
         Rows of the file, and how many of them an earlier, interrupted call had written.
     skipped : list of dict
         ``path`` and ``reason`` of unusable images.
+    unlike : int or None
+        How many of the rows are of images unlike all training images.
+    drift : float or None
+        See `Predicted`; of the images that this call predicted, since rows do not hold what it is told by.
     """
 
     path: str
     predicted: int
     resumed: int
     skipped: list[dict[str, str]]
+    unlike: int | None
+    drift: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
@@ -75,17 +82,15 @@ def predict_to(out: str | Path, images: Images, predictor: Predictor) -> Predict
     make_folder(path.parent)
     with open(unfinished, "ab") as file:
         _lock(file, path)
-        done = _done(unfinished, given)
+        done, folder = _done(unfinished, given), Folder(predictor.trained)
+        folder.resume(list(done.values()))
         rest = {name: each for name, each in given.items() if _cell(name) not in done}
         if done:
             log.info(f"resumed  {len(done)} of {counted(len(given), 'image')} were predicted before; {len(rest)} to go")
-        rows, skipped = _write(file, rest, len(done), predictor)
-        if not rows:
+        skipped = _write(file, rest, folder, predictor)
+        if not folder.images:
             unfinished.unlink()
-            raise SourceError(
-                f"images must be readable; none of {len(skipped)} is. The first is {skipped[0]['path']}: "
-                f"{skipped[0]['reason']}. Check the files."
-            )
+            raise none_readable(skipped)
         if path.exists():
             raise RequestError(
                 f"{path} must not appear meanwhile; it has. Move it away and run the same command again."
@@ -93,7 +98,8 @@ def predict_to(out: str | Path, images: Images, predictor: Predictor) -> Predict
         os.fsync(file.fileno())  # it may have been cut to whole lines, after which only unusable images were left
         os.replace(unfinished, path)
     sync_path(path.parent)
-    return PredictionFile(str(path), rows, len(done), skipped)
+    drift = folder.tell()
+    return PredictionFile(str(path), folder.images, len(done), skipped, folder.unlike, drift)
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
@@ -108,21 +114,19 @@ def _lock(file: BinaryIO, path: Path) -> None:
         pass
 
 
-def _write(
-    file: BinaryIO, given: dict[str, Given], done: int, predictor: Predictor
-) -> tuple[int, list[dict[str, str]]]:
-    """Append the rows of images; return the number of all rows, and the unusable images."""
-    rows, skipped = done, list[dict[str, str]]()
-    with Progress(done + len(given), "images") as progress:
-        progress.update(done)
+def _write(file: BinaryIO, given: dict[str, Given], folder: Folder, predictor: Predictor) -> list[dict[str, str]]:
+    """Append the rows of images, and add these to a folder; return the unusable images."""
+    skipped = list[dict[str, str]]()
+    with Progress(folder.images + len(given), "images") as progress:
+        progress.update(folder.images)
         for block in _blocks(given, max(_BLOCK, 4 * predictor.trained.made.batch_size)):
             found = predictor.classify(block)
-            if found.predictions:
-                _append(file, format_predictions(found, header=not rows))
-            rows += len(found.predictions)
-            skipped += found.skipped
+            if found.predicted.predictions:
+                _append(file, format_predictions(found.predicted, header=not folder.images))
+            folder.add(found)
+            skipped += found.predicted.skipped
             progress.update(len(block))
-    return rows, skipped
+    return skipped
 
 
 def _append(file: BinaryIO, text: str) -> None:
@@ -132,19 +136,19 @@ def _append(file: BinaryIO, text: str) -> None:
     os.fsync(file.fileno())
 
 
-def _done(unfinished: Path, given: dict[str, Given]) -> set[str]:
-    """Return the images, as the file names them, whose rows are in an unfinished file, without a last line that was cut short.
+def _done(unfinished: Path, given: dict[str, Given]) -> dict[str, dict[str, str]]:
+    """Return image, as the file names it → its row in an unfinished file, without a last line that was cut short.
 
     A file without rows that can be gone on with is emptied.
     """
     held, written = read_whole(unfinished), unfinished.stat().st_mtime_ns
     whole = held[: held.rfind(b"\n") + 1]
-    rows = list(csv.reader(io.StringIO(whole.decode("utf-8", "replace"), newline="")))
-    done = {row[0] for row in rows[1:] if row}
+    rows = csv.DictReader(io.StringIO(whole.decode("utf-8", "replace"), newline=""))
+    done = {row.get("path", ""): row for row in rows}
     cells = {_cell(name): each for name, each in given.items()}
-    if not done or not done <= cells.keys() or any(_is_newer(cells[each], written) for each in done):
+    if not done or not done.keys() <= cells.keys() or any(_is_newer(cells[each], written) for each in done):
         os.truncate(unfinished, 0)
-        return set()
+        return {}
     os.truncate(unfinished, len(whole))
     return done
 

@@ -13,7 +13,7 @@ from typing import Unpack
 import numpy as np
 from PIL import Image
 
-from features.errors import CachedFeaturesError, SourceError, UnreadableImage, listed
+from features.errors import CachedFeaturesError, UnreadableImage
 from features.extraction.recompute import decode_batches
 from features.images.bounds import MAX_PIXELS
 from features.images.contents import Content, Pixels, hash_files
@@ -29,8 +29,8 @@ from features.store.reader import FeatureStore
 
 from ..options import PredictOptions
 from ..runs.trained_run import load_trained
-from .prediction import Given, Images, Predicted, Prediction, find_images, make_prediction
-from .rated_images import Rated, judge_folder, tell_of_folder
+from .prediction import Given, Images, Predicted, Prediction, find_images, make_prediction, none_readable
+from .rated_images import Classified, Folder, Rated, tell_of_head
 from .shared_engine import SharedEngine, keep_engine, release_engine, share_engine
 
 _BLOCK = 512  # stored images read and predicted at once
@@ -165,18 +165,17 @@ class Predictor:
         WeightsError
             If the base's weights are missing or different.
         """
-        predicted = self.classify(find_images(images), logging.INFO)
-        tell_of_folder(predicted, self.trained)
-        if not predicted.predictions:
-            first = predicted.skipped[0]
-            raise SourceError(
-                f"images must be readable; none of {len(predicted.skipped)} is. The first is {first['path']}: "
-                f"{first['reason']}. Check the files."
-            )
-        return predicted
+        found, folder = self.classify(find_images(images), logging.INFO), Folder(self.trained)
+        if not found.predicted.predictions:
+            raise none_readable(found.predicted.skipped)
+        folder.add(found)
+        return replace(found.predicted, drift=folder.tell())
 
-    def classify(self, given: Mapping[str, Given], level: int = logging.DEBUG) -> Predicted:
-        """Predict the classes of images by name, all of which may be unusable; messages have this level. See `predict`."""
+    def classify(self, given: Mapping[str, Given], level: int = logging.DEBUG) -> Classified:
+        """Predict the classes of images by name, all of which may be unusable; messages have this level. See `predict`.
+
+        They are not looked at as a whole: that is for a `Folder`, to which several calls can add.
+        """
         keys, contents = _contents(given, self.image_spec)
         found = self._stored(list(contents))
         log.log(level, f"images   {len(contents)}, of which {len(found)} are in {self.trained.store}")
@@ -189,10 +188,8 @@ class Predictor:
             for name, key in keys.items()
             if isinstance(key, bytes) and key in rated
         ]
-        sets = self.trained.sets
-        named = {key: name for name, key in reversed(keys.items()) if key in rated}
-        unlike, drift = judge_folder(list(rated.values()), [named[key] for key in rated], self.trained)
-        return Predicted(
+        sets, known = self.trained.sets, self.trained.novelty
+        predicted = Predicted(
             run=str(self.trained.folder),
             head=self.trained.name,
             class_names=list(self.class_names),
@@ -201,9 +198,10 @@ class Predictor:
             from_store=len(found),
             computed=len(computed),
             level=None if sets is None else sets.level,
-            unlike=unlike,
-            drift=drift,
+            unlike=None if known is None else sum((each.novelty or 0) > 1 for each in predictions),
         )
+        names = {key: name for name, key in reversed(keys.items()) if isinstance(key, bytes) and key in rated}
+        return Classified(predicted, rated, names)
 
     def examine(self, data: bytes, name: str = "image") -> Examined:
         """Predict the class of one image file in memory, and keep what the base made of it.
@@ -374,12 +372,7 @@ def predict(run: str | Path, images: Images, **options: Unpack[PredictOptions]) 
     >>> predicted.predictions[0].class_name   # doctest: +SKIP
     """
     with Predictor(run, **options) as predictor:
-        trained = predictor.trained
-        log.info(f"head     {trained.name} of {trained.folder}, classes {listed(trained.class_names)}")
-        if trained.point is not None:
-            log.info(f"decides  {trained.point}")
-        if trained.sets is not None:
-            log.info(f"sets     hold the true class with probability {trained.sets.level:g}")
+        tell_of_head(predictor.trained)
         predicted, engine = predictor.predict(images), predictor.engine
     if engine is not None:
         keep_engine(engine)

@@ -236,3 +236,8 @@ def with_interval(value: float | None, interval: Sequence[float] | None, repeats
     if interval:
         return f"{told} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
     return f"{told} ({NEEDS})" if 1 < repeats < MIN_REPEATS else told
+
+
+def told_p(p_value: float) -> str:
+    """Return a p-value as text; a small one as its bound."""
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"

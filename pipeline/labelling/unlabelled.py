@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from features.errors import SourceError
 from features.extraction.recompute import decode_batches
 from features.images.bounds import MAX_PIXELS
 from features.images.contents import Content, distinct_contents, hash_files
@@ -17,6 +16,7 @@ from features.runtime.machine import cores
 from features.runtime.progress import Progress
 from features.store.content_cache import ContentCache
 
+from ..deploy.prediction import none_readable
 from ..deploy.shared_engine import share_engine
 from ..runs.trained_run import Trained
 
@@ -76,9 +76,7 @@ def embed_files(
     skipped += [(names[key], reason) for key, reason in reasons.items()]
     usable = [content for content in contents if content.sha256 in found]
     if not usable:
-        raise SourceError(
-            f"images must be readable; none of {len(skipped)} is. The first is {skipped[0][0]}: {skipped[0][1]}. Check the files."
-        )
+        raise none_readable([{"path": str(file), "reason": reason} for file, reason in skipped])
     X = np.concatenate([found[content.sha256] for content in usable])
     return Unlabelled([content.file for content in usable], [content.sha256 for content in usable], X, skipped)
 

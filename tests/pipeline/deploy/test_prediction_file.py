@@ -1,8 +1,10 @@
 """Predictions written to a file as they are computed: a kill loses a block, and the same command goes on."""
 
 import csv
+import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from pipeline.cli.commands import main
 from pipeline.deploy import prediction_file
 from pipeline.deploy.prediction_file import predict_to
 from pipeline.deploy.predictor import Predictor
+from pipeline.evaluation.decisions.drift import Drift
 
 
 @pytest.fixture
@@ -110,6 +113,56 @@ def test_rows_of_other_images_or_another_run_are_not_gone_on_with(run, monkeypat
     with Predictor(run) as predictor:
         done = predict_to("out.csv", images, predictor)
     assert (done.predicted, done.resumed, len(done.skipped)) == (11, 0, 1)
+
+
+@pytest.fixture
+def of_another_kind(run, monkeypatch):
+    """A head on enough images to compare folders with them, and 31 images of another kind, one a copy; in blocks of four."""
+    draw_tree(run.parent / "many", {"train": 50, "val": 10, "test": 4})
+    extract("many", out="many.h5", batch_size=16)
+    pipeline.train_head("many.h5", "nearest-mean", out="known", conformal=0.8)
+    for number in range(30):
+        draw(run.parent / f"green/{number:02}.png", 900 + number, (20, 120, 20))
+    shutil.copy("green/00.png", "green/copy.png")
+    monkeypatch.setattr(prediction_file, "_blocks", lambda given, size: blocks_of(given, 4))
+    return run.parent / "known"
+
+
+def of_all(said):
+    """Return the messages on the head and on images as a whole."""
+    return [line for line in said if line.startswith(("head ", "sets ", "empty ", "unlike ", "folder", "warning "))]
+
+
+def test_a_file_tells_of_its_images_as_a_whole_what_predict_tells(of_another_kind, monkeypatch, said, capsys):
+    real, judged = Drift.p_value, []
+    monkeypatch.setattr(Drift, "p_value", lambda *given: judged.append(given) or real(*given))
+    expected = pipeline.predict("known", "green")
+    lines = of_all(said)
+    assert any("these images as a whole are not like the training images (p " in line for line in lines)
+    assert expected.unlike == sum(each.novelty > 1 for each in expected.predictions) == 31  # the copy, too
+    assert f"unlike   {expected.unlike} of 31 images" in "".join(lines) and any(
+        each.startswith("sets") for each in lines
+    )
+    said.clear()
+    assert main(["predict", "--run", "known", "green", "--out", "out.csv", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert of_all(said) == lines and len(judged) == 2  # once for all blocks
+    assert len(judged[1][1]) == 30  # places: a copy tells nothing more
+    assert (told["predicted"], told["unlike"], told["drift"]) == (31, expected.unlike, expected.drift)
+
+
+def test_a_resumed_file_counts_all_its_rows_and_compares_what_it_predicted(of_another_kind, monkeypatch, said):
+    heal = killed_after(monkeypatch, 2)
+    with Predictor("known") as predictor:
+        with pytest.raises(KeyboardInterrupt):
+            predict_to("out.csv", "green", predictor)
+        assert not any("as a whole" in line for line in said)
+        heal()
+        done = predict_to("out.csv", "green", predictor)
+    assert (done.predicted, done.resumed, done.unlike) == (31, 8, 31) and done.drift < 0.01
+    assert "folder   as a whole: the 23 images of this call, without those predicted before" in said
+    empty = sum(row[rows_of("out.csv")[0].index("set")] == "" for row in rows_of("out.csv"))
+    assert not empty or any(line.startswith(f"empty    {empty} of 31 images") for line in said)
 
 
 def test_wrong_names_and_images_are_one_clear_line(run, capsys):
