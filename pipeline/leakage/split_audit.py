@@ -20,10 +20,12 @@ from features.store.schema import Rows
 from ..data.near_copies import THRESHOLD
 from ..heads.registry import check_heads
 from ..options import AuditOptions
+from ..runs.folders import read_results
 from ..runs.predictions import Predictions, load_predictions
 from ..training.fits.fit_cache import Fits
 from ..training.loading import describe_rows, find_features
-from ..training.request import Request
+from ..training.relabelling import FILE as CORRECTIONS
+from ..training.request import Request, corrections_of
 from ..training.splitting import names_of, near_copies_of, units_among, warn_of_series
 from .audit_text import format_audit
 from .exposure import count_clusters, with_and_without, write_clusters
@@ -119,9 +121,11 @@ def audit(store: str | Path, **options: Unpack[AuditOptions]) -> Audit:
     if repeats < 0:
         raise RequestError(f"{called('repeats')} must be at least 0; got {repeats}. Leave it out for 1.")
     folder, run = asked.folder("audit"), options.get("run")
+    if run is not None:
+        asked = replace(asked, **corrections_of(read_results(Path(run))[0], Path(run) / CORRECTIONS))
     with FeatureStore(store) as opened:
-        rows, provenance, features = opened.rows.images(), opened.provenance, find_features(opened, head, asked)
-        predictions = None if run is None else _predictions_of(Path(run), rows)
+        rows, provenance, features = asked.rows(opened), opened.provenance, find_features(opened, head, asked)
+        predictions = None if run is None else _predictions_of(Path(run), rows, store)
         log.info(f"store    {store}: {describe_rows(rows, features.views)}")
         own = None if opened.made.origin is None else opened.made.origin.group
         group = asked.group or own
@@ -166,20 +170,22 @@ def audit(store: str | Path, **options: Unpack[AuditOptions]) -> Audit:
     return Audit(**audited, out=str(folder.path))
 
 
-def _predictions_of(run: Path, rows: Rows) -> Predictions:
-    """Return the predictions of a run, which must be of the same images.
+def _predictions_of(run: Path, rows: Rows, store: str | Path) -> Predictions:
+    """Return the predictions of a run, which must be of the same images and labels.
 
     Raises
     ------
     RequestError
-        If they are of other images or splits.
+        If they are of others.
     """
     predictions = load_predictions(run)
     held = predictions.rows
-    if held.paths != rows.paths or not np.array_equal(held.sha256, rows.sha256):
+    same = held.paths == rows.paths and np.array_equal(held.sha256, rows.sha256)
+    if not same or held.class_names != rows.class_names or not np.array_equal(held.labels, rows.labels):
+        other = "other labels of its images" if same else f"{len(held)} other images"
         raise RequestError(
-            f"{called('run')} must be a run of this store; {run} has predictions of {len(held)} other images. "
-            f"Run it again: {command('compare', store='STORE.h5')}"
+            f"{called('run')} must be a run of this store as it is; {run} has predictions of {other}. "
+            f"Run it again: {command('compare', store=store)}"
         )
     return predictions
 

@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.errors import RequestError, UnsafeFile, called, command
-from features.safefiles.json_files import read_json
-from features.sources.lists.corrections import Corrections
+from features.errors import UnsafeFile
 
 from ..evaluation.metrics import METRICS, Metric, find_metric
 from ..options import METRIC
-from ..runs.checksums import check_sums
-from ..runs.folders import find_store
+from ..runs.folders import read_results
 from ..runs.predictions import Predictions, load_predictions
 from ..training.fits.results import Result
 from ..training.relabelling import FILE as CORRECTIONS
+from ..training.request import corrections_of
 from ..training.summary import best_first, compare_with_best, summarise, tested_rows
 
 
@@ -45,28 +43,14 @@ class Run:
     @property
     def corrections(self) -> dict[str, Any]:
         """The options of a `Request` by which the run corrected labels; empty if it did not."""
-        told = self.told.get("corrections")
-        if not told:
-            return {}
-        check_sums(self.folder, CORRECTIONS)
-        return {"corrections": Corrections.read(self.folder / CORRECTIONS), "corrections_test": bool(told["of_test"])}
+        return corrections_of(self.told, self.folder / CORRECTIONS)
 
 
 def load_run(folder: Path) -> Run:
     """Read the results of a comparison or of a trained head."""
-    for name in ("compare.json", "run.json"):
-        if (folder / name).is_file():
-            check_sums(folder, name)
-            told = read_json(folder / name)
-            told |= {"store": str(find_store(told, folder))} if isinstance(told.get("store"), str) else {}
-            predictions = load_predictions(folder)
-            metric = metric_of(told, folder / name)
-            return Run(folder, told, metric, told.get("heads") or _summary(predictions, metric), predictions)
-    there = "holds neither" if folder.exists() else "is not there"
-    raise RequestError(
-        f"{called('run')} must be a folder with compare.json or run.json; {folder} {there}. "
-        f"Make one: {command('compare', store='STORE.h5')}"
-    )
+    told, path = read_results(folder)
+    predictions, metric = load_predictions(folder), metric_of(told, path)
+    return Run(folder, told, metric, told.get("heads") or _summary(predictions, metric), predictions)
 
 
 def metric_of(told: dict[str, Any], path: Path) -> Metric:

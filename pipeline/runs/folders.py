@@ -130,6 +130,30 @@ def _release(lock: Path, handle: int) -> None:
     os.close(handle)
 
 
+def read_results(folder: Path) -> tuple[dict[str, Any], Path]:
+    """Return the contents of a comparison's ``compare.json`` or a trained head's ``run.json``, and which file it is.
+
+    As ``store`` they have where the store lies now; see `find_store`.
+
+    Raises
+    ------
+    RequestError
+        If the folder has neither.
+    """
+    for path in (folder / "compare.json", folder / "run.json"):
+        if path.is_file():
+            check_sums(folder, path.name)
+            told = read_json(path)
+            if isinstance(told.get("store"), str):
+                told["store"] = str(find_store(told, folder))
+            return told, path
+    there = "holds neither" if folder.exists() else "is not there"
+    raise RequestError(
+        f"{called('run')} must be a folder with compare.json or run.json; {folder} {there}. "
+        f"Make one: {command('compare', store='STORE.h5')}"
+    )
+
+
 def read_run(folder: str | Path) -> dict[str, Any]:
     """Return the contents of a trained head's ``run.json``, and as ``store`` where its store lies now; see `find_store`.
 

@@ -18,6 +18,7 @@ from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from ..options import METRIC, SELECT, MetricName, Select
+from ..runs.checksums import check_sums
 from ..runs.folders import ResultFolder
 
 MAX_SEED = 2**32 - 1  # the largest that NumPy, scikit-learn and Keras accept
@@ -191,6 +192,27 @@ class Request:
         if corrected is not None:
             chosen = chosen & np.repeat(corrected.kept, store.views)
         return np.flatnonzero(chosen)
+
+
+def corrections_of(told: Mapping[str, Any], table: Path) -> dict[str, Any]:
+    """Return the options of a `Request` by which a run corrected labels; empty if it did not.
+
+    Parameters
+    ----------
+    told : dict
+        The content of ``compare.json`` or ``run.json``.
+    table : Path
+        The run's copy of the corrections.
+
+    Raises
+    ------
+    UnsafeFile
+        If it is not the file that was written with its run.
+    """
+    if not told.get("corrections"):
+        return {}
+    check_sums(table.parent, table.name)
+    return {"corrections": Corrections.read(table), "corrections_test": bool(told["corrections"]["of_test"])}
 
 
 def check_seed(seed: int) -> None:

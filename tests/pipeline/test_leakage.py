@@ -146,12 +146,36 @@ def test_an_audit_of_a_comparison_shows_its_heads_and_fits_none(tmp_path, capsys
     assert main([*command, "--overwrite"]) == 0
     assert "| majority | all | 48 |" in capsys.readouterr().out
     write_objects(tmp_path / "other.h5", objects=20)
-    with pytest.raises(RequestError, match=r"run must be a run of this store; .* 240 other images"):
+    with pytest.raises(RequestError, match=r"run must be a run of this store as it is; .* 240 other images.*other\.h5"):
         pipeline.audit(tmp_path / "other.h5", run=tmp_path / "runs/c", out=tmp_path / "runs/d")
     with pytest.raises(RequestError, match="repeats must be at least 0; got -1"):
         pipeline.audit(tmp_path / "s.h5", repeats=-1)
     with pytest.raises(RequestError, match="group must be one of object; got 'objekt'"):
         pipeline.audit(tmp_path / "s.h5", group="objekt")
+
+
+def test_an_audit_of_a_run_has_the_images_and_labels_that_the_run_corrected(tmp_path):
+    store = tmp_path / "s.h5"
+    rows, _ = write_objects(store, spread=3)
+    pipeline.compare(store, ["nearest-mean"], out=tmp_path / "plain")
+    dropped, changed = np.flatnonzero(rows.splits == 0)[:2], np.flatnonzero(rows.splits == 2)[:9]
+    with open(tmp_path / "c.csv", "w") as file:
+        file.write("sha256,old,verdict,new\n")
+        for some, verdict in ((dropped, "drop"), (changed, "change")):
+            for row in some:
+                old = int(rows.labels[row])
+                file.write(f"{rows.sha256[row].tobytes().hex()},{old},{verdict},{1 - old}\n")
+    corrected = {"corrections": tmp_path / "c.csv", "corrections_test": True}
+    run = pipeline.compare(store, ["nearest-mean"], **corrected, out=tmp_path / "corrected")
+    found = pipeline.audit(store, run=run.out, repeats=0, out=tmp_path / "a")
+    assert found.figures["nearest-mean"]["all"]["accuracy"] == run.heads[0]["accuracy"]
+    assert found.counts["images"] == len(rows) - 2 and run.corrections["changed"] == 9
+    rows.labels[changed] = 1 - rows.labels[changed]
+    with FeatureStore(store) as opened:
+        X, made = opened.read("last"), opened.made
+    other = write_store(tmp_path / "other.h5", {"last": X.astype(np.float16)}, rows, made)
+    with pytest.raises(RequestError, match=r"predictions of other labels of its images\. Run it again: .*other\.h5'\)"):
+        pipeline.audit(other, run=tmp_path / "plain", repeats=0, out=tmp_path / "b")
 
 
 def test_an_audit_tells_in_sentences_what_it_found_and_what_to_do():
