@@ -221,18 +221,22 @@ def _relative_error(metric: Metric, result: Result) -> float:
 
 def _words(name: str, metric: Metric, now: int, told: dict[str, Any], repeats: int) -> str:
     """Return what more images would bring, in words."""
-    unit, factor = ("points", 100) if metric.greater_is_better else ("less", 1)
-    parts = []
-    for each in told["more"]:
-        low, high = (factor * end for end in each["gain_interval"])
-        sign, digits = ("+", 1) if metric.greater_is_better else ("", 3)
-        gain = f"{sign}{factor * each['gain']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {unit}"
-        parts.append(f"{each['images'] - now:,} more labels would bring {gain} of {metric.words}")
+    parts = [
+        f"{each['images'] - now:,} more labels would bring {told_gain(metric, each['gain'], each['gain_interval'])} of {metric.words}"
+        for each in told["more"]
+    ]
     mean = f", on average over {repeats} splits," if repeats > 1 else ""
     said = f"{name} has {metric.words} {told['now']:.{metric.digits}f}{mean} with {now:,} training images. "
     if told["more"][0]["gain_interval"][1] < HARDLY:
         said += "More images of the same kind will hardly help: "
     return f"{said}{parts[0]}, {parts[1]}."
+
+
+def told_gain(metric: Metric, gain: float, interval: Sequence[float]) -> str:
+    """Return a gain with its interval in words: in points, or of a metric that falls as heads get better, in its own unit."""
+    unit, factor, form = ("points", 100, "+.1f") if metric.greater_is_better else ("less", 1, ".3f")
+    low, high = (f"{factor * end:{form.lstrip('+')}}" for end in interval)
+    return f"{factor * gain:{form}} [{low}, {high}] {unit}"
 
 
 def format_budget(told: dict[str, Any]) -> str:

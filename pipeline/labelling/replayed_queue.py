@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -27,8 +27,11 @@ from ..options import METRIC, ReplayOptions
 from ..runs.feature_spec import all_classes
 from ..runs.folders import read_run
 from ..training.fits.fitting import take_sample
-from ..training.loading import read_features
-from ..training.request import Request
+from ..training.loading import read_features, request_of
+from ..training.relabelling import FILE as CORRECTIONS
+from ..training.request import corrections_of
+from ..training.splitting import with_groups
+from .label_budget import told_gain
 from .queue import order_queue
 
 DRAWS, ROUNDS = 10, 8  # of which each adds as many labels as there were at first
@@ -106,7 +109,10 @@ def replay_queue(run: str | Path, **options: Unpack[ReplayOptions]) -> ReplayedQ
         raise RequestError(f"{called('draws')} must be at least 3; got {draws}. Leave it out for {DRAWS}.")
     metric, name = find_metric(told.get("metric", METRIC)), told["head"]
     with FeatureStore(told["store"]) as store:
-        asked = _request(told)
+        asked = request_of(store, told, told.get("seed", 0))
+        asked = replace(asked, group=told.get("group"), **corrections_of(told, Path(run) / CORRECTIONS))
+        if asked.group is not None:
+            asked = with_groups(store, asked)
         rows, features = asked.rows(store), read_features(store, name, asked)
     world = _World.of(told, rows, features, metric)
     curves: dict[str, list[list[float]]] = {"queue": [], "random": []}
@@ -123,14 +129,6 @@ def replay_queue(run: str | Path, **options: Unpack[ReplayOptions]) -> ReplayedQ
     replayed = ReplayedQueue(str(run), name, metric.name, labels, curves["queue"], curves["random"], *found)
     log.info(f"replay   {replayed.words}")
     return replayed
-
-
-def _request(told: dict[str, Any]) -> Request:
-    """Return the request that reads the features of a run."""
-    pools = {pool for _, pool in told["reading"]["layers"]}
-    layers = ",".join(layer for layer, _ in told["reading"]["layers"])
-    pool = pools.pop() if len(pools) == 1 else None
-    return Request(told["store"], layer=layers, pool=pool, views=told["reading"]["views"], seed=told.get("seed", 0))
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,9 @@ class _World:
                 f"a replay needs at least {(ROUNDS + 1) * FIRST * len(rows.class_names)} images in train and val; got "
                 f"{int(learn.sum())}. Add images."
             )
-        sample = take_sample(features, rows, learn, rows.splits == SPLITS["val"], told.get("seed", 0))
+        sample = take_sample(
+            features, rows, learn, rows.splits == SPLITS["val"], told.get("seed", 0), told.get("group")
+        )
         averaged = features.averaged().only(learn)
         X = averaged.X[np.arange(len(sample.y))]
         unit = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
@@ -209,7 +209,7 @@ def _summary(
     wide = t * math.sqrt((n - 1) / n * float(np.sum((np.array(parts) - np.mean(parts)) ** 2)))
     gain, ends = float(gains.mean()), (float(gains.mean()) - half, float(gains.mean()) + half)
     around = (max(0.0, saved - wide), min(float(labels[-1] - step), saved + wide))
-    told = f"{metric.words} with the queue's labels {100 * gain:+.1f} [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}] points"
+    told = f"{metric.words} with the queue's labels {told_gain(metric, gain, ends)}"
     if ends[0] > 0:
         words = (
             f"the queue would have saved {saved:.0f} [{around[0]:.0f}, {around[1]:.0f}] of {labels[-1]} labels: {told}"

@@ -90,6 +90,23 @@ def read_if_small(store: FeatureStore, found: Features, asked: Request) -> Featu
     return replace(found, X=_read(store, found.read, rows))
 
 
+def request_of(store: FeatureStore, told: dict[str, Any], seed: int) -> Request:
+    """Return the request that reads the features of an earlier fit; pool is None where it was the head's default."""
+    parts = _parts_of(told)
+    ways = {part.read if store.kinds[part.layer] != "vector" else None for part in parts if part.layer in store.layers}
+    pool = ways.pop() if len(ways) == 1 else None  # vectors are read as stored
+    if pool == _head(told["head"]).pool:
+        pool = None
+    return Request(store.path, layer=",".join(part.layer for part in parts), pool=pool, views=told["views"], seed=seed)
+
+
+def _parts_of(told: dict[str, Any]) -> list[Part]:
+    """Return the layers of a fit's features; runs of earlier versions have them only in human-readable form."""
+    if "parts" in told:
+        return [Part(*part) for part in told["parts"]]
+    return [Part(layer, told["pool"], told["pool"]) for layer in told["layer"].split("+")]
+
+
 def say_reading(store: FeatureStore, features: Features, rows: int) -> None:
     """Log that so many rows are read, if that takes seconds."""
     layers = [part.layer for part in features.parts]

@@ -11,14 +11,13 @@ import numpy as np
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
 
-from ...data.training_data import Features, Part
+from ...data.training_data import Features
 from ...heads.registry import HEADS, find_head
 from ...runs.feature_spec import all_classes
 from ...runs.predictions import Predictions
 from ...training.fits.fitting import take_sample
 from ...training.fits.folds import out_of_fold
-from ...training.loading import read_features
-from ...training.request import Request
+from ...training.loading import read_features, request_of
 
 LINEAR = tuple(name for name, head in HEADS.items() if head.linear)
 
@@ -100,20 +99,3 @@ def refit(
         probabilities=all_classes(estimator, features, test, len(rows.class_names)),
         out_of_fold=out_of_fold(head.search(whole), settings, len(rows.class_names)),
     )
-
-
-def request_of(store: FeatureStore, told: dict[str, Any], seed: int) -> Request:
-    """Return the request that reads the features of an earlier fit; pool is None where it was the head's default."""
-    parts = _parts_of(told)
-    ways = {part.read if store.kinds[part.layer] != "vector" else None for part in parts if part.layer in store.layers}
-    pool = ways.pop() if len(ways) == 1 else None  # vectors are read as stored
-    if pool == find_head(told["head"]).pool:
-        pool = None
-    return Request(store.path, layer=",".join(part.layer for part in parts), pool=pool, views=told["views"], seed=seed)
-
-
-def _parts_of(told: dict[str, Any]) -> list[Part]:
-    """Return the layers of a fit's features; runs of earlier versions have them only in human-readable form."""
-    if "parts" in told:
-        return [Part(*part) for part in told["parts"]]
-    return [Part(layer, told["pool"], told["pool"]) for layer in told["layer"].split("+")]

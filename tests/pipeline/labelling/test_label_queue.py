@@ -14,6 +14,9 @@ import pipeline
 from features import FeatureStore, extract
 from features.errors import RequestError, SourceError
 from pipeline.cli.commands import main
+from pipeline.evaluation.metrics import find_metric
+from pipeline.labelling import replayed_queue
+from pipeline.labelling.label_budget import told_gain
 from pipeline.labelling.queue import doubt, order_queue, typicality
 
 sys.path.insert(0, str(ROOT / "tests/pipeline/reports"))
@@ -132,3 +135,32 @@ def test_a_replay_tells_what_the_queue_saves_or_that_it_does_not_pay(tmp_path, c
     assert main(["next", "--run", str(tmp_path / "border"), "--replay", "-n", "4"]) == 2
     with pytest.raises(RequestError, match="draws must be at least 3; got 2"):
         pipeline.replay_queue(tmp_path / "noise", draws=2)
+
+
+def test_a_replay_has_the_images_labels_and_groups_of_the_run(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    angle = random.uniform(0, 1.5, 900)
+    X = np.column_stack([3 * np.cos(angle), 3 * np.sin(angle), random.exponential(0.1, (900, 6))]).astype(np.float32)
+    rows = rows_of((angle > 0.75).astype(np.int32), np.repeat([0, 1, 2], [500, 100, 300]).astype(np.uint8), 2)
+    rows.columns["patient"] = tuple(str(number // 10) for number in range(900))
+    store = write_store(tmp_path / "s.h5", {"x": X}, rows, provenance_of({"x": (8,)}, "float32"))
+    with open(tmp_path / "c.csv", "w") as file:
+        file.write("sha256,old,verdict,new\n")
+        for row in range(40):
+            old, verdict = int(rows.labels[row]), "drop" if row < 20 else "change"
+            file.write(f"{rows.sha256[row].tobytes().hex()},{old},{verdict},{1 - old}\n")
+    options = {"corrections": tmp_path / "c.csv", "group": "patient", "metric": "log_loss"}
+    run = pipeline.train_head(store, "logistic", **options, out=tmp_path / "run")
+    real, taken = replayed_queue.take_sample, []
+    monkeypatch.setattr(replayed_queue, "take_sample", lambda *given: taken.append(given) or real(*given))
+    found = pipeline.replay_queue(run.out, draws=3)
+    features, held, *_, group = taken[0]
+    assert group == "patient" and len(held) == 880 and len(features.X) == 880
+    np.testing.assert_array_equal(held.labels[:20], 1 - rows.labels[20:40])
+    assert found.metric == "log_loss" and " less" in found.words and "points" not in found.words
+
+
+def test_a_gain_is_told_in_points_or_in_the_unit_of_a_metric_that_falls():
+    assert told_gain(find_metric("accuracy"), 0.03, (-0.012, 0.048)) == "+3.0 [-1.2, 4.8] points"
+    assert told_gain(find_metric("accuracy"), -0.03, (-0.048, -0.012)) == "-3.0 [-4.8, -1.2] points"
+    assert told_gain(find_metric("log_loss"), 0.03, (0.012, 0.048)) == "0.030 [0.012, 0.048] less"
