@@ -114,7 +114,13 @@ def _data(run: Mapping[str, Any]) -> Iterator[str]:
     if group:
         yield f"Images of one group ({_text(group)}) are in one split, so the figures are for new groups."
     else:
-        yield "Splits were drawn image by image: the figures are for images that are as like these as these are like each other."
+        yield (
+            "No column of groups was named, so images of one group may be in several splits: the figures are for images that are as "
+            "like the training images as the test images are."
+        )
+    notes = run["provenance"].get("splits")
+    yield ""
+    yield f"How images were read and split: {'; '.join(map(_text, notes)) if notes else 'as the source gives them'}."
 
 
 def _results(run: Mapping[str, Any]) -> Iterator[str]:
@@ -134,13 +140,17 @@ def _results(run: Mapping[str, Any]) -> Iterator[str]:
             )
             yield f"| {_text(each['name'])} | {each['support']} | {shares} |"
     metric = run.get("metric", "accuracy").replace("_", " ")
-    found = [each for each in (run.get("slices") or {}).get("slices", []) if (each["p_value"] or 1) < 0.05]
+    found = [each for each in (run.get("slices") or {}).get("slices", []) if _stands_out(each)]
     for each in found:
         yield ""
         yield (
             f"Images with {_text(each['column'])} {_text(each['value'])} ({each['rows']}) stand out: {metric} "
             f"{_number(each['metric'])} {_ends(each['interval'])}, the others {_number(each['rest'])}."
         )
+
+
+def _stands_out(of: Mapping[str, Any]) -> bool:
+    return of["p_value"] is not None and of["p_value"] < 0.05
 
 
 def _decisions(card: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:

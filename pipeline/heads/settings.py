@@ -125,7 +125,9 @@ def least_accuracy(best: float, rows: int) -> float:
     return best - math.sqrt(share * (1 - share) / (rows + 4))
 
 
-def best_of(settings: Sequence[dict[str, Any]], ratings: Sequence[Rating], metric: str, rows: int) -> Choice:
+def best_of(
+    settings: Sequence[dict[str, Any]], ratings: Sequence[Rating], metric: str, rows: int, by_folds: bool = True
+) -> Choice:
     """Choose the best-rated settings on so many images; among several of one rating the middle one.
 
     By accuracy, which a few images decide, all settings down to `least_accuracy` count as one rating, and the lowest log loss
@@ -134,12 +136,15 @@ def best_of(settings: Sequence[dict[str, Any]], ratings: Sequence[Rating], metri
     Raises
     ------
     RequestError
-        If the metric is undefined on the held-out rows.
+        If the metric is undefined on the held-out rows. Unless `by_folds`, cross-validation is no remedy.
     """
     if all(each[metric] is None for each in ratings) and any(each[TIES] is not None for each in ratings):
+        others = f"another metric: {option('metric', TIES)}"
+        if by_folds:
+            others = f"another metric or by cross-validation: {option('metric', TIES)}, {option('select', 'cv')}"
         raise RequestError(
             f"{metric} must be defined on the rows by which settings are chosen; they have one class. Add images to val, "
-            f"or choose by another metric or by cross-validation: {option('metric', TIES)}, {option('select', 'cv')}"
+            f"or choose by {others}"
         )
     ranks = [rank(each, metric) for each in ratings]
     if metric == METRIC and (best := max(ranks)[0]) >= 0:

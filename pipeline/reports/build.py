@@ -341,14 +341,23 @@ def _probe(run: Run) -> dict[str, Any] | None:
 
 def _provenance(run: Run) -> list[tuple[str, str]]:
     """Return the origin of the results: the run, its store, its images and its base; then everything else on record."""
-    told, chosen = run.told, {"cv": "five-fold cross-validation", "val": "a look at val"}
-    held = {"run": str(run.folder), "store": told["store"], "settings chosen by": chosen[told["select"]]}
+    told = run.told
+    held = {"run": str(run.folder), "store": told["store"], "settings chosen by": _choice_of_settings(run)}
     held |= {"seed of heads and folds": told["seed"], "splits of the run": "the store's own"}
     if len(run.predictions.splits) > 1:
         held["splits of the run"] = f"{len(run.predictions.splits)} drawn, stratified, seeds from {told['seed']}"
     first = ("source", "splits", "backbone", "layers", "pool", "image_size", "resize", "preprocess", "weights_origin")
     held |= {name: told["provenance"][name] for name in first}
     return [(name.replace("_", " "), _flat(value)) for name, value in {**held, **told["provenance"]}.items()]
+
+
+def _choice_of_settings(run: Run) -> str:
+    """Return how settings were chosen; heads that train by epochs look at val, whatever was asked for."""
+    folds, look = "five-fold cross-validation", "a look at val"
+    by_epochs = [head["head"] for head in run.heads if run.predictions.told[head["head"]][0]["history"]]
+    if run.told["select"] == "val" or len(by_epochs) == len(run.heads):
+        return look
+    return f"{folds}; of {', '.join(by_epochs)} {look}" if by_epochs else folds
 
 
 def _flat(value: Any) -> str:

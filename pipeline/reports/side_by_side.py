@@ -39,6 +39,8 @@ class SideBySide:
         Test images of each run, in the order of `rows`.
     test : str
         Name of the paired test.
+    group : str or None
+        The column whose groups intervals and tests keep whole: that of the first run that has one.
     """
 
     rows: list[dict[str, Any]]
@@ -46,10 +48,12 @@ class SideBySide:
     shared: int
     tested: list[int]
     test: str
+    group: str | None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
-        return {"runs": self.rows, "metric": self.metric.name, "test_images": self.shared, "test": self.test}
+        told = {"runs": self.rows, "metric": self.metric.name, "test_images": self.shared}
+        return {**told, "test": self.test, "group": self.group}
 
 
 def compare_runs(runs: Sequence[Run]) -> SideBySide:
@@ -89,8 +93,7 @@ def compare_runs(runs: Sequence[Run]) -> SideBySide:
             f"{called('run')} must name runs with the same labels; {other[0]} labels test images otherwise. Extract again."
         )
     probabilities = [np.array([each[key][1] for key in keys]) for each in found]
-    groups = _groups(runs[0], keys)
-    return _rank(runs, taken, [len(each) for each in found], y, probabilities, groups)
+    return _rank(runs, taken, [len(each) for each in found], y, probabilities, *_groups(runs, keys))
 
 
 def _tested(run: Run, head: str, names: Sequence[str]) -> dict[bytes, tuple[int, np.ndarray]]:
@@ -102,14 +105,14 @@ def _tested(run: Run, head: str, names: Sequence[str]) -> dict[bytes, tuple[int,
     return {rows.sha256[row].tobytes(): (int(label[rows.labels[row]]), mean[row][order]) for row in tested}
 
 
-def _groups(run: Run, keys: Sequence[bytes]) -> list[str] | None:
-    """Return the group of each test image by the first run, None if it has no groups."""
-    column = run.heads[0].get("group")
-    rows = run.predictions.rows
-    if column is None or column not in rows.columns:
-        return None
-    of_key = {rows.sha256[row].tobytes(): text for row, text in enumerate(rows.columns[column])}
-    return [of_key[key] for key in keys]
+def _groups(runs: Sequence[Run], keys: Sequence[bytes]) -> tuple[str | None, list[str] | None]:
+    """Return the column of groups of the first run that has one, and the group of each test image; None if none has."""
+    for run in runs:
+        column, rows = run.heads[0].get("group"), run.predictions.rows
+        if column is not None and column in rows.columns:
+            of_key = {rows.sha256[row].tobytes(): text for row, text in enumerate(rows.columns[column])}
+            return column, [of_key[key] for key in keys]
+    return None, None
 
 
 def _rank(
@@ -118,6 +121,7 @@ def _rank(
     tested: Sequence[int],
     y: np.ndarray,
     probabilities: Sequence[np.ndarray],
+    group: str | None,
     groups: list[str] | None,
 ) -> SideBySide:
     metric = runs[0].metric
@@ -143,7 +147,7 @@ def _rank(
             }
         )
     test = " or ".join(dict.fromkeys(pair.test for pair in pairs.values()))
-    return SideBySide(rows, metric, len(y), [tested[number] for number in order], test)
+    return SideBySide(rows, metric, len(y), [tested[number] for number in order], test, group)
 
 
 def _told(run: Run, head: dict[str, Any]) -> dict[str, Any]:

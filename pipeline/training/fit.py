@@ -118,7 +118,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         "novelty": known.told,
         "slices": slices_of(head, [after], rows, [rows.splits], find_metric(asked.metric)),
         "corrections": corrections,
-        "select": asked.select,
+        "select": "val" if find_head(head).searcher.by_epochs else asked.select,  # what was done
         "metric": asked.metric,
         "seed": asked.seed,
         **place_of(store, folder.path),

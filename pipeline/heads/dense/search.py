@@ -201,7 +201,7 @@ class DenseSearch(Search):
         ]
         best = [{**those, "epochs": each.best_epoch} for those, each in zip(tried, trained, strict=True)]
         of_best = [each[at["epochs"] - 1] for each, at in zip(ratings, best, strict=True)]
-        choice = best_of(best, of_best, metric, judge.rows)
+        choice = best_of(best, of_best, metric, judge.rows, by_folds=False)
         chosen = trained[best.index(choice.settings)]
         self._watched = choice.settings, self._head(chosen, fit)
         epochs = [

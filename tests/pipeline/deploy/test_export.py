@@ -30,6 +30,7 @@ from pipeline.deploy.graphs.head_layers import apply_head
 from pipeline.deploy.graphs.keras_model import _preprocessing
 from pipeline.deploy.graphs.novelty_layers import check_novelty
 from pipeline.deploy.graphs.pillow_resize import resize_as_pillow
+from pipeline.deploy.model_card import format_card
 from pipeline.deploy.parity import open_model
 from pipeline.deploy.predictor import predict
 from pipeline.evaluation.decisions.novelty import Sketch
@@ -208,6 +209,27 @@ def test_sets_and_novelty_are_further_outputs_and_those_of_the_run(with_sets, ti
     assert alone.stdout.split()[0] == predicted.predictions[3].class_name, alone.stderr[-2000:]
     assert "Sets of classes hold the true one with probability 0.6" in text and "| blue | 8 | 4 | 4 |" in text
     assert "So does the model in this file, where its output `novelty` is above 1" in text
+
+
+def test_a_card_says_how_images_were_split_and_which_slices_stand_out(tiny_store, tmp_path):
+    run = pipeline.train_head(tiny_store, "majority", out=tmp_path / "run").to_json()
+    card = {
+        "model": "m.keras", "format": "keras", "class_names": run["class_names"], "head": "majority", "sets": None,
+        "operating_point": None, "decision": "", "input": "", "output": "", "large_jpegs": "", "weights_licence": "unknown",
+        "provenance": run["provenance"], "parity": {"rows": 0, "same_class": 0, "largest_difference": 0.0},
+    }  # fmt: skip
+    text = format_card(card, run)
+    assert "How images were read and split: as the source gives them." in text and "drawn" not in text
+    assert "No column of groups was named" in text
+    drawn = {**run["provenance"], "splits": ["no split val given: drew 20%", "column a|b is kept"]}
+    slices = [
+        {"column": "c", "value": name, "rows": 9, "metric": 0.5, "interval": None, "rest": 0.9, "p_value": p}
+        for name, p in (("zero", 0.0), ("small", 0.01), ("large", 0.5), ("untested", None))
+    ]
+    text = format_card(card, {**run, "provenance": drawn, "slices": {"slices": slices}, "group": "patient"})
+    assert "How images were read and split: no split val given: drew 20%; column a\\|b is kept." in text
+    assert "Images of one group (patient) are in one split" in text
+    assert [line.split()[3] for line in text.splitlines() if "stand out" in line] == ["zero", "small"]
 
 
 def test_novelty_that_a_model_cannot_hold_is_refused(with_sets, tmp_path, monkeypatch):

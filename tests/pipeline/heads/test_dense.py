@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from samples import blobs, provenance_of, rows_of, write_store
 
+import pipeline
 from features.errors import RequestError
 from features.runtime.keras_runtime import import_keras
 from pipeline.cli.commands import main
@@ -13,6 +15,8 @@ from pipeline.heads.dense import trainer
 from pipeline.heads.dense.config import Recipe, Schedule
 from pipeline.heads.dense.search import train_heads
 from pipeline.heads.registry import check_heads, find_head
+from pipeline.reports.build import _provenance
+from pipeline.reports.run_results import load_run
 
 
 def post_relu(rows=200, features=30, n_classes=2, seed=0):
@@ -137,3 +141,23 @@ def test_settings_are_tried_as_given_and_nonsense_is_refused(tiny_store, tmp_pat
     with pytest.raises(RequestError, match="scale must be one of"):
         find_head("logistic", {"scale": ("none",)})
     assert main(["train-head", "--store", str(tiny_store), "--tensorboard", "logs"]) == 2
+
+
+def test_a_run_and_its_page_say_that_val_chose_the_settings_of_a_dense_head(tiny_store, tmp_path):
+    few = {"settings": {"epochs": (2,)}}
+    run = pipeline.train_head(tiny_store, "dense", **few, out=tmp_path / "r")
+    assert run.select == "val" and pipeline.train_head(tiny_store, "nearest-mean", out=tmp_path / "n").select == "cv"
+    pipeline.compare(tiny_store, ["dense", "nearest-mean"], **few, out=tmp_path / "c")
+    told = {name: dict(_provenance(load_run(tmp_path / name)))["settings chosen by"] for name in "rnc"}
+    folds, look = "five-fold cross-validation", "a look at val"
+    assert told == {"r": look, "n": folds, "c": f"{folds}; of dense {look}"}
+
+
+def test_cross_validation_is_advised_only_to_heads_that_can_choose_by_it(tmp_path):
+    X, y, splits = blobs(2)
+    splits[(splits == 1) & (y == 1)] = 0  # val has one class
+    store = write_store(tmp_path / "s.h5", {"x": X}, rows_of(y, splits, 2), provenance_of({"x": (12,)}, "float32"))
+    for head, advised in (("dense", False), ("logistic", True)):
+        with pytest.raises(RequestError, match="they have one class") as raised:
+            pipeline.train_head(store, head, select="val", metric="roc_auc", out=tmp_path / head)
+        assert ("select='cv'" in str(raised.value)) is advised and "metric='log_loss'" in str(raised.value)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn.metrics import accuracy_score
 import pipeline
 from features import RequestError, extract
 from pipeline.cli.commands import main
+from pipeline.reports.page import render_runs
 from pipeline.reports.run_results import load_run
 from pipeline.reports.side_by_side import compare_runs
 
@@ -40,6 +42,24 @@ def test_figures_are_those_of_the_shared_images(runs):
         p = run.predictions.probabilities[row["head"]][0]
         assert row["accuracy"] == accuracy_score(run.predictions.rows.labels[test][kept], p.argmax(axis=1)[kept])
     assert found.rows[0]["accuracy"] >= found.rows[1]["accuracy"] and found.rows[0]["p_value"] is None
+
+
+def test_groups_are_those_of_the_first_run_that_has_some(runs):
+    first, second = (load_run(run) for run in runs)
+    plain = compare_runs([first, second])
+    second.predictions.rows.columns["patient"] = tuple(path[-5] for path in second.predictions.rows.paths)  # of 4
+    grouped = replace(second, heads=[{**head, "group": "patient"} for head in second.heads])
+    found, turned = compare_runs([first, grouped]), compare_runs([grouped, first])
+    assert plain.group is None and found.group == turned.group == found.to_json()["group"] == "patient"
+    for row, other in zip(found.rows, turned.rows, strict=True):
+        assert (row["accuracy"], row["interval"], row["p_value"]) == (
+            other["accuracy"],
+            other["interval"],
+            other["p_value"],
+        )
+    assert [row["interval"] for row in found.rows] != [row["interval"] for row in plain.rows]
+    assert "keep whole groups (<bdi>patient</bdi>) together" in render_runs(found)
+    assert "keep whole groups" not in render_runs(plain)
 
 
 def test_the_page_is_written_into_the_first_folder(runs, capsys):
