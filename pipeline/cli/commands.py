@@ -30,6 +30,7 @@ _RESUMED = (
     "audit",
     "budget",
     "next",
+    "lecture",
 )  # commands that keep parts, fits or features as they go
 _BROKEN_PIPE = 128 + signal.SIGPIPE  # what a shell shows of a program that this signal ends
 
@@ -88,6 +89,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             return 1
         except KeyboardInterrupt:
             resumes = name in _RESUMED or (name == "predict" and options.get("out") is not None)
+            resumes = resumes and not options.get("replay")  # of `next`
             told = (
                 "What is computed so far is kept; the same command resumes from there."
                 if resumes

@@ -168,7 +168,7 @@ def find_images(images: Images) -> dict[str, Given]:
                 f"{name} must be a path, a PIL.Image.Image or a uint8 array; got {type(each).__name__}. Convert it."
             )
     if not found:
-        raise RequestError(f"images must be named; got none. For example: {command('predict', 'photos/', run='RUN')}")
+        raise RequestError(f"images must be named; got none. For example: {command('predict', 'RUN', 'photos/')}")
     return found
 
 

@@ -135,7 +135,7 @@ def label_next(run: str | Path, images: Images, n: int = COUNT, **options: Unpac
     found = embed_files(trained, files, options.get("weights"), folder.path.parent / ".features", images_as.max_pixels)
     chances, novelty = trained.probabilities(found.X), trained.unlike(found.X)
     assert novelty is not None
-    unit = trained.novelty.unit_of(_averaged(found.X, trained.reading.views))
+    unit = trained.novelty.unit_of(trained.reading.averaged(found.X))
     order = order_queue(chances, unit, trained.novelty.unit, n)
     told = LabelQueue(
         run=str(run),
@@ -149,10 +149,6 @@ def label_next(run: str | Path, images: Images, n: int = COUNT, **options: Unpac
         _write(told, unfinished, images_as)
     log.info(f"written  {folder.path}/queue.csv, queue.json, queue.html")
     return told
-
-
-def _averaged(X: np.ndarray, views: int) -> np.ndarray:
-    return X.reshape(-1, views, X.shape[1]).mean(axis=1)
 
 
 def _queued(

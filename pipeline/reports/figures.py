@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.metrics import METRICS, Metric
-from ..evaluation.significance import NEEDS
+from ..evaluation.significance import NEEDS, told_p
 from ..runs.plots import interval_of
 from ..runs.predictions import Predictions
 from ..training.summary import BASELINE, standing
@@ -135,7 +135,7 @@ def slice_rows(told: dict[str, Any], metric: Metric) -> dict[str, Any]:
         low, high = each["interval"] or (_value(each, metric),) * 2
         place = {name: axis.at(value) for name, value in (("low", low), ("high", high), ("dot", _value(each, metric)))}
         stands_out = each["p_value"] is not None and each["p_value"] < 0.05
-        p = "–" if each["p_value"] is None else _told(each["p_value"])
+        p = "–" if each["p_value"] is None else told_p(each["p_value"])
         rows.append(
             {**each, "bar": _cut(place), "standing": "best" if stands_out else "same", "p": p, "out": stands_out}
         )
@@ -315,10 +315,4 @@ def _cut(place: dict[str, float]) -> dict[str, Any]:
 
 
 def _p(head: dict[str, Any]) -> str:
-    if head["p_value"] is None:
-        return NEEDS
-    return _told(head["p_value"])
-
-
-def _told(p_value: float) -> str:
-    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    return NEEDS if head["p_value"] is None else told_p(head["p_value"])

@@ -11,6 +11,7 @@ from features.errors import UnsafeFile
 from features.safefiles.regular_files import read_whole
 
 from ..evaluation.metrics import METRICS
+from ..evaluation.significance import told_p
 from ..runs.html_page import fill_page
 from .side_by_side import SideBySide
 
@@ -65,4 +66,4 @@ def percent(value: float) -> str:
     return f"{rounded}\u00a0%"
 
 
-_FILTERS = {"figure": figure, "percent": percent}
+_FILTERS = {"figure": figure, "percent": percent, "told_p": told_p}

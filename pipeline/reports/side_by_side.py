@@ -80,7 +80,7 @@ def compare_runs(runs: Sequence[Run]) -> SideBySide:
     keys = [key for key in found[0] if all(key in each for each in found)]
     if not keys:
         raise RequestError(
-            f"{called('run')} must name runs that test the same images; these have none in common. Extract with the same --seed and splits."
+            f"{called('run')} must name runs that test the same images; these have none in common. Extract with the same {called('seed')} and splits."
         )
     y = np.array([found[0][key][0] for key in keys])
     other = [

@@ -73,8 +73,12 @@ class Reading:
     def probabilities(self, head: Classifier, X: np.ndarray, n_classes: int) -> np.ndarray:
         """Return probabilities of all classes, (n_images, n_classes), from the features of `of_store` or `of_maps`."""
         if self.views_as == "mean" and self.views > 1:
-            return class_probabilities(head, X.reshape(-1, self.views, X.shape[1]).mean(axis=1), n_classes, 1)
+            return class_probabilities(head, self.averaged(X), n_classes, 1)
         return class_probabilities(head, X, n_classes, self.views)
+
+    def averaged(self, X: np.ndarray) -> np.ndarray:
+        """Return the mean features of each image's views, (n_images, n_features)."""
+        return X.reshape(-1, self.views, X.shape[1]).mean(axis=1)
 
 
 def class_probabilities(head: Classifier, X: np.ndarray, n_classes: int, views: int) -> np.ndarray:

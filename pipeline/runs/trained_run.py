@@ -70,7 +70,7 @@ class Trained:
         if self.novelty is None:
             return None
         try:
-            return self.novelty.of(self._averaged(X))
+            return self.novelty.of(self.reading.averaged(X))
         except (ValueError, IndexError) as error:
             raise self._mismatch(error) from error
 
@@ -78,11 +78,7 @@ class Trained:
         """Return images by the directions in which training images vary, (n_images, n_directions); see `Drift.of`."""
         if self.novelty is None or self.novelty.drift is None:
             return None
-        return self.novelty.drift.of(self.novelty.unit_of(self._averaged(X)), predicted)
-
-    def _averaged(self, X: np.ndarray) -> np.ndarray:
-        """Return the mean features of each image's views."""
-        return X.reshape(-1, self.reading.views, X.shape[1]).mean(axis=1)
+        return self.novelty.drift.of(self.novelty.unit_of(self.reading.averaged(X)), predicted)
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """Return the index of the predicted class of each row of probabilities, (n_images,)."""

@@ -9,9 +9,9 @@ from typing import Any
 from features.errors import called, must_be_one_of
 
 from ..evaluation.metrics import METRICS, find_metric
-from ..evaluation.significance import NEEDS, with_interval
+from ..evaluation.significance import with_interval
 from ..runs.plots import interval_of
-from .summary import standing
+from .summary import standing, told_behind
 
 COLUMNS = (
     "head", "layer", "pool", "n_features", "chosen", "metric", "behind", "p_value",
@@ -41,7 +41,7 @@ def format_table(comparison: dict[str, Any], sort: str | None = None) -> str:
         value = with_interval(head[metric.name], interval_of(head, metric.name), repeats, metric.digits)
         lines.append(
             f"| {head['head']} | {head['layer']} {head['pool']}, {head['n_features']} | {head['chosen'] or '-'} "
-            f"| {value} | {_behind(head, metric.digits)} | {scores} "
+            f"| {value} | {told_behind(head, metric.digits)} | {scores} "
             f"| {head['fit_seconds']:.2f} | {head['predict_seconds']:.3f} |"
         )
     for name, why in comparison["not_fitted"].items():
@@ -66,16 +66,6 @@ def _sorted(heads: Sequence[dict[str, Any]], by: str | None) -> Sequence[dict[st
     if by == "head":
         return sorted(heads, key=lambda head: str(head["head"]))
     return sorted(heads, key=lambda head: math.inf if head[by] is None else sign * head[by])
-
-
-def _behind(head: dict[str, Any], digits: int) -> str:
-    if standing(head) == "best":
-        return "best"
-    if head["behind"] is None:
-        return "-"
-    if head["p_value"] is None:
-        return f"{head['behind']:.{digits}f} ({NEEDS})"
-    return f"{head['behind']:.{digits}f} ({'<0.001' if head['p_value'] < 0.001 else format(head['p_value'], '.3f')})"
 
 
 def table_rows(comparison: dict[str, Any]) -> list[dict[str, Any]]:

@@ -75,9 +75,12 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
     ------
     RequestError
         If the head, a layer or a setting does not exist, `out` exists already, the head contains types that cannot be
-        loaded safely, or options for an operating point contradict each other or the number of classes.
+        loaded safely, options for an operating point contradict each other or the number of classes, or features are larger than
+        the memory and the head cannot be fitted to parts of them.
     StoreError
-        If the store is missing or damaged, or its features are a matrix larger than the memory.
+        If the store is missing or damaged.
+    ClusterError
+        If the cluster cannot be reached or is lost, or a worker is unfit.
 
     Examples
     --------

@@ -15,7 +15,7 @@ from ..evaluation.decisions.by_class import pooled
 from ..evaluation.held_out import HeldOut
 from ..evaluation.intervals import interval_of_mean
 from ..evaluation.metrics import METRICS, Metric
-from ..evaluation.significance import compare_pair, holm
+from ..evaluation.significance import NEEDS, compare_pair, holm, told_p
 from ..evaluation.slices import find_slices
 from ..heads.settings import describe_settings
 from ..runs.predictions import Predictions
@@ -117,6 +117,16 @@ def standing(summary: dict[str, Any]) -> str:
     if summary.get("is_best", p_value is None):  # in runs of earlier versions, only the best lacks a p-value
         return "best"
     return "untested" if p_value is None else "same" if p_value >= 0.05 else "behind"
+
+
+def told_behind(summary: dict[str, Any], digits: int) -> str:
+    """Return how far a row of a table is behind the best, with the p-value of the paired test, or with what that needs."""
+    if standing(summary) == "best":
+        return "best"
+    if summary["behind"] is None:
+        return "-"
+    p_value = summary["p_value"]
+    return f"{summary['behind']:.{digits}f} ({NEEDS if p_value is None else told_p(p_value)})"
 
 
 # Heads by how much there is to them; others come last.

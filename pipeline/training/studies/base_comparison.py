@@ -33,7 +33,7 @@ from ..fits.results import Result
 from ..loading import find_features, read_features
 from ..request import Request
 from ..splitting import draw_splits, with_groups
-from ..summary import best_first, compare_with_best, names_of_tests, standing, summarise, tested_rows
+from ..summary import best_first, compare_with_best, names_of_tests, standing, summarise, tested_rows, told_behind
 from .base_cost import cost_of, measure_cost
 
 BASES = "bases.json"
@@ -158,7 +158,7 @@ def check_same_rows(stores: Sequence[FeatureStore]) -> None:
     first = stores[0]
     for other in stores[1:]:
         one, two = first.rows, other.rows
-        remedy = "Extract both from the same source, with the same --limit, --seed and --views"
+        remedy = f"Extract both from the same source, with the same {called('limit')}, {called('seed')} and {called('views')}"
         if one.class_names != two.class_names or len(one) != len(two):
             raise StoreError(
                 f"stores must have the same classes and rows; {first.path} has {len(one)} rows of {', '.join(one.class_names)}, "
@@ -286,17 +286,6 @@ def format_bases(found: BaseComparison) -> str:
         work = "-" if row["multiply_adds"] is None else f"{row['multiply_adds'] / 1e9:.2f}"
         time = "-" if row["milliseconds"] is None else f"{row['milliseconds']:.1f}"
         costs = f"{work} | {time} | {row['stored']:,}"
-        lines.append(f"| {row['base']} | {row['head']} | {value} | {_behind(row, metric.digits)} | {costs} |")
+        lines.append(f"| {row['base']} | {row['head']} | {value} | {told_behind(row, metric.digits)} | {costs} |")
     test = f" ({found.test}, Holm, 5 %)" if found.test else ""
     return "\n".join([*lines, "", f"Take {found.take}: the cheapest that is not distinguishable from the best{test}."])
-
-
-def _behind(row: dict[str, Any], digits: int) -> str:
-    if standing(row) == "best":
-        return "best"
-    if row["behind"] is None:
-        return "-"
-    p_value = row["p_value"]
-    return f"{row['behind']:.{digits}f}" + (
-        "" if p_value is None else f" ({'<0.001' if p_value < 0.001 else f'{p_value:.3f}'})"
-    )

@@ -17,6 +17,7 @@ import features
 import pipeline
 from features import FeatureStore, RequestError
 from features.options import ExtractOptions, PlanOptions, flags_of
+from pipeline.cli import commands
 from pipeline.cli.arguments.parser import make_parser
 from pipeline.cli.commands import main
 
@@ -213,6 +214,27 @@ def test_errors_are_one_line_and_an_exit_status(tree, here, capsys, arguments, s
     assert main(arguments) == status
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error    ") and message in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "resumes"),
+    [
+        (["lecture", "--data", "photos"], True),
+        (["compare", "--store", "s.h5"], True),
+        (["next", "--run", "r", "photos"], True),
+        (["next", "--run", "r", "--replay"], False),
+        (["predict", "--run", "r", "photos"], False),
+        (["predict", "--run", "r", "photos", "--out", "p.csv"], True),
+        (["train-head", "--store", "s.h5"], False),
+    ],
+)
+def test_an_interrupted_command_says_whether_it_resumes(capsys, monkeypatch, arguments, resumes):
+    def interrupted(**options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands._COMMANDS, arguments[0], interrupted)
+    assert main(arguments) == 130
+    assert ("resumes from there" if resumes else "Nothing of it is kept") in capsys.readouterr().err
 
 
 def test_probe_says_which_layer_to_take(tree, here, capsys):

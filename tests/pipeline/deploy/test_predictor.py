@@ -150,7 +150,7 @@ def test_what_is_no_image_is_refused_or_told(run):
             (np.zeros((9, 9, 3), np.float32), r"images\[0\] must be uint8, .* got float32, \(9, 9, 3\)"),
             (np.zeros((9, 9, 4), np.uint8), r"got uint8, \(9, 9, 4\)"),
             (["new/0.png", 3], r"images\[1\] must be a path, a PIL.Image.Image or a uint8 array; got int"),
-            ([], "images must be named; got none"),
+            ([], r"images must be named; got none\. For example: pipeline\.predict\('RUN', 'photos/'\)"),
         ):
             with pytest.raises(RequestError, match=message):
                 predictor.predict(images)

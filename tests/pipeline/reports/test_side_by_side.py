@@ -84,3 +84,7 @@ def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, stand_in):
         pipeline.report([runs[0], tmp_path / "o"])
     with pytest.raises(RequestError, match="must name 2 to 12 runs"):
         pipeline.report([runs[0]] * 13)
+    one, two = (load_run(run) for run in runs)
+    two.predictions.rows.sha256[:] ^= 1
+    with pytest.raises(RequestError, match=r"have none in common\. Extract with the same seed and splits"):
+        compare_runs([one, two])
