@@ -16,9 +16,11 @@ import pipeline
 from features.backbones.registry import BACKBONES
 from features.engines.registry import ENGINES
 from pipeline.cli.arguments.parser import make_parser
+from pipeline.cli.commands import main
 from pipeline.evaluation.metrics import evaluate
 from pipeline.heads.registry import HEADS
 from pipeline.options import SELECT
+from pipeline.runs.folders import RESULTS
 
 FACE, STAGE_ONE, STAGE_TWO = READMES = ("README.md", "features/README.md", "pipeline/README.md")
 TEXTS = {
@@ -152,3 +154,10 @@ def test_tables_are_complete(name, section, entries):
     first = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
     told = {entry.rstrip("/") for cell in first for entry in re.findall(r"`([^`]+)`", cell)}
     assert entries <= told, sorted(entries - told)
+
+
+def test_files_of_runs_and_exit_statuses_are_complete():
+    held = TEXTS[STAGE_TWO].split("## What a run holds")[1].split("\n## ")[0]
+    assert [name for name in RESULTS if f"`{name.split('.')[0]}." not in held] == []
+    (statuses,) = re.findall(r"The exit status is .*?\. ", " ".join(TEXTS[STAGE_TWO].split()))
+    assert set(re.findall(r"(\d+):", main.__doc__)) == set(re.findall(r"\d+", statuses))

@@ -44,9 +44,7 @@ def format_table(comparison: dict[str, Any], sort: str | None = None) -> str:
             f"| {value} | {told_behind(head, metric.digits)} | {scores} "
             f"| {head['fit_seconds']:.2f} | {head['predict_seconds']:.3f} |"
         )
-    for name, why in comparison["not_fitted"].items():
-        told = " ".join(why.split()).replace("|", r"\|")
-        lines.append(f"| {name} | not fitted: {told} |{' |' * (len(titles) - 2)}")
+    lines += [not_fitted_line([name], why, len(titles)) for name, why in comparison["not_fitted"].items()]
     same = [head["head"] for head in comparison["heads"] if standing(head) == "same"]
     if same:
         best, test = comparison["heads"][0]["head"], comparison["test"]
@@ -55,6 +53,12 @@ def format_table(comparison: dict[str, Any], sort: str | None = None) -> str:
             f"Not distinguishable from {best} in {metric.name} ({test}, Holm, 5 %): {', '.join(same)}.",
         ]
     return "\n".join(lines)
+
+
+def not_fitted_line(names: Sequence[str], why: str, columns: int) -> str:
+    """Return the line of a table of so many columns for what was not fitted: its names, and why."""
+    told = " ".join(why.split()).replace("|", r"\|")
+    return f"| {' | '.join(names)} | not fitted: {told} |{' |' * (columns - len(names) - 1)}"
 
 
 def _sorted(heads: Sequence[dict[str, Any]], by: str | None) -> Sequence[dict[str, Any]]:

@@ -24,7 +24,7 @@ from ..linear_head import LinearHead
 from ..settings import Choice, Grid, Judge, Output, Rating, best_of, combinations, row_weights
 from .newton import chances, solve
 
-_MANY = 5e8  # rows x features x classes: some seconds for one fit in float64
+_MANY = 5e8  # rows x their rank x classes: some seconds for one fit in float64
 
 
 class Logistic(LinearHead):

@@ -45,6 +45,9 @@ def gather_bases(folder: Path) -> dict[str, Any]:
                 for each, row, name in zip(figures.leaderboard(rows, metric)["rows"], rows, names, strict=True)
             ],
             "charts": _charts(rows, names, metric),
+            "not_fitted": [  # of earlier versions, which compared all or nothing, none
+                {key: str(each[key]) for key in ("base", "head", "why")} for each in told.get("not_fitted", [])
+            ],
             "tested": sum(told["rows"].get("test", {}).values()),
         }
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:

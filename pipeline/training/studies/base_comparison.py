@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -27,6 +28,7 @@ from ...evaluation.significance import with_interval
 from ...heads.registry import check_heads, expand_heads
 from ...options import BasesOptions
 from ...runs.plots import interval_of
+from ..comparison_table import not_fitted_line
 from ..fits.fit_cache import Fits, of_test
 from ..fits.fitting import evaluate_test, fit_head
 from ..fits.results import Result
@@ -59,6 +61,8 @@ class BaseComparison:
         The metric that ranks, and the name of the paired test.
     take : str
         The base to take: the cheapest whose best row is not distinguishable from the best.
+    not_fitted : list of dict
+        Each ``base`` and ``head`` without a row in the table, and ``why``.
     out : str
         The folder with the results.
     """
@@ -70,6 +74,7 @@ class BaseComparison:
     metric: str
     test: str
     take: str
+    not_fitted: list[dict[str, str]]
     out: str
 
     def to_json(self) -> dict[str, Any]:
@@ -103,7 +108,8 @@ def compare_bases(
     Raises
     ------
     RequestError
-        If a head does not exist or cannot be fitted, fewer than two stores are named, or `out` exists already.
+        If a head does not exist or cannot read the features, none can be fitted, fewer than two stores are named, or `out` exists
+        already. Where at least one can be fitted, the others are listed in `not_fitted`.
     StoreError
         If a store is missing or damaged, or the stores' rows differ.
 
@@ -129,7 +135,7 @@ def compare_bases(
         _check_features(held, names, asked)
         rows = asked.rows(next(iter(held.values())))
         splits = draw_splits(rows, repeats, asked.seed, asked.group)
-        fitted = _fit_all(held, names, asked, rows, splits, folder.path.parent / ".fits")
+        fitted, not_fitted = _fit_all(held, names, asked, rows, splits, folder.path.parent / ".fits")
         costs = {name: measure_cost(each) for name, each in held.items()}
     tested, metric = tested_rows(rows, splits, asked.group), find_metric(asked.metric)
     table = [{"base": base, **summarise(each, tested), **cost_of(base, costs)} for (base, _), each in fitted.items()]
@@ -143,6 +149,7 @@ def compare_bases(
         metric=asked.metric,
         test=names_of_tests(table),
         take=_cheapest(table),
+        not_fitted=not_fitted,
         out=str(folder.path),
     )
     with folder.written() as unfinished:
@@ -199,8 +206,14 @@ def _fit_all(
     rows: Rows,
     splits: Sequence[np.ndarray],
     kept: Path,
-) -> dict[tuple[str, str], list[Result]]:
-    """Return (base, head) → its result on each split: of each base, of all joined, and of the vote over bases."""
+) -> tuple[dict[tuple[str, str], list[Result]], list[dict[str, str]]]:
+    """Return (base, head) → its result on each split: of each base, of all joined, and of the vote over bases; and what has none.
+
+    Raises
+    ------
+    RequestError
+        The first error, if nothing can be fitted.
+    """
     fitted: dict[tuple[str, str], list[Result]] = {}
     fits_of = {base: Fits(store, rows, splits, kept, asked.fresh) for base, store in held.items()}
     requests = {base: replace(asked, store=store.path) for base, store in held.items()}
@@ -208,18 +221,41 @@ def _fit_all(
         fits.fill([(head, requests[base]) for head in names])
     if asked.cluster is not None:
         log.info("fits     of the bases on the cluster; of their joined features, which no store holds, here")
+    failed: dict[tuple[str, str], RequestError] = {}
+
+    def keep(base: str, head: str, fit: Callable[[], list[Result]]) -> None:
+        try:
+            fitted[base, head] = fit()
+        except RequestError as error:
+            failed[base, head] = error
+            progress.update((len(fitted) + len(failed)) * len(splits) - progress.n)
+
     with Progress((len(held) + 1) * len(names) * len(splits), "fits") as progress:
         for base, fits in fits_of.items():
             for head in names:
-                fitted[base, head] = fits.of(head, requests[base], progress)
+                keep(base, head, partial(fits.of, head, requests[base], progress))
         for head in names:
-            fitted[JOINED, head] = _fit_joined(head, held, asked, rows, splits, progress)
+            keep(JOINED, head, partial(_fit_joined, head, held, asked, rows, splits, progress))
+    if not fitted:
+        raise next(iter(failed.values()))
     for head in names:
+        missing = [base for base in held if (base, head) in failed]
+        if missing:
+            failed[VOTE, head] = RequestError(
+                f"it needs the head on every base; there is none on {', '.join(missing)}."
+            )
+            continue
         of_bases = [fitted[base, head] for base in held]
         fitted[VOTE, head] = [
             _vote(rows, split, asked, [each[number] for each in of_bases]) for number, split in enumerate(splits)
         ]
-    return fitted
+    not_fitted = [
+        {"base": base, "head": head, "why": str(error).removeprefix(f"{head}: ")}
+        for (base, head), error in failed.items()
+    ]
+    for each in not_fitted:
+        log.warning(f"{each['head']} on {each['base']} was not fitted: {each['why']}")
+    return fitted, not_fitted
 
 
 def _fit_joined(
@@ -287,5 +323,6 @@ def format_bases(found: BaseComparison) -> str:
         time = "-" if row["milliseconds"] is None else f"{row['milliseconds']:.1f}"
         costs = f"{work} | {time} | {row['stored']:,}"
         lines.append(f"| {row['base']} | {row['head']} | {value} | {told_behind(row, metric.digits)} | {costs} |")
+    lines += [not_fitted_line([each["base"], each["head"]], each["why"], 7) for each in found.not_fitted]
     test = f" ({found.test}, Holm, 5 %)" if found.test else ""
     return "\n".join([*lines, "", f"Take {found.take}: the cheapest that is not distinguishable from the best{test}."])

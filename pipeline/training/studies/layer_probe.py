@@ -20,6 +20,7 @@ from ...evaluation.significance import with_interval
 from ...heads.registry import check_heads
 from ...options import ProbeOptions
 from ...runs.plots import interval_of, plot_intervals
+from ..comparison_table import not_fitted_line
 from ..fits.fit_cache import Fits
 from ..fits.results import Result
 from ..loading import describe_rows
@@ -193,7 +194,5 @@ def format_probe(probed: dict[str, Any]) -> str:
         lines.append(
             f"| {layer['layer']} | {layer['pool']}, {layer['n_features']} | {value} | {behind} | {layer['fit_seconds']:.2f} |"
         )
-    for name, why in probed["not_fitted"].items():
-        told = " ".join(why.split()).replace("|", r"\|")
-        lines.append(f"| {name} | not fitted: {told} | | | |")
+    lines += [not_fitted_line([name], why, 5) for name, why in probed["not_fitted"].items()]
     return "\n".join([*lines, "", f"Take {probed['take']}: the best single layer by {metric.name}."])

@@ -17,7 +17,8 @@ from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part
 from pipeline.training.fits.fitting import fit_head
 from pipeline.training.request import Fitting
-from pipeline.training.studies.base_comparison import format_bases
+from pipeline.training.studies import base_comparison
+from pipeline.training.studies.base_comparison import _cheapest, format_bases
 
 
 def base_of(name, width):
@@ -51,10 +52,60 @@ def test_bases_are_compared_joined_and_voted_on_the_same_rows(stores, tmp_path):
     assert by["joined", "logistic"]["layer"] == "left:last+right:last"
     told = json.loads((tmp_path / "c/bases.json").read_text())
     assert told["table"] == json.loads(json.dumps(found.table)) and told["stores"]["left"] == str(left)
-    assert found.take in ("joined", "vote", "left", "right") and f"Take {found.take}" in format_bases(found)
+    assert f"Take {found.take}: the cheapest" in format_bases(found)
+    equal = [row["stored"] for row in found.table if row["is_best"] or row["p_value"] >= 0.05]
+    assert min(row["stored"] for row in found.table if row["base"] == found.take) == min(equal)  # nothing is timed here
     with pytest.raises(RequestError, match="out must be a new folder"):
         compare_bases([left, right], out=tmp_path / "c")
     assert compare_bases([left, right], out=tmp_path / "c", overwrite=True).out == str(tmp_path / "c")
+
+
+def test_the_base_to_take_is_the_cheapest_of_those_not_distinguishable_from_the_best():
+    best = {"base": "best", "is_best": True, "p_value": None, "milliseconds": 50.0, "stored": 100}
+    same = {"base": "same", "is_best": False, "p_value": 0.2, "milliseconds": 5.0, "stored": 400}
+    behind = {"base": "behind", "is_best": False, "p_value": 0.01, "milliseconds": 1.0, "stored": 50}
+    assert _cheapest([best, same, behind]) == "same"
+    assert _cheapest([best, {**same, "milliseconds": None}, behind]) == "best"  # not all can be timed: by bytes
+    assert _cheapest([best, {**same, "milliseconds": 50.0}, behind]) == "best"  # as quick: by bytes
+    assert _cheapest([best, {**same, "p_value": 0.04}, behind]) == "best"
+
+
+def test_a_head_that_cannot_be_fitted_on_a_base_is_a_row_of_the_comparison(stores, tmp_path, monkeypatch, said):
+    (left, right), _ = stores
+    real = base_comparison.Fits.of
+
+    def of(fits, head, asked, progress):
+        if head == "nearest-mean" and asked.store == right:
+            raise RequestError("nearest-mean: it cannot be | fitted.")
+        return real(fits, head, asked, progress)
+
+    monkeypatch.setattr(base_comparison.Fits, "of", of)
+    found = compare_bases([left, right], ["nearest-mean", "logistic"], out=tmp_path / "c")
+    names = {(row["base"], row["head"]) for row in found.table}
+    assert names == {("left", "nearest-mean"), ("joined", "nearest-mean")} | {
+        (base, "logistic") for base in ("left", "right", "joined", "vote")
+    }
+    one, two = found.not_fitted
+    assert one == {"base": "right", "head": "nearest-mean", "why": "it cannot be | fitted."}
+    assert two["base"] == "vote" and "there is none on right" in two["why"]
+    assert "warning  nearest-mean on right was not fitted: it cannot be | fitted." in said
+    lines = format_bases(found).splitlines()
+    (line,) = [line for line in lines if line.startswith("| right | nearest-mean |")]
+    assert r"not fitted: it cannot be \| fitted. |" in line and line.replace(r"\|", "").count("|") == lines[0].count(
+        "|"
+    )
+    assert json.loads((tmp_path / "c/bases.json").read_text())["not_fitted"] == found.not_fitted
+    page = report(found.out).path.read_text()
+    assert "<b>nearest-mean on <bdi>right</bdi></b> was not fitted: it cannot be | fitted." in page
+    with pytest.raises(RequestError, match="n_neighbors"):
+        compare_bases([left, right], ["knn"], settings={"n_neighbors": (500,)}, out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_two_splits_say_what_tests_would_need(stores, tmp_path):
+    (left, right), _ = stores
+    found = compare_bases([left, right], ["nearest-mean"], repeats=2, out=tmp_path / "c")
+    assert format_bases(found).count("(needs 3 repeats)") == 4 + 3  # intervals of all rows, tests of all but the best
 
 
 def test_joined_and_voted_figures_are_those_of_their_definitions(stores, tmp_path):
@@ -97,8 +148,9 @@ def test_stores_of_other_rows_are_refused(stores, tmp_path, change, message):
     (left, _), rows = stores
     X = np.zeros((90, 4), np.float32)
     other = write_store(tmp_path / "other.h5", {"last": X}, change(rows), base_of("other", 4))
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(StoreError, match=message) as raised:
         compare_bases([left, other], out=tmp_path / "c")
+    assert "with the same limit, seed and views" in str(raised.value)
     assert not (tmp_path / "c").exists()
 
 
