@@ -149,11 +149,19 @@ class ExtractOptions(TypedDict, total=False):
     ]
     max_skipped: Annotated[
         float | None,
-        Flag("stop when more files than this cannot be used (default 0.05, and 5 files)", "FRACTION", IMAGES),
+        Flag(
+            "stop when more files than this cannot be used (default 0.05, or 5 files if that is more)",
+            "FRACTION",
+            IMAGES,
+        ),
     ]
     corrections: Annotated[
         str | Path | None,
-        Flag("change labels and drop images as a CSV of a report's page says (never of test)", "FILE", IMAGES),
+        Flag(
+            "change labels and drop images as a CSV of a report's page says (those of test only with --corrections-test)",
+            "FILE",
+            IMAGES,
+        ),
     ]
     corrections_test: Annotated[bool, Flag("correct the images of test, too", group=IMAGES)]
     retry_skipped: Annotated[bool, Flag("try files again that could not be used before", group=IMAGES)]

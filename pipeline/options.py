@@ -87,7 +87,7 @@ class CorrectedOptions(TrainingOptions, total=False):
     corrections: Annotated[
         str | Path | None,
         Flag(
-            "change labels and drop images first, as a CSV of a report's page says (never of test), and show what it changes",
+            "change labels and drop images first, as a CSV of a report's page says (those of test only with --corrections-test), and show what it changes",
             "FILE",
             HEAD,
         ),

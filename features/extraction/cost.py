@@ -165,7 +165,7 @@ def plan_cost(data: str | Path, **options: Unpack[PlanOptions]) -> Cost:
 
     Raises
     ------
-    RequestError, SourceError, WeightsError, EngineError
+    RequestError, SourceError, WeightsError, EngineError, StoreError
         See `extract`.
     """
     asked = ExtractRequest.of(data, options)

@@ -21,7 +21,7 @@ from features.store.schema import Rows
 from ..evaluation.held_out import HeldOut
 from ..evaluation.intervals import interval_of_mean, intervals_of
 from ..evaluation.metrics import Metric, find_metric, value_of
-from ..evaluation.significance import compare_pair
+from ..evaluation.significance import compare_pair, told_p
 from .fits.fit_cache import Fits
 from .fits.results import Result
 from .request import Request
@@ -131,7 +131,7 @@ def describe_corrections(told: dict[str, Any]) -> str:
     figures = (
         "undefined" if before is None or after is None else f"{before:.{digits}f} before, {after:.{digits}f} after"
     )
-    tested = "" if told["p_value"] is None else f" (p {told['p_value']:.3f}, {told['test']})"
+    tested = "" if told["p_value"] is None else f" (p {told_p(told['p_value'])}, {told['test']})"
     spared = f", {told['spared']} of test left as they are" if told["spared"] else ""
     unknown = f", {told['unknown']} not in the store" if told["unknown"] else ""
     return (

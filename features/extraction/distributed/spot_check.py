@@ -64,7 +64,7 @@ class SpotCheck:
                 raise
             return str(error)
         image = content.image(self._images)
-        if isinstance(image, str):  # the file may have gone since
+        if isinstance(image, str):  # the client cannot decode it, and so not check it
             return ""
         if len(row) != 1:
             why = "skips it" if content.sha256.hex() in skipped else "lacks it"
