@@ -189,7 +189,7 @@ def law_of(drawn: Subsets, metric: Metric, values: np.ndarray) -> PowerLaw:
     """Return the power law through a metric's values, (n_subsets,), that tells the mean of one fit per split."""
     errors = _leveled(_error(metric, values), drawn)
     sizes = np.array([drawn.counts[those].mean() for those in drawn.by_step])
-    return PowerLaw(sizes, tuple(errors[those] for those in drawn.by_step), len(np.unique(drawn.repeats)))
+    return PowerLaw(sizes, *(tuple(each[those] for those in drawn.by_step) for each in (errors, drawn.repeats)))
 
 
 def _leveled(errors: np.ndarray, drawn: Subsets) -> np.ndarray:

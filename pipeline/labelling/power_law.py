@@ -30,31 +30,50 @@ class PowerLaw:
     Attributes
     ----------
     sizes : ndarray of shape (n_sizes,)
-        Numbers of training images, ascending.
+        Numbers of training images, ascending; the last is all there are, of which the others are subsets.
     errors : tuple of ndarray
         The errors of the fits to each number of images, one per draw.
-    fits : int
-        How many fits the error that is told is the mean of.
+    splits : tuple of ndarray
+        The number of the split that each fit is of. What is told is the mean of one fit per split.
     """
 
     sizes: np.ndarray
     errors: tuple[np.ndarray, ...]
-    fits: int = 1
+    splits: tuple[np.ndarray, ...]
 
     @cached_property
     def means(self) -> np.ndarray:
         """Mean errors over draws, (n_sizes,)."""
         return np.array([each.mean() for each in self.errors])
 
+    @property
+    def fits(self) -> int:
+        """How many fits the error that is told is the mean of."""
+        return len(np.unique(np.concatenate(self.splits)))
+
     @cached_property
     def spread(self) -> float:
-        """Standard deviation of one fit's error between draws, relative to the error."""
-        several = [(each.var(ddof=1), each.mean(), len(each)) for each in self.errors if len(each) > 1]
-        freedom = sum(count - 1 for _, _, count in several)
+        """Standard deviation of one fit's error, relative to the error, between fits that share no image.
+
+        Subsets of n of a split's N images share images, so their fits differ less: if each image adds its part to an error, by the
+        share ``1 - n / N`` of the variance, as means of samples of a finite population do (Cochran 1977, "Sampling techniques",
+        section 2.6). Errors of several splits are leveled, which takes away a part of what differs between them, so draws are
+        compared within a split, unless there is only one of each.
+        """
+        whole, found = self.sizes[-1], []
+        for n, each, split, mean in zip(self.sizes, self.errors, self.splits, self.means, strict=True):
+            found += [(each[split == own], mean, 1 - n / whole) for own in np.unique(split)]
+        if all(len(draws) == 1 for draws, _, _ in found):
+            found = [(each, mean, 1.0) for each, mean in zip(self.errors, self.means, strict=True)]
+        several = [
+            (len(draws) - 1, draws.var(ddof=1) / max(mean, 1e-12) ** 2 / share)
+            for draws, mean, share in found
+            if len(draws) > 1
+        ]
+        freedom = sum(count for count, _ in several)
         if not freedom:
             return _LEAST_SPREAD
-        pooled = sum((count - 1) * var / max(mean, 1e-12) ** 2 for var, mean, count in several) / freedom
-        return max(float(np.sqrt(pooled)), _LEAST_SPREAD)
+        return max(float(np.sqrt(sum(count * variance for count, variance in several) / freedom)), _LEAST_SPREAD)
 
     @cached_property
     def _posterior(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from pipeline.training.fits.fitting import take_sample
 from pipeline.training.fits.folds import out_of_fold
 from pipeline.training.loading import read_features
 from pipeline.training.request import Request
-from pipeline.training.splitting import with_groups
+from pipeline.training.splitting import LEFT_OUT, with_groups
 
 
 class DrawnFits:
@@ -32,7 +32,7 @@ class DrawnFits:
         self.settings = None
 
     def _sample(self, split, rows):
-        learn, val = split != SPLITS["test"], split == SPLITS["val"]
+        learn, val = (split != SPLITS["test"]) & (split != LEFT_OUT), split == SPLITS["val"]
         return take_sample(self.features, rows, learn, val, 0, self.group)
 
     def fit(self, split, labels=None, folds=True):
