@@ -220,14 +220,18 @@ def _write(model: Any, path: Path, form: str) -> None:
             else:
                 model.export(path, format="tf_saved_model", verbose=False)
     if form == "onnx":
-        _name_dimensions(path)
+        _name_tensors(path)
 
 
-def _name_dimensions(path: Path) -> None:
-    """Name the free dimensions of an ONNX model, which converters number."""
+def _name_tensors(path: Path) -> None:
+    """Name an only output of an ONNX model, and its free dimensions, which converters number."""
     import onnx
 
+    from .graphs.onnx_model import renamed
+
     model = onnx.load(path)
+    if len(model.graph.output) == 1:
+        model = renamed(model, [model.graph.output[0].name], ["probabilities"])
     named = [(model.graph.input, ("n", "height", "width")), (model.graph.output, ("n",))]
     for each, names in ((value, names) for values, names in named for value in values):
         for name, dimension in zip(names, each.type.tensor_type.shape.dim, strict=False):

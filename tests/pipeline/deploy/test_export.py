@@ -147,6 +147,7 @@ def test_every_form_gives_what_the_run_gives_on_all_rows(trained, tmp_path, name
         session = onnxruntime.InferenceSession(tmp_path / name)
         shapes = [each.shape for each in (*session.get_inputs(), *session.get_outputs())]
         assert shapes == [["n", "height", "width", 3], ["n", 2]]
+        assert [each.name for each in session.get_outputs()] == ["probabilities"]  # as the card's code calls it
     parity = card["parity"]
     # ONNX's converter takes the rounding to float16 out.
     bound = 5e-3 if name.endswith(".onnx") else 1e-3
