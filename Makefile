@@ -21,8 +21,6 @@ DEMO_HEADS ?= logistic,rbf-svm,ridge,knn,nearest-mean,majority
 # make backbones: those whose ImageNet weights come as packages
 BASES ?= efficientnet_lite0 efficientnet_lite2 squeezenet vgg16
 BASE_STORES = cache/$(SOURCE)-avg
-COMMA := ,
-SPACE := $(subst x,,x x)
 
 TORCH_TESTS := $(addprefix tests/features/,backbones/test_timm_models.py backbones/test_hub_models.py backbones/test_same_weights.py engines/test_torch_engine.py)
 
@@ -65,7 +63,7 @@ compare: $(BIN)/.ready  ## train HEADS on STORE and compare them
 
 backbones: $(BIN)/.ready  ## run the BASES that come as packages over DATA, and say which to take
 	for base in $(BASES); do $(PIPELINE) extract --data '$(DATA)' --backbone $$base --pool avg --out "$(BASE_STORES)-$$base.h5" $(OPTIONS) || exit; done
-	$(PIPELINE) compare --store $(subst $(SPACE),$(COMMA),$(foreach base,$(BASES),$(BASE_STORES)-$(base).h5)) --repeats $(REPEATS)
+	$(PIPELINE) compare $(foreach base,$(BASES),'$(BASE_STORES)-$(base).h5') --repeats $(REPEATS)
 
 predict: $(BIN)/.ready  ## classify IMAGES (files, folders, patterns) with the trained head in RUN
 	$(PIPELINE) predict --run '$(or $(RUN),$(RUNS)-$(HEAD))' $(OPTIONS) $(IMAGES)

@@ -32,9 +32,12 @@ def _details(folder: str, head: str, by_class: Sequence[Mapping[str, Any]]) -> s
 
 
 def _compare(sort: str | None = None, details: bool = False, **options: Any) -> Answer:
+    from features.store.reader import FeatureStore
+
     from ..heads.registry import find_head
     from ..training.comparison import compare
     from ..training.comparison_table import SORTS, format_table
+    from ..training.splitting import split_anew
 
     stores = stores_of(options["store"])
     if len(stores) > 1:
@@ -46,10 +49,21 @@ def _compare(sort: str | None = None, details: bool = False, **options: Any) -> 
     kept = keep_options(options, TrainHeadOptions)
     if "settings" in kept:  # settings of other heads would be refused
         kept["settings"] = {name: tried for name, tried in kept["settings"].items() if name in find_head(taken).grid}
-    after = [
-        f"next     {command('train-head', store=comparison.store, head=taken, **kept)}",
-        f"         {command('report', run=comparison.out)}",
+    commands = [
+        command("train-head", store=comparison.store, head=taken, **kept),
+        command("report", run=comparison.out),
     ]
+    after = []
+    if comparison.repeats > 1 and "group" in kept:
+        with FeatureStore(comparison.store) as store:
+            again = split_anew(store, kept["group"])
+        if again is not None:
+            commands.insert(0, again)
+            after.append(
+                f"split    {comparison.store} breaks groups of {kept['group']}, which a head to be used must not: the next command splits it "
+                "anew, with the options of its features as they were, and computes nothing"
+            )
+    after += [f"{'' if number else 'next':<8} {each}" for number, each in enumerate(commands)]
     if taken != best:
         after.insert(
             0, f"take     {taken}, the simplest and quickest head that is not distinguishable from {best}, the best"

@@ -62,10 +62,10 @@ def _check_images(name: str, options: Mapping[str, Any]) -> None:
         raise RequestError(f"images must be named; got none. For example: {command(name, 'photos/', run=run)}")
     absent = [each for each in images if each != "-" and not glob.has_magic(each) and not os.path.lexists(each)]
     if absent and is_run:
-        raise RequestError(
-            f"images must be files that are there; got {listed(absent, 3)}. "
-            f"Check: ls {shlex.quote(str(Path(absent[0]).parent))}"
-        )
+        check, whole = f"Check: ls {shlex.quote(str(Path(absent[0]).parent))}", " ".join(images)
+        if len(images) > 1 and os.path.lexists(whole):
+            check = f'A name with blanks needs quotes: {shlex.quote(whole)}, or for make IMAGES="{shlex.quote(whole)}"'
+        raise RequestError(f"images must be files that are there; got {listed(absent, 3)}. {check}")
 
 
 def _predict_to(out: str, images: Sequence[str], **options: Any) -> Answer:

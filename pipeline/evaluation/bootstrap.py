@@ -9,10 +9,11 @@ import numpy as np
 from scipy import stats
 
 from .held_out import effective_units
-from .metrics import METRICS, Metric, figures_of
+from .metrics import METRICS, Metric, figures_of, value_of
 from .weighted_rows import WeightedRows
 
 NUMBERS = 1 << 22  # weights held in memory at once
+_LEAST_BELOW = 10  # draws below an interval, of which its end is a quantile
 
 
 def bootstrap_intervals(
@@ -24,6 +25,9 @@ def bootstrap_intervals(
     metrics: Sequence[Metric] = METRICS,
 ) -> dict[str, tuple[float, float]]:
     """Return 95 % bootstrap intervals of metrics: expanded percentiles (Hesterberg 2015).
+
+    Of a few groups, no draw is as far away as such an interval reaches: then it also holds Student's t interval by the draws' standard
+    error.
 
     Parameters
     ----------
@@ -63,12 +67,19 @@ def bootstrap_intervals(
         for name, values in figures_of(metrics, rows).items():
             drawn.setdefault(name, []).append(values)
     found = {}
-    for name, parts in drawn.items():
-        values = np.concatenate(parts)
+    for metric in metrics:
+        values = np.concatenate(drawn[metric.name])
         values = values[np.isfinite(values)]
-        varies = len(values) and np.ptp(values) > 1e-12  # smaller differences are rounding errors of a constant
-        low, high = np.quantile(values, (tail, 1 - tail)) if varies and n_units > 1 else (np.nan, np.nan)
-        found[name] = float(low), float(high)
+        if n_units < 2 or not len(values) or np.ptp(values) < 1e-12:  # smaller differences are rounding errors of a constant
+            found[metric.name] = math.nan, math.nan
+            continue
+        low, high = np.quantile(values, (tail, 1 - tail))
+        if tail * draws < _LEAST_BELOW and len(values) > 1:
+            half = -stats.norm.ppf(tail) * np.std(values, ddof=1)
+            value = value_of(metric, y, probabilities)
+            low = max(metric.bounds[0], min(low, value - half))
+            high = min(metric.bounds[1], max(high, value + half))
+        found[metric.name] = float(low), float(high)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +33,8 @@ class Metric:
         Method of its interval on one split: ``share`` for a share of rows, ``bootstrap`` for others; None if it has none.
     in_table : bool
         Whether it is a column of ``compare.md``; all other outputs contain every metric.
+    bounds : (float, float)
+        Of its values.
     ranks : bool
         Whether it depends only on the order of the rows by each class's probability.
     """
@@ -44,6 +47,7 @@ class Metric:
     digits: int = 3
     interval: Literal["share", "bootstrap"] | None = "bootstrap"
     in_table: bool = True
+    bounds: tuple[float, float] = (0.0, 1.0)
     ranks: bool = False
 
     @property
@@ -133,9 +137,15 @@ METRICS = (
     Metric("macro_f1", _macro_f1, "macro F1", "mean F1 of the classes"),
     Metric("roc_auc", _roc_auc, "ROC AUC", "area under the ROC curve", ranks=True),
     Metric("average_precision", _average_precision, "avg. pr.", "average precision", in_table=False, ranks=True),
-    Metric("mcc", _mcc, "MCC", "Matthews' correlation of true and predicted classes", in_table=False),
-    Metric("cohen_kappa", _cohen_kappa, "kappa", "agreement of true and predicted classes beyond chance", in_table=False),
-    Metric("log_loss", _log_loss, "log loss", "mean negative log-likelihood, in nats", greater_is_better=False),
+    Metric("mcc", _mcc, "MCC", "Matthews' correlation of true and predicted classes", in_table=False, bounds=(-1.0, 1.0)),
+    Metric(
+        "cohen_kappa", _cohen_kappa, "kappa", "agreement of true and predicted classes beyond chance",
+        in_table=False, bounds=(-1.0, 1.0),
+    ),
+    Metric(
+        "log_loss", _log_loss, "log loss", "mean negative log-likelihood, in nats",
+        greater_is_better=False, bounds=(0.0, math.inf),
+    ),
     Metric(
         "calibration_error", _calibration_error, "calib.",
         f"calibration error: mean absolute difference between confidence and accuracy, {BINS} bins",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -60,18 +61,15 @@ def with_groups(store: FeatureStore, asked: Request, repeats: int = 1) -> Reques
     groups = groups_of(rows.columns, group)
     if repeats == 1:
         each = group if asked.clusters is None else "cluster of near-copies"
-        check_unbroken(groups, rows.splits, each, f"the splits of {store.path}", _mend(group, asked))
+        check_unbroken(groups, rows.splits, each, f"the splits of {store.path}", _mend(store, group, asked))
     log.info(f"groups   {len(set(groups))} of {group}; each stays on one side of splits and folds")
     return replace(asked, group=group)
 
 
 def _no_columns(store: FeatureStore, group: str) -> RequestError:
     """Return the error for a group where a store has no columns, with the command that gives it one."""
-    made, remedy = store.made, "Name one in a CSV file of its source."
-    if made.origin is not None:
-        again = command(
-            "extract", data=made.origin.data, backbone=made.spec.backbone, out=store.path, column={group: "PATTERN"}
-        )
+    again, remedy = _extract_again(store, column={group: "PATTERN"}), "Name one in a CSV file of its source."
+    if again is not None:
         remedy = (
             f"Take one from the paths, such as {store.rows.paths[0]}, by a regular expression whose first group is it; with the "
             f"other options as they were, nothing is computed again: {again}"
@@ -79,14 +77,33 @@ def _no_columns(store: FeatureStore, group: str) -> RequestError:
     return RequestError(f"{called('group')} must be a column; got {group!r}, and {store.path} has none. {remedy}")
 
 
-def _mend(group: str, asked: Request) -> str:
+def _extract_again(store: FeatureStore, **options: Any) -> str | None:
+    """Return the command that gives a store other columns or splits, without the options of its features; None if it is unknown."""
+    made = store.made
+    if made.origin is None:
+        return None
+    return command("extract", data=made.origin.data, backbone=made.spec.backbone, out=store.path, **options)
+
+
+def split_anew(store: FeatureStore, group: str) -> str | None:
+    """Return the command that splits a store by groups, if its split breaks those of a column that it has; else None."""
+    rows = store.rows.images()
+    if group not in rows.columns:
+        return None
+    units = unit_numbers(side_keys(rows, group))
+    sides = np.unique(np.stack([units, rows.splits]), axis=1)
+    return _extract_again(store, group=group) if sides.shape[1] > units.max() + 1 else None
+
+
+def _mend(store: FeatureStore, group: str, asked: Request) -> str:
     """Return the remedy for a store's split that breaks groups."""
     drawn = f"compare on drawn splits: {option('repeats', 5)}"
     if asked.clusters is not None:
         return (
             f"{drawn[0].upper()}{drawn[1:]}, or split anew by the groups.csv of {command('audit', store=asked.store)}"
         )
-    return f"Extract again with {option('group', group)}, which computes nothing, or {drawn}"
+    again = _extract_again(store, group=group) or option("group", group)
+    return f"With the other options as they were, extract again, which computes nothing: {again}. Or {drawn}"
 
 
 def _warn_of_copies(rows: Rows, keys: list[str | bytes]) -> None:

@@ -169,6 +169,13 @@ def test_equal_heads_are_rarely_told_apart_by_groups(metric):
     assert found <= 0.08 if metric is not ACCURACY else found <= 0.06
 
 
+def test_intervals_of_few_groups_cover():
+    """Draws of two groups are no further away than the groups; by their quantiles alone, a third to a half is covered."""
+    names = ("balanced_accuracy", "roc_auc", "log_loss")
+    found = metric_coverage(np.random.default_rng(1), names, 0, 1, number=2, spread=1.0, times=60)
+    assert all(share >= 0.85 for share in found.values()), found
+
+
 def test_intervals_of_all_metrics_cover_over_repeats():
     found = metric_coverage(np.random.default_rng(0), ("roc_auc", "macro_f1", "log_loss"), 60, 3, times=25)
     assert all(share >= 0.92 for share in found.values()), found
