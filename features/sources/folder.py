@@ -78,7 +78,10 @@ def read_folder(root: Path, options: FolderOptions = NO_FOLDER_OPTIONS, allow_mi
         raise _no_images(root, left_out, tree.rejected)
     columns = {FOLDER: layout.further} if any(layout.further.values()) else {}
     if columns:
-        layout.notes.append(f"folders below classes are read, and their names kept as the column {FOLDER}")
+        layout.notes.append(
+            f"folders below classes are read, and their names kept as the column {FOLDER}: if images of one belong together (a day, a patient), "
+            f"{option('group', FOLDER)}"
+        )
     return make_source(
         "folder", root, layout.rows, tree.rejected, columns=columns, notes=layout.notes, left_out=left_out
     )

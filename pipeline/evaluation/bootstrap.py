@@ -70,7 +70,9 @@ def bootstrap_intervals(
     for metric in metrics:
         values = np.concatenate(drawn[metric.name])
         values = values[np.isfinite(values)]
-        if n_units < 2 or not len(values) or np.ptp(values) < 1e-12:  # smaller differences are rounding errors of a constant
+        if (
+            n_units < 2 or not len(values) or np.ptp(values) < 1e-12
+        ):  # smaller differences are rounding errors of a constant
             found[metric.name] = math.nan, math.nan
             continue
         low, high = np.quantile(values, (tail, 1 - tail))

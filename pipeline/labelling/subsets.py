@@ -90,7 +90,7 @@ def draw_subsets(rows: Rows, draws: int, seed: int, group: str | None = None) ->
     if len(set(steps)) < 3:
         raise RequestError(
             f"each class must have at least {2 * LEAST_UNITS} {'groups' if group else 'different images'} in train and val to "
-            f"look at subsets of them, both in train and in val; one has {min(units)}. Add images."
+            f"look at subsets of them, both in train and in val; one has {min(units)}. Add images{f' of other groups ({group})' if group else ''}."
         )
     return steps, subsets
 

@@ -24,7 +24,7 @@ from ..options import ReportOptions
 from ..runs.plots import interval_of
 from ..training.request import Request
 from ..training.studies.base_comparison import BASES
-from ..training.summary import recommended, standing
+from ..training.summary import FEW_GROUPS, recommended, standing, tested_rows
 from . import figures
 from .analysis.bases import gather_bases
 from .analysis.label_budget import newest_budget
@@ -294,12 +294,16 @@ def _linear(run: Run, head: Any, taken: str) -> dict[str, Any]:
 def _verdict(run: Run) -> dict[str, Any]:
     best, of_earlier = run.heads[0], ("McNemar’s exact test", "the corrected resampled t test")
     taken = recommended(run.heads)
-    tested = int((run.predictions.splits == SPLITS["test"]).any(axis=0).sum())
+    rows, splits, group = run.predictions.rows, run.predictions.splits, run.predictions.group
+    tested = int((splits == SPLITS["test"]).any(axis=0).sum())
+    group = group if group in rows.columns else None  # earlier versions did not keep columns
+    groups = min(each.n_units for each in tested_rows(rows, list(splits), group))
     return {
         "best": best,
         "taken": taken,
         "tested": tested,
-        "few": tested < _FEW and len(run.predictions.splits) == 1,
+        "few": tested < _FEW and len(splits) == 1,
+        "few_groups": groups if group is not None and groups < FEW_GROUPS else None,
         "metric": run.metric.words,
         "interval": interval_of(taken, run.metric.name),
         "same": [head["head"] for head in run.heads if standing(head) == "same"],

@@ -40,6 +40,7 @@ from .summary import (
     slices_of,
     summarise,
     tested_rows,
+    warn_of_few_groups,
 )
 
 
@@ -152,6 +153,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     found = _fit(names, asked, repeats, kept)
     rows, splits, fitted = found.rows, found.splits, found.results
     tested, metric = tested_rows(rows, splits, found.group), find_metric(asked.metric)
+    warn_of_few_groups(tested, found.group)
     log.info(f"figures  intervals of {counted(len(fitted), 'head')}, and tests against the best")
     results = [summarise(each, tested) for each in fitted.values()]
     compare_with_best(results, list(fitted.values()), tested, metric)

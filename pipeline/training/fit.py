@@ -201,8 +201,8 @@ def _choose_sets(level: float, rows: Rows, result: Result, fitted: Fitted) -> Cl
     if sets.unbounded:
         log.warning(
             f"{listed(sets.unbounded)} will be in every set: {called('conformal')} {level} needs at least "
-            f"{units_needed(level)} {'groups' if result.group else 'images'} of a class in train and val. Add images, "
-            "or lower it."
+            f"{units_needed(level)} {'groups' if result.group else 'images'} of a class in train and val. Add "
+            f"{'images of other groups' if result.group else 'images'}, or lower it."
         )
     return sets.measured(rows.labels[test], result.probabilities[test], units_among(rows, test, result.group))
 

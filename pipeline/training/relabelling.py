@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import RequestError, called, option
+from features.errors import RequestError, called, counted, option
 from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.splits import SPLITS
@@ -135,7 +135,7 @@ def describe_corrections(told: dict[str, Any]) -> str:
     spared = f", {told['spared']} of test left as they are" if told["spared"] else ""
     unknown = f", {told['unknown']} not in the store" if told["unknown"] else ""
     return (
-        f"labels   {told['changed']} changed, {told['dropped']} images dropped{spared}{unknown}: {told['metric']} of "
+        f"labels   {told['changed']} changed, {counted(told['dropped'], 'image')} dropped{spared}{unknown}: {told['metric']} of "
         f"{told['head']} {figures}{tested}"
     )
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from features.errors import counted
+from features.runtime.log import log
 from features.splits import SPLITS
 from features.store.schema import Rows
 
@@ -22,11 +24,23 @@ from ..runs.predictions import Predictions
 from .fits.results import Result
 from .splitting import side_keys
 
+FEW_GROUPS = 6  # in test: fewer give a p-value of at least 1/16
+
 
 def tested_rows(rows: Rows, splits: Sequence[np.ndarray], group: str | None) -> list[HeldOut]:
     """Return the test rows of each split of images, in groups if a column names them."""
     keys = None if group is None else side_keys(rows, group)
     return [HeldOut.of(rows.labels, split, keys) for split in splits]
+
+
+def warn_of_few_groups(tested: Sequence[HeldOut], group: str | None) -> None:
+    """Warn if no test can tell heads apart: with five groups, all of which speak for one head, p is 1/16."""
+    groups = min(each.n_units for each in tested)
+    if group is not None and groups < FEW_GROUPS:
+        log.warning(
+            f"test has {counted(groups, 'group')} ({group}): fewer than {FEW_GROUPS} can hardly tell heads apart, whatever these predict, so "
+            "'not distinguishable' says little, and intervals are wide. Add images of other groups"
+        )
 
 
 def summarise(results: list[Result], tested: Sequence[HeldOut]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ function countVerdicts() {
 
 belowDoubts.push((each) => {
   const path = data.path[each.i], said = verdicts.get(each.i);
-  const choices = ["keep", "change", "drop"].map((verdict) => [verdict, element("input", { type: "radio", name: `verdict-${each.i}`, value: verdict, checked: said?.verdict === verdict })]);
+  const choices = ["keep", "drop", "change"].map((verdict) => [verdict, element("input", { type: "radio", name: `verdict-${each.i}`, value: verdict, checked: said?.verdict === verdict })]);
   const others = data.classes.map((name, label) => [name, label]).filter(([, label]) => label !== each.label);
   const select = element("select", { "aria-label": `New class of ${path}` }, others.map(([name, label]) => element("option", { value: String(label), textContent: name })));
   select.value = String(said ? said.changed : each.other);
@@ -26,7 +26,7 @@ belowDoubts.push((each) => {
     ...choices.map(([verdict, input]) => element("label", {}, [input, verdict === "change" ? " change to" : ` ${verdict}`])), select]);
   judged.dataset.path = path;
   judged.addEventListener("change", (event) => {
-    if (event.target === select) choices[1][1].checked = true;
+    if (event.target === select) choices[2][1].checked = true;
     verdicts.set(each.i, { each, verdict: choices.find(([, input]) => input.checked)[0], changed: Number(select.value) });
     countVerdicts();
   });
