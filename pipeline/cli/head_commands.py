@@ -61,7 +61,7 @@ def _compare(sort: str | None = None, details: bool = False, **options: Any) -> 
             commands.insert(0, again)
             after.append(
                 f"split    {comparison.store} breaks groups of {kept['group']}, which a head to be used must not: the next command splits it "
-                "anew, with the options of its features as they were, and computes nothing"
+                "anew, with the options of its features as they were, and computes nothing (splits that the source gives must be changed there)"
             )
     after += [f"{'' if number else 'next':<8} {each}" for number, each in enumerate(commands)]
     if taken != best:

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import assert_same_stores, draw
+from conftest import assert_same_stores, draw, draw_tree
 from samples import provenance_of, rows_of, write_store
 
 import pipeline
@@ -221,6 +221,22 @@ def test_a_store_without_columns_names_the_command_that_gives_it_one(tree, tmp_p
     extract(tree, backbone="tiny", out="plain.h5")
     with pytest.raises(RequestError, match=r"features\.extract\(.*column=\{'series': 'PATTERN'\}\)"):
         pipeline.compare("plain.h5", "majority", group="series")
+
+
+def test_the_commands_after_a_comparison_by_groups_that_the_store_breaks_can_be_typed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    draw_tree(tmp_path / "photos", {"x": 30}, splits=False)
+    assert main(["extract", "photos", "--backbone", "tiny", "--out", "s.h5", "--column", r"digit=(\d)\.png"]) == 0
+    capsys.readouterr()
+    assert main(["compare", "s.h5", "--heads", "majority,nearest-mean", "--group", "digit", "--repeats", "3"]) == 0
+    told = capsys.readouterr().err
+    assert "split    s.h5 breaks groups of digit" in told and "fewer than 6 can hardly tell heads apart" in told
+    first, second, _ = (shlex.split(each)[1:] for each in told.partition("next     ")[2].splitlines())
+    assert first[0] == "extract" and second[0] == "train-head"
+    assert main([*first, "--column", r"digit=(\d)\.png"]) == main(second) == 0
+    assert "0 of 60 images to compute" in capsys.readouterr().err
+    assert main(["compare", "s.h5", "--heads", "majority", "--group", "digit", "--repeats", "3"]) == 0
+    assert "breaks groups" not in capsys.readouterr().err
 
 
 def test_a_grouped_comparison_has_the_intervals_of_whole_groups(write, tmp_path):
