@@ -129,8 +129,8 @@ def _next(replay: bool = False, **options: Any) -> Answer:
     for path, reason in queue.skipped:
         log.info(f"skipped  {path}: {reason}")
     after = (
-        f"next     open {queue.out}/queue.html, label the images, and save labels.csv beside them; then",
-        f"         {command('extract', data='labels.csv')}",
+        f"next     open {queue.out}/queue.html, label the images, and save labels.csv. Add them to the others: each into the folder of its",
+        "         class, or its line into your CSV file; then extract as before, which computes these alone",
     )
     return Answer(queue.to_json(), format_queue(queue.to_json()), after)
 
