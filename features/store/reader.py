@@ -97,8 +97,9 @@ class FeatureStore:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not self.path.exists():
-            parts = " It is unfinished: run the same extract again." if parts_folder(self.path).exists() else ""
-            raise StoreError(f"{path} is not there.{parts} Create it: {command('extract', out=path, data='SOURCE')}")
+            if parts_folder(self.path).exists():
+                raise StoreError(f"{path} is unfinished. Run the same extract again; what is computed is kept.")
+            raise StoreError(f"{path} is not there. Create it: {command('extract', out=path, data='SOURCE')}")
         _check_kind(self.path)
         check_seal(self.path, parts_folder(self.path), REMEDY)
         try:

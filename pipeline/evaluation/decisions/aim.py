@@ -117,5 +117,5 @@ def _read_cost(text: str, class_names: Sequence[str]) -> tuple[str, None, float]
                 return miss, None, cost
     raise RequestError(
         f"{called('cost')} must be CLASS:OTHER=NUMBER above 0, where an image of CLASS that is predicted as OTHER costs as much as NUMBER "
-        f"of the opposite mistakes; got {text!r}. For example {option('cost', f'{one}:{other}=10')}"
+        f"of the opposite mistakes, and CLASS and OTHER are {one} and {other}; got {text!r}. For example {option('cost', f'{one}:{other}=10')}"
     )

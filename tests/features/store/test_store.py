@@ -137,6 +137,9 @@ def test_what_is_no_store(tmp_path, tiny_store):
         file.attrs["format_version"] = 4
     with pytest.raises(StoreError, match="format version 4; this program reads 1 to 3"):
         FeatureStore(tmp_path / "newer.h5")
+    reader.parts_folder(tmp_path / "none.h5").mkdir()
+    with pytest.raises(StoreError, match=r"none\.h5 is unfinished\. Run the same extract again"):
+        FeatureStore(tmp_path / "none.h5")
 
 
 @pytest.mark.parametrize(
