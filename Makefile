@@ -63,7 +63,7 @@ compare: $(BIN)/.ready  ## train HEADS on STORE and compare them
 
 backbones: $(BIN)/.ready  ## run the BASES that come as packages over DATA, and say which to take
 	for base in $(BASES); do $(PIPELINE) extract --data '$(DATA)' --backbone $$base --pool avg --out "$(BASE_STORES)-$$base.h5" $(OPTIONS) || exit; done
-	$(PIPELINE) compare $(foreach base,$(BASES),'$(BASE_STORES)-$(base).h5') --repeats $(REPEATS)
+	$(PIPELINE) compare --store $(foreach base,$(BASES),'$(BASE_STORES)-$(base).h5') --repeats $(REPEATS)
 
 predict: $(BIN)/.ready  ## classify IMAGES (files, folders, patterns) with the trained head in RUN
 	$(PIPELINE) predict --run '$(or $(RUN),$(RUNS)-$(HEAD))' $(OPTIONS) $(IMAGES)

@@ -74,7 +74,7 @@ KNOWN = {
     ("features/runtime/user_cache.py", "recall_bytes", "open"): CACHE,
     ("features/runtime/user_cache.py", "recall_bytes", "mmap.mmap"): CACHE,
     ("features/sources/elpv.py", "read_elpv", "(root / 'labels.csv').read_text"): OWN,
-    ("pipeline/deploy/exporting.py", "_name_dimensions", "onnx.load"): MADE,
+    ("pipeline/deploy/exporting.py", "_name_tensors", "onnx.load"): MADE,
     ("pipeline/deploy/graphs/onnx_model.py", "_as_onnx", "onnx.load"): MADE,
     ("pipeline/deploy/parity.py", "open_model", "import_onnxruntime().InferenceSession"): MADE,
     ("pipeline/deploy/parity.py", "open_model", "keras.saving.load_model"): MADE,
