@@ -23,7 +23,7 @@ from .loops.toom_cook import Tile
 from .memory import Location, Scratch
 
 _LEAST, _FLOATS = 56, 400_000  # minimum tiles per block; target floats of its transformed input and output
-_LARGE, _LARGE_BLOCK = 2_000_000, 134  # kernel size in floats above which threads share a kernel; tiles per block then
+_LARGE, _LARGE_BLOCK = 2_000_000, 128  # kernel size in floats above which threads share a kernel; tiles per block then
 _ROW_FLOATS, _MOST_ROWS = 1 << 16, 32 * ROWS  # floats per block of rows; maximum rows per block
 _APART = 16  # floats of padding between planes, since planes that are whole pages apart conflict in caches
 

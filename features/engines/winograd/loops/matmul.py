@@ -14,7 +14,9 @@ from functools import partial
 from typing import Any
 
 from .registers import FEWER, LANES, PANEL, ROWS
-from .simd import INT, VECTOR, Emitter, Pixels, Steps, at, jit, loop
+from .simd import INT, Emitter, Pixels, Steps, at, jit, loop
+
+_UNROLLED = 8  # products per turn of the innermost loop, which share its computation of addresses
 
 
 def _product(
@@ -26,43 +28,34 @@ def _product(
     `width` is the number of vectors per row of out. Parts of u and a that are needed soon are prefetched meanwhile.
     """
     b, places = e.b, [(r, LANES * j) for r in range(rows) for j in range(width)]
-    before, (outer, inner, latch, after) = b.block, [b.append_basic_block() for _ in range(4)]
     first = [e.load(e.at(e.go(start, r), j)) for r, j in places]
     lowest = e.splat(b.load(floor))
     for r, j in places:
         e.prefetch(e.at(e.go(out, r), j), write=1)
-    b.branch(outer)
 
-    b.position_at_end(outer)
-    s, s_sums = b.phi(INT), [b.phi(VECTOR) for _ in places]
-    s_a = [e.go_to(a, s, r) for r in range(rows)]
-    s_u = e.at(u, b.mul(s, b.mul(length, INT(width * LANES))))
-    b.branch(inner)
+    def segment(s: Any, sums: list[Any]) -> list[Any]:
+        s_a, s_u = e.go_to(a, s, 0), e.at(u, b.mul(s, b.mul(length, INT(width * LANES))))
 
-    b.position_at_end(inner)
-    i, sums = b.phi(INT), [b.phi(VECTOR) for _ in places]
-    right = {LANES * j: e.load(e.at(s_u, b.mul(i, INT(width * LANES)), LANES * j)) for j in range(width)}
-    left = [e.splat(b.load(e.at(pointer, i))) for pointer in s_a]
-    e.prefetch(e.go(soon_u, i), level=2)
-    e.prefetch(e.go(soon_a, i), level=2)
-    new = [e.fma(left[r], right[j], old) for (r, j), old in zip(places, sums, strict=True)]
-    i_next = b.add(i, INT(1))
-    b.cbranch(b.icmp_signed("<", i_next, length), inner, latch)
+        def add(i: Any, count: int, sums: list[Any]) -> list[Any]:
+            """Add `count` products to the sums, from i on."""
+            i_a = [e.at(e.go(Steps(s_a, a.pixel), r), i) for r in range(rows)]
+            i_u = e.at(s_u, b.mul(i, INT(width * LANES)))
+            for n in range(count):
+                right = {LANES * j: e.load(e.at(i_u, (n * width + j) * LANES)) for j in range(width)}
+                left = [e.splat(b.load(e.at(pointer, n))) for pointer in i_a]
+                e.prefetch(e.go(soon_u, b.add(i, INT(n))), level=2)
+                e.prefetch(e.go(soon_a, b.add(i, INT(n))), level=2)
+                sums = [e.fma(left[r], right[j], old) for (r, j), old in zip(places, sums, strict=True)]
+            return sums
 
-    b.position_at_end(latch)
-    s_next = b.add(s, INT(1))
-    b.cbranch(b.icmp_signed("<", s_next, segments), outer, after)
-    s_values, values = zip(s_sums, first, new, strict=True), zip(sums, s_sums, new, strict=True)
-    for phi, initial, again in ((s, INT(0), s_next), *s_values):
-        phi.add_incoming(initial, before)
-        phi.add_incoming(again, latch)
-    for phi, initial, again in ((i, INT(0), i_next), *values):
-        phi.add_incoming(initial, outer)
-        phi.add_incoming(again, inner)
+        turns = b.udiv(length, INT(_UNROLLED))
+        whole = b.mul(turns, INT(_UNROLLED))
+        sums = e.fold(turns, sums, lambda turn, sums: add(b.mul(turn, INT(_UNROLLED)), _UNROLLED, sums))
+        return e.fold(b.sub(length, whole), sums, lambda i, sums: add(b.add(whole, i), 1, sums))
 
-    b.position_at_end(after)
+    sums = e.fold(segments, first, segment)
     shift = {LANES * j: e.load(e.at(bias, LANES * j)) for j in range(width)}
-    for (r, j), value in zip(places, new, strict=True):
+    for (r, j), value in zip(places, sums, strict=True):
         e.store(e.larger(b.fadd(value, shift[j]), lowest), e.at(e.go(out, r), j))
 
 

@@ -16,6 +16,8 @@ from .registers import LANES, PANEL
 from .simd import VECTOR, Emitter, Pixels, Steps, Vectors, at, jit, local_floats, loop
 from .toom_cook import Tile, firsts, matrices, singles_and_firsts
 
+_LINE = 16  # floats of a cache line: the next channels', which a processor does not fetch by itself from so many places
+
 Transform = Callable[[Emitter, tuple[int, int], Vectors], Vectors]
 
 
@@ -46,9 +48,12 @@ def _both(transform: Transform, e: Emitter, tile: Tile, x: Sequence[Vectors]) ->
     return list(zip(*columns, strict=True))
 
 
-_copy = loop("pp")(lambda e, to, of: e.store(e.load(of), to))
+def _copy_vector(e: Emitter, to: Any, of: Any) -> None:
+    e.store(e.load(of), to)
+    e.prefetch(e.at(of, _LINE))
 
 
+_copy = loop("pp")(_copy_vector)
 _zero = loop("p")(lambda e, to: e.store(VECTOR(None), to))
 
 
@@ -122,13 +127,17 @@ def _tile_in(tile: Tile, e: Emitter, x: Pixels, v: Steps) -> None:
     values = [[e.load(e.go_to(x, i, j)) for j in range(across)] for i in range(n)]
     for i, line in enumerate(_both(_forward, e, tile, values)):
         for j, value in enumerate(line):
-            e.store(value, e.go(v, i * across + j))
+            to = e.go(v, i * across + j)
+            e.store(value, to)
+            e.prefetch(e.at(to, _LINE), write=1)
 
 
 def _tile_out(tile: Tile, pooled: bool, e: Emitter, v: Steps, bias: Any, y: Pixels, floor: Any) -> None:
     """Emit a tile's output with bias, optional 2x2 max pool, and floor."""
     n, across = (sum(side) - 1 for side in tile)
     points = [[e.load(e.go(v, i * across + j)) for j in range(across)] for i in range(n)]
+    for point in range(n * across):
+        e.prefetch(e.at(e.go(v, point), _LINE))
     values: list[Vectors] = _both(_backward, e, tile, points)
     if pooled:
         wide = [[e.larger(*pair) for pair in zip(line[::2], line[1::2], strict=True)] for line in values]

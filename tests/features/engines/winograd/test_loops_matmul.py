@@ -26,7 +26,7 @@ def test_a_kernel_is_transformed_and_packed_to_the_same_bits_as_by_numpy(tile, k
 
 
 @pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("c", [1, 37])
+@pytest.mark.parametrize("c", [1, 16, 37])
 @pytest.mark.parametrize("k", [PANEL // 2, PANEL, 2 * PANEL + PANEL // 2])
 @pytest.mark.parametrize("rows", [1, FEWER - 1, FEWER + 1, ROWS, ROWS + 1, 2 * ROWS, 3 * ROWS - 1])
 @pytest.mark.parametrize("room", [False, True])
