@@ -126,15 +126,13 @@ class WinogradConvolution:
         tiles, u = count * prod(self.tiles), self.u.locate(count, _scratch.take, split)
         if self.u.floats > _LARGE and split is not undivided:
             # All threads work on one block, so each reads only its part of the kernel, once.
-            for start in range(0, tiles, _LARGE_BLOCK):
-                self._block(locate, u, start, min(_LARGE_BLOCK, tiles - start), split)
+            self._blocks(locate, u, range(0, tiles, _LARGE_BLOCK), tiles, split)
             return
         depth = self.shape[2] + len(self.convolution.bias)
         block = max(_LEAST, _FLOATS // (self._points * depth) // ROWS * ROWS)
 
         def part(first: int, last: int) -> None:
-            for start in range(first * block, min(last * block, tiles), block):
-                self._block(locate, u, start, min(block, tiles - start), undivided)
+            self._blocks(locate, u, range(first * block, min(last * block, tiles), block), tiles, undivided)
 
         split(part, -(-tiles // block))
 
@@ -142,18 +140,21 @@ class WinogradConvolution:
     def _points(self) -> int:
         return prod(sum(side) - 1 for side in self.tile)
 
-    def _block(self, locate: Locate, u: int, start: int, count: int, split: Split) -> None:
-        """Compute `count` tiles from the tile `start` on, with the kernel at the address u."""
+    def _blocks(self, locate: Locate, u: int, starts: range, tiles: int, split: Split) -> None:
+        """Compute blocks of the tiles, up to `tiles`, with the kernel at the address u."""
         conv, c, points = self.convolution, self.shape[2], self._points
-        k, rows = len(conv.bias), -(-count // ROWS) * ROWS
+        k, rows = len(conv.bias), -(-min(starts.step, tiles) // ROWS) * ROWS
         plane_v, plane_p = (rows * depth + _APART for depth in (c, k))
         v, products = _scratch.take("v", points * plane_v), _scratch.take("p", points * plane_p)
         x, y, before = locate(conv.x), locate(self.y), (conv.padding[0][0], conv.padding[1][0])
         transform_in, multiply_points, transform_out = self._loops
-        split(partial(transform_in, x.address, *self.shape, *before, *self.tiles, v, plane_v, start), count)
-        split(partial(multiply_points, v, plane_v, count, u, c, k, _ZEROS, _NO_FLOOR, products, plane_p), points)
-        to = y.address, y.pixel, *self.size, *self.tiles, start
-        split(partial(transform_out, products, plane_p, k, self._bias, _floor(conv.relu), *to), count)
+        given = x.address, *self.shape, *before, *self.tiles, v, plane_v
+        to = products, plane_p, k, self._bias, _floor(conv.relu), y.address, y.pixel, *self.size, *self.tiles
+        for start in starts:
+            count = min(starts.step, tiles - start)
+            split(partial(transform_in, *given, start), count)
+            split(partial(multiply_points, v, plane_v, count, u, c, k, _ZEROS, _NO_FLOOR, products, plane_p), points)
+            split(partial(transform_out, *to, start), count)
 
 
 @dataclass(frozen=True, eq=False)
