@@ -160,13 +160,11 @@ def compute(
         made = {view: make_view(image, options.augment, view, content.sha256, options.seed) for view in views}
         return content.sha256, made, time.perf_counter() - start
 
-    asked = time.perf_counter()
     depth = 2 * options.full_batch // options.views + options.workers
-    with ThreadPoolExecutor(options.workers) as pool, ThreadPoolExecutor(1) as writer:
-        buffer = Buffer(parts, engine, options, writer, stages, limits)
+    with ThreadPoolExecutor(options.workers) as pool, ThreadPoolExecutor(1) as runner, ThreadPoolExecutor(1) as writer:
+        buffer = Buffer(parts, engine, options, runner, writer, stages, limits)
         try:
             for sha256, views, seconds in ahead(pool, decode, todo, depth):
-                stages.starved += time.perf_counter() - asked
                 stages.decode += seconds
                 if isinstance(views, str):
                     buffer.skipped.append((sha256, views))
@@ -178,7 +176,6 @@ def compute(
                         progress.update()
                 if len(skipped) > allowed:
                     raise too_many_skipped(skipped, total, allowed)
-                asked = time.perf_counter()
             buffer.flush()
         except KeyboardInterrupt:
             if limits is not None:
@@ -188,20 +185,27 @@ def compute(
 
 
 class Buffer:
-    """Collects images into batches and features into parts; a part is written while the next one is computed."""
+    """Collects images into batches and features into parts.
+
+    A batch is collected while the one before is computed, and a part is written while the next one is computed.
+    """
 
     def __init__(
         self,
         parts: Sink,
         engine: Engine,
         options: ExtractRequest,
+        runner: ThreadPoolExecutor,
         writer: ThreadPoolExecutor,
         stages: Stages,
         limits: PassLimits | None,
     ):
         self.parts, self.engine, self.dtype, self.stages, self._limits = parts, engine, options.dtype, stages, limits
-        self.batch = np.zeros((options.full_batch, options.side, options.side, 3), np.uint8)
+        self.batch, self._other = np.zeros((2, options.full_batch, options.side, options.side, 3), np.uint8)
         self.waiting: list[Key] = []  # keys of the images in the batch
+        self._runner = runner
+        self._running: tuple[Future[dict[str, np.ndarray]], list[Key]] | None = None  # a batch, and its keys
+        self._idle_since, self._blocked = time.perf_counter(), 0.0
         self._writer, self._written = writer, writer.submit(float)
         self._empty()
 
@@ -218,41 +222,63 @@ class Buffer:
         self.waiting.append(key)
         if len(self.waiting) == len(self.batch):
             self._forward()
-            if self._is_full():
-                self._append()
 
     def _is_full(self) -> bool:
         limits = self._limits
-        return limits is not None and (
-            self.held >= limits.part_bytes or time.monotonic() - self.since >= limits.part_seconds
+        return (
+            limits is not None
+            and bool(self.keys)
+            and (self.held >= limits.part_bytes or time.monotonic() - self.since >= limits.part_seconds)
         )
 
     def flush(self) -> None:
         """Compute and commit the rest."""
         if self.waiting:
             self._forward()
+        self._collect()
         if self.keys or self.skipped:
             self._append()
         self._wait()
+        self.stages.blocked += self._blocked
 
     def keep(self) -> None:
         """Commit what is computed, after an interruption at any line; at most a batch is lost."""
         rows = [len(next(iter(each.result().values()))) for each in self.features]
         if sum(rows) > len(self.keys):  # interrupted before the keys of the last batch were added
             self.features.pop()
+        self._collect()
         if self.keys:
             self._append()
         self._wait()
 
     def _forward(self) -> None:
+        """Begin to compute the batch, once the one before is done; commit a part if it is time to."""
+        self._collect()
+        self._running = self._runner.submit(self._run, self.batch[: len(self.waiting)], self._blocked), self.waiting
+        self.batch, self._other, self.waiting, self._blocked = self._other, self.batch, [], 0.0
+        if self._is_full():
+            self._append()
+
+    def _run(self, images: np.ndarray, blocked: float) -> dict[str, np.ndarray]:
         start = time.perf_counter()
-        rows = self.engine.run(self.batch[: len(self.waiting)])
+        idle = start - self._idle_since
+        self.stages.blocked += min(idle, blocked)
+        self.stages.starved += max(idle - blocked, 0.0)
+        rows = self.engine.run(images)
+        self._idle_since = time.perf_counter()
+        self.stages.forward += self._idle_since - start
+        return rows
+
+    def _collect(self) -> None:
+        """Take the features of the batch that is being computed, if there is one."""
+        if self._running is None:
+            return
+        rows, keys = self._running[0].result(), self._running[1]
+        self._running = None
         # The writer thread casts while the next batch is computed.
         self.features.append(self._writer.submit(_cast_all, rows, self.dtype))
         self.held += sum(values.size for values in rows.values()) * np.dtype(self.dtype).itemsize
-        self.keys += self.waiting
-        self.waiting = []
-        self.stages.forward += time.perf_counter() - start
+        self.keys += keys
 
     def _append(self) -> None:
         self._wait()  # so that at most one part is being written
@@ -262,10 +288,8 @@ class Buffer:
     def _write(
         self, cast: list[Future[dict[str, np.ndarray]]], keys: list[Key], skipped: list[tuple[bytes, str]]
     ) -> float:
-        start, batches = (
-            time.perf_counter(),
-            [each.result() for each in cast],
-        )  # all done: this same thread ran them earlier
+        start = time.perf_counter()
+        batches = [each.result() for each in cast]  # all done: this same thread ran them earlier
         names = batches[0] if batches else ()
         features = {name: np.concatenate([batch[name] for batch in batches]) for name in names}
         self.parts.append(features, keys, skipped)
@@ -275,7 +299,7 @@ class Buffer:
         """Wait until the previous part is written; raise any error from writing it."""
         start = time.perf_counter()
         self.stages.write += self._written.result()
-        self.stages.blocked += time.perf_counter() - start
+        self._blocked += time.perf_counter() - start
 
 
 def _cast_all(features: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:

@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
+from types import SimpleNamespace
 
 import h5py
 import keras
@@ -18,7 +21,7 @@ from features import FeatureStore, extract, plan_cost
 from features.backbones.weights import fingerprint_weights, recall_sha256
 from features.engines.registry import is_installed
 from features.errors import CachedFeaturesError, RequestError, SourceError, StoreError
-from features.extraction.forward import Buffer, PassLimits, cast_features
+from features.extraction.forward import Buffer, PassLimits, Stages, cast_features
 from features.extraction.request import ExtractRequest
 from features.extraction.run import run_pass
 from features.extraction.verification import verify
@@ -224,6 +227,28 @@ def test_an_interrupted_run_keeps_the_batches_that_are_computed(tree, tmp_path, 
     assert_same_stores(tmp_path / "whole.h5", tmp_path / "s.h5")
 
 
+def test_a_batch_is_collected_while_the_one_before_is_computed():
+    collected, kept = threading.Event(), []
+
+    def run_engine(images):
+        assert collected.wait(60)
+        return {"maps": images.mean(axis=(1, 2))}
+
+    options = SimpleNamespace(dtype="float32", full_batch=2, side=4)
+    sink = SimpleNamespace(append=lambda *part: kept.append(part))
+    with ThreadPoolExecutor(1) as runner, ThreadPoolExecutor(1) as writer:
+        buffer = Buffer(sink, SimpleNamespace(run=run_engine), options, runner, writer, Stages(), PassLimits())
+        for row in range(3):
+            buffer.add((bytes([row]), 0), np.full((4, 4, 3), row, np.uint8))
+        collected.set()  # the third image, while the engine was at the first two
+        for row in range(3, 7):
+            buffer.add((bytes([row]), 0), np.full((4, 4, 3), row, np.uint8))
+        buffer.flush()
+    ((features, keys, skipped),) = kept
+    assert keys == [(bytes([row]), 0) for row in range(7)] and not skipped
+    np.testing.assert_array_equal(features["maps"], np.arange(7.0)[:, None].repeat(3, 1))
+
+
 def test_growing_computes_new_contents_only_and_equals_a_fresh_run(tree, tmp_path):
     run(tree, tmp_path / "grown.h5")
     draw(tree / "train/red/added.png", 1001)
@@ -270,6 +295,8 @@ def test_a_finished_store_is_answered_without_tensorflow(tree, tmp_path):
     tiny_base.Tiny(None, False, (16, 16, 3)).save(own)
     again = f"""
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 sys.modules["tensorflow"] = sys.modules["keras"] = None  # importing them is an error
 from features import extract
 done = extract({str(tree)!r}, backbone={str(own)!r}, out={str(store)!r}, layers=("-1",))
