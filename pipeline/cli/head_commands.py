@@ -34,10 +34,12 @@ def _details(folder: str, head: str, by_class: Sequence[Mapping[str, Any]]) -> s
 def _compare(sort: str | None = None, details: bool = False, **options: Any) -> Answer:
     from features.store.reader import FeatureStore
 
+    from ..evaluation.metrics import find_metric
     from ..heads.registry import find_head
     from ..training.comparison import compare
     from ..training.comparison_table import SORTS, format_table
     from ..training.splitting import split_anew
+    from ..training.summary import told_cost
 
     stores = stores_of(options["store"])
     if len(stores) > 1:
@@ -65,9 +67,9 @@ def _compare(sort: str | None = None, details: bool = False, **options: Any) -> 
             )
     after += [f"{'' if number else 'next':<8} {each}" for number, each in enumerate(commands)]
     if taken != best:
-        after.insert(
-            0, f"take     {taken}, the simplest and quickest head that is not distinguishable from {best}, the best"
-        )
+        told = f"take     {taken}, the simplest and quickest head that is not distinguishable from {best}, the best"
+        cost = told_cost(comparison.recommended, find_metric(comparison.metric))
+        after.insert(0, f"{told}; {cost}" if cost else told)
     table = format_table(comparison.to_json(), sort)
     if details:
         table += f"\n\n{_details(comparison.out, taken, comparison.recommended['by_class'])}"

@@ -24,7 +24,7 @@ from ..options import ReportOptions
 from ..runs.plots import interval_of
 from ..training.request import Request
 from ..training.studies.base_comparison import BASES
-from ..training.summary import FEW_GROUPS, recommended, standing, tested_rows
+from ..training.summary import FEW_GROUPS, recommended, standing, tested_rows, told_cost
 from . import figures
 from .analysis.bases import gather_bases
 from .analysis.label_budget import newest_budget
@@ -301,6 +301,7 @@ def _verdict(run: Run) -> dict[str, Any]:
     return {
         "best": best,
         "taken": taken,
+        "cost": told_cost(taken, run.metric),
         "tested": tested,
         "few": tested < _FEW and len(splits) == 1,
         "few_groups": groups if group is not None and groups < FEW_GROUPS else None,

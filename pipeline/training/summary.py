@@ -143,6 +143,24 @@ def told_behind(summary: dict[str, Any], digits: int) -> str:
     return f"{summary['behind']:.{digits}f} ({NEEDS if p_value is None else told_p(p_value)})"
 
 
+def told_cost(summary: dict[str, Any], metric: Metric) -> str:
+    """Return what a head that is not distinguishable from the best may cost, in words; empty in runs that do not tell."""
+    ends = summary.get("behind_interval")
+    if not ends:
+        return ""
+    return f"it may cost up to {told_loss(ends[1], metric)} (95 %: {_in_units(ends[0], metric)} to {_in_units(ends[1], metric)})"
+
+
+def told_loss(loss: float, metric: Metric) -> str:
+    """Return a loss in words: in points, or, of a metric that falls as heads get better, in its own unit."""
+    points = f" {'point' if loss == 0.01 else 'points'}" if metric.greater_is_better else ""
+    return f"{_in_units(loss, metric)}{points} of {metric.words}"
+
+
+def _in_units(loss: float, metric: Metric) -> str:
+    return f"{100 * loss:.1f}" if metric.greater_is_better else f"{loss:.{metric.digits}f}"
+
+
 # Heads by how much there is to them; others come last.
 _SIMPLE = (
     ("nearest-mean", "logistic", "ridge", "lda", "linear-svm"),
@@ -156,7 +174,7 @@ BASELINE = "majority"
 def recommended(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the head to take: of those not distinguishable from the best, the simplest kind, and of that kind the quickest.
 
-    The baseline is taken only where it is the best.
+    Not distinguishable is not equal: `told_cost` says what it may cost. The baseline is taken only where it is the best.
 
     Parameters
     ----------
@@ -180,7 +198,7 @@ def compare_with_best(
     """Add to each summary how far the head is behind the best by a metric, and whether the difference is significant.
 
     ``is_best`` marks the best. ``behind`` is the mean difference in the metric, positive if the head is worse,
-    ``behind_interval`` its interval over several splits, ``p_value`` the p-value of the paired test, adjusted by Holm's method,
+    ``behind_interval`` its 95 % interval, ``p_value`` the p-value of the paired test, adjusted by Holm's method,
     and ``test`` that test's name. The last three are None for the best head, and where they are undefined; intervals and
     p-values are None for all heads if there are fewer splits than they need.
     """

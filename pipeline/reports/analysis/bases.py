@@ -11,11 +11,11 @@ from features.safefiles.json_files import read_json
 
 from ...evaluation.metrics import Metric
 from ...runs.checksums import check_sums
-from ...training.studies.base_comparison import BASES
+from ...training.studies.base_comparison import BASES, choose_base
 from .. import figures
 from ..run_results import metric_of
 
-_KEYS = {"stores": dict, "repeats": int, "test": str, "take": str}
+_KEYS = {"stores": dict, "repeats": int, "test": str}
 # Key of a row, its unit per image, that unit's size, and how it is written.
 _COSTS = (
     ("multiply_adds", "GMAC", 1e9, "{:.2f}"),
@@ -48,6 +48,7 @@ def gather_bases(folder: Path) -> dict[str, Any]:
             "not_fitted": [  # of earlier versions, which compared all or nothing, none
                 {key: str(each[key]) for key in ("base", "head", "why")} for each in told.get("not_fitted", [])
             ],
+            **dict(zip(("take", "why"), choose_base(rows, metric), strict=True)),
             "tested": sum(told["rows"].get("test", {}).values()),
         }
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:

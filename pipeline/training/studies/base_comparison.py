@@ -23,8 +23,8 @@ from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
 from ...data.training_data import Features
-from ...evaluation.metrics import find_metric
-from ...evaluation.significance import with_interval
+from ...evaluation.metrics import Metric, find_metric
+from ...evaluation.significance import NEEDS, with_interval
 from ...heads.registry import check_heads, expand_heads
 from ...options import BasesOptions
 from ...runs.plots import interval_of
@@ -35,12 +35,23 @@ from ..fits.results import Result
 from ..loading import find_features, read_features
 from ..request import Request
 from ..splitting import draw_splits, with_groups
-from ..summary import best_first, compare_with_best, names_of_tests, standing, summarise, tested_rows, told_behind
+from ..summary import (
+    best_first,
+    compare_with_best,
+    names_of_tests,
+    standing,
+    summarise,
+    tested_rows,
+    told_behind,
+    told_cost,
+    told_loss,
+)
 from .base_cost import cost_of, measure_cost
 
 BASES = "bases.json"
 JOINED, VOTE = "joined", "vote"  # of all bases: their features side by side, and the mean of their probabilities
 _USUAL_HEADS = ("logistic",)
+MARGIN = 0.01  # a loss that does not matter: a point of accuracy
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,7 +71,7 @@ class BaseComparison:
     metric, test : str
         The metric that ranks, and the name of the paired test.
     take : str
-        The base to take: the cheapest whose best row is not distinguishable from the best.
+        The base to take; see `choose_base`.
     not_fitted : list of dict
         Each ``base`` and ``head`` without a row in the table, and ``why``.
     out : str
@@ -148,7 +159,7 @@ def compare_bases(
         repeats=repeats,
         metric=asked.metric,
         test=names_of_tests(table),
-        take=_cheapest(table),
+        take=choose_base(table, metric)[0],
         not_fitted=not_fitted,
         out=str(folder.path),
     )
@@ -303,11 +314,45 @@ def _vote(rows: Rows, split: np.ndarray, asked: Request, of_bases: Sequence[Resu
     )
 
 
-def _cheapest(table: Sequence[dict[str, Any]]) -> str:
-    """Return the base of the cheapest row that is the best or not distinguishable from it, by time, then by bytes."""
-    equal = [each for each in table if standing(each) in ("best", "same")]
-    timed = all(each["milliseconds"] is not None for each in equal)
-    return str(min(equal, key=lambda each: (each["milliseconds"] if timed else 0.0, each["stored"]))["base"])
+def choose_base(table: Sequence[dict[str, Any]], metric: Metric) -> tuple[str, str]:
+    """Return the base to take, and why, in words.
+
+    Not distinguishable is not equal: with few test images, hardly anything is distinguishable. So a cheaper base than the best
+    is taken only if it is not distinguishable and the interval of its loss lies below `MARGIN`, too.
+
+    Parameters
+    ----------
+    table : sequence of dict
+        Rows of a comparison of bases, best first.
+    metric : Metric
+    """
+    best, same = table[0], [each for each in table if standing(each) == "same"]
+    sure = [each for each in same if each.get("behind_interval") and each["behind_interval"][1] <= MARGIN]
+    taken, tempting = _cheapest([best, *sure]), _cheapest([best, *same])
+    if taken is not best:
+        return taken["base"], (
+            f"the cheapest that is not distinguishable from {_called(best)}, the best, and costs at most "
+            f"{told_loss(MARGIN, metric)}: {told_cost(taken, metric)}"
+        )
+    if tempting is not best:
+        cost = told_cost(tempting, metric) or "what it may cost is not known"
+        return best["base"], (
+            f"the best. {_called(tempting)} is cheaper and not distinguishable from it, but the test images are too few to tell "
+            f"whether it costs at most {told_loss(MARGIN, metric)}: {cost}"
+        )
+    if any(standing(each) == "untested" and each["behind"] is not None for each in table):
+        return best["base"], f"the best; to tell whether a cheaper one is as good {NEEDS}"
+    return best["base"], "the best; none that is cheaper is as good"
+
+
+def _cheapest(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the first of the cheapest rows, by time, then by bytes."""
+    timed = all(each["milliseconds"] is not None for each in rows)
+    return min(rows, key=lambda each: (each["milliseconds"] if timed else 0.0, each["stored"]))
+
+
+def _called(row: dict[str, Any]) -> str:
+    return f"{row['base']} with {row['head']}"
 
 
 def format_bases(found: BaseComparison) -> str:
@@ -324,5 +369,6 @@ def format_bases(found: BaseComparison) -> str:
         costs = f"{work} | {time} | {row['stored']:,}"
         lines.append(f"| {row['base']} | {row['head']} | {value} | {told_behind(row, metric.digits)} | {costs} |")
     lines += [not_fitted_line([each["base"], each["head"]], each["why"], 7) for each in found.not_fitted]
-    test = f" ({found.test}, Holm, 5 %)" if found.test else ""
-    return "\n".join([*lines, "", f"Take {found.take}: the cheapest that is not distinguishable from the best{test}."])
+    test = f" (Tests: {found.test}, Holm, 5 %.)" if found.test else ""
+    take, why = choose_base(found.table, metric)
+    return "\n".join([*lines, "", f"Take {take}: {why}.{test}"])

@@ -121,6 +121,40 @@ def test_of_groups_the_correction_counts_groups():
     assert correction([HeldOut.of(labels, split)] * 4) == pytest.approx(1 / 4 + 10 / 40)
 
 
+def test_on_one_split_a_difference_has_an_interval():
+    """Agresti and Min's of matched pairs: half a row more in each cell. Of losses, that of a paired t; of two groups, t(0.975, 1)."""
+    random, n, z = np.random.default_rng(0), 300, 1.959964
+    y, one, other = random.integers(0, 2, (3, n))
+    one[:240], other[:225], units = y[:240], y[:225], np.arange(n)
+    b, c = np.sum((one == y) & (other != y)) + 0.5, np.sum((one != y) & (other == y)) + 0.5
+    middle, half = (b - c) / (n + 2), z * np.sqrt(b + c - (b - c) ** 2 / (n + 2)) / (n + 2)
+    found = compare_pair(ACCURACY, [HeldOut(y, units, n)], [np.eye(2)[one]], [np.eye(2)[other]])
+    assert found.interval == pytest.approx((middle - half, middle + half), abs=0.003)
+    chances = [np.where(np.eye(2)[y] > 0, p, 1 - p) for p in random.uniform(0.4, 0.9, (2, n, 1))]
+    apart = -np.log(chances[1][units, y]) + np.log(chances[0][units, y])
+    half = z * apart.std(ddof=1) / np.sqrt(n)
+    found = compare_pair(LOSS, [HeldOut(y, units, n)], *([each] for each in chances))
+    assert found.interval == pytest.approx((apart.mean() - half, apart.mean() + half), abs=0.15 * half)
+    wide = compare_pair(ACCURACY, [HeldOut(y, units // 150, 9, True)], [np.eye(2)[one]], [np.eye(2)[other]])
+    q = np.mean([np.sum(((one == y) * 1 - (other == y))[k : k + 150]) ** 2 for k in (0, 150)]) / 150**2
+    assert wide.interval[1] - wide.behind == pytest.approx(12.7062 * np.sqrt((2 * q + 1) / 4 / 2), rel=1e-4)
+    assert compare_pair(LOSS, [HeldOut(y, units, n)], [chances[0]], [chances[0]]).interval is None
+    lone = HeldOut(y, np.zeros(n, int), 9, True)
+    assert compare_pair(ACCURACY, [lone], [np.eye(2)[one]], [np.eye(2)[other]]).interval is None
+
+
+@pytest.mark.parametrize("chances", [(0.05, 0.0), (0.05, 0.05), (0.2, 0.05)])
+def test_an_interval_of_a_difference_on_one_split_covers(chances):
+    """Two heads of which only the first, or only the second, is right on a row with these chances, 150 rows."""
+    random, held, n = np.random.default_rng(0), 0, 150
+    for _ in range(400):
+        side = random.choice(3, n, p=[*chances, 1 - sum(chances)])
+        heads = [[np.eye(2)[(side == other).astype(int)]] for other in (1, 0)]
+        low, high = compare_pair(ACCURACY, [HeldOut(np.zeros(n, int), np.arange(n), n)], *heads).interval
+        held += low <= chances[0] - chances[1] <= high
+    assert held / 400 >= 0.93
+
+
 def test_over_repeats_a_lower_loss_is_better_and_the_corrected_t_is_of_the_metric():
     """t(0.975, 2) = 4.302653; losses differ by 0.5 or so, of thousands of rows, so that no floor matters."""
     random, n = np.random.default_rng(0), 4000

@@ -333,6 +333,16 @@ def test_the_head_to_take_is_the_simplest_that_is_not_distinguishable():
     assert recommended([vote, head("sklearn.naive_bayes.GaussianNB", 0.9, 0.0)]) is vote
 
 
+def test_the_page_says_what_the_head_to_take_may_cost(tiny_store, tmp_path, monkeypatch):
+    run = load_run(Path(compare(tiny_store, ["logistic", "knn"], out=tmp_path / "c").out))
+    monkeypatch.setattr("pipeline.reports.build.recommended", lambda heads: heads[1])
+    run.heads[1].update(p_value=0.2, behind_interval=[-0.012, 0.034])
+    told = "it may cost up to 3.4 points of accuracy (95 %: -1.2 to 3.4)"
+    assert f"(Holm, 5&nbsp;%); {told}." in render(gather(run))
+    run.heads[1]["behind_interval"] = None  # of earlier versions, on one split
+    assert "it may cost" not in render(gather(run))
+
+
 def test_paths_are_links_where_the_page_lies_with_the_images(tiny_store, tmp_path):
     compare(tiny_store, ["majority"], out=tmp_path / "c")
     run = load_run(tmp_path / "c")

@@ -15,10 +15,13 @@ from features.splits import SPLITS
 from pipeline import compare_bases, report
 from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part
+from pipeline.evaluation.held_out import HeldOut
+from pipeline.evaluation.metrics import find_metric
+from pipeline.evaluation.significance import compare_pair
 from pipeline.training.fits.fitting import fit_head
 from pipeline.training.request import Fitting
 from pipeline.training.studies import base_comparison
-from pipeline.training.studies.base_comparison import _cheapest, format_bases
+from pipeline.training.studies.base_comparison import choose_base, format_bases
 
 
 def base_of(name, width):
@@ -52,22 +55,56 @@ def test_bases_are_compared_joined_and_voted_on_the_same_rows(stores, tmp_path):
     assert by["joined", "logistic"]["layer"] == "left:last+right:last"
     told = json.loads((tmp_path / "c/bases.json").read_text())
     assert told["table"] == json.loads(json.dumps(found.table)) and told["stores"]["left"] == str(left)
-    assert f"Take {found.take}: the cheapest" in format_bases(found)
-    equal = [row["stored"] for row in found.table if row["is_best"] or row["p_value"] >= 0.05]
-    assert min(row["stored"] for row in found.table if row["base"] == found.take) == min(equal)  # nothing is timed here
+    assert f"Take {found.take}: the best" in format_bases(found)  # of 18 test images
+    assert found.take == found.table[0]["base"]
     with pytest.raises(RequestError, match="out must be a new folder"):
         compare_bases([left, right], out=tmp_path / "c")
     assert compare_bases([left, right], out=tmp_path / "c", overwrite=True).out == str(tmp_path / "c")
 
 
-def test_the_base_to_take_is_the_cheapest_of_those_not_distinguishable_from_the_best():
-    best = {"base": "best", "is_best": True, "p_value": None, "milliseconds": 50.0, "stored": 100}
-    same = {"base": "same", "is_best": False, "p_value": 0.2, "milliseconds": 5.0, "stored": 400}
-    behind = {"base": "behind", "is_best": False, "p_value": 0.01, "milliseconds": 1.0, "stored": 50}
-    assert _cheapest([best, same, behind]) == "same"
-    assert _cheapest([best, {**same, "milliseconds": None}, behind]) == "best"  # not all can be timed: by bytes
-    assert _cheapest([best, {**same, "milliseconds": 50.0}, behind]) == "best"  # as quick: by bytes
-    assert _cheapest([best, {**same, "p_value": 0.04}, behind]) == "best"
+ACCURACY, LOSS = find_metric("accuracy"), find_metric("log_loss")
+ROW = {"head": "logistic", "is_best": False, "behind": 0.002, "behind_interval": [-0.005, 0.009], "p_value": 0.2}
+BEST = {
+    **ROW,
+    "base": "best",
+    "is_best": True,
+    "behind_interval": None,
+    "p_value": None,
+    "milliseconds": 50.0,
+    "stored": 9,
+}
+SAME = {**ROW, "base": "same", "milliseconds": 5.0, "stored": 400}
+BEHIND = {**ROW, "base": "behind", "p_value": 0.01, "milliseconds": 1.0, "stored": 5}
+
+
+def test_the_base_to_take_is_the_cheapest_that_costs_nothing_that_matters():
+    take, why = choose_base([BEST, SAME, BEHIND], ACCURACY)
+    assert take == "same" and why == (
+        "the cheapest that is not distinguishable from best with logistic, the best, and costs at most 1.0 point of accuracy: "
+        "it may cost up to 0.9 points of accuracy (95 %: -0.5 to 0.9)"
+    )
+    assert choose_base([BEST, {**SAME, "milliseconds": None}, BEHIND], ACCURACY)[0] == "best"  # not timed: by bytes
+    assert choose_base([BEST, {**SAME, "milliseconds": 50.0}, BEHIND], ACCURACY)[0] == "best"  # as quick: by bytes
+    take, why = choose_base([BEST, {**SAME, "p_value": 0.04}, BEHIND], ACCURACY)
+    assert (take, why) == ("best", "the best; none that is cheaper is as good")
+    assert "at most 0.010 of log loss: it may cost up to 0.009 of" in choose_base([BEST, SAME], LOSS)[1]
+
+
+def test_not_distinguishable_is_not_taken_for_equal():
+    """Of 150 images, 0.95 for a cheap base, 1.00 for the best of many: nothing told them apart, and the cheap one was taken."""
+    y, cheap = np.arange(150) % 2, np.arange(150) % 2
+    cheap[:7] = 1 - cheap[:7]
+    tested, (best, worse) = HeldOut(y, np.arange(150), 600), (np.eye(2)[each] for each in (y, cheap))
+    pair = compare_pair(ACCURACY, [tested], [best], [worse])
+    row = {**SAME, "behind": pair.behind, "behind_interval": pair.interval, "p_value": 5 * pair.p_value}
+    assert row["p_value"] > 0.05
+    take, why = choose_base([BEST, row, BEHIND], ACCURACY)
+    assert take == "best" and why == (
+        "the best. same with logistic is cheaper and not distinguishable from it, but the test images are too few to tell whether "
+        "it costs at most 1.0 point of accuracy: it may cost up to 8.4 points of accuracy (95 %: 1.0 to 8.4)"
+    )
+    of_earlier = choose_base([BEST, {**row, "behind_interval": None}], ACCURACY)
+    assert of_earlier[0] == "best" and of_earlier[1].endswith(": what it may cost is not known")
 
 
 def test_a_head_that_cannot_be_fitted_on_a_base_is_a_row_of_the_comparison(stores, tmp_path, monkeypatch, said):
@@ -105,7 +142,9 @@ def test_a_head_that_cannot_be_fitted_on_a_base_is_a_row_of_the_comparison(store
 def test_two_splits_say_what_tests_would_need(stores, tmp_path):
     (left, right), _ = stores
     found = compare_bases([left, right], ["nearest-mean"], repeats=2, out=tmp_path / "c")
-    assert format_bases(found).count("(needs 3 repeats)") == 4 + 3  # intervals of all rows, tests of all but the best
+    told = format_bases(found)
+    assert told.count("(needs 3 repeats)") == 4 + 3  # intervals of all rows, tests of all but the best
+    assert f"Take {found.table[0]['base']}: the best; to tell whether a cheaper one is as good needs 3 repeats." in told
 
 
 def test_joined_and_voted_figures_are_those_of_their_definitions(stores, tmp_path):
@@ -215,6 +254,8 @@ def test_the_page_of_bases_shows_accuracy_against_each_cost(rebuilt, tmp_path):
         assert f"<bdi>{row['base']}</bdi>" in page and f">{row['milliseconds']:.1f}</td>" in page
     assert page.count('<circle class="dot') == 4 * 4  # three charts and the bars of the table
     assert f"Take <bdi>{rebuilt.take}</bdi>" in page
+    take, why = choose_base(rebuilt.table, ACCURACY)
+    assert take == rebuilt.take and f"{why[0].upper()}{why[1:]}." in page
 
 
 def test_a_page_of_bases_that_cannot_be_timed_leaves_out_their_costs(stores, tmp_path):
