@@ -40,9 +40,9 @@ def choose_threshold(aim: Aim, positive: np.ndarray, chances: np.ndarray, units:
     effective number of rows whose share k / n of all is as well known (Korn & Graubard 1998; see `effective_rows`).
 
     For a metric or a cost, all thresholds between two neighbouring probabilities decide alike. Among the best ones the threshold
-    is that which would be best if probabilities were true, if it is one of them: the share of positives for balanced accuracy,
-    1 / (1 + cost) for a cost (Elkan 2001, "The foundations of cost-sensitive learning"), and 1 / 2 otherwise. If it is not, it
-    is the middle of the nearest gap.
+    is the nearest to that which would be best if probabilities were true: the share of positives for balanced accuracy,
+    1 / (1 + cost) for a cost (Elkan 2001, "The foundations of cost-sensitive learning"), and 1 / 2 otherwise. Where there are few
+    mistakes, the best ones reach far, and their middle lies far from it.
     """
     if aim.way in ("sensitivity", "specificity"):
         return _ranked(aim, positive, chances, units)
@@ -58,11 +58,8 @@ def choose_threshold(aim: Aim, positive: np.ndarray, chances: np.ndarray, units:
         usual = float(positive.mean()) if aim.metric == "balanced_accuracy" else 0.5
     best = np.flatnonzero(gain >= np.nanmax(gain) - 1e-12)
     lows, highs = edges[best], edges[best + 1]  # thresholds in (low, high] decide alike
-    inside = (lows < usual) & (usual <= highs)
-    if inside.any():
-        return usual
-    middles = (lows + highs) / 2
-    return float(middles[np.abs(middles - usual).argmin()])
+    nearest = np.clip(usual, np.nextafter(lows, np.inf), highs)
+    return float(nearest[np.abs(nearest - usual).argmin()])
 
 
 def _at_least(chances: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
