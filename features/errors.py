@@ -100,10 +100,13 @@ def option(name: str, value: Any = None) -> str:
     name : str
         Name of the argument.
     value : object, optional
-        True for a switch, a dict for the settings of a head. If left out, dots stand for it, or nothing.
+        True for a switch, a dict for the settings of a head, a list for a flag that is repeated, a tuple for members between commas. If
+        left out, dots stand for it, or nothing.
     """
     if isinstance(value, Path):
         value = str(value)
+    if isinstance(value, list) and _program is not None:
+        return " ".join(option(name, each) for each in value)
     if _program is None:
         return f"{name}=..." if value is None else f"{name}={value!r}"
     flag = called(name)

@@ -61,6 +61,10 @@ ReadPool = Literal["flatten", Pool]  # when stored features are read for a head
 class ExtractOptions(TypedDict, total=False):
     """Options of `features.extract`."""
 
+    add: Annotated[
+        Sequence[str | Path],
+        Flag("CSV file whose images are added to the source; may be repeated", "FILE.csv", IMAGES),
+    ]
     path_column: Annotated[str | None, Flag("header of a CSV's paths (default path)", "NAME", IMAGES)]
     label_column: Annotated[str | None, Flag("header of a CSV's classes (default label)", "NAME", IMAGES)]
     split_column: Annotated[

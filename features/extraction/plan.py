@@ -189,12 +189,15 @@ def check_left(plan: Plan, options: ExtractRequest) -> None:
     if not options.path.exists():
         return
     with FeatureStore(options.path) as store:
-        held = store.rows.images()
+        held, origin = store.rows.images(), store.made.origin
     kept = {*plan.keys, *plan.dropped}
     left = [path for path, sha256 in zip(held.paths, held.sha256, strict=True) if sha256.tobytes() not in kept]
     if not left:
         return
     told = f"{len(left):,} of the {len(held):,} images of {options.path} are not in {options.data}, or have changed, such as {left[0]}"
+    missing = [] if origin is None else [each for each in origin.added if each not in options.add]
+    if missing:
+        told += f" (it was made with {option('add', missing)})"
     if len(left) > len(held) * _FEW and not options.drop:
         raise RequestError(
             f"{called('out')} must keep nine of ten images that it holds, unless told otherwise; {told}. Complete the source, choose "

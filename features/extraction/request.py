@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..backbones.normalisation import make_normalisation
-from ..backbones.registry import check_request, find_backbone
+from ..backbones.registry import PREPROCESS, check_request, find_backbone
 from ..engines.batch_size import USUAL
 from ..engines.registry import CHOICES, check_engine, is_installed, missing_engine
-from ..errors import RequestError, called, must_be_one_of, option
+from ..errors import CachedFeaturesError, RequestError, called, command, must_be_one_of, option
 from ..images.bounds import MAX_PIXELS
 from ..images.image_spec import ALL_BITS, SMOOTH, ImageSpec
 from ..images.views import check_views
@@ -25,7 +25,7 @@ from ..sources.load import load_source, source_name
 from ..sources.source import Source
 from ..store.chunks import COMPRESSION
 from ..store.parts import LAYOUTS
-from ..store.provenance import DTYPES, EARLIER, MAX_BATCH, MAX_IMAGE_SIZE, Augment, FeatureSpec
+from ..store.provenance import DTYPES, EARLIER, MAX_BATCH, MAX_IMAGE_SIZE, Augment, FeatureSpec, Provenance
 
 COLOUR, BACKGROUND = "srgb", "white"  # the defaults of new features
 MAX_IMAGES = 1e15  # of an estimate, and per second; beyond it, arithmetic of floats overflows
@@ -158,6 +158,8 @@ class ExtractRequest(FeatureOptions):
     ----------
     data : str
         See `load_source`.
+    add : tuple of str
+        CSV files whose images are added; see `load_source`.
     out : path-like
         Name of the store; ``cache/<source>-<backbone>.h5`` if left out.
     path_column, label_column, split_column, path_pattern : str, optional
@@ -200,6 +202,7 @@ class ExtractRequest(FeatureOptions):
     """
 
     data: str
+    add: tuple[str, ...] = ()
     out: str | Path | None = None
     path_column: str | None = None
     label_column: str | None = None
@@ -251,8 +254,53 @@ class ExtractRequest(FeatureOptions):
         listed = ListOptions(self.path_column, self.label_column, self.split_column, self.path_pattern)
         folder = FolderOptions(self.follow_links, self.label_pattern)
         return load_source(
-            self.data, self.seed, self.limit, self.allow_missing_classes, listed, self.column, self.group, folder
+            self.data,
+            self.seed,
+            self.limit,
+            self.allow_missing_classes,
+            listed,
+            self.column,
+            self.group,
+            folder,
+            self.add,
         )
+
+
+def extract_again(made: Provenance, out: Path, **options: Any) -> str | None:
+    """Return the command that makes a store again with other options; None if its source is unknown.
+
+    A store does not record how a source was read, such as ``label_pattern``, nor means and deviations of an ONNX model.
+    """
+    if made.origin is None:
+        return None
+    spec, backbone = made.spec, made.backbone_file or made.spec.backbone
+    usual, origin = ExtractRequest("", backbone=backbone), made.origin
+    told: dict[str, Any] = {
+        "group": origin.group,
+        "limit": origin.limit,
+        "seed": made.seed,
+        "views": made.views,
+        "augment": spec.augment.name,
+        "resize": spec.resize,
+        "dtype": spec.dtype,
+        "weights": made.weights,
+    }
+    told = {name: value for name, value in told.items() if value != getattr(usual, name)}
+    if "weights" in told:
+        told["weights_sha256"] = spec.weights_sha256
+    try:
+        base = find_backbone(backbone)
+    except CachedFeaturesError:  # the user's own model is not there any more
+        base = None
+    if base is None or spec.image_size != base.image_size:
+        told["image_size"] = spec.image_size
+    if base is None or made.layers_asked != (base.layer,):
+        told["layers"] = made.layers_asked
+    if spec.preprocess in PREPROCESS and (base is None or spec.preprocess != base.preprocess):
+        told["preprocess"] = spec.preprocess
+    told |= options
+    added = [*origin.added, *told.pop("add", ())]
+    return command("extract", data=origin.data, **({"add": added} if added else {}), backbone=backbone, out=out, **told)
 
 
 def with_held(options: Options, held: FeatureSpec | None) -> Options:

@@ -174,7 +174,9 @@ def run_pass(
         folder=asked.path.parent,
         memory=limits.memory,
         disk=limits.disk,
-        origin=Origin(source.kind, asked.data, str(source.root.resolve()), asked.limit, source.notes, source.group),
+        origin=Origin(
+            source.kind, asked.data, str(source.root.resolve()), asked.limit, source.notes, source.group, asked.add
+        ),
         compression=_pick_compression(asked, held),
         parity=held.parity if held else None,
         parity_on=held.parity_on if held else None,

@@ -23,6 +23,7 @@ from ..splits import (
 from .cifar10 import read_cifar10
 from .elpv import read_elpv
 from .folder import NO_FOLDER_OPTIONS, FolderOptions, read_folder
+from .lists.added import add_lists
 from .lists.manifest import NO_OPTIONS, ListOptions, read_csv
 from .path_columns import add_columns, compile_patterns
 from .source import Source
@@ -52,6 +53,7 @@ def load_source(
     column: Mapping[str, str] | None = None,
     group: str | None = None,
     folder: FolderOptions = NO_FOLDER_OPTIONS,
+    add: Sequence[str | Path] = (),
 ) -> Source:
     """Read a source: a folder, a ``.csv`` file, or a named set.
 
@@ -67,13 +69,15 @@ def load_source(
     allow_missing_classes : bool
         Accept a class that has no image in some split.
     options : ListOptions
-        For a CSV file.
+        For a CSV file: that of the source, or of a folder those that are added.
     column : mapping of str to str, optional
         Name of a further column → regular expression, which must match every path; see `add_columns`.
     group : str, optional
         Column that names each row's group; no group may be in two splits, whether given or drawn.
     folder : FolderOptions
         For a folder.
+    add : sequence of path-like
+        CSV files whose images are added to a folder or a CSV file; see `add_lists`.
 
     Raises
     ------
@@ -84,9 +88,14 @@ def load_source(
         If there is no such source, or it has no images, only one class, or a class that is missing from a split.
     """
     patterns = compile_patterns(column or {})
-    source = _fill_splits(
-        add_columns(_read(data, options, folder, allow_missing_classes), patterns), seed, group, allow_missing_classes
-    )
+    if add and data in NAMED_SETS:
+        raise RequestError(
+            f"{called('add')} must go with a folder or a CSV file; got {data!r}. Leave out {option('add')}"
+        )
+    source = _read(data, options, folder, allow_missing_classes, bool(add))
+    if add:
+        source = add_lists(source, add, NO_OPTIONS if source.kind == "csv" else options, group)
+    source = _fill_splits(add_columns(source, patterns), seed, group, allow_missing_classes)
     if limit is not None:
         source = _keep(source, limit, seed)
     if not allow_missing_classes:
@@ -94,12 +103,15 @@ def load_source(
     return source
 
 
-def _read(data: str, options: ListOptions, folder: FolderOptions, allow_missing_classes: bool) -> Source:
+def _read(
+    data: str, options: ListOptions, folder: FolderOptions, allow_missing_classes: bool, of_added: bool
+) -> Source:
+    """Read a source; options of a CSV file may be those of files that are added."""
     path = Path(data)
     is_list = data not in NAMED_SETS and path.is_file() and path.suffix.lower() in LISTS
     is_folder = data not in NAMED_SETS and path.is_dir()
     for given, unset, fits, what in (
-        (options, NO_OPTIONS, is_list, "a CSV file"),
+        (options, NO_OPTIONS, is_list or of_added, "a CSV file"),
         (folder, NO_FOLDER_OPTIONS, is_folder, "a folder"),
     ):
         if given != unset and not fits:

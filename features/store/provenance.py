@@ -164,6 +164,8 @@ class Origin:
         Human-readable notes on how the rows were chosen.
     group : str, optional
         The column that names each row's group; a group stays in one split. Not recorded by earlier versions.
+    added : tuple of str
+        CSV files whose images were added. Not recorded by earlier versions.
     """
 
     kind: str
@@ -172,6 +174,7 @@ class Origin:
     limit: int | None = None
     notes: tuple[str, ...] = ()
     group: str | None = None
+    added: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,8 @@ class Provenance:
         """Return a JSON-serialisable dict, as saved in a store."""
         origin = None if self.origin is None else asdict(self.origin)
         notes = [] if origin is None else list(origin.pop("notes"))
+        if origin is not None:
+            origin["added"] = list(origin["added"])
         return {
             **self.spec.to_json(),
             "source": origin,
@@ -337,7 +342,8 @@ def _read_origin(told: Any) -> Origin | None:
         return None
     kind, data, root = (_take(source, name, str) for name in ("kind", "data", "root"))
     group = _take(source, "group", str, type(None)) if "group" in source else None
-    return Origin(kind, data, root, _take(source, "limit", int, type(None)), _texts(told, "splits"), group)
+    added = _texts(source, "added") if "added" in source else ()
+    return Origin(kind, data, root, _take(source, "limit", int, type(None)), _texts(told, "splits"), group, added)
 
 
 def _take(told: Any, name: str, *kinds: type) -> Any:

@@ -128,9 +128,10 @@ def _next(replay: bool = False, **options: Any) -> Answer:
     queue = label_next(**options)
     for path, reason in queue.skipped:
         log.info(f"skipped  {path}: {reason}")
+    added = queue.add or command("extract", data="SOURCE", add=[queue.labels])
     after = (
-        f"next     open {queue.out}/queue.html, label the images, and save labels.csv. Add them to the others: each into the folder of its",
-        "         class, or its line into your CSV file; then extract as before, which computes these alone",
+        f"next     open {queue.out}/queue.html, label the images, and save {queue.labels} here; this computes these alone:",
+        f"         {added}",
     )
     return Answer(queue.to_json(), format_queue(queue.to_json()), after)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -12,6 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from features.errors import RequestError, called, command, counted
+from features.extraction.request import extract_again
 from features.images.bounds import MAX_PIXELS
 from features.images.image_spec import ImageSpec
 from features.options import takes
@@ -71,6 +73,10 @@ class LabelQueue:
         The first to be labelled first.
     skipped : list of (str, str)
         Files that cannot be used, and why.
+    labels : str
+        Name of the file that the page saves, other than those that the run's store has already.
+    add : str, optional
+        The command that adds the labelled images to the run's store; None if its source is unknown.
     """
 
     run: str
@@ -79,6 +85,8 @@ class LabelQueue:
     queue: list[Queued]
     skipped: list[tuple[str, str]]
     out: str
+    labels: str
+    add: str | None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
@@ -137,6 +145,8 @@ def label_next(run: str | Path, images: Images, n: int = COUNT, **options: Unpac
     assert novelty is not None
     unit = trained.novelty.unit_of(trained.reading.averaged(found.X))
     order = order_queue(chances, unit, trained.novelty.unit, n)
+    held = () if trained.made.origin is None else trained.made.origin.added
+    labels = _free_name({Path(each).name for each in held})
     told = LabelQueue(
         run=str(run),
         class_names=list(trained.class_names),
@@ -144,11 +154,19 @@ def label_next(run: str | Path, images: Images, n: int = COUNT, **options: Unpac
         queue=_queued(found, order, chances, novelty, typicality(unit), trained.class_names),
         skipped=[(str(file), reason) for file, reason in found.skipped],
         out=str(folder.path),
+        labels=labels,
+        add=extract_again(trained.made, trained.store, add=[labels]),
     )
     with folder.written() as unfinished:
         _write(told, unfinished, images_as)
     log.info(f"written  {folder.path}/queue.csv, queue.json, queue.html")
     return told
+
+
+def _free_name(taken: Collection[str]) -> str:
+    """Return the first name of a table of labels that is not taken."""
+    names = itertools.chain(["labels.csv"], (f"labels-{number}.csv" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def _queued(
@@ -184,7 +202,8 @@ def _write(told: LabelQueue, folder: Path, spec: ImageSpec) -> None:
         for rank, each in enumerate(told.queue, start=1):
             numbers = (f"{value:.6f}" for value in (each.probability, each.margin, each.novelty, each.typicality))
             table.writerow([rank, each.path, each.sha256, text_cell(each.predicted), *numbers])
-    (folder / "queue.html").write_text(render_page(told.to_json()["queue"], told.class_names, spec), encoding="utf-8")
+    page = render_page(told.to_json()["queue"], told.class_names, spec, told.labels)
+    (folder / "queue.html").write_text(page, encoding="utf-8")
 
 
 def format_queue(told: dict[str, Any]) -> str:

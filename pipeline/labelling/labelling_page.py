@@ -19,7 +19,7 @@ SIDE = 480
 KEYS = "123456789abcefghijklmnopqrtuvwyz"  # of classes, in their order; d, s and x have other meanings
 
 
-def render_page(queue: Sequence[Mapping[str, Any]], class_names: Sequence[str], spec: ImageSpec) -> str:
+def render_page(queue: Sequence[Mapping[str, Any]], class_names: Sequence[str], spec: ImageSpec, labels: str) -> str:
     """Return the page as HTML, with all images in it.
 
     Parameters
@@ -29,6 +29,8 @@ def render_page(queue: Sequence[Mapping[str, Any]], class_names: Sequence[str], 
     class_names : sequence of str
     spec : ImageSpec
         How files became the pixels that the base saw.
+    labels : str
+        Name of the file that the page saves.
     """
     with ThreadPoolExecutor(4) as pool:
         shown = list(pool.map(lambda each: _thumbnail(each["path"], spec), queue))
@@ -39,7 +41,7 @@ def render_page(queue: Sequence[Mapping[str, Any]], class_names: Sequence[str], 
     classes = [
         {"name": name, "key": KEYS[number] if number < len(KEYS) else None} for number, name in enumerate(class_names)
     ]
-    return fill_page("pipeline.labelling", "queue", {"cards": cards, "classes": classes})
+    return fill_page("pipeline.labelling", "queue", {"cards": cards, "classes": classes, "labels": labels})
 
 
 def _thumbnail(path: str, spec: ImageSpec) -> str | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from features.errors import RequestError, called, command, counted, option
+from features.extraction.request import extract_again
 from features.runtime.log import log
 from features.splits import (
     NEAR_COPIES,
@@ -68,21 +68,16 @@ def with_groups(store: FeatureStore, asked: Request, repeats: int = 1) -> Reques
 
 def _no_columns(store: FeatureStore, group: str) -> RequestError:
     """Return the error for a group where a store has no columns, with the command that gives it one."""
-    again, remedy = _extract_again(store, column={group: "PATTERN"}), "Name one in a CSV file of its source."
+    again, remedy = (
+        extract_again(store.made, store.path, column={group: "PATTERN"}),
+        "Name one in a CSV file of its source.",
+    )
     if again is not None:
         remedy = (
             f"Take one from the paths, such as {store.rows.paths[0]}, by a regular expression whose first group is it; with the "
             f"other options as they were, nothing is computed again: {again}"
         )
     return RequestError(f"{called('group')} must be a column; got {group!r}, and {store.path} has none. {remedy}")
-
-
-def _extract_again(store: FeatureStore, **options: Any) -> str | None:
-    """Return the command that gives a store other columns or splits, without the options of its features; None if it is unknown."""
-    made = store.made
-    if made.origin is None:
-        return None
-    return command("extract", data=made.origin.data, backbone=made.spec.backbone, out=store.path, **options)
 
 
 def split_anew(store: FeatureStore, group: str) -> str | None:
@@ -92,7 +87,7 @@ def split_anew(store: FeatureStore, group: str) -> str | None:
         return None
     units = unit_numbers(side_keys(rows, group))
     sides = np.unique(np.stack([units, rows.splits]), axis=1)
-    return _extract_again(store, group=group) if sides.shape[1] > units.max() + 1 else None
+    return extract_again(store.made, store.path, group=group) if sides.shape[1] > units.max() + 1 else None
 
 
 def _mend(store: FeatureStore, group: str, asked: Request) -> str:
@@ -102,7 +97,7 @@ def _mend(store: FeatureStore, group: str, asked: Request) -> str:
         return (
             f"{drawn[0].upper()}{drawn[1:]}, or split anew by the groups.csv of {command('audit', store=asked.store)}"
         )
-    again = _extract_again(store, group=group) or option("group", group)
+    again = extract_again(store.made, store.path, group=group) or option("group", group)
     return f"With the other options as they were, extract again, which computes nothing: {again}. Or {drawn}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -36,9 +36,11 @@ NO_OPTIONS = ListOptions()
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
+    """A line of a list: its number, and its texts; the path is as written until its file is found."""
+
     number: int
-    path: str  # as written in the list until its file is found
+    path: str
     label: str
     split: str
     further: dict[str, str]
@@ -70,6 +72,33 @@ def source_of_table(kind: str, path: Path, table: Table, options: ListOptions = 
     Raises
     ------
     RequestError, SourceError
+        See `read_lines`; or if all have one class.
+    """
+    lines, notes = read_lines(path, table, options)
+    return make_source(
+        kind,
+        path.parent,
+        [(line.path, line.label, SPLIT_NAMES.get(line.split.lower())) for line in lines],
+        columns={name: {line.path: line.further[name] for line in lines} for name in lines[0].further},
+        notes=notes,
+    )
+
+
+def read_lines(
+    path: Path, table: Table, options: ListOptions = NO_OPTIONS, class_names: Collection[str] = ()
+) -> tuple[list[Line], list[str]]:
+    """Return the lines of a table, one per image, and notes on how they were read.
+
+    Parameters
+    ----------
+    path, table, options
+        See `source_of_table`.
+    class_names : collection of str
+        Labels that are known to be classes, even if they are numbers.
+
+    Raises
+    ------
+    RequestError, SourceError
         If a column, file or label is missing, a path has two labels, or a split is unknown; the message names the line.
     """
     if options.path_pattern is not None and options.path_pattern.count("{}") != 1:
@@ -80,7 +109,7 @@ def source_of_table(kind: str, path: Path, table: Table, options: ListOptions = 
     places = _find_columns(path, table, options)
     further, notes = _name_further(path, table.headers, set(places.values()))
     lines = [
-        _Line(
+        Line(
             number,
             texts[places["path"]],
             plain_text(texts[places["label"]].strip()),
@@ -89,21 +118,14 @@ def source_of_table(kind: str, path: Path, table: Table, options: ListOptions = 
         )
         for number, texts in table.lines
     ]
-    _check_labels(path, lines)
+    _check_labels(path, lines, class_names)
     _check_splits(path, lines)
     words = sorted({line.split for line in lines if line.split})
     notes += [f"the split {word} is read as {SPLIT_NAMES[word.lower()]}" for word in words if word not in SPLITS]
     files = ListedFiles(path.parent, options.path_pattern)
     lines = _find_files(path, lines, files)
     notes += [f"{count} paths {what_was_done}" for what_was_done, count in files.changes.items()]
-    lines = _take_once(path, lines, notes)
-    return make_source(
-        kind,
-        path.parent,
-        [(line.path, line.label, SPLIT_NAMES.get(line.split.lower())) for line in lines],
-        columns={name: {line.path: line.further[name] for line in lines} for name in further.values()},
-        notes=[*table.notes, *notes],
-    )
+    return _take_once(path, lines, notes), [*table.notes, *notes]
 
 
 def _find_columns(path: Path, table: Table, options: ListOptions) -> dict[str, int]:
@@ -165,7 +187,7 @@ def _name_further(path: Path, headers: Sequence[str], taken: set[int]) -> tuple[
     return further, notes
 
 
-def _check_labels(path: Path, lines: Sequence[_Line]) -> None:
+def _check_labels(path: Path, lines: Sequence[Line], class_names: Collection[str]) -> None:
     if not lines:
         raise SourceError(f"{path} holds no images: there is no line after its first. Add one per image.")
     for what, remedy in (("path", "Fill it in"), ("label", "`predict` classifies images without one. Fill it in")):
@@ -176,8 +198,8 @@ def _check_labels(path: Path, lines: Sequence[_Line]) -> None:
                 f"{path}:{empty[0].number} must give a path and a label; {len(empty)} of {len(lines)} lines give no {what} "
                 f"(line {numbers}{', ...' if len(empty) > 3 else ''}). {remedy}, or delete these lines."
             )
-    if _are_measures([line.label for line in lines]):
-        labels = {line.label for line in lines}
+    labels = {line.label for line in lines}
+    if not labels <= {*class_names} and _are_measures([line.label for line in lines]):
         raise SourceError(
             f"{path} must give classes; got {len(labels)} different labels for {len(lines)} rows, all numbers: this tool "
             f"classifies and does not predict numbers. Name the column of the classes: {option('label_column')}"
@@ -195,7 +217,7 @@ def _are_measures(labels: Sequence[str]) -> bool:
     return len(labels) > 4 and (different == 1 or (different > 0.5 and fractions))
 
 
-def _check_splits(path: Path, lines: Sequence[_Line]) -> None:
+def _check_splits(path: Path, lines: Sequence[Line]) -> None:
     for line in lines:
         if line.split and line.split.lower() not in SPLIT_NAMES:
             raise SourceError(
@@ -205,7 +227,7 @@ def _check_splits(path: Path, lines: Sequence[_Line]) -> None:
         raise SourceError(f"{path} must give a split on every line or on none. Fill in the column split.")
 
 
-def _find_files(path: Path, lines: Sequence[_Line], files: ListedFiles) -> list[_Line]:
+def _find_files(path: Path, lines: Sequence[Line], files: ListedFiles) -> list[Line]:
     """Return lines with the paths of their files."""
     found, absent = [], []
     for line in lines:
@@ -230,9 +252,9 @@ def _find_files(path: Path, lines: Sequence[_Line], files: ListedFiles) -> list[
     return found
 
 
-def _take_once(path: Path, lines: Sequence[_Line], notes: list[str]) -> list[_Line]:
+def _take_once(path: Path, lines: Sequence[Line], notes: list[str]) -> list[Line]:
     """Return lines without repetitions of earlier ones, and note how many were dropped."""
-    first: dict[str, _Line] = {}
+    first: dict[str, Line] = {}
     again, differ = 0, set()
     for line in lines:
         held = first.setdefault(line.path, line)

@@ -179,6 +179,8 @@ def _add_flag(group: Any, name: str, kind: Any, flag: Flag) -> None:
         settings |= {"action": "store_true", "default": None}
     elif typing.get_origin(first) is Literal:
         settings["choices"] = typing.get_args(first)
+    elif first == Sequence[str | Path]:  # one at a time, since a path may hold commas and blanks
+        settings |= {"action": "append", "metavar": flag.metavar}
     elif typing.get_origin(first) in (tuple, Sequence):
         members = Members(typing.get_args(first)[0])
         settings |= {"nargs": "+", "action": Listed, "type": members, "metavar": flag.metavar}

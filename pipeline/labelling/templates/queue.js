@@ -53,7 +53,7 @@ let saved = false;
 one("#save").addEventListener("click", () => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([labelTable()], { type: "text/csv" }));
-  link.download = "labels.csv";
+  link.download = one("#save").dataset.file;
   link.click();
   URL.revokeObjectURL(link.href);
   saved = true;

@@ -1,9 +1,12 @@
 """A content keeps the split that it has in the store: no image that was tested on is trained on later."""
 
 import numpy as np
+import pytest
 from conftest import draw, draw_tree
 
 from features import FeatureStore, extract
+from features.errors import RequestError, on_command_line
+from features.extraction.request import extract_again
 
 
 def splits_of(path):
@@ -58,3 +61,29 @@ def test_a_copy_goes_to_the_split_of_its_original(tmp_path, stand_in):
         for key, split in zip(store.rows.sha256, store.rows.splits, strict=True):
             sides[key.tobytes()].add(int(split))
     assert sides == {key: {split} for key, split in before.items()}
+
+
+def test_added_images_alone_are_computed_and_the_store_says_what_was_added(tmp_path, stand_in, monkeypatch, said):
+    monkeypatch.chdir(tmp_path)
+    draw_tree(tmp_path / "photos", {"x": 15}, splits=False)
+    extract("photos", out="s.h5", seed=3)
+    before, _ = splits_of("s.h5")
+    for number in range(12):
+        draw(tmp_path / f"new/{number}.png", 1000 + number)
+    for name, numbers in (("labels.csv", range(8)), ("labels (1).csv", range(8, 12))):
+        lines = (f"{tmp_path}/new/{number}.png,{('red', 'blue')[number % 2]}\n" for number in numbers)
+        (tmp_path / name).write_text("path,label\n" + "".join(lines))
+    assert extract("photos", out="s.h5", seed=3, add="labels.csv").computed == 8
+    added = ["labels.csv", "labels (1).csv"]
+    assert extract("photos", out="s.h5", seed=3, add=added).computed == 4
+    after, _ = splits_of("s.h5")
+    assert len(after) == len(before) + 12 and all(after[key] == split for key, split in before.items())
+    with FeatureStore("s.h5") as store:
+        assert store.made.origin.added == tuple(added)
+        with on_command_line("cached-features"):
+            again = extract_again(store.made, store.path, group="x")
+    assert "--data photos --add labels.csv --add 'labels (1).csv' --backbone vgg16" in again and "--seed 3" in again
+    with pytest.raises(
+        RequestError, match=r"are not in photos.*it was made with add=\['labels.csv', 'labels \(1\).csv'\]"
+    ):
+        extract("photos", out="s.h5", seed=3)

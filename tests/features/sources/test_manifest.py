@@ -204,3 +204,69 @@ def test_every_refusal_ends_in_a_remedy(folder):
         with pytest.raises(CachedFeaturesError) as caught:
             read(folder, text)
         assert re.search(r"; .*\. \S|: .*\. \S", str(caught.value))
+
+
+def add(folder, data, text, **options):
+    (folder / "more").mkdir(exist_ok=True)
+    (folder / "more/labels.csv").write_text(text)
+    return load_source(str(folder / data), add=[folder / "more/labels.csv"], allow_missing_classes=True, **options)
+
+
+def test_a_csv_adds_images_to_a_folder_and_to_a_csv(tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "unlabelled"
+    for seed, (path, _) in enumerate(ROWS):
+        draw(photos / path, seed)
+    draw(photos / "loose.png", 50)
+    draw(out / "a,1.png", 51)
+    draw(out / "b.png", 52)
+    (tmp_path / "link").symlink_to(photos)
+    text = table(
+        rows=[(f'"{out}/a,1.png"', "rings"), ("../photos/loose.png", "dots"), ("../link/rings/0.png", "rings")]
+    )
+    source = add(tmp_path, "photos", text)
+    own = load_source(str(photos), allow_missing_classes=True)
+    named = dict(zip(source.paths, (source.class_names[label] for label in source.labels), strict=True))
+    assert named == dict(ROWS) | {f"{out}/a,1.png": "rings", "loose.png": "dots"}
+    assert source.file(source.paths.index("loose.png")).is_file() and own.left_out and not source.left_out
+    assert any("2 images added" in note and "1 of its lines name images" in note for note in source.notes)
+    (tmp_path / "m.csv").write_text(table(rows=[(f"photos/{path}", label) for path, label in ROWS]))
+    assert len(add(tmp_path, "m.csv", text)) == len(source)
+    headed = add(tmp_path, "photos", "file,class\n../unlabelled/b.png,rings\n", options=ListOptions("file", "class"))
+    assert f"{out}/b.png" in headed.paths
+    assert add(tmp_path, "photos", table(rows=[(f"{out}/b.png", "rings")])).class_names == own.class_names
+    for wrong, why in (
+        (table(rows=[("../photos/rings/0.png", "stripes")]), "labels.csv:2 names rings/0.png, as stripes; it is there as rings"),
+        (table("path,label,split", rows=[(f"{out}/b.png", "rings", "test")]), "must give no splits"),
+        (table(rows=[("gone.png", "rings")]), "names 1 absent file"),
+    ):  # fmt: skip
+        with pytest.raises(SourceError, match=why):
+            add(tmp_path, "photos", wrong)
+    with pytest.raises(RequestError, match=r"add must be CSV files.*none.csv"):
+        load_source(str(photos), add=["none.csv"])
+    with pytest.raises(RequestError, match="add must go with a folder or a CSV file; got 'elpv'"):
+        load_source("elpv", add=["none.csv"])
+
+
+def test_added_images_are_of_train_where_splits_are_given_and_have_a_group(tmp_path):
+    for seed, (path, _) in enumerate(ROWS):
+        draw(tmp_path / path, seed)
+    draw(tmp_path / "new.png", 50)
+    splits = ("train", "train", "val", "val", "test", "test")
+    rows = [(*row, splits[number % 6], f"p{number}") for number, row in enumerate(ROWS)]
+    (tmp_path / "m.csv").write_text(table("path,label,split,patient", rows=rows))
+    source = add(tmp_path, "m.csv", table(rows=[("../new.png", "rings")]))
+    place = source.paths.index("new.png")
+    assert source.splits[place] == 0 and source.columns["patient"][place] == "" and not source.drawn
+    with pytest.raises(SourceError, match=r"labels.csv must have the column patient, which group names"):
+        add(tmp_path, "m.csv", table(rows=[("../new.png", "rings")]), group="patient")
+    text = table("path,label,patient,site", rows=[("../new.png", "rings", "p0", "north")])
+    source = add(tmp_path, "m.csv", text, group="patient")
+    assert source.columns["site"][place] == "north" and source.columns["site"].count("") == 12
+
+
+def test_a_few_added_labels_that_are_numbers_are_known_as_classes(tmp_path):
+    for number in range(12):
+        draw(tmp_path / f"photos/{number % 6}/{number}.png", number)
+        draw(tmp_path / f"{number}.png", 50 + number)
+    text = table(rows=[(f"../{number}.png", str(number)) for number in range(6)])
+    assert len(add(tmp_path, "photos", text)) == 18

@@ -32,6 +32,7 @@ def read(*words):
         (["extract", "photos", "--out", "s.h5"], {"data": "photos"}),
         (["extract", "--out", "s.h5", "photos"], {"data": "photos"}),
         (["compare", "s.h5", "--repeats", "3"], {"store": "s.h5"}),
+        (["extract", "--add", "a, 1.csv", "p", "--add", "b.csv"], {"data": "p", "add": ["a, 1.csv", "b.csv"]}),
         (["train-head", "s.h5"], {"store": "s.h5"}),
         (["audit", "s.h5", "--run", "runs/c"], {"store": "s.h5", "run": "runs/c"}),
         (["report", "runs/c"], {"run": ["runs/c"]}),

@@ -76,6 +76,9 @@ def test_a_queue_is_written_and_features_are_computed_once(run, tmp_path, capsys
     again = pipeline.label_next(run / "run", run / "new", 5, out=run / "again")
     assert [each.path for each in again.queue] == [line["path"] for line in lines]
     assert any("13, of which the features of 12 are kept" in line for line in said)
+    main(["next", "--run", str(run / "run"), str(run / "new"), "-n", "5", "--out", str(run / "told")])
+    following = capsys.readouterr().err.splitlines()[-1].split()
+    assert following[:2] == ["cached-features", "extract"] and following[4:6] == ["--add", "labels.csv"]
     with pytest.raises(RequestError, match="n must be at least 1; got 0"):
         pipeline.label_next(run / "run", run / "new", 0)
     with pytest.raises(SourceError, match=r"none of 1 is.*broken\.png"):
