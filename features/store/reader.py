@@ -255,6 +255,7 @@ class FeatureStore:
             "rows": self.rows.counts(),
             "columns": self.rows.describe_columns(),
             "skipped": len(self.skipped),
+            "skipped_files": [{"path": each.path, "reason": each.reason} for each in self.skipped],
             "provenance": self.provenance,
         }
 

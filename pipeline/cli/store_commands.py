@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from features.extraction.verification import Check
 
 
+_NAMED = 5  # skipped files that inspect names
+
+
 def _extract(
     data: str, plan_only: bool = False, images: int | None = None, rate: float | None = None, **options: Any
 ) -> Answer:
@@ -110,7 +113,11 @@ def _inspect(store: str, upgrade: bool = False) -> Answer:
     for name, column in described["columns"].items():
         examples = ", ".join(repr(text[:40]) for text in column["examples"])
         lines.append(f"column   {name}: {counted(column['values'], 'different value')}, such as {examples}")
-    lines.append(f"skipped  {counted(described['skipped'], 'file')}")
+    skipped = described["skipped_files"]
+    lines.append(f"skipped  {counted(len(skipped), 'file')}")
+    lines += [f"         {each['path']}: {each['reason']}" for each in skipped[:_NAMED]]
+    if len(skipped) > _NAMED:
+        lines.append(f"         and {len(skipped) - _NAMED:,} more: {command('inspect', store)} --json")
     told = (
         "source",
         "backbone",

@@ -73,6 +73,21 @@ def test_extract_train_compare_inspect(tree, here, capsys):
     assert "layer    last: 3x3x6 float16" in capsys.readouterr().out
 
 
+def test_inspect_names_the_first_skipped_files_and_all_as_json(tree, here, capsys):
+    for number in range(7):
+        (tree / f"train/red/broken{number}.png").write_bytes(b"no image %d" % number)
+    assert main(["extract", "photos", "--backbone", "tiny", "--out", "s.h5", "--max-skipped", "0.5"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", "s.h5"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("train/red/broken") == 5 and "         train/red/broken0.png: " in told
+    assert "and 2 more: cached-features inspect s.h5 --json" in told
+    assert main(["inspect", "s.h5", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["skipped"] == 7 and told["skipped_files"][6]["path"] == "train/red/broken6.png"
+    assert told["skipped_files"][6]["reason"]
+
+
 def test_predictions_of_test_rows_agree_with_the_metrics(tiny_store, here):
     run = pipeline.train_head(tiny_store, "logistic", out="run")
     with open("run/predictions.csv", encoding="utf-8") as file:
