@@ -15,6 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 42
 Span = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 _LETTER, _LINE = 6.1, 13  # approximate width and height of a label's letters
+_BESIDE = 24  # the title of the upright axis, and what is left on both sides of its ticks' texts
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ def frame(
     x: tuple[float, float], y: tuple[float, float], labels: tuple[str, str], log: bool = False, height: int = HEIGHT
 ) -> Frame:
     """Return a chart's frame from the ranges and labels of its axes."""
-    return Frame(
-        Axis(*x, LEFT, WIDTH - RIGHT, labels[0], log), Axis(*y, height - BOTTOM, TOP, labels[1]), WIDTH, height
-    )
+    up = Axis(*y, height - BOTTOM, TOP, labels[1])
+    left = max(LEFT, round(_BESIDE + _LETTER * max((len(text) for _, text in up.ticks), default=0)))
+    return Frame(Axis(*x, left, WIDTH - RIGHT, labels[0], log), up, WIDTH, height)
 
 
 def widened(values: Sequence[float], share: float = 0.06, within: tuple[float, float] = (-np.inf, np.inf)) -> Span:

@@ -25,7 +25,7 @@ from features.pooling import pool_maps
 from pipeline.cli.commands import main
 from pipeline.data.training_data import Features, Part, Sample
 from pipeline.heads.registry import find_head
-from pipeline.reports import curves
+from pipeline.reports import charts, curves
 from pipeline.reports.analysis.class_activation import activation_maps
 from pipeline.reports.analysis.label_issues import expected_errors, label_errors
 from pipeline.reports.analysis.refitted_head import LINEAR
@@ -361,3 +361,12 @@ def test_a_neighbours_probe_that_is_none_is_one_clear_error(tiny_store, tmp_path
     (tmp_path / "other/probe.json").write_text(json.dumps({"provenance": made, "metric": "accuracy"} | told))
     with pytest.raises(UnsafeFile, match=r"probe\.json must be what probe writes; .* Run probe again, or delete it\."):
         gather(load_run(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(("low", "digits"), [(0.5, 1), (0.86, 3)])
+def test_the_title_of_the_upright_axis_has_its_own_space_beside_the_ticks(low, digits):
+    box = charts.frame((1, 10), (low, low + 0.11 if digits == 3 else 1), ("seconds", "test accuracy"), log=True)
+    texts = [text for _, text in box.y.ticks]
+    assert {len(text) for text in texts} == {digits + 2}
+    assert box.x.start - 7 - 6.1 * (digits + 2) >= 15  # where the title's letters end, as charts.html places it
+    assert box.x.end == charts.WIDTH - charts.RIGHT
