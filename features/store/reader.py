@@ -225,6 +225,10 @@ class FeatureStore:
         RequestError
             If the layer is not stored.
         """
+        if not isinstance(layer, str):
+            raise RequestError(
+                f"layer of {self.path} must be the name of one layer; got {layer!r}. Read each by itself, and join them: np.hstack"
+            )
         if layer not in self.layers:
             backbone = self.provenance["backbone"]
             near = difflib.get_close_matches(layer, self.layers, 1, 0.8)
@@ -363,7 +367,7 @@ class FeatureStore:
         return name, reader
 
     def _reader(self, layer: str) -> RowReader:
-        reader = self._readers.get(layer)
+        reader = self._readers.get(layer) if isinstance(layer, str) else None  # a list, which `dataset` refuses
         if reader is None:
             data = self.dataset(layer)
             reader = self._index.layer(data) if data.is_virtual else read_layer(self._file, layer, self.path)

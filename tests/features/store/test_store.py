@@ -64,6 +64,7 @@ def test_a_batch_has_at_least_one_row(tiny_store, batch_size):
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
+        ({"layer": ["lost"]}, r"layer of .* must be the name of one layer; got \['lost'\]. Read each by itself"),
         ({"layer": "lost"}, "layer of .* must be one of those stored: .*; got 'lost'"),
         ({"pool": "cls"}, "pool .* got 'cls'"),
         ({"rows": [0.5]}, "rows must be whole numbers"),
