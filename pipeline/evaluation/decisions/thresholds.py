@@ -17,6 +17,7 @@ from ..weighted_rows import WeightedRows
 from .aim import Aim
 
 CONFIDENCE = 0.9  # with which a sensitivity or specificity is reached on new rows
+_FROM_ENDS = 0.01  # of a gap between two probabilities: how far a threshold stays from each
 
 
 def choose_threshold(aim: Aim, positive: np.ndarray, chances: np.ndarray, units: np.ndarray | None = None) -> float:
@@ -58,7 +59,9 @@ def choose_threshold(aim: Aim, positive: np.ndarray, chances: np.ndarray, units:
         usual = float(positive.mean()) if aim.metric == "balanced_accuracy" else 0.5
     best = np.flatnonzero(gain >= np.nanmax(gain) - 1e-12)
     lows, highs = edges[best], edges[best + 1]  # thresholds in (low, high] decide alike
-    nearest = np.clip(usual, np.nextafter(lows, np.inf), highs)
+    # An image at the very end of a gap would be decided by rounding, in an export or on another engine.
+    apart = (highs - lows) * _FROM_ENDS
+    nearest = np.where((lows < usual) & (usual <= highs), usual, np.clip(usual, lows + apart, highs - apart))
     return float(nearest[np.abs(nearest - usual).argmin()])
 
 

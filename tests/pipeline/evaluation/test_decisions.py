@@ -93,18 +93,18 @@ def test_of_thresholds_that_decide_alike_the_one_of_true_probabilities_is_taken(
         Aim("cost", "b", value=99.0),
     ):  # 0.1 and 0.01 alarm too often
         threshold = choose_threshold(aim, positive, chances)
-        assert threshold == pytest.approx(0.1) and threshold > 0.1
+        assert 0.1 < threshold < 0.12
 
 
 def test_with_few_mistakes_a_threshold_for_a_cost_stays_near_that_of_true_probabilities():
     """By hand: one false alarm at 0.12 costs less than any miss, so all of (0.12, 0.8] are best: 1 / 11 is not, 0.46 is far off."""
     positive, chances = np.repeat([False, True], 20), np.repeat([0.01, 0.8], 20)
     chances[19] = 0.12
-    assert choose_threshold(Aim("cost", "b", value=10.0), positive, chances) == pytest.approx(0.12)
+    assert 0.121 < choose_threshold(Aim("cost", "b", value=10.0), positive, chances) < 0.13
     chances[19] = 0.05
     assert choose_threshold(Aim("cost", "b", value=10.0), positive, chances) == pytest.approx(1 / 11)
     chances[20] = 0.04  # a miss at most: the only best thresholds are (0.01, 0.04], below 1 / 11
-    assert choose_threshold(Aim("cost", "b", value=10.0), positive, chances) == 0.04
+    assert 0.039 < choose_threshold(Aim("cost", "b", value=10.0), positive, chances) < 0.04
 
 
 @pytest.mark.parametrize(
