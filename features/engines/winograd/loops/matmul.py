@@ -16,16 +16,18 @@ from typing import Any
 from .registers import FEWER, LANES, PANEL, ROWS
 from .simd import INT, Emitter, Pixels, Steps, at, jit, loop
 
-_UNROLLED = 8  # products per turn of the innermost loop, which share its computation of addresses
+# Products per turn of the innermost loop of long rows, which share its computation of addresses. Of other shapes LLVM then keeps
+# some sums in memory, which takes 1.6 times as long.
+_UNROLLED = 8
 
 
 def _product(
-    rows: int, width: int, e: Emitter, a: Pixels, segments: Any, u: Any, length: Any, start: Steps, bias: Any, floor: Any,
+    rows: int, width: int, unrolled: int, e: Emitter, a: Pixels, segments: Any, u: Any, length: Any, start: Steps, bias: Any, floor: Any,
     out: Steps, soon_u: Steps, soon_a: Steps,
 ) -> None:  # fmt: skip
     """Emit out[r] = max(start[r] + sum over s, i of a[s, r][i] * u[s, i] + bias, floor), r < rows.
 
-    `width` is the number of vectors per row of out. Parts of u and a that are needed soon are prefetched meanwhile.
+    `width` is the number of vectors per row of out, and `unrolled` of products per turn of the innermost loop. Parts of u and a that are needed soon are prefetched meanwhile.
     """
     b, places = e.b, [(r, LANES * j) for r in range(rows) for j in range(width)]
     first = [e.load(e.at(e.go(start, r), j)) for r, j in places]
@@ -48,9 +50,9 @@ def _product(
                 sums = [e.fma(left[r], right[j], old) for (r, j), old in zip(places, sums, strict=True)]
             return sums
 
-        turns = b.udiv(length, INT(_UNROLLED))
-        whole = b.mul(turns, INT(_UNROLLED))
-        sums = e.fold(turns, sums, lambda turn, sums: add(b.mul(turn, INT(_UNROLLED)), _UNROLLED, sums))
+        turns = b.udiv(length, INT(unrolled))
+        whole = b.mul(turns, INT(unrolled))
+        sums = e.fold(turns, sums, lambda turn, sums: add(b.mul(turn, INT(unrolled)), unrolled, sums))
         return e.fold(b.sub(length, whole), sums, lambda i, sums: add(b.add(whole, i), 1, sums))
 
     sums = e.fold(segments, first, segment)
@@ -60,8 +62,10 @@ def _product(
 
 
 _whole, _half = PANEL // LANES, PANEL // LANES // 2
-_many, _fewer, _one, _many_half, _fewer_half, _one_half = (
-    loop("PipiSppSSS")(partial(_product, rows, width)) for width in (_whole, _half) for rows in (ROWS, FEWER, 1)
+_many, _direct, _fewer, _one, _many_half, _direct_half, _fewer_half, _one_half = (
+    loop("PipiSppSSS")(partial(_product, rows, width, unrolled))
+    for width in (_whole, _half)
+    for rows, unrolled in ((ROWS, _UNROLLED), (ROWS, 1), (FEWER, 1), (1, 1))
 )
 
 
@@ -148,9 +152,9 @@ def convolve_rows(
                     (at(y, (i * width + j) * y_pixel + panel * PANEL), y_pixel), (u, 0), (x, 0),
                 )  # fmt: skip
                 if (panel + 1) * PANEL <= k:
-                    _many(given)
+                    _direct(given)
                 else:
-                    _many_half(given)
+                    _direct_half(given)
 
 
 @jit()
