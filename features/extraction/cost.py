@@ -82,11 +82,11 @@ class Cost:
         return lines
 
 
-def time_engine(engine: Engine, batch: np.ndarray, batches: int = _BATCHES) -> float:
+def time_engine(engine: Engine, batch: np.ndarray) -> float:
     """Return an engine's rate in images per second, from the fastest of a few batches after a warm-up."""
     engine.run(batch)
     seconds = []
-    for _ in range(batches):
+    for _ in range(_BATCHES):
         start = time.perf_counter()
         engine.run(batch)
         seconds.append(time.perf_counter() - start)

@@ -17,8 +17,8 @@ from ..errors import RequestError, SourceError, StoreError, called, listed, opti
 from ..images.survey import Survey
 from ..options import ExtractOptions, takes
 from ..runtime.log import log
-from ..runtime.machine import cores, peak_memory
-from ..runtime.progress import Progress, duration
+from ..runtime.machine import cores
+from ..runtime.progress import Progress
 from ..sources.lists.corrections import Corrections
 from ..sources.load import check_splits
 from ..store.atomic_file import free_space
@@ -27,7 +27,6 @@ from ..store.provenance import Origin, Provenance
 from ..store.reader import FeatureStore, parts_folder
 from ..store.schema import Rows, Skipped
 from ..store.writer_lock import one_writer
-from .cost import time_engine
 from .forward import USUAL_LIMITS, PassLimits, Stages, allowed_skips, compute, find_work, too_many_skipped
 from .held_splits import keep_held_splits
 from .plan import Plan, check_classes, check_left, correct, find_finished, is_current, make_plan
@@ -35,7 +34,6 @@ from .preparation import Prepared, prepare
 from .request import ExtractRequest, check_options, with_held
 
 _SAID = 1_000_000_000  # bytes of features, before compression, whose joining takes seconds
-_WORTH_ESTIMATING = 64  # batches, of which two are computed once more for the estimate
 
 
 @dataclass(frozen=True)
@@ -221,7 +219,7 @@ def _compute(prepared: Prepared[ExtractRequest], plan: Plan, limits: PassLimits,
         _preflight(prepared, plan, count, limits)
         stages = None
         if todo:
-            _start_engine(prepared, count, limits)
+            _start_engine(prepared)
             checked = prepared.checked
             parts.provenance = replace(provenance, parity=checked.parity, parity_on=checked.parity_on)
             if asked.cluster is None:
@@ -332,8 +330,8 @@ def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits
         )
 
 
-def _start_engine(prepared: Prepared[ExtractRequest], todo: int, limits: PassLimits) -> None:
-    """Create and check the engine, and log the estimated time and memory of the pass."""
+def _start_engine(prepared: Prepared[ExtractRequest]) -> None:
+    """Create and check the engine, and log it."""
     options, engine, checked = prepared.options, prepared.engine, prepared.checked
     reference = reference_of(prepared.base.library)
     away = (
@@ -342,12 +340,6 @@ def _start_engine(prepared: Prepared[ExtractRequest], todo: int, limits: PassLim
     log.info(f"engine   {engine}, batches of {options.full_batch}{away}")
     if options.cluster is None:
         log.debug(f"threads  {options.workers} that decode; the engine has {cores()} cores")
-    if todo >= _WORTH_ESTIMATING * options.full_batch and options.cluster is None:
-        seconds = todo / time_engine(checked.engine, prepared.batch, 1)
-        waiting = (2 * options.full_batch + options.workers) * options.side**2 * 3 + 3 * limits.part_bytes
-        used = peak_memory()
-        room = "" if used is None else f", {(used + waiting) / 1e9:.1f} GB of peak memory"
-        log.info(f"estimate {duration(seconds)} for the pass{room}")
 
 
 def format_skipped(skipped: Sequence[Skipped]) -> list[str]:

@@ -61,16 +61,6 @@ def limit_cores(count: int) -> None:
     _core_limit = count
 
 
-def peak_memory() -> int | None:
-    """Return the most bytes of memory that this process has had so far; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such module
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def processor() -> str:
     """Return the processor's model, as far as the system tells it."""
     try:

@@ -16,6 +16,7 @@ from .log import log
 
 _LINE = "{desc}{n:.0f}/{total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left"
 _BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+_FIRST, _BETWEEN = 2.0, 10.0  # seconds before the first line, and between lines
 _SHARE_LINE = "{percentage:.0f} % of {total_fmt}{unit}, {remaining} left"
 _SHARE_BAR = "{l_bar}{bar}| of {total_fmt}{unit} [{elapsed}<{remaining}]"
 
@@ -51,7 +52,7 @@ class Progress(tqdm):
         # The logger's own level, not an inherited one: until it is set, messages are hidden but bars are shown.
         hidden = total == 0 or log.level > logging.INFO
         super().__init__(
-            total=total, unit=f" {unit}", mininterval=10 if self._lines else 0.2, disable=hidden,
+            total=total, unit=f" {unit}", mininterval=_FIRST if self._lines else 0.2, disable=hidden,
             file=io.StringIO() if self._lines else sys.stderr,  # where tqdm ends the bar by a line of nothing
             bar_format=self._form[not self._lines], delay=delay, leave=self._lines or not delay,
         )  # fmt: skip
@@ -69,7 +70,7 @@ class Progress(tqdm):
         if not self._lines:
             super().display(msg, pos)
         elif self.n != self._told:
-            self._told = self.n
+            self._told, self.mininterval = self.n, _BETWEEN
             print(msg or str(self), file=sys.stderr, flush=True)
 
 

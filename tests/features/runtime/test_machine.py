@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from features.runtime.machine import cores, memory_limit, peak_memory
+from features.runtime.machine import cores, memory_limit
 
 
 @pytest.fixture
@@ -82,18 +82,6 @@ def test_the_smallest_quota_of_cores_counts(root, groups, files, expected):
 @pytest.mark.skipif(cores() < 2, reason="one core only")
 def test_a_part_of_a_core_counts_as_one(root):
     assert cores(root({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "110000 100000"})) == 2
-
-
-def test_peak_memory_is_in_bytes():
-    with open("/proc/self/status", encoding="ascii") as file:
-        told = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
-    assert peak_memory() == pytest.approx(told * 1024, rel=0.05)
-
-
-def test_features_are_imported_where_there_is_no_module_resource():
-    program = "import sys; sys.modules['resource'] = None; import features; from features.runtime import machine; print(machine.peak_memory())"
-    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert child.stdout == "None\n", child.stderr
 
 
 def test_no_more_cores_are_used_than_the_process_is_let_have():
