@@ -137,11 +137,12 @@ class ExtractOptions(TypedDict, total=False):
         ),
     ]
     fit: Annotated[
-        Literal["stretch", "crop", "pad"] | None,
+        str | None,
         Flag(
-            "how an image becomes a square: stretched, its middle (0.875 of the shorter side), or whole between black "
-            "(default: as the store's; for a new one stretch, or what timm says of its model)",
-            group=IMAGES,
+            "how an image becomes a square: stretch, crop (its middle, 0.875 of the shorter side; crop:0.9 for another share), or pad "
+            "(whole between black; default: as the store's; for a new one stretch, or what timm says of its model)",
+            "FIT",
+            IMAGES,
         ),
     ]
     views: Annotated[int, Flag("rows per image: itself and N - 1 augmented copies (default 1)", "N", IMAGES)]

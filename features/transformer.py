@@ -22,7 +22,7 @@ from .extraction.request import FeatureOptions, check_features
 from .images.bounds import MAX_PIXELS
 from .images.contents import Content, Pixels, hash_files
 from .images.decoding import upright
-from .images.fitting import FITS
+from .images.fitting import check_fit
 from .images.image_spec import ImageSpec
 from .options import ExtractOptions, flags_of, typed
 from .pooling import POOLS, pool_maps
@@ -53,7 +53,7 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         How a feature map or tokens become a vector, see `pool_maps`.
     image_size, preprocess, resize, decode, colour, background, range, weights, weights_sha256, dtype, batch_size, engine, max_pixels
         See ``FeatureOptions``. Left out, `range` is all 16 bits, since the bits in use over a source are not known here.
-    square : {'stretch', 'crop', 'pad'}, optional
+    square : str, optional
         ``fit`` of ``FeatureOptions``, which is a transformer's method.
     mean, std, scale, channels : optional
         For ``FILE.onnx``, instead of `preprocess`: see ``FeatureOptions``.
@@ -206,8 +206,8 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         layer, pool = asked.pop("layer"), asked.pop("pool")
         if pool not in POOLS:
             raise must_be_one_of("pool", POOLS, pool)
-        if self.square not in (None, *FITS):
-            raise must_be_one_of("square", FITS, self.square)
+        if self.square is not None:
+            check_fit(self.square, "square")
         options = FeatureOptions(
             layers=None if layer is None else (str(layer),),
             fit=asked.pop("square"),

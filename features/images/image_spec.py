@@ -44,8 +44,8 @@ class ImageSpec:
         Which values of more than 8 bits become 0 to 255: ``12-bit``, those of so many bits; ``LOW:HIGH``, those between, the
         others being clipped.
     fit : str
-        A member of ``FITS``: ``stretch`` changes the shape of an image; ``crop`` takes the square in its middle, of 0.875 of
-        the shorter side; ``pad`` keeps the whole image between black.
+        ``stretch`` changes the shape of an image; ``crop`` takes the square in its middle, of 0.875 of the shorter side, and
+        ``crop:SHARE`` of another share; ``pad`` keeps the whole image between black.
     max_pixels : int
         Larger files are refused. It decides whether there are pixels, not which, so specs that differ in it are equal.
     """

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
 from ...errors import RequestError, called, missing_extra
+from ...images.fitting import crop_of
 from ...runtime.user_cache import recall, remember
 from ...runtime.versions import own_source
 from ..normalisation import Normalisation
@@ -27,8 +28,8 @@ class Facts:
         Of the images that it was trained on, in pixels.
     normalisation : str
         See `Normalisation.of`.
-    fit : {'crop', 'stretch'}
-        ``crop`` for a model that timm tests on the middle of images.
+    fit : str
+        ``crop:SHARE`` for a model that timm tests on the middle of images; else ``stretch``.
     fixed : bool
         Whether it must be built for the size of its images, as those with embedded positions must.
     """
@@ -82,5 +83,5 @@ def _ask(model: str) -> Facts:
             f"{called('backbone')} must take square RGB images; {PREFIX}{model} takes {channels}x{height}x{width}. Take another model."
         )
     normalisation = Normalisation(mean=tuple(told.mean), std=tuple(told.std))
-    fit = "crop" if told.crop_mode == "center" else "stretch"
+    fit = crop_of(told.crop_pct) if told.crop_mode == "center" else "stretch"
     return Facts(height, str(normalisation), fit, bool(told.fixed_input_size))

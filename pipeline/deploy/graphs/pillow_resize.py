@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from features.images.fitting import CROPPED
+from features.images.fitting import cropped_share
 from features.runtime.keras_runtime import import_keras
 
 _ONE = float(1 << 22)  # Pillow's PRECISION_BITS
@@ -34,7 +34,7 @@ def resize_as_pillow(images: keras.KerasTensor, size: int, rule: str, fit: str =
     rule : str
         A key of ``RESIZE``.
     fit : str
-        A member of ``FITS``.
+        See `features.images.image_spec.ImageSpec`.
 
     Returns
     -------
@@ -74,9 +74,12 @@ class _Span(NamedTuple):
         """Return the rows or columns of an image of this height and width; `own` is one of the two."""
         ops = import_keras().ops
         count = size * ops.ones_like(own)
-        if fit == "crop":
-            side = CROPPED * ops.minimum(height, width)
-            return cls((own - side) / 2.0, side, count)
+        share = cropped_share(fit)
+        if share is not None:
+            side = share * ops.minimum(height, width)
+            first = (own - side) / 2.0
+            ends = [ops.cast(each, "float32") for each in (first, first + side)]  # as Pillow takes a box
+            return cls(ops.cast(ends[0], "float64"), ops.cast(ends[1] - ends[0], "float64"), count)
         if fit == "pad":
             black = ops.round((size - size * own / ops.maximum(height, width)) / 2.0)
             count = ops.maximum(count - 2.0 * black, float(2 - size % 2))
@@ -93,7 +96,7 @@ def _weights(ones: Any, size: int, rule: str, span: _Span) -> Any:
     inside = ops.cast(ops.logical_and(places >= 0.0, places < span.count), "float64")
     if rule == "nearest":  # Pillow accumulates the positions step by step
         starts = ops.cast(ops.equal(places, 0.0), "float64")
-        centres = ops.cumsum(inside * (scale - starts * (scale - (span.first + 0.5 * scale))), axis=0)
+        centres = ops.cumsum(inside * (starts * (span.first + 0.5 * scale) + (1.0 - starts) * scale), axis=0)
         return _ONE * inside * ops.cast(ops.equal(pixels, ops.floor(centres)), "float64")
     centres = span.first + scale * (places + 0.5)
     lobes, weigh = _FILTERS[rule]

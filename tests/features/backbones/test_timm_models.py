@@ -98,7 +98,7 @@ def test_a_transformer_goes_through_every_command(tmp_path, monkeypatch, capsys)
     with FeatureStore(done.path) as store:
         spec, tokens = store.made.spec, store.read("features", "flatten").reshape(-1, 17, 64)
         images = np.stack([decode(read_bytes(data / each), spec.image_spec) for each in store.rows.paths])
-    assert (spec.fit, spec.preprocess) == ("crop", find_backbone("timm:test_vit").preprocess)
+    assert (spec.fit, spec.preprocess) == ("crop:0.95", find_backbone("timm:test_vit").preprocess)
     expected, _ = forward(model, images)
     assert_close(tokens, expected)
     assert extract(str(data), **asked).computed == 0

@@ -31,17 +31,18 @@ def encode(pixels, file_format="PNG", orientation=None):
     return file.getvalue()
 
 
+@pytest.mark.parametrize(("fit", "resized_to"), [("crop", 64), ("crop:0.7", 80), ("crop:1", 56)])
 @pytest.mark.parametrize("shape", [(300, 400), (400, 300), (333, 333)])
-def test_crop_is_what_networks_are_tested_with(shape):
-    """Resized so that the shorter side is size / 0.875, then the middle: torchvision's Resize(64) and CenterCrop(56)."""
+def test_crop_is_what_networks_are_tested_with(shape, fit, resized_to):
+    """Resized so that the shorter side is size / share, then the middle: torchvision's Resize(64) and CenterCrop(56)."""
     pixels = smooth(*shape)
     shorter = min(shape)
-    height, width = (round(64 * side / shorter) for side in shape)
+    height, width = (round(resized_to * side / shorter) for side in shape)
     resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
     left, upper = (width - 56) // 2, (height - 56) // 2
     expected = np.asarray(resized.crop((left, upper, left + 56, upper + 56))).astype(int)
     assert (
-        np.abs(decode(encode(pixels), ImageSpec(56, fit="crop")) - expected).mean() < 3
+        np.abs(decode(encode(pixels), ImageSpec(56, fit=fit)) - expected).mean() < 3
     )  # it places the middle to whole pixels
 
 
@@ -53,7 +54,7 @@ def test_pad_keeps_the_whole_image_between_black(shape):
     assert (found == found[::-1, ::-1]).all() and set(np.unique(found)) <= {0, 200}
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("fit", (*FITS, "crop:0.9"))
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8, 5])
 def test_photos_are_the_same_turned_and_decoded_at_a_reduced_size(fit, orientation):
     data = encode(smooth(640, 804), "JPEG", orientation)
@@ -71,7 +72,7 @@ def test_a_crop_is_decoded_at_a_reduced_size_only_where_twice_its_resized_side_i
     )
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("fit", (*FITS, "crop:0.9"))
 def test_a_store_holds_its_fit_and_predictions_follow_it(tmp_path, fit):
     tree = draw_tree(tmp_path / "photos")
     done = extract(str(tree), backbone="tiny", fit=fit, out=tmp_path / "s.h5", dtype="float32")
@@ -96,6 +97,15 @@ def test_stores_of_other_fits_are_not_mixed(tmp_path):
         extract(str(tree), backbone="tiny", fit="crop", out=tmp_path / "s.h5")
     with pytest.raises(RequestError, match=r"fit must be one of crop, pad, stretch; got 'crops'. Did you mean 'crop'"):
         extract(str(tree), backbone="tiny", fit="crops", out=tmp_path / "s.h5")
+    for wrong in ("crop:", "crop:0", "crop:0.0", "crop:1.1", "crop:nan", "crop:-0.5", "crop:1e-3"):
+        with pytest.raises(
+            RequestError, match="fit must be crop:SHARE with a share of the shorter side, above 0 and at most 1"
+        ):
+            ImageSpec(40, fit=wrong).check()
+    for other, name in (("crop:0.875", "crop"), ("crop:.9", "crop:0.9"), ("crop:0.90", "crop:0.9")):
+        with pytest.raises(RequestError, match=f"fit must be {name}; got '{other}'"):
+            ImageSpec(40, fit=other).check()
+        ImageSpec(40, fit=name).check()
 
 
 def test_images_in_memory_are_fitted_like_files(tmp_path):

@@ -41,6 +41,7 @@ def test_json_of_a_store_that_is_there_becomes_a_record_and_the_same_json_again(
         ("background", "white"),
         ("range", "12-bit"),
         ("fit", "crop"),
+        ("fit", "crop:0.9"),
     ):
         assert replace(made.spec, **{name: value}).fingerprint != TOLD["fingerprint"]
     assert made.spec.engine == EngineSpec("openvino", "2026.4.0", CPU, "float32")
