@@ -16,6 +16,7 @@ from typing import Any
 
 _program: str | None = None  # the program as typed; None when called from Python
 _NEARLY_THE_SAME = 0.9  # difflib's ratio, as of layer and layers
+_LOOKED_AT = 1000  # names of a folder among which the one that was meant is looked for
 
 
 class CachedFeaturesError(Exception):
@@ -173,6 +174,19 @@ def must_be_one_of(what: str, allowed: Iterable[str], got: str, remedy: str = ""
     near = max(names, key=lambda name: difflib.SequenceMatcher(None, got, name).ratio())
     hint = f"Did you mean {near!r}?" if difflib.get_close_matches(got, [near]) else remedy
     return RequestError(f"{what} must be one of {', '.join(names)}; got {got!r}. {hint}".rstrip())
+
+
+def find_near(path: str | Path, remedy: str | None = None) -> str:
+    """Return the remedy for a path that is not there: the nearest name that is, else `remedy`, by default to list its folder."""
+    path = Path(path)
+    missing = next((each for each in (path, *path.parents) if each.parent.is_dir()), path)
+    with contextlib.suppress(OSError):
+        names = {each.name for each in itertools.islice(missing.parent.iterdir(), _LOOKED_AT)} - {missing.name}
+        for near in difflib.get_close_matches(missing.name, names, 1):
+            meant = missing.with_name(near) / path.relative_to(missing)
+            if meant.exists():
+                return f"Did you mean {meant}?"
+    return remedy or f"Check: ls {shlex.quote(str(missing.parent))}"
 
 
 def batch_too_large(device: str, count: int, side: int) -> EngineError:

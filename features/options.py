@@ -53,6 +53,7 @@ class Flag:
 
 
 IMAGES, BASE, STORE, MACHINES = "images", "base", "store", "more machines"
+Layer = str | int  # its name, or its index in the base's list
 Pool = Literal["avg", "max", "avg+max", "cls", "cls+avg"]  # how maps or tokens become vectors, see `pooling`
 ExtractPool = Literal["none", Pool]  # before they are stored
 ReadPool = Literal["flatten", Pool]  # when stored features are read for a head
@@ -185,7 +186,7 @@ class ExtractOptions(TypedDict, total=False):
         ),
     ]
     layers: Annotated[
-        Sequence[str] | None, Flag("layers by name or index (default: the last feature map)", "L[,L]", BASE)
+        Sequence[Layer] | None, Flag("layers by name or index (default: the last feature map)", "L[,L]", BASE)
     ]
     image_size: Annotated[
         int | None, Flag("side of the square that images are resized to (default: the base's)", "PX", BASE)
@@ -343,12 +344,13 @@ def _taken(kind: Any, value: Any) -> Any:
     if origin in (Union, UnionType):
         for each in parts:
             with contextlib.suppress(_OtherType):
-                return _taken(each, value)
+                taken = _taken(each, value)
+                return str(taken) if kind == Layer else taken  # as on the command line
     elif origin is Mapping:
         if isinstance(value, Mapping):
             return {_taken(parts[0], each): _taken(parts[1], held) for each, held in value.items()}
     elif origin in (tuple, Sequence):
-        value = as_list(value, split=parts[0] is str)
+        value = as_list(value, split=parts[0] in (str, Layer))
         if isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping) and len(value):
             return tuple(_taken(parts[0], each) for each in value)
     elif origin is Iterable:
@@ -395,7 +397,7 @@ def _in_words(kind: Any) -> str:
     if origin is not None and len(get_args(parts[0])) > 2:  # of what it may be alone, too
         return "a list of these"
     if origin is not None:
-        return f"a list of {_in_words(parts[0]).removeprefix('a ')}s"
+        return "a list of " + " or ".join(f"{each.removeprefix('a ')}s" for each in _in_words(parts[0]).split(" or "))
     return _WORDS.get(kind) or f"a {kind.__module__}.{kind.__qualname__}"
 
 

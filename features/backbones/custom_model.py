@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RequestError, WeightsError, called, option
+from ..errors import RequestError, WeightsError, called, find_near, option
 from ..runtime.keras_runtime import import_keras, leaves
 from ..safefiles.keras_files import check_model_file
 from ..safefiles.regular_files import hash_file
@@ -28,7 +28,7 @@ def input_side(path: Path) -> int:
         See `check_model_file`.
     """
     if not path.is_file():
-        raise RequestError(f"backbone {path} is not there. Check: ls {path.parent}")
+        raise RequestError(f"backbone {path} is not there. {find_near(path)}")
     config = json.dumps(check_model_file(path))
     found = re.search(r'"batch_(?:input_)?shape": \[null, (\d+|null), (\d+|null), 3\]', config)
     if found is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import UnsafeFile, WeightsError, called, option
+from ..errors import UnsafeFile, WeightsError, called, find_near, option
 from ..runtime.atomic import written_whole
 from ..runtime.log import log
 from ..runtime.user_cache import cache_folder, if_writable, recall, remember
@@ -246,9 +246,7 @@ def _carrier_file(backbone: str) -> Path | None:
 
 def _load_file(model: keras.Model, path: Path) -> None:
     if not path.is_file():
-        raise WeightsError(
-            f"{called('weights')} must be 'imagenet' or a file; {path} is not there. Check: ls {path.parent}"
-        )
+        raise WeightsError(f"{called('weights')} must be 'imagenet' or a file; {path} is not there. {find_near(path)}")
     if path.suffix == ".onnx":
         _load_onnx(model, path)
         return

@@ -43,7 +43,5 @@ def keep_held_splits(plan: Plan, options: ExtractRequest) -> Plan:
     moved = int((splits != source.splits).sum())
     if not moved:
         return plan
-    note = (
-        f"kept {counted(moved, 'image')} in the split that they, or what belongs to them, have in {options.path.name}"
-    )
+    note = f"kept {counted(moved, 'image')} in the split that they or their group have in {options.path.name}; drawn anew, they would be in another"
     return replace(plan, source=replace(source, splits=splits, notes=(*source.notes, note)))

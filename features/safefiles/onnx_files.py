@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import RequestError, UnsafeFile, missing_extra
+from ..errors import RequestError, UnsafeFile, find_near, missing_extra
 from ..runtime.machine import memory_limit
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def read_onnx(path: Path) -> OnnxFile:
         If the file is none, names a file outside its folder, claims more than it holds, or has other operators.
     """
     if not path.is_file():
-        raise RequestError(f"backbone {path} is not there. Check: ls {path.parent}")
+        raise RequestError(f"backbone {path} is not there. {find_near(path)}")
     onnx = import_onnx(f"reading {path.name}")
     _check_fields(path)
     try:

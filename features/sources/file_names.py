@@ -21,3 +21,9 @@ def named_file(root: Path, name: str) -> Path:
         return file
     data = _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), name.encode())
     return root / os.fsdecode(data)
+
+
+def absolute_name(file: Path) -> str:
+    """Return a file's name from the root of the file system on, without ``..`` unless a link stands before it; links stay."""
+    short = os.path.normpath(file.absolute())
+    return short if os.path.realpath(short) == os.path.realpath(file) else str(file.absolute())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import RequestError, SourceError, called, listed, option
+from ..errors import RequestError, SourceError, called, counted, find_near, listed, option
 from ..splits import (
     SPLITS,
     check_numbers,
@@ -124,9 +124,11 @@ def _read(
     if is_folder:
         return read_folder(path, folder, allow_missing_classes)
     endings = " or ".join(LISTS)
+    wrong = (
+        f"is not a {endings} file. Check the path: ls {data}" if path.exists() else f"does not exist. {find_near(path)}"
+    )
     raise SourceError(
-        f"{called('data')} must be a folder, a {endings} file or one of {', '.join(sorted(NAMED_SETS))}; got {data!r}, "
-        f"which {f'is not a {endings} file' if path.exists() else 'does not exist'}. Check the path: ls {data}"
+        f"{called('data')} must be a folder, a {endings} file or one of {', '.join(sorted(NAMED_SETS))}; got {data!r}, which {wrong}"
     )
 
 
@@ -191,7 +193,9 @@ def keep_copies_together(source: Source, contents: Sequence[bytes | str]) -> Sou
     apart = sum(len(held) > 1 for held in sides.values())
     if not apart:
         return source
-    note = f"drew again, since {apart} images had copies in another split; copies of an image are in one split"
+    note = (
+        f"drew again, since {counted(apart, 'image')} had copies in another split; copies of an image are in one split"
+    )
     return replace(source, splits=_draw(source, [source.side_keys, keys]), notes=(*source.notes, note))
 
 

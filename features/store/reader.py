@@ -23,6 +23,7 @@ from ..errors import (
     called,
     command,
     counted,
+    find_near,
     must_be_one_of,
     option,
 )
@@ -99,7 +100,8 @@ class FeatureStore:
         if not self.path.exists():
             if parts_folder(self.path).exists():
                 raise StoreError(f"{path} is unfinished. Run the same extract again; what is computed is kept.")
-            raise StoreError(f"{path} is not there. Create it: {command('extract', out=path, data='SOURCE')}")
+            create = f"Create it: {command('extract', out=path, data='SOURCE')}"
+            raise StoreError(f"{path} is not there. {find_near(path, create)}")
         _check_kind(self.path)
         check_seal(self.path, parts_folder(self.path), REMEDY)
         try:

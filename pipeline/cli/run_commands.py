@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from features.errors import RequestError, command, counted, listed
+from features.errors import RequestError, command, counted, find_near, listed
 from features.runtime.log import log
 
 from ..options import ExportOptions
@@ -36,9 +36,12 @@ def _predict(watch: str | None = None, out: str | None = None, **options: Any) -
     for each in predicted.skipped:
         log.info(f"skipped  {each['path']}: {each['reason']}")
     log.info(f"done     {counted(len(predicted.predictions), 'image')} predicted, {len(predicted.skipped)} skipped")
-    kept = keep_options(options, ExportOptions)
-    following = command("export", run=predicted.run, out=_model_of(predicted.run), **kept)
-    return Answer(predicted.to_json(), format_predictions(predicted), (f"next     {following}",))
+    return Answer(predicted.to_json(), format_predictions(predicted), (_then_export(predicted.run, options),))
+
+
+def _then_export(run: str, options: Mapping[str, Any]) -> str:
+    """Return the line that says what comes after predictions."""
+    return f"next     {command('export', run=run, out=_model_of(run), **keep_options(options, ExportOptions))}"
 
 
 def _model_of(run: str) -> str:
@@ -62,7 +65,7 @@ def _check_images(name: str, options: Mapping[str, Any]) -> None:
         raise RequestError(f"images must be named; got none. For example: {command(name, 'photos/', run=run)}")
     absent = [each for each in images if each != "-" and not glob.has_magic(each) and not os.path.lexists(each)]
     if absent and is_run:
-        check, whole = f"Check: ls {shlex.quote(str(Path(absent[0]).parent))}", " ".join(images)
+        check, whole = find_near(absent[0]), " ".join(images)
         if len(images) > 1 and os.path.lexists(whole):
             check = f'A name with blanks needs quotes: {shlex.quote(whole)}, or for make IMAGES="{shlex.quote(whole)}"'
         raise RequestError(f"images must be files that are there; got {listed(absent, 3)}. {check}")
@@ -80,7 +83,7 @@ def _predict_to(out: str, images: Sequence[str], **options: Any) -> Answer:
     for each in written.skipped:
         log.info(f"skipped  {each['path']}: {each['reason']}")
     log.info(f"done     {counted(written.predicted, 'image')} predicted, {len(written.skipped)} skipped")
-    return Answer(written.to_json(), written.path)
+    return Answer(written.to_json(), written.path, (_then_export(options["run"], options),))
 
 
 def _watch(folder: str, images: Sequence[str], **options: Any) -> Iterator[Answer]:
@@ -128,10 +131,9 @@ def _next(replay: bool = False, **options: Any) -> Answer:
     queue = label_next(**options)
     for path, reason in queue.skipped:
         log.info(f"skipped  {path}: {reason}")
-    added = queue.add or command("extract", data="SOURCE", add=[queue.labels])
     after = (
         f"next     open {queue.out}/queue.html, label the images, and save {queue.labels} here; this computes these alone:",
-        f"         {added}",
+        f"         {queue.adding}",
     )
     return Answer(queue.to_json(), format_queue(queue.to_json()), after)
 

@@ -120,7 +120,7 @@ def _write(file: BinaryIO, given: dict[str, Given], folder: Folder, predictor: P
     with Progress(folder.images + len(given), "images") as progress:
         progress.update(folder.images)
         for block in _blocks(given, max(_BLOCK, 4 * predictor.trained.made.batch_size)):
-            found = predictor.classify(block)
+            found = predictor.classify(block, bar=False)
             if found.predicted.predictions:
                 _append(file, format_predictions(found.predicted, header=not folder.images))
             folder.add(found)

@@ -171,7 +171,7 @@ class Predictor:
         folder.add(found)
         return replace(found.predicted, drift=folder.tell())
 
-    def classify(self, given: Mapping[str, Given], level: int = logging.DEBUG) -> Classified:
+    def classify(self, given: Mapping[str, Given], level: int = logging.DEBUG, bar: bool = True) -> Classified:
         """Predict the classes of images by name, all of which may be unusable; messages have this level. See `predict`.
 
         They are not looked at as a whole: that is for a `Folder`, to which several calls can add.
@@ -180,7 +180,7 @@ class Predictor:
         found = self._stored(list(contents))
         log.log(level, f"images   {len(contents)}, of which {len(found)} are in {self.trained.store}")
         rest = [content for key, content in contents.items() if key not in found]
-        computed, reasons = self._computed(rest)
+        computed, reasons = self._computed(rest, bar)
         of_name = {name: key if isinstance(key, str) else reasons.get(key) for name, key in keys.items()}
         rated = found | computed
         predictions = [
@@ -254,14 +254,14 @@ class Predictor:
                 None if places is None else places[number],
             )
 
-    def _computed(self, contents: Sequence[Content | Pixels]) -> tuple[dict[bytes, Rated], dict[bytes, str]]:
+    def _computed(self, contents: Sequence[Content | Pixels], bar: bool) -> tuple[dict[bytes, Rated], dict[bytes, str]]:
         """Return SHA-256 → what is told of an image, by the base, and SHA-256 → reason of unusable images."""
         found: dict[bytes, Rated] = {}
         unusable: dict[bytes, str] = {}
         if not contents:
             return found, unusable
         made, reading, engine = self.trained.made, self.trained.reading, self._loaded()
-        shown = len(contents) if len(contents) > made.batch_size else 0  # no bar for a moment's work
+        shown = len(contents) if bar and len(contents) > made.batch_size else 0  # no bar for a moment's work
         with Progress(shown, "images") as progress:
             for keys, images, reasons in decode_batches(
                 contents, made, reading.views, cores(), self.image_spec.max_pixels

@@ -42,10 +42,10 @@ class LabelBudget:
     Attributes
     ----------
     heads : list of dict
-        For each head: ``points`` (number of training ``images`` and the test ``values`` of each draw), ``curve`` (images, value,
-        low, high), ``more`` (for 2 and 4 times as many images: ``images``, ``value``, ``interval``, ``gain``, ``gain_interval``)
-        and ``words``. Intervals are of 90 %: that of a value is for one fit per split, tested on its test images; that of a gain is
-        for new images.
+        For each head: ``points`` (number of training ``images``, the test ``values`` of each draw, and there the curve's ``value`` and
+        ``interval``), ``curve`` (``images``, ``value``, ``interval``), ``more`` (for 2 and 4 times as many images: ``images``,
+        ``value``, ``interval``, ``gain``, ``gain_interval``) and ``words``. Intervals are of 90 %: that of a value is for one fit per
+        split, tested on its test images; that of a gain is for new images.
     metric : str
     images : int
         Number of images in train and val.
@@ -161,7 +161,7 @@ def _head(name: str, drawn: Subsets, results: Sequence[Result], metric: Metric) 
     law, whole = law_of(drawn, metric, values), np.flatnonzero(drawn.steps == 0)
     sizes = law.sizes
     points = [
-        {"images": float(size), "values": values[those].tolist()}
+        {"images": float(size), "values": values[those].tolist(), **_told(metric, law.at(size))}
         for size, those in zip(sizes, drawn.by_step, strict=True)
     ]
     # Test images of several splits overlap, so a gain is taken to be known as well as on those of one.
@@ -242,17 +242,18 @@ def told_gain(metric: Metric, gain: float, interval: Sequence[float]) -> str:
 def format_budget(told: dict[str, Any]) -> str:
     """Return a budget as Markdown: one table of all heads, and what it says in words."""
     metric = find_metric(told["metric"])
-    titles = ["head", "training images", f"test {metric.title} [{LEVEL:.0%}]", "gain"]
+    curve = f"by the curve [{100 * LEVEL:.0f} %]"
+    titles = ["head", "training images", f"test {metric.title}, measured", curve, f"gain, {curve}"]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    digits = metric.digits
+
+    def ends(interval: Sequence[float]) -> str:
+        return f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+
     for head in told["heads"]:
-        for point in head["points"]:
-            values = point["values"]
-            lines.append(f"| {head['head']} | {point['images']:,.0f} | {np.mean(values):.{metric.digits}f} | |")
-        for each in head["more"]:
-            low, high = each["interval"]
-            ends = f"[{low:.{metric.digits}f}, {high:.{metric.digits}f}]"
-            gain = f"{each['gain']:.{metric.digits}f} [{each['gain_interval'][0]:.{metric.digits}f}, {each['gain_interval'][1]:.{metric.digits}f}]"
-            lines.append(
-                f"| {head['head']} | {each['images']:,} (expected) | {each['value']:.{metric.digits}f} {ends} | {gain} |"
-            )
+        for each in (*head["points"], *head["more"]):
+            measured = f"{np.mean(each['values']):.{digits}f}" if "values" in each else "-"
+            gain = f"{each['gain']:.{digits}f} {ends(each['gain_interval'])}" if "gain" in each else "-"
+            value = f"{each['value']:.{digits}f} {ends(each['interval'])}"
+            lines.append(f"| {head['head']} | {each['images']:,.0f} | {measured} | {value} | {gain} |")
     return "\n".join([*lines, "", *(head["words"] for head in told["heads"])])

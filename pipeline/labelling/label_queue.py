@@ -19,6 +19,7 @@ from features.images.image_spec import ImageSpec
 from features.options import takes
 from features.runtime.log import log
 from features.safefiles.csv_cells import text_cell
+from features.sources.file_names import absolute_name
 
 from ..deploy.prediction import Images, find_images
 from ..options import NextOptions
@@ -87,6 +88,11 @@ class LabelQueue:
     out: str
     labels: str
     add: str | None
+
+    @property
+    def adding(self) -> str:
+        """The same command, of any source if that is unknown."""
+        return self.add or command("extract", data="SOURCE", add=[self.labels])
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
@@ -180,7 +186,7 @@ def _queued(
     margins = 1 - doubt(chances)
     return [
         Queued(
-            path=str(found.files[row].absolute()),
+            path=absolute_name(found.files[row]),
             sha256=found.sha256[row].hex(),
             predicted=names[int(chances[row].argmax())],
             probability=float(chances[row].max()),
@@ -202,7 +208,7 @@ def _write(told: LabelQueue, folder: Path, spec: ImageSpec) -> None:
         for rank, each in enumerate(told.queue, start=1):
             numbers = (f"{value:.6f}" for value in (each.probability, each.margin, each.novelty, each.typicality))
             table.writerow([rank, each.path, each.sha256, text_cell(each.predicted), *numbers])
-    page = render_page(told.to_json()["queue"], told.class_names, spec, told.labels)
+    page = render_page(told.to_json()["queue"], told.class_names, spec, told.labels, told.adding)
     (folder / "queue.html").write_text(page, encoding="utf-8")
 
 

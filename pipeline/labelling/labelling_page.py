@@ -19,7 +19,9 @@ SIDE = 480
 KEYS = "123456789abcefghijklmnopqrtuvwyz"  # of classes, in their order; d, s and x have other meanings
 
 
-def render_page(queue: Sequence[Mapping[str, Any]], class_names: Sequence[str], spec: ImageSpec, labels: str) -> str:
+def render_page(
+    queue: Sequence[Mapping[str, Any]], class_names: Sequence[str], spec: ImageSpec, labels: str, add: str
+) -> str:
     """Return the page as HTML, with all images in it.
 
     Parameters
@@ -31,6 +33,8 @@ def render_page(queue: Sequence[Mapping[str, Any]], class_names: Sequence[str], 
         How files became the pixels that the base saw.
     labels : str
         Name of the file that the page saves.
+    add : str
+        The command that adds them to the store.
     """
     with ThreadPoolExecutor(4) as pool:
         shown = list(pool.map(lambda each: _thumbnail(each["path"], spec), queue))
@@ -41,7 +45,7 @@ def render_page(queue: Sequence[Mapping[str, Any]], class_names: Sequence[str], 
     classes = [
         {"name": name, "key": KEYS[number] if number < len(KEYS) else None} for number, name in enumerate(class_names)
     ]
-    return fill_page("pipeline.labelling", "queue", {"cards": cards, "classes": classes, "labels": labels})
+    return fill_page("pipeline.labelling", "queue", {"cards": cards, "classes": classes, "labels": labels, "add": add})
 
 
 def _thumbnail(path: str, spec: ImageSpec) -> str | None:

@@ -367,5 +367,5 @@ def _choice_of_settings(run: Run) -> str:
 
 def _flat(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_flat(each)}" for name, each in value.items())
-    return ", ".join(map(_flat, value)) if isinstance(value, list) else "–" if value is None else str(value)
+        return ", ".join(f"{name} {_flat(each)}" for name, each in value.items() if each not in (None, []))
+    return "; ".join(map(_flat, value)) if isinstance(value, list) else "–" if value is None else str(value)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from features.errors import RequestError, UnsafeFile, called, command, option
+from features.errors import RequestError, UnsafeFile, called, command, find_near, option
 from features.runtime.atomic import flock, make_folder, written_whole
 from features.safefiles.json_files import read_json
 
@@ -150,7 +150,7 @@ def read_results(folder: Path) -> tuple[dict[str, Any], Path]:
     there = "holds neither" if folder.exists() else "is not there"
     raise RequestError(
         f"{called('run')} must be a folder with compare.json or run.json; {folder} {there}. "
-        f"Make one: {command('compare', store='STORE.h5')}"
+        f"{how_to_make(folder, 'compare')}"
     )
 
 
@@ -181,16 +181,27 @@ def _no_head(folder: Path) -> RequestError:
     if (folder / "compare.json").is_file():
         told = read_json(folder / "compare.json")
         heads, store = told.get("heads") or [{}], told.get("store")
-        if isinstance(store, str) and isinstance(heads[0], dict) and isinstance(heads[0].get("head"), str):
-            train = command("train-head", store=store, head=heads[0]["head"])
+        best = heads[0].get("head") if isinstance(heads[0], dict) else None
+        taken = told.get("take", best)  # earlier versions did not keep it
+        if isinstance(store, str) and isinstance(taken, str):
+            train = command("train-head", store=store, head=taken)
             return RequestError(
-                f"{called('run')} must be a trained head; {folder} is a comparison, which keeps none. Train its best: {train}"
+                f"{called('run')} must be a trained head; {folder} is a comparison, which keeps none. Train the one to take: {train}"
             )
     if folder.is_file():
         return RequestError(
-            f"{called('run')} must be the folder of a trained head; got {folder}, a file. "
-            f"Train one: {command('train-head', store=str(folder) if folder.suffix == '.h5' else 'STORE.h5')}"
+            f"{called('run')} must be the folder of a trained head; got {folder}, a file. {how_to_make(folder)}"
         )
     found = [path.parent.name for path in sorted(folder.glob("*/run.json"))][:3]
     inside = f" There are some in it: {', '.join(found)}." if found else ""
-    return RequestError(f"{folder} holds no trained head.{inside} Train one: {command('train-head', store='STORE.h5')}")
+    return RequestError(f"{folder} holds no trained head.{inside} {how_to_make(folder)}")
+
+
+def how_to_make(run: Path, by: str = "train-head") -> str:
+    """Return the remedy where a run is none: the nearest name if it is not there, else the command that makes one.
+
+    It is of the store that was given instead of a run, or of any.
+    """
+    is_store = run.suffix == ".h5" and run.is_file()
+    make = f"Make one: {command(by, store=str(run) if is_store else 'STORE.h5')}"
+    return make if run.exists() else find_near(run, make)

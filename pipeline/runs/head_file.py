@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import CachedFeaturesError, RequestError, UnsafeFile, command, option
+from features.errors import CachedFeaturesError, RequestError, UnsafeFile, option
 from features.safefiles.json_files import read_json
 from features.safefiles.npz import append_array, open_archive, read_arrays, reading_archive, save_arrays
 from features.safefiles.trees import check_trees
@@ -21,6 +21,7 @@ from ..data.row_blocks import whole_blocks
 from ..heads.contract import Classifier, Saved
 from ..heads.linear_head import LinearHead
 from .checksums import check_sums
+from .folders import how_to_make
 
 ESTIMATORS = ("head.joblib", "head.skops")
 # Types of trees and networks, and our own, in addition to the public types of NumPy and scikit-learn that skops trusts by itself. Each
@@ -104,7 +105,7 @@ def load_head(folder: str | Path, allow_joblib: bool = False) -> Classifier:
     """
     folder = Path(folder)
     if not (folder / "head.json").is_file():
-        raise RequestError(f"{folder} holds no trained head. Train one: {command('train-head', store='STORE.h5')}")
+        raise RequestError(f"{folder} holds no trained head. {how_to_make(folder)}")
     check_sums(folder, *ESTIMATORS, "head.npz", "head.json")
     told, arrays = read_json(folder / "head.json"), read_arrays(folder / "head.npz")
     try:

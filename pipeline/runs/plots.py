@@ -11,13 +11,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from features.errors import RequestError, command
+from features.errors import RequestError
 from features.options import typed
 from features.safefiles.json_files import MAX_BYTES, read_json
 from features.safefiles.regular_files import read_whole
 
 from ..evaluation.metrics import find_metric
 from ..options import METRIC
+from .folders import how_to_make
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#888888"  # Okabe & Ito's palette, told apart by colour-blind readers
 
@@ -65,7 +66,7 @@ def plot(run: str | Path) -> Figure:
         return plot_history(history, read_json(folder / "run.json")["settings"]["epochs"])
     raise RequestError(
         f"run must be the folder of a comparison, or of a head that learns by epochs (dense, mlp); got {folder}. "
-        f"Make one: {command('compare', store='STORE.h5')}"
+        f"{how_to_make(folder, 'compare')}"
     )
 
 

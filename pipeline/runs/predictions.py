@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import RequestError, UnsafeFile, called, option
+from features.errors import RequestError, UnsafeFile, called, find_near, option
 from features.safefiles.csv_cells import path_cell, text_cell
 from features.safefiles.json_files import parse_json
 from features.safefiles.npz import read_arrays, save_arrays
@@ -99,9 +99,7 @@ def load_predictions(folder: Path) -> Predictions:
         If it is not the file that was written with its run.
     """
     if not folder.is_dir():
-        raise RequestError(
-            f"{called('run')} must be the folder of a run; {folder} is not there. Check: ls {folder.parent}"
-        )
+        raise RequestError(f"{called('run')} must be the folder of a run; {folder} is not there. {find_near(folder)}")
     check_sums(folder, FILE)
     try:
         file = read_arrays(folder / FILE, _UNPACKED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -52,6 +52,8 @@ class Comparison:
     ----------
     heads : list of dict
         Test metrics of each head, best first: ``head``, ``accuracy``, ``intervals``, ``behind``, ``p_value``, ...
+    take : str
+        The head to take; see `recommended`.
     slices : dict or None
         The head to take by the values of each column of the store, with intervals and tests; see `Slices`.
     not_fitted : dict of str to str
@@ -73,6 +75,7 @@ class Comparison:
     """
 
     heads: list[dict[str, Any]]
+    take: str
     slices: dict[str, Any] | None
     not_fitted: dict[str, str]
     corrections: dict[str, Any] | None
@@ -152,8 +155,8 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     kept = folder.path.parent / ".fits"
     found = _fit(names, asked, repeats, kept)
     rows, splits, fitted = found.rows, found.splits, found.results
-    tested, metric = tested_rows(rows, splits, found.group), find_metric(asked.metric)
-    warn_of_few_groups(tested, found.group)
+    tested, metric = tested_rows(rows, splits, found.asked.group), find_metric(asked.metric)
+    warn_of_few_groups(tested, found.asked.group)
     log.info(f"figures  intervals of {counted(len(fitted), 'head')}, and tests against the best")
     results = [summarise(each, tested) for each in fitted.values()]
     compare_with_best(results, list(fitted.values()), tested, metric)
@@ -163,9 +166,10 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
     best, taken = ranked[0]["head"], recommended(ranked)["head"]
     comparison: dict[str, Any] = {
         "heads": ranked,
+        "take": taken,
         "slices": slices_of(taken, fitted[taken], rows, splits, metric),
         "not_fitted": found.not_fitted,
-        "corrections": _measure_corrections(asked, best, found.group, splits, fitted[best], kept),
+        "corrections": _measure_corrections(found, best, kept),
         **place_of(store, folder.path),
         "rows": rows.counts(),
         "repeats": repeats,
@@ -199,16 +203,6 @@ def _chosen(heads: Sequence[str], exclude: Sequence[str]) -> list[str]:
     return left
 
 
-def _measure_corrections(
-    asked: Request, best: str, group: str | None, splits: list[np.ndarray], results: list[Result], kept: Path
-) -> dict[str, Any] | None:
-    if asked.corrections is None:
-        return None
-    with FeatureStore(asked.store) as opened:
-        grouped = with_groups(opened, replace(asked, group=group), len(splits)) if group else asked
-        return measure_corrections(opened, best, grouped, splits, results, kept)
-
-
 @dataclass(frozen=True)
 class _Fitted:
     """Heads fitted on each split of a store's rows.
@@ -217,8 +211,8 @@ class _Fitted:
     ----------
     rows : Rows
     splits : list of ndarray
-    group : str or None
-        Column that names each row's group.
+    asked : Request
+        With groups.
     results : dict of str to list of Result
         Head → its result on each split.
     not_fitted : dict of str to str
@@ -229,10 +223,17 @@ class _Fitted:
 
     rows: Rows
     splits: list[np.ndarray]
-    group: str | None
+    asked: Request
     results: dict[str, list[Result]]
     not_fitted: dict[str, str]
     provenance: dict[str, Any]
+
+
+def _measure_corrections(found: _Fitted, best: str, kept: Path) -> dict[str, Any] | None:
+    if found.asked.corrections is None:
+        return None
+    with FeatureStore(found.asked.store) as opened:
+        return measure_corrections(opened, best, found.asked, found.splits, found.results[best], kept)
 
 
 def _fit(names: Sequence[str], asked: Request, repeats: int, kept: Path) -> _Fitted:
@@ -274,7 +275,7 @@ def _fit(names: Sequence[str], asked: Request, repeats: int, kept: Path) -> _Fit
         log.info(
             f"cached   {fits.loaded} of {counted(len(names) * repeats, 'fit')} are from earlier runs. To refit them: {option('fresh', True)}"
         )
-    return _Fitted(rows, splits, asked.group, fitted, not_fitted, provenance)
+    return _Fitted(rows, splits, asked, fitted, not_fitted, provenance)
 
 
 def _write(comparison: dict[str, Any], folder: Path) -> None:

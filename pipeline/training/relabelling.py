@@ -25,7 +25,7 @@ from ..evaluation.significance import compare_pair, told_p
 from .fits.fit_cache import Fits
 from .fits.results import Result
 from .request import Request
-from .splitting import LEFT_OUT, with_groups
+from .splitting import LEFT_OUT, names_of, near_copies_of
 from .summary import tested_rows
 
 FILE = "corrections.csv"  # in the folder of a run: the table as it was given
@@ -64,7 +64,8 @@ def measure_corrections(
     if corrected is None or asked.corrections is None:
         return None
     plain = replace(asked, corrections=None, corrections_test=False, clusters=None)
-    plain = plain if asked.clusters is None else with_groups(store, plain, len(splits))
+    if asked.clusters is not None:
+        plain = replace(plain, clusters=names_of(near_copies_of(store, plain), plain.rows(store)))
     earlier, rows = plain.rows(store), asked.rows(store)
     fits = Fits(
         store, earlier, [_of_all(each, earlier, corrected.kept, len(splits)) for each in splits], kept, asked.fresh

@@ -7,7 +7,7 @@ import pytest
 import features
 from features import errors
 from features.backbones.registry import find_backbone
-from features.errors import called, command, on_command_line, option
+from features.errors import called, command, find_near, on_command_line, option
 from features.sources.path_columns import compile_patterns
 
 
@@ -31,6 +31,19 @@ def test_remedies_name_arguments_or_flags():
         assert called("image_size") == "--image-size" and called("settings") == "--set"
     assert option("settings", {"C": (1, 10)}) == "settings={'C': (1, 10)}"
     assert called("image_size") == "image_size"
+
+
+def test_a_path_that_is_not_there_is_told_the_nearest_that_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos/cats").mkdir(parents=True)
+    assert find_near("photo") == find_near("fotos/") == "Did you mean photos?"
+    assert find_near("photo/cats") == "Did you mean photos/cats?"
+    assert find_near(tmp_path / "photos/cat") == f"Did you mean {tmp_path}/photos/cats?"
+    assert find_near("photo/birds") == "Check: ls ."  # there is none in photos either
+    assert find_near("photos/birds") == "Check: ls photos"
+    assert find_near("photos/birds", "Make one.") == "Make one."
+    assert find_near("photos") == "Check: ls ."  # it is there, but of another kind
+    assert find_near("/gone/for/good") == "Check: ls /"
 
 
 @pytest.mark.parametrize(

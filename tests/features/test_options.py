@@ -25,9 +25,10 @@ from pipeline.options import CompareOptions
         ({"views": "2"}, r"views must be a whole number"),
         ({"workers": np.float64(2)}, r"workers must be a whole number"),
         ({"max_skipped": "all"}, r"max_skipped must be a number; got 'all'\."),
-        ({"layers": ""}, r"layers must be a list of strings; got ''\. Leave it out\."),
-        ({"layers": []}, r"layers must be a list of strings; got \[\]\. Leave it out\."),
-        ({"layers": [1]}, r"layers must be a list of strings; got \[1\]\."),
+        ({"layers": ""}, r"layers must be a list of strings or whole numbers; got ''\. Leave it out\."),
+        ({"layers": []}, r"layers must be a list of strings or whole numbers; got \[\]\. Leave it out\."),
+        ({"layers": [1.5]}, r"layers must be a list of strings or whole numbers; got \[1\.5\]\."),
+        ({"layers": True}, r"layers must be a list of strings or whole numbers; got True\."),
         ({"retry_skipped": 1}, r"retry_skipped must be True or False; got 1\."),
         ({"dtype": 16}, r"dtype must be one of 'float16', 'float32'; got 16\."),
         ({"preprocess": ""}, r"preprocess must be one of .*; got ''\. Leave it out\."),
@@ -122,6 +123,8 @@ def test_values_of_numpy_lists_and_paths_come_out_as_declared():
     assert taken("retry_skipped", np.bool_(True)) == (True, bool)
     assert taken("layers", ["a", np.str_("b")]) == (("a", "b"), tuple)
     assert taken("layers", np.array(["a"])) == (("a",), tuple)
+    assert taken("layers", -2) == taken("layers", "-2") == (("-2",), tuple)
+    assert taken("layers", [-2, "a", np.int64(3)]) == (("-2", "a", "3"), tuple)
     assert taken("out", Path("a/b.h5")) == (str(Path("a/b.h5")), str)
     assert taken("weights", Path("w.h5")) == ("w.h5", str) and taken("backbone", Path("own.keras")) == (
         "own.keras",

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import RequestError, WeightsError, called, missing_extra, option
+from ...errors import RequestError, WeightsError, called, find_near, missing_extra, option
 from ...pooling import tokens_before
 from ...runtime.log import log
 from ...runtime.user_cache import recall, recall_bytes, remember, remember_bytes
@@ -99,7 +99,7 @@ def _key(name: str, side: int, weights: str) -> dict[str, Any]:
             identity = identify_file(weights)
         except OSError as error:
             raise WeightsError(
-                f"{called('weights')} must be 'imagenet' or a file; {weights} is not there. Check: ls {Path(weights).parent}"
+                f"{called('weights')} must be 'imagenet' or a file; {weights} is not there. {find_near(weights)}"
             ) from error
     return {"name": name, "side": side, "weights": identity, "source": own_source(), **_libraries()}
 

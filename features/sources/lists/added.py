@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from ...errors import RequestError, SourceError, called, counted, listed
+from ...errors import RequestError, SourceError, called, counted, find_near, listed
 from ...splits import SPLIT_NAMES, SPLITS, Row
 from ..source import Source, make_source
 from .manifest import Line, ListOptions, read_lines
@@ -45,7 +45,7 @@ def add_lists(source: Source, lists: Sequence[str | Path], options: ListOptions,
 
 def _add_list(source: Source, path: Path, options: ListOptions, group: str | None) -> Source:
     if not path.is_file():
-        raise RequestError(f"{called('add')} must be CSV files of images with labels; got {path}. Check: ls {path}")
+        raise RequestError(f"{called('add')} must be CSV files of images with labels; got {path}. {find_near(path)}")
     lines, notes = read_lines(path, read_table(path), options, source.class_names)
     names = dict.fromkeys([*source.columns, *lines[0].further])
     if group in source.columns and group not in lines[0].further:
@@ -87,7 +87,8 @@ def _add_list(source: Source, path: Path, options: ListOptions, group: str | Non
         notes.append(f"the images of {path.name} are in train, since it gives no split")
     for missing, where in ((names.keys() - lines[0].further, path.name), (names.keys() - source.columns, source.root)):
         if missing:
-            notes.append(f"of the images of {where}, nothing is known in {listed(sorted(missing))}")
+            columns = f"{'column' if len(missing) == 1 else 'columns'} {listed(sorted(missing))}"
+            notes.append(f"the images of {where} have no text in the {columns}")
     taken = {held for held, _, _ in rows}
     rejected, left = ([each for each in files if each[0] not in taken] for files in (source.rejected, source.left_out))
     notes = [*source.notes, *notes]

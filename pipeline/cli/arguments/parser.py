@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 
 from features._version import __version__
 from features.errors import RequestError, must_be_one_of, no_option
-from features.options import Flag, flags_of
+from features.options import Flag, Layer, flags_of
 
 from ...options import HEAD_NAMES
 from .actions import Listed, Members, Named, Setting, one_or_several
@@ -182,7 +182,8 @@ def _add_flag(group: Any, name: str, kind: Any, flag: Flag) -> None:
     elif first == Sequence[str | Path]:  # one at a time, since a path may hold commas and blanks
         settings |= {"action": "append", "metavar": flag.metavar}
     elif typing.get_origin(first) in (tuple, Sequence):
-        members = Members(typing.get_args(first)[0])
+        member = typing.get_args(first)[0]
+        members = Members(str if member == Layer else member)
         settings |= {"nargs": "+", "action": Listed, "type": members, "metavar": flag.metavar}
     elif typing.get_origin(first) is Mapping:
         action = Named if typing.get_args(first)[1] is str else Setting

@@ -33,7 +33,7 @@ def test_renaming_moving_relabelling_and_adding_move_no_image_to_another_split(t
     after, counts = splits_of(out)
     assert len(after) == len(before) + 20
     assert all(after[key] == split for key, split in before.items())
-    assert "images in the split that they, or what belongs to them, have in s.h5" in caplog.text
+    assert "images in the split that they or their group have in s.h5; drawn anew" in caplog.text
     assert (counts > 0).all()
     done = extract(str(tree), out=out)
     assert done.computed == 0

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -178,18 +179,41 @@ def test_what_is_no_store_is_said_to_be_so(tiny_store, tmp_path, what, capsys):
     assert "--store must be a feature store" in line and expected[what] in line and "errno" not in line
 
 
-def test_a_comparison_given_to_predict_names_the_command_that_trains_its_best(tiny_store, tmp_path, capsys):
-    pipeline.compare(tiny_store, "majority", out=tmp_path / "c")
+def test_a_comparison_given_to_predict_names_the_command_that_trains_the_head_to_take(tiny_store, tmp_path, capsys):
+    found = pipeline.compare(tiny_store, "knn,nearest-mean", out=tmp_path / "c")
+    assert found.take == found.recommended["head"] == "nearest-mean" and found.best["head"] == "knn"
     capsys.readouterr()
     assert main(["predict", str(tmp_path / "c"), "new"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert (
-        "is a comparison, which keeps none. Train its best:" in line
-        and "train-head --store" in line
-        and "--head majority" in line
-    )
+    assert "is a comparison, which keeps none. Train the one to take:" in line
+    assert "train-head --store" in line and "--head nearest-mean" in line
     assert main(["predict", str(tmp_path), "new"]) == 2
     assert "holds no trained head." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["report", "s.h5"], "s.h5 holds neither. Make one: cached-features compare --store s.h5"),
+        (["predict", "s.h5", "new"], "Make one: cached-features train-head --store s.h5"),
+        (["serve", "s.h5"], "Make one: cached-features train-head --store s.h5"),
+        (["report", "runs/knm"], "runs/knm is not there. Did you mean runs/knn?"),
+        (["predict", "runs/knm", "new"], "Did you mean runs/knn?"),
+        (["predict", "runs/knn", "nwe"], "got nwe. Did you mean new?"),
+        (["extract", "nwe", "--backbone", "tiny"], "which does not exist. Did you mean new?"),
+        (["compare", "t.h5"], "t.h5 is not there. Did you mean s.h5?"),
+        (["compare", "other.h5"], "is not there. Create it: cached-features extract --out other.h5 --data SOURCE"),
+    ],
+)
+def test_the_remedy_for_a_wrong_path_names_what_is_there(words, message, tiny_store, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tiny_store, "s.h5")
+    (tmp_path / "new").mkdir()
+    pipeline.train_head("s.h5", "knn", out="runs/knn")
+    capsys.readouterr()
+    assert main(words) == 2 + (-1 if words[0] == "compare" else 0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 def test_a_layer_that_is_not_stored_is_told_from_a_misspelt_one(tiny_store):

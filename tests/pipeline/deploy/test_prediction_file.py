@@ -66,7 +66,10 @@ def test_an_interrupted_file_is_completed_by_the_same_command_and_is_what_one_go
     assert re.fullmatch(r"\.out\.csv-[0-9a-f]{16}\.part", part)
     heal()
     assert main(["predict", "--run", "run", "new", "--out", "out.csv"]) == 0
-    assert "8 of 12 images were predicted before; 4 to go" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "8 of 12 images were predicted before; 4 to go" in said
+    assert said.count("12/12 images") == 1 and "4/4 images" not in said  # one bar for all blocks
+    assert said.splitlines()[-1].startswith("next     cached-features export --run run --out model.")
     assert rows_of("out.csv") == rows_of("whole.csv")
     assert len(rows_of("out.csv")) == 1 + 11
     assert not [name for name in os.listdir() if name.endswith(".part")]

@@ -141,6 +141,13 @@ def test_the_command_tells_in_words_and_reuses_fits(tmp_path, capsys, monkeypatc
     assert head["now"] == head["points"][-1]["values"][0] and len(head["points"][0]["values"]) == 3
     assert head["more"][0]["interval"][0] <= head["more"][0]["value"] <= head["more"][0]["interval"][1]
     assert head["now"] > np.mean(head["points"][0]["values"])  # more images do help here
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.out.splitlines() if line[:1] == "|"]
+    assert table[0][2:] == ["test accuracy, measured", "by the curve [90 %]", "gain, by the curve [90 %]"]
+    row, beyond = (next(line for line in table if line[1] == f"{each:,}") for each in (250, 500))
+    at, more = head["points"][-1], head["more"][0]
+    assert row[2] == f"{head['now']:.3f}" and row[3].startswith(f"{at['value']:.3f} [") and row[4] == "-"
+    assert beyond[2] == "-" and beyond[3].startswith(f"{more['value']:.3f} [")
+    assert more["gain"] == pytest.approx(more["value"] - at["value"])  # of the curve alone
     assert "will hardly help" in told["heads"][1]["words"]  # the majority of equal classes
     again = pipeline.budget("s.h5", ["nearest-mean", "majority"], draws=3, out="runs/c")
     assert again.heads == told["heads"] and "nearest-mean" in again._repr_markdown_()

@@ -59,7 +59,7 @@ def run(tiny_store, tmp_path_factory):
     return folder
 
 
-def test_a_queue_is_written_and_features_are_computed_once(run, tmp_path, capsys, said):
+def test_a_queue_is_written_and_features_are_computed_once(run, tmp_path, capsys, said, monkeypatch):
     given = ["next", "--run", str(run / "run"), str(run / "new"), "-n", "5", "--json", "--out", str(run / "queue")]
     assert main(given) == 0
     told = json.loads(capsys.readouterr().out)
@@ -79,6 +79,10 @@ def test_a_queue_is_written_and_features_are_computed_once(run, tmp_path, capsys
     main(["next", "--run", str(run / "run"), str(run / "new"), "-n", "5", "--out", str(run / "told")])
     following = capsys.readouterr().err.splitlines()[-1].split()
     assert following[:2] == ["cached-features", "extract"] and following[4:6] == ["--add", "labels.csv"]
+    assert f"<code>{' '.join(following)}</code>" in (run / "told/queue.html").read_text()
+    monkeypatch.chdir(run / "new")
+    above = pipeline.label_next(run / "run", "../new", 5, out=run / "above")
+    assert [each.path for each in above.queue] == [line["path"] for line in lines]
     with pytest.raises(RequestError, match="n must be at least 1; got 0"):
         pipeline.label_next(run / "run", run / "new", 0)
     with pytest.raises(SourceError, match=r"none of 1 is.*broken\.png"):

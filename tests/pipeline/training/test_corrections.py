@@ -111,7 +111,7 @@ def test_a_page_shows_the_images_that_are_left(tiny_store, tmp_path):
     assert left_out and all("corrections.csv must be the file" in why for why in left_out.values())
 
 
-def test_near_copies_and_groups_are_those_of_the_images_that_are_left(tmp_path):
+def test_near_copies_and_groups_are_those_of_the_images_that_are_left(tmp_path, said):
     patients = tuple(str(number // 3) for number in range(N))
     store, wrong, rows = store_of(tmp_path / "s.h5", {"patient": patients})
     table = judge(tmp_path / "c.csv", rows, wrong[10:], wrong[:10])
@@ -119,6 +119,7 @@ def test_near_copies_and_groups_are_those_of_the_images_that_are_left(tmp_path):
         options = {"repeats": 3, "corrections_test": True, "group": group}
         found = pipeline.compare(store, ["nearest-mean"], corrections=table, out=tmp_path / group, **options)
         assert found.corrections["dropped"] == 10 and found.heads[0]["accuracy"] > 0.8
+        assert sum(f" of {group}; each stays on one side" in line for line in said) == 1
 
 
 LINES = {
