@@ -34,9 +34,9 @@ def effective_rows(right: np.ndarray, units: np.ndarray, quantile: float = 0.975
     """Return the number of independent rows whose share would be known as well as that of rows in groups.
 
     Korn and Graubard 1998, "Confidence intervals for proportions with small expected number of positive counts estimated from
-    survey data": ``p (1 - p) / v``, at most the number of rows, times the square of the ratio of the normal distribution's
-    quantile to that of Student's t. The variance v is that of the delete-one-group jackknife, and t has the degrees of freedom
-    of the effective number of groups, so that few or unequal groups give wide intervals.
+    survey data": ``p (1 - p) / v`` times the square of the ratio of the normal distribution's quantile to that of Student's t, at
+    most the number of rows, which groups that differ no more than rows do. The variance v is that of the delete-one-group
+    jackknife, and t has the degrees of freedom of the effective number of groups, so that few or unequal groups give wide intervals.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ def effective_rows(right: np.ndarray, units: np.ndarray, quantile: float = 0.975
     without = np.bincount(units, right - p) / (n - sizes)  # what p changes by without each group
     variance = (len(sizes) - 1) / len(sizes) * float(without @ without)
     groups = effective_units(units)
-    rows = min(n, p * (1 - p) / variance) if variance > 1e-12 else groups
-    return float(rows * (stats.norm.ppf(quantile) / stats.t.ppf(quantile, groups - 1)) ** 2)
+    rows = p * (1 - p) / variance if variance > 1e-12 else groups
+    return min(float(n), float(rows * (stats.norm.ppf(quantile) / stats.t.ppf(quantile, groups - 1)) ** 2))
 
 
 def accuracy_interval(accuracies: Sequence[float], n_train: int, n_test: int) -> tuple[float, float] | None:

@@ -111,6 +111,8 @@ def test_effective_rows_by_hand():
     assert rows == pytest.approx(3)
     assert effective_rows(right, groups) == pytest.approx(rows * (1.959964 / 3.182446) ** 2, rel=1e-6)  # t(0.975, 3)
     assert effective_rows(right, np.arange(8)) == 8
+    even = np.tile([1, 1, 1, 0, 1, 1, 0, 0], 4).astype(bool)  # of four rows of a group, three or two are right
+    assert effective_rows(even, np.arange(32) // 4) == 32  # they differ less than rows do
 
 
 def test_of_groups_the_correction_counts_groups():
