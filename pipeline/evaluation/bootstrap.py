@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from .held_out import effective_units
 from .metrics import METRICS, Metric, figures_of, value_of
 from .weighted_rows import WeightedRows
 
 NUMBERS = 1 << 22  # weights held in memory at once
-_LEAST_BELOW = 10  # draws below an interval, of which its end is a quantile
 
 
 def bootstrap_intervals(
@@ -24,10 +23,10 @@ def bootstrap_intervals(
     units: np.ndarray | None = None,
     metrics: Sequence[Metric] = METRICS,
 ) -> dict[str, tuple[float, float]]:
-    """Return 95 % bootstrap intervals of metrics: expanded percentiles (Hesterberg 2015).
+    """Return 95 % bootstrap intervals of metrics: expanded percentiles (Hesterberg 2015), and Student's t on the logit scale.
 
-    Of a few groups, no draw is as far away as such an interval reaches: then it also holds Student's t interval by the draws' standard
-    error.
+    Draws of few rows or groups are lopsided: near an end of a metric's values they reach too little away from it, and not at all
+    where groups are fewer than an interval needs. So it also holds Student's t interval by the draws' standard error; see `_by_logits`.
 
     Parameters
     ----------
@@ -76,13 +75,29 @@ def bootstrap_intervals(
             found[metric.name] = math.nan, math.nan
             continue
         low, high = np.quantile(values, (tail, 1 - tail))
-        if tail * draws < _LEAST_BELOW and len(values) > 1:
-            half = -stats.norm.ppf(tail) * np.std(values, ddof=1)
-            value = value_of(metric, y, probabilities)
-            low = max(metric.bounds[0], min(low, value - half))
-            high = min(metric.bounds[1], max(high, value + half))
+        value = value_of(metric, y, probabilities)
+        if metric.bounds[0] < value < metric.bounds[1]:
+            ends = _by_logits(value, -stats.norm.ppf(tail) * float(np.std(values)), metric.bounds)
+            low, high = min(low, ends[0]), max(high, ends[1])
         found[metric.name] = float(low), float(high)
     return found
+
+
+def _by_logits(value: float, half: float, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Return the interval whose ends are as far from a value, on the logit scale, as `half` is at the value (the delta method).
+
+    Draws of a figure near an end of its values are less lopsided there, and no interval leaves them (Pepe 2003, "The statistical
+    evaluation of medical tests for classification and prediction", for the area under the ROC curve; Boyd, Eng and Page 2013, "Area
+    under the precision-recall curve"). A log loss, which has no upper end, is that of the geometric mean chance ``exp(-loss)``.
+    """
+    low, high = bounds
+    sides = np.array([-half, half])
+    if math.isinf(high):
+        ends = low + np.logaddexp(0, math.log(math.expm1(value - low)) - sides / math.expm1(low - value))
+    else:
+        share, width = (value - low) / (high - low), high - low
+        ends = low + width * special.expit(special.logit(share) + sides / (width * share * (1 - share)))
+    return float(ends[0]), float(ends[1])
 
 
 def tail_of(units: float) -> float:

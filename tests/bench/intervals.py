@@ -249,7 +249,8 @@ def metrics(random, times):
     """Print coverage of every metric that has an interval."""
     print("repeats  test rows or groups  metric: coverage")
     names = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision", "mcc", "log_loss")
-    for repeats, (n_test, number) in itertools.product((1, 3, 5), ((100, None), (400, None), (0, 10), (0, 40))):
+    sizes = (100, None), (400, None), (0, 5), (0, 8), (0, 12), (0, 20), (0, 40)
+    for repeats, (n_test, number) in itertools.product((1, 3, 5), sizes):
         found = metric_coverage(
             random, names, n_test, repeats, number=number, spread=1.0 if number else 0.0, times=times // 4
         )

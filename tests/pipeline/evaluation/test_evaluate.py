@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from bench.intervals import ACCURACY, coverage, of_right, rejection
 from conftest import ROOT
-from scipy import stats
+from scipy import special, stats
 from sklearn import metrics
 
 import pipeline
@@ -304,6 +304,27 @@ def test_bootstrap_of_groups_covers_where_rows_of_a_group_are_alike():
             low, high = bootstrap_intervals(y, probabilities, draws=300, units=given)["accuracy"]
             inside[name] += low <= 0.8 <= high
     assert 0.88 <= inside["groups"] / 300 <= 0.98 and inside["rows"] / 300 < 0.7, inside
+
+
+def test_an_interval_of_two_groups_is_students_on_the_logit_scale():
+    """By hand: half of the draws hold both groups, a quarter each one of them twice."""
+    y, groups = np.tile([0, 1], 20), np.arange(40) // 20
+    wrong = np.isin(np.arange(40), [0, 1, 20, 21, 22, 23, 24, 25])  # one of ten of each class, and three of ten
+    p = np.where(wrong, 0.4, 0.8)  # of the true class
+    found = intervals_of(y, np.where(np.eye(2)[y] == 1, p[:, None], 1 - p[:, None]), groups)
+    t = 12.706205  # Student's t(0.975) of one degree of freedom
+    of_group = np.array([0.9, 0.7])
+    half = t * np.ptp(of_group) / 2 / (0.8 * 0.2)
+    assert special.logit(found["balanced_accuracy"]) == pytest.approx(
+        special.logit(0.8) + np.array([-half, half]), rel=0.1
+    )
+    losses = -of_group * np.log(0.8) - (1 - of_group) * np.log(0.4)
+    loss, chance = losses.mean(), np.exp(-losses.mean())
+    half = t * np.ptp(losses) / 2 / (1 - chance)
+    assert special.logit(np.exp(-np.array(found["log_loss"]))) == pytest.approx(
+        special.logit(chance) + np.array([half, -half]), rel=0.1
+    )
+    assert found["log_loss"][0] < loss < found["log_loss"][1]
 
 
 @pytest.mark.parametrize(("n_classes", "rows"), [(2, 30), (5, 12), (40, 4)])
