@@ -14,6 +14,7 @@ from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, ClassifierMixin, is_classifier
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier
 from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -29,6 +30,9 @@ from .settings import Choice, Grid, Judge, Output, Rating, best_of, combinations
 
 Make = Callable[..., Any]
 _GLANCE = 1  # seconds between looks at how far an estimator is
+# Boosting fits a tree for each class in each round: estimator → its number of rounds.
+_ROUNDS = {HistGradientBoostingClassifier: "max_iter", GradientBoostingClassifier: "n_estimators"}
+MAX_TREES = 10_000  # 100 rounds of 100 classes; more take hours to fit, and many seconds to read back
 
 
 class NearestMean(ClassifierMixin, BaseEstimator):
@@ -122,6 +126,11 @@ class EstimatorSearch(CalibratedSearch):
         Values of ``scale`` (by default ``layer``), which comes first, and of the estimator's own parameters.
     make : callable
         ``make(**parameters)`` returns an estimator; its ``random_state``, if it has one, is set to the sample's seed.
+
+    Raises
+    ------
+    RequestError
+        If boosting would fit more than `MAX_TREES` trees.
     """
 
     read_as = (LinearHead, ScaledEstimator)
@@ -129,6 +138,9 @@ class EstimatorSearch(CalibratedSearch):
     def __init__(self, sample: Sample, grid: Grid, make: Make):
         super().__init__(sample, grid)
         self._make = make
+        n_classes = len(np.unique(sample.y))
+        for settings in combinations(grid):
+            _check_trees(self._estimator(settings), n_classes)
 
     def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
         """Return the settings with the best metric on the images that the pairs score on."""
@@ -188,6 +200,17 @@ class EstimatorSearch(CalibratedSearch):
             estimator.set_params(random_state=self.sample.seed)
             if "random_state" in estimator.get_params()
             else estimator
+        )
+
+
+def _check_trees(estimator: Any, n_classes: int) -> None:
+    """Refuse boosting with more trees than `MAX_TREES`."""
+    rounds = next((getattr(estimator, name) for kind, name in _ROUNDS.items() if isinstance(estimator, kind)), 0)
+    trees = rounds * (1 if n_classes == 2 else n_classes)
+    if trees > MAX_TREES:
+        raise RequestError(
+            f"boosting may fit {MAX_TREES:,} trees, one per class and round; {n_classes} classes and {rounds} rounds need "
+            f"{trees:,}. Use {option('head', 'logistic')}, which fits all classes at once"
         )
 
 

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 
+from features.errors import RequestError
 from features.splits import SPLITS
 from features.store.schema import Rows
 from pipeline.data.training_data import Features, Part
@@ -50,7 +51,11 @@ def main() -> None:
     )
     for name in options.heads.split(","):
         wall, cpu = time.perf_counter(), time.process_time()
-        result, _ = fit_head(name, features, rows, rows.splits)
+        try:
+            result, _ = fit_head(name, features, rows, rows.splits)
+        except RequestError as error:
+            print(f"| `{name}` | refused after {time.perf_counter() - wall:.1f} s: {error} |", flush=True)
+            continue
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         told = (

@@ -396,6 +396,22 @@ def test_svm_of_more_pairs_of_classes_than_a_head_may_hold_is_refused_before_it_
         fit_head("linear-svm", X, y, splits, 4)
 
 
+@pytest.mark.parametrize(
+    ("head", "settings"),
+    [
+        ("hist-gradient-boosting", {}),
+        ("sklearn.ensemble.HistGradientBoostingClassifier", {"max_iter": (1, 100)}),
+        ("sklearn.ensemble.GradientBoostingClassifier", {"n_estimators": (100,)}),
+    ],
+)
+def test_boosting_of_more_trees_than_a_head_may_hold_is_refused_before_it_is_fitted(monkeypatch, head, settings):
+    monkeypatch.setattr("pipeline.heads.sklearn_heads.MAX_TREES", 399)
+    X, y, splits = blobs(4)
+    with pytest.raises(RequestError, match=r"4 classes and 100 rounds need 400\. Use head='logistic'"):
+        fit_head(head, X, y, splits, 4, settings=settings)
+    find_head(head, settings).search(sample_of(*blobs(2)[:2]))  # of two classes, a round is one tree
+
+
 def test_a_long_search_tells_how_many_heads_it_has_fitted(monkeypatch, capsys):
     """In whole lines, since standard error is no terminal here; a short search tells nothing."""
     X, y, splits = blobs(2)
