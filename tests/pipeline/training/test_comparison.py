@@ -11,14 +11,14 @@ from samples import provenance_of, rows_of, write_store
 import pipeline
 from features import RequestError
 from features.store.provenance import Origin
-from pipeline.evaluation.intervals import intervals_of
-from pipeline.evaluation.metrics import METRICS, find_metric
+from pipeline.evaluation.intervals import interval_of_mean, intervals_of
+from pipeline.evaluation.metrics import METRICS, find_metric, value_of
 from pipeline.evaluation.significance import told_p
 from pipeline.reports.build import gather
 from pipeline.reports.page import render
 from pipeline.reports.run_results import load_run
 from pipeline.runs.predictions import load_predictions
-from pipeline.training.splitting import units_among
+from pipeline.training import summary
 from pipeline.training.summary import told_behind
 
 
@@ -95,15 +95,17 @@ def test_a_metric_that_one_class_leaves_undefined_is_no_end(tmp_path):
 
 
 def test_groups_are_what_intervals_and_tests_count(store, tmp_path):
-    found = pipeline.compare(store, ["logistic", "majority"], group="patient", repeats=3, out=tmp_path / "c")
-    plain = pipeline.compare(store, ["majority"], repeats=3, out=tmp_path / "p")
-    grouped = next(head for head in found.heads if head["head"] == "majority")
-    widths = [np.ptp(head["accuracy_interval"]) for head in (grouped, plain.heads[0])]
-    assert widths[0] != widths[1]
-    kept = load_predictions(tmp_path / "c")
-    for split, (y, p) in zip(kept.splits, kept.pairs("logistic"), strict=True):
-        units = units_among(kept.rows, split == 2, "patient")
-        assert intervals_of(y, p, units)["log_loss"] != intervals_of(y, p)["log_loss"]
+    found = pipeline.compare(store, ["logistic"], group="patient", repeats=3, out=tmp_path / "c")
+    kept, metric, ends = load_predictions(tmp_path / "c"), find_metric("log_loss"), {}
+    probabilities = [p for _, p in kept.pairs("logistic")]
+    for group in ("patient", None):
+        tested = summary.tested_rows(kept.rows, kept.splits, group)
+        pairs = list(zip(tested, probabilities, strict=True))
+        values = [value_of(metric, each.y, p) for each, p in pairs]
+        intervals = [intervals_of(each.y, p, each.units)["log_loss"] for each, p in pairs]
+        ends[group] = interval_of_mean(metric, values, intervals, tested, probabilities)
+    assert found.heads[0]["intervals"]["log_loss"] == pytest.approx(ends["patient"])
+    assert ends["patient"] != pytest.approx(ends[None])
 
 
 def test_a_probe_compares_layers_by_the_metric(store, tmp_path):
