@@ -156,6 +156,8 @@ def warn_of_near_copies(store: FeatureStore, asked: Request) -> int:
             f"them together: {command('compare', store=asked.store, group=NEAR_COPIES, repeats=5)}, or see how much it matters: "
             f"{command('audit', store=asked.store)}"
         )
+    else:
+        log.info(f"copies   none of {test.sum()} test images has a near-copy in train or val")
     return exposed
 
 

@@ -219,6 +219,16 @@ def test_an_audit_tells_in_sentences_what_it_found_and_what_to_do():
     ]
 
 
+def test_a_search_for_near_copies_says_that_it_found_none(tmp_path, said):
+    y = np.arange(80, dtype=np.int32) % 2
+    values = np.random.default_rng(0).normal(size=(80, 64)).astype(np.float32)
+    rows = rows_of(y, np.resize([0, 0, 1, 2], 80).astype(np.uint8), 2)
+    write_store(tmp_path / "s.h5", {"a": values}, rows, provenance_of({"a": (64,)}, "float32"))
+    with FeatureStore(tmp_path / "s.h5") as store:
+        assert warn_of_near_copies(store, Request(tmp_path / "s.h5")) == 0
+    assert said[-1] == "copies   none of 20 test images has a near-copy in train or val"
+
+
 def test_extract_audit_report_and_compare_find_the_same_near_copies(tmp_path, caplog):
     """Whatever layer or pooling a run has; the report of one split counts as the line of extract does."""
     random, classes = np.random.default_rng(0), np.arange(240, dtype=np.int32) % 2
