@@ -11,7 +11,7 @@ and to the left, and `floor` is the lower bound of outputs: 0 for a ReLU, else -
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from .registers import FEWER, LANES, PANEL, ROWS
 from .simd import INT, Emitter, Pixels, Steps, at, jit, loop
@@ -21,14 +21,31 @@ from .simd import INT, Emitter, Pixels, Steps, at, jit, loop
 _UNROLLED = 8
 
 
-def _product(
-    rows: int, width: int, unrolled: int, e: Emitter, a: Pixels, segments: Any, u: Any, length: Any, start: Steps, bias: Any, floor: Any,
-    out: Steps, soon_u: Steps, soon_a: Steps,
-) -> None:  # fmt: skip
-    """Emit out[r] = max(start[r] + sum over s, i of a[s, r][i] * u[s, i] + bias, floor), r < rows.
+class Block(NamedTuple):
+    """What an emitted product computes at once.
 
-    `width` is the number of vectors per row of out, and `unrolled` of products per turn of the innermost loop. Parts of u and a that are needed soon are prefetched meanwhile.
+    Attributes
+    ----------
+    rows, width : int
+        Rows of out, and vectors per row: their sums are in registers.
+    unrolled : int
+        Products per turn of the innermost loop.
     """
+
+    rows: int
+    width: int
+    unrolled: int
+
+
+def _product(
+    block: Block, e: Emitter, a: Pixels, segments: Any, u: Any, length: Any, start: Steps, bias: Any, floor: Any, out: Steps,
+    soon_u: Steps, soon_a: Steps,
+) -> None:  # fmt: skip
+    """Emit out[r] = max(start[r] + sum over s, i of a[s, r][i] * u[s, i] + bias, floor) for each row r of a block.
+
+    Parts of u and a that are needed soon are prefetched meanwhile.
+    """
+    rows, width, unrolled = block
     b, places = e.b, [(r, LANES * j) for r in range(rows) for j in range(width)]
     first = [e.load(e.at(e.go(start, r), j)) for r, j in places]
     lowest = e.splat(b.load(floor))
@@ -61,12 +78,16 @@ def _product(
         e.store(e.larger(b.fadd(value, shift[j]), lowest), e.at(e.go(out, r), j))
 
 
-_whole, _half = PANEL // LANES, PANEL // LANES // 2
-_many, _direct, _fewer, _one, _many_half, _direct_half, _fewer_half, _one_half = (
-    loop("PipiSppSSS")(partial(_product, rows, width, unrolled))
-    for width in (_whole, _half)
-    for rows, unrolled in ((ROWS, _UNROLLED), (ROWS, 1), (FEWER, 1), (1, 1))
-)
+def _emit(rows: int, unrolled: int = 1) -> tuple[Any, Any]:
+    """Return the products of so many rows with a whole panel and with half of one."""
+    whole, half = (Block(rows, width, unrolled) for width in (PANEL // LANES, PANEL // LANES // 2))
+    return loop("PipiSppSSS")(partial(_product, whole)), loop("PipiSppSSS")(partial(_product, half))
+
+
+_many, _many_half = _emit(ROWS, _UNROLLED)
+_direct, _direct_half = _emit(ROWS)
+_fewer, _fewer_half = _emit(FEWER)
+_one, _one_half = _emit(1)
 
 
 @jit(inline="always")
