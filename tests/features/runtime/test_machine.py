@@ -84,6 +84,12 @@ def test_a_part_of_a_core_counts_as_one(root):
     assert cores(root({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "110000 100000"})) == 2
 
 
+def test_features_are_imported_where_there_is_no_module_resource():
+    program = "import sys; sys.modules['resource'] = None; import features.store.reader, features.safefiles.hdf5 as h; print(h.resource)"
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert child.stdout == "None\n", child.stderr
+
+
 def test_no_more_cores_are_used_than_the_process_is_let_have():
     program = "from features.runtime.machine import cores, limit_cores; limit_cores(1); print(cores())"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "1\n"

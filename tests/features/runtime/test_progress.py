@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import logging
 
 import pytest
@@ -47,6 +48,18 @@ def test_a_log_has_whole_lines_each_once_and_no_empty_one(capsys):
             progress.refresh()
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["1/3 images", "2/3 images", "3/3 images"]
+
+
+def test_a_log_tells_after_two_seconds_and_then_about_every_ten(capsys):
+    with Progress(2500, "images") as progress:
+        now = progress.start_t = progress.last_print_t = 0.0
+        progress._time = lambda: now
+        while now < 25:
+            now += 0.1
+            progress.update(10)
+    told = [int(line.split("/")[0]) / 100 for line in capsys.readouterr().err.splitlines()]  # the second of each line
+    assert 2 <= told[0] < 2.5 and told[-1] == 25
+    assert all(10 <= later - earlier < 11 for earlier, later in itertools.pairwise(told[:-1])) and len(told) == 4
 
 
 def test_a_log_names_each_piece_as_it_begins(level, capsys):

@@ -19,7 +19,6 @@ from pipeline.reports.page import render
 from pipeline.reports.run_results import load_run
 from pipeline.runs.predictions import load_predictions
 from pipeline.training import summary
-from pipeline.training.summary import told_behind
 
 
 def made(shapes):
@@ -162,7 +161,10 @@ def test_a_trained_heads_slices_are_those_of_a_comparison(store, tmp_path):
 def test_a_p_value_and_a_difference_are_told_in_one_way():
     assert [told_p(value) for value in (0.0, 0.0009, 0.001, 0.5)] == ["<0.001", "<0.001", "0.001", "0.500"]
     of = {"is_best": False, "behind": 0.02, "p_value": 1e-9}
-    assert told_behind(of, 3) == "0.020 (<0.001)" and told_behind({**of, "p_value": 0.3}, 2) == "0.02 (0.300)"
-    assert told_behind({**of, "p_value": None}, 3) == "0.020 (needs 3 repeats)"
-    assert told_behind({**of, "p_value": None, "behind": None}, 3) == "-"
-    assert told_behind({**of, "p_value": None, "is_best": True}, 3) == "best"
+    assert (
+        summary.told_behind(of, 3) == "0.020 (<0.001)"
+        and summary.told_behind({**of, "p_value": 0.3}, 2) == "0.02 (0.300)"
+    )
+    assert summary.told_behind({**of, "p_value": None}, 3) == "0.020 (needs 3 repeats)"
+    assert summary.told_behind({**of, "p_value": None, "behind": None}, 3) == "-"
+    assert summary.told_behind({**of, "p_value": None, "is_best": True}, 3) == "best"
