@@ -205,6 +205,10 @@ def _draw(source: Source, keys: Sequence[Sequence[bytes | str]]) -> np.ndarray:
     splits[np.isin(splits, [SPLITS[name] for name in source.drawn])] = SPLITS["train"]
     pool = np.flatnonzero(splits == SPLITS["train"])
     joined = join_keys(*([each[row] for row in pool.tolist()] for each in keys))
+    if source.learnt:
+        units = {unit for unit, row in zip(joined, pool, strict=True) if source.paths[row] not in source.learnt}
+        free = [i for i, unit in enumerate(joined) if unit in units]
+        pool, joined = pool[free], [joined[i] for i in free]
     for name in source.drawn:
         rest = np.flatnonzero(splits[pool] == SPLITS["train"])
         rows = pool[rest]

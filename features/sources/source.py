@@ -48,6 +48,8 @@ class Source:
         Splits that were drawn from the training rows, in the order of drawing.
     seed : int
         Seed of the drawn splits.
+    learnt : frozenset of str
+        Paths of rows that are in train whatever is drawn, unless a copy or their group is elsewhere.
     """
 
     kind: str
@@ -64,6 +66,7 @@ class Source:
     group: str | None = None
     drawn: tuple[str, ...] = ()
     seed: int = 0
+    learnt: frozenset[str] = frozenset()
 
     @property
     def side_keys(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,8 +20,8 @@ _OPEN = 255  # the split of a row to which the source gives none
 def add_lists(source: Source, lists: Sequence[str | Path], options: ListOptions, group: str | None) -> Source:
     """Return a source with the images of CSV files, in paths below its root or else absolute ones.
 
-    An image that the source already has stays as it is. Where the source gives splits and a file does not, its images are of train. A
-    column that one of the two lacks is empty in its rows.
+    An image that the source already has stays as it is. The images of a file that gives no splits are of train: they were often chosen
+    for being hard, and figures of a test that they join could not be compared. A column that one of the two lacks is empty in its rows.
 
     Parameters
     ----------
@@ -83,7 +84,9 @@ def _add_list(source: Source, path: Path, options: ListOptions, group: str | Non
     notes.append(
         f"{count} added from {path}" + (f"; {again} of its lines name images that are there already" * bool(again))
     )
-    if given and not lines[0].split:
+    learnt = set(source.learnt)
+    if not lines[0].split:
+        learnt.update(held for held, _, _ in rows[len(source) :])
         notes.append(f"the images of {path.name} are in train, since it gives no split")
     for missing, where in ((names.keys() - lines[0].further, path.name), (names.keys() - source.columns, source.root)):
         if missing:
@@ -92,7 +95,8 @@ def _add_list(source: Source, path: Path, options: ListOptions, group: str | Non
     taken = {held for held, _, _ in rows}
     rejected, left = ([each for each in files if each[0] not in taken] for files in (source.rejected, source.left_out))
     notes = [*source.notes, *notes]
-    return make_source(source.kind, source.root, rows, rejected, columns=texts, notes=notes, left_out=left)
+    made = make_source(source.kind, source.root, rows, rejected, columns=texts, notes=notes, left_out=left)
+    return replace(made, learnt=frozenset(learnt))
 
 
 def _row_of(line: Line, path: str, given: bool) -> Row:

@@ -7,6 +7,7 @@ from conftest import draw, draw_tree
 from features import FeatureStore, extract
 from features.errors import RequestError, on_command_line
 from features.extraction.request import extract_again
+from features.splits import SPLITS
 
 
 def splits_of(path):
@@ -78,6 +79,7 @@ def test_added_images_alone_are_computed_and_the_store_says_what_was_added(tmp_p
     assert extract("photos", out="s.h5", seed=3, add=added).computed == 4
     after, _ = splits_of("s.h5")
     assert len(after) == len(before) + 12 and all(after[key] == split for key, split in before.items())
+    assert {after[key] for key in after.keys() - before} == {SPLITS["train"]}
     with FeatureStore("s.h5") as store:
         assert store.made.origin.added == tuple(added)
         with on_command_line("cached-features"):

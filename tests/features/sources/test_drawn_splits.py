@@ -71,6 +71,26 @@ def test_a_source_without_copies_or_with_given_splits_keeps_its_splits(tmp_path)
     assert np.bincount(again.splits).tolist() == [32, 8, 10]
 
 
+def test_added_images_are_in_train_whatever_is_drawn_unless_their_group_is_elsewhere(table, tmp_path):
+    data = table(patients(np.random.default_rng(0)))
+    alone = load_source(data, group="patient")
+    patient = alone.columns["patient"][int(np.flatnonzero(alone.splits == 2)[0])]
+    (tmp_path / "new").mkdir()
+    given = [("iw"[number % 2], patient if number == 5 else f"q{number}") for number in range(40)]
+    for number in range(40):
+        (tmp_path / f"new/{number}.png").touch()
+    lines = [f"{number}.png,{label},{group}" for number, (label, group) in enumerate(given)]
+    (tmp_path / "new/labels.csv").write_text("\n".join(["path,label,patient", *lines]))
+    both = load_source(data, group="patient", add=[tmp_path / "new/labels.csv"])
+    split = dict(zip(both.paths, both.splits.tolist(), strict=True))
+    assert all(split[path] == side for path, side in zip(alone.paths, alone.splits.tolist(), strict=True))
+    assert [split[f"new/{number}.png"] for number in range(40)] == [2 if number == 5 else 0 for number in range(40)]
+    contents = [b"5" if path in ("new/7.png", "new/5.png") else path.encode() for path in both.paths]
+    again = keep_copies_together(both, contents)
+    assert again.splits[both.paths.index("new/7.png")] == again.splits[both.paths.index("new/5.png")]
+    assert (again.splits[[both.paths.index(f"new/{number}.png") for number in range(8, 40)]] == 0).all()
+
+
 def test_given_splits_that_break_groups_are_refused_and_the_groups_named(table):
     rows = [("iw"[row % 2], f"p{row // 4}", ("train", "test")[row % 4 // 3]) for row in range(24)]
     with pytest.raises(RequestError, match=r"each patient in one split; 6 of 6 are in several: p0, p1, p2, \.\.\.\. "):
