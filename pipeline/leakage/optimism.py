@@ -15,7 +15,7 @@ from features.splits import SPLITS, check_numbers, stratified_folds, stratified_
 from features.store.reader import FeatureStore
 from features.store.schema import Rows
 
-from ..evaluation.bootstrap import NUMBERS, tail_of
+from ..evaluation.bootstrap import NUMBERS, half_of, tail_of
 from ..evaluation.held_out import effective_units, unit_numbers
 from ..evaluation.metrics import METRICS, Metric, figures_of
 from ..evaluation.weighted_rows import WeightedRows
@@ -103,7 +103,7 @@ def compare_ways(
     first, second : sequence of ndarray of shape (n_images, n_classes)
         Probabilities of each repeat; metrics are means over repeats.
     groups : sequence of length n_images
-        Whole groups are resampled, for both ways together, as `bootstrap_intervals` does for one.
+        Whole groups are resampled, for both ways together, as `bootstrap_intervals` does for one; the interval also holds Student's t.
     """
     of_row = unit_numbers(groups)
     units, random = int(of_row.max()) + 1, np.random.default_rng(0)
@@ -118,13 +118,15 @@ def compare_ways(
     for each in metrics:
         values = [float(value[0]) for value in once[each.name]]
         drawn = np.concatenate([part[each.name][0] - part[each.name][1] for part in draws])
-        drawn = drawn[np.isfinite(drawn)]
-        ends = np.quantile(drawn, (tail, 1 - tail)) if len(drawn) and units > 1 else None
+        drawn, difference, ends = drawn[np.isfinite(drawn)], values[0] - values[1], None
+        if len(drawn) and units > 1:
+            (low, high), half = np.quantile(drawn, (tail, 1 - tail)), half_of(drawn, tail)
+            ends = [float(min(low, difference - half)), float(max(high, difference + half))]
         found[each.name] = {
             "random": values[0],
             "grouped": values[1],
-            "difference": values[0] - values[1],
-            "interval": None if ends is None else [float(end) for end in ends],
+            "difference": difference,
+            "interval": ends,
         }
     return found
 

@@ -95,6 +95,9 @@ def test_the_difference_between_two_ways_is_resampled_by_whole_groups():
     assert (found["random"], found["grouped"], found["difference"]) == (1, 1 - share, pytest.approx(share))
     half = 1.96 * np.sqrt(share * (1 - share) / 60)  # of a share of 60 groups, by the normal distribution
     np.testing.assert_allclose(found["interval"], [share - half, share + half], atol=0.02)
+    few = compare_ways(y[:20], [right[:20]], [np.vstack([right[:10], right[10:20, ::-1]])], groups[:20])["accuracy"]
+    half = 12.706205 / 2  # Student's t(0.975) of one degree of freedom, times the standard error of two groups
+    np.testing.assert_allclose(few["interval"], [0.5 - half, 0.5 + half], rtol=0.1)
     same = compare_ways(y, [second], [second], groups)["log_loss"]
     assert same["difference"] == 0 and same["interval"] == [0, 0]
     assert compare_ways(y, [right, second], [second, second], groups)["accuracy"]["difference"] == pytest.approx(

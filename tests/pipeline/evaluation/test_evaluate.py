@@ -327,6 +327,17 @@ def test_an_interval_of_two_groups_is_students_on_the_logit_scale():
     assert found["log_loss"][0] < loss < found["log_loss"][1]
 
 
+def test_the_interval_of_a_ranking_is_less_the_bias_of_draws_that_hold_a_group_twice():
+    """By hand: each group is ranked without a mistake, so the draws of one group twice, half of all, have the value 1."""
+    y, groups = np.tile([0, 1], 20), np.arange(40) // 20
+    p = 0.1 + 0.5 * (groups == 1) + 0.2 * y  # rows of class 0 of the second group are above those of class 1 of the first
+    low, high = intervals_of(y, np.column_stack([1 - p, p]), groups)["roc_auc"]
+    value, drawn = 0.75, 1.0
+    centre = value - ((value + drawn) / 2 - value)
+    half = 12.706205 * np.sqrt(2) * (drawn - value) / 2 / (centre * (1 - centre))
+    assert special.logit(low) == pytest.approx(special.logit(centre) - half, rel=0.1) and high == 1
+
+
 @pytest.mark.parametrize(("n_classes", "rows"), [(2, 30), (5, 12), (40, 4)])
 def test_many_classes_are_counted_and_ranked_as_few_are(monkeypatch, n_classes, rows):
     """Sums by class and by positive rows, against sorting; some scores are equal, and draws leave classes out."""
