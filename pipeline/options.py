@@ -120,9 +120,11 @@ class ProbeOptions(TrainingOptions, total=False):
 class BudgetOptions(TrainingOptions, total=False):
     """Options of `pipeline.budget`."""
 
-    draws: Annotated[int, Flag("draw nested subsets N times (default 5; with --repeats 2)", "N", HEAD)]
+    draws: Annotated[
+        int, Flag("draw nested subsets of each split N times (default 2; of the store's own 5)", "N", HEAD)
+    ]
     repeats: Annotated[
-        int, Flag("tell the mean over N drawn splits instead of the figure of the store's own", "N", HEAD)
+        int, Flag("tell the mean over N drawn splits (default 5; 1, and if test was given: the store's own)", "N", HEAD)
     ]
     fresh: Annotated[bool, Flag("fit again what earlier runs have fitted", group=HEAD)]
 

@@ -173,7 +173,14 @@ def run_pass(
         memory=limits.memory,
         disk=limits.disk,
         origin=Origin(
-            source.kind, asked.data, str(source.root.resolve()), asked.limit, source.notes, source.group, asked.add
+            source.kind,
+            asked.data,
+            str(source.root.resolve()),
+            asked.limit,
+            source.notes,
+            source.group,
+            asked.add,
+            source.drawn,
         ),
         compression=_pick_compression(asked, held),
         parity=held.parity if held else None,

@@ -166,6 +166,8 @@ class Origin:
         The column that names each row's group; a group stays in one split. Not recorded by earlier versions.
     added : tuple of str
         CSV files whose images were added. Not recorded by earlier versions.
+    drawn : tuple of str
+        Splits that the source did not give. Not recorded by earlier versions.
     """
 
     kind: str
@@ -175,6 +177,7 @@ class Origin:
     notes: tuple[str, ...] = ()
     group: str | None = None
     added: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ class Provenance:
         origin = None if self.origin is None else asdict(self.origin)
         notes = [] if origin is None else list(origin.pop("notes"))
         if origin is not None:
-            origin["added"] = list(origin["added"])
+            origin |= {name: list(origin[name]) for name in ("added", "drawn")}
         return {
             **self.spec.to_json(),
             "source": origin,
@@ -342,8 +345,10 @@ def _read_origin(told: Any) -> Origin | None:
         return None
     kind, data, root = (_take(source, name, str) for name in ("kind", "data", "root"))
     group = _take(source, "group", str, type(None)) if "group" in source else None
-    added = _texts(source, "added") if "added" in source else ()
-    return Origin(kind, data, root, _take(source, "limit", int, type(None)), _texts(told, "splits"), group, added)
+    added, drawn = (_texts(source, name) if name in source else () for name in ("added", "drawn"))
+    return Origin(
+        kind, data, root, _take(source, "limit", int, type(None)), _texts(told, "splits"), group, added, drawn
+    )
 
 
 def _take(told: Any, name: str, *kinds: type) -> Any:

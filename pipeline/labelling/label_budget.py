@@ -30,7 +30,7 @@ from ..training.splitting import check_repeats, draw_splits, with_groups
 from .power_law import LEVEL, PowerLaw
 from .subsets import Subsets
 
-HEADS, DRAWS, DRAWS_OF_SPLIT = ("logistic",), 5, 2  # defaults; the last with drawn splits
+HEADS, REPEATS, DRAWS, DRAWS_OF_SPLIT = ("logistic",), 5, 5, 2  # defaults; the last with drawn splits
 TIMES = (2, 4)  # how many times as many images the curve is continued to
 HARDLY = 0.005  # a gain from twice as many images that surely stays below is not worth the labels
 
@@ -108,16 +108,16 @@ def budget(store: str | Path, heads: Sequence[str] | None = None, **options: Unp
     >>> found = pipeline.budget("cache/photos.h5", ["logistic", "rbf-svm"])   # doctest: +SKIP
     >>> print(found.heads[0]["words"])   # doctest: +SKIP
     """
-    repeats, asked = options.get("repeats", 1), Request.of(store, options)
-    check_repeats(repeats)
-    usual, least = (DRAWS, 2) if repeats == 1 else (DRAWS_OF_SPLIT, 1)
-    draws = options.get("draws", usual)
-    names = expand_heads(heads or HEADS)
+    asked, names = Request.of(store, options), expand_heads(heads or HEADS)
     check_heads(names, asked.settings)
-    if draws < least:
-        raise RequestError(f"{called('draws')} must be at least {least}; got {draws}. Leave it out for {usual}.")
     folder, metric = asked.folder("budget"), find_metric(asked.metric)
     with FeatureStore(store) as opened:
+        repeats = options.get("repeats", _usual_repeats(opened))
+        check_repeats(repeats)
+        usual, least = (DRAWS, 2) if repeats == 1 else (DRAWS_OF_SPLIT, 1)
+        draws = options.get("draws", usual)
+        if draws < least:
+            raise RequestError(f"{called('draws')} must be at least {least}; got {draws}. Leave it out for {usual}.")
         log.info(f"store    {store}: {describe_rows(asked.rows(opened), asked.views or opened.views)}")
         asked, provenance = with_groups(opened, asked, repeats), opened.provenance
         rows = asked.rows(opened)
@@ -149,6 +149,12 @@ def budget(store: str | Path, heads: Sequence[str] | None = None, **options: Unp
         (unfinished / "budget.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     log.info(f"written  {folder.path}/budget.md, budget.json")
     return LabelBudget(**told, out=str(folder.path))
+
+
+def _usual_repeats(store: FeatureStore) -> int:
+    """Return the number of splits that are told of unasked: several, whose mean is told more surely, unless the source has its own test."""
+    origin = store.made.origin
+    return REPEATS if origin is not None and "test" in origin.drawn else 1
 
 
 def _head(name: str, drawn: Subsets, results: Sequence[Result], metric: Metric) -> dict[str, Any]:

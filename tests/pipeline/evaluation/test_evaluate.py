@@ -330,7 +330,7 @@ def test_an_interval_of_two_groups_is_students_on_the_logit_scale():
 def test_the_interval_of_a_ranking_is_less_the_bias_of_draws_that_hold_a_group_twice():
     """By hand: each group is ranked without a mistake, so the draws of one group twice, half of all, have the value 1."""
     y, groups = np.tile([0, 1], 20), np.arange(40) // 20
-    p = 0.1 + 0.5 * (groups == 1) + 0.2 * y  # rows of class 0 of the second group are above those of class 1 of the first
+    p = 0.1 + 0.5 * (groups == 1) + 0.2 * y  # the second group is above the first, whatever the class
     low, high = intervals_of(y, np.column_stack([1 - p, p]), groups)["roc_auc"]
     value, drawn = 0.75, 1.0
     centre = value - ((value + drawn) / 2 - value)

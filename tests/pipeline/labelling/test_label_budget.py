@@ -1,6 +1,7 @@
 """The label budget: nested subsets, and a power law with a floor that tells what more images would bring."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from samples import provenance_of, rows_of, write_store
 import pipeline
 from features.errors import RequestError
 from features.splits import SPLITS
+from features.store.provenance import Origin
 from pipeline.cli.commands import main
 from pipeline.evaluation.metrics import find_metric
 from pipeline.labelling.label_budget import law_of
@@ -17,15 +19,16 @@ from pipeline.labelling.subsets import Subsets, draw_subsets
 from pipeline.training.splitting import LEFT_OUT
 
 
-def store_of(path, rows=400, shift=0.5, columns=None):
-    """Write a store of two classes that overlap, in ten features."""
+def store_of(path, rows=400, shift=0.5, columns=None, drawn=()):
+    """Write a store of two classes that overlap, in ten features; of its splits, some may have been drawn."""
     random = np.random.default_rng(3)
     y = (np.arange(rows) % 2).astype(np.int32)
     X = random.normal(y[:, None] * shift, 1, (rows, 10)).astype(np.float32)
     splits = random.permutation(np.repeat([0, 1, 2], [rows // 2, rows // 8, rows - rows // 2 - rows // 8]))
     held = rows_of(y, splits.astype(np.uint8), 2)
     held.columns.update(columns or {})
-    return write_store(path, {"x": X}, held, provenance_of({"x": (10,)}, "float32"))
+    made = replace(provenance_of({"x": (10,)}, "float32"), origin=Origin("folder", "d", "/d", drawn=tuple(drawn)))
+    return write_store(path, {"x": X}, held, made)
 
 
 def test_subsets_are_nested_stratified_and_keep_groups():
@@ -162,6 +165,16 @@ def test_splits_are_drawn_if_asked(tmp_path):
     assert head["now"] == pytest.approx(np.mean(head["points"][-1]["values"]))
     with pytest.raises(RequestError, match="draws must be at least 1; got 0"):
         pipeline.budget(tmp_path / "s.h5", repeats=3, draws=0, out=tmp_path / "b")
+
+
+def test_the_mean_of_several_splits_is_told_unless_test_was_given(tmp_path):
+    """One fit varies by about a point; but a test set of the user's own is not drawn anew."""
+    for drawn, expected in ((["val", "test"], (5, 2)), (["val"], (1, 5))):
+        store = tmp_path / f"{len(drawn)}.h5"
+        store_of(store, drawn=drawn)
+        found = pipeline.budget(store, ["nearest-mean"], out=tmp_path / f"{len(drawn)}")
+        assert (found.repeats, found.draws) == expected
+    assert pipeline.budget(tmp_path / "2.h5", ["nearest-mean"], repeats=1, out=tmp_path / "own").draws == 5
 
 
 def test_too_few_images_or_draws_are_refused(tmp_path):
