@@ -5,10 +5,10 @@
 
 Of each of some drawn splits, nested subsets of half of train and val are fitted, as `budget` does, and the accuracy at all of train
 and val is told from them; then a head is fitted to all, and tested on the same test images. With more repeats, the mean over so many
-splits is told each time.
+splits is told, with the splits dealt out anew many times.
 
 With --fixed, settings are chosen once, on the store's own split, so fits are quick: one fit is told from 5 and from 10 draws, and the
-mean of five splits from 2 draws of each, with splits and draws dealt out anew many times. The other half is fitted, too, to see how
+mean of five splits from 2 draws of each. The other half is fitted, too, to see how
 alike the errors of fits are that share images: by half the mean squared difference of two fits, relative to two that share none.
 """
 
@@ -31,7 +31,7 @@ from pipeline.training.fits.fit_cache import Fits
 from pipeline.training.request import Request
 from pipeline.training.splitting import LEFT_OUT, draw_splits, side_keys, with_groups
 
-DEALS = 60  # of all splits to fives
+DEALS = 60  # of all splits to parts of several
 
 
 def halves(rows, split, seed, group):
@@ -112,6 +112,14 @@ def tell_likeness(cases):
         )
 
 
+def dealt(cases, size):
+    """Yield cases in parts of a size, dealt anew `DEALS` times."""
+    random = np.random.default_rng(0)
+    for _ in range(DEALS):
+        for some in random.permutation(len(cases))[: len(cases) // size * size].reshape(-1, size):
+            yield [cases[number] for number in some]
+
+
 def fixed(given, rows, cases):
     """Fit all cases with settings that are chosen once, or read what was kept, and tell of one fit and of the mean of five."""
     started, kept = time.perf_counter(), given.kept
@@ -134,11 +142,9 @@ def fixed(given, rows, cases):
     random = np.random.default_rng(0)
     for draws in (DRAWS, given.draws):
         tell(f"one fit, {draws} draws", [told([case], [range(draws)]) for case in cases], started)
-    fives = []
-    for _ in range(DEALS):
-        for some in random.permutation(len(cases)).reshape(-1, 5):
-            draws = [random.permutation(given.draws)[:DRAWS_OF_SPLIT] for _ in some]
-            fives.append(told([cases[number] for number in some], draws))
+    fives = [
+        told(some, [random.permutation(given.draws)[:DRAWS_OF_SPLIT] for _ in some]) for some in dealt(cases, 5)
+    ]
     tell(f"mean of 5 splits, {DRAWS_OF_SPLIT} draws", fives, started)
     tell_likeness(cases)
 
@@ -155,7 +161,7 @@ def main():
     parser.add_argument("--fixed", action="store_true", help="choose settings once")
     parser.add_argument("--kept", type=Path, help="file of accuracies with --fixed")
     given = parser.parse_args()
-    found, started = [], time.perf_counter()
+    started = time.perf_counter()
     given.draws = given.draws or (10 if given.fixed else DRAWS if given.repeats == 1 else DRAWS_OF_SPLIT)
     with FeatureStore(given.store) as store:
         asked = with_groups(store, Request(given.store, group=given.group), given.splits)
@@ -165,14 +171,15 @@ def main():
         if given.fixed:
             fixed(given, rows, cases)
             return
-        for number in range(0, given.splits - given.repeats + 1, given.repeats):
-            some = cases[number : number + given.repeats]
-            for case in some:
-                fits = Fits(store, rows, [*case.drawn.splits, case.split], Path(given.fits))
-                case.take([each.test["accuracy"] for each in fits.of(given.head, asked, Progress(0, "fits"))])
-            found.append(told(some, [range(given.draws)] * len(some)))
-            value, low, high, seen, half = found[-1]
+        for number, case in enumerate(cases):
+            fits = Fits(store, rows, [*case.drawn.splits, case.split], Path(given.fits))
+            case.take([each.test["accuracy"] for each in fits.of(given.head, asked, Progress(0, "fits"))])
+            value, low, high, seen, half = told([case], [range(given.draws)])
             print(f"{number:3d}: {half:.4f}; told {value:.4f} [{low:.4f}, {high:.4f}], seen {seen:.4f}", flush=True)
+    if given.repeats == 1:
+        found = [told([case], [range(given.draws)]) for case in cases]
+    else:
+        found = [told(some, [range(given.draws)] * len(some)) for some in dealt(cases, given.repeats)]
     tell(given.store, found, started)
 
 
