@@ -88,9 +88,11 @@ def draw_subsets(rows: Rows, draws: int, seed: int, group: str | None = None) ->
             steps.append(size)
             subsets.append(split)
     if len(set(steps)) < 3:
+        in_val = len({keys[row] for row in np.flatnonzero(rows.splits == SPLITS["val"]).tolist()})
         raise RequestError(
-            f"each class must have at least {2 * LEAST_UNITS} {'groups' if group else 'different images'} in train and val to "
-            f"look at subsets of them, both in train and in val; one has {min(units)}. Add images{f' of other groups ({group})' if group else ''}."
+            f"each class must have at least {2 * LEAST_UNITS} {'groups' if group else 'different images'} in train and val, and val "
+            f"enough for each subset to have some; got {min(units)} of a class, and {in_val} in val. "
+            f"Add images{f' of other groups ({group})' if group else ''}."
         )
     return steps, subsets
 

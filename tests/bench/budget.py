@@ -142,9 +142,7 @@ def fixed(given, rows, cases):
     random = np.random.default_rng(0)
     for draws in (DRAWS, given.draws):
         tell(f"one fit, {draws} draws", [told([case], [range(draws)]) for case in cases], started)
-    fives = [
-        told(some, [random.permutation(given.draws)[:DRAWS_OF_SPLIT] for _ in some]) for some in dealt(cases, 5)
-    ]
+    fives = [told(some, [random.permutation(given.draws)[:DRAWS_OF_SPLIT] for _ in some]) for some in dealt(cases, 5)]
     tell(f"mean of 5 splits, {DRAWS_OF_SPLIT} draws", fives, started)
     tell_likeness(cases)
 
