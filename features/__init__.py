@@ -16,6 +16,7 @@ from .errors import (
     StoreError,
     UnsafeFile,
     WeightsError,
+    WrongStore,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ __all__ = [
     "StoreError",
     "UnsafeFile",
     "WeightsError",
+    "WrongStore",
     "__version__",
     "extract",
     "plan_cost",

@@ -16,6 +16,7 @@ from typing import Any
 
 _program: str | None = None  # the program as typed; None when called from Python
 _NEARLY_THE_SAME = 0.9  # difflib's ratio, as of layer and layers
+_MEANT = 3  # options that begin as the one that was given
 _LOOKED_AT = 1000  # names of a folder among which the one that was meant is looked for
 
 
@@ -46,7 +47,11 @@ class WeightsError(CachedFeaturesError):
 
 
 class StoreError(CachedFeaturesError):
-    """A feature store cannot be read, written or matched to the request."""
+    """A feature store cannot be read or written, or is not the one that is needed."""
+
+
+class WrongStore(RequestError, StoreError):
+    """The feature store that is named is not there, is something else, or was made with other settings than the requested ones."""
 
 
 class UnsafeFile(CachedFeaturesError):
@@ -137,7 +142,9 @@ def in_result(name: str) -> str:
     return f"{name} of the result" if _program is None else "--json"
 
 
-def no_option(of: str, name: str, known: Mapping[str, Collection[str]]) -> RequestError:
+def no_option(
+    of: str, name: str, known: Mapping[str, Collection[str]], meant: Mapping[str, str] | None = None
+) -> RequestError:
     """Return the error for an unknown option of a function or command, with the function that has it or the nearest name.
 
     Parameters
@@ -145,14 +152,18 @@ def no_option(of: str, name: str, known: Mapping[str, Collection[str]]) -> Reque
     of, name : str
     known : dict of str to collection of str
         Function or command → its options.
+    meant : dict of str to str, optional
+        Another name by which an option of this function is commonly asked for → the option.
     """
-    near = difflib.get_close_matches(name, list(known[of]), 1)
+    meant = {**{each: each for each in known[of]}, **(meant or {})}
+    begun = [each for each in meant if name.strip("-") and each.lstrip("-").startswith(name.lstrip("-"))]
+    near = list(dict.fromkeys(meant[each] for each in begun or difflib.get_close_matches(name, list(meant), 1)))
     very_near = difflib.get_close_matches(name, near, 1, _NEARLY_THE_SAME)
     where = [each for each, options in known.items() if name in options]
     if where:
         hint = f"It belongs to {', '.join(where)}." + (f" Did you mean {very_near[0]}?" if very_near else "")
     else:
-        hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(known[of])}."
+        hint = f"Did you mean {' or '.join(near[:_MEANT])}?" if near else f"It has {', '.join(known[of])}."
     return RequestError(f"{of} has no option {name}. {hint}")
 
 

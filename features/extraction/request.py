@@ -12,7 +12,7 @@ from ..backbones.normalisation import make_normalisation
 from ..backbones.registry import PREPROCESS, check_request, find_backbone
 from ..engines.batch_size import USUAL
 from ..engines.registry import CHOICES, check_engine, is_installed, missing_engine
-from ..errors import CachedFeaturesError, RequestError, called, command, must_be_one_of, option
+from ..errors import CachedFeaturesError, RequestError, called, command, find_near, must_be_one_of, option
 from ..images.bounds import MAX_PIXELS
 from ..images.image_spec import ALL_BITS, SMOOTH, ImageSpec
 from ..images.views import check_views
@@ -28,6 +28,7 @@ from ..store.parts import LAYOUTS
 from ..store.provenance import DTYPES, EARLIER, MAX_BATCH, MAX_IMAGE_SIZE, Augment, FeatureSpec, Provenance
 
 COLOUR, BACKGROUND = "srgb", "white"  # the defaults of new features
+_IMAGENET = "imagenet"
 MAX_IMAGES = 1e15  # of an estimate, and per second; beyond it, arithmetic of floats overflows
 
 
@@ -88,7 +89,7 @@ class FeatureOptions:
     dtype: str = "float16"
     engine: str = "auto"
     batch_size: int | None = None
-    weights: str = "imagenet"
+    weights: str = _IMAGENET
     weights_sha256: str | None = None
     views: int = 1
     augment: str = "none"
@@ -368,6 +369,10 @@ def _check_base(options: FeatureOptions) -> None:
     if given and options.preprocess is not None:
         raise RequestError(
             f"{called(given[0])} must not go with {called('preprocess')}, which says the same; got both. Leave one of them out."
+        )
+    if options.weights != _IMAGENET and not Path(options.weights).is_file():  # also where a finished store needs none
+        raise RequestError(
+            f"{called('weights')} must be a file; got {options.weights}. {find_near(options.weights, 'Leave it out for those of ImageNet.')}"
         )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..errors import CachedFeaturesError, StoreError, option
+from ..errors import CachedFeaturesError, StoreError, WrongStore, option
 from ..runtime.log import log
 from ..safefiles.hdf5 import DAMAGE
 from ..safefiles.json_files import parse_json
@@ -77,7 +77,7 @@ class Parts:
     Raises
     ------
     StoreError
-        If existing parts or the store have another fingerprint or are damaged.
+        If existing parts or the store have another fingerprint (`WrongStore`) or are damaged.
     """
 
     def __init__(self, path: Path, provenance: Provenance, retry_skipped: bool = False):
@@ -174,7 +174,7 @@ class Parts:
         found = [place for place in places if place is not None]
         if layout == "parts" and any(file == self.path for file, _ in found):
             other = self.path.with_name(f"{self.path.stem}-parts.h5")
-            raise StoreError(
+            raise WrongStore(
                 f"{self.path} is already one file; its layout cannot become parts. Use {option('out', other)}"
             )
         replaced = self._outdated & {file for file, _ in found} if layout == "parts" else set()

@@ -14,7 +14,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError, UnsafeFile, option
+from ..errors import UnsafeFile, WrongStore, option
 from ..images.image_spec import ImageSpec
 from ..pooling import EXTRACT_POOLS, KINDS
 
@@ -296,13 +296,13 @@ class Provenance:
 
 
 def check_same(held: FeatureSpec, asked: FeatureSpec, path: Path) -> None:
-    """Raise StoreError, naming the fields that differ, unless two specs are the same."""
+    """Raise WrongStore, naming the fields that differ, unless two specs are the same."""
     one, other = held.to_json(), asked.to_json()
     differ = [name for name in one if one[name] != other[name]]
     if differ:
         table = "; ".join(f"{name}: stored {_brief(one[name])}, requested {_brief(other[name])}" for name in differ)
         another = path.with_name(f"{path.stem}-2{path.suffix}")
-        raise StoreError(
+        raise WrongStore(
             f"{path} was made with other settings. {table}. Extract to another file: {option('out', another)}"
         )
 

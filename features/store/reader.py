@@ -20,10 +20,12 @@ from ..errors import (
     RequestError,
     StoreError,
     UnsafeFile,
+    WrongStore,
     called,
     command,
     counted,
     find_near,
+    listed,
     must_be_one_of,
     option,
 )
@@ -51,6 +53,7 @@ from .schema import (
 )
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # an HDF5 file's first bytes
+_LISTED = 5  # stores of a folder
 _LOOKED_AT = 20  # JSON files of a folder that is given for a store: results have fewer, images of others one each
 
 
@@ -82,10 +85,10 @@ class FeatureStore:
 
     Raises
     ------
+    WrongStore
+        If there is none of this name yet, or it is something else, such as a folder or a file that is no HDF5 file.
     StoreError
-        If the store or one of its parts is missing, incomplete, damaged or cannot be read.
-    RequestError
-        If it is something else: a folder, or a file that is no HDF5 file.
+        If the store or one of its parts is incomplete, damaged or cannot be read.
     UnsafeFile
         If the file refers to other files, or claims to hold more than it does.
 
@@ -99,9 +102,9 @@ class FeatureStore:
         self.path = Path(path)
         if not self.path.exists():
             if parts_folder(self.path).exists():
-                raise StoreError(f"{path} is unfinished. Run the same extract again; what is computed is kept.")
+                raise WrongStore(f"{path} is unfinished. Run the same extract again; what is computed is kept.")
             create = f"Create it: {command('extract', out=path, data='SOURCE')}"
-            raise StoreError(f"{path} is not there. {find_near(path, create)}")
+            raise WrongStore(f"{path} is not there. {find_near(path, create)}")
         _check_kind(self.path)
         check_seal(self.path, parts_folder(self.path), REMEDY)
         try:
@@ -440,24 +443,20 @@ class FeatureStore:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise RequestError for what is commonly given instead of a store: a run, a folder of images, or a model.
-
-    Raises
-    ------
-    RequestError
-    """
+    """Raise WrongStore for what is commonly given instead of a store: a run, a folder of stores or of images, or a model."""
     if path.is_dir():
-        made = _find_named(path)
-        what = "a folder of results" if made else "a folder"
-        remedy = (
-            f"They were made of {option('store', made)}"
-            if made
-            else f"Of images, make a store first: {command('extract', data=str(path))}"
-        )
-        raise RequestError(f"{called('store')} must be a feature store, NAME.h5; got {path}, which is {what}. {remedy}")
+        made, stores = _find_named(path), sorted(map(str, path.glob("*.h5")))
+        what, remedy = "a folder", f"Of images, make a store first: {command('extract', data=str(path))}"
+        if made:
+            what, remedy = "a folder of results", f"They were made of {option('store', made)}"
+        elif path.suffix == ".parts":
+            what, remedy = "the folder of a store's parts", f"Name the store: {path.with_suffix('')}"
+        elif stores:
+            what, remedy = "a folder that holds stores", f"Name one of these: {listed(stores, _LISTED)}"
+        raise WrongStore(f"{called('store')} must be a feature store, NAME.h5; got {path}, which is {what}. {remedy}")
     head = read_first(path, len(_HDF5))
     if head not in (_HDF5, b""):
-        raise RequestError(
+        raise WrongStore(
             f"{called('store')} must be a feature store, NAME.h5; got {path}, which is no HDF5 file. "
             f"Make a store of images: {command('extract', data='SOURCE')}"
         )

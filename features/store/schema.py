@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from ..errors import StoreError, command
+from ..errors import StoreError, WrongStore, command
 from ..safefiles.hdf5 import little_memory
 from ..splits import SPLITS, count_rows
 from .chunks import LayerReader, LayerWriter, digest, filter_options, stretches
@@ -290,7 +290,7 @@ def check_attributes(file: h5py.File, path: Path, remedy: str = REMEDY) -> None:
     """Raise StoreError unless a file is a store or a part of one, in a supported format, with intact attributes."""
     attributes = file.attrs
     if "format" not in attributes or get_text(file, "format") != FORMAT:
-        raise StoreError(
+        raise WrongStore(
             f"{path} is an HDF5 file, but not a feature store. Create one: {command('extract', data='SOURCE')}"
         )
     if attributes["format_version"] not in _VERSIONS:

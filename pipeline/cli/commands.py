@@ -32,6 +32,7 @@ _RESUMED = (
     "next",
     "lecture",
 )  # commands that keep parts, fits or features as they go
+_WRONG_PATH = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)  # what to name another for
 _BROKEN_PIPE = 128 + signal.SIGPIPE  # what a shell shows of a program that this signal ends
 
 
@@ -86,7 +87,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             remedy = "Free some space and run the same command again" if full else "Check the path and its permissions"
             log.error(f"{error.filename}: {error.strerror}. {remedy}.")
-            return 1
+            return 2 if error.errno in _WRONG_PATH else 1
         except KeyboardInterrupt:
             resumes = name in _RESUMED or (name == "predict" and options.get("out") is not None)
             resumes = resumes and not options.get("replay")  # of `next`

@@ -194,7 +194,10 @@ def _no_head(folder: Path) -> RequestError:
         )
     found = [path.parent.name for path in sorted(folder.glob("*/run.json"))][:3]
     inside = f" There are some in it: {', '.join(found)}." if found else ""
-    return RequestError(f"{folder} holds no trained head.{inside} {how_to_make(folder)}")
+    wrong = "holds no trained head" if folder.exists() else "is not there"
+    return RequestError(
+        f"{called('run')} must be the folder of a trained head; {folder} {wrong}.{inside} {how_to_make(folder)}"
+    )
 
 
 def how_to_make(run: Path, by: str = "train-head") -> str:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 
-from ...errors import RequestError, called
+from ...errors import RequestError, called, find_near
 from ...safefiles.csv_cells import plain_text
 from ...safefiles.regular_files import hash_file
 from .table import read_table
@@ -55,9 +55,8 @@ class Corrections:
             If there is no such file, a line is not complete, or an image is judged in two ways.
         """
         if not Path(path).is_file():
-            raise RequestError(
-                f"{called('corrections')} must be a CSV file; got {path}. Judge labels on a report's page."
-            )
+            remedy = find_near(path, "Judge labels on a report's page, which saves them so.")
+            raise RequestError(f"{called('corrections')} must be a CSV file that is there; got {path}. {remedy}")
         table = read_table(Path(path))
         missing = [name for name in COLUMNS if name not in table.headers]
         if missing:

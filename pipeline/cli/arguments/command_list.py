@@ -37,10 +37,20 @@ class _Next(NextOptions, ReplayOptions):
 
 @dataclass(frozen=True)
 class Argument:
-    """What a command takes in addition to a function's options."""
+    """What a command takes in addition to a function's options.
+
+    Attributes
+    ----------
+    name : str
+    settings : mapping
+        Of argparse.
+    meant : tuple of str
+        Other names by which it is commonly asked for, which an error answers with its own.
+    """
 
     name: str
     settings: Mapping[str, Any]
+    meant: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,11 +72,18 @@ class Command:
     def flags(self) -> list[str]:
         """Its flags as they are typed."""
         options = [flag_name(name, flag) for name, (_, flag) in flags_of(self.options).items()]
-        return [each.name for each in self.arguments] + options
+        return [each.name for each in self.arguments if each.name.startswith("-")] + options
+
+    @property
+    def meant(self) -> dict[str, str]:
+        """Another name by which a flag is commonly asked for → the flag."""
+        return {name: each.name for each in self.arguments for name in each.meant}
 
 
-def _argument(name: str, help: str, metavar: str | None = None, **settings: Any) -> Argument:
-    return Argument(name, {"help": help, **({"metavar": metavar} if metavar else {}), **settings})
+def _argument(
+    name: str, help: str, metavar: str | None = None, meant: tuple[str, ...] = (), **settings: Any
+) -> Argument:
+    return Argument(name, {"help": help, **({"metavar": metavar} if metavar else {}), **settings}, meant)
 
 
 _DATA = _argument(
@@ -148,7 +165,8 @@ COMMANDS = (
         "next", "choose the images that are most worth labelling, and write a page on which to label them",
         "next --run runs/photos-vgg16-logistic unlabelled -n 50",
         (_RUN, _argument("images", "files, folders and patterns", "IMAGES", nargs="*"),
-         _argument("-n", "how many images (default 50)", "N", type=int),
+         _argument("-n", "how many images (default 50)", "N", type=int,
+                   meant=("--count", "--number", "--num", "--images", "--limit", "--size", "--top", "--max")),
          _argument("--replay", "instead, tell on the run's own store how many labels the queue would have saved", action="store_true")),
         _Next,
     ),

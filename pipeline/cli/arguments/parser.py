@@ -26,7 +26,10 @@ PROGRAM = "cached-features"
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and that takes no shortened options: these may mean another one tomorrow."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Raise RequestError."""
@@ -75,9 +78,9 @@ def read_arguments(arguments: Sequence[str] | None, prog: str) -> dict[str, Any]
     if command is not None and command.subject is not None:
         unknown = _take_subject(command, options, unknown, prog)
     for word in unknown:
-        if word.startswith("--") and options.command is not None:
+        if command is not None and re.match("-[^0-9.]", word):
             known = {each.name: [*each.flags, *_OF_ALL] for each in COMMANDS}
-            raise no_option(options.command, word.partition("=")[0], known)
+            raise no_option(command.name, word.partition("=")[0], known, command.meant)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return vars(options)

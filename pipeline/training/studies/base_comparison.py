@@ -13,7 +13,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from features.errors import RequestError, StoreError, called, option
+from features.errors import RequestError, WrongStore, called, option
 from features.options import takes
 from features.runtime.log import log
 from features.runtime.progress import Progress
@@ -122,7 +122,7 @@ def compare_bases(
         If a head does not exist or cannot read the features, none can be fitted, fewer than two stores are named, or `out` exists
         already. Where at least one can be fitted, the others are listed in `not_fitted`.
     StoreError
-        If a store is missing or damaged, or the stores' rows differ.
+        If a store is damaged, missing, or has other rows than the first (`WrongStore`).
 
     Examples
     --------
@@ -172,13 +172,13 @@ def compare_bases(
 
 
 def check_same_rows(stores: Sequence[FeatureStore]) -> None:
-    """Raise StoreError, naming the first row that differs, unless stores have the same images, views, labels and splits."""
+    """Raise WrongStore, naming the first row that differs, unless stores have the same images, views, labels and splits."""
     first = stores[0]
     for other in stores[1:]:
         one, two = first.rows, other.rows
         remedy = f"Extract both from the same source, with the same {called('limit')}, {called('seed')} and {called('views')}"
         if one.class_names != two.class_names or len(one) != len(two):
-            raise StoreError(
+            raise WrongStore(
                 f"stores must have the same classes and rows; {first.path} has {len(one)} rows of {', '.join(one.class_names)}, "
                 f"{other.path} {len(two)} of {', '.join(two.class_names)}. {remedy}."
             )
@@ -186,7 +186,7 @@ def check_same_rows(stores: Sequence[FeatureStore]) -> None:
             differs = (getattr(one, what) != getattr(two, what)).reshape(len(one), -1).any(axis=1)
             if differs.any():
                 row = int(np.flatnonzero(differs)[0])
-                raise StoreError(
+                raise WrongStore(
                     f"stores must have the same rows in the same order; {what} differs in row {row}: {one.paths[row]} in {first.path}, "
                     f"{two.paths[row]} in {other.path}. {remedy}."
                 )

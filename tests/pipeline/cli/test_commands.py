@@ -174,15 +174,31 @@ def test_two_repeats_are_shown_without_intervals_and_tests(tiny_store, here, cap
     [
         (["extract", "--data", "none"], 2, "data must be a folder"),
         (["extract", "--data", "photos", "--backbone", "vgg"], 2, "Did you mean 'vgg16'?"),
-        (["compare", "--store", "none.h5"], 1, "none.h5 is not there"),
+        (["compare", "--store", "none.h5"], 2, "none.h5 is not there"),
+        (["compare", "none.h5,other.h5"], 2, "none.h5 is not there"),
+        (["verify", "none.h5"], 2, "none.h5 is not there"),
+        (["report", "runs/none"], 2, "runs/none is not there"),
+        (["predict", "runs/none", "photos"], 2, "runs/none is not there"),
+        (["extract", "none.csv"], 2, "which does not exist"),
+        (["extract", "photos", "--add", "none.csv"], 2, "got none.csv"),
+        (["extract", "photos", "--corrections", "none.csv"], 2, "must be a CSV file that is there; got none.csv"),
+        (["extract", "photos", "--weights", "none.h5"], 2, "--weights must be a file; got none.h5"),
+        (["extract", "photos", "--backbone", "none.onnx"], 2, "backbone none.onnx is not there"),
+        (["extract", "photos", "--backbone", "none.keras"], 2, "backbone none.keras is not there"),
         (["compare", "--store", "none.h5", "--heads", "svm"], 2, "head must be one of"),
-        (["inspect", "none.h5"], 1, "none.h5 is not there"),
+        (["inspect", "none.h5"], 2, "none.h5 is not there"),
         (["exract", "--data", "photos"], 2, "command must be one of audit, budget, compare, "),
         (["exract", "--data", "photos"], 2, "; got 'exract'. Did you mean 'extract'?"),
         (["compare", "--store", "s.h5", "--backbone", "x"], 2, "no option --backbone. It belongs to extract."),
         (["train-head", "--store", "s.h5", "--heads", "x"], 2, "It belongs to compare, budget. Did you mean --head?"),
         (["compare", "--store", "s.h5", "--sede=1"], 2, "compare has no option --sede. Did you mean --seed?"),
         (["compare", "--store", "s.h5", "--quite"], 2, "compare has no option --quite. Did you mean --quiet?"),
+        (["compare", "s.h5", "--met", "accuracy"], 2, "compare has no option --met. Did you mean --metric?"),
+        (["compare", "s.h5", "--se", "1"], 2, "compare has no option --se. Did you mean --seed or --select or --set?"),
+        (["compare", "s.h5", "-q"], 2, "compare has no option -q. Did you mean --quiet?"),
+        (["next", "runs/r", "photos", "--count", "20"], 2, "next has no option --count. Did you mean -n?"),
+        (["next", "runs/r", "photos", "--n", "20"], 2, "next has no option --n. Did you mean -n?"),
+        (["next", "runs/r", "photos", "-k", "20"], 2, "next has no option -k. It has --run, -n, --replay"),
         (["extract", "--data", "photos", "--workers", "0"], 2, "--workers must be at least 1; got 0."),
         (["compare", "--store", "s.h5", "--seed", "-1"], 2, "--seed must be between 0 and 4294967295; got -1."),
         (["lecture", "--data", "photos", "--seed", "-1"], 2, "--seed must be between 0 and 4294967295; got -1."),
@@ -199,7 +215,7 @@ def test_two_repeats_are_shown_without_intervals_and_tests(tiny_store, here, cap
         (["compare", "s.h5", "--metric"], 2, "--metric: expected one argument. See cached-features compare --help"),
         (["compare", "s.h5", "--quiet", "--verbose"], 2, "--verbose: not allowed with argument --quiet. See"),
         (["compare", "s.h5", "--repeats", "0"], 2, "--repeats must be at least 1; got 0."),
-        (["export", "runs/r"], 2, "runs/r holds no trained head."),
+        (["export", "runs/r"], 2, "runs/r is not there."),
         (
             ["predict", "photos"],
             2,
@@ -229,6 +245,12 @@ def test_errors_are_one_line_and_an_exit_status(tree, here, capsys, arguments, s
     assert main(arguments) == status
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error    ") and message in lines[0]
+
+
+def test_results_below_a_file_are_a_wrong_request(tiny_store, here, capsys):
+    (here / "notes.txt").touch()
+    assert main(["train-head", str(tiny_store), "--head", "majority", "--out", "notes.txt/run"]) == 2
+    assert "notes.txt: File exists. Check the path and its permissions." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -478,7 +500,7 @@ def test_version_quiet_verbose_and_no_command(tiny_store, here, capsys):
     assert main([]) == 0 and "commands:" in capsys.readouterr().out
     train = ["train-head", "--store", str(tiny_store), "--head", "majority", "--out", "m", "--overwrite"]
     assert main([*train, "--quiet"]) == 0 and not capsys.readouterr().err
-    assert main(["inspect", "gone.h5", "--quiet"]) == 1 and capsys.readouterr().err.startswith("error    gone.h5")
+    assert main(["inspect", "gone.h5", "--quiet"]) == 2 and capsys.readouterr().err.startswith("error    gone.h5")
     assert main(train) == 0
     usual = capsys.readouterr().err.splitlines()
     assert main([*train, "--verbose"]) == 0
