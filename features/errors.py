@@ -123,7 +123,7 @@ def option(name: str, value: Any = None) -> str:
         return " ".join(f"{flag} {shlex.quote(each)}" for each in given)
     if value is None or value is True:
         return flag
-    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return f"{flag}{'=' if text.startswith('-') else ' '}{shlex.quote(text)}"  # --layers=-2,-1, so that -2,-1 is not read as a flag
 
 

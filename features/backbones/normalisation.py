@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,13 @@ class Normalisation:
     def __str__(self) -> str:
         mean, std = (",".join(map(repr, each)) for each in (self.mean, self.std))
         return f"scale={self.scale!r} mean={mean} std={std} channels={self.channels}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `make_normalisation` that make it; those that are as usual are left out."""
+        return {
+            each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) != each.default
+        }
 
     @property
     def affine(self) -> tuple[np.ndarray, np.ndarray]:

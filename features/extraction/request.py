@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..backbones.normalisation import make_normalisation
+from ..backbones.normalisation import PRESETS, Normalisation, make_normalisation
 from ..backbones.registry import PREPROCESS, check_request, find_backbone
 from ..engines.batch_size import USUAL
 from ..engines.registry import CHOICES, check_engine, is_installed, missing_engine
@@ -25,7 +25,7 @@ from ..sources.load import load_source, source_name
 from ..sources.source import Source
 from ..store.chunks import COMPRESSION
 from ..store.parts import LAYOUTS
-from ..store.provenance import DTYPES, EARLIER, MAX_BATCH, MAX_IMAGE_SIZE, Augment, FeatureSpec, Provenance
+from ..store.provenance import ASKED, DTYPES, EARLIER, MAX_BATCH, MAX_IMAGE_SIZE, Augment, FeatureSpec, Provenance
 
 COLOUR, BACKGROUND = "srgb", "white"  # the defaults of new features
 _IMAGENET = "imagenet"
@@ -250,6 +250,13 @@ class ExtractRequest(FeatureOptions):
         """Whether skipped files are tried again: if asked for, or if larger images are read than usual."""
         return self.retry_skipped or self.max_pixels > MAX_PIXELS
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """Those options of `ASKED` that are given, as JSON."""
+        usual = ExtractRequest(self.data)
+        given = {name: getattr(self, name) for name in ASKED if getattr(self, name) != getattr(usual, name)}
+        return {name: dict(value) if name == "column" else value for name, value in given.items()}
+
     def source(self) -> Source:
         """Read the labelled images; see `load_source`."""
         listed = ListOptions(self.path_column, self.label_column, self.split_column, self.path_pattern)
@@ -270,7 +277,7 @@ class ExtractRequest(FeatureOptions):
 def extract_again(made: Provenance, out: Path, **options: Any) -> str | None:
     """Return the command that makes a store again with other options; None if its source is unknown.
 
-    A store does not record how a source was read, such as ``label_pattern``, nor means and deviations of an ONNX model.
+    What it does not name, such as ``colour``, is as in the store that is there. Stores of earlier versions do not record `ASKED`.
     """
     if made.origin is None:
         return None
@@ -297,11 +304,20 @@ def extract_again(made: Provenance, out: Path, **options: Any) -> str | None:
         told["image_size"] = spec.image_size
     if base is None or made.layers_asked != (base.layer,):
         told["layers"] = made.layers_asked
-    if spec.preprocess in PREPROCESS and (base is None or spec.preprocess != base.preprocess):
-        told["preprocess"] = spec.preprocess
-    told |= options
+    if base is None or spec.preprocess != base.preprocess:
+        told |= _preprocessing(spec.preprocess, is_onnx=backbone.endswith(".onnx"))
+    told |= {**origin.asked, **options}
+    if "column" in told:
+        told["column"] = {**origin.asked.get("column", {}), **told["column"]}
     added = [*origin.added, *told.pop("add", ())]
     return command("extract", data=origin.data, **({"add": added} if added else {}), backbone=backbone, out=out, **told)
+
+
+def _preprocessing(preprocess: str, is_onnx: bool) -> dict[str, Any]:
+    """Return the options that ask for this preprocessing of a base; none for a base that has only its own."""
+    if preprocess in (PRESETS if is_onnx else PREPROCESS):
+        return {"preprocess": preprocess}
+    return Normalisation.of(preprocess).options if is_onnx else {}
 
 
 def with_held(options: Options, held: FeatureSpec | None) -> Options:
@@ -370,7 +386,8 @@ def _check_base(options: FeatureOptions) -> None:
         raise RequestError(
             f"{called(given[0])} must not go with {called('preprocess')}, which says the same; got both. Leave one of them out."
         )
-    if options.weights != _IMAGENET and not Path(options.weights).is_file():  # also where a finished store needs none
+    if not backbone.own and options.weights != _IMAGENET and not Path(options.weights).is_file():
+        # now, since a finished store needs none
         raise RequestError(
             f"{called('weights')} must be a file; got {options.weights}. {find_near(options.weights, 'Leave it out for those of ImageNet.')}"
         )

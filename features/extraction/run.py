@@ -181,6 +181,7 @@ def run_pass(
             source.group,
             asked.add,
             source.drawn,
+            asked.told,
         ),
         compression=_pick_compression(asked, held),
         parity=held.parity if held else None,

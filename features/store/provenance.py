@@ -149,6 +149,24 @@ class FeatureSpec:
 EARLIER = {each.name: each.default for each in fields(FeatureSpec) if each.default is not MISSING}
 
 
+# Options of `extract` that decide which rows there are and what is known of them, with the types of their values.
+ASKED: dict[str, tuple[type, ...]] = {
+    "path_column": (str,),
+    "label_column": (str,),
+    "split_column": (str,),
+    "path_pattern": (str,),
+    "label_pattern": (str,),
+    "follow_links": (bool,),
+    "column": (dict,),
+    "corrections": (str,),
+    "corrections_test": (bool,),
+    "allow_missing_classes": (bool,),
+    "max_skipped": (float, int),
+    "max_pixels": (int,),
+    "layout": (str,),
+}
+
+
 @dataclass(frozen=True)
 class Origin:
     """The source of labelled images; see `Source`.
@@ -168,6 +186,8 @@ class Origin:
         CSV files whose images were added. Not recorded by earlier versions.
     drawn : tuple of str
         Splits that the source did not give. Not recorded by earlier versions.
+    asked : mapping of str to object
+        Those options of `ASKED` that were given. Not recorded by earlier versions.
     """
 
     kind: str
@@ -178,6 +198,7 @@ class Origin:
     group: str | None = None
     added: tuple[str, ...] = ()
     drawn: tuple[str, ...] = ()
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -346,9 +367,17 @@ def _read_origin(told: Any) -> Origin | None:
     kind, data, root = (_take(source, name, str) for name in ("kind", "data", "root"))
     group = _take(source, "group", str, type(None)) if "group" in source else None
     added, drawn = (_texts(source, name) if name in source else () for name in ("added", "drawn"))
-    return Origin(
-        kind, data, root, _take(source, "limit", int, type(None)), _texts(told, "splits"), group, added, drawn
-    )
+    asked = _read_asked(_take(source, "asked", dict)) if "asked" in source else {}
+    limit = _take(source, "limit", int, type(None))
+    return Origin(kind, data, root, limit, _texts(told, "splits"), group, added, drawn, asked)
+
+
+def _read_asked(told: Any) -> dict[str, Any]:
+    """Return the known options among those recorded; a later version may record more."""
+    asked = {name: _take(told, name, *kinds) for name, kinds in ASKED.items() if name in told}
+    if not all(isinstance(each, str) for each in asked.get("column", {}).values()):
+        raise TypeError(f"column {asked['column']!r:.40}")
+    return asked
 
 
 def _take(told: Any, name: str, *kinds: type) -> Any:
