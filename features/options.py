@@ -101,8 +101,11 @@ class ExtractOptions(TypedDict, total=False):
         Flag("seed of splits that the source does not give, of --limit and --augment lecture (default 0)", "N", IMAGES),
     ]
     resize: Annotated[
-        Literal["bilinear", "nearest", "box", "bicubic", "lanczos"],
-        Flag("resize rule (default bilinear, antialiased)", group=IMAGES),
+        Literal["bilinear", "nearest", "box", "bicubic", "lanczos"] | None,
+        Flag(
+            "resize rule (default: as the store's; for a new one bilinear, antialiased, and of models of timm their own)",
+            group=IMAGES,
+        ),
     ]
     decode: Annotated[
         Literal["scaled", "full"] | None,

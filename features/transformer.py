@@ -94,7 +94,7 @@ class ConvFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         *,
         image_size: int | None = None,
         preprocess: str | None = None,
-        resize: str = "bilinear",
+        resize: str | None = None,
         decode: str | None = None,
         colour: str | None = None,
         background: str | None = None,

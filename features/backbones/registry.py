@@ -56,6 +56,8 @@ class Backbone:
         Default preprocessing of a model that says it itself: the user's own in ONNX, or one of timm; empty if it does not.
     fit : str
         How images of any shape become squares by default; see `ImageSpec`.
+    resize : str
+        The default rule of resizing; see `ImageSpec`.
     """
 
     module: str
@@ -72,6 +74,7 @@ class Backbone:
     own: bool = False
     usual: str = ""
     fit: str = "stretch"
+    resize: str = "bilinear"
 
     @property
     def preprocess(self) -> str:
@@ -170,7 +173,7 @@ def _find_timm(name: str) -> Backbone:
     facts = find_facts(name)
     return Backbone(
         "", name, FEATURES, facts.side, smallest=1, prepared=True, library="torch", usual=facts.normalisation, fit=facts.fit,
-        build=partial(build_timm, name), shapes=partial(layers_of_timm, name), sha256=partial(recall_fingerprint, name),
+        resize=facts.resize, build=partial(build_timm, name), shapes=partial(layers_of_timm, name), sha256=partial(recall_fingerprint, name),
     )  # fmt: skip
 
 

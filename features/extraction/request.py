@@ -52,7 +52,7 @@ class FeatureOptions:
     mean, std, scale, channels : optional
         Instead of `preprocess`, for an ONNX model; see `make_normalisation`.
     resize : str
-        A key of ``RESIZE``.
+        A member of ``RESIZE_RULES``. If left out: that of a store with this name; else ``bilinear``, but what timm says of its models.
     decode : {'scaled', 'full'}
         A member of ``DECODE``. If left out: that of a store with this name; else ``scaled``, where `resize` allows it.
     colour, background, range, fit : str
@@ -85,7 +85,7 @@ class FeatureOptions:
     std: tuple[float, ...] | None = None
     scale: float | None = None
     channels: str | None = None
-    resize: str = "bilinear"
+    resize: str | None = None
     dtype: str = "float16"
     engine: str = "auto"
     batch_size: int | None = None
@@ -107,17 +107,13 @@ class FeatureOptions:
         return find_backbone(self.backbone).image_size if self.image_size is None else self.image_size
 
     @property
-    def decoding(self) -> str:
-        """How JPEGs are decoded: as requested, or the default of the resize rule."""
-        return self.decode or ("scaled" if self.resize in SMOOTH else "full")
-
-    @property
     def image_spec(self) -> ImageSpec:
         """How files become pixels: as requested, or the default."""
+        resize = self.resize or find_backbone(self.backbone).resize
         return ImageSpec(
             size=self.side,
-            resize=self.resize,
-            decode=self.decoding,
+            resize=resize,
+            decode=self.decode or ("scaled" if resize in SMOOTH else "full"),
             colour=self.colour or COLOUR,
             background=self.background or BACKGROUND,
             range=self.range or ALL_BITS,
@@ -277,7 +273,7 @@ class ExtractRequest(FeatureOptions):
 def extract_again(made: Provenance, out: Path, **options: Any) -> str | None:
     """Return the command that makes a store again with other options; None if its source is unknown.
 
-    What it does not name, such as ``colour``, is as in the store that is there. Stores of earlier versions do not record `ASKED`.
+    What it does not name, such as ``resize``, is as in the store that is there. Stores of earlier versions do not record `ASKED`.
     """
     if made.origin is None:
         return None
@@ -289,7 +285,6 @@ def extract_again(made: Provenance, out: Path, **options: Any) -> str | None:
         "seed": made.seed,
         "views": made.views,
         "augment": spec.augment.name,
-        "resize": spec.resize,
         "dtype": spec.dtype,
         "weights": made.weights,
     }
@@ -324,8 +319,8 @@ def with_held(options: Options, held: FeatureSpec | None) -> Options:
     """Return a request that takes what it leaves open about images from features that exist."""
     if held is None:
         return options
-    left = {name: getattr(held, name) for name in EARLIER if getattr(options, name) is None}
-    if held.resize != options.resize:  # decoding goes with the rule; another rule is refused later
+    left = {name: getattr(held, name) for name in ("resize", *EARLIER) if getattr(options, name) is None}
+    if options.resize not in (None, held.resize):  # decoding goes with the rule; another rule is refused later
         left.pop("decode", None)
     return replace(options, **left)
 

@@ -314,13 +314,13 @@ def _check_rows(rows: Rows, skipped: list[Skipped], options: ExtractRequest) -> 
 def _preflight(prepared: Prepared[ExtractRequest], plan: Plan, todo: int, limits: PassLimits) -> None:
     """Log what will be done; raise StoreError if the disk cannot hold it."""
     options, weights, row_bytes = prepared.options, prepared.base.weights, prepared.row_bytes
-    kept = options.layout == "parts"
+    images, kept = options.image_spec, options.layout == "parts"
     whole, parts = 0 if kept else row_bytes * len(plan.source) * options.views, row_bytes * todo
     free = free_space(parts_folder(options.path)) if limits.disk is None else limits.disk
     room = f"{free / 1e9:.1f} GB free" if free < math.inf else "this drive does not report its free space"
     layers = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in prepared.graph.layers.items())
     log.info(
-        f"base     {options.backbone} at {options.side} px, {options.resize}, decode {options.decoding}, colour {options.image_spec.colour}, background {options.image_spec.background}, fit {options.image_spec.fit}, preprocess {options.preparation}: {layers}"
+        f"base     {options.backbone} at {images.size} px, {images.resize}, decode {images.decode}, colour {images.colour}, background {images.background}, fit {images.fit}, preprocess {options.preparation}: {layers}"
     )
     log.info(f"weights  {options.weights} from {weights.origin}, SHA-256 {weights.sha256[:12]}...")
     log.info(

@@ -1,4 +1,4 @@
-"""What timm says of its models: size, normalisation and fit; it is asked once for each, and the answer kept."""
+"""What timm says of its models: size, normalisation, fit and rule of resizing; it is asked once for each, and the answer kept."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from ...errors import RequestError, called, missing_extra
 from ...images.fitting import crop_of
+from ...images.image_spec import RESIZE_RULES
 from ...runtime.user_cache import recall, remember
 from ...runtime.versions import own_source
 from ..normalisation import Normalisation
@@ -30,6 +31,8 @@ class Facts:
         See `Normalisation.of`.
     fit : str
         ``crop:SHARE`` for a model that timm tests on the middle of images; else ``stretch``.
+    resize : str
+        The rule by which timm resizes; ``bilinear`` if it states none of ``RESIZE_RULES``.
     fixed : bool
         Whether it must be built for the size of its images, as those with embedded positions must.
     """
@@ -37,6 +40,7 @@ class Facts:
     side: int
     normalisation: str
     fit: str
+    resize: str
     fixed: bool
 
 
@@ -84,4 +88,5 @@ def _ask(model: str) -> Facts:
         )
     normalisation = Normalisation(mean=tuple(told.mean), std=tuple(told.std))
     fit = crop_of(told.crop_pct) if told.crop_mode == "center" else "stretch"
-    return Facts(height, str(normalisation), fit, bool(told.fixed_input_size))
+    resize = told.interpolation if told.interpolation in RESIZE_RULES else "bilinear"
+    return Facts(height, str(normalisation), fit, resize, bool(told.fixed_input_size))

@@ -1,10 +1,12 @@
 """Models of timm are bases: features, layers and heads, against plain PyTorch. All weights here are random, and mean nothing."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import draw_tree
+from PIL import Image
 
 pytest.importorskip("torch", reason="the extra torch is not installed")
 pytest.importorskip("timm", reason="the extra torch is not installed")
@@ -23,6 +25,7 @@ from features.engines.frozen_graph import Frozen
 from features.engines.ready_base import draw_probes
 from features.engines.registry import ENGINES, is_installed
 from features.errors import RequestError, WeightsError
+from features.extraction.request import FeatureOptions
 from features.images.decoding import decode, read_bytes
 from pipeline import export, predict, train_head
 from pipeline.cli.commands import main
@@ -88,6 +91,25 @@ def test_features_are_those_of_pytorch(tmp_path, name, side, shape):
         assert_close(both, np.hstack([expected[:, 0], expected[:, 5:].mean(axis=1)]))
 
 
+def test_images_are_prepared_as_timm_prepares_them(tmp_path):
+    """Of a photo whose sides are so that timm's crop needs no rounding; by another rule of resizing, pixels differ more."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 768, 3), np.uint8))
+    image.save(tmp_path / "a.png")
+    for name, rule in (("convnext_tiny.fb_in22k", "bicubic"), ("resnet50.tv_in1k", "bilinear")):
+        backbone, config = find_backbone(f"timm:{name}"), timm.get_pretrained_cfg(name)
+        given = timm.data.resolve_data_config({}, pretrained_cfg=config.to_dict())
+        expected = timm.data.create_transform(**given)(image).numpy().transpose(1, 2, 0)
+        expected = np.rint(255 * (expected * given["std"] + given["mean"]))
+        options = FeatureOptions(backbone=f"timm:{name}")
+        assert (backbone.resize, options.image_spec.resize) == (rule, rule)
+        assert replace(options, resize="box").image_spec.resize == "box"
+        apart = {}
+        for each in ("bilinear", "bicubic"):
+            spec = replace(options.image_spec, resize=each)
+            apart[each] = np.abs(decode(read_bytes(tmp_path / "a.png"), spec) - expected).mean()
+        assert apart[rule] == 0 < max(apart.values())
+
+
 def test_a_transformer_goes_through_every_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data, weights = draw_tree(tmp_path / "photos"), tmp_path / "drawn.safetensors"
@@ -98,7 +120,8 @@ def test_a_transformer_goes_through_every_command(tmp_path, monkeypatch, capsys)
     with FeatureStore(done.path) as store:
         spec, tokens = store.made.spec, store.read("features", "flatten").reshape(-1, 17, 64)
         images = np.stack([decode(read_bytes(data / each), spec.image_spec) for each in store.rows.paths])
-    assert (spec.fit, spec.preprocess) == ("crop:0.95", find_backbone("timm:test_vit").preprocess)
+    own = find_backbone("timm:test_vit")
+    assert (spec.fit, spec.resize, spec.preprocess) == ("crop:0.95", "bicubic", own.preprocess)
     expected, _ = forward(model, images)
     assert_close(tokens, expected)
     assert extract(str(data), **asked).computed == 0

@@ -136,6 +136,13 @@ def test_rules_that_need_all_pixels_decode_in_full(photos, resize):
         run(photos, resize=resize, decode="scaled")
 
 
+def test_a_store_keeps_its_rule_of_resizing_unless_another_is_asked_for(photos):
+    """As of models of timm, whose own rule was not taken by earlier versions."""
+    assert run(photos, resize="nearest").computed == 12 and run(photos).computed == 0
+    with pytest.raises(StoreError, match="resize: stored nearest, requested bilinear"):
+        run(photos, resize="bilinear")
+
+
 def test_a_pickled_transformer_of_an_earlier_version_decodes_in_full():
     old = ConvFeatures("tiny")
     del old.decode

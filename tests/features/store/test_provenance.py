@@ -30,7 +30,7 @@ def made():
 
 
 def test_json_of_a_store_that_is_there_becomes_a_record_and_the_same_json_again(made):
-    group = {"source": {**TOLD["source"], "group": None, "added": [], "drawn": []}}
+    group = {"source": {**TOLD["source"], "group": None, "added": [], "drawn": [], "asked": {}}}
     images = {"decode": "full", "colour": "ignored", "background": "none", "range": "16-bit", "fit": "stretch"}
     since = {"kinds": {}, "values": None, "parity_on": None, **images, **group}  # not told by the first version
     assert made.to_json() == TOLD | since
