@@ -50,12 +50,8 @@ def written_whole(
         _sweep(folder, prefix)
     with _locked_folder(folder, prefix) as place:
         unfinished = place / path.name
-        try:
+        with errors_named(path):
             yield unfinished
-        except OSError as error:
-            if error.filename is None and error.errno is not None:  # a full disk, as a file's write reports it
-                raise OSError(error.errno, error.strerror, str(path)) from error
-            raise
         if sync:
             for each in (*unfinished.rglob("*"), unfinished):
                 sync_path(each)
@@ -65,6 +61,17 @@ def written_whole(
             os.replace(unfinished, path)
     if sync:
         sync_path(path.parent)
+
+
+@contextmanager
+def errors_named(path: str | Path) -> Iterator[None]:
+    """Have an error of writing a file, which names none (a full disk), name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None and not isinstance(error, BrokenPipeError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 @contextmanager

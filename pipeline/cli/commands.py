@@ -9,8 +9,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
 from features.errors import CachedFeaturesError, RequestError, on_command_line
+from features.runtime.atomic import errors_named
 from features.runtime.log import log
 
 from . import head_commands, run_commands, store_commands
@@ -42,16 +44,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: the run failed; 2: the request was wrong; 130: interrupted; 141: whoever read its output, such as ``head``, has
     stopped reading.
     """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed (``>&-``): its number must not become that of a file which we write
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     try:
         try:
             return _run(arguments)
         finally:
             sys.stdout.flush()  # now, since what fails while Python ends cannot be caught
     except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):  # for what they still hold; see Python's "Note on SIGPIPE"
-            os.dup2(nowhere, stream.fileno())
+        _discard(sys.stdout, sys.stderr)
         return _BROKEN_PIPE
+
+
+def _discard(*streams: TextIO) -> None:
+    """Give up what streams still hold and cannot write; see Python's "Note on SIGPIPE"."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
+
+
+def _print(text: str, out: TextIO) -> None:
+    try:
+        with errors_named("standard output"):
+            print(text, file=out, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:  # a full disk
+        _discard(out)
+        raise
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -74,8 +95,7 @@ def _run(arguments: Sequence[str] | None) -> int:
                 answer = run(**{name: value for name, value in options.items() if value is not None})
                 for each in [answer] if isinstance(answer, Answer) else answer:
                     if as_json or each.text is not None:
-                        told = printable_json(each.result) if as_json else printable(each.text or "")
-                        print(told, file=out, flush=True)
+                        _print(printable_json(each.result) if as_json else printable(each.text or ""), out)
                     for line in each.after:
                         log.info(line)
         except CachedFeaturesError as error:

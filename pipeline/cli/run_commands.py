@@ -24,7 +24,7 @@ def _predict(watch: str | None = None, out: str | None = None, **options: Any) -
     from ..deploy.prediction import format_predictions
     from ..deploy.predictor import predict
 
-    if watch is None:
+    if watch is None or options.get("images"):
         _check_images("predict", options)
     if watch is not None and out is not None:
         raise RequestError("--out and --watch must go apart; got both. To keep what --watch prints: > FILE.csv")
@@ -88,18 +88,25 @@ def _predict_to(out: str, images: Sequence[str], **options: Any) -> Answer:
 
 def _watch(folder: str, images: Sequence[str], **options: Any) -> Iterator[Answer]:
     """Answer with one image at a time: first those that are given, then those that appear, until a signal ends it."""
-    from ..deploy.prediction import find_images, format_predictions
+    from ..deploy.prediction import Given, find_images, format_predictions
+    from ..deploy.prediction_file import in_blocks
     from ..deploy.predictor import Predictor
     from ..deploy.watching import watch_folder
 
-    stop, predicted, skipped = threading.Event(), 0, 0
+    stop, predicted, skipped, left = threading.Event(), 0, 0, 0
     appearing = watch_folder(folder, stop)
+    named = [find_images(images)] if images else []
     with Predictor(**options) as predictor, ended_by_signals(stop):
         predictor.load()
         log.info(f"watch    {folder}: what appears there is classified. Ctrl-C ends it")
-        batches: Iterator[Sequence[str | Path]] = itertools.chain([images] if images else [], appearing)
-        for some in batches:
-            found = predictor.classify(find_images(some)).predicted
+        batches: Iterator[dict[str, Given]] = itertools.chain(
+            named, ({str(file): file for file in files} for files in appearing)
+        )
+        for block in (block for some in batches for block in in_blocks(some, predictor.trained.made.batch_size)):
+            if stop.is_set():
+                left += len(block)
+                continue
+            found = predictor.classify(block, bar=False).predicted
             for each in found.predictions:
                 yield Answer(
                     each.to_json(), format_predictions(replace(found, predictions=[each]), header=not predicted)
@@ -109,6 +116,10 @@ def _watch(folder: str, images: Sequence[str], **options: Any) -> Iterator[Answe
                 log.info(f"skipped  {unusable['path']}: {unusable['reason']}")
                 yield Answer(unusable, None)
                 skipped += 1
+    if left:
+        log.warning(
+            f"{counted(left, 'image')} that had appeared are not predicted. Name them, or {folder}, beside --watch."
+        )
     log.info(f"done     {counted(predicted, 'image')} predicted, {skipped} skipped")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -201,10 +202,12 @@ def _files(name: str) -> Iterable[Path]:
 
 def images_below(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder that are images by their endings or contents; hidden files and folders are left out."""
-    for path in folder.rglob("*"):
-        parts = path.relative_to(folder).parts
-        if not any(part.startswith(".") for part in parts) and not path.is_dir() and why_no_image(path) is None:
-            yield path
+    for place, folders, names in os.walk(folder):  # which passes over what goes away meanwhile
+        folders[:] = [each for each in folders if not each.startswith(".")]
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith(".") and why_no_image(path) is None:
+                yield path
 
 
 def make_prediction(name: str, chances: np.ndarray, trained: Trained, novelty: float | None = None) -> Prediction:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from features.errors import RequestError, called, counted
-from features.runtime.atomic import flock, make_folder, sync_path
+from features.runtime.atomic import errors_named, flock, make_folder, sync_path
 from features.runtime.log import log
 from features.runtime.progress import Progress
 from features.safefiles.csv_cells import path_cell
@@ -80,7 +80,7 @@ def predict_to(out: str | Path, images: Images, predictor: Predictor) -> Predict
     run = hash_file(predictor.trained.folder / "run.json")
     unfinished = path.with_name(f".{path.name}-{run[:16]}.part")
     make_folder(path.parent)
-    with open(unfinished, "ab") as file:
+    with errors_named(path), open(unfinished, "ab") as file:
         _lock(file, path)
         done, folder = _done(unfinished, given), Folder(predictor.trained)
         folder.resume(list(done.values()))
@@ -119,7 +119,7 @@ def _write(file: BinaryIO, given: dict[str, Given], folder: Folder, predictor: P
     skipped = list[dict[str, str]]()
     with Progress(folder.images + len(given), "images") as progress:
         progress.update(folder.images)
-        for block in _blocks(given, max(_BLOCK, 4 * predictor.trained.made.batch_size)):
+        for block in in_blocks(given, predictor.trained.made.batch_size):
             found = predictor.classify(block, bar=False)
             if found.predicted.predictions:
                 _append(file, format_predictions(found.predicted, header=not folder.images))
@@ -162,7 +162,8 @@ def _cell(name: str) -> str:
     return str(path_cell(unicode_name(name)))
 
 
-def _blocks(given: dict[str, Given], size: int) -> Iterator[dict[str, Given]]:
-    names = list(given)
+def in_blocks(given: dict[str, Given], batch_size: int) -> Iterator[dict[str, Given]]:
+    """Yield images in blocks of some batches, after each of which results are told."""
+    names, size = list(given), max(_BLOCK, 4 * batch_size)
     for first in range(0, len(names), size):
         yield {name: given[name] for name in names[first : first + size]}

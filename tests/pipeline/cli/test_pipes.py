@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -36,6 +37,32 @@ def test_messages_that_nobody_reads_end_a_command_too(tiny_store):
     status, told = run_into_closed("stderr", "inspect", str(tiny_store))  # which says the next command last
     assert status == 141 and told.startswith("store ")
     assert run_into_closed("stderr", "inspect", "none.h5") == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", [["inspect", "STORE"], ["inspect", "STORE", "--json"]])
+def test_output_on_a_full_disk_is_one_line(tiny_store, arguments):
+    command = [sys.executable, "-m", "pipeline", *(str(tiny_store) if each == "STORE" else each for each in arguments)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (
+        1, "error    standard output: No space left on device. Free some space and run the same command again.\n"
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a stream by a shell")
+def test_closed_streams_are_not_a_file_of_ours_nor_an_error(tiny_store):
+    command = [sys.executable, "-m", "pipeline", "inspect", str(tiny_store)]
+
+    def run(closed):
+        return subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", *command], cwd=ROOT, capture_output=True, text=True
+        )
+
+    open_ = run("")
+    assert (run(">&-").stdout, run(">&-").stderr, run(">&-").returncode) == ("", open_.stderr, 0)
+    assert (run("2>&-").stdout, run("2>&-").stderr, run("2>&-").returncode) == (open_.stdout, "", 0)
+    assert run("<&-").stdout == open_.stdout
 
 
 def test_modules_of_ones_own_neither_break_the_console_script_nor_are_run(tiny_store, tmp_path):

@@ -34,6 +34,19 @@ def run(stand_in, tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, small_disk, capsys):
+    out = small_disk / "out.csv"
+    (small_disk / "ballast").write_bytes(bytes(196_000))
+    names = [shutil.copy("new/00.png", f"new/{number:03}{'x' * 200}.png") for number in range(40)]
+    assert main(["predict", "--run", "run", *names, "--out", str(out)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error    {out}: No space left on device. Free some space and run the same command again."
+    )
+    (small_disk / "ballast").unlink()
+    assert main(["predict", "--run", "run", *names, "--out", str(out)]) == 0
+    assert [row[0] for row in rows_of(out)[1:]] == names
+
+
 def rows_of(path):
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.reader(file))
@@ -57,7 +70,7 @@ def killed_after(monkeypatch, blocks):
 
 def test_an_interrupted_file_is_completed_by_the_same_command_and_is_what_one_go_gives(run, monkeypatch, capsys):
     assert main(["predict", "--run", "run", "new", "--out", "whole.csv"]) == 0
-    monkeypatch.setattr(prediction_file, "_blocks", lambda given, size: blocks_of(given, 4))
+    monkeypatch.setattr(prediction_file, "in_blocks", lambda given, batch_size: blocks_of(given, 4))
     heal = killed_after(monkeypatch, 2)
     assert main(["predict", "--run", "run", "new", "--out", "out.csv"]) == 130
     assert "resumes from there" in capsys.readouterr().err
@@ -101,7 +114,7 @@ def test_a_file_that_another_command_writes_is_refused_and_one_that_appears_is_k
 
 @pytest.mark.parametrize("changed", ["image", "run", "images"])
 def test_rows_of_other_images_or_another_run_are_not_gone_on_with(run, monkeypatch, changed):
-    monkeypatch.setattr(prediction_file, "_blocks", lambda given, size: blocks_of(given, 4))
+    monkeypatch.setattr(prediction_file, "in_blocks", lambda given, batch_size: blocks_of(given, 4))
     heal = killed_after(monkeypatch, 1)
     with Predictor(run) as predictor, pytest.raises(KeyboardInterrupt):
         predict_to("out.csv", "new", predictor)
@@ -127,7 +140,7 @@ def of_another_kind(run, monkeypatch):
     for number in range(30):
         draw(run.parent / f"green/{number:02}.png", 900 + number, (20, 120, 20))
     shutil.copy("green/00.png", "green/copy.png")
-    monkeypatch.setattr(prediction_file, "_blocks", lambda given, size: blocks_of(given, 4))
+    monkeypatch.setattr(prediction_file, "in_blocks", lambda given, batch_size: blocks_of(given, 4))
     return run.parent / "known"
 
 

@@ -12,6 +12,7 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from features import extract
 from features.errors import RequestError, SourceError, StoreError, UnreadableImage
 from features.images.contents import hash_files
 from pipeline.cli.commands import main
+from pipeline.deploy.prediction import images_below
 from pipeline.deploy.shared_engine import _KEPT, SharedEngine
 from pipeline.deploy.watching import watch_folder
 from pipeline.reports.run_results import load_run
@@ -338,6 +340,63 @@ def test_the_command_watches_until_it_is_interrupted(run, capsys, as_json):
     assert len(lines) == 3 and classes == {each.path: each.class_name for each in expected.predictions}
     assert "done     3 images predicted, 1 skipped" in told.err and "skipped  incoming/broken.jpg: no image" in told.err
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_watch_goes_on_whatever_goes_away_or_has_a_special_name(run, capsys, monkeypatch):
+    """Files that go away between the look and their reading, one of which could be a pattern, and one that could be standard input."""
+    Path("incoming").mkdir()
+    shutil.copy("new/0.png", "incoming/-")
+
+    def appear(folder, stop):
+        yield [Path("photo[1].jpg"), Path("-"), Path("gone.jpg")]
+        stop.set()
+
+    monkeypatch.setattr("pipeline.deploy.watching.watch_folder", appear)
+    monkeypatch.chdir("incoming")
+    monkeypatch.setattr("sys.stdin", io.StringIO("photo[1].jpg\n"))
+    assert main(["predict", "--run", "../run", "--watch", ".", "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["path"], "cannot be read: No such file" in each.get("reason", "")) for each in told] == [
+        ("-", False), ("photo[1].jpg", True), ("gone.jpg", True),
+    ]  # fmt: skip
+
+
+def test_a_folder_that_goes_away_while_it_is_looked_through_is_passed_over(run, monkeypatch):
+    """As one of a program that unpacks or syncs does."""
+    shutil.copytree("new", "new/b")
+    real = os.scandir
+
+    def scandir(place):
+        if Path(str(place)).name == "b":
+            Path(place).rename("gone")
+        return real(place)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    assert sorted(map(str, images_below(Path("new")))) == ["new/0.png", "new/1.png", "new/2.png", "new/grey.png"]
+
+
+def test_a_signal_ends_a_watch_after_a_block_and_says_what_is_left(run, capsys, monkeypatch):
+    files = [Path(draw(run.parent / f"many/{number:03}.png", 300 + number, (number, 20, 110))) for number in range(100)]
+
+    def appear(folder, stop):
+        stop.set()
+        yield files
+
+    monkeypatch.setattr("pipeline.deploy.watching.watch_folder", appear)
+    assert main(["predict", "--run", "run", "new/0.png", "--watch", "new"]) == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 2
+    assert "warning  100 images that had appeared are not predicted. Name them, or new, beside --watch." in told.err
+    monkeypatch.setattr("pipeline.deploy.watching.watch_folder", lambda folder, stop: iter([files]))
+    real, sizes = pipeline.Predictor.classify, []
+
+    def classify(predictor, given, *arguments, **options):
+        sizes.append(len(given))
+        return real(predictor, given, *arguments, **options)
+
+    monkeypatch.setattr("pipeline.deploy.predictor.Predictor.classify", classify)
+    assert main(["predict", "--run", "run", "--watch", "new"]) == 0
+    assert sizes == [64, 36] and len(capsys.readouterr().out.splitlines()) == 101
 
 
 def test_the_command_needs_images_or_a_folder(run, capsys):
