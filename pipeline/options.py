@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
-from features.options import OPTIONS_OF, Flag, ReadPool
+from features.options import OPTIONS_OF, Flag, ReadPool, flags_of
 
 # Of ``HEADS``, which imports scikit-learn, and which a test compares with these.
 HEAD_NAMES = (
@@ -247,6 +247,12 @@ class LectureOptions(TypedDict, total=False):
     seed: Annotated[int, Flag("seed of the heads' random start and of drawn splits (default 0)", "N")]
     out: Annotated[str | Path | None, Flag("folder for the results (default below runs/)", "FOLDER")]
     overwrite: Annotated[bool, Flag("replace earlier results")]
+
+
+def keep_options(given: Mapping[str, Any], of: type) -> dict[str, Any]:
+    """Return the given options that the next command also has, except for where results go."""
+    own = flags_of(of).keys() - {"out", "overwrite"}
+    return {name: value for name, value in given.items() if name in own}
 
 
 OPTIONS_OF.update(

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from features.options import flags_of
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -26,9 +24,3 @@ class Answer:
     result: Mapping[str, Any]
     text: str | None
     after: tuple[str, ...] = ()
-
-
-def keep_options(given: Mapping[str, Any], of: type) -> dict[str, Any]:
-    """Return the given options that the next command also has, except for where results go."""
-    own = flags_of(of).keys() - {"out", "overwrite"}
-    return {name: value for name, value in given.items() if name in own}

@@ -10,8 +10,8 @@ from features.errors import RequestError, command, must_be_one_of
 from features.options import ExtractOptions
 from features.runtime.log import log
 
-from ..options import CompareOptions, PredictOptions, TrainHeadOptions
-from .answers import Answer, keep_options
+from ..options import CompareOptions, PredictOptions, keep_options
+from .answers import Answer
 
 
 def _train_head(details: bool = False, **options: Any) -> Answer:
@@ -35,11 +35,10 @@ def _compare(sort: str | None = None, details: bool = False, **options: Any) -> 
     from features.store.reader import FeatureStore
 
     from ..evaluation.metrics import find_metric
-    from ..heads.registry import find_head
     from ..training.comparison import compare
     from ..training.comparison_table import SORTS, format_table
     from ..training.splitting import split_anew
-    from ..training.summary import told_cost
+    from ..training.summary import told_cost, train_command
 
     stores = stores_of(options["store"])
     if len(stores) > 1:
@@ -48,21 +47,14 @@ def _compare(sort: str | None = None, details: bool = False, **options: Any) -> 
         raise must_be_one_of("--sort", SORTS, sort)
     comparison = compare(**options)
     best, taken = comparison.best["head"], comparison.recommended["head"]
-    kept = keep_options(options, TrainHeadOptions)
-    if "settings" in kept:  # settings of other heads would be refused
-        kept["settings"] = {name: tried for name, tried in kept["settings"].items() if name in find_head(taken).grid}
-    commands = [
-        command("train-head", store=comparison.store, head=taken, **kept),
-        command("report", run=comparison.out),
-    ]
-    after = []
-    if comparison.repeats > 1 and "group" in kept:
+    commands, after = [train_command(comparison.to_json()), command("report", run=comparison.out)], []
+    if comparison.repeats > 1 and "group" in options:
         with FeatureStore(comparison.store) as store:
-            again = split_anew(store, kept["group"])
+            again = split_anew(store, options["group"])
         if again is not None:
             commands.insert(0, again)
             after.append(
-                f"split    {comparison.store} breaks groups of {kept['group']}, which a head to be used must not: the next command splits it "
+                f"split    {comparison.store} breaks groups of {options['group']}, which a head to be used must not: the next command splits it "
                 "anew, with the options of its features as they were, and computes nothing (splits that the source gives must be changed there)"
             )
     after += [f"{'' if number else 'next':<8} {each}" for number, each in enumerate(commands)]
@@ -92,9 +84,8 @@ def _compare_bases(sort: str | None, details: bool, store: list[str], **options:
             raise RequestError(f"{flag} must go with one store; got several. Leave it out.")
     found = compare_bases(store, **options)
     after = [f"next     {command('report', run=found.out)}"]
-    if found.take in found.stores:
-        kept = keep_options(options, CompareOptions)
-        after.append(f"         {command('compare', store=found.stores[found.take], **kept)}")
+    if found.next_command is not None:
+        after.append(f"         {found.next_command}")
     return Answer(found.to_json(), repr(found), tuple(after))
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from features.errors import RequestError, command, counted, find_near, listed
 from features.runtime.log import log
 
-from ..options import ExportOptions
-from .answers import Answer, keep_options
+from ..options import ExportOptions, keep_options
+from .answers import Answer
 from .signals import ended_by_signals
 
 

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from features import __version__
-from features.errors import CachedFeaturesError, RequestError, UnsafeFile, called, counted, option
+from features.errors import CachedFeaturesError, RequestError, UnsafeFile, called, command, counted, option
 from features.options import as_list, takes
 from features.runtime.atomic import written_whole
 from features.runtime.log import log
@@ -22,9 +22,20 @@ from features.store.reader import FeatureStore
 from ..evaluation.significance import NEEDS
 from ..options import ReportOptions
 from ..runs.plots import interval_of
+from ..training.relabelling import FILE as CORRECTIONS
 from ..training.request import Request
+from ..training.splitting import split_anew
 from ..training.studies.base_comparison import BASES
-from ..training.summary import FEW_GROUPS, recommended, standing, tested_rows, told_cost
+from ..training.summary import (
+    FEW_GROUPS,
+    compare_command,
+    options_of,
+    recommended,
+    standing,
+    tested_rows,
+    told_cost,
+    train_command,
+)
 from . import figures
 from .analysis.bases import gather_bases
 from .analysis.label_budget import newest_budget
@@ -210,6 +221,8 @@ def gather(
         "metric": run.metric,
         "leaderboard": figures.leaderboard(heads, run.metric),
         "verdict": _verdict(run),
+        "commands": _commands(run, from_store["again"]),
+        "judge": None if run.told.get("corrections") else train_command(run.told, corrections=CORRECTIONS),
         "shown": shown,
         "time": figures.time_chart(heads, run.metric),
         "curves": head_charts,
@@ -256,7 +269,9 @@ def _from_store(run: Run, gallery: Gallery, ranked: Sequence[str], taken: str) -
             layer = head.features.parts[0].layer
             first = asked.stored(store, 1)
             X = store.read(layer, "flatten" if store.kinds[layer] == "vector" else "avg", first)
+            group = options_of(run.told).get("group")
             return {
+                "again": split_anew(store, group) if group and len(run.predictions.splits) > 1 else None,
                 "linear": _linear(run, head, taken),
                 "attention": gallery.attention(store, head, first),
                 "map": {**gallery.map(X, run.told["seed"]), "layer": layer},
@@ -265,7 +280,7 @@ def _from_store(run: Run, gallery: Gallery, ranked: Sequence[str], taken: str) -
                 "closest": gallery.closest(X),
             }
     except CachedFeaturesError as error:
-        return {"linear": None, **{name: {"why": str(error)} for name in names}}
+        return {"linear": None, "again": None, **{name: {"why": str(error)} for name in names}}
 
 
 def _check_same(store: FeatureStore, run: Run, asked: Request) -> None:
@@ -303,7 +318,7 @@ def _verdict(run: Run) -> dict[str, Any]:
         "taken": taken,
         "cost": told_cost(taken, run.metric),
         "tested": tested,
-        "few": tested < _FEW and len(splits) == 1,
+        "few": _draw_more(run) if tested < _FEW and len(splits) == 1 else None,
         "few_groups": groups if group is not None and groups < FEW_GROUPS else None,
         "metric": run.metric.words,
         "interval": interval_of(taken, run.metric.name),
@@ -311,6 +326,21 @@ def _verdict(run: Run) -> dict[str, Any]:
         "behind": [head["head"] for head in run.heads if standing(head) == "behind"],
         "test": run.told.get("test") or of_earlier[len(run.predictions.splits) > 1],
     }
+
+
+def _draw_more(run: Run) -> str:
+    """Return the command that compares heads on more splits, in some of which every image is tested, also with corrected labels."""
+    more: dict[str, Any] = {"corrections_test": True} if run.told.get("corrections") else {}
+    return compare_command(run.told, repeats=5, **more)
+
+
+def _commands(run: Run, again: str | None) -> list[str]:
+    """Return the commands with which to use the head: a comparison keeps none, so the head to take is trained first."""
+    if not run.told.get("heads"):
+        return [command("predict", "IMAGES", run=run.folder)]
+    folder = Path("runs") / f"{Path(run.told['store']).stem}-{recommended(run.heads)['head']}"
+    made = [train_command(run.told), command("predict", "IMAGES", run=folder)]
+    return made if again is None else [again, *made]
 
 
 def _histories(run: Run) -> list[dict[str, Any]]:

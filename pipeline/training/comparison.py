@@ -40,6 +40,7 @@ from .summary import (
     slices_of,
     summarise,
     tested_rows,
+    told_options,
     warn_of_few_groups,
 )
 
@@ -72,6 +73,8 @@ class Comparison:
         Name of the paired test.
     provenance : dict
         Of the store.
+    asked : dict
+        The options that were given, which the next commands repeat.
     """
 
     heads: list[dict[str, Any]]
@@ -88,6 +91,7 @@ class Comparison:
     metric: str
     test: str
     provenance: dict[str, Any]
+    asked: dict[str, Any]
     out: str
 
     @property
@@ -178,6 +182,7 @@ def compare(store: str | Path, heads: Sequence[str] | None = None, **options: Un
         "metric": asked.metric,
         "test": names_of_tests(results),
         "provenance": found.provenance,
+        "asked": told_options(options, heads=heads),
     }
     with folder.written() as unfinished:
         _write(comparison, unfinished)

@@ -50,7 +50,7 @@ from .loading import (
 from .relabelling import keep_corrections, measure_corrections
 from .request import Request
 from .splitting import side_keys, units_among, with_groups
-from .summary import slices_of
+from .summary import slices_of, told_options
 
 _BYTES = 1 << 18  # of features read at once for novelty
 
@@ -129,6 +129,7 @@ def train_head(store: str | Path, head: str = "logistic", **options: Unpack[Trai
         "rows": rows.counts(),
         "reading": Reading(features.read, features.views, find_head(head).views).to_json(),
         "provenance": provenance,
+        "asked": told_options(options),
     }
     with folder.written() as unfinished:
         known.novelty.save(unfinished)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from features.errors import counted
+from features.errors import UnsafeFile, command, counted
 from features.runtime.log import log
 from features.splits import SPLITS
 from features.store.schema import Rows
@@ -19,7 +19,9 @@ from ..evaluation.intervals import interval_of_mean
 from ..evaluation.metrics import METRICS, Metric
 from ..evaluation.significance import NEEDS, compare_pair, holm, told_p
 from ..evaluation.slices import find_slices
+from ..heads.registry import find_head
 from ..heads.settings import describe_settings
+from ..options import METRIC, SELECT, CompareOptions, TrainHeadOptions, keep_options
 from ..runs.predictions import Predictions
 from .fits.results import Result
 from .splitting import side_keys
@@ -190,6 +192,38 @@ def recommended(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return kind, summary["fit_seconds"]
 
     return min(equal, key=effort)
+
+
+def told_options(options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """Return the options of a comparison as its results keep them: those by which its commands differ from the usual ones."""
+    given = {**options, **more}
+    return {name: value for name, value in given.items() if value and name not in ("out", "overwrite", "fresh")}
+
+
+def options_of(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with which results were made; those of earlier versions keep a few, each under its own name."""
+    usual = {"metric": METRIC, "select": SELECT, "seed": 0}
+    earlier = {name: told[name] for name, value in usual.items() if told.get(name, value) != value}
+    held = told.get("asked", earlier)
+    if not isinstance(held, Mapping):
+        raise UnsafeFile(f"results must name their options; got {held!r:.40}. Run the same command again.")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in held.items()}
+
+
+def train_command(told: Mapping[str, Any], **options: Any) -> str:
+    """Return the command that trains a head as in a run: that of ``run.json``, or the one to take of ``compare.json``."""
+    taken = recommended(told["heads"])["head"] if told.get("heads") else told["head"]
+    kept = {**keep_options(options_of(told), TrainHeadOptions), **options}
+    if "settings" in kept:  # settings of other heads would be refused
+        kept["settings"] = {name: tried for name, tried in kept["settings"].items() if name in find_head(taken).grid}
+    return command("train-head", store=told["store"], head=taken, **kept)
+
+
+def compare_command(told: Mapping[str, Any], **options: Any) -> str:
+    """Return the command that compares the same heads as a comparison did, with other options."""
+    asked = options_of(told)
+    heads = {"heads": asked["heads"]} if "heads" in asked else {}
+    return command("compare", store=told["store"], **heads, **{**keep_options(asked, CompareOptions), **options})
 
 
 def compare_with_best(

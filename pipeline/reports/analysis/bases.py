@@ -11,7 +11,7 @@ from features.safefiles.json_files import read_json
 
 from ...evaluation.metrics import Metric
 from ...runs.checksums import check_sums
-from ...training.studies.base_comparison import BASES, choose_base
+from ...training.studies.base_comparison import BASES, choose_base, compare_next
 from .. import figures
 from ..run_results import metric_of
 
@@ -49,6 +49,7 @@ def gather_bases(folder: Path) -> dict[str, Any]:
                 {key: str(each[key]) for key in ("base", "head", "why")} for each in told.get("not_fitted", [])
             ],
             **dict(zip(("take", "why"), choose_base(rows, metric), strict=True)),
+            "command": compare_next(told),
             "tested": sum(told["rows"].get("test", {}).values()),
         }
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:

@@ -55,6 +55,8 @@ class TrainedHead(FittedHead):
         Split → class → number of images.
     reading, provenance : dict
         How the head's input is made from features, and how the features were made.
+    asked : dict
+        The options that were given, which the next commands repeat.
     """
 
     val: dict[str, float | None]
@@ -78,6 +80,7 @@ class TrainedHead(FittedHead):
     rows: dict[str, dict[str, int]]
     reading: dict[str, Any]
     provenance: dict[str, Any]
+    asked: dict[str, Any]
     head_file: str
     out: str
 

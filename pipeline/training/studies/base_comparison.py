@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -37,6 +37,7 @@ from ..request import Request
 from ..splitting import draw_splits, with_groups
 from ..summary import (
     best_first,
+    compare_command,
     compare_with_best,
     names_of_tests,
     standing,
@@ -45,6 +46,7 @@ from ..summary import (
     told_behind,
     told_cost,
     told_loss,
+    told_options,
 )
 from .base_cost import cost_of, measure_cost
 
@@ -74,6 +76,8 @@ class BaseComparison:
         The base to take; see `choose_base`.
     not_fitted : list of dict
         Each ``base`` and ``head`` without a row in the table, and ``why``.
+    asked : dict
+        The options that were given, which the next command repeats.
     out : str
         The folder with the results.
     """
@@ -86,7 +90,13 @@ class BaseComparison:
     test: str
     take: str
     not_fitted: list[dict[str, str]]
+    asked: dict[str, Any]
     out: str
+
+    @property
+    def next_command(self) -> str | None:
+        """The command that compares heads on the base to take; None if that is several bases together."""
+        return compare_next(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict."""
@@ -161,6 +171,7 @@ def compare_bases(
         test=names_of_tests(table),
         take=choose_base(table, metric)[0],
         not_fitted=not_fitted,
+        asked=told_options(options),
         out=str(folder.path),
     )
     with folder.written() as unfinished:
@@ -312,6 +323,13 @@ def _vote(rows: Rows, split: np.ndarray, asked: Request, of_bases: Sequence[Resu
         history=None,
         **evaluate_test(rows, split == SPLITS["test"], mean, asked.group),
     )
+
+
+def compare_next(told: Mapping[str, Any]) -> str | None:
+    """Return the command that compares heads on the base to take of ``bases.json``; None if that is several bases together."""
+    if told["take"] not in told["stores"]:
+        return None
+    return compare_command({**told, "store": told["stores"][told["take"]]})
 
 
 def choose_base(table: Sequence[dict[str, Any]], metric: Metric) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """The commands, as a user types them."""
 
 import csv
+import html
 import json
 import logging
 import re
@@ -11,7 +12,7 @@ import typing
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, draw_tree
 
 import features
 import pipeline
@@ -333,6 +334,69 @@ def test_the_next_command_keeps_what_it_takes_too(tree, here, capsys):
     best = after.pop("head")
     kept["settings"] = {"C": (1, 10)} if best == "logistic" else {"n_neighbors": (3,)}
     assert after == {"command": "train-head", **kept, "layer": ("last",)}
+
+
+def commands_on(page):
+    """Return the commands that a page tells to type first, and all that it names."""
+    text = page.read_text(encoding="utf-8")
+    (first,) = re.findall(r"<pre><code>(.*?)</code></pre>", text, re.S)
+    return [html.unescape(line) for line in first.splitlines()], html.unescape(text)
+
+
+def test_the_page_carries_the_commands_that_the_terminal_tells(tiny_store, here, capsys):
+    asked = [
+        "--heads",
+        "logistic,knn",
+        "--metric",
+        "roc_auc",
+        "--set",
+        "C=1,10",
+        "--set",
+        "n_neighbors=1,3",
+        "--seed",
+        "3",
+    ]
+    assert main(["compare", str(tiny_store), *asked, "--out", "my runs/c"]) == 0
+    line = next(each for each in capsys.readouterr().err.splitlines() if each.startswith("next  "))
+    train = line.removeprefix("next").strip()
+    assert main(["report", "my runs/c"]) == 0
+    (first, then), page = commands_on(here / "my runs/c/report.html")
+    assert first == train and "--metric roc_auc" in train and "--seed 3" in train
+    assert f"{train} --corrections corrections.csv</code>" in page
+    few = "--heads logistic,knn --seed 3 --metric roc_auc --set C=1,10 --set n_neighbors=1,3 --repeats 5</code>"
+    assert f"cached-features compare --store {tiny_store} {few}" in page
+    capsys.readouterr()
+    assert main(shlex.split(first)[1:]) == 0  # what is told can be typed
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == f"next     {then}"
+    run = shlex.split(then)[3]
+    assert main(["report", run]) == 0
+    (again,), page = commands_on(here / run / "report.html")
+    assert again == then and f"{train} --corrections corrections.csv</code>" in page
+
+
+def test_the_page_tells_how_to_split_a_store_whose_groups_are_broken(here, capsys):
+    draw_tree(here / "photos", {"x": 30}, splits=False)
+    asked = ["extract", "photos", "--backbone", "tiny", "--out", "s.h5", "--column", r"of=([0-9])\.png"]
+    assert main(asked) == 0
+    assert main(["compare", "s.h5", "--heads", "nearest-mean", "--repeats", "3", "--group", "of", "--out", "c"]) == 0
+    told = [line[9:] for line in capsys.readouterr().err.splitlines() if line[9:].startswith("cached-features")]
+    assert main(["report", "c"]) == 0
+    lines, _ = commands_on(here / "c/report.html")
+    assert lines[:2] == told[-3:-1] and "--group of" in lines[0] and "--column" in lines[0]
+    for line in lines[:2]:
+        assert main(shlex.split(line)[1:]) == 0
+
+
+def test_results_of_an_earlier_version_tell_the_commands_that_they_can(tiny_store, here):
+    pipeline.compare(tiny_store, "knn,majority", metric="log_loss", out="c")
+    told = json.loads((here / "c/compare.json").read_text())
+    del told["asked"]
+    (here / "c/compare.json").write_text(json.dumps(told))
+    (here / "c/SHA256SUMS").unlink()
+    assert main(["report", "c"]) == 0
+    (first, _), _ = commands_on(here / "c/report.html")
+    assert first == f"cached-features train-head --store {tiny_store} --head {told['take']} --metric log_loss"
 
 
 def test_layers_are_listed(capsys):

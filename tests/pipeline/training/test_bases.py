@@ -254,6 +254,12 @@ def test_the_page_of_bases_shows_accuracy_against_each_cost(rebuilt, tmp_path):
         assert f"<bdi>{row['base']}</bdi>" in page and f">{row['milliseconds']:.1f}</td>" in page
     assert page.count('<circle class="dot') == 4 * 4  # three charts and the bars of the table
     assert f"Take <bdi>{rebuilt.take}</bdi>" in page
+    assert (rebuilt.next_command is None) == (rebuilt.take in ("joined", "vote"))
+    taken = compare_bases(list(rebuilt.stores.values()), metric="log_loss", out=tmp_path / "c").to_json()
+    (tmp_path / "c/bases.json").write_text(json.dumps({**taken, "take": "maps.onnx"}))
+    (tmp_path / "c/SHA256SUMS").unlink()
+    page = report(tmp_path / "c").path.read_text()
+    assert f"pipeline.compare(store=&#39;{rebuilt.stores['maps.onnx']}&#39;, metric=&#39;log_loss&#39;)</code>" in page
     take, why = choose_base(rebuilt.table, ACCURACY)
     assert take == rebuilt.take and f"{why[0].upper()}{why[1:]}." in page
 

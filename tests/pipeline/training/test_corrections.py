@@ -139,7 +139,7 @@ def test_a_table_that_does_not_fit_is_refused(message, tmp_path):
     (tmp_path / "c.csv").write_text(LINES[message])
     with pytest.raises(RequestError, match=message):
         pipeline.train_head(store, "nearest-mean", corrections=tmp_path / "c.csv", out=tmp_path / "r")
-    with pytest.raises(RequestError, match="corrections must be a CSV file; got"):
+    with pytest.raises(RequestError, match="corrections must be a CSV file that is there; got"):
         Corrections.read(tmp_path / "none.csv")
 
 
