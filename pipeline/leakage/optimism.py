@@ -120,7 +120,9 @@ def compare_ways(
         drawn = np.concatenate([part[each.name][0] - part[each.name][1] for part in draws])
         drawn, difference, ends = drawn[np.isfinite(drawn)], values[0] - values[1], None
         if len(drawn) and units > 1:
-            (low, high), half = np.quantile(drawn, (tail, 1 - tail)), half_of(drawn, tail)
+            # The draws of a loss, which has no upper end, are lopsided: Student's t reaches too far to the other side.
+            half = half_of(drawn, tail) if math.isfinite(each.bounds[1]) else 0.0
+            low, high = np.quantile(drawn, (tail, 1 - tail))
             ends = [float(min(low, difference - half)), float(max(high, difference + half))]
         found[each.name] = {
             "random": values[0],
