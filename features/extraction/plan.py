@@ -79,6 +79,9 @@ class Plan:
             views=np.tile(np.arange(views, dtype=np.uint8), len(kept)),
             sha256=np.repeat(sha256, views, axis=0),
             columns={name: tuple(values[row] for row in chosen) for name, values in source.columns.items()},
+            learnt=np.array([source.paths[row] in source.learnt for row in chosen], np.uint8)
+            if source.learnt
+            else None,
         )
         return rows, sorted(skipped)
 

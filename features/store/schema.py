@@ -65,6 +65,8 @@ class Rows:
         SHA-256 of the image file's bytes.
     columns : mapping of str to tuple of str
         Further columns of the source, such as the patient: name → one text per row.
+    learnt : ndarray of shape (n_rows,), uint8, optional
+        1 where an image stays in train when splits are drawn, unless a copy or its group is elsewhere; None if none does.
     """
 
     class_names: tuple[str, ...]
@@ -75,6 +77,7 @@ class Rows:
     views: np.ndarray = field(metadata=_stored("view", np.uint8))
     sha256: np.ndarray = field(metadata=_stored("sha256", np.uint8))
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    learnt: np.ndarray | None = field(default=None, metadata=_stored("learnt", np.uint8))
 
     def __len__(self) -> int:
         return len(self.paths)

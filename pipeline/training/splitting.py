@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -177,7 +178,7 @@ def units_among(rows: Rows, images: np.ndarray, group: str | None) -> np.ndarray
 def draw_splits(rows: Rows, repeats: int, seed: int, group: str | None = None) -> list[np.ndarray]:
     """Return the store's own split for one repeat, else `repeats` random stratified splits of the same sizes.
 
-    Copies of an image, and images of a group, are always in the same split.
+    Copies of an image, and images of a group, are always in the same split. Images of added files stay in train, as in the store's.
 
     Returns
     -------
@@ -198,18 +199,30 @@ def draw_splits(rows: Rows, repeats: int, seed: int, group: str | None = None) -
             f"Without them it goes on; for them: {option('repeats', MIN_REPEATS)}"
         )
     keys = side_keys(rows, group)
+    pool = _may_be_tested(rows, keys)
     if group is not None:
-        check_numbers(rows.labels, keys, rows.class_names, group, len(SPLITS), "splits")
+        pooled = [keys[row] for row in pool]
+        check_numbers(rows.labels[pool], pooled, rows.class_names, group, len(SPLITS), "splits")
     else:
         _warn_of_copies(rows, keys)
-    test = float(np.mean(rows.splits == SPLITS["test"]))
-    val = float(np.mean(rows.splits == SPLITS["val"])) / (1 - test)
+    if len(pool) < len(rows):
+        log.info(f"splits   {counted(len(rows) - len(pool), 'image')} of added files stay in train")
+    test = float(np.mean(rows.splits[pool] == SPLITS["test"]))
+    val = float(np.mean(rows.splits[pool] == SPLITS["val"])) / (1 - test)
     drawn = []
     for number in range(seed, seed + repeats):
-        splits = np.full(len(rows), SPLITS["train"], np.uint8)
-        splits[stratified_split(rows.strata, keys, test, number)] = SPLITS["test"]
-        rest = np.flatnonzero(splits == SPLITS["train"])
-        chosen = stratified_split(rows.strata[rest], [keys[row] for row in rest], val, number)
-        splits[rest[chosen]] = SPLITS["val"]
+        splits, rest = np.full(len(rows), SPLITS["train"], np.uint8), pool
+        for name, share in (("test", test), ("val", val)):
+            chosen = stratified_split(rows.strata[rest], [keys[row] for row in rest], share, number)
+            splits[rest[chosen]] = SPLITS[name]
+            rest = rest[~chosen]
         drawn.append(splits)
     return drawn
+
+
+def _may_be_tested(rows: Rows, keys: Sequence[str | bytes]) -> np.ndarray:
+    """Return the numbers of the images that may leave train: all but added ones, unless a copy or their group is of the others."""
+    if rows.learnt is None:
+        return np.arange(len(rows))
+    free = {key for key, learnt in zip(keys, rows.learnt, strict=True) if not learnt}
+    return np.flatnonzero([key in free for key in keys])

@@ -8,6 +8,7 @@ from features import FeatureStore, extract
 from features.errors import RequestError, on_command_line
 from features.extraction.request import extract_again
 from features.splits import SPLITS
+from pipeline.training.splitting import draw_splits
 
 
 def splits_of(path):
@@ -82,6 +83,12 @@ def test_added_images_alone_are_computed_and_the_store_says_what_was_added(tmp_p
     assert {after[key] for key in after.keys() - before} == {SPLITS["train"]}
     with FeatureStore("s.h5") as store:
         assert store.made.origin.added == tuple(added)
+        new = {key.tobytes() for key, learnt in zip(store.rows.sha256, store.rows.learnt, strict=True) if learnt}
+        assert new == after.keys() - before
+        drawn = np.array(draw_splits(store.rows.images(), 8, 0))
+        is_new = np.array([key.tobytes() in new for key in store.rows.sha256])
+        assert (drawn[:, is_new] == SPLITS["train"]).all()
+        assert (np.apply_along_axis(np.bincount, 1, drawn[:, ~is_new]) == np.bincount(store.rows.splits[~is_new])).all()
         with on_command_line("cached-features"):
             again = extract_again(store.made, store.path, group="x")
     assert "--data photos --add labels.csv --add 'labels (1).csv' --backbone vgg16" in again and "--seed 3" in again

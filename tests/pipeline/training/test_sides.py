@@ -9,6 +9,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
+from features.errors import RequestError
 from features.splits import SPLITS
 from pipeline.data.training_data import Features, Part
 from pipeline.heads.registry import find_head
@@ -143,3 +144,23 @@ def test_every_mask_that_a_head_asks_for_keeps_units_whole(head):
     out_of_fold(find_head(head).search(sample), result.settings, len(rows.class_names))
     seen = {len(rows): units, int(learn.sum()): units[learn]}
     assert len(masks) > 5 and all(are_whole(seen[len(mask)], mask) for mask in masks)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_added_images_stay_in_train_unless_their_group_or_a_copy_is_of_the_others(seed):
+    rows = source(seed)
+    learnt = (np.arange(len(rows)) % 3 == 0).astype(np.uint8)
+    units, added = units_of(rows), replace(rows, learnt=learnt)
+    free = np.isin(units, units[learnt == 0])
+    try:
+        drawn = draw_splits(added, 3, seed, "patient")
+    except RequestError as error:  # of the others, a class may have too few groups
+        assert "patient" in str(error)
+        return
+    for splits in drawn:
+        assert (splits[~free] == SPLITS["train"]).all() and are_whole(units, splits)
+        assert set(splits[free].tolist()) == set(SPLITS.values())
+    with_none = draw_splits(replace(rows, learnt=np.zeros(len(rows), np.uint8)), 3, seed, "patient")
+    assert all(
+        (one == other).all() for one, other in zip(with_none, draw_splits(rows, 3, seed, "patient"), strict=True)
+    )
