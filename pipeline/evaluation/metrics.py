@@ -53,8 +53,8 @@ class Metric:
     @property
     def words(self) -> str:
         """Its name in a sentence."""
-        short = ("roc", "auc", "mcc", "f1")
-        return " ".join(word.upper() if word in short else word for word in self.name.split("_"))
+        shown = {"roc": "ROC", "auc": "AUC", "mcc": "MCC", "f1": "F1", "cohen": "Cohen's"}
+        return " ".join(shown.get(word, word) for word in self.name.split("_"))
 
 
 def _accuracy(rows: WeightedRows) -> np.ndarray:
@@ -74,13 +74,13 @@ def _macro_f1(rows: WeightedRows) -> np.ndarray:
 
 
 def _roc_auc(rows: WeightedRows) -> np.ndarray:
-    """Return the area under the ROC curve: of the second of two classes, or the mean of one-vs-rest areas of more classes."""
+    """Return the area under the ROC curve, of either of two classes, or the mean of one-vs-rest areas of more classes."""
     areas, _ = rows.ranking
     return _mean_of_known(areas)
 
 
 def _average_precision(rows: WeightedRows) -> np.ndarray:
-    """Return the average precision, over classes as in `_roc_auc`."""
+    """Return the average precision of the rarer of two classes, or the mean of one-vs-rest ones of more classes."""
     _, precisions = rows.ranking
     return _mean_of_known(precisions)
 
@@ -136,7 +136,7 @@ METRICS = (
     Metric("balanced_accuracy", _balanced_accuracy, "balanced", "mean recall of the classes", in_table=False),
     Metric("macro_f1", _macro_f1, "macro F1", "mean F1 of the classes"),
     Metric("roc_auc", _roc_auc, "ROC AUC", "area under the ROC curve", ranks=True),
-    Metric("average_precision", _average_precision, "avg. pr.", "average precision", in_table=False, ranks=True),
+    Metric("average_precision", _average_precision, "avg. pr.", "average precision of the rarer class, or mean over more", in_table=False, ranks=True),
     Metric("mcc", _mcc, "MCC", "Matthews' correlation of true and predicted classes", in_table=False, bounds=(-1.0, 1.0)),
     Metric(
         "cohen_kappa", _cohen_kappa, "kappa", "agreement of true and predicted classes beyond chance",

@@ -70,10 +70,17 @@ class WeightedRows:
     def ranking(self) -> tuple[np.ndarray, np.ndarray]:
         """Area under the ROC curve and average precision of each class against the rest, (n_draws, n_ranked) each.
 
-        With two classes, only the second is ranked; with more, all that are present. nan if one side is empty.
+        With two classes, only the rarer of `y` is ranked (of equally many rows, the second); with more, all that are present. nan if
+        one side is empty.
         """
-        labels = [1] if self.probabilities.shape[1] == 2 else self.present
-        ranked = [_rank(self.y == label, self.probabilities[:, label], self.weights) for label in labels]
+        if self.probabilities.shape[1] == 2:
+            rarer = int(2 * np.sum(self.y) <= len(self.y))
+            sides = [
+                (self.y == rarer, self.probabilities[:, 1] * (1 if rarer else -1))
+            ]  # one order, whichever is rarer
+        else:
+            sides = [(self.y == label, self.probabilities[:, label]) for label in self.present]
+        ranked = [_rank(positive, scores, self.weights) for positive, scores in sides]
         areas, precisions = (np.stack(each, axis=1) for each in zip(*ranked, strict=True))
         return areas, precisions
 

@@ -109,6 +109,17 @@ def test_repeats_that_differ_by_rounding_alone_are_no_proof():
     assert low < 0 < high and differ(one, one, 400).p_value == 1
 
 
+def test_average_precision_is_of_the_rarer_of_two_classes_wherever_its_name_stands():
+    """That of the common one is near 1 whatever a head does; the area under the ROC curve is of both."""
+    random = np.random.default_rng(0)
+    rare = random.random(500) < 0.05
+    p = 1 / (1 + np.exp(-random.normal(rare * 2 - 4, 1)))
+    for name, y, chances in (("last", rare, [1 - p, p]), ("first", ~rare, [p, 1 - p])):
+        found = evaluate(y.astype(int), np.column_stack(chances))
+        assert found["average_precision"] == pytest.approx(metrics.average_precision_score(rare, p)), name
+        assert found["roc_auc"] == pytest.approx(metrics.roc_auc_score(rare, p)), name
+
+
 def test_average_precision_and_calibration_by_hand():
     y = np.array([0, 1, 0, 1])
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.35, 0.65], [0.2, 0.8]])
@@ -215,7 +226,7 @@ ELSEWHERE = {
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_metrics_under_weights_are_scikit_learns_of_the_rows_as_often(n_classes, metric):
     random = np.random.default_rng(0)
-    y = random.integers(0, n_classes, 80)
+    y = random.permutation(np.repeat(np.arange(n_classes), [60, 20] if n_classes == 2 else 20))
     probabilities = random.dirichlet(np.ones(n_classes), 80).round(1) + 1e-3  # with ties
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     probabilities[0] = np.eye(n_classes)[1 - y[0]]  # sure, and wrong
