@@ -137,6 +137,11 @@ def command(name: str, *arguments: str, **options: Any) -> str:
     return f"{stage}.{name.replace('-', '_')}({', '.join([*map(repr, arguments), *given])})"
 
 
+def shell(*words: str | Path) -> str:
+    """Return a command of the system, ``ls 'my photos'``, quoted for its shell."""
+    return shlex.join(map(str, words))
+
+
 def in_result(name: str) -> str:
     """Return where a field of a function's result is found: ``left_out of the result``, or ``--json`` on the command line."""
     return f"{name} of the result" if _program is None else "--json"
@@ -197,7 +202,7 @@ def find_near(path: str | Path, remedy: str | None = None) -> str:
             meant = missing.with_name(near) / path.relative_to(missing)
             if meant.exists():
                 return f"Did you mean {meant}?"
-    return remedy or f"Check: ls {shlex.quote(str(missing.parent))}"
+    return remedy or f"Check: {shell('ls', missing.parent)}"
 
 
 def batch_too_large(device: str, count: int, side: int) -> EngineError:

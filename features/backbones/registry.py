@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RequestError, called, must_be_one_of, option
+from ..errors import RequestError, called, must_be_one_of, option, shell
 from .custom_model import input_side
 from .normalisation import PRESETS, Normalisation
 from .onnx.description import describe_file
@@ -140,10 +141,11 @@ def find_backbone(name: str) -> Backbone:
     if name in BACKBONES:
         return BACKBONES[name]
     if name.endswith((".h5", ".hdf5")) and Path(name).is_file():
-        new = str(Path(name).with_suffix(".keras"))
+        old, new = (json.dumps(each, ensure_ascii=False) for each in (name, str(Path(name).with_suffix(".keras"))))
+        code = f"import keras; keras.saving.load_model({old}, compile=False).save({new})"
         raise RequestError(
             f"{called('backbone')} must be a file of Keras' own format, .keras; got {name}. Convert it, if it is your own: "
-            f"python -c 'import keras; keras.saving.load_model({name!r}, compile=False).save({new!r})'"
+            f"{shell('python', '-c', code)}"
         )
     if name.endswith(".keras"):
         return Backbone("", name, LAST_MAP, input_side(Path(name)), smallest=1, prepared=True, own=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import RequestError, SourceError, called, command, counted, in_result, listed, option
+from ..errors import RequestError, SourceError, called, command, counted, in_result, listed, option, shell
 from ..splits import SPLIT_NAMES, Row
 from .file_names import unicode_name
 from .source import Source, make_source, tell_reasons
@@ -253,7 +253,7 @@ def _check_folders(root: Path, layout: _Layout, left: Sequence[tuple[str, str]])
 def _no_images(root: Path, left: Sequence[tuple[str, str]], rejected: Sequence[tuple[str, str]]) -> SourceError:
     """Return the error for a folder without an image in a class folder, with all that is there instead."""
     told = "".join(f"; {reason}" for reason in tell_reasons(left))
-    remedy = f"Check: ls -R {root}"
+    remedy = f"Check: {shell('ls', '-R', root)}"
     if rejected:
         told += f"; {len(rejected)} links lead out of the folder"
         remedy = f"To follow them: {option('follow_links', True)}"

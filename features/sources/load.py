@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import RequestError, SourceError, called, counted, find_near, listed, option
+from ..errors import RequestError, SourceError, called, counted, find_near, listed, option, shell
 from ..splits import (
     SPLITS,
     check_numbers,
@@ -125,7 +125,9 @@ def _read(
         return read_folder(path, folder, allow_missing_classes)
     endings = " or ".join(LISTS)
     wrong = (
-        f"is not a {endings} file. Check the path: ls {data}" if path.exists() else f"does not exist. {find_near(path)}"
+        f"is not a {endings} file. Check the path: {shell('ls', data)}"
+        if path.exists()
+        else f"does not exist. {find_near(path)}"
     )
     raise SourceError(
         f"{called('data')} must be a folder, a {endings} file or one of {', '.join(sorted(NAMED_SETS))}; got {data!r}, which {wrong}"

@@ -13,7 +13,7 @@ from unicodedata import normalize
 
 import numpy as np
 
-from ..errors import SourceError
+from ..errors import SourceError, shell
 from ..splits import SPLITS, Row, count_rows
 from .file_names import named_file
 
@@ -113,7 +113,7 @@ def make_source(
         If there are no rows, or all have one class.
     """
     if not rows:
-        raise SourceError(f"{root} holds no images. Check: ls -R {root}")
+        raise SourceError(f"{root} holds no images. Check: {shell('ls', '-R', root)}")
     rows = sorted(rows, key=lambda row: row[0].encode())
     names = tuple(sorted({name for _, name, _ in rows}))
     if len(names) < 2:

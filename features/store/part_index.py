@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import CachedFeaturesError, StoreError
+from ..errors import CachedFeaturesError, StoreError, shell
 from ..safefiles.hdf5 import DAMAGE, check_own_values
 from ..safefiles.regular_files import check_regular, is_out_of_reach
 from .chunks import LayerReader, RowReader, stretches
@@ -68,7 +68,7 @@ def fault(path: Path, error: Exception, damage: str) -> StoreError:
 
 def _remedy(path: Path) -> str:
     """Return the remedy for a damaged file: a part can be computed again, but a store holds everything."""
-    return f"Delete it and run the same command: rm {path}" if path.name.startswith("part-") else REMEDY
+    return f"Delete it and run the same command: {shell('rm', path)}" if path.name.startswith("part-") else REMEDY
 
 
 class PartFiles:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import StoreError, UnsafeFile
+from ..errors import StoreError, UnsafeFile, shell
 from ..runtime.atomic import flock, make_folder
 from ..runtime.log import log
 from ..safefiles.json_files import read_json
@@ -92,7 +92,7 @@ def _take_without_system(told: Path) -> None:
         with open(told, "x", encoding="utf-8") as file:
             json.dump(_self(), file)
     except FileExistsError:
-        raise _held(told, f"this file system has no locks; if that process is dead: rm {told}") from None
+        raise _held(told, f"this file system has no locks; if that process is dead: {shell('rm', told)}") from None
 
 
 def _remove_left(told: Path) -> None:
@@ -104,7 +104,7 @@ def _remove_left(told: Path) -> None:
     try:
         os.close(os.open(claim, os.O_CREAT | os.O_EXCL, 0o644))
     except FileExistsError:
-        raise _held(told, f"another process is taking over; if none is: rm {claim} {told}") from None
+        raise _held(told, f"another process is taking over; if none is: {shell('rm', claim, told)}") from None
     try:
         if _is_left(told):
             told.unlink(missing_ok=True)

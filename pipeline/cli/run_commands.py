@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import json
 import os
 import shlex
 import threading
@@ -12,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from features.errors import RequestError, command, counted, find_near, listed
+from features.errors import RequestError, command, counted, find_near, listed, shell
 from features.runtime.log import log
 
 from ..options import ExportOptions, keep_options
@@ -161,8 +162,8 @@ def _export(**options: Any) -> Answer:
         "onnx": "import onnxruntime; onnxruntime.InferenceSession",
         "savedmodel": "import tensorflow; tensorflow.saved_model.load",
     }
-    following = f"next     python -c \"{load[exported.format]}('{exported.path}')\""
-    return Answer(exported.to_json(), str(exported.path), (following,))
+    code = f"{load[exported.format]}({json.dumps(str(exported.path), ensure_ascii=False)})"  # as Python writes it, too
+    return Answer(exported.to_json(), str(exported.path), (f"next     {shell('python', '-c', code)}",))
 
 
 def _serve(**options: Any) -> Answer:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from features.errors import RequestError, SourceError, command, counted
+from features.errors import RequestError, SourceError, command, counted, shell
 from features.images.formats import why_no_image
 from features.safefiles.csv_cells import path_cell, text_cell
 from features.sources.file_names import unicode_name
@@ -194,8 +194,9 @@ def _files(name: str) -> Iterable[Path]:
     else:
         below = [path]
     if not below:
+        look = f"ls {name}" if glob.has_magic(name) and not path.exists() else shell("ls", name)
         raise RequestError(
-            f"images must be files, or folders or patterns that contain images; there is none in {name}. Check: ls {name}"
+            f"images must be files, or folders or patterns that contain images; there is none in {name}. Check: {look}"
         )
     return below
 

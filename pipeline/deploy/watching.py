@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from features.errors import RequestError, called
+from features.errors import RequestError, called, shell
 
 from .prediction import images_below
 
@@ -37,7 +37,9 @@ def watch_folder(folder: str | Path, stop: threading.Event, seconds: float = _SE
     """
     watched = Path(folder)
     if not watched.is_dir():
-        raise RequestError(f"{called('watch')} must be a folder; got {folder}. Create it: mkdir -p {folder}")
+        raise RequestError(
+            f"{called('watch')} must be a folder; got {folder}. Create it: {shell('mkdir', '-p', folder)}"
+        )
     return _appearing(watched, stop, seconds, _look(watched))
 
 

@@ -1,14 +1,20 @@
 """Errors: one base class, and remedies in the words of whoever asked."""
 
+import ast
 import inspect
+import re
+import shlex
+import threading
 
 import pytest
 
 import features
-from features import errors
+from features import errors, extract
 from features.backbones.registry import find_backbone
 from features.errors import called, command, find_near, on_command_line, option
 from features.sources.path_columns import compile_patterns
+from pipeline.deploy.prediction import find_images
+from pipeline.deploy.watching import watch_folder
 
 
 def test_all_errors_are_public_and_derive_from_one():
@@ -44,6 +50,26 @@ def test_a_path_that_is_not_there_is_told_the_nearest_that_is(tmp_path, monkeypa
     assert find_near("photos/birds", "Make one.") == "Make one."
     assert find_near("photos") == "Check: ls ."  # it is there, but of another kind
     assert find_near("/gone/for/good") == "Check: ls /"
+
+
+def remedy_of(refuse):
+    """Return the words of the shell's command at the end of an error's message."""
+    with pytest.raises(errors.RequestError) as raised:
+        refuse()
+    return shlex.split(re.split("Check: |Create it: |your own: ", str(raised.value))[1])
+
+
+def test_commands_of_the_system_are_quoted_for_its_shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    odd = 'it\'s "my" $HOME;x'
+    (tmp_path / odd).mkdir()
+    assert remedy_of(lambda: extract(odd)) == ["ls", "-R", odd]
+    assert remedy_of(lambda: find_images([odd])) == ["ls", odd]
+    assert remedy_of(lambda: next(watch_folder(f"{odd}/in", threading.Event()))) == ["mkdir", "-p", f"{odd}/in"]
+    (tmp_path / f"{odd}.h5").touch()
+    python, flag, code = remedy_of(lambda: find_backbone(f"{odd}.h5"))
+    (load,) = (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and node.keywords)
+    assert (python, flag) == ("python", "-c") and ast.literal_eval(load.args[0]) == f"{odd}.h5"
 
 
 @pytest.mark.parametrize(

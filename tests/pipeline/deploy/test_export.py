@@ -1,8 +1,11 @@
 """An exported model gives what the run gives, by Keras alone and by ONNX Runtime alone."""
 
+import ast
 import hashlib
 import importlib.util
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -134,6 +137,8 @@ def test_every_form_gives_what_the_run_gives_on_all_rows(trained, tmp_path, name
     if name.endswith(".onnx"):
         pytest.importorskip("tf2onnx", reason="the extra export is not installed")
         onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    tmp_path = tmp_path / 'it\'s "my"'  # its name is in the command that is told, in Python's and in the shell's quotes
+    tmp_path.mkdir()
     assert (
         main(["export", "--run", str(trained / "rbf-svm"), "--out", str(tmp_path / name), "--rows", "0", "--json"]) == 0
     )
@@ -158,6 +163,10 @@ def test_every_form_gives_what_the_run_gives_on_all_rows(trained, tmp_path, name
     assert main(["export", str(trained / "rbf-svm"), str(tmp_path / name)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main(["export", "--run", str(trained / "rbf-svm"), "--out", str(tmp_path / name), "--overwrite"]) == 0
+    (told,) = re.findall("(?m)^next +(.*)", capsys.readouterr().err)
+    python, flag, code = shlex.split(told)
+    loaded = ast.literal_eval(ast.parse(code).body[-1].value.args[0])
+    assert (python, flag, loaded) == ("python", "-c", str(tmp_path / name))
 
 
 def test_a_run_on_rough_features_is_compared_as_roughly(tree, tmp_path, capsys, monkeypatch):
