@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import RequestError, SourceError, called, counted, find_near, listed, option, shell
+from ..errors import RequestError, SourceError, called, counted, find_near, listed, option
 from ..splits import (
     SPLITS,
     check_numbers,
@@ -29,7 +29,8 @@ from .path_columns import add_columns, compile_patterns
 from .source import Source
 
 NAMED_SETS: dict[str, Callable[[], Source]] = {"elpv": read_elpv, "cifar10": read_cifar10}
-LISTS: dict[str, Callable[[Path, ListOptions], Source]] = {".csv": read_csv}  # by file extension
+LISTS: dict[str, Callable[[Path, ListOptions], Source]] = {".csv": read_csv, ".tsv": read_csv}  # by file extension
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _FRACTIONS = {
     "test": 0.25,  # of all rows, if the source has no test split
     "val": 0.20,  # of the remaining training rows, if the source has no val split
@@ -124,14 +125,17 @@ def _read(
     if is_folder:
         return read_folder(path, folder, allow_missing_classes)
     endings = " or ".join(LISTS)
-    wrong = (
-        f"is not a {endings} file. Check the path: {shell('ls', data)}"
-        if path.exists()
-        else f"does not exist. {find_near(path)}"
-    )
+    wrong = f"is another file. {_other_file(path)}" if path.exists() else f"does not exist. {find_near(path)}"
     raise SourceError(
         f"{called('data')} must be a folder, a {endings} file or one of {', '.join(sorted(NAMED_SETS))}; got {data!r}, which {wrong}"
     )
+
+
+def _other_file(path: Path) -> str:
+    """Return the remedy for a file that is no source."""
+    if path.suffix.lower() in _ARCHIVES:
+        return "Unpack it, and name the folder."
+    return "Of a table, save it as CSV in UTF-8, with the columns path,label[,split]."
 
 
 def _fill_splits(source: Source, seed: int, group: str | None = None, allow_missing_classes: bool = False) -> Source:

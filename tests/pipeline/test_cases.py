@@ -45,7 +45,7 @@ def test_a_store_keeps_what_it_was_made_with(icons, tmp_path, stand_in, said):
     with FeatureStore(tmp_path / "s.h5") as store:
         assert (store.made.spec.colour, store.made.spec.background) == ("ignored", "none")
     status = main(["extract", str(icons), "--out", str(tmp_path / "s.h5"), "--background", "black"])
-    assert status == 1  # other settings are never mixed
+    assert status == 2  # other settings are never mixed
 
 
 def test_a_profile_decides_the_features(tmp_path, stand_in):

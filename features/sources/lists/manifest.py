@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -121,6 +121,8 @@ def read_lines(
     _check_labels(path, lines, class_names)
     _check_splits(path, lines)
     words = sorted({line.split for line in lines if line.split})
+    if "split" not in places:
+        notes += _warn_of_splits(lines)
     notes += [f"the split {word} is read as {SPLIT_NAMES[word.lower()]}" for word in words if word not in SPLITS]
     files = ListedFiles(path.parent, options.path_pattern)
     lines = _find_files(path, lines, files)
@@ -152,18 +154,48 @@ def _find_columns(path: Path, table: Table, options: ListOptions) -> dict[str, i
 
 
 def _name_missing(path: Path, table: Table, missing: Sequence[str], places: dict[str, int]) -> str:
-    """Return the remedy for missing columns: options that name other columns instead, in the file's order."""
-    free = [place for place, name in enumerate(table.headers) if name and place not in places.values()]
+    """Return the remedy for missing columns: options that name those which look like them, if there are some."""
     files = ListedFiles(path.parent)
-    if len(free) < len(missing) or any(files.find(name) for name in table.headers if name):
+    if not places and (len(table.headers) < 2 or any(files.find(name) for name in table.headers if name)):
         return "Put a first line with these names above the others."
-    named = [option(f"{role}_column", table.headers[place]) for role, place in zip(missing, free, strict=False)]
-    pattern = None
-    if missing[0] == "path" and table.lines:
-        pattern = files.guess_pattern(table.lines[0][1][free[0]])
+    free = [place for place, name in enumerate(table.headers) if name and place not in places.values()]
+    texts = {place: [line[place].strip() for _, line in table.lines] for place in free}
+    named, pattern = {}, None
+    if "path" in missing:
+        named["path"], pattern = _find_paths(texts, files)
+    if "label" in missing:
+        left = {place: each for place, each in texts.items() if place != named.get("path")}
+        classes = _one_hot(left)
+        if classes:
+            names = ", ".join(table.headers[place] for place in classes)
+            return (
+                f"The columns {names} mark one class each: put the name of each image's class into one column, label."
+            )
+        several = (place for place, each in left.items() if 1 < len(set(each)) < len(each))
+        named["label"] = next(several, next(iter(left), None))
+    found = [option(f"{role}_column", table.headers[place]) for role, place in named.items() if place is not None]
+    if len(found) < len(missing):
+        return f"Add what is missing as {'columns' if len(missing) > 1 else 'a column'}: {' and '.join(missing)}."
     if pattern:
-        named.append(option("path_pattern", pattern))
-    return f"Correct them, or say which they are, such as: {' '.join(named)}"
+        found.append(option("path_pattern", pattern))
+    return f"Correct them, or say which they are, such as: {' '.join(found)}"
+
+
+def _find_paths(texts: Mapping[int, Sequence[str]], files: ListedFiles) -> tuple[int | None, str | None]:
+    """Return the index of the column whose first text names a file, or a part of one's path, with the pattern that it then needs."""
+    firsts = {place: each[0] for place, each in texts.items() if each and each[0]}
+    for place, first in firsts.items():
+        if files.find(first):
+            return place, None
+    guessed = ((place, files.guess_pattern(first)) for place, first in firsts.items())
+    return next((each for each in guessed if each[1]), (next(iter(texts), None), None))
+
+
+def _one_hot(texts: Mapping[int, Sequence[str]]) -> list[int]:
+    """Return the columns of zeros and ones if there are several and one of them is 1 in each line; else none."""
+    marks = {place: each for place, each in texts.items() if each and set(each) <= {"0", "1", "0.0", "1.0"}}
+    lines = zip(*marks.values(), strict=True)
+    return list(marks) if len(marks) > 1 and all(sum(map(float, line)) == 1 for line in lines) else []
 
 
 def _name_further(path: Path, headers: Sequence[str], taken: set[int]) -> tuple[dict[int, str], list[str]]:
@@ -225,6 +257,16 @@ def _check_splits(path: Path, lines: Sequence[Line]) -> None:
             )
     if len({line.split == "" for line in lines}) == 2:
         raise SourceError(f"{path} must give a split on every line or on none. Fill in the column split.")
+
+
+def _warn_of_splits(lines: Sequence[Line]) -> list[str]:
+    """Return a note for each further column that holds names of splits, and which nobody has called the column of splits."""
+    return [
+        f"the column {name} holds splits, but is not taken for them. If these are the splits: {option('split_column', name)}"
+        for name in lines[0].further
+        if len({line.further[name] for line in lines}) > 1
+        and {line.further[name].lower() for line in lines} <= SPLIT_NAMES.keys()
+    ]
 
 
 def _find_files(path: Path, lines: Sequence[Line], files: ListedFiles) -> list[Line]:

@@ -86,7 +86,9 @@ def test_a_path_as_it_stands_comes_before_any_other_reading(tmp_path):
 def test_other_headers_are_named_by_options_and_the_error_gives_the_line(folder):
     rows = [(label, path.split("/")[1], f"{label}/{path.split('/')[1][:-4]}") for path, label in ROWS]
     text = table("Class,Number,id", rows=rows)
-    with pytest.raises(SourceError, match=r"path and label missing from Class, Number, id.*path_column='Class'"):
+    with pytest.raises(
+        SourceError, match=r"path and label missing from Class, Number, id.*path_column='id' label_column='Class'$"
+    ):
         read(folder, text)
     with pytest.raises(RequestError, match=r"path_column must be one of Class, Number, id, .*; got 'File'"):
         read(folder, text, path_column="File")
@@ -97,6 +99,53 @@ def test_other_headers_are_named_by_options_and_the_error_gives_the_line(folder)
         read(folder, text, path_column="id", label_column="Class", path_pattern="train/")
     with pytest.raises(RequestError, match="label_column must go with a CSV file"):
         load_source(str(folder), options=ListOptions(label_column="Class"))
+
+
+@pytest.mark.parametrize(
+    ("header", "further", "message"),
+    [
+        ("path", [], "Add what is missing as a column: label."),
+        (
+            "path,rings,stripes",
+            [("1", "0"), ("0", "1")],
+            "The columns rings, stripes mark one class each: put the name of each",
+        ),
+        ("file,number,kind", [("1", "a"), ("2", "b")], "--path-column file --label-column kind"),
+        ("id,file,kind", [("x", "a"), ("y", "b")], "--path-column file --label-column kind"),
+    ],
+)
+def test_missing_columns_are_looked_for_among_those_that_are_there(folder, header, further, message):
+    names = header.split(",")
+    at = next(place for place, name in enumerate(names) if name in ("path", "file"))
+    lines = []
+    for number, (path, label) in enumerate(ROWS):
+        texts = list(further[label == "stripes"]) if further else []
+        texts = [f"{each}{number}" if each in ("1", "2", "x", "y") and "kind" in names else each for each in texts]
+        lines.append((*texts[:at], path, *texts[at:]))
+    with on_command_line("program"), pytest.raises(SourceError, match=re.escape(message)):
+        read(folder, table(header, rows=lines))
+
+
+def test_a_column_that_holds_splits_under_another_name_is_told(folder):
+    rows = [(*row, ("train", "Val", "test")[number % 3]) for number, row in enumerate(ROWS)]
+    with on_command_line("program"):
+        source = read(folder, table("path,label,subset", rows=rows))
+    told = "the column subset holds splits, but is not taken for them. If these are the splits: --split-column subset"
+    assert told in source.notes
+    assert read(folder, table("path,label,subset", rows=rows), split_column="subset").drawn == ()
+    rows = [(*row, ("train", "wagon")[number % 2]) for number, row in enumerate(ROWS)]
+    assert not any(
+        "splits" in each for each in read(folder, table("path,label,subset", rows=rows)).notes if "no split" not in each
+    )
+
+
+def test_tables_of_tabs_have_an_ending_of_their_own_and_other_files_a_remedy(folder):
+    (folder / "m.tsv").write_text(table("path\tlabel", "\t"))
+    assert len(load_source(str(folder / "m.tsv"))) == len(ROWS)
+    for name, remedy in (("m.xlsx", "Of a table, save it as CSV"), ("m.zip", "Unpack it, and name the folder")):
+        (folder / name).touch()
+        with pytest.raises(SourceError, match=remedy):
+            load_source(str(folder / name))
 
 
 def test_a_first_line_that_is_no_header_is_not_taken_for_one(folder):

@@ -167,7 +167,7 @@ def test_one_class_and_missing_class(tmp_path):
 
 
 def test_nothing_there():
-    with pytest.raises(SourceError, match=r"folder, a \.csv file or one of cifar10, elpv; got 'elpw'"):
+    with pytest.raises(SourceError, match=r"folder, a \.csv or \.tsv file or one of cifar10, elpv; got 'elpw'"):
         load_source("elpw")
 
 
