@@ -26,6 +26,7 @@ from .images.fitting import check_fit
 from .images.image_spec import ImageSpec
 from .options import ExtractOptions, flags_of, typed
 from .pooling import POOLS, pool_maps
+from .runtime.child_process import refuse_forks
 from .runtime.machine import cores
 from .runtime.user_cache import cache_folder, recall, remember
 from .safefiles.regular_files import identify_file
@@ -231,6 +232,7 @@ class _InTurns:
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See `Engine`."""
+        refuse_forks("a base")
         with self._turn:
             return self._engine.run(images)
 
@@ -243,6 +245,7 @@ def _ready(options: FeatureOptions, contents: Sequence[Any]) -> tuple[Engine, Pr
 
 def _make_ready(options: FeatureOptions, contents: Sequence[Any]) -> tuple[Engine, Provenance]:
     """Return what `_ready` does; made unless another thread made it meanwhile."""
+    refuse_forks("a base")
     with _MAKING:
         held = _READY.get((options, _identity(options)))
         if held is None:

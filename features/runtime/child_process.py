@@ -1,4 +1,4 @@
-"""A call in a process of its own, which counts only if that process says that it is done."""
+"""A call in a process of its own, which counts only if that process says that it is done; and forks, which lack threads."""
 
 from __future__ import annotations
 
@@ -8,14 +8,31 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
+from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
+
+from ..errors import RequestError
 
 R = TypeVar("R")
 
 
 class ChildEnded(Exception):
     """The process ended without an answer; the message says how."""
+
+
+def refuse_forks(what: str) -> None:
+    """Raise RequestError in a fork of the process that used `what` first: it would wait for ever for threads that it lacks."""
+    if _first_user(what) != os.getpid():
+        raise RequestError(
+            f"{what} must be loaded by the process that uses it; this one was forked from one that used it before. "
+            "Start processes by multiprocessing.get_context('spawn'), or before anything is computed."
+        )
+
+
+@cache
+def _first_user(what: str) -> int:
+    return os.getpid()
 
 
 def call_in_child(function: Callable[..., R], *arguments: Any) -> R:

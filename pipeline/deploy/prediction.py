@@ -148,13 +148,14 @@ def find_images(images: Images) -> dict[str, Given]:
     RequestError
         If a folder holds no images, nothing matches a pattern, or something is not an image.
     """
-    alone = isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim in (2, 3))
+    alone = isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable)
+    alone = alone or (isinstance(images, np.ndarray) and images.ndim in (0, 2, 3))
     several = cast(Iterable[Any], [images] if alone else images)
     found: dict[str, Given] = {}
     for number, each in enumerate(several):
         name = f"images[{number}]"
-        if isinstance(each, str | Path):
-            found |= {str(file): file for line in _lines(str(each)) for file in _files(line)}
+        if isinstance(each, str | os.PathLike) and each != "":  # which would be the current folder
+            found |= {str(file): file for line in _lines(os.fsdecode(each)) for file in _files(line)}
         elif isinstance(each, Image.Image):
             found[name] = each
         elif isinstance(each, np.ndarray):
@@ -166,7 +167,8 @@ def find_images(images: Images) -> dict[str, Given]:
             found[name] = each
         else:
             raise RequestError(
-                f"{name} must be a path, a PIL.Image.Image or a uint8 array; got {type(each).__name__}. Convert it."
+                f"{name} must be a path, a PIL.Image.Image or a uint8 array; got {repr(each) if isinstance(each, str) else type(each).__name__}. "
+                "Convert it."
             )
     if not found:
         raise RequestError(f"images must be named; got none. For example: {command('predict', 'RUN', 'photos/')}")
@@ -187,9 +189,9 @@ def _lines(name: str) -> Iterable[str]:
 
 def _files(name: str) -> Iterable[Path]:
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 — False for a name that is too long, too
         below = sorted(images_below(path))
-    elif glob.has_magic(name) and not path.exists():
+    elif glob.has_magic(name) and not os.path.lexists(path):
         below = [Path(each) for each in sorted(glob.glob(name, recursive=True)) if not Path(each).is_dir()]
     else:
         below = [path]

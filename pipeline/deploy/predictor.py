@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ from features.images.decoding import decode, upright
 from features.images.image_spec import ImageSpec
 from features.images.views import make_view
 from features.options import takes, typed
+from features.runtime.child_process import refuse_forks
 from features.runtime.log import log
 from features.runtime.machine import cores
 from features.runtime.progress import Progress
@@ -59,7 +60,8 @@ class Predictor:
 
     It may be used by many threads at once. Images that they ask for while the base is busy are then computed together.
     Predictors whose stores have the same settings share one base. The base is loaded when an image first needs it, or by
-    `load`; `close`, or the end of a ``with`` block, frees it.
+    `load`; `close`, or the end of a ``with`` block, frees it. It can be pickled, for other processes, each of which loads its
+    own; a process that is forked after images were classified cannot classify any.
 
     Parameters
     ----------
@@ -101,6 +103,7 @@ class Predictor:
         joblib: bool = False,
         max_pixels: int = MAX_PIXELS,
     ):
+        self._given = typed("run", str | Path, run), weights, joblib, max_pixels
         self.trained = load_trained(run, typed("joblib", bool, joblib))
         self.class_names = self.trained.class_names
         self.image_spec = replace(self.trained.made.spec.image_spec, max_pixels=typed("max_pixels", int, max_pixels))
@@ -111,6 +114,10 @@ class Predictor:
         self._is_open = False
         self._store: FeatureStore | None = None
         self._rows: dict[bytes, int] = {}  # first row of each stored content
+
+    def __reduce__(self) -> tuple[type[Predictor], tuple[Any, ...]]:
+        """Pickle what the predictor was made of; it loads its run again."""
+        return Predictor, self._given
 
     def __enter__(self) -> Predictor:
         return self
@@ -130,6 +137,7 @@ class Predictor:
         self._loaded().run(np.zeros((1, side, side, 3), np.uint8))
 
     def _loaded(self) -> SharedEngine:
+        refuse_forks("a base")
         engine = self.engine
         if engine is None:
             engine = self.engine = share_engine(self.trained.made, self._weights)
@@ -176,6 +184,7 @@ class Predictor:
 
         They are not looked at as a whole: that is for a `Folder`, to which several calls can add.
         """
+        refuse_forks("a base")
         keys, contents = _contents(given, self.image_spec)
         found = self._stored(list(contents))
         log.log(level, f"images   {len(contents)}, of which {len(found)} are in {self.trained.store}")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import EngineError
+from ...runtime.child_process import refuse_forks
 from ...runtime.machine import cores
 from ..frozen_graph import Frozen
 from ..per_core import Lane, Lanes
@@ -39,6 +40,7 @@ class OpenVINOEngine:
 
     def __init__(self, frozen: Frozen, parts: Mapping[str, np.ndarray] | None = None, precision: str = "f32"):
         openvino, self._frozen, core = import_openvino(), frozen, _core()
+        refuse_forks("OpenVINO")  # a model of a fork may be given threads of its parent's that are free
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EngineError("this processor does not compute in bfloat16.")
         piece = piece_of(frozen)

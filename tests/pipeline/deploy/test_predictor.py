@@ -1,10 +1,13 @@
 """A predictor gives what `predict` gives, from files and from memory, to many threads, and frees its base."""
 
+import contextlib
 import csv
+import functools
 import gc
 import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -12,7 +15,7 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from PIL import Image
 from samples import provenance_of
 
 import pipeline
-from features import extract
+from features import ConvFeatures, extract
 from features.errors import RequestError, SourceError, StoreError, UnreadableImage
 from features.images.contents import hash_files
 from pipeline.cli.commands import main
@@ -152,12 +155,17 @@ def test_what_is_no_image_is_refused_or_told(run):
             (np.zeros((9, 9, 3), np.float32), r"images\[0\] must be uint8, .* got float32, \(9, 9, 3\)"),
             (np.zeros((9, 9, 4), np.uint8), r"got uint8, \(9, 9, 4\)"),
             (["new/0.png", 3], r"images\[1\] must be a path, a PIL.Image.Image or a uint8 array; got int"),
+            (None, r"images\[0\] must be a path, .* got NoneType"),
+            (np.array(3), r"images\[0\] must be uint8, .* got int64, \(\)"),
+            ("", r"images\[0\] must be a path, .* got ''"),
             ([], r"images must be named; got none\. For example: pipeline\.predict\('RUN', 'photos/'\)"),
         ):
             with pytest.raises(RequestError, match=message):
                 predictor.predict(images)
         with pytest.raises(SourceError, match=r"none of 1 is. The first is images\[0\]: broken: "):
             predictor.predict(broken)
+        found = predictor.predict([PurePath("new/0.png"), "x" * 5000])
+        assert len(found.predictions) == 1 and "File name too long" in found.skipped[-1]["reason"]
         found = predictor.predict(["new/0.png", broken, "gone.png"])
     assert [each["path"] for each in found.skipped] == ["images[1]", "gone.png"] and len(found.predictions) == 1
     with pytest.raises(RequestError, match=r"images must be a path or .*PIL.Image.Image.*; got 3"):
@@ -190,6 +198,52 @@ def test_many_threads_get_what_one_gets(run):
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(predictor.predict, images))
     np.testing.assert_allclose([next(iter(chances(each).values())) for each in found], expected, atol=1e-12)
+
+
+def in_a_fork(work):
+    """Return what a function returns, or the message of the error that it raises, in a fork of this process."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):  # the child must not go on with the tests
+            signal.alarm(20)
+            try:
+                told = work()
+            except RequestError as error:
+                told = str(error)
+            os.write(writing, told.encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with open(reading, encoding="utf-8") as answer:
+        return answer.read()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_cannot_use_a_base_of_its_parent_and_says_so(run, monkeypatch):
+    """It would wait for threads that it lacks, for ever. Whoever uses one first is as new: so this test forks once more."""
+    monkeypatch.setattr("features.runtime.child_process._first_user", functools.cache(lambda _: os.getpid()))
+    predictor, transformer = pipeline.Predictor(run), ConvFeatures("tiny", cache=None)
+
+    def predict():
+        return predictor.predict("new/0.png").predictions[0].class_name
+
+    def transform():
+        return str(transformer.transform(["new/0.png"]).shape)
+
+    assert [in_a_fork(predict), in_a_fork(transform)] == [predict(), transform()]
+    for work in (predict, transform, lambda: str(pipeline.predict(run, "new")), lambda: str(predictor.load())):
+        assert "this one was forked from one that used it before. Start processes by multiprocessing" in in_a_fork(work)
+
+
+def test_a_pickled_predictor_loads_its_run_again(run):
+    predictor = pipeline.Predictor(run, max_pixels=100 * 100)
+    expected = chances(predictor.predict("new"))
+    again = pickle.loads(pickle.dumps(predictor))
+    assert (
+        again.engine is None and again.image_spec == predictor.image_spec and chances(again.predict("new")) == expected
+    )
 
 
 def test_bases_are_shared_kept_for_the_next_call_and_freed(run, made):
