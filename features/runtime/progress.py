@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -51,6 +51,7 @@ class Progress(tqdm):
         self._lines, self._told = not (sys.stderr.isatty() or in_notebook), 0
         # The logger's own level, not an inherited one: until it is set, messages are hidden but bars are shown.
         hidden = total == 0 or log.level > logging.INFO
+        self._expected: float | None = None
         super().__init__(
             total=total, unit=f" {unit}", mininterval=_FIRST if self._lines else 0.2, disable=hidden,
             file=io.StringIO() if self._lines else sys.stderr,  # where tqdm ends the bar by a line of nothing
@@ -64,6 +65,16 @@ class Progress(tqdm):
             if self._lines:
                 self._told = self.n
                 print(f"{self.desc}{self.n}/{self.total}{self.unit}", file=sys.stderr, flush=True)
+
+    def expect(self, rate: float | None) -> None:
+        """Reckon with so many per second from now on, where those to come take longer or shorter; None: with the rate so far."""
+        self._expected = rate
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What the bar tells, by name."""
+        told: dict[str, Any] = super().format_dict
+        return told if self._expected is None else {**told, "rate": self._expected}
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Show the bar's state."""

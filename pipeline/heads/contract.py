@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,81 @@ if TYPE_CHECKING:
 
 DELAY = 10  # seconds after which a search, or a fit, shows its progress
 Settings = Mapping[str, tuple[Any, ...]]
+
+
+class Extent(NamedTuple):
+    """The numbers that decide how long a head takes.
+
+    Attributes
+    ----------
+    images, val, test : int
+        Images to learn from, how many of them are in val, and images to test on.
+    views : int
+        Rows per image.
+    features, classes : int
+    folds : int
+        How many times a head is fitted to rate a setting.
+    """
+
+    images: int
+    val: int
+    test: int
+    views: int
+    features: int
+    classes: int
+    folds: int
+
+    @property
+    def rows(self) -> int:
+        """Rows to learn from."""
+        return self.images * self.views
+
+    @property
+    def looked_at(self) -> float:
+        """Rows that a fold leaves out, and rates."""
+        return self.rows / self.folds if self.folds > 1 else float(self.val * self.views)
+
+    @property
+    def scores(self) -> int:
+        """Scores per row."""
+        return 1 if self.classes == 2 else self.classes
+
+
+class Pace(NamedTuple):
+    """How fast this machine computes, in seconds.
+
+    Attributes
+    ----------
+    product : float
+        Of a multiply-add in a product of large matrices in float32, on all cores.
+    step : float
+        Of a function of one number in a long array, on one core.
+    cores : int
+    """
+
+    product: float
+    step: float
+    cores: int
+
+    def rotation(self, rows: int, features: int) -> float:
+        """Return the seconds of a rotation into the singular basis: products in float64, and a decomposition."""
+        most, least = max(rows, features), min(rows, features)
+        return (4 * most * least**2 + 20 * least**3) * self.product
+
+
+class Cost(NamedTuple):
+    """About how many seconds a head takes.
+
+    Attributes
+    ----------
+    choosing : float
+        For the choice of its settings.
+    fitting : float
+        For one fit with these.
+    """
+
+    choosing: float
+    fitting: float
 
 
 @dataclass(frozen=True)
@@ -130,6 +205,19 @@ class Search(ABC):
     def warm_up(cls) -> None:
         """Import slow modules before timing starts."""
 
+    @classmethod
+    def cost(cls, extent: Extent, grid: Grid, pace: Pace, *_: Any, **arguments: Any) -> Cost | None:
+        """Return about how long the head takes, by its law: how work grows with each number; None if that is not known.
+
+        Its factors are those that were measured; see the lab book. `arguments` are those of `Head`.
+
+        Raises
+        ------
+        RequestError
+            If the head would refuse so many rows or classes.
+        """
+        return None
+
     def progress(self, total: int, what: str = "heads") -> Progress:
         """Return the progress of a search that fits so many heads, or trains so many epochs, shown if it takes long."""
         return Progress(total, f"{what} of {len(self.sample.y)} images", delay=DELAY)
@@ -177,6 +265,11 @@ class Head:
     views: Literal["rows", "mean"] = "rows"
     linear: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def cost(self, extent: Extent, grid: Grid, pace: Pace) -> Cost | None:
+        """Return about how long the head takes; see `Search.cost`."""
+        cost: Callable[..., Cost | None] = self.searcher.cost
+        return cost(extent, grid, pace, **self.arguments)
 
     def search(self, sample: Sample, grid: Grid | None = None) -> Search:
         """Return the search on a sample, by default over the head's own grid."""

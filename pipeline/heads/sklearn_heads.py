@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -24,11 +25,13 @@ from features.runtime.progress import Tell, untold
 from ..data.training_data import Pair, Sample
 from ..options import METRIC
 from .calibration import CalibratedSearch, ScoreJudge, Sigmoids
-from .contract import Classifier, Saved
+from .contract import Classifier, Cost, Extent, Pace, Saved
 from .linear_head import LinearHead
 from .settings import Choice, Grid, Judge, Output, Rating, best_of, combinations
 
 Make = Callable[..., Any]
+# Functions per distance, probability, feature, score, and bin of a leaf.
+_NEIGHBOUR, _CHANCE, _MEAN, _SIGMOIDS, _BIN = 10, 50, 10, 450, 7
 _GLANCE = 1  # seconds between looks at how far an estimator is
 # Boosting fits a tree for each class in each round: estimator → its number of rounds.
 _ROUNDS = {HistGradientBoostingClassifier: "max_iter", GradientBoostingClassifier: "n_estimators"}
@@ -141,6 +144,30 @@ class EstimatorSearch(CalibratedSearch):
         n_classes = len(np.unique(sample.y))
         for settings in combinations(grid):
             _check_trees(self._estimator(settings), n_classes)
+
+    @classmethod
+    def cost(cls, extent: Extent, grid: Grid, pace: Pace, make: Make) -> Cost | None:
+        """Return about how long neighbours, means and boosting by histograms take; of other estimators that is not known."""
+        settings = combinations(grid)
+        estimator = make(
+            **{name: value for name, value in settings[0].items() if name not in ("scale", "class_weight")}
+        )
+        _check_trees(estimator, extent.classes)
+        rows, features, out = extent.rows, extent.features, extent.looked_at
+        if isinstance(estimator, Neighbours):
+            look = (features * pace.product + _NEIGHBOUR * pace.step) * rows
+            rated = rows * extent.classes * _CHANCE * pace.step
+            return Cost(len(settings) * (extent.folds * look * out + rated), (look * (rows + extent.test) + rated) / 2)
+        if isinstance(estimator, NearestMean):
+            fit = _MEAN * rows * features * pace.step
+            scores = (2 * features * pace.product + _SIGMOIDS * pace.step) * rows * extent.scores
+            return Cost(len(settings) * (extent.folds * fit + scores), extent.folds * fit + scores)
+        if isinstance(estimator, HistGradientBoostingClassifier):
+            leaves, bins = estimator.max_leaf_nodes or 2**10, estimator.max_bins
+            tree = features * (rows * math.log2(leaves) + leaves * bins * _BIN) * pace.step / pace.cores
+            trees = estimator.max_iter * extent.scores
+            return Cost(0 if len(settings) == 1 else len(settings) * extent.folds * trees * tree, trees * tree)
+        return Cost(0, 0) if isinstance(estimator, DummyClassifier) else None
 
     def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
         """Return the settings with the best metric on the images that the pairs score on."""

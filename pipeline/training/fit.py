@@ -36,8 +36,9 @@ from ..runs.folders import place_of
 from ..runs.head_file import save_head
 from ..runs.learning_curves import check_tensorboard, log_history, write_history
 from ..runs.predictions import save_predictions, write_predictions
-from .fits.fitting import Fitted, fit_head, fit_stored
+from .fits.fitting import FOLDS, Fitted, fit_head, fit_stored
 from .fits.results import Result
+from .fits.time_estimate import TimeEstimate, expected_cost
 from .fits.trained_head import TrainedHead
 from .loading import (
     describe_features,
@@ -152,7 +153,10 @@ def _fit(opened: FeatureStore, head: str, asked: Request) -> tuple[Result, Fitte
     rows = asked.rows(opened)
     with on_cluster(asked.cluster, asked.skip_unfit):
         if asked.cluster is None or is_by_products(opened, head, asked):
-            whole = read_features(opened, head, asked)
+            whole, estimate = read_features(opened, head, asked), TimeEstimate()
+            cost = expected_cost(head, whole, rows.labels, rows.splits, asked.fitting)
+            estimate.add(head, cost, fits=2 + FOLDS)
+            estimate.tell()
             result, fitted = fit_head(head, whole, rows, rows.splits, asked.fitting)
             return result, fitted.finished(len(rows.class_names)), whole
         call = Place.of(opened), head, asked.for_any_machine(), rows.splits, True

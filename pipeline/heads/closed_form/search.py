@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,9 +15,13 @@ from ...data.svd_basis import Rotation, rotate_features
 from ...data.training_data import Pair, Sample
 from ...options import METRIC
 from ..calibration import CalibratedSearch, ScoreJudge
+from ..contract import Cost, Extent, Pace
 from ..linear_head import LinearHead
 from ..settings import Choice, Grid, Judge, Output, Rating, best_of, combinations
 from .models import Model
+
+# Functions per score in fitting sigmoids and in probabilities; products in float64 take so many in float32.
+_SIGMOIDS, _SCORES, _FOLD, _EXACT = 450, 20, 20, 2
 
 
 class ClosedFormSearch(CalibratedSearch):
@@ -37,6 +42,22 @@ class ClosedFormSearch(CalibratedSearch):
         super().__init__(sample, grid)
         self._model, self._scales = model, grid.get("scale", ("layer",))
         self._rotations: dict[str, Rotation] = {}
+
+    @classmethod
+    def cost(cls, extent: Extent, grid: Grid, pace: Pace, model: type[Model]) -> Cost:
+        """Return about how long the head takes: rotations, a decomposition per fold and setting, and products with all classes."""
+        rank, k = min(extent.rows, extent.features), extent.scores
+        scales = len(grid.get("scale", ("layer",)))
+        others = math.prod(len(values) for name, values in grid.items() if name != "scale")
+        out = extent.looked_at
+        sigmoids = 0.0 if model.gives_chances else extent.rows * k * _SIGMOIDS * pace.step
+        solved = _EXACT * (rank**3 / 3 + rank**2 * k + out * rank * k) * pace.product + out * k * _SCORES * pace.step
+        fold = extent.rows * rank * (_EXACT * (min(rank, out) + k) * pace.product + _FOLD * pace.step)
+        rating = others * (extent.folds * solved + sigmoids)
+        return Cost(
+            scales * (pace.rotation(extent.rows, extent.features) + extent.folds * fold + rating),
+            extent.folds * (fold + solved) + sigmoids,
+        )
 
     def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
         """Return the settings with the best metric on the images that the pairs score on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,11 @@ from features.runtime.progress import Tell, untold
 from ...data.row_blocks import Matrix, align, blocks, shuffled_blocks
 from ...data.training_data import Pair, Sample
 from ...options import METRIC
-from ..contract import Search
+from ..contract import Cost, Extent, Pace, Search
 from ..settings import TIES, Choice, Grid, Judge, best_of, combinations, rank
 from .classifier import DenseHead
 from .config import Recipe, Schedule
-from .trainer import LOOK, TINY, find_bank
+from .trainer import LARGE, LOOK, TINY, find_bank
 
 if TYPE_CHECKING:
     import keras
@@ -148,7 +149,22 @@ def _root_mean_square(X: Matrix, rows: np.ndarray) -> float:
     return float(np.sqrt(total / len(rows) / X.shape[1])) or 1.0
 
 
+# Functions that tracing takes, compiling, a batch, a batch per head, an update per weight, and a rating per probability.
+_START, _COMPILE, _BATCH, _OF_HEAD, _UPDATE, _LOOKS = 7e8, 1.5e10, 1.5e5, 5e4, 4, 20
+Widths = Sequence[tuple[int, ...]]  # of each head's layers, from its features to its scores
 _RECIPE = tuple(each.name for each in fields(Recipe))
+
+
+def _start(widths: Widths, pace: Pace) -> float:
+    """Return about how many seconds it takes until the first batch."""
+    return (_START + _COMPILE * (sum(each[0] * each[1] for each in widths) > LARGE)) * pace.step
+
+
+def _epoch(widths: Widths, rows: int, batches: int, pace: Pace) -> float:
+    """Return about how many seconds an epoch takes: three products with all weights, and updates of these."""
+    weights = sum(a * b for each in widths for a, b in itertools.pairwise(each))
+    update = (_BATCH + len(widths) * _OF_HEAD + weights * _UPDATE / pace.cores) * pace.step
+    return 3 * rows * weights * pace.product + batches * update
 
 
 class DenseSearch(Search):
@@ -173,6 +189,25 @@ class DenseSearch(Search):
     def warm_up(cls) -> None:
         """Import Keras."""
         import_keras()
+
+    @classmethod
+    def cost(cls, extent: Extent, grid: Grid, pace: Pace) -> Cost:
+        """Return about how long the heads take if they stop half-way, in proportion, from their patience to their last epoch."""
+        recipes = [Recipe(**each) for each in combinations({name: grid[name] for name in grid if name in _RECIPE})]
+        schedules = combinations({name: grid[name] for name in grid if name not in _RECIPE})
+        k, train = extent.scores, (extent.images - extent.val) * extent.views
+        widths = [(extent.features, *each.widths, k) for each in recipes]
+        choosing = fitting = 0.0
+        for schedule in schedules:
+            most = schedule["epochs"]
+            epochs = math.sqrt(most * min(most, 2 * schedule["patience"]))
+            batches = -(-train // schedule["batch_size"])
+            looking = extent.val * len(recipes) * k * _LOOKS * pace.step
+            choosing += _start(widths, pace) + epochs * (_epoch(widths, train, batches, pace) + looking)
+            fitting += _start(widths[:1], pace) + epochs * _epoch(widths[:1], train, batches, pace)
+        return Cost(
+            choosing, fitting / len(schedules) / 2
+        )  # of two final fits, one was watched when settings were chosen
 
     def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
         """Return the settings and epoch with the best metric on val, fitted on train; `pairs` is ignored."""

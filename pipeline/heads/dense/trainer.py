@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LOOK = 1024  # rows evaluated at once
 TINY = 1e-7  # the least probability in a loss, as in Keras
-_LARGE = 1 << 17  # first-layer weights above which training is compiled by XLA
+LARGE = 1 << 17  # first-layer weights above which training is compiled by XLA
 _PIECE = 1 << 17  # weights updated at once: with their gradient and the optimizer's state they fit into 2 MB
 Shape = tuple[tuple[int, ...], float]  # widths, dropout
 
@@ -72,7 +72,7 @@ class Bank:
         self._optimizer = _with_rates(optimizer, self._variables, rates)
         self._fresh = [variable.numpy() for variable in self._optimizer.variables]
         # XLA compiles an epoch into one program, and the optimizer's updates of the wide first layer into one kernel.
-        compiled = ends[-1] * n_features > _LARGE
+        compiled = ends[-1] * n_features > LARGE
         values, numbers = tf.TensorSpec([None, n_features]), tf.TensorSpec([None], tf.int64)
         batches = tf.TensorSpec([None, None], tf.int64)
         self._run = tf.function(self._run_batches, [values, numbers, batches], jit_compile=compiled)

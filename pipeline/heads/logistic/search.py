@@ -19,11 +19,13 @@ from ...data.scaling import measure
 from ...data.svd_basis import Rotation, rotate, rotate_features
 from ...data.training_data import Pair, Sample
 from ...options import METRIC
-from ..contract import Search
+from ..contract import Cost, Extent, Pace, Search
 from ..linear_head import LinearHead
 from ..settings import Choice, Grid, Judge, Output, Rating, best_of, combinations, row_weights
 from .newton import chances, solve
 
+# Products of a fit on a path along C, and of one alone; functions per score in each.
+_PRODUCTS, _FINAL, _STEPS = 12, 150, 30
 _MANY = 5e8  # rows x their rank x classes: some seconds for one fit in float64
 
 
@@ -96,6 +98,16 @@ class LogisticSearch(Search):
     def __init__(self, sample: Sample, grid: Grid):
         super().__init__(sample, grid)
         self._rotations: dict[str, Rotation] = {}
+
+    @classmethod
+    def cost(cls, extent: Extent, grid: Grid, pace: Pace) -> Cost:
+        """Return about how long the head takes: products of all rows with the weights of all classes, and rotations."""
+        rank, numbers = min(extent.rows, extent.features), extent.rows * extent.scores
+        product = numbers * (rank * pace.product + _STEPS * pace.step)
+        rotation = pace.rotation(extent.rows, extent.features)
+        scales, others = len(grid["scale"]), math.prod(len(values) for name, values in grid.items() if name != "scale")
+        exact = 1 if numbers * rank >= _MANY else 2  # in float64
+        return Cost(scales * (rotation + others * extent.folds * _PRODUCTS * product), exact * _FINAL * product)
 
     def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
         """Return the settings with the best metric on the images that the pairs score on.

@@ -23,11 +23,13 @@ from ...data.scaling import SCALES
 from ...data.training_data import Pair, Sample
 from ...options import METRIC
 from ..calibration import CalibratedSearch, ScoreJudge
+from ..contract import Cost, Extent, Pace
 from ..linear_head import LinearHead
 from ..settings import Choice, Grid, Output, Rating, combinations
 from .classifier import Svm, from_products, join_pairs
 
 _MANY, _SOME = 5000, 4000  # beyond so many images, settings are chosen on some of them
+_FIT, _KERNEL = 15, 8  # functions per pair of rows in a fit by libsvm, and in a kernel
 MAX_WEIGHTS = 2_000_000_000  # bytes; files of larger heads would take more memory than most machines that predict have
 
 
@@ -38,6 +40,25 @@ def stratified_mask(y: np.ndarray, folds: np.ndarray, most: int) -> np.ndarray:
     mask[order[np.linspace(0, len(y) - 1, most).astype(int)]] = True
     mask[np.unique(np.column_stack([y, folds]), axis=0, return_index=True)[1]] = True
     return mask
+
+
+def _check_size(n: int, n_classes: int) -> int:
+    """Return how many fits at a time the memory allows; refuse more rows, or pairs of classes, than it allows at all."""
+    room = memory_limit()
+    # Products per scale in float32; one kernel in float64 and its intermediates; and each thread's copy of a fold.
+    held, a_thread = (4 * len(SCALES) + 24) * n**2, 8 * n**2
+    if held + a_thread > room / 2:
+        raise RequestError(
+            f"an SVM's kernel matrices may take half of the memory, {room / 2e9:.1f} GB; {n} rows need "
+            f"{(held + a_thread) / 1e9:.1f} GB. Use {option('head', 'logistic')}, or fewer images: {option('limit')}"
+        )
+    weights = 8 * n * (n_classes * (n_classes - 1) // 2)
+    if weights > MAX_WEIGHTS:
+        raise RequestError(
+            f"an SVM's weights for each pair of classes may take {MAX_WEIGHTS / 1e9:.0f} GB; {n_classes} classes and {n} rows "
+            f"need up to {weights / 1e9:.1f} GB. Use {option('head', 'logistic')}, whose weights grow with classes alone"
+        )
+    return int(min(cores(), (room / 2 - held) // a_thread))
 
 
 def _pair_weights(svc: SVC) -> np.ndarray:
@@ -76,23 +97,21 @@ class SvmSearch(CalibratedSearch):
 
     def __init__(self, sample: Sample, grid: Grid):
         super().__init__(sample, grid)
-        n, room = len(sample.y), memory_limit()
-        # Products per scale in float32; one kernel in float64 and its intermediates; and each thread's copy of a fold.
-        held, a_thread = (4 * len(SCALES) + 24) * n**2, 8 * n**2
-        if held + a_thread > room / 2:
-            raise RequestError(
-                f"an SVM's kernel matrices may take half of the memory, {room / 2e9:.1f} GB; {n} rows need "
-                f"{(held + a_thread) / 1e9:.1f} GB. Use {option('head', 'logistic')}, or fewer images: {option('limit')}"
-            )
-        n_classes = len(np.unique(sample.y))
-        weights = 8 * n * (n_classes * (n_classes - 1) // 2)
-        if weights > MAX_WEIGHTS:
-            raise RequestError(
-                f"an SVM's weights for each pair of classes may take {MAX_WEIGHTS / 1e9:.0f} GB; {n_classes} classes and {n} rows "
-                f"need up to {weights / 1e9:.1f} GB. Use {option('head', 'logistic')}, whose weights grow with classes alone"
-            )
-        self._threads = int(min(cores(), (room / 2 - held) // a_thread))
+        self._threads = _check_size(len(sample.y), len(np.unique(sample.y)))
         self._held: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def cost(cls, extent: Extent, grid: Grid, pace: Pace) -> Cost:
+        """Return about how long the head takes: kernels, and fits that each take the square of the number of rows."""
+        threads, rows = _check_size(extent.images, extent.classes), extent.images
+        some = _SOME if rows > _MANY else rows
+        kernels = math.prod(len(grid[name]) for name in ("scale", "gamma") if name in grid)
+        fits = math.prod(map(len, grid.values())) * extent.folds
+        fit = _FIT * pace.step
+        products = len(grid["scale"]) * some**2 * extent.features * pace.product
+        choosing = products + (kernels * _KERNEL * pace.step + fits * fit / min(threads, pace.cores)) * some**2
+        calibrated = extent.folds + 1 if some < rows else 1 + extent.folds / 2  # of two final fits one has its sigmoids
+        return Cost(choosing, (calibrated * fit + _KERNEL * pace.step + extent.features * pace.product) * rows**2)
 
     def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
         """Return the settings with the best metric on the images that the pairs score on, or on some of very many."""

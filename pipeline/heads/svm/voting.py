@@ -13,7 +13,7 @@ from features.runtime.progress import Tell, untold
 
 from ...data.training_data import Features, Pair, Sample
 from ...options import METRIC
-from ..contract import Classifier, Saved, Search
+from ..contract import Classifier, Cost, Extent, Pace, Saved, Search
 from ..linear_head import LinearHead
 from ..settings import Choice, Grid
 from .classifier import Svm
@@ -114,6 +114,12 @@ class VoteSearch(Search):
             for kernel in KERNELS
         }
 
+    @classmethod
+    def cost(cls, extent: Extent, grid: Grid, pace: Pace) -> Cost:
+        """Return about how long the members take on one layer; see `SvmSearch.cost`."""
+        costs = [SvmSearch.cost(extent, _grid_of(kernel, grid), pace) for kernel in KERNELS]
+        return Cost(*map(sum, zip(*costs, strict=True)))
+
     def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
         """Return each member's settings with the best metric on the images that the pairs score on."""
         chosen = {name: self._search(name).choose(pairs, metric) for name in self._members}
@@ -137,8 +143,12 @@ class VoteSearch(Search):
     def _search(self, name: str) -> SvmSearch:
         """Return a new search for one member; keeping the kernels of all members would fill the memory."""
         kernel, features, _ = self._members[name]
-        grid = {name: values for name, values in self.grid.items() if kernel == "rbf" or name != "gamma"}
-        return SvmSearch(replace(self.sample, features=features), grid)
+        return SvmSearch(replace(self.sample, features=features), _grid_of(kernel, self.grid))
+
+
+def _grid_of(kernel: str, grid: Grid) -> Grid:
+    """Return the settings of members with a kernel."""
+    return {name: values for name, values in grid.items() if kernel == "rbf" or name != "gamma"}
 
 
 def _parts(features: Features) -> list[tuple[str, Features, tuple[int, int]]]:

@@ -27,10 +27,11 @@ from features.store.schema import Rows
 from ...data.parallel import on_cluster, spread
 from ...data.store_ref import Place
 from ...heads.registry import HEADS, find_head
-from ..loading import is_by_products, read_features
+from ..loading import find_features, is_by_products, read_features
 from ..request import Request
 from .fitting import fit_head, fit_stored
 from .results import Result
+from .time_estimate import TimeEstimate, expected_cost
 
 
 class Fits:
@@ -63,15 +64,18 @@ class Fits:
         self._store, self._rows, self._splits, self._folder, self._fresh = store, rows, splits, folder, fresh
         self._place = Place.of(store)
         self._made: dict[str, Result | RequestError] = {}  # on a cluster, by key
+        self._estimate = TimeEstimate()
         self.loaded = 0
 
     def fill(self, wanted: Sequence[tuple[str, Request]]) -> None:
         """Compute on the cluster, if there is one, all uncached fits of some heads on every split; `of` then returns them.
 
-        Heads fitted from inner products are fitted here, one after the other; the cluster computes the products.
+        Heads fitted from inner products are fitted here, one after the other; the cluster computes the products. Without a cluster,
+        say about how long the uncached fits take.
         """
         _, first = wanted[0]
         if first.cluster is None:
+            self._expect(wanted)
             return
         calls: list[tuple[Any, ...]] = []
         here: list[tuple[Any, ...]] = []
@@ -96,6 +100,18 @@ class Fits:
                     self._keep(key, result)
                 progress.update()
 
+    def _expect(self, wanted: Sequence[tuple[str, Request]]) -> None:
+        for head, asked in wanted:
+            try:
+                features = find_features(self._store, head, asked)
+            except RequestError:  # as above
+                continue
+            for split in self._splits:
+                if self._fresh or head not in HEADS or not self._path(self._key(head, asked, split)).exists():
+                    cost = expected_cost(head, features, self._rows.labels, split, asked.fitting)
+                    self._estimate.add(head, cost)
+        self._estimate.tell()
+
     def of(self, head: str, asked: Request, progress: Progress) -> list[Result]:
         """Return a head's result on each split.
 
@@ -117,7 +133,9 @@ class Fits:
                 if read is None:
                     progress.begin(head)
                 read = read or read_features(self._store, head, asked)
-                result = of_test(fit_head(head, read, self._rows, split, asked.fitting)[0], split)
+                with self._estimate.timing(head):
+                    result = of_test(fit_head(head, read, self._rows, split, asked.fitting)[0], split)
+                progress.expect(self._estimate.rate())
                 self._keep(key, result)
             results.append(result)
             progress.update()

@@ -95,7 +95,7 @@ def fit_head(
     with _naming(name):
         head.searcher.warm_up()
         started = time.perf_counter()
-        search = head.search(sample, _grid(head, features, how))
+        search = head.search(sample, grid_of(head, features, how))
         choice = search.choose(sample.pairs(how.select), how.metric)
         with search.fits(2, "final fits") as progress:
             watcher, estimator = (
@@ -177,7 +177,7 @@ def take_sample(
     return Sample(features.only(images), rows.labels[images], val[images], folds, seed)
 
 
-def _grid(head: Head, features: Features, how: Fitting) -> Grid:
+def grid_of(head: Head, features: Features, how: Fitting) -> Grid:
     """Return the settings to try.
 
     If there is one layer, scale ``all`` means the same as the layer's scale, and is tried as that. Balanced class weights double the

@@ -52,7 +52,7 @@ def test_trains_as_keras_own_loop_does(n_classes, optimizer):
 @pytest.mark.parametrize("large", [0, 1 << 17])
 def test_heads_side_by_side_are_what_each_is_alone(large, monkeypatch):
     """Compiled, as wide heads are, and not."""
-    monkeypatch.setattr(trainer, "_LARGE", large)
+    monkeypatch.setattr(trainer, "LARGE", large)
     trainer.find_bank.cache_clear()
     X, y = post_relu()
     fit, look = np.arange(150), np.arange(150, 200)
