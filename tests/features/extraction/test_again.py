@@ -3,9 +3,12 @@
 import json
 import shlex
 
-import onnx_models
 import pytest
 from conftest import contents, draw, draw_tree
+
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+
+import onnx_models
 
 from features import FeatureStore, UnsafeFile, extract
 from features.errors import on_command_line
