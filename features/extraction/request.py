@@ -273,7 +273,7 @@ class ExtractRequest(FeatureOptions):
 def extract_again(made: Provenance, out: Path, **options: Any) -> str | None:
     """Return the command that makes a store again with other options; None if its source is unknown.
 
-    What it does not name, such as ``resize``, is as in the store that is there. Stores of earlier versions do not record `ASKED`.
+    What it does not name, such as ``colour``, is as in the store that is there. Stores of earlier versions do not record `ASKED`.
     """
     if made.origin is None:
         return None
@@ -297,6 +297,8 @@ def extract_again(made: Provenance, out: Path, **options: Any) -> str | None:
         base = None
     if base is None or spec.image_size != base.image_size:
         told["image_size"] = spec.image_size
+    if base is None or spec.resize != base.resize:
+        told["resize"] = spec.resize
     if base is None or made.layers_asked != (base.layer,):
         told["layers"] = made.layers_asked
     if base is None or spec.preprocess != base.preprocess:

@@ -30,7 +30,8 @@ class Facts:
     normalisation : str
         See `Normalisation.of`.
     fit : str
-        ``crop:SHARE`` for a model that timm tests on the middle of images; else ``stretch``.
+        ``crop:SHARE`` for a model that timm tests on the middle of images, ``pad`` for one that it tests on whole images with a
+        border; else ``stretch``.
     resize : str
         The rule by which timm resizes; ``bilinear`` if it states none of ``RESIZE_RULES``.
     fixed : bool
@@ -87,6 +88,6 @@ def _ask(model: str) -> Facts:
             f"{called('backbone')} must take square RGB images; {PREFIX}{model} takes {channels}x{height}x{width}. Take another model."
         )
     normalisation = Normalisation(mean=tuple(told.mean), std=tuple(told.std))
-    fit = crop_of(told.crop_pct) if told.crop_mode == "center" else "stretch"
+    fit = {"center": crop_of(told.crop_pct), "border": "pad"}.get(told.crop_mode, "stretch")
     resize = told.interpolation if told.interpolation in RESIZE_RULES else "bilinear"
     return Facts(height, str(normalisation), fit, resize, bool(told.fixed_input_size))

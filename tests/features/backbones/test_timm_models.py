@@ -2,11 +2,11 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import draw_tree
-from PIL import Image
 
 pytest.importorskip("torch", reason="the extra torch is not installed")
 pytest.importorskip("timm", reason="the extra torch is not installed")
@@ -14,18 +14,21 @@ pytest.importorskip("safetensors", reason="the extra torch is not installed")
 pytest.importorskip("onnxscript", reason="the extra torch is not installed")
 pytest.importorskip("onnxruntime", reason="the extra torch is not installed")
 
+import sklearn
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
+from timm.data import create_transform, resolve_data_config
 
-from features import FeatureStore, extract
+from features import ConvFeatures, FeatureStore, extract
 from features.backbones.keras_base import build_base
 from features.backbones.registry import find_backbone
 from features.engines.frozen_graph import Frozen
 from features.engines.ready_base import draw_probes
 from features.engines.registry import ENGINES, is_installed
-from features.errors import RequestError, WeightsError
-from features.extraction.request import FeatureOptions
+from features.errors import RequestError, StoreError, WeightsError
+from features.extraction.request import FeatureOptions, extract_again
 from features.images.decoding import decode, read_bytes
 from pipeline import export, predict, train_head
 from pipeline.cli.commands import main
@@ -51,6 +54,13 @@ def draw(name, path, **options):
             values.add_(0.1 * torch.rand_like(values))
     save_file(model.state_dict(), path)
     return model
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file of weights of a small residual network."""
+    draw("test_resnet", tmp_path / "drawn.safetensors")
+    return tmp_path / "drawn.safetensors"
 
 
 def forward(model, images):
@@ -91,25 +101,6 @@ def test_features_are_those_of_pytorch(tmp_path, name, side, shape):
         assert_close(both, np.hstack([expected[:, 0], expected[:, 5:].mean(axis=1)]))
 
 
-def test_images_are_prepared_as_timm_prepares_them(tmp_path):
-    """Of a photo whose sides are so that timm's crop needs no rounding; by another rule of resizing, pixels differ more."""
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 768, 3), np.uint8))
-    image.save(tmp_path / "a.png")
-    for name, rule in (("convnext_tiny.fb_in22k", "bicubic"), ("resnet50.tv_in1k", "bilinear")):
-        backbone, config = find_backbone(f"timm:{name}"), timm.get_pretrained_cfg(name)
-        given = timm.data.resolve_data_config({}, pretrained_cfg=config.to_dict())
-        expected = timm.data.create_transform(**given)(image).numpy().transpose(1, 2, 0)
-        expected = np.rint(255 * (expected * given["std"] + given["mean"]))
-        options = FeatureOptions(backbone=f"timm:{name}")
-        assert (backbone.resize, options.image_spec.resize) == (rule, rule)
-        assert replace(options, resize="box").image_spec.resize == "box"
-        apart = {}
-        for each in ("bilinear", "bicubic"):
-            spec = replace(options.image_spec, resize=each)
-            apart[each] = np.abs(decode(read_bytes(tmp_path / "a.png"), spec) - expected).mean()
-        assert apart[rule] == 0 < max(apart.values())
-
-
 def test_a_transformer_goes_through_every_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data, weights = draw_tree(tmp_path / "photos"), tmp_path / "drawn.safetensors"
@@ -119,12 +110,18 @@ def test_a_transformer_goes_through_every_command(tmp_path, monkeypatch, capsys)
     assert done.path.name == "photos-timm-test_vit.h5"
     with FeatureStore(done.path) as store:
         spec, tokens = store.made.spec, store.read("features", "flatten").reshape(-1, 17, 64)
-        images = np.stack([decode(read_bytes(data / each), spec.image_spec) for each in store.rows.paths])
-    own = find_backbone("timm:test_vit")
-    assert (spec.fit, spec.resize, spec.preprocess) == ("crop:0.95", "bicubic", own.preprocess)
+        files = [data / each for each in store.rows.paths]
+    images = np.stack([decode(read_bytes(each), spec.image_spec) for each in files])
+    assert (spec.resize, spec.fit, spec.preprocess) == (
+        "bicubic",
+        "crop:0.95",
+        find_backbone("timm:test_vit").preprocess,
+    )
     expected, _ = forward(model, images)
     assert_close(tokens, expected)
     assert extract(str(data), **asked).computed == 0
+    vectors = ConvFeatures(**asked, pool="flatten", cache=None).transform(files)
+    assert_close(vectors.reshape(tokens.shape), tokens, 1e-6)
 
     for pool in ("avg", "cls"):
         train_head(done.path, head="logistic", pool=pool, out=tmp_path / pool)
@@ -152,6 +149,55 @@ def test_a_transformer_is_exported_with_its_head(tmp_path):
     exported = export(tmp_path / "run", tmp_path / "model.onnx")
     assert exported.parity["rows"] > 0
     assert exported.parity["same_class"] == exported.parity["rows"]
+
+
+PHOTO = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"  # 640 x 427
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "fit"),
+    [
+        ("vit_small_patch14_reg4_dinov2.lvd142m", "bicubic", "crop:1"),
+        ("tf_efficientnet_lite0.in1k", "bicubic", "crop"),
+        ("resnet50.tv_in1k", "bilinear", "crop"),
+        ("convnext_base.clip_laion2b_augreg_ft_in12k_in1k_384", "bicubic", "stretch"),
+    ],
+)
+def test_photos_become_the_pixels_that_timm_makes_of_them(tmp_path, name, rule, fit):
+    told = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    by_timm = create_transform(**told, normalize=False)
+    spec = FeatureOptions(backbone=f"timm:{name}").image_spec
+    assert (spec.size, spec.resize, spec.fit) == (told["input_size"][1], rule, fit)
+    other = replace(spec, resize="bicubic" if rule == "bilinear" else "bilinear")
+    square = tmp_path / "square.png"
+    Image.open(PHOTO).crop((0, 0, 427, 427)).save(square)
+
+    def differences(path, spec):
+        expected = np.asarray(by_timm(Image.open(path))).transpose(1, 2, 0).astype(int)
+        return np.abs(expected - decode(read_bytes(path), spec))
+
+    assert differences(square, spec).max() <= 1
+    assert differences(square, other).mean() > 1
+    # timm rounds sides and crops of other photos to whole pixels: half a pixel off, where it crops.
+    assert differences(PHOTO, spec).mean() < (8 if fit == "crop" else 1)
+
+
+def test_a_rule_that_is_named_or_stored_is_kept(tmp_path, weights):
+    data = draw_tree(tmp_path / "photos")
+    asked = {"image_size": 32, "weights": str(weights), "dtype": "float32"}
+
+    def rule(**options):
+        done = extract(str(data), backbone="timm:test_resnet", out=tmp_path / "s.h5", **asked, **options)
+        with FeatureStore(done.path) as store:
+            return store.made.spec.resize
+
+    assert find_backbone("timm:test_resnet").resize == "bilinear"
+    assert rule(resize="bicubic") == rule() == "bicubic"
+    with pytest.raises(StoreError, match="resize: stored bicubic, requested bilinear"):
+        rule(resize="bilinear")
+    with FeatureStore(tmp_path / "s.h5") as store:
+        again = extract_again(store.made, tmp_path / "t.h5")
+    assert "resize='bicubic'" in again
 
 
 @pytest.mark.parametrize(

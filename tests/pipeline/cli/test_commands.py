@@ -516,7 +516,7 @@ def test_choices_are_those_of_the_code():
     from pipeline.options import TrainingOptions
 
     declared = {name: typing.get_args(kind) for name, (kind, _) in flags_of(ExtractOptions).items()}
-    assert set(declared["resize"]) == set(RESIZE_RULES) and declared["augment"] == tuple(AUGMENT)
+    assert set(typing.get_args(declared["resize"][0])) == set(RESIZE_RULES) and declared["augment"] == tuple(AUGMENT)
     assert typing.get_args(declared["decode"][0]) == DECODE and typing.get_args(declared["colour"][0]) == COLOUR
     assert typing.get_args(declared["compression"][0]) == COMPRESSION and declared["layout"] == LAYOUTS
     assert typing.get_args(declared["pool"][0]) == EXTRACT_POOLS
