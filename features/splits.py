@@ -247,7 +247,7 @@ def groups_of(columns: Mapping[str, Sequence[str]], group: str) -> Sequence[str]
             f"paths: {option('column')}"
         )
     if group not in columns:
-        raise must_be_one_of(called("group"), columns, group)
+        raise must_be_one_of(called("group"), columns, group, f"From paths: {option('column', {group: 'PATTERN'})}")
     empty = sum(not text for text in columns[group])
     if empty:
         raise RequestError(

@@ -72,7 +72,7 @@ def load_source(
     options : ListOptions
         For a CSV file: that of the source, or of a folder those that are added.
     column : mapping of str to str, optional
-        Name of a further column → regular expression, which must match every path; see `add_columns`.
+        Name of a further column → regular expression, which must match every path, but those of `add`; see `add_columns`.
     group : str, optional
         Column that names each row's group; no group may be in two splits, whether given or drawn.
     folder : FolderOptions
@@ -93,10 +93,10 @@ def load_source(
         raise RequestError(
             f"{called('add')} must go with a folder or a CSV file; got {data!r}. Leave out {option('add')}"
         )
-    source = _read(data, options, folder, allow_missing_classes, bool(add))
+    source = add_columns(_read(data, options, folder, allow_missing_classes, bool(add)), patterns)
     if add:
-        source = add_lists(source, add, NO_OPTIONS if source.kind == "csv" else options, group)
-    source = _fill_splits(add_columns(source, patterns), seed, group, allow_missing_classes)
+        source = add_lists(source, add, NO_OPTIONS if source.kind == "csv" else options, group, patterns)
+    source = _fill_splits(source, seed, group, allow_missing_classes)
     if limit is not None:
         source = _keep(source, limit, seed)
     if not allow_missing_classes:

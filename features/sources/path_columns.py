@@ -35,6 +35,12 @@ def compile_patterns(column: Mapping[str, str]) -> Patterns:
     return patterns
 
 
+def find_text(pattern: re.Pattern[str], path: str) -> str | None:
+    """Return what the pattern's first group, or else the whole pattern, matches in a path; None if it does not match."""
+    match = pattern.search(path)
+    return None if match is None else match[min(1, pattern.groups)]
+
+
 def add_columns(source: Source, patterns: Patterns) -> Source:
     """Return a source with further columns: what each pattern's first group, or else the whole pattern, matches in a path.
 
@@ -51,8 +57,7 @@ def add_columns(source: Source, patterns: Patterns) -> Source:
             raise RequestError(
                 f"{called('column')} must be new; {name} is one of the source already. Take another name."
             )
-        found = [pattern.search(path) for path in source.paths]
-        texts = [match and match[min(1, pattern.groups)] for match in found]
+        texts = [find_text(pattern, path) for path in source.paths]
         other = [path for path, text in zip(source.paths, texts, strict=True) if text is None]
         if other:
             raise SourceError(

@@ -164,7 +164,7 @@ def label_next(run: str | Path, images: Images, n: int = COUNT, **options: Unpac
         add=extract_again(trained.made, trained.store, add=[labels]),
     )
     with folder.written() as unfinished:
-        _write(told, unfinished, images_as)
+        _write(told, unfinished, images_as, None if trained.made.origin is None else trained.made.origin.group)
     log.info(f"written  {folder.path}/queue.csv, queue.json, queue.html")
     return told
 
@@ -198,7 +198,7 @@ def _queued(
     ]
 
 
-def _write(told: LabelQueue, folder: Path, spec: ImageSpec) -> None:
+def _write(told: LabelQueue, folder: Path, spec: ImageSpec, group: str | None) -> None:
     (folder / "queue.json").write_text(
         json.dumps(told.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -208,7 +208,7 @@ def _write(told: LabelQueue, folder: Path, spec: ImageSpec) -> None:
         for rank, each in enumerate(told.queue, start=1):
             numbers = (f"{value:.6f}" for value in (each.probability, each.margin, each.novelty, each.typicality))
             table.writerow([rank, each.path, each.sha256, text_cell(each.predicted), *numbers])
-    page = render_page(told.to_json()["queue"], told.class_names, spec, told.labels, told.adding)
+    page = render_page(told.to_json()["queue"], told.class_names, spec, told.labels, told.adding, group)
     (folder / "queue.html").write_text(page, encoding="utf-8")
 
 

@@ -20,7 +20,12 @@ KEYS = "123456789abcefghijklmnopqrtuvwyz"  # of classes, in their order; d, s an
 
 
 def render_page(
-    queue: Sequence[Mapping[str, Any]], class_names: Sequence[str], spec: ImageSpec, labels: str, add: str
+    queue: Sequence[Mapping[str, Any]],
+    class_names: Sequence[str],
+    spec: ImageSpec,
+    labels: str,
+    add: str,
+    group: str | None = None,
 ) -> str:
     """Return the page as HTML, with all images in it.
 
@@ -35,6 +40,8 @@ def render_page(
         Name of the file that the page saves.
     add : str
         The command that adds them to the store.
+    group : str, optional
+        The column of the store's groups, in which each image gets a text of its own.
     """
     with ThreadPoolExecutor(4) as pool:
         shown = list(pool.map(lambda each: _thumbnail(each["path"], spec), queue))
@@ -45,7 +52,8 @@ def render_page(
     classes = [
         {"name": name, "key": KEYS[number] if number < len(KEYS) else None} for number, name in enumerate(class_names)
     ]
-    return fill_page("pipeline.labelling", "queue", {"cards": cards, "classes": classes, "labels": labels, "add": add})
+    page = {"cards": cards, "classes": classes, "labels": labels, "add": add, "group": group}
+    return fill_page("pipeline.labelling", "queue", page)
 
 
 def _thumbnail(path: str, spec: ImageSpec) -> str | None:

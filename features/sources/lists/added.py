@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...errors import RequestError, SourceError, called, counted, find_near, listed
 from ...splits import SPLIT_NAMES, SPLITS, Row
+from ..path_columns import Patterns, find_text
 from ..source import Source, make_source
 from .manifest import Line, ListOptions, read_lines
 from .table import read_table
@@ -17,11 +18,14 @@ from .table import read_table
 _OPEN = 255  # the split of a row to which the source gives none
 
 
-def add_lists(source: Source, lists: Sequence[str | Path], options: ListOptions, group: str | None) -> Source:
+def add_lists(
+    source: Source, lists: Sequence[str | Path], options: ListOptions, group: str | None, patterns: Patterns
+) -> Source:
     """Return a source with the images of CSV files, in paths below its root or else absolute ones.
 
     An image that the source already has stays as it is. The images of a file that gives no splits are of train: they were often chosen
-    for being hard, and figures of a test that they join could not be compared. A column that one of the two lacks is empty in its rows.
+    for being hard, and figures of a test that they join could not be compared. A column that one of the two lacks is empty in its rows,
+    unless a pattern finds it in their paths.
 
     Parameters
     ----------
@@ -32,6 +36,8 @@ def add_lists(source: Source, lists: Sequence[str | Path], options: ListOptions,
     options : ListOptions
     group : str, optional
         Column that names each row's group, which must not become empty.
+    patterns : mapping
+        Those columns that paths give; see `add_columns`.
 
     Raises
     ------
@@ -40,20 +46,15 @@ def add_lists(source: Source, lists: Sequence[str | Path], options: ListOptions,
         the source, or the column of the group is missing.
     """
     for each in lists:
-        source = _add_list(source, Path(each), options, group)
+        source = _add_list(source, Path(each), options, group, patterns)
     return source
 
 
-def _add_list(source: Source, path: Path, options: ListOptions, group: str | None) -> Source:
+def _add_list(source: Source, path: Path, options: ListOptions, group: str | None, patterns: Patterns) -> Source:
     if not path.is_file():
         raise RequestError(f"{called('add')} must be CSV files of images with labels; got {path}. {find_near(path)}")
     lines, notes = read_lines(path, read_table(path), options, source.class_names)
     names = dict.fromkeys([*source.columns, *lines[0].further])
-    if group in source.columns and group not in lines[0].further:
-        raise SourceError(
-            f"{path} must have the column {group}, which {called('group')} names. Add it, with a text of its own for an image that "
-            f"belongs to no other."
-        )
     given = bool((source.splits != _OPEN).all())
     if lines[0].split and not given:
         raise SourceError(
@@ -79,7 +80,13 @@ def _add_list(source: Source, path: Path, options: ListOptions, group: str | Non
             continue
         rows.append(new)
         for name in names:
-            texts[name][new[0]] = line.further.get(name, "")
+            found = find_text(patterns[name], new[0]) if name in patterns else None
+            texts[name][new[0]] = line.further.get(name) or found or ""
+            if name == group and name in source.columns and not texts[name][new[0]]:
+                raise SourceError(
+                    f"{path}:{line.number} must have a text in the column {group}, which {called('group')} names. Fill it in for "
+                    f"all lines, with a text of its own for an image that belongs to no other."
+                )
     count = counted(len(lines) - again, "image")
     notes.append(
         f"{count} added from {path}" + (f"; {again} of its lines name images that are there already" * bool(again))
@@ -88,7 +95,8 @@ def _add_list(source: Source, path: Path, options: ListOptions, group: str | Non
     if not lines[0].split:
         learnt.update(held for held, _, _ in rows[len(source) :])
         notes.append(f"the images of {path.name} are in train, since it gives no split")
-    for missing, where in ((names.keys() - lines[0].further, path.name), (names.keys() - source.columns, source.root)):
+    lacking = names.keys() - lines[0].further - patterns.keys()
+    for missing, where in ((lacking, path.name), (names.keys() - source.columns, source.root)):
         if missing:
             columns = f"{'column' if len(missing) == 1 else 'columns'} {listed(sorted(missing))}"
             notes.append(f"the images of {where} have no text in the {columns}")

@@ -28,8 +28,9 @@ function label(name) {
 }
 const csvCell = (text) => /[",\r\n;|\t]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 function labelTable() {
-  const lines = cards.map((card, i) => labels[i] === null ? null : `${csvCell(card.path)},${csvCell(labels[i])}`);
-  return ["path,label", ...lines.filter((line) => line !== null), ""].join("\n");
+  const group = one("#save").dataset.group, rows = [["path", "label", ...(group ? [group] : [])]];
+  cards.forEach((card, i) => labels[i] === null || rows.push([card.path, labels[i], ...(group ? [card.path] : [])]));
+  return rows.map((row) => row.map(csvCell).join(",") + "\n").join("");
 }
 for (const button of buttons) button.addEventListener("click", () => label(button.dataset.class));
 strip.forEach((button, i) => button.addEventListener("click", () => show(i)));

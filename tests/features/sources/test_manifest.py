@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from pathlib import Path
 
 import pytest
 from conftest import draw
@@ -306,11 +307,30 @@ def test_added_images_are_of_train_where_splits_are_given_and_have_a_group(tmp_p
     source = add(tmp_path, "m.csv", table(rows=[("../new.png", "rings")]))
     place = source.paths.index("new.png")
     assert source.splits[place] == 0 and source.columns["patient"][place] == "" and not source.drawn
-    with pytest.raises(SourceError, match=r"labels.csv must have the column patient, which group names"):
+    with pytest.raises(SourceError, match=r"labels.csv:2 must have a text in the column patient, which group"):
         add(tmp_path, "m.csv", table(rows=[("../new.png", "rings")]), group="patient")
     text = table("path,label,patient,site", rows=[("../new.png", "rings", "p0", "north")])
     source = add(tmp_path, "m.csv", text, group="patient")
     assert source.columns["site"][place] == "north" and source.columns["site"].count("") == 12
+
+
+def test_patterns_of_columns_need_not_match_added_images_that_have_a_text_of_their_own(tmp_path):
+    for seed, (path, _) in enumerate(ROWS):
+        draw(tmp_path / "photos" / path, seed)
+    draw(tmp_path / "rings/7.png", 50)
+    draw(tmp_path / "other.png", 51)
+    column, rows = {"number": r"([0-9]+)\.png"}, [("../rings/7.png", "rings", ""), ("../other.png", "rings", "mine")]
+    both = add(tmp_path, "photos", table("path,label,number", rows=rows), column=column, group="number")
+    texts = {Path(path).name: text for path, text in zip(both.paths, both.columns["number"], strict=True)}
+    assert texts["7.png"] == "7" and texts["other.png"] == "mine" and texts["0.png"] == "0"
+    rows = [(path, label) for path, label, _ in rows]
+    with pytest.raises(
+        SourceError, match=r"labels.csv:3 must have a text in the column number, which group names\. Fill"
+    ):
+        add(tmp_path, "photos", table(rows=rows), column=column, group="number")
+    assert "" in add(tmp_path, "photos", table(rows=rows), column=column).columns["number"]
+    with pytest.raises(RequestError, match=r"group must be one of number; got 'day'\. From paths: column="):
+        add(tmp_path, "photos", table(rows=rows), column=column, group="day")
 
 
 def test_a_few_added_labels_that_are_numbers_are_known_as_classes(tmp_path):

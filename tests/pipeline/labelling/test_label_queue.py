@@ -2,12 +2,13 @@
 
 import csv
 import json
+import shlex
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, draw
+from conftest import ROOT, draw, draw_tree
 from samples import provenance_of, rows_of, write_store
 
 import pipeline
@@ -114,6 +115,27 @@ def test_images_are_labelled_by_keys_and_extract_takes_the_table_on(run, browser
     )
     with FeatureStore(done.path) as store:
         assert len(store) == 4 and store.rows.class_names == ("blue", "red")
+
+
+def test_labels_of_a_store_with_groups_are_added_by_the_command_that_is_told(browser, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    draw_tree(tmp_path / "photos", {"x": 30}, splits=False)
+    for number in range(4):
+        draw(tmp_path / f"new/{number}.jpeg", 900 + number)
+    grouped = ["--column", r"digit=(\d)\.png", "--group", "digit"]
+    assert main(["extract", "photos", "--backbone", "tiny", "--out", "s.h5", *grouped]) == 0
+    assert main(["train-head", "s.h5", "--head", "nearest-mean", "--out", "run"]) == 0
+    assert main(["next", "run", "new", "-n", "4", "--out", "queue"]) == 0
+    told = shlex.split(capsys.readouterr().err.splitlines()[-1])
+    browser.get((tmp_path / "queue/queue.html").as_uri())
+    assert "<code>digit</code>, by which images are grouped" in (tmp_path / "queue/queue.html").read_text()
+    browser.find_element("tag name", "body").send_keys("1", "2", "1")
+    table = browser.execute_script("saved = true; return labelTable()")
+    (tmp_path / "labels.csv").write_text(table)
+    lines = list(csv.DictReader(table.splitlines()))
+    assert len(lines) == 3 and all(line["digit"] == line["path"] for line in lines)
+    assert main(told[1:]) == 0
+    assert "3 of 63 images to compute" in capsys.readouterr().err
 
 
 def test_a_replay_tells_what_the_queue_saves_or_that_it_does_not_pay(tmp_path, capsys):
