@@ -131,7 +131,7 @@ def _report(open: bool = False, **options: Any) -> Answer:
     from ..reports.build import report
 
     written = report(**options)
-    log.info(f"written  {written.path}, {written.bytes / 1e6:.1f} MB. Open it in a browser; it needs nothing else")
+    log.info(f"written  {written.path}, {written.bytes / 1e3:,.0f} kB. Open it in a browser; it needs nothing else")
     if written.labels is not None:
         log.info(f"         {written.labels}, all doubted labels")
     if open and not webbrowser.open(written.path.absolute().as_uri()):

@@ -175,7 +175,12 @@ def test_photos_are_dropped_on_the_page(run, served, browser):
         assert "novelty" in card.text and "set" in card.text
         assert len(card.find_elements("css selector", ".nearest img")) == 4
         assert card.find_element("class name", "heat").is_displayed()
+        assert card.find_element("class name", "legend").text == "Orange is evidence for the class, blue against it."
     assert "the image" in cards["none.png"].find_element("tag name", "h2").text
+    assert not cards["none.png"].find_element("class name", "legend").is_displayed()
+    browser.execute_script("ask(new File([new Uint8Array(40_000_001)], 'large.mov'))")
+    large = browser.find_element("tag name", "article").find_element("tag name", "h2").text
+    assert large == "a photo may have at most 33 MB; this file has 41 MB"
     severe = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert all("422" in message for message in severe), severe
 

@@ -80,7 +80,8 @@ def test_a_queue_is_written_and_features_are_computed_once(run, tmp_path, capsys
     main(["next", "--run", str(run / "run"), str(run / "new"), "-n", "5", "--out", str(run / "told")])
     following = capsys.readouterr().err.splitlines()[-1].split()
     assert following[:2] == ["cached-features", "extract"] and following[4:6] == ["--add", "labels.csv"]
-    assert f"<code>{' '.join(following)}</code>" in (run / "told/queue.html").read_text()
+    page = (run / "told/queue.html").read_text().replace("<span>", "").replace("</span>", "")
+    assert f">{' '.join(following)}</code>" in page
     monkeypatch.chdir(run / "new")
     above = pipeline.label_next(run / "run", "../new", 5, out=run / "above")
     assert [each.path for each in above.queue] == [line["path"] for line in lines]

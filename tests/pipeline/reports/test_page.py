@@ -254,6 +254,23 @@ def test_prints_all_columns_and_no_empty_page(page):
     assert "logistic" in texts[0] and all(texts[:-1])
 
 
+def test_commands_break_between_words_alone_and_are_copied_as_one_line(page):
+    width = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", width)
+    try:
+        words = """return [...document.querySelectorAll("pre .command span")].map(each => [each.textContent, each.offsetHeight])"""
+        found = page.browser.execute_script(words)
+        (height,) = {height for word, height in found if len(word) < 20}  # one line, also at a hyphen
+        assert height < 40 and any(word == "head='logistic')" for word, _ in found)
+        copied = """const range = document.createRange(); range.selectNodeContents(document.querySelector("pre .command"));
+            getSelection().removeAllRanges(); getSelection().addRange(range); return getSelection().toString()"""
+        line = page.browser.execute_script(copied)
+        shown = page.browser.execute_script("return document.querySelector('pre .command').textContent")
+        assert line == shown and line.startswith("pipeline.train_head(store=") and "\n" not in line
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_frames_that_scroll_say_so_on_a_phone(page):
     size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

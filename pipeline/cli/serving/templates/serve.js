@@ -21,7 +21,7 @@ function tell(card, found) {
   for (const [name, chance] of chances) term(list, name, chance.toFixed(3));
   if (found.looked) {
     one(".heat", card).src = found.looked;
-    one(".heat", card).hidden = false;
+    one(".heat", card).hidden = one(".legend", card).hidden = false;
   }
   one(".beside", card).hidden = !found.nearest?.length;
   for (const near of found.nearest ?? []) {
@@ -42,7 +42,7 @@ async function ask(file) {
   one(".photo", card).addEventListener("error", () => one(".photo", card).remove()); // not all that is read here can be shown by a browser
   answers.prepend(card);
   try {
-    if (file.size > most) throw new Error(`the photo has more than ${most.toLocaleString("en")} bytes`);
+    if (file.size > most) throw new Error(`a photo may have at most ${Math.floor(most / 1e6)} MB; this file has ${Math.ceil(file.size / 1e6)} MB`);
     const reply = await fetch(`/predict?details=1&name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
     const found = await reply.json();
     if (!reply.ok) throw new Error(found.error);
