@@ -40,11 +40,12 @@ def _closed_form(model: type[Model], **grid: tuple[Any, ...]) -> Head:
 
 def _dense(
     units: str = "10", dropout: float = 0.0, rates: tuple[float, ...] = (1e-3,), optimizer: str = "rmsprop",
-    batch_size: int = 20, epochs: int = 30, patience: int = 30,
+    batch_size: int = 20, epochs: int = 30, patience: int = 30, decays: tuple[float, ...] = (0.0,),
 ) -> Grid:  # fmt: skip
     """Return the settings of a Dense head; the defaults are the lecture's."""
     return {
-        "units": (units,), "dropout": (dropout,), "learning_rate": rates, "class_weight": _EQUAL,
+        "units": (units,), "dropout": (dropout,), "learning_rate": rates, "weight_decay": decays,
+        "class_weight": _EQUAL,
         "optimizer": (optimizer,), "batch_size": (batch_size,), "epochs": (epochs,), "patience": (patience,),
     }  # fmt: skip
 
@@ -52,7 +53,7 @@ def _dense(
 _C = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 HEADS = {
     "dense": Head(DenseSearch, _dense(), pool="flatten"),
-    "mlp": Head(DenseSearch, _dense("256", 0.5, (1e-4, 3e-4, 1e-3, 3e-3), "adam", 64, 100, 10)),
+    "mlp": Head(DenseSearch, _dense("256", 0.5, (3e-4, 1e-3, 3e-3), "adam", 64, 100, 10, (0.0, 1.0))),
     "logistic": Head(
         LogisticSearch, {"scale": SCALES, "C": (*_C, 1000.0, 3000.0), "class_weight": _EQUAL}, linear=True
     ),
@@ -148,7 +149,7 @@ def _values(name: str, usual: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[
         return given
     for each in given:
         is_number = isinstance(each, (int, kind)) and not isinstance(each, bool) and math.isfinite(each)
-        if not is_number or each < 0 or (each == 0 and name != "dropout"):
+        if not is_number or each < 0 or (each == 0 and name not in ("dropout", "weight_decay")):
             raise RequestError(
                 f"{name} must be {'a whole number' if kind is int else 'a number'} above 0; got {each!r}. "
                 f"For example {option('settings', {name: usual})}"

@@ -25,6 +25,8 @@ class Recipe:
         Above 0.
     class_weight : {'none', 'balanced'}
         ``balanced`` weights classes in training as if they had equal size.
+    weight_decay : float
+        How much of each weight, but not of biases, times the learning rate, each step takes from it; at least 0.
 
     Raises
     ------
@@ -36,6 +38,7 @@ class Recipe:
     dropout: float = 0.0
     learning_rate: float = 1e-3
     class_weight: str = "none"
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         if self.units != "none" and not all(each.isdigit() and int(each) for each in self.units.split("-")):
@@ -49,6 +52,10 @@ class Recipe:
         if not self.learning_rate > 0:
             raise RequestError(
                 f"learning_rate must be above 0; got {self.learning_rate}. {option('settings', {'learning_rate': (0.001,)})}"
+            )
+        if not self.weight_decay >= 0:
+            raise RequestError(
+                f"weight_decay must be at least 0; got {self.weight_decay}. {option('settings', {'weight_decay': (1.0,)})}"
             )
         if self.class_weight not in CLASS_WEIGHTS:
             raise must_be_one_of("class_weight", CLASS_WEIGHTS, self.class_weight)

@@ -83,7 +83,7 @@ def train_heads(
     """
     X, n_classes = align(X), int(targets[fit].max()) + 1
     shapes = tuple((each.widths, each.dropout) for each in recipes)
-    bank = find_bank(shapes, X.shape[1], n_classes, schedule.optimizer)
+    bank = find_bank(shapes, X.shape[1], n_classes, schedule.optimizer, any(each.weight_decay for each in recipes))
     bank.reset(recipes, schedule.seed, _root_mean_square(X, fit) if schedule.scaled else 1.0, np.bincount(targets[fit]))
     random = np.random.default_rng(schedule.seed)
     fit_order = _order(fit, schedule.steps, schedule.batch_size, random)

@@ -31,15 +31,15 @@ Shape = tuple[tuple[int, ...], float]  # widths, dropout
 
 
 @lru_cache(maxsize=4)
-def find_bank(shapes: tuple[Shape, ...], n_features: int, n_classes: int, optimizer: str) -> Bank:
+def find_bank(shapes: tuple[Shape, ...], n_features: int, n_classes: int, optimizer: str, decays: bool) -> Bank:
     """Return a bank of this architecture, cached because building its graph takes longer than training a small head."""
-    return Bank(shapes, n_features, n_classes, optimizer)
+    return Bank(shapes, n_features, n_classes, optimizer, decays)
 
 
 class Bank:
     """The weights of several heads and the graph that trains them; see `train_heads` in `search`."""
 
-    def __init__(self, shapes: tuple[Shape, ...], n_features: int, n_classes: int, optimizer: str):
+    def __init__(self, shapes: tuple[Shape, ...], n_features: int, n_classes: int, optimizer: str, decays: bool):
         import_keras()
         import keras
         import tensorflow as tf
@@ -69,7 +69,13 @@ class Bank:
         rates = [self._unit_rates[0]] * len(self._kernel) + [self._unit_rates[1]]
         for rate, rest in zip(self._head_rates, rests, strict=True):
             rates += [rate] * len(rest)
-        self._optimizer = _with_rates(optimizer, self._variables, rates)
+        self._unit_decays = tf.Variable(np.zeros((ends[-1], 1), np.float32))
+        self._head_decays = [tf.Variable(0.0) for _ in shapes]
+        # Only of kernels, which are two-dimensional, and not of biases.
+        shrunk: list[Any] = [self._unit_decays] * len(self._kernel) + [None]
+        for decay, rest in zip(self._head_decays, rests, strict=True):
+            shrunk += [decay if len(each.shape) == 2 else None for each in rest]
+        self._optimizer = _with_rates(optimizer, self._variables, rates, shrunk if decays else [None] * len(shrunk))
         self._fresh = [variable.numpy() for variable in self._optimizer.variables]
         # XLA compiles an epoch into one program, and the optimizer's updates of the wide first layer into one kernel.
         compiled = ends[-1] * n_features > LARGE
@@ -87,7 +93,7 @@ class Bank:
         self._scale.assign(1 / scale)
         bias = np.zeros(self._bias.shape, np.float32)
         kernel = np.zeros((len(bias), self._n_features), np.float32)
-        rates = np.empty(len(bias), np.float32)
+        rates, decays = np.empty(len(bias), np.float32), np.empty((len(bias), 1), np.float32)
         for number, (recipe, model, columns) in enumerate(zip(recipes, self.models, self._columns, strict=True)):
             for depth, layer in enumerate(model.layers[1:]):
                 if isinstance(layer, keras.layers.Dropout):
@@ -96,7 +102,8 @@ class Bank:
                 drawn = keras.initializers.GlorotUniform(seed=seed + depth)(layer.kernel.shape)
                 layer.set_weights([drawn, np.zeros(layer.bias.shape)])
             kernel[columns] = np.transpose(model.layers[1].kernel)
-            rates[columns] = recipe.learning_rate
+            rates[columns], decays[columns] = recipe.learning_rate, recipe.weight_decay
+            self._head_decays[number].assign(recipe.weight_decay)
             self._head_rates[number].assign(recipe.learning_rate)
             weights = np.ones(self._n_classes) if recipe.class_weight == "none" else counts.sum() / len(counts) / counts
             self._class_weights[number].assign(weights.astype(np.float32))
@@ -105,6 +112,7 @@ class Bank:
         self._bias.assign(bias)
         self._unit_rates[0].assign(rates[:, None])
         self._unit_rates[1].assign(rates)
+        self._unit_decays.assign(decays)
         for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
 
@@ -212,15 +220,22 @@ def _build(shape: Shape, n_features: int, n_classes: int, scale: float) -> keras
     return keras.Sequential(layers)
 
 
-def _with_rates(name: str, variables: list[Any], rates: list[Any]) -> Any:
-    """Return a Keras optimizer with a separate learning rate per variable, or per unit of a variable."""
+def _with_rates(name: str, variables: list[Any], rates: list[Any], decays: list[Any]) -> Any:
+    """Return a Keras optimizer with a separate learning rate and weight decay per variable, or per unit of a variable.
+
+    Decay is decoupled from the gradient: each step takes the rate times the decay of each weight from it (Loshchilov and Hutter
+    2019, "Decoupled weight decay regularization").
+    """
     import keras
 
-    of = {id(variable.value): rate for variable, rate in zip(variables, rates, strict=True)}
+    of = {id(each.value): own for each, *own in zip(variables, rates, decays, strict=True)}
 
     class WithRates(type(keras.optimizers.get(name))):  # type: ignore[misc]
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            super().update_step(gradient, variable, of[id(variable)])
+            rate, decay = of[id(variable)]
+            if decay is not None:
+                self.assign_sub(variable, rate * decay * variable)
+            super().update_step(gradient, variable, rate)
 
     optimizer = WithRates()
     optimizer.build(variables)

@@ -49,6 +49,22 @@ def test_trains_as_keras_own_loop_does(n_classes, optimizer):
         np.testing.assert_allclose(one, other, atol=1e-3)
 
 
+def test_weights_decay_as_keras_own_adamw_lets_them():
+    """Kernels and not biases, by the rate times the decay in each step."""
+    keras = import_keras()
+    X, y = post_relu()
+    recipe, rows = Recipe("8-6", 0.0, 0.05, weight_decay=2.0), np.arange(len(X))
+    (ours,) = train_heads([recipe], Schedule(epochs=5, batch_size=len(X), optimizer="adam"), X, y, rows)
+    start = Schedule(epochs=1, batch_size=len(X), optimizer="sgd")
+    (theirs,) = train_heads([Recipe("8-6", 0.0, 1e-30)], start, X, y, rows)  # has not moved
+    optimizer = keras.optimizers.AdamW(0.05, weight_decay=2.0)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    theirs.model.compile(optimizer, "binary_crossentropy")
+    theirs.model.fit(X, y, len(X), epochs=5, verbose=0)
+    for one, other in zip(ours.model.get_weights(), theirs.model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+
 @pytest.mark.parametrize("large", [0, 1 << 17])
 def test_heads_side_by_side_are_what_each_is_alone(large, monkeypatch):
     """Compiled, as wide heads are, and not."""
@@ -57,7 +73,7 @@ def test_heads_side_by_side_are_what_each_is_alone(large, monkeypatch):
     X, y = post_relu()
     fit, look = np.arange(150), np.arange(150, 200)
     recipes = [
-        Recipe(), Recipe("none", learning_rate=0.01), Recipe("20-5", 0.5, 0.003), Recipe(class_weight="balanced"),
+        Recipe(), Recipe("none", learning_rate=0.01), Recipe("20-5", 0.5, 0.003), Recipe(class_weight="balanced"), Recipe(weight_decay=3.0),
     ]  # fmt: skip
     together = train_heads(recipes, Schedule(epochs=6), X, y, fit, look)
     for recipe, one in zip(recipes, together, strict=True):
