@@ -67,8 +67,9 @@ class Progress(tqdm):
                 print(f"{self.desc}{self.n}/{self.total}{self.unit}", file=sys.stderr, flush=True)
 
     def expect(self, rate: float | None) -> None:
-        """Reckon with so many per second from now on, where those to come take longer or shorter; None: with the rate so far."""
-        self._expected = rate
+        """Reckon with so many per second of those to come, where a rate of those that are done says little; None: with that rate."""
+        form, self._expected = self._form[not self._lines], rate
+        self.bar_format = form if rate is None else form.replace(", {rate_noinv_fmt}", "")
 
     @property
     def format_dict(self) -> dict[str, Any]:
@@ -99,6 +100,12 @@ class Shares(Progress):
     def _tell(self, number: int, share: float) -> None:
         if number - self.n > 1e-9:  # shares sum up to 1 except for rounding
             self.update(min(share, number - self.n))
+
+
+def between(least: float, most: float) -> str:
+    """Return a range of times in words, with their unit once if it is the same."""
+    (low, unit), (high, same) = duration(least).split(), duration(most).split()
+    return f"{low} to {high} {unit}" if unit == same else f"{low} {unit} to {high} {same}"
 
 
 def duration(seconds: float) -> str:

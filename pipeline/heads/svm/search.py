@@ -29,7 +29,7 @@ from ..settings import Choice, Grid, Output, Rating, combinations
 from .classifier import Svm, from_products, join_pairs
 
 _MANY, _SOME = 5000, 4000  # beyond so many images, settings are chosen on some of them
-_FIT, _KERNEL = 15, 8  # functions per pair of rows in a fit by libsvm, and in a kernel
+_FIT, _KERNEL = 18, 8  # functions per pair of rows in a fit by libsvm, and in a kernel
 MAX_WEIGHTS = 2_000_000_000  # bytes; files of larger heads would take more memory than most machines that predict have
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from features.errors import RequestError, counted, listed
 from features.runtime.log import log
 from features.runtime.machine import cores
-from features.runtime.progress import duration
+from features.runtime.progress import between, duration
 from features.splits import SPLITS
 
 from ...data.training_data import Features
@@ -99,9 +99,13 @@ class TimeEstimate:
         return sum(map(len, self._coming.values())) / left if left else None
 
     def left(self) -> float:
-        """Return the seconds that all fits to come are expected to take; a head's own fits tell more than those of others."""
-        every = [each for own in self._done.values() for each in own]
-        return sum(sum(coming) * _ratio(self._done.get(head, every)) for head, coming in self._coming.items())
+        """Return the seconds that all fits to come are expected to take.
+
+        A head takes what its own fits took; one without any what all that are done suggest, in proportion to their part of the whole.
+        """
+        coming = [(own, own) for fits in self._coming.values() for own in fits]
+        every = [each for own in self._done.values() for each in own] + coming
+        return sum(sum(fits) * _ratio(self._done.get(head, every)) for head, fits in self._coming.items() if fits)
 
     def tell(self) -> None:
         """Log how long the fits will take, if that is long, and which heads take most of it."""
@@ -111,13 +115,14 @@ class TimeEstimate:
         first, *others = sorted(((sum(own), head) for head, own in self._coming.items()), reverse=True)
         longest = [first, *(each for each in others[:2] if each[0] > seconds / 5)]
         beside = f", and those of {listed(sorted(self._unknown))} unknown time" if self._unknown else ""
+        fits = counted(sum(map(len, self._coming.values())), "fit")
         log.info(
-            f"time     {counted(sum(map(len, self._coming.values())), 'fit')} will take about {duration(seconds / _SPREAD)} to "
-            f"{duration(seconds * _SPREAD)}{beside}; most of it {listed([f'{head} {duration(own)}' for own, head in longest])}"
+            f"time     {fits} will take about {between(seconds / _SPREAD, seconds * _SPREAD)}{beside}; most of it "
+            f"{listed([f'{head} {duration(own)}' for own, head in longest])}"
         )
 
 
 def _ratio(done: list[tuple[float, float]]) -> float:
-    """Return how many times what was expected fits took; 1 if there are none."""
-    expected, taken = map(sum, zip(*done, strict=True)) if done else (0, 0)
-    return taken / expected if expected else 1.0
+    """Return how many times what was expected fits took."""
+    expected, taken = map(sum, zip(*done, strict=True))
+    return taken / expected

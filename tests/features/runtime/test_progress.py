@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from features.runtime.log import log
-from features.runtime.progress import Progress, Shares, above_bars, untold
+from features.runtime.progress import Progress, Shares, above_bars, between, untold
 
 
 class Terminal(io.StringIO):
@@ -108,3 +108,7 @@ def test_nobody_is_told_where_the_logger_is_quiet(level):
     level(logging.WARNING)
     with Shares(1, "fits") as progress:
         assert [tell for _, tell in progress.each(["piece"])] == [untold]
+
+
+def test_a_range_of_times_has_its_unit_once():
+    assert [between(30, 100), between(60, 240), between(240, 900)] == ["30 to 100 s", "60 s to 4 min", "4 to 15 min"]

@@ -59,7 +59,11 @@ def test_fits_that_are_done_tell_more_of_their_own_head_than_of_others(monkeypat
     for head in ("logistic", "logistic", "knn", "lda"):
         estimate.add(head, Cost(10.0, 0.0))
     assert estimate.left() == 40 and estimate.rate() == pytest.approx(4 / 40)
-    for head, seconds, left in (("logistic", 40, 3 * 40), ("logistic", 20, 2 * 30), ("knn", 0.0, 20)):
+    for head, seconds, left in (
+        ("logistic", 40, 40 + 20 * 70 / 40),
+        ("logistic", 20, 20 * 80 / 40),
+        ("knn", 0, 10 * 70 / 40),
+    ):
         with estimate.timing(head):
             now += seconds
         assert estimate.left() == pytest.approx(left)
@@ -72,7 +76,7 @@ def test_progress_reckons_with_the_fits_to_come(capsys):
     with Progress(4, "fits") as progress:
         progress.expect(0.5)
         progress.update()
-    assert "0.50 fits/s, 00:06 left" in capsys.readouterr().err
+    assert "1/4 fits, 00:06 left" in capsys.readouterr().err
 
 
 def test_a_comparison_says_before_how_long_its_uncached_fits_take(tiny_store, tmp_path, caplog, monkeypatch):
