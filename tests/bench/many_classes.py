@@ -1,5 +1,7 @@
 """Processor and wall time of heads on many classes, or many rows, of synthetic features; the whole fit with its figures.
 
+What was expected before is of a machine with nothing beside it, so of one core (`taskset -c 0`, OMP_NUM_THREADS=1) processor time.
+
     python tests/bench/many_classes.py --heads logistic,nearest-mean [--classes 1000] [--rows 10] [--features 512]
 
 Features are those of a base in kind: not negative, many near 0, classes apart by some of them. Prints a Markdown table.
@@ -17,6 +19,8 @@ from features.splits import SPLITS
 from features.store.schema import Rows
 from pipeline.data.training_data import Features, Part
 from pipeline.training.fits.fitting import fit_head
+from pipeline.training.fits.time_estimate import expected_cost
+from pipeline.training.request import USUAL
 
 
 def made_up(classes: int, rows: int, features: int, apart: float) -> tuple[Features, Rows]:
@@ -47,9 +51,11 @@ def main() -> None:
     features, rows = made_up(options.classes, options.rows, options.features, options.apart)
     print(f"{options.classes} classes x {options.rows} rows, {options.features} features\n")
     print(
-        "| head | processor s | wall s | of it choosing and fitting | accuracy | settings tried | peak GB |\n|---|---|---|---|---|---|---|"
+        "| head | expected s | processor s | wall s | of it choosing and fitting | accuracy | settings tried | peak GB |\n|---|---|---|---|---|---|---|---|"
     )
     for name in options.heads.split(","):
+        cost = expected_cost(name, features, rows.labels, rows.splits, USUAL)
+        expected = "unknown" if cost is None else f"{cost.choosing + 2 * cost.fitting:.1f}"
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             result, _ = fit_head(name, features, rows, rows.splits)
@@ -61,7 +67,7 @@ def main() -> None:
         told = (
             f"{wall:.1f} | {result.fit_seconds:.1f} | {result.test['accuracy']:.3f} | {len(result.tried)} | {peak:.1f}"
         )
-        print(f"| `{name}` | {cpu:.1f} | {told} |", flush=True)
+        print(f"| `{name}` | {expected} | {cpu:.1f} | {told} |", flush=True)
 
 
 if __name__ == "__main__":
