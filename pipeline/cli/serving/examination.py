@@ -11,7 +11,7 @@ from features.errors import UnreadableImage
 from features.images.decoding import decode_whole, read_bytes
 
 from ...deploy.predictor import Examined, Predictor
-from ...reports.analysis.class_activation import activation_maps, heat
+from ...reports.analysis.class_activation import activation_maps, cells_of, grid_of, heat
 from ...runs.html_page import data_uri
 
 NEAREST, SIDE = 4, 160
@@ -40,13 +40,14 @@ def _looked(predictor: Predictor, examined: Examined) -> str | None:
     reading, names = predictor.trained.reading, predictor.class_names
     layer, pool = reading.layers[0]
     maps = examined.maps[layer]
-    if len(reading.layers) > 1 or maps.ndim != 4:
+    grid = grid_of(maps.shape[1:], pool)
+    if len(reading.layers) > 1 or grid is None:
         return None
     try:
         coef, _ = predictor.trained.head.coefficients(len(names))
     except TypeError:
         return None
-    added = activation_maps(maps[:1].astype(np.float32), coef, pool)[0]
+    added = activation_maps(cells_of(maps[:1].astype(np.float32), grid), coef, pool)[0]
     of_class = added[:, :, names.index(examined.prediction.class_name)]
     return heat(of_class, float(np.abs(of_class).max()))
 

@@ -4,14 +4,41 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from features.pooling import pools_of
+from features.pooling import pools_of, tokens_before
 
 _FOR, _AGAINST = (240, 120, 0), (40, 110, 255)  # evidence for a class, and against it
 _SIDE = 56  # of a heat map, in pixels; the page enlarges it smoothly
+
+
+def grid_of(shape: Sequence[int], pool: str) -> tuple[int, int, int] | None:
+    """Return height, width and channels of the cells that a head reads; None for vectors, and tokens that have no place.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of a map, tokens or a vector, for one image.
+    pool : str
+        How the head reads it.
+    """
+    if len(shape) == 3:
+        height, width, channels = shape
+        return height, width, channels
+    if len(shape) == 1 or not set(pools_of(pool)) <= {"avg", "max"}:
+        return None
+    count = shape[0] - tokens_before(shape[0])
+    side = math.isqrt(count)
+    return (side, side, shape[1]) if side**2 == count else None
+
+
+def cells_of(values: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
+    """Return features of images, of any shape, as maps, (n, h, w, channels); patches come last among tokens."""
+    return values.reshape(len(values), -1)[:, -math.prod(grid) :].reshape(len(values), *grid)
 
 
 def activation_maps(maps: np.ndarray, coef: np.ndarray, pool: str) -> np.ndarray:

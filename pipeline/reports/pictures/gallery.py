@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from features.errors import command, counted, option
-from features.pooling import pools_of, tokens_before
 from features.runtime.log import log
 from features.splits import SPLITS
 from features.store.reader import FeatureStore
@@ -86,30 +84,27 @@ class Gallery:
         if len(layers) > 1:
             return {"why": f"The head uses {len(layers)} layers ({', '.join(layers)}), whose cells do not correspond."}
         shape = store.layers[layers[0]]
-        read, tokens = head.features.parts[0].read, store.kinds[layers[0]] == "tokens"
-        if tokens:
-            side = math.isqrt(shape[0] - tokens_before(shape[0]))
-            if not set(pools_of(read)) <= {"avg", "max"} or side**2 + tokens_before(shape[0]) != shape[0]:
-                return {
-                    "why": f"The head reads {read} of the tokens of {layers[0]}, so it is not known which patches counted. To see it: "
-                    f"{option('pool', 'avg')}"
-                }
-            shape = (side, side, shape[1])
+        read = head.features.parts[0].read
         if store.kinds[layers[0]] == "vector":
             return {
                 "why": f"The store holds {layers[0]} pooled over space ({head.features.pool}), so the position of each "
                 f"value is lost. Extract whole maps to see it: {command('extract', pool='none')}"
             }
-        if min(shape[:2]) < FEWEST_CELLS:
+        grid = class_activation.grid_of(shape, read)
+        if grid is None:
             return {
-                "why": f"{layers[0]} has {shape[0]} × {shape[1]} cells, too few to say which part of an image counted."
+                "why": f"The head reads {read} of the tokens of {layers[0]}, so it is not known which patches counted. To see it: "
+                f"{option('pool', 'avg')}"
+            }
+        if min(grid[:2]) < FEWEST_CELLS:
+            return {
+                "why": f"{layers[0]} has {grid[0]} × {grid[1]} cells, too few to say which part of an image counted."
             }
         tests = np.flatnonzero(self.split == SPLITS["test"])
         kinds = class_activation.pick(self.rows.labels[tests], head.probabilities)
         chosen = [place for places in kinds.values() for place in places]
         values = store.read(layers[0], "flatten", stored[tests[chosen]])
-        maps = values[:, -math.prod(shape) :].reshape(len(chosen), *shape)  # patches come last among tokens
-        added = class_activation.activation_maps(maps, head.coef, read)
+        added = class_activation.activation_maps(class_activation.cells_of(values, grid), head.coef, read)
         predicted = head.probabilities[chosen].argmax(axis=1)
         of_predicted = added[np.arange(len(chosen)), :, :, predicted]
         top = float(np.quantile(np.abs(of_predicted), 0.98))
@@ -126,7 +121,7 @@ class Gallery:
                 for place in places
             ]
             groups.append({"kind": kind, "cards": cards})
-        return {"groups": groups, "cells": f"{shape[0]} × {shape[1]}", "layer": layers[0], "pool": head.features.pool}
+        return {"groups": groups, "cells": f"{grid[0]} × {grid[1]}", "layer": layers[0], "pool": head.features.pool}
 
     def map(self, X: np.ndarray, seed: int) -> dict[str, Any]:
         """Return positions of images on maps of their features X, (n_images, n_features)."""
