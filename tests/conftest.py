@@ -1,6 +1,7 @@
 """Images made on the spot, a tiny base, and stores of both."""
 
 import csv
+import importlib.util
 import json
 import logging
 import os
@@ -20,10 +21,16 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests load exported model
 
 from features import FeatureStore, extract
 from features.backbones.registry import BACKBONES, Backbone
+from features.runtime.keras_runtime import import_torch
 from features.runtime.log import log
 from features.runtime.user_cache import cache_folder
 from features.store import schema
 from features.store.provenance import Provenance
+
+if (
+    importlib.util.find_spec("triton") is not None
+):  # before tests import TensorFlow, and then PyTorch without `import_torch`
+    import_torch()
 
 HOSTILE = """<img src=x onerror=window.hacked=1>'"&amp;"""
 HOSTILE_CLASSES = (HOSTILE, "</script><script>window.hacked=2</script>")

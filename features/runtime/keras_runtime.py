@@ -1,9 +1,10 @@
-"""Keras on TensorFlow, and other libraries that talk as they start: imported where a model is built or run, quietly."""
+"""Keras on TensorFlow, and PyTorch beside it: imported where a model is built or run, quietly."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,25 @@ def import_keras() -> Any:
             with contextlib.suppress(RuntimeError):  # in use already, as its user has set it up
                 tf.config.experimental.set_memory_growth(gpu, True)
     return keras
+
+
+def import_torch() -> Any:
+    """Import PyTorch, where TensorFlow is loaded, too.
+
+    TensorFlow shows its symbols to all libraries that are loaded later, LLVM's among them. Triton, which PyTorch for GPUs imports,
+    has an LLVM of another version, and crashes unless it prefers its own symbols (Triton 3.8 after TensorFlow 2.21).
+    """
+    if "tensorflow" in sys.modules and hasattr(os, "RTLD_DEEPBIND") and importlib.util.find_spec("triton") is not None:
+        flags = sys.getdlopenflags()
+        sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
+        try:
+            with contextlib.suppress(ImportError):  # PyTorch goes without it
+                import triton  # noqa: F401
+        finally:
+            sys.setdlopenflags(flags)
+    import torch
+
+    return torch
 
 
 def leaves(model: Any) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from ...errors import RequestError, called, missing_extra
 from ...images.fitting import crop_of
 from ...images.image_spec import RESIZE_RULES
+from ...runtime.keras_runtime import import_torch
 from ...runtime.user_cache import recall, remember
 from ...runtime.versions import own_source
 from ..normalisation import Normalisation
@@ -66,6 +67,7 @@ def find_facts(name: str) -> Facts:
 
 
 def _ask(model: str) -> Facts:
+    import_torch()
     import timm
 
     # timm would also take names of folders and of hubs, such as hf-hub:NAME.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import RequestError, WeightsError, called, find_near, missing_extra, option
 from ...pooling import tokens_before
+from ...runtime.keras_runtime import import_torch
 from ...runtime.log import log
 from ...runtime.user_cache import recall, recall_bytes, remember, remember_bytes
 from ...runtime.versions import own_source
@@ -140,6 +141,7 @@ def _create(name: str, side: int, weights: str | None) -> Any:
 
     It keeps its classifier, since timm lets tensors be missing in weights for another one.
     """
+    import_torch()
     import timm
 
     facts = find_facts(name)
@@ -186,6 +188,7 @@ def _convert(name: str, side: int, model: Any, sha256: str) -> tuple[onnx.ModelP
     onnx = import_onnx(f"exporting {name}")
     if importlib.util.find_spec("onnxscript") is None:
         raise missing_extra("onnxscript", "torch", f"exporting {name}")
+    import_torch()
     import torch
 
     images = torch.zeros(2, 3, side, side)
@@ -200,7 +203,7 @@ def _convert(name: str, side: int, model: Any, sha256: str) -> tuple[onnx.ModelP
     except AssertionError as error:
         raise _refused_size(name, side, str(error)) from error
     except Exception as error:  # of PyTorch's exporter: any class
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        why = _first_cause(error)
         raise RequestError(
             f"{name} must be a model that PyTorch can export to ONNX at {side} pixels; {why}. Take another."
         ) from error
@@ -209,8 +212,16 @@ def _convert(name: str, side: int, model: Any, sha256: str) -> tuple[onnx.ModelP
     return onnx.ModelProto.FromString(data), described
 
 
+def _first_cause(error: BaseException) -> str:
+    """Return what went wrong first, in one line: PyTorch's exporter raises errors of its own about it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
 def _both(model: Any) -> Any:
     """Return a module from images to features and pooled features, which are a layer where ONNX tells their shape."""
+    import_torch()
     import torch
 
     class Both(torch.nn.Module):
@@ -229,6 +240,7 @@ def _make_module(
     name: str, weights: str, described: Description, layers: Sequence[str], normalisation: Normalisation, loaded: bool
 ) -> Any:
     """Return a module from RGB in 0..255 to `layers`, of `FEATURES` and `POOLED`; see `Base.module`."""
+    import_torch()
     import torch
 
     if loaded:
@@ -268,7 +280,12 @@ def _check_features(name: str, described: Description, model: Any) -> None:
         raise RequestError(f"{name} must give a map, tokens or a vector as its features; it does not. Take another.")
     features, before = described.tensors[FEATURES], getattr(model, "num_prefix_tokens", 0)
     if features.kind == "tokens" and tokens_before(features.shape[0]) != before:
+        told, own = f"{before} other tokens can be told from them", find_facts(name).side
+        if described.side == own:
+            raise RequestError(
+                f"{name} must give the tokens of a square of patches, of which {told}; it gives {features.shape[0]} in all. Take another."
+            )
         raise RequestError(
-            f"{called('image_size')} must give {name} so many patches that its {before} other tokens can be told from them; got "
-            f"{described.side}, hence {features.shape[0]} tokens in all. Take its own: {option('image_size', find_facts(name).side)}"
+            f"{called('image_size')} must give {name} so many patches that its {told}; got {described.side}, hence {features.shape[0]} "
+            f"tokens in all. Take its own: {option('image_size', own)}"
         )

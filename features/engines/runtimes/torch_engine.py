@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import EngineError, batch_too_large
 from ...pooling import pools_of, tokens_before
+from ...runtime.keras_runtime import import_torch
 from ...runtime.machine import cores, gpu_in_sight
 from ...store.provenance import CPU, Device
 from ..frozen_graph import Frozen
@@ -47,8 +48,7 @@ class TorchEngine:
         device: Device | None = None,
     ):
         parts = self.convert(frozen) if parts is None else parts
-        import torch
-
+        torch = import_torch()
         self._torch, self._frozen, self._device = torch, frozen, device or find_torch_device()
         on_cpu = self._device.kind == "cpu"
         self._target = "cpu" if on_cpu else "cuda"
@@ -96,6 +96,7 @@ def _module_of(frozen: Frozen, loaded: bool) -> Any:
 
 def _join(frozen: Frozen, module: Any, precision: str) -> Any:
     """Return a module from bytes of images to flat features; only the base itself computes in another precision."""
+    import_torch()
     import torch
 
     pool = frozen.pool
@@ -143,6 +144,5 @@ def find_torch_device() -> Device:
     """Return the device that PyTorch uses; it is imported only where there may be a GPU."""
     if not gpu_in_sight() or importlib.util.find_spec("torch") is None:
         return CPU
-    import torch
-
+    torch = import_torch()
     return Device("gpu", torch.cuda.get_device_name(0)) if torch.cuda.is_available() else CPU

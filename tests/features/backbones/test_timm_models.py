@@ -1,8 +1,11 @@
 """Models of timm are bases: features, layers and heads, against plain PyTorch. All weights here are random, and mean nothing."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +26,9 @@ from timm.data import create_transform, resolve_data_config
 
 from features import ConvFeatures, FeatureStore, extract
 from features.backbones.keras_base import build_base
+from features.backbones.onnx import timm_models
+from features.backbones.onnx.description import Description
+from features.backbones.onnx.tensors import Input, Tensor
 from features.backbones.registry import find_backbone
 from features.engines.frozen_graph import Frozen
 from features.engines.ready_base import draw_probes
@@ -198,6 +204,42 @@ def test_a_rule_that_is_named_or_stored_is_kept(tmp_path, weights):
     with FeatureStore(tmp_path / "s.h5") as store:
         again = extract_again(store.made, tmp_path / "t.h5")
     assert "resize='bicubic'" in again
+
+
+def test_tensorflow_may_have_been_imported_before():
+    """In a process of its own, since a library for GPUs that PyTorch imports would end it."""
+    code = (
+        "from features.runtime.keras_runtime import import_keras; import_keras()\n"
+        "from features.backbones.onnx.timm_models import layers_of_timm\n"
+        "print(layers_of_timm('timm:test_resnet', 64)['features'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "(2, 2, 96)"), done.stderr[-2000:]
+
+
+def test_models_that_cannot_be_exported_are_refused_with_the_reason(monkeypatch):
+    def fail(*given, **options):
+        raise RuntimeError("\x1b[96mStep 2/3\x1b[0m failed.\nNext steps") from ValueError(
+            "cannot view 3 as 2\nTraceback"
+        )
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(RequestError, match=r"export to ONNX at 64 pixels; cannot view 3 as 2. Take another.$"):
+        timm_models.layers_of_timm("timm:test_resnet", 64)
+
+
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [
+        (160, r"^timm:test_vit must give the tokens of a square of patches, .* it gives 12 in all. Take another.$"),
+        (96, r"^image_size must give timm:test_vit so many patches .* got 96, .* Take its own: image_size=160$"),
+    ],
+)
+def test_tokens_that_would_be_miscounted_are_refused(side, message):
+    tensors = {"features": Tensor("features", (12, 8), "tokens", True)}
+    described = Description("0" * 64, Input("images", 1, False, None, side), side, tensors, "features")
+    with pytest.raises(RequestError, match=message):
+        timm_models._check_features("timm:test_vit", described, SimpleNamespace(num_prefix_tokens=1))
 
 
 @pytest.mark.parametrize(
