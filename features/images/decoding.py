@@ -92,7 +92,7 @@ def decode(data: bytes, spec: ImageSpec) -> np.ndarray:
         With the reason, if the bytes are no whole image of an accepted format.
     """
     spec.check()
-    with opened(data, spec.max_pixels) as image:
+    with opened(data, spec.max_pixels) as image, _reasons():
         box, orientation = _load(image, _LEFT * spec.least if spec.decode == "scaled" else None), _orientation(image)
         if box is None:
             return np.asarray(_resize(_turn_upright(image, orientation), spec))
@@ -120,8 +120,9 @@ def upright(image: Image.Image, spec: ImageSpec) -> np.ndarray:
         With the reason, if its pixels cannot be loaded or have no agreed meaning.
     """
     check_size(*image.size, spec.max_pixels)
-    _load(image)
-    return np.asarray(_to_rgb(_turn_upright(image, _orientation(image)), spec))
+    with _reasons():
+        _load(image)
+        return np.asarray(_to_rgb(_turn_upright(image, _orientation(image)), spec))
 
 
 @contextmanager
@@ -174,10 +175,9 @@ def _load(image: Image.Image, least: int | None = None) -> Box | None:
     A JPEG of at least twice `least` in both directions is reduced to no less than `least`. If the factor does not divide
     its sides, the last row and column lie only partly within the photo.
     """
-    with _reasons():
-        box = _reduce(image, least) if least else None
-        image.load()
-        return box
+    box = _reduce(image, least) if least else None
+    image.load()
+    return box
 
 
 def _reduce(image: Image.Image, least: int) -> Box | None:

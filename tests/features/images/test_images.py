@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from features.errors import RequestError, UnreadableImage
-from features.images.decoding import RESIZE, decode, read_bytes
+from features.images.decoding import RESIZE, decode, decode_whole, read_bytes
 from features.images.image_spec import SMOOTH, ImageSpec
 
 
@@ -95,6 +95,16 @@ def test_unknown_resize_names_the_nearest(pixels):
 def test_what_is_no_image_is_refused_with_the_reason(data, reason):
     with pytest.raises(UnreadableImage, match=reason):
         decode(data, ImageSpec(8))
+
+
+def test_a_palette_image_without_palette_is_refused():
+    """Pillow loads it and fails as it looks colours up: with an AssertionError, which ended whole passes."""
+    data = encode(np.zeros((2, 2), np.uint8), "P")
+    start = data.index(b"PLTE") - 4
+    without = data[:start] + data[start + 12 + int.from_bytes(data[start : start + 4]) :]
+    for read in (decode, decode_whole):
+        with pytest.raises(UnreadableImage, match="broken: AssertionError"):
+            read(without, ImageSpec(8))
 
 
 def test_truncated_file_is_refused():
