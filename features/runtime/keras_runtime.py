@@ -53,12 +53,13 @@ def import_keras() -> Any:
 
 
 def import_torch() -> Any:
-    """Import PyTorch, where TensorFlow is loaded, too.
+    """Import PyTorch, before or after TensorFlow.
 
-    TensorFlow shows its symbols to all libraries that are loaded later, LLVM's among them. Triton, which PyTorch for GPUs imports,
-    has an LLVM of another version, and crashes unless it prefers its own symbols (Triton 3.8 after TensorFlow 2.21).
+    TensorFlow shows its symbols to all libraries that are loaded later, LLVM's among them. Triton, which PyTorch for GPUs imports
+    when it first needs it, has an LLVM of another version, and crashes unless it prefers its own symbols (Triton 3.8 after
+    TensorFlow 2.21).
     """
-    if "tensorflow" in sys.modules and hasattr(os, "RTLD_DEEPBIND") and importlib.util.find_spec("triton") is not None:
+    if hasattr(os, "RTLD_DEEPBIND") and importlib.util.find_spec("triton") is not None:
         flags = sys.getdlopenflags()
         sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
         try:
