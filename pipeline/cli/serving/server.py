@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import os
@@ -60,9 +61,12 @@ def serve(run: str | Path, **options: Unpack[ServeOptions]) -> None:
     host, port = options.get("host", HOST), options.get("port", PORT)
     if not 0 < port < 65536:
         raise RequestError(f"{called('port')} must be from 1 to 65535; got {port}. Leave it out for {PORT}.")
-    _check_free(host, port)
     limit = options.get("max_pixels", MAX_PIXELS)
-    with Predictor(run, options.get("weights"), options.get("joblib", False), limit) as predictor:
+    # Listening begins before the base is loaded: nobody else takes the port meanwhile, and whoever asks early waits.
+    with (
+        _listen(host, port) as listening,
+        Predictor(run, options.get("weights"), options.get("joblib", False), limit) as predictor,
+    ):
         predictor.load()
         if host not in _LOOPBACK:
             log.warning(f"anyone who reaches {host}:{port} can use this server: it asks for no password.")
@@ -70,22 +74,17 @@ def serve(run: str | Path, **options: Unpack[ServeOptions]) -> None:
         log.info(
             f"serves   http://{shown}:{port}/ ({predictor.trained.name}, {', '.join(predictor.class_names)}). Ctrl-C ends it"
         )
-        uvicorn.run(
-            make_app(predictor, host),
-            host=host,
-            port=port,
-            log_level="warning",
-            timeout_keep_alive=5,
-            server_header=False,
-        )
+        app = make_app(predictor, host)
+        config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=5, server_header=False)
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C, once what was asked is answered
+            uvicorn.Server(config).run(sockets=[listening])
     log.info("done     the server has ended")
 
 
-def _check_free(host: str, port: int) -> None:
-    """Raise RequestError unless a server can listen there, before a head is loaded for it."""
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there; raise RequestError if none can, before a head is loaded for it."""
     try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise RequestError(
@@ -176,7 +175,7 @@ class _Uploads:
     async def _read(self, request: Request, data: bytearray) -> None:
         """Append what is uploaded, at most `MOST_BYTES` and within `SECONDS`."""
         too_large = _Refused(413, f"an image must have at most {MOST_BYTES:,} bytes; got more")
-        if request.headers.get("content-type", "").startswith("multipart/"):
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
             raise _Refused(
                 415, "the body must be the image's file itself; got a form. For instance: curl --data-binary @photo.jpg"
             )

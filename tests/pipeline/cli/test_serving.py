@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import signal
 import socket
 import sys
 import threading
@@ -17,6 +19,7 @@ from conftest import ROOT, draw
 import pipeline
 from features import FeatureStore
 from features.errors import RequestError, StoreError, UnreadableImage
+from pipeline.cli.commands import main
 from pipeline.deploy.predictor import Predictor
 
 uvicorn = pytest.importorskip("uvicorn", reason="the extra serve is not installed")
@@ -95,7 +98,7 @@ def test_hostile_uploads_get_an_error_and_leave_nothing(run, served, monkeypatch
     for data, status in uploads.items():
         found, _, content = ask(served, "/predict", data)
         assert found == status and json.loads(content)["error"].startswith("the image "), data
-    form = ask(served, "/predict", png, {"Content-Type": "multipart/form-data; boundary=x"})
+    form = ask(served, "/predict", png, {"Content-Type": "Multipart/form-data; boundary=x"})
     assert form[0] == 415 and "curl --data-binary @photo.jpg" in json.loads(form[2])["error"]
     monkeypatch.setattr(server, "MOST_BYTES", 1000)
     assert ask(served, "/predict", b"x" * 1001)[0] == 413
@@ -146,6 +149,40 @@ def test_a_thousand_requests_by_eight_clients_are_all_answered(run, served):
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(client, range(8))) == 1000
+
+
+@pytest.fixture
+def port():
+    """One that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_the_port_is_held_while_the_base_is_loaded(run, port, monkeypatch):
+    def load(_):
+        socket.create_connection(("127.0.0.1", port), 5).close()
+        raise RequestError("could connect")
+
+    monkeypatch.setattr(Predictor, "load", load)
+    with pytest.raises(RequestError, match="could connect"):
+        pipeline.serve(run / "run", port=port)
+
+
+def test_who_asks_at_once_is_answered_and_ctrl_c_ends_the_server(run, port, monkeypatch, capsys):
+    found, real = [], Predictor.load
+
+    def ask_and_end():
+        found.append(ask(("127.0.0.1", port), "/health")[0])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def load(predictor):
+        threading.Thread(target=ask_and_end).start()
+        real(predictor)
+
+    monkeypatch.setattr(Predictor, "load", load)
+    assert main(["serve", "--run", str(run / "run"), "--port", str(port)]) == 0
+    assert found == [200] and "done     the server has ended" in capsys.readouterr().err
 
 
 def test_the_interface_is_told(served):
