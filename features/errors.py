@@ -16,7 +16,7 @@ from typing import Any
 
 _program: str | None = None  # the program as typed; None when called from Python
 _NEARLY_THE_SAME = 0.9  # difflib's ratio, as of layer and layers
-_MEANT = 3  # options that begin as the one that was given
+_MEANT = 3  # names that begin as the one that was given
 _LOOKED_AT = 1000  # names of a folder among which the one that was meant is looked for
 
 
@@ -187,8 +187,10 @@ def counted(count: int, noun: str) -> str:
 def must_be_one_of(what: str, allowed: Iterable[str], got: str, remedy: str = "") -> RequestError:
     """Return the error for a name outside a closed set, with the nearest name as the remedy."""
     names = sorted(allowed)
+    begun = [name for name in names if got and name.startswith(got)][:_MEANT]
     near = max(names, key=lambda name: difflib.SequenceMatcher(None, got, name).ratio())
-    hint = f"Did you mean {near!r}?" if difflib.get_close_matches(got, [near]) else remedy
+    meant = begun or difflib.get_close_matches(got, [near])
+    hint = f"Did you mean {' or '.join(map(repr, meant))}?" if meant else remedy
     return RequestError(f"{what} must be one of {', '.join(names)}; got {got!r}. {hint}".rstrip())
 
 

@@ -64,6 +64,13 @@ def _check_images(name: str, options: Mapping[str, Any]) -> None:
         )
     if not images:
         raise RequestError(f"images must be named; got none. For example: {command(name, 'photos/', run=run)}")
+    tables = [each for each in images if each.lower().endswith((".csv", ".tsv", ".txt")) and Path(each).is_file()]
+    if tables and name == "predict":
+        listed_by = f"cut -d, -f1 {shlex.quote(tables[0])} | tail -n +2 | {command(name, '-', run=run)}"
+        raise RequestError(
+            f"images must be images; got {tables[0]}, a table. Paths come one a line on standard input, such as those of its first "
+            f"column: {listed_by}"
+        )
     absent = [each for each in images if each != "-" and not glob.has_magic(each) and not os.path.lexists(each)]
     if absent and is_run:
         check, whole = find_near(absent[0]), " ".join(images)

@@ -6,12 +6,12 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from features.errors import RequestError, UnsafeFile, called, command, find_near, option
+from features.errors import RequestError, UnsafeFile, called, command, find_near, listed, option
 from features.runtime.atomic import flock, make_folder, written_whole
 from features.safefiles.json_files import read_json
 
@@ -27,6 +27,7 @@ RESULTS = (
     "lecture.json",
     "queue.json",
 )  # a folder that holds one of these may be overwritten
+_NAMED = 3  # runs of a folder that was given for one
 
 
 def place_of(store: str | Path, folder: Path) -> dict[str, str]:
@@ -149,7 +150,7 @@ def read_results(folder: Path) -> tuple[dict[str, Any], Path]:
             return told, path
     there = "holds neither" if folder.exists() else "is not there"
     raise RequestError(
-        f"{called('run')} must be a folder with compare.json or run.json; {folder} {there}. "
+        f"{called('run')} must be a folder with compare.json or run.json; {folder} {there}.{_inside(folder, RESULTS[:2])} "
         f"{how_to_make(folder, 'compare')}"
     )
 
@@ -192,12 +193,17 @@ def _no_head(folder: Path) -> RequestError:
         return RequestError(
             f"{called('run')} must be the folder of a trained head; got {folder}, a file. {how_to_make(folder)}"
         )
-    found = [path.parent.name for path in sorted(folder.glob("*/run.json"))][:3]
-    inside = f" There are some in it: {', '.join(found)}." if found else ""
     wrong = "holds no trained head" if folder.exists() else "is not there"
     return RequestError(
-        f"{called('run')} must be the folder of a trained head; {folder} {wrong}.{inside} {how_to_make(folder)}"
+        f"{called('run')} must be the folder of a trained head; {folder} {wrong}.{_inside(folder, RESULTS[:1])} {how_to_make(folder)}"
     )
+
+
+def _inside(folder: Path, names: Sequence[str]) -> str:
+    """Return a sentence that names those folders in a folder that hold one of these files, the newest first; empty if none does."""
+    found = [path for name in names for path in folder.glob(f"*/{name}")]
+    newest = sorted(found, key=lambda path: -path.stat().st_mtime)
+    return f" In it are {listed([str(path.parent) for path in newest], _NAMED)}." if found else ""
 
 
 def how_to_make(run: Path, by: str = "train-head") -> str:

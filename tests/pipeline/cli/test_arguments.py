@@ -210,6 +210,9 @@ def test_a_comparison_given_to_predict_names_the_command_that_trains_the_head_to
         (["report", "s.h5"], "s.h5 holds neither. Make one: cached-features compare --store s.h5"),
         (["predict", "s.h5", "new"], "Make one: cached-features train-head --store s.h5"),
         (["serve", "s.h5"], "Make one: cached-features train-head --store s.h5"),
+        (["report", "runs"], "runs holds neither. In it are runs/knn."),
+        (["predict", "runs", "new"], "runs holds no trained head. In it are runs/knn."),
+        (["predict", "runs/knn", "new/list.csv"], "tail -n +2 | cached-features predict --run runs/knn -"),
         (["report", "runs/knm"], "runs/knm is not there. Did you mean runs/knn?"),
         (["predict", "runs/knm", "new"], "Did you mean runs/knn?"),
         (["predict", "runs/knn", "nwe"], "got nwe. Did you mean new?"),
@@ -222,6 +225,7 @@ def test_the_remedy_for_a_wrong_path_names_what_is_there(words, message, tiny_st
     monkeypatch.chdir(tmp_path)
     shutil.copy(tiny_store, "s.h5")
     (tmp_path / "new").mkdir()
+    (tmp_path / "new/list.csv").touch()
     pipeline.train_head("s.h5", "knn", out="runs/knn")
     capsys.readouterr()
     assert main(words) == 2

@@ -174,7 +174,7 @@ def test_two_repeats_are_shown_without_intervals_and_tests(tiny_store, here, cap
     ("arguments", "status", "message"),
     [
         (["extract", "--data", "none"], 2, "data must be a folder"),
-        (["extract", "--data", "photos", "--backbone", "vgg"], 2, "Did you mean 'vgg16'?"),
+        (["extract", "--data", "photos", "--backbone", "vgg"], 2, "Did you mean 'vgg16' or 'vgg19'?"),
         (["compare", "--store", "none.h5"], 2, "none.h5 is not there"),
         (["compare", "none.h5,other.h5"], 2, "none.h5 is not there"),
         (["verify", "none.h5"], 2, "none.h5 is not there"),
@@ -188,6 +188,7 @@ def test_two_repeats_are_shown_without_intervals_and_tests(tiny_store, here, cap
         (["extract", "photos", "--backbone", "none.keras"], 2, "backbone none.keras is not there"),
         (["compare", "--store", "none.h5", "--heads", "svm"], 2, "head must be one of"),
         (["inspect", "none.h5"], 2, "none.h5 is not there"),
+        (["extract", "--data", "photos", "--backbone", "resnet"], 2, "'resnet101' or 'resnet50' or 'resnet50_v2'?"),
         (["exract", "--data", "photos"], 2, "command must be one of audit, budget, compare, "),
         (["exract", "--data", "photos"], 2, "; got 'exract'. Did you mean 'extract'?"),
         (["compare", "--store", "s.h5", "--backbone", "x"], 2, "no option --backbone. It belongs to extract."),
