@@ -31,7 +31,7 @@ from .settings import Choice, Grid, Judge, Output, Rating, best_of, combinations
 
 Make = Callable[..., Any]
 # Functions per distance, probability, feature, score, and bin of a leaf.
-_NEIGHBOUR, _CHANCE, _MEAN, _SIGMOIDS, _BIN = 10, 50, 10, 450, 7
+_NEIGHBOUR, _CHANCE, _MEAN, _SIGMOIDS, _BIN = 10, 100, 10, 450, 7
 _GLANCE = 1  # seconds between looks at how far an estimator is
 # Boosting fits a tree for each class in each round: estimator → its number of rounds.
 _ROUNDS = {HistGradientBoostingClassifier: "max_iter", GradientBoostingClassifier: "n_estimators"}

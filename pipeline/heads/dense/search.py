@@ -150,7 +150,7 @@ def _root_mean_square(X: Matrix, rows: np.ndarray) -> float:
 
 
 # Functions that tracing takes, compiling, a batch, a batch per head, an update per weight, and a rating per probability.
-_START, _COMPILE, _BATCH, _OF_HEAD, _UPDATE, _LOOKS = 7e8, 1.5e10, 1.5e5, 5e4, 4, 20
+_START, _COMPILE, _BATCH, _OF_HEAD, _UPDATE, _LOOKS = 7e8, 1.5e10, 1.5e5, 5e4, 5, 60
 Widths = Sequence[tuple[int, ...]]  # of each head's layers, from its features to its scores
 _RECIPE = tuple(each.name for each in fields(Recipe))
 
@@ -192,7 +192,7 @@ class DenseSearch(Search):
 
     @classmethod
     def cost(cls, extent: Extent, grid: Grid, pace: Pace) -> Cost:
-        """Return about how long the heads take if they stop half-way, in proportion, from their patience to their last epoch."""
+        """Return about how long the heads take if they stop half-way, in proportion, from four times their patience to their last epoch."""
         recipes = [Recipe(**each) for each in combinations({name: grid[name] for name in grid if name in _RECIPE})]
         schedules = combinations({name: grid[name] for name in grid if name not in _RECIPE})
         k, train = extent.scores, (extent.images - extent.val) * extent.views
@@ -200,7 +200,7 @@ class DenseSearch(Search):
         choosing = fitting = 0.0
         for schedule in schedules:
             most = schedule["epochs"]
-            epochs = math.sqrt(most * min(most, 2 * schedule["patience"]))
+            epochs = math.sqrt(most * min(most, 4 * schedule["patience"]))
             batches = -(-train // schedule["batch_size"])
             looking = extent.val * len(recipes) * k * _LOOKS * pace.step
             choosing += _start(widths, pace) + epochs * (_epoch(widths, train, batches, pace) + looking)

@@ -24,8 +24,8 @@ from ..linear_head import LinearHead
 from ..settings import Choice, Grid, Judge, Output, Rating, best_of, combinations, row_weights
 from .newton import chances, solve
 
-# Products of a fit on a path along C, and of one alone; functions per score in each.
-_PRODUCTS, _FINAL, _STEPS = 12, 150, 30
+# Products of a path along C, of each fit on it, and of one fit alone; those of one to float64; functions per score in each.
+_PATH, _FIT, _ALONE, _EXACT, _STEPS = 40, 8, 100, 300, 30
 _MANY = 5e8  # rows x their rank x classes: some seconds for one fit in float64
 
 
@@ -105,9 +105,12 @@ class LogisticSearch(Search):
         rank, numbers = min(extent.rows, extent.features), extent.rows * extent.scores
         product = numbers * (rank * pace.product + _STEPS * pace.step)
         rotation = pace.rotation(extent.rows, extent.features)
-        scales, others = len(grid["scale"]), math.prod(len(values) for name, values in grid.items() if name != "scale")
-        exact = 1 if numbers * rank >= _MANY else 2  # in float64
-        return Cost(scales * (rotation + others * extent.folds * _PRODUCTS * product), exact * _FINAL * product)
+        paths = len(grid["scale"]) * len(grid.get("class_weight", ("none",))) * extent.folds
+        alone = _ALONE if numbers * rank >= _MANY else _EXACT
+        return Cost(
+            len(grid["scale"]) * rotation + paths * (_PATH + _FIT * len(grid["C"])) * product,
+            alone * product,
+        )
 
     def choose(self, pairs: Sequence[Pair], metric: str = METRIC) -> Choice:
         """Return the settings with the best metric on the images that the pairs score on.
