@@ -107,6 +107,21 @@ def test_features_are_those_of_pytorch(tmp_path, name, side, shape):
         assert_close(both, np.hstack([expected[:, 0], expected[:, 5:].mean(axis=1)]))
 
 
+@pytest.mark.parametrize(("name", "side"), [("test_vit", 64), ("test_convnext", 64)])
+def test_a_file_that_pytorch_exports_is_a_base_with_the_same_features(tmp_path, name, side):
+    weights, file = tmp_path / "drawn.safetensors", tmp_path / "own.onnx"
+    model = draw(name, weights, **({"img_size": side} if "vit" in name else {}))
+    model.forward = model.forward_features
+    free = ({0: torch.export.Dim("n")},)
+    images = torch.zeros(2, 3, side, side)
+    torch.onnx.export(model, (images,), str(file), dynamo=True, external_data=False, dynamic_shapes=free, verbose=False)
+    by_name = build_base(f"timm:{name}", ["features"], side, weights=str(weights))
+    by_file = build_base(str(file), [find_backbone(str(file)).layer], side, find_backbone(f"timm:{name}").preprocess)
+    run = ENGINES["onnxruntime"].make
+    (expected,), (found,) = (run(Frozen(base, side, 8)).run(draw_probes(side)).values() for base in (by_name, by_file))
+    assert_close(found, expected)
+
+
 def test_a_transformer_goes_through_every_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data, weights = draw_tree(tmp_path / "photos"), tmp_path / "drawn.safetensors"
