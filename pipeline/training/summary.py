@@ -195,9 +195,12 @@ def recommended(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def told_options(options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Return the options of a comparison as its results keep them: those by which its commands differ from the usual ones."""
-    given = {**options, **more}
-    return {name: value for name, value in given.items() if value and name not in ("out", "overwrite", "fresh")}
+    """Return the options of a comparison as its results keep them: those by which its commands differ from the usual ones.
+
+    Not where results go, nor which machines computed them.
+    """
+    once = ("out", "overwrite", "fresh", "cluster", "skip_unfit")
+    return {name: value for name, value in {**options, **more}.items() if value and name not in once}
 
 
 def options_of(told: Mapping[str, Any]) -> dict[str, Any]:

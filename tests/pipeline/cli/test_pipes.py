@@ -87,7 +87,7 @@ def test_a_process_with_tensorflow_ends_as_any_other():
         "sys.argv = ['cached-features', *sys.argv[1:]]; from pipeline.__main__ import run; run()"
     )
     for arguments, status, told in (
-        (["inspect", "none.h5"], 1, "at exit\n"),
+        (["inspect", "none.h5"], 2, "at exit\n"),
         (["--version"], 0, "at exit\n"),
         (["predict"], 2, "at exit\n"),
     ):

@@ -177,7 +177,7 @@ def test_a_model_of_the_old_format_names_the_line_that_converts_it(tree, tmp_pat
     path = tmp_path / "old.h5"
     path.touch()
     with pytest.raises(
-        RequestError, match=r"must be a file of Keras' own format.*load_model\('.*old.h5'.*save\('.*old.keras'"
+        RequestError, match=r"must be a file of Keras' own format.*load_model\(\".*old.h5\".*save\(\".*old.keras\""
     ):
         extract(str(tree), backbone=str(path))
 
