@@ -263,7 +263,7 @@ def test_tokens_that_would_be_miscounted_are_refused(side, message):
         ({"backbone": "timm:test_vlt"}, RequestError, "backbone must be a model of timm .*Nearest: .*timm:test_vit"),
         ({"backbone": "timm:hf-hub:a/b"}, RequestError, "backbone must be a model of timm"),
         ({"backbone": "timm:resnet18.of_nothing"}, RequestError, "must name weights that timm knows.*timm:resnet18.a1_in1k"),
-        ({"weights": "absent.safetensors"}, WeightsError, "weights must be 'imagenet' or a file; absent.safetensors"),
+        ({"weights": "absent.safetensors"}, RequestError, "weights must be a file; got absent.safetensors"),
         ({"preprocess": "half"}, RequestError, "preprocess must be 'scale=.* as it was trained; got 'half'. Leave it out"),
         ({"mean": (0.5,)}, RequestError, "mean must be left out for timm:test_resnet"),
         ({"engine": "tensorflow"}, RequestError, "engine must be auto or one of onnxruntime, openvino"),
