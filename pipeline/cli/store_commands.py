@@ -80,11 +80,14 @@ def _layers(backbone: str, image_size: int | None = None) -> Answer:
     lines = [f"{'layer':<40} {'shape':>18} {'kind':>7} {'bytes per image (float16)':>25}"]
     for name, shape in shapes.items():
         lines.append(f"{name:<40} {'x'.join(map(str, shape)):>18} {kinds[name]:>7} {2 * math.prod(shape):>25,}")
-    default = find_backbone(backbone).layer
+    base = find_backbone(backbone)
+    default = base.layer
     if default == LAST_MAP:
         default = next((name for name in reversed(shapes) if len(shapes[name]) == 3), list(shapes)[-1])
     default = list(shapes)[int(default)] if default.lstrip("-").isdigit() else default
-    kept = {} if image_size is None else {"image_size": image_size}
+    kept: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
+    if not base.preprocess:  # an ONNX model that does not say it itself
+        kept["preprocess"] = "PRESET"
     following = command("extract", data="SOURCE", backbone=backbone, layers=default, **kept)
     result = {"backbone": backbone, "default": default, "layers": shapes, "kinds": kinds}
     return Answer(result, "\n".join(lines), (f"next     {following}",))

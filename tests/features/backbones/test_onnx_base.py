@@ -155,8 +155,9 @@ def test_a_gpu_takes_whole_batches_at_once(tmp_path):
 def test_layers_are_listed_with_their_kinds_and_the_last_map_is_the_default(tmp_path, capsys):
     path = onnx_models.save(onnx_models.maps(side="s"), tmp_path / "own.onnx")
     assert main(["layers", str(path), "--image-size", "16", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["default"] == "last"
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    assert told["default"] == "last" and said.err.splitlines()[-1].endswith(" --preprocess PRESET")
     assert (told["layers"]["last"], told["kinds"]["last"], told["kinds"]["flat"]) == ([3, 3, 6], "map", "vector")
     assert list_layers(str(path))["last"] == (55, 55, 6)  # 224 pixels, where a model takes any
 
