@@ -11,7 +11,8 @@ REPEATS ?= 1
 # Left out, report takes STORE's comparison; predict and export take its HEAD.
 RUN ?=
 IMAGES ?=
-MODEL ?= $(or $(RUN),$(RUNS)-$(HEAD)).keras
+# ONNX, as which every base can be exported
+MODEL ?= $(or $(RUN),$(RUNS)-$(HEAD)).onnx
 # Further options of a command, such as OPTIONS='--image-size 180 --pool avg'
 OPTIONS ?=
 # make demo: as good on new modules as VGG16 at 160 pixels, in a fifth of the time; tests/README.md has the comparison
