@@ -314,7 +314,7 @@ print(done.rows, done.computed)
     if is_installed("openvino"):  # whose base is ready
         assert added.stdout == "33 1\n"
     else:
-        assert "import of keras halted" in added.stderr
+        assert "tensorflow, which is not installed" in added.stderr
     (tree / "train/red/added.png").unlink()
     assert ask().stdout == "32 0\n"
     model = tiny_base.Tiny(None, False, (16, 16, 3))

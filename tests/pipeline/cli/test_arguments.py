@@ -222,6 +222,8 @@ def test_a_comparison_given_to_predict_names_the_command_that_trains_the_head_to
     ],
 )
 def test_the_remedy_for_a_wrong_path_names_what_is_there(words, message, tiny_store, tmp_path, monkeypatch, capsys):
+    if words[0] == "serve":
+        pytest.importorskip("starlette", reason="the extra serve is not installed")
     monkeypatch.chdir(tmp_path)
     shutil.copy(tiny_store, "s.h5")
     (tmp_path / "new").mkdir()

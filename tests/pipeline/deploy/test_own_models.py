@@ -101,7 +101,10 @@ def features_by_hand(path, pixels):
 )
 def test_a_model_goes_through_all_stages(make, photos, tmp_path):
     """By default, to the last feature map and not the logits; with the values that Keras itself computes."""
-    path, form = saved(make, tmp_path), "onnx" if make is normalized else "keras"
+    form = "onnx" if make is normalized else "keras"
+    if form == "onnx":
+        pytest.importorskip("tf2onnx", reason="the extra export is not installed")
+    path = saved(make, tmp_path)
     done = extract(
         str(photos), backbone=str(path), image_size=SIDE, engine="tensorflow", out=tmp_path / "s.h5", dtype="float32"
     )
@@ -128,6 +131,7 @@ def test_a_model_goes_through_all_stages(make, photos, tmp_path):
 @pytest.mark.parametrize("make", [divided, nested, mixed_precision])
 def test_engines_that_cannot_read_a_model_are_left_out_and_said(make, tree, tmp_path, caplog):
     """numba reads no operations, no models within models and no half precision; on request, one line says so."""
+    pytest.importorskip("numba", reason="the extra numba is not installed")
     path = saved(make, tmp_path)
     with caplog.at_level("INFO", "cached_features"):
         extract(str(tree), backbone=str(path), out=tmp_path / "s.h5")

@@ -70,7 +70,7 @@ def test_swaps_of_losses_are_scipys_sign_flips_of_their_differences():
     for units in (np.arange(60), groups):
         by_unit = np.bincount(units, losses)
         expected = stats.permutation_test(
-            (by_unit,), np.sum, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(0)
+            (by_unit,), np.sum, permutation_type="samples", n_resamples=20_000, random_state=np.random.default_rng(0)
         ).pvalue
         found = swap_test(LOSS, HeldOut(y, units, 240, True), one, other)
         assert found == pytest.approx(expected, abs=0.02)
