@@ -21,6 +21,7 @@ from ..runtime.machine import cores
 from ..runtime.progress import Progress
 from ..sources.lists.corrections import Corrections
 from ..sources.load import check_splits
+from ..sources.source import Source
 from ..store.atomic_file import free_space
 from ..store.parts import Parts, held_provenance
 from ..store.provenance import Origin, Provenance
@@ -172,22 +173,27 @@ def run_pass(
         folder=asked.path.parent,
         memory=limits.memory,
         disk=limits.disk,
-        origin=Origin(
-            source.kind,
-            asked.data,
-            str(source.root.resolve()),
-            asked.limit,
-            source.notes,
-            source.group,
-            asked.add,
-            source.drawn,
-            asked.told,
-        ),
+        origin=_origin_of(source, asked),
         compression=_pick_compression(asked, held),
         parity=held.parity if held else None,
         parity_on=held.parity_on if held else None,
     )
     return _compute(prepared, plan, limits, clock)
+
+
+def _origin_of(source: Source, asked: ExtractRequest) -> Origin:
+    """Return the record of where the images came from."""
+    return Origin(
+        kind=source.kind,
+        data=asked.data,
+        root=str(source.root.resolve()),
+        limit=asked.limit,
+        notes=source.notes,
+        group=source.group,
+        added=asked.add,
+        drawn=source.drawn,
+        asked=asked.told,
+    )
 
 
 def _pick_compression(asked: ExtractRequest, held: Provenance | None) -> str:
