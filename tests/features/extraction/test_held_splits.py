@@ -42,6 +42,16 @@ def test_renaming_moving_relabelling_and_adding_move_no_image_to_another_split(t
     assert splits_of(out)[0] == after
 
 
+def test_a_store_says_which_splits_its_source_did_not_give(tmp_path, stand_in):
+    """By which a label budget knows whether the test images are the user's own."""
+    drawn = {}
+    for name, splits in (("none", False), ("own", True)):
+        extract(str(draw_tree(tmp_path / name, splits=splits)), out=tmp_path / f"{name}.h5")
+        with FeatureStore(tmp_path / f"{name}.h5") as store:
+            drawn[name] = set(store.made.origin.drawn)
+    assert drawn["none"] == {"val", "test"} and "test" not in drawn["own"]
+
+
 def test_another_seed_draws_anew_as_for_a_new_store(tmp_path, stand_in):
     tree = draw_tree(tmp_path / "photos", {"x": 15}, splits=False)
     extract(str(tree), out=tmp_path / "s.h5")
